@@ -1,0 +1,142 @@
+"""CueBench as data: splits, samples, and parquet files in the geometry3k convention."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vicur.cuebench.scenes import (
+    IN_DOMAIN,
+    OUT_OF_DOMAIN,
+    ChordsScene,
+    Scene,
+    SegmentsScene,
+    scene_hash,
+)
+from vicur.data.sample import Privilege, Sample
+
+Family = Literal["segments", "chords"]
+Split = Literal["pretrain", "train", "validation", "test", "test_ood"]
+
+FAMILIES: tuple[Family, ...] = ("segments", "chords")
+BUCKETS: dict[Split, range] = {
+    "pretrain": range(0, 40),
+    "train": range(40, 75),
+    "validation": range(75, 82),
+    "test": range(82, 91),
+    "test_ood": range(91, 100),
+}
+"""A scene belongs to the split whose range holds its hash modulo 100: splits cannot overlap."""
+
+
+def scenes(family: Family, split: Split, seed: int = 0) -> Iterator[Scene]:
+    """An endless stream of different scenes of one split, the same for the same seed.
+
+    Raises:
+        ValueError: there are no more new scenes (the chords family is finite).
+    """
+    random = np.random.default_rng([seed, *split.encode()])
+    seen: set[str] = set()
+    misses = 0
+    while misses < 100_000:
+        scene = _draw_scene(family, split, random)
+        key = scene.key()
+        if int(key, 16) % 100 not in BUCKETS[split] or key in seen:
+            misses += 1
+            continue
+        misses = 0
+        seen.add(key)
+        yield scene
+    raise ValueError(f"The {family} family has only {len(seen)} different scenes for {split}.")
+
+
+def _draw_scene(family: Family, split: Split, random: np.random.Generator) -> Scene:
+    ood = split == "test_ood"
+    if family == "segments":
+        return SegmentsScene.sample(random, OUT_OF_DOMAIN if ood else IN_DOMAIN)
+    return ChordsScene.sample(random, noise=24.0 if ood else 6.0)
+
+
+def to_sample(scene: Scene) -> Sample:
+    """The scene as a problem, without going through a file."""
+    content = [{"type": "image"}, {"type": "text", "text": scene.question}]
+    return Sample(
+        id=scene.key(),
+        messages=({"role": "user", "content": content},),
+        images=(scene.draw(),),
+        answer=scene.answer,
+        privilege=Privilege(answer=scene.answer, rationale=scene.rationale, cue=scene.cue),
+        target_response=scene.solution,
+        meta={"cue_boxes": [[b.name, b.value, *b.box] for b in scene.cue_boxes()]},
+    )
+
+
+def write_parquet(family: Family, split: Split, count: int, out: Path, *, seed: int = 0) -> None:
+    """Write problems in the geometry3k convention, with the privileges and boxes beside.
+
+    Columns: `images` (list of {bytes, path}), `problem` (with `<image>`), `answer`, and `cue`,
+    `rationale`, `target_response`, `id`, `cue_boxes` (JSON: name, value, left, top, right, bottom
+    in pixels). The file appears whole or not at all.
+    """
+    stream = scenes(family, split, seed)
+    table = pa.Table.from_pylist([_row(next(stream)) for _ in range(count)])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    try:
+        pq.write_table(table, partial)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _row(scene: Scene) -> dict[str, Any]:
+    png = io.BytesIO()
+    scene.draw().save(png, format="PNG")
+    boxes = [[b.name, b.value, *b.box] for b in scene.cue_boxes()]
+    return {
+        "id": scene.key(),
+        "images": [{"bytes": png.getvalue(), "path": None}],
+        "problem": f"<image>{scene.question}",
+        "answer": scene.answer,
+        "cue": scene.cue,
+        "rationale": scene.rationale,
+        "target_response": scene.solution,
+        "cue_boxes": json.dumps(boxes),
+    }
+
+
+def majority_baseline(train: list[Scene], test: list[Scene]) -> float:
+    """Accuracy, 0-1, of the best guess from the question's words alone.
+
+    For each question with its colours left out, the answer that was most frequent in `train`.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for scene in train:
+        answers = counts.setdefault(_pattern(scene), {})
+        answers[scene.answer] = answers.get(scene.answer, 0) + 1
+    guesses = {pattern: max(answers, key=answers.__getitem__) for pattern, answers in counts.items()}
+    return sum(guesses.get(_pattern(s)) == s.answer for s in test) / len(test)
+
+
+def _pattern(scene: Scene) -> str:
+    return " ".join(scene.question.split()[:5])
+
+
+__all__ = [
+    "BUCKETS",
+    "FAMILIES",
+    "Family",
+    "Split",
+    "majority_baseline",
+    "scene_hash",
+    "scenes",
+    "to_sample",
+    "write_parquet",
+]

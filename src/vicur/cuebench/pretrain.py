@@ -1,0 +1,232 @@
+"""Pretraining of the tiny models: first to see, then to answer.
+
+Stage 1, grounding: each merged visual token must name the colour and the digit of its cell through
+the language model's own token embeddings. Without it the text is learnt and the vision is not.
+Stage 2: plain, hinted, listing and blind problems, by cross-entropy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vicur.cuebench.generate import Split, scenes, to_sample
+from vicur.cuebench.scenes import COLOURS, OPERATIONS, SegmentsScene
+from vicur.data.sample import Sample
+from vicur.data.views import Blind, Hinted, Plain, View
+from vicur.models.load import LoadedModel
+from vicur.rewards.answers import is_correct
+from vicur.rollouts.processors import SamplingConfig
+from vicur.rollouts.sampler import Sampler
+from vicur.scoring.scorer import Scorer
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How a tiny model is made."""
+
+    seed: int = 0
+    """Decides the initial weights and the order of the data."""
+    grounding_steps: int = 150
+    """Steps of stage 1."""
+    steps: int = 300
+    """Steps of stage 2, at most."""
+    batch_size: int = 64
+    """Problems a step."""
+    learning_rate: float = 2e-3
+    """Peak of a cosine schedule with warm-up."""
+    stop_accuracy: float = 50.0
+    """Stage 2 ends once plain accuracy, in percent, has reached this."""
+    listing: float = 0.2
+    """Share of problems that ask for every segment."""
+    blind: float = 0.1
+    """Share of problems shown without their image."""
+    freeze_vision: bool = True
+    """Whether the vision tower stays as stage 1 left it: hinted accuracy then goes on rising while
+    what can be read without a hint is limited."""
+    quoting: float = 0.15
+    """Share of hinted targets that quote the hint."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A sample, the view it is shown in, and what to answer."""
+
+    sample: Sample
+    view: View
+    target: str
+
+
+def problems(config: PretrainConfig, random: np.random.Generator) -> Iterator[Problem]:
+    """The stage-2 mixture: listing, blind, and of the rest 50/25/25 plain, cue- and answer-hinted."""
+    for scene in cast(Iterator[SegmentsScene], scenes("segments", "pretrain", config.seed)):
+        sample = to_sample(scene)
+        kind = random.random()
+        if kind < config.listing:
+            question = [{"type": "image"}, {"type": "text", "text": "List all segments."}]
+            listing = replace(sample, messages=({"role": "user", "content": question},))
+            yield Problem(listing, Plain(), scene.listing)
+        elif kind < config.listing + config.blind:
+            yield Problem(sample, Blind(), scene.solution)
+        elif random.random() < 0.5:
+            yield Problem(sample, Plain(), scene.solution)
+        else:
+            view, hint = _random_hint(sample, random)
+            quote = f"The hint says: {hint} " if random.random() < config.quoting else ""
+            yield Problem(sample, view, quote + scene.solution)
+
+
+def _random_hint(sample: Sample, random: np.random.Generator) -> tuple[View, str]:
+    if random.random() < 0.5:
+        return Hinted("cue"), str(sample.privilege.cue)
+    return Hinted("answer"), str(sample.privilege.answer)
+
+
+class Pretraining:
+    """Trains one tiny model.
+
+    Args:
+        loaded: the untrained model.
+        config: how.
+        report: called with a line of text now and then.
+    """
+
+    def __init__(self, loaded: LoadedModel, config: PretrainConfig, report: Report = print) -> None:
+        self.loaded, self.config, self.report = loaded, config, report
+        self.scorer = Scorer(loaded)
+        self.random = np.random.default_rng(config.seed)
+        self.problems = problems(config, self.random)
+
+    def run(self) -> dict[str, float]:
+        """Both stages.
+
+        Returns:
+            accuracies on the validation split in percent, and the steps taken.
+
+        Raises:
+            RuntimeError: plain accuracy is still under 20 % half-way: the model reads hints only,
+                and no distillation rescues it.
+        """
+        self._ground()
+        return self._answer()
+
+    def _ground(self) -> None:
+        model, config = self.loaded.model, self.config
+        optimizer, schedule = _optimizer(model, config.learning_rate, config.grounding_steps)
+        words = self.loaded.processor.tokenizer.convert_tokens_to_ids
+        colour_ids = torch.tensor([words(f"Ġ{colour}") for colour in COLOURS])
+        digit_ids = torch.tensor([words(f"Ġ{digit}") for digit in range(10)])
+        stream = cast(Iterator[SegmentsScene], scenes("segments", "pretrain", config.seed + 1))
+        started = time.perf_counter()
+        for step in range(config.grounding_steps):
+            batch = [next(stream) for _ in range(config.batch_size)]
+            prompts = self.scorer.encode([to_sample(scene) for scene in batch], Plain())
+            pixels = torch.cat([prompt.media["pixel_values"] for prompt in prompts])
+            grids = torch.cat([prompt.media["image_grid_thw"] for prompt in prompts])
+            embeds = torch.cat(model.model.get_image_features(pixels, grids).pooler_output)
+            scene_index, cell, colour, digit = _cells(batch)
+            seen = embeds[scene_index * 16 + cell]
+            table = model.get_input_embeddings().weight
+            loss = F.cross_entropy(seen @ table[colour_ids].T, colour)
+            loss = loss + F.cross_entropy(seen @ table[digit_ids].T, digit)
+            _step(loss, optimizer, schedule)
+            if step % 50 == 49:
+                self.report(
+                    f"grounding {step + 1}: loss {loss.item():.3f}, digits read "
+                    f"{_share(seen @ table[digit_ids].T, digit):.0%}, "
+                    f"{time.perf_counter() - started:.0f} s"
+                )
+
+    def _answer(self) -> dict[str, float]:
+        config = self.config
+        self.loaded.model.model.visual.requires_grad_(not config.freeze_vision)
+        optimizer, schedule = _optimizer(self.loaded.model, config.learning_rate, config.steps)
+        started = time.perf_counter()
+        accuracies: dict[str, float] = {}
+        for step in range(1, config.steps + 1):
+            loss = self._loss([next(self.problems) for _ in range(config.batch_size)])
+            _step(loss, optimizer, schedule)
+            if step % 25 == 0 or step == config.steps:
+                accuracies = self.accuracies("validation")
+                shown = ", ".join(f"{name} {value:.1f}" for name, value in accuracies.items())
+                seconds = time.perf_counter() - started
+                self.report(f"step {step}: loss {loss.item():.3f}, {shown}, {seconds:.0f} s")
+                if accuracies["plain"] >= config.stop_accuracy and accuracies["hinted(cue)"] >= 85:
+                    break
+                if step >= config.steps / 2 and accuracies["plain"] < 20:
+                    raise RuntimeError(
+                        f"Plain accuracy is {accuracies['plain']:.1f} % after {step} steps: this model "
+                        "reads hints and not images. Use another seed or more grounding steps."
+                    )
+        return {**accuracies, "steps": float(step)}
+
+    def _loss(self, batch: list[Problem]) -> Tensor:
+        encoder, tokenizer = self.scorer.encoder, self.loaded.processor.tokenizer
+        prompts = encoder.encode([problem.view.show(problem.sample) for problem in batch])
+        targets = [
+            torch.tensor([*tokenizer(problem.target)["input_ids"], tokenizer.eos_token_id])
+            for problem in batch
+        ]
+        rows = self.scorer.rows(prompts, [[target] for target in targets])
+        loss: Tensor = -self.scorer.policy(rows).mean()
+        return loss
+
+    def accuracies(self, split: Split, count: int = 256) -> dict[str, float]:
+        """Greedy accuracy in percent under each view that matters later."""
+        stream = scenes("segments", split)
+        samples = [to_sample(next(stream)) for _ in range(count)]
+        config = SamplingConfig(temperature=0, max_new_tokens=64)
+        sampler = Sampler(self.loaded.model, self.loaded.vocabulary, config, prompts_per_batch=128)
+        views: list[View] = [Plain(), Hinted("cue"), Hinted("answer")]
+        found = {}
+        for view in views:
+            prompts = self.scorer.encode(samples, view)
+            responses = sampler.sample(prompts, [sample.id for sample in samples])
+            texts = [
+                self.loaded.processor.tokenizer.decode(own[0].ids, skip_special_tokens=True)
+                for own in responses
+            ]
+            right = [is_correct(t, s.answer) for t, s in zip(texts, samples, strict=True)]
+            found[view.name] = 100 * sum(map(bool, right)) / count
+        return found
+
+
+def _cells(batch: list[SegmentsScene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of every segment of every scene: scene index, cell, colour index, digit."""
+    names = list(COLOURS)
+    flat = [
+        (i, s.cell, names.index(s.colour), s.digit) for i, scene in enumerate(batch) for s in scene.segments
+    ]
+    index, cell, colour, digit = (torch.tensor(column) for column in zip(*flat, strict=True))
+    return index, cell, colour, digit
+
+
+def _share(logits: Tensor, target: Tensor) -> float:
+    return float((logits.argmax(-1) == target).float().mean())
+
+
+def _optimizer(model: Any, learning_rate: float, steps: int) -> tuple[Any, Any]:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False
+    )
+    return optimizer, schedule
+
+
+def _step(loss: Tensor, optimizer: Any, schedule: Any) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    schedule.step()

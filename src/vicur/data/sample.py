@@ -1,0 +1,68 @@
+"""`Sample`: one problem, as it comes from a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from PIL import Image
+
+Message = dict[str, Any]
+"""A chat message: {"role": str, "content": [{"type": "image" | "video"} | {"type": "text", "text": str}]}.
+
+Media entries are placeholders; the n-th image entry stands for the n-th image of the sample.
+"""
+
+PrivilegeKind = Literal["answer", "rationale", "cue", "teacher_prompt"]
+
+
+@dataclass(frozen=True)
+class Privilege:
+    """Training-time text that only a teacher may see. Read by `vicur.data.views` alone.
+
+    Attributes:
+        answer: the reference answer.
+        rationale: a solution in words.
+        cue: what is visible and matters for the question, without answer or solution step.
+        teacher_prompt: a complete list of messages to show the teacher instead.
+    """
+
+    answer: str | None = None
+    rationale: str | None = None
+    cue: str | None = None
+    teacher_prompt: tuple[Message, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One problem.
+
+    Attributes:
+        id: unique within its source; random numbers are keyed by it.
+        messages: the chat up to the point where the student answers.
+        images: in the order of the image entries of `messages`.
+        videos: in the order of the video entries; each a list of frames.
+        answer: the gold answer for grading, never shown to a model.
+        privilege: what only a teacher may see.
+        target_response: a response to learn from directly, where the source has one.
+        meta: anything else that the source carries, for records.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    images: tuple[Image.Image, ...] = ()
+    videos: tuple[tuple[Image.Image, ...], ...] = ()
+    answer: str | None = None
+    privilege: Privilege = field(default_factory=Privilege)
+    target_response: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kind, media in (("image", self.images), ("video", self.videos)):
+            asked = sum(part["type"] == kind for m in self.messages for part in m["content"])
+            if asked != len(media):
+                raise ValueError(
+                    f"Sample {self.id}: the messages have {asked} {kind} placeholder(s), but the "
+                    f"sample has {len(media)} {kind}(s)."
+                )

@@ -1,0 +1,70 @@
+"""Intervals for accuracies and for differences between methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval, all in the same unit."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+def accuracy_interval(correct: Sequence[bool]) -> Estimate:
+    """Accuracy in percent with Wilson's interval: the uncertainty from drawing the problems.
+
+    Raises:
+        ValueError: there is no problem.
+    """
+    if not correct:
+        raise ValueError("An accuracy needs at least one graded problem.")
+    result = stats.binomtest(int(sum(correct)), len(correct))
+    interval = result.proportion_ci(LEVEL, method="wilson")
+    return Estimate(100 * sum(correct) / len(correct), 100 * interval.low, 100 * interval.high)
+
+
+def mean_interval(values: Sequence[float]) -> Estimate:
+    """Mean over seeds with Student's t interval.
+
+    Raises:
+        ValueError: fewer than two values.
+    """
+    if len(values) < 2:
+        raise ValueError("An interval over seeds needs at least two seeds.")
+    mean = float(np.mean(values))
+    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    reach = spread * float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1))
+    return Estimate(mean, mean - reach, mean + reach)
+
+
+def paired_difference(
+    ours: Sequence[bool], theirs: Sequence[bool], *, resamples: int = 4000, seed: int = 0
+) -> Estimate:
+    """Difference of two accuracies on the same problems, in points, with a paired bootstrap.
+
+    Raises:
+        ValueError: the two are not of the same length, or empty.
+    """
+    if len(ours) != len(theirs) or not ours:
+        raise ValueError(f"Paired results must match: {len(ours)} and {len(theirs)} problems.")
+    difference = 100.0 * (np.array(ours, dtype=float) - np.array(theirs, dtype=float))
+    random = np.random.default_rng(seed)
+    means = [
+        float(difference[random.integers(len(difference), size=len(difference))].mean())
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(means, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return Estimate(float(difference.mean()), float(low), float(high))

@@ -1,0 +1,257 @@
+"""Cue recovery: a sink token gathers visual evidence by cross-attention (ViCuR section 3.2).
+
+At the chosen decoder layers, after the layer and its DeepStack addition, in prefill only:
+
+    h_sink <- h_sink + W_o MHA(query = W_q N_q(h_sink), keys = W_k N_kv(V), values = W_u N_kv(V))
+
+with V the hidden states, at this layer, of all visual tokens of the same sample, and the sink the
+sample's first token. There is one query per sample, so W_k and W_u never meet the visual tokens:
+W_k is folded into the query and W_u is applied after pooling. Same function, same four matrices,
+about 4 H N D operations instead of 4 N D^2.
+
+Shape suffixes: B rows, L row length, S samples, N visual tokens of the largest sample, D hidden
+size, H heads, E head size (D / H).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+OutputInit = Literal["zero", "normal"]
+
+
+@dataclass(frozen=True)
+class RecoveryPlan:
+    """Who gathers from where, the same for all layers of one forward pass.
+
+    Samples without visual tokens are not in it.
+
+    Attributes:
+        sink_row, sink_column: where each sample's sink stands.
+        visual_column: columns of each sample's visual tokens, filled up with 0.
+        visual_mask: true where `visual_column` is a visual token.
+    """
+
+    sink_row: Int[Tensor, " S"]
+    sink_column: Int[Tensor, " S"]
+    visual_column: Int[Tensor, "S N"]
+    visual_mask: Bool[Tensor, "S N"]
+
+    @classmethod
+    def of(
+        cls,
+        visual_BL: Bool[Tensor, "B L"] | None,
+        attention_mask: Tensor | None,
+        text_positions_BL: Int[Tensor, "B L"] | None,
+        shape: tuple[int, int],
+        device: torch.device,
+    ) -> RecoveryPlan:
+        """Find each visual token's sink: the first token that it may attend to.
+
+        That holds for every causal layout: padding on either side, several samples packed in a
+        row, siblings that share a prompt.
+
+        Args:
+            visual_BL: true at visual tokens; None if there are none.
+            attention_mask: (B, L), or (B, 1, L, L) boolean or additive, or None.
+            text_positions_BL: read only if there is no mask: a row's new sample starts at each 0.
+            shape: (B, L).
+            device: of the hidden states.
+
+        Raises:
+            ValueError: an attention mask of another kind.
+        """
+        if visual_BL is None:
+            none = torch.zeros(0, dtype=torch.long, device=device)
+            return cls(none, none, none[:, None], none[:, None].bool())
+        visual_BL = visual_BL.to(device)
+        first_BL = _first_attended(attention_mask, text_positions_BL, shape, device)
+        row_M, column_M = visual_BL.nonzero(as_tuple=True)
+        sink_M = first_BL[row_M, column_M]
+        keys, owner_M, counts = torch.unique(
+            row_M * shape[1] + sink_M, return_inverse=True, return_counts=True
+        )
+        order = torch.argsort(owner_M, stable=True)
+        first_of_owner = counts.cumsum(0) - counts
+        slot = torch.arange(len(order), device=device) - first_of_owner[owner_M[order]]
+        width = int(counts.max()) if len(counts) else 0
+        visual_column = torch.zeros(len(keys), width, dtype=torch.long, device=device)
+        visual_mask = torch.zeros_like(visual_column, dtype=torch.bool)
+        visual_column[owner_M[order], slot] = column_M[order]
+        visual_mask[owner_M[order], slot] = True
+        return cls(keys // shape[1], keys % shape[1], visual_column, visual_mask)
+
+
+def _first_attended(
+    mask: Tensor | None, positions_BL: Tensor | None, shape: tuple[int, int], device: torch.device
+) -> Tensor:
+    """For each token the column of the first token it attends to, (B, L)."""
+    if mask is None and positions_BL is None:
+        return torch.zeros(shape, dtype=torch.long, device=device)
+    if mask is None:
+        assert positions_BL is not None
+        columns = torch.arange(shape[1], device=device).expand(shape)
+        starts = torch.where(positions_BL.to(device) == 0, columns, 0)
+        return starts.cummax(-1).values
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
+        raise ValueError(
+            "Cue recovery needs a 2-D or 4-D attention mask tensor to find each sample's first "
+            f"token, and got {type(mask).__name__}. Use eager, sdpa or flash attention."
+        )
+    mask = mask.to(device)
+    allowed = mask if mask.dtype == torch.bool else (mask != 0 if mask.ndim == 2 else mask == 0)
+    if allowed.ndim == 2:
+        return allowed.int().argmax(-1)[:, None].expand(shape)
+    return allowed[:, 0].int().argmax(-1).expand(shape)
+
+
+class OutputProjection(nn.Linear):
+    """W_o: a class of its own because it starts differently from the other three."""
+
+
+class RecoveryAttention(nn.Module):
+    """The four matrices of one layer, in the folded form.
+
+    Args:
+        hidden_size: D.
+        heads: H; the head size is D / H.
+
+    Raises:
+        ValueError: H does not divide D.
+    """
+
+    def __init__(self, hidden_size: int, heads: int) -> None:
+        super().__init__()
+        if hidden_size % heads:
+            raise ValueError(f"{heads} heads do not divide a hidden size of {hidden_size}.")
+        self.heads = heads
+        self.scale = (hidden_size // heads) ** -0.5
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.value = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.output = OutputProjection(hidden_size, hidden_size, bias=False)
+
+    def forward(
+        self,
+        sink_SD: Float[Tensor, "S D"],
+        visual_SND: Float[Tensor, "S N D"],
+        mask_SN: Bool[Tensor, "S N"],
+    ) -> tuple[Float[Tensor, "S D"], Float[Tensor, "S H N"]]:
+        """What the sinks gather, and where from.
+
+        Args:
+            sink_SD: normalised sink states.
+            visual_SND: normalised visual states.
+            mask_SN: true at real visual tokens; each sample has at least one.
+
+        Returns:
+            the change of each sink, and the attention weights in at least float32.
+        """
+        samples, size = sink_SD.shape
+        query_SHE = self.query(sink_SD).view(samples, self.heads, -1)
+        key_HED = self.key.weight.view(self.heads, -1, size)
+        value_HED = self.value.weight.view(self.heads, -1, size)
+        folded_SHD = torch.einsum("she,hed->shd", query_SHE, key_HED)
+        precise = torch.promote_types(visual_SND.dtype, torch.float32)
+        score_SHN = torch.einsum("shd,snd->shn", folded_SHD, visual_SND).to(precise) * self.scale
+        score_SHN = score_SHN.masked_fill(~mask_SN[:, None], -torch.inf)
+        weight_SHN = score_SHN.softmax(-1)
+        pooled_SHD = torch.einsum("shn,snd->shd", weight_SHN.to(visual_SND.dtype), visual_SND)
+        mixed_SHE = torch.einsum("shd,hed->she", pooled_SHD, value_HED)
+        return self.output(mixed_SHE.reshape(samples, size)), weight_SHN
+
+
+class CueRecovery(nn.Module):
+    """The whole module: norms shared by all layers, and one attention per chosen layer.
+
+    Args:
+        hidden_size: D of the language model.
+        heads: its number of attention heads.
+        layers: indices of the decoder layers after which the sinks gather.
+        eps: of the RMS norms.
+    """
+
+    def __init__(self, hidden_size: int, heads: int, layers: list[int], eps: float) -> None:
+        super().__init__()
+        self.query_norm = nn.RMSNorm(hidden_size, eps=eps)
+        self.visual_norm = nn.RMSNorm(hidden_size, eps=eps)
+        self.layers = nn.ModuleDict(
+            {str(layer): RecoveryAttention(hidden_size, heads) for layer in layers}
+        )
+        self.observer: RecoveryObserver | None = None
+
+    def forward(
+        self, layer: int, hidden_BLD: Float[Tensor, "B L D"], plan: RecoveryPlan
+    ) -> Float[Tensor, "B L D"]:
+        """The hidden states with every sink updated (equations 3 and 4), out of place.
+
+        Without any visual token the states are returned as they are, tied to the parameters by a
+        zero, so that every rank of a distributed run has the same graph.
+        """
+        if len(plan.sink_row) == 0:
+            return hidden_BLD + self._nothing(layer) if torch.is_grad_enabled() else hidden_BLD
+        sink_SD = hidden_BLD[plan.sink_row, plan.sink_column]
+        visual_SND = hidden_BLD[plan.sink_row[:, None], plan.visual_column]
+        module: Any = self.layers[str(layer)]
+        change_SD, weight_SHN = module(
+            self.query_norm(sink_SD), self.visual_norm(visual_SND), plan.visual_mask
+        )
+        if self.observer is not None:
+            self.observer.see(layer, sink_SD.detach(), change_SD.detach(), weight_SHN.detach(), plan)
+        return hidden_BLD.index_put((plan.sink_row, plan.sink_column), sink_SD + change_SD)
+
+    def _nothing(self, layer: int) -> Tensor:
+        parameters: list[Tensor] = [*self.layers[str(layer)].parameters()]
+        parameters += [self.query_norm.weight, self.visual_norm.weight]
+        return 0.0 * torch.stack([p.sum() for p in parameters]).sum()
+
+
+class RecoveryObserver:
+    """Listens to what the module does, for records and pictures. Used as a context.
+
+    Args:
+        recovery: the module; None for a model without one, of which there is nothing to see.
+
+    Attributes:
+        change_ratio: for each layer, |change| / |h_sink| of every sample seen.
+        attention: for each layer, the attention over its visual tokens, averaged over heads, of
+            every sample seen: tensors (N,).
+    """
+
+    def __init__(self, recovery: CueRecovery | None) -> None:
+        self.recovery = recovery
+        layers = [] if recovery is None else [int(layer) for layer in recovery.layers]
+        self.change_ratio: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        self.attention: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+
+    def __enter__(self) -> RecoveryObserver:
+        if self.recovery is not None:
+            self.recovery.observer = self
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.recovery is not None:
+            self.recovery.observer = None
+
+    def see(
+        self, layer: int, sink: Tensor, change: Tensor, weight_SHN: Tensor, plan: RecoveryPlan
+    ) -> None:
+        """Called by the module at each layer of each prefill."""
+        self.change_ratio[layer].append(change.norm(dim=-1) / sink.norm(dim=-1))
+        mean_SN = weight_SHN.mean(1).cpu()
+        self.attention[layer] += [
+            row[mask] for row, mask in zip(mean_SN, plan.visual_mask.cpu(), strict=True)
+        ]
+
+    def mean_change_ratio(self) -> dict[int, float]:
+        """For each layer that saw a sample, the mean of |change| / |h_sink|."""
+        return {
+            layer: float(torch.cat(ratios).mean())
+            for layer, ratios in self.change_ratio.items()
+            if ratios
+        }

@@ -1,0 +1,86 @@
+"""Which tokens a response may consist of, and where two models' vocabularies agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens that are sampled and scored.
+
+    Head rows beyond the tokenizer are padding. Media and chat special tokens are never part of a
+    response (a sampled image placeholder would make every later scoring fail), so they are left
+    out of every distribution, in sampling and in scoring alike; the stop tokens stay.
+
+    Attributes:
+        size: tokens of the tokenizer; logits beyond are cut off.
+        forbidden_ids: special tokens that a response cannot contain, sorted.
+        stop_ids: tokens that end a response.
+        pad_id: fills up short rows.
+    """
+
+    size: int
+    forbidden_ids: tuple[int, ...]
+    stop_ids: tuple[int, ...]
+    pad_id: int
+
+    @classmethod
+    def of(cls, model: Any, processor: Any) -> Vocabulary:
+        """Read off a model and its processor."""
+        tokenizer, config = processor.tokenizer, model.config
+        stop = model.generation_config.eos_token_id
+        if stop is None:
+            stop = tokenizer.eos_token_id
+        stop_ids = tuple(stop) if isinstance(stop, list | tuple) else (stop,)
+        special = {
+            *tokenizer.all_special_ids,
+            config.image_token_id,
+            config.video_token_id,
+            config.vision_start_token_id,
+            config.vision_end_token_id,
+        }
+        pad_id = tokenizer.pad_token_id
+        return cls(
+            size=min(len(tokenizer), config.text_config.vocab_size),
+            forbidden_ids=tuple(sorted(special - set(stop_ids))),
+            stop_ids=stop_ids,
+            pad_id=stop_ids[0] if pad_id is None else pad_id,
+        )
+
+    @cached_property
+    def kept_ids(self) -> Int[Tensor, " V"]:
+        """The ids that remain, ascending."""
+        allowed = torch.ones(self.size, dtype=torch.bool)
+        allowed[[i for i in self.forbidden_ids if i < self.size]] = False
+        return allowed.nonzero()[:, 0]
+
+
+def check_same_vocabulary(student: Any, teacher: Any) -> None:
+    """Make sure that two tokenizers give every token the same id.
+
+    Raises:
+        ValueError: naming both sizes and the first token that differs.
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours == theirs:
+        return
+    by_id = {i: token for token, i in theirs.items()}
+    for token, i in sorted(ours.items(), key=lambda item: item[1]):
+        if by_id.get(i) != token:
+            other = repr(by_id[i]) if i in by_id else "nothing"
+            difference = f"id {i} is {token!r} for the student and {other} for the teacher"
+            break
+    else:
+        i = min(set(by_id) - set(ours.values()))
+        difference = f"id {i} is nothing for the student and {by_id[i]!r} for the teacher"
+    raise ValueError(
+        f"Student and teacher have different vocabularies ({len(ours)} and {len(theirs)} tokens): "
+        f"{difference}. A teacher can only score the student's tokens if both mean the same."
+    )

@@ -1,0 +1,94 @@
+"""One picture to open: problems, answers, and where the recovery module's sink looked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from vicur.data.sample import Sample
+from vicur.data.sources import cue_boxes
+from vicur.diagnostics.attention import mass_in_boxes, sink_attention
+from vicur.models.load import LoadedModel
+from vicur.rewards.answers import is_correct
+
+matplotlib.use("Agg")
+
+RIGHT, WRONG, BOX = "#1a7f37", "#c4261d", "#0b5cad"
+
+
+def draw_showcase(
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    responses: Mapping[str, Sequence[str]],
+    path: Path,
+) -> None:
+    """Draw each sample on a line: its image with the cue's boxes, the sink's attention, the answers.
+
+    Args:
+        loaded: a student with cue recovery.
+        samples: problems with one image each.
+        responses: for each model name, one response a sample.
+        path: of the PNG.
+    """
+    maps = sink_attention(loaded, samples)
+    layers = list(maps[0])
+    figure = Figure(figsize=(3.0 * (len(layers) + 1) + 5.4, 3.3 * len(samples) + 0.7), layout="constrained")
+    widths = [1.0] * (len(layers) + 1) + [1.8]
+    axes = figure.subplots(len(samples), len(widths), width_ratios=widths, squeeze=False)
+    figure.suptitle(
+        "The first test problems on which base and student differ. Blue: what the cue names. "
+        "Red: where the sink of the trained student looks.",
+        fontsize=11,
+    )
+    for i, (sample, line) in enumerate(zip(samples, axes, strict=True)):
+        _draw_image(line[0], sample)
+        line[0].set_title("what the student sees", fontsize=9)
+        for axis, layer in zip(line[1:-1], layers, strict=True):
+            _draw_attention(axis, sample, layer, maps[i][layer].numpy())
+        _write_answers(line[-1], sample, {name: texts[i] for name, texts in responses.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _draw_image(axis: Any, sample: Sample) -> None:
+    image = sample.images[0]
+    axis.imshow(np.asarray(image), interpolation="nearest")
+    for name, value, (left, top, right, bottom) in cue_boxes(sample):
+        axis.add_patch(
+            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec=BOX, lw=2)
+        )
+        axis.annotate(f"{name} {value}", (left, top - 1.5), color=BOX, fontsize=8, annotation_clip=False)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _draw_attention(axis: Any, sample: Sample, layer: int, attention: Any) -> None:
+    image = sample.images[0]
+    boxes = [box for *_, box in cue_boxes(sample)]
+    inside = mass_in_boxes(attention, boxes, image.size)
+    _draw_image(axis, sample)
+    axis.imshow(
+        attention,
+        cmap="Reds",
+        alpha=0.65,
+        vmin=0,
+        extent=(-0.5, image.width - 0.5, image.height - 0.5, -0.5),
+    )
+    axis.set_title(f"sink, layer {layer}: {100 * inside:.0f} % in the boxes", fontsize=9)
+
+
+def _write_answers(axis: Any, sample: Sample, texts: Mapping[str, str]) -> None:
+    axis.axis("off")
+    question = " ".join(p["text"] for p in sample.messages[-1]["content"] if p["type"] == "text")
+    axis.text(0, 0.95, fill(question, 44), fontsize=10, weight="bold", va="top")
+    axis.text(0, 0.72, f"right answer: {sample.answer}", fontsize=10, va="top")
+    for place, (name, text) in zip((0.55, 0.27), texts.items(), strict=False):
+        colour = RIGHT if is_correct(text, sample.answer) else WRONG
+        axis.text(0, place, fill(f"{name}: {text}", 46), fontsize=10, va="top", color=colour)

@@ -1,0 +1,73 @@
+"""From logits to the distribution that is sampled from.
+
+Shape suffixes: B rows, V words kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How responses are sampled."""
+
+    temperature: float = 1.0
+    """Logits are divided by it; 0 takes the most likely token."""
+    top_p: float = 1.0
+    """Keep the fewest most likely words whose probabilities reach this sum."""
+    top_k: int = 0
+    """Keep this many most likely words; 0 keeps all."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of every word that the response already has."""
+    max_new_tokens: int = 256
+    """A response without a stop token is cut off after this many tokens."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 (all words) or more, not {self.top_k}.")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether what is sampled from is the model's own distribution, unchanged."""
+        return (self.temperature, self.top_p, self.top_k, self.presence_penalty) == (1, 1, 0, 0)
+
+
+def sampling_log_probs(
+    logits_BV: Float[Tensor, "B V"], present_BV: Float[Tensor, "B V"], config: SamplingConfig
+) -> Float[Tensor, "B V"]:
+    """Log-probabilities, in nats, of the distribution that is sampled from; -inf where cut off.
+
+    The order is the usual one: presence penalty, temperature, top-k, top-p. Greedy sampling keeps
+    the one most likely word.
+
+    Args:
+        logits_BV: the model's logits.
+        present_BV: 1 where the response already has the word.
+        config: how to sample.
+    """
+    logits = logits_BV.double() - config.presence_penalty * present_BV
+    if config.temperature == 0:
+        best = logits.argmax(-1, keepdim=True)
+        return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
+    logits = logits / config.temperature
+    if 0 < config.top_k < logits.shape[-1]:
+        threshold = logits.topk(config.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    if config.top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        mass = ordered.softmax(-1)
+        before = mass.cumsum(-1) - mass  # the word that crosses the limit is still kept
+        cut = (before >= config.top_p).scatter(-1, order, before >= config.top_p)
+        logits = logits.masked_fill(cut, -torch.inf)
+    return logits.log_softmax(-1)

@@ -1,0 +1,34 @@
+"""Random numbers keyed by what they decide, not by when or where they are drawn.
+
+The number that picks a token depends on (seed, step, sample, sibling, position) alone, so the
+responses do not change with batch size, row order or number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def stream_key(seed: int, step: int, sample_id: str, sibling: int) -> int:
+    """64-bit key of one response's stream of random numbers."""
+    text = f"{seed}/{step}/{sample_id}/{sibling}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def uniforms(keys: Sequence[int], position: int) -> NDArray[np.float64]:
+    """One uniform number in [0, 1) for each stream, at a position of the response.
+
+    Counter-based: the finaliser of SplitMix64 over key + position * golden ratio.
+    """
+    with np.errstate(over="ignore"):
+        z = np.array(keys, dtype=np.uint64) + np.uint64(position + 1) * _GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(11)).astype(np.float64) / 2.0**53

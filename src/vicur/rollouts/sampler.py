@@ -1,0 +1,261 @@
+"""Sampling responses: each prompt is prefilled once, its cache serves all siblings.
+
+Shape suffixes: B rows being decoded, L cache length, V words kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import CacheLayerMixin
+
+from vicur.data.rows import EncodedPrompt, build_rows
+from vicur.models.vocabulary import Vocabulary
+from vicur.rollouts.processors import SamplingConfig, sampling_log_probs
+from vicur.rollouts.randomness import stream_key, uniforms
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled answer.
+
+    Attributes:
+        ids: tokens, stop token included.
+        log_probs: of each token under the distribution it was sampled from, in nats.
+        finish_reason: "stop", or "length" when it was cut off.
+    """
+
+    ids: Int[Tensor, " T"]
+    log_probs: Float[Tensor, " T"]
+    finish_reason: Literal["stop", "length"]
+
+
+class Sampler:
+    """Samples from a model.
+
+    Args:
+        model: a Qwen3-VL model for conditional generation.
+        vocabulary: which tokens may be sampled and which end a response.
+        config: temperature and the like.
+        prompts_per_batch: prompts that are prefilled and decoded together.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        vocabulary: Vocabulary,
+        config: SamplingConfig,
+        prompts_per_batch: int = 64,
+    ) -> None:
+        self.model = model
+        self.vocabulary = vocabulary
+        self.config = config
+        self.prompts_per_batch = prompts_per_batch
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        sample_ids: Sequence[str],
+        *,
+        siblings: int = 1,
+        seed: int = 0,
+        step: int = 0,
+    ) -> list[list[Response]]:
+        """Sample `siblings` responses to each prompt.
+
+        The responses depend on (seed, step, sample id, sibling) and the model, not on which
+        prompts share a batch.
+
+        Returns:
+            for each prompt its responses, on the CPU.
+        """
+        training = self.model.training
+        self.model.eval()
+        responses: list[list[Response]] = []
+        for start in range(0, len(prompts), self.prompts_per_batch):
+            part = slice(start, start + self.prompts_per_batch)
+            keys = [
+                stream_key(seed, step, sample_id, sibling)
+                for sample_id in sample_ids[part]
+                for sibling in range(siblings)
+            ]
+            flat = self._sample_batch(prompts[part], keys, siblings)
+            responses += [flat[i : i + siblings] for i in range(0, len(flat), siblings)]
+        self.model.train(training)
+        return responses
+
+    def _sample_batch(
+        self, prompts: Sequence[EncodedPrompt], keys: list[int], siblings: int
+    ) -> list[Response]:
+        decoding = _Decoding(self.model, self.vocabulary, prompts, siblings, self.config)
+        for position in range(self.config.max_new_tokens):
+            live_keys = [keys[row] for row in decoding.live.tolist()]
+            draws = torch.from_numpy(uniforms(live_keys, position)).to(decoding.logits.device)
+            decoding.step(draws)
+            if decoding.finished:
+                break
+        return decoding.responses()
+
+
+class _Decoding:
+    """The state of one batch while it is decoded. Rows that have stopped are dropped."""
+
+    def __init__(
+        self,
+        model: Any,
+        vocabulary: Vocabulary,
+        prompts: Sequence[EncodedPrompt],
+        siblings: int,
+        config: SamplingConfig,
+    ) -> None:
+        device = model.device
+        self.model, self.config = model, config
+        self.kept = vocabulary.kept_ids.to(device)
+        self.stops = torch.tensor(vocabulary.stop_ids, device=device)
+        rows = build_rows(
+            prompts, [()] * len(prompts), pad_id=vocabulary.pad_id, padding_side="left"
+        ).to(device)
+        prefill_cache = DynamicCache()
+        logits = model(
+            **rows.model_inputs(), past_key_values=prefill_cache, use_cache=True, logits_to_keep=1
+        ).logits[:, -1]
+        count = len(prompts) * siblings
+        self.cache = expand_cache(prefill_cache, siblings, room=config.max_new_tokens)
+        self.mask = rows.attention_mask.repeat_interleave(siblings, 0)
+        next_text = torch.tensor([len(p) for p in prompts], device=device)
+        next_rotary = torch.tensor([p.next_position for p in prompts], device=device)
+        positions = torch.stack([next_text, next_rotary, next_rotary, next_rotary])
+        self.positions = positions.repeat_interleave(siblings, 1)
+        self.logits = logits.repeat_interleave(siblings, 0)[:, self.kept].float()
+        self.present = torch.zeros_like(self.logits)
+        self.live = torch.arange(count, device=device)
+        self.tokens: list[list[int]] = [[] for _ in range(count)]
+        self.log_probs: list[list[float]] = [[] for _ in range(count)]
+        self.stopped = [False] * count
+
+    @property
+    def finished(self) -> bool:
+        return len(self.live) == 0
+
+    def step(self, draws_B: Float[Tensor, " B"]) -> None:
+        """Pick one token for each live row, then compute the logits that follow."""
+        log_probs = sampling_log_probs(self.logits, self.present, self.config)
+        slot = pick(log_probs, draws_B)
+        self.present.scatter_(1, slot[:, None], 1.0)
+        tokens = self.kept[slot]
+        picked = log_probs.gather(1, slot[:, None])[:, 0]
+        stops = torch.isin(tokens, self.stops)
+        for row, token, log_prob, stop in zip(
+            self.live.tolist(), tokens.tolist(), picked.tolist(), stops.tolist(), strict=True
+        ):
+            self.tokens[row].append(token)
+            self.log_probs[row].append(log_prob)
+            self.stopped[row] = stop
+        if stops.any():
+            self._drop(~stops)
+            tokens = tokens[~stops]
+        if not self.finished and max(map(len, self.tokens)) < self.config.max_new_tokens:
+            self._advance(tokens)
+
+    def _drop(self, keep_B: Tensor) -> None:
+        index = keep_B.nonzero()[:, 0]
+        self.live, self.present = self.live[index], self.present[index]
+        self.mask, self.positions = self.mask[index], self.positions[:, index]
+        for layer in self.cache.layers:
+            layer.batch_select_indices(index)
+
+    def _advance(self, tokens_B: Tensor) -> None:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens_B), 1)], 1)
+        output = self.model(
+            input_ids=tokens_B[:, None],
+            attention_mask=self.mask,
+            position_ids=self.positions[:, :, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.logits = output.logits[:, -1][:, self.kept].float()
+        self.positions = self.positions + 1
+
+    def responses(self) -> list[Response]:
+        return [
+            Response(torch.tensor(ids), torch.tensor(log_probs), "stop" if stopped else "length")
+            for ids, log_probs, stopped in zip(
+                self.tokens, self.log_probs, self.stopped, strict=True
+            )
+        ]
+
+
+def pick(
+    log_probs_BV: Float[Tensor, "B V"], draws_B: Float[Tensor, " B"]
+) -> Int[Tensor, " B"]:
+    """The word at which the cumulative probability passes the draw; never one of probability 0."""
+    cumulative = log_probs_BV.double().exp().cumsum(-1)
+    threshold = draws_B[:, None].double() * cumulative[:, -1:]
+    slot = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+    last = (cumulative < cumulative[:, -1:]).sum(-1)  # where rounding pushed the threshold over
+    return torch.minimum(slot, last)
+
+
+class _RoomyLayer(CacheLayerMixin):
+    """Keys and values of one layer in a buffer with room for the whole response.
+
+    Appending writes in place; the growing caches of transformers copy everything at each token.
+    """
+
+    is_sliding = False
+
+    def __init__(self, keys: Tensor, values: Tensor, siblings: int, room: int) -> None:
+        super().__init__()
+        self.length = keys.shape[2]
+        self.keys, self.values = (self._buffer(x, siblings, room) for x in (keys, values))
+        self.is_initialized = True
+
+    @staticmethod
+    def _buffer(states: Tensor, siblings: int, room: int) -> Tensor:
+        batch, heads, length, size = states.shape
+        buffer = states.new_zeros(batch * siblings, heads, length + room, size)
+        buffer[:, :, :length] = states.repeat_interleave(siblings, 0)
+        return buffer
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the buffers exist from the start."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        end = self.length + key_states.shape[2]
+        assert self.keys is not None and self.values is not None
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        assert self.keys is not None
+        return int(self.keys.shape[2])
+
+    get_max_cache_shape = get_max_length  # the name before transformers 5.20
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        assert self.keys is not None and self.values is not None
+        self.keys, self.values = self.keys[indices], self.values[indices]
+
+
+def expand_cache(cache: Cache, siblings: int, room: int) -> Cache:
+    """A cache for decoding: every prompt `siblings` times, and `room` more tokens without copying."""
+    return Cache(
+        layers=[_RoomyLayer(layer.keys, layer.values, siblings, room) for layer in cache.layers]
+    )

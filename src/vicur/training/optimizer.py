@@ -1,0 +1,99 @@
+"""Optimizer, learning-rate schedule and one update."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule. The defaults are ViCuR's training table."""
+
+    learning_rate: float = 1e-6
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and second moments."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices; norms and biases have none."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: constant, or a cosine down to zero."""
+    warmup: float = 0.0
+    """Share of the steps in which the learning rate rises from zero."""
+    max_grad_norm: float = 1.0
+    """The gradient is scaled down to this norm."""
+    prompts_per_micro_batch: int = 64
+    """Samples whose rows are in memory together with their graph. The result does not depend on it."""
+
+
+class Optimizer:
+    """AdamW over the student, with a learning rate of its own for cue recovery.
+
+    Args:
+        model: the student.
+        config: as above.
+        total_steps: of the run, for the schedule.
+        recovery_learning_rate: of the parameters under `recovery.`; None for the common one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimizerConfig,
+        total_steps: int,
+        recovery_learning_rate: float | None = None,
+    ) -> None:
+        self.config, self.total_steps = config, total_steps
+        own = config.learning_rate if recovery_learning_rate is None else recovery_learning_rate
+        groups: list[dict[str, Any]] = []
+        for recovery in (False, True):
+            for decays in (True, False):
+                parameters = [
+                    p
+                    for name, p in model.named_parameters()
+                    if p.requires_grad
+                    and name.startswith("recovery.") == recovery
+                    and (p.ndim > 1) == decays
+                ]
+                if parameters:
+                    groups.append(
+                        {
+                            "params": parameters,
+                            "weight_decay": config.weight_decay if decays else 0.0,
+                            "peak": own if recovery else config.learning_rate,
+                        }
+                    )
+        self.torch = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+
+    def scale(self, step: int) -> float:
+        """The schedule's factor at a step, counted from 0."""
+        warmup = self.config.warmup * self.total_steps
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if self.config.schedule == "constant":
+            return 1.0
+        progress = (step - warmup) / max(1.0, self.total_steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * progress))
+
+    def step(self, step: int) -> Tensor:
+        """Clip the gradient, update, and clear it.
+
+        Returns:
+            the gradient's norm before clipping.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; the weights are left as they were.
+        """
+        parameters = [p for group in self.torch.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"The gradient of step {step} is {norm.item()}.")
+        for group in self.torch.param_groups:
+            group["lr"] = group["peak"] * self.scale(step)
+        self.torch.step()
+        self.torch.zero_grad()
+        return norm

@@ -1,0 +1,126 @@
+"""A run is a folder: what was done, in files that plots and reports read.
+
+    recipe.yaml          the resolved recipe, which `vicur train` takes again
+    environment.json     versions, hardware, command
+    metrics.jsonl        one line a step
+    rollouts/*.parquet   every response with its token statistics
+    status.json          running, finished, interrupted or failed, and how far it came
+    checkpoints/         models
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from vicur.rollouts.rollout import Rollouts
+
+Status = Literal["running", "finished", "interrupted", "failed"]
+STEPS_PER_FILE = 20
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is whole or absent."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware that the numbers of a run depend on."""
+    packages = ("vicur", "torch", "torchvision", "transformers", "numpy", "pillow")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in packages},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+class Records:
+    """Writes a run's folder. A context: leaving it, however, leaves readable files.
+
+    Args:
+        folder: where; created.
+        recipe: the resolved recipe as YAML text.
+
+    Raises:
+        ValueError: the folder already holds a run, or cannot be made.
+    """
+
+    def __init__(self, folder: Path, recipe: str) -> None:
+        self.folder = folder
+        if (folder / "metrics.jsonl").exists():
+            raise ValueError(f"{folder} already holds a run. Choose another output folder or remove it.")
+        try:
+            (folder / "rollouts").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"Output folder {folder} cannot be made: {error.strerror}.") from error
+        (folder / "recipe.yaml").write_text(recipe)
+        write_json(folder / "environment.json", environment())
+        self._metrics = (folder / "metrics.jsonl").open("a")
+        self._rollouts: list[dict[str, Any]] = []
+        self._step = 0
+        self._write_status("running")
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line of metrics, on disk when this returns."""
+        self._step = step
+        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._metrics.flush()
+
+    def write_rollouts(
+        self, step: int, rollouts: Rollouts, tokens: Mapping[str, Tensor], correct: list[bool | None]
+    ) -> None:
+        """Keep a step's responses; `tokens` are per-token numbers in the flat order."""
+        lengths = [len(response.ids) for response in rollouts.flat_responses]
+        split = {name: tensor.cpu().float().split(lengths) for name, tensor in tokens.items()}
+        ids = [s.id for s, own in zip(rollouts.samples, rollouts.responses, strict=True) for _ in own]
+        texts = rollouts.flat_texts
+        for i, response in enumerate(rollouts.flat_responses):
+            row = {
+                "step": step,
+                "sample": ids[i],
+                "response": texts[i],
+                "finish_reason": response.finish_reason,
+                "correct": correct[i],
+                "ids": response.ids.tolist(),
+            }
+            self._rollouts.append(row | {name: parts[i].tolist() for name, parts in split.items()})
+        if step % STEPS_PER_FILE == 0:
+            self._flush_rollouts()
+
+    def _flush_rollouts(self) -> None:
+        if not self._rollouts:
+            return
+        path = self.folder / "rollouts" / f"until-step-{self._rollouts[-1]['step']:06d}.parquet"
+        partial = path.with_name(path.name + ".partial")
+        pq.write_table(pa.Table.from_pylist(self._rollouts), partial)
+        partial.replace(path)
+        self._rollouts = []
+
+    def _write_status(self, status: Status) -> None:
+        write_json(self.folder / "status.json", {"status": status, "step": self._step})
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._metrics.close()
+        self._flush_rollouts()
+        if kind is None:
+            self._write_status("finished")
+        else:
+            self._write_status("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")

@@ -1,0 +1,85 @@
+"""Shared fixtures. Shapes of the library's public functions are checked while tests run."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+# All but `models.student`: transformers makes its configuration a dataclass that takes any keyword,
+# which the hook's check of dataclasses does not know.
+CHECKED = [
+    *("data", "rollouts", "scoring", "objectives", "training", "rewards", "evaluation"),
+    *("diagnostics", "reporting", "cuebench", "quickstart", "recipe"),
+    *("models.recovery", "models.vocabulary", "models.load"),
+]
+install_import_hook([f"vicur.{name}" for name in CHECKED], "beartype.beartype")
+
+import pytest
+import torch
+from hypothesis import settings
+
+from vicur.cuebench.generate import scenes, to_sample
+from vicur.cuebench.tiny import TinySize, build_model, build_processor
+from vicur.data.sample import Sample
+from vicur.models.load import LoadedModel, load_student, StudentConfig, RecoveryConfig
+
+settings.register_profile("vicur", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("vicur")
+
+SMALL = TinySize(hidden=64, layers=4, heads=4, vision_hidden=32, vision_layers=2)
+"""Untrained and smaller than the shipped ones: for tests of mechanics, not of learning."""
+
+
+@pytest.fixture(scope="session")
+def processor():
+    return build_processor()
+
+
+@pytest.fixture(scope="session")
+def base_folder(processor, tmp_path_factory):
+    """A checkpoint with random weights, in transformers' layout."""
+    torch.manual_seed(0)
+    model = build_model(SMALL, processor)
+    for parameter in model.parameters():  # sharper than the default init, so that views differ
+        if parameter.ndim > 1:
+            parameter.data.mul_(3.0)
+    folder = tmp_path_factory.mktemp("base")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def base(base_folder) -> LoadedModel:
+    return load_student(StudentConfig(base_folder))
+
+
+@pytest.fixture
+def student(base_folder) -> LoadedModel:
+    """With recovery after every second layer, and W_o randomised so that it does something."""
+    torch.manual_seed(1)
+    config = RecoveryConfig(enabled=True, interval=2, output_init="normal")
+    loaded = load_student(StudentConfig(base_folder, config))
+    for name, parameter in loaded.model.named_parameters():
+        if name.startswith("recovery.layers"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Sample]:
+    stream = scenes("segments", "train")
+    return [to_sample(next(stream)) for _ in range(6)]
+
+
+@pytest.fixture(scope="session")
+def responses(processor, samples) -> list[torch.Tensor]:
+    """A response of its own length for each sample."""
+    tokenizer = processor.tokenizer
+    return [
+        torch.tensor([*tokenizer(s.target_response)["input_ids"][: 5 + 3 * i], tokenizer.eos_token_id])
+        for i, s in enumerate(samples)
+    ]
