@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,7 +25,7 @@ from hypothesis import settings
 from vicur.cuebench.generate import scenes, to_sample
 from vicur.cuebench.tiny import TinySize, build_model, build_processor
 from vicur.data.sample import Sample
-from vicur.models.load import LoadedModel, load_student, StudentConfig, RecoveryConfig
+from vicur.models.load import LoadedModel, RecoveryConfig, StudentConfig, load_student
 
 settings.register_profile("vicur", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("vicur")
@@ -57,9 +58,12 @@ def base(base_folder) -> LoadedModel:
     return load_student(StudentConfig(base_folder))
 
 
-@pytest.fixture
-def student(base_folder) -> LoadedModel:
-    """With recovery after every second layer, and W_o randomised so that it does something."""
+@pytest.fixture(scope="session")
+def shared_student(base_folder) -> LoadedModel:
+    """With recovery after every second layer, and W_o randomised so that it does something.
+
+    For tests that leave its weights alone; `student` is a copy that a test may change.
+    """
     torch.manual_seed(1)
     config = RecoveryConfig(enabled=True, interval=2, output_init="normal")
     loaded = load_student(StudentConfig(base_folder, config))
@@ -67,6 +71,11 @@ def student(base_folder) -> LoadedModel:
         if name.startswith("recovery.layers"):
             torch.nn.init.normal_(parameter, std=0.2)
     return loaded
+
+
+@pytest.fixture
+def student(shared_student) -> LoadedModel:
+    return copy.deepcopy(shared_student)
 
 
 @pytest.fixture(scope="session")

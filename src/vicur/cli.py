@@ -9,6 +9,18 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vicur.cuebench.generate import write_parquet
+from vicur.cuebench.pretrain import pretrain_checkpoint
+from vicur.data.sources import FileSource
+from vicur.evaluation.runner import EvaluationConfig, evaluate
+from vicur.models.load import load_model
+from vicur.quickstart import QuickstartConfig, run_quickstart
+from vicur.recipe import build, load_recipe, to_yaml
+from vicur.reporting.tables import headline, quickstart_table
+from vicur.rollouts.processors import SamplingConfig
+from vicur.training.progress import Progress
+from vicur.training.records import Records
+
 INTERRUPTED = 130
 
 
@@ -57,12 +69,8 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a student by a recipe")
     train.add_argument("recipe", help="YAML file, or the name of a packaged recipe: cuebench/opsd_cue")
-    train.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="e.g. optimizer.learning_rate=1e-4"
-    )
-    train.add_argument(
-        "--print-config", action="store_true", help="print the resolved recipe and stop"
-    )
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.learning_rate=1e-4")
+    train.add_argument("--print-config", action="store_true", help="print the resolved recipe and stop")
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("eval", help="grade a model's answers")
@@ -83,13 +91,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _as_overrides(rest: list[str], parser: argparse.ArgumentParser) -> list[str]:
-    """`--key=value` and `--key value` as `key=value`."""
+    """`--key=value` and `--key value` as `key=value`, whatever stands between them."""
     overrides, words = [], iter(rest)
     for word in words:
-        if not word.startswith("--"):
+        if "=" in word:
+            overrides.append(word.removeprefix("--"))
+        elif word.startswith("--") and (value := next(words, None)) is not None:
+            overrides.append(f"{word.removeprefix('--')}={value}")
+        else:
             parser.error(f"expected key=value, got {word}")
-        value = "" if "=" in word else f"={next(words, '')}"
-        overrides.append(word.removeprefix("--") + value)
     return overrides
 
 
@@ -111,13 +121,7 @@ def _add_cuebench(parser: argparse.ArgumentParser) -> None:
     pretrain.set_defaults(run=_pretrain)
 
 
-# Imports stand in the functions: torch and transformers take seconds, `vicur --help` should not.
-
-
 def _quickstart(options: argparse.Namespace, console: Console) -> None:
-    from vicur.quickstart import QuickstartConfig, run_quickstart
-    from vicur.reporting.tables import headline, quickstart_table
-
     config = QuickstartConfig(options.output, options.seeds, options.steps, options.test_problems)
     summary = run_quickstart(config, console)
     console.print(quickstart_table(summary))
@@ -126,10 +130,6 @@ def _quickstart(options: argparse.Namespace, console: Console) -> None:
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
-    from vicur.recipe import build, load_recipe, to_yaml
-    from vicur.training.progress import Progress
-    from vicur.training.records import Records
-
     recipe = load_recipe(options.recipe, options.overrides)
     if options.print_config:
         sys.stdout.write(to_yaml(recipe))
@@ -144,12 +144,6 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
-    from vicur.data.sources import FileSource
-    from vicur.evaluation.runner import EvaluationConfig, evaluate
-    from vicur.models.load import load_model
-    from vicur.rollouts.processors import SamplingConfig
-    from vicur.training.progress import Progress
-
     sampling = SamplingConfig(
         temperature=options.temperature,
         top_p=options.top_p,
@@ -171,8 +165,6 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
 
 
 def _make(options: argparse.Namespace, console: Console) -> None:
-    from vicur.cuebench.generate import write_parquet
-
     if options.n < 1:
         raise ValueError(f"--n must be at least 1, not {options.n}.")
     with console.status(f"drawing {options.n} problems"):
@@ -181,8 +173,6 @@ def _make(options: argparse.Namespace, console: Console) -> None:
 
 
 def _pretrain(options: argparse.Namespace, console: Console) -> None:
-    from vicur.cuebench.pretrain import pretrain_checkpoint
-
     pretrain_checkpoint(options.size, Path(options.out), options.seed, console.print)
 
 

@@ -90,7 +90,8 @@ def run_quickstart(config: QuickstartConfig, console: Console) -> dict[str, Any]
 
 def _write_data(folder: Path, seed: int, config: QuickstartConfig, console: Console) -> None:
     prompts = config.steps * load_recipe(f"cuebench/{METHODS[0]}").training.prompts_per_step
-    sizes: dict[Split, int] = {"train": prompts} | dict.fromkeys(DOMAINS.values(), config.test_problems)
+    sizes: dict[Split, int] = {"train": prompts}
+    sizes.update(dict.fromkeys(DOMAINS.values(), config.test_problems))
     bar = Progress(f"seed {seed} drawing problems", console)
     for split, count in bar.over(sizes.items(), len(sizes)):
         write_parquet("segments", split, count, folder / "data" / f"{split}.parquet", seed=seed)

@@ -162,7 +162,11 @@ def build(recipe: Recipe) -> tuple[Trainer, LoadedModel]:
         loaded.model, loaded.vocabulary, recipe.rollout.sampling, recipe.rollout.prompts_per_batch
     )
     source = StudentSource(
-        sampler, student.encoder, recipe.objective.student_view, recipe.rollout, recipe.training.seed
+        sampler,
+        student.encoder,
+        recipe.objective.student_view,
+        recipe.rollout,
+        recipe.training.seed,
     )
     optimizer = Optimizer(
         loaded.model,

@@ -69,9 +69,7 @@ def test_text_only_prompt_is_untouched(base, student, samples):
     from vicur.data.views import Blind
 
     encoders = [PromptEncoder(x.processor, x.model.model.get_rope_index) for x in (base, student)]
-    rows = [
-        build_rows(e.encode([Blind().show(samples[0])]), [()], pad_id=0).model_inputs() for e in encoders
-    ]
+    rows = [build_rows(e.encode([Blind().show(samples[0])]), [()], pad_id=0).model_inputs() for e in encoders]
     with torch.no_grad():
         assert torch.equal(base.model(**rows[0]).logits, student.model(**rows[1]).logits)
 
@@ -108,7 +106,11 @@ def test_save_and_auto_load_give_the_same_logits(student, samples, tmp_path):
 
 def test_padding_side_and_amount_change_nothing(student, samples):
     right = logits_of(student, samples)
-    for kwargs in ({"padding_side": "left"}, {"padding_side": "left", "pad_to": 90}, {"pad_to": 90}):
+    for kwargs in (
+        {"padding_side": "left"},
+        {"padding_side": "left", "pad_to": 90},
+        {"pad_to": 90},
+    ):
         torch.testing.assert_close(logits_of(student, samples, **kwargs), right, rtol=1e-4, atol=2e-5)
 
 
@@ -220,7 +222,7 @@ def test_checkpoints_with_other_keys_are_refused(base_folder, tmp_path, change, 
 
 def test_a_recovery_checkpoint_is_not_trained_on_by_accident(student, tmp_path):
     student.save(tmp_path)
-    with pytest.raises(ValueError, match="student.recovery.enabled=true"):
+    with pytest.raises(ValueError, match=r"student\.recovery\.enabled=true"):
         load_student(StudentConfig(str(tmp_path)))
     assert load_student(StudentConfig(str(tmp_path), RecoveryConfig(enabled=True))).recovery is not None
 

@@ -7,6 +7,7 @@ chords or questions.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -122,11 +123,11 @@ def rasterise(
 def _pieces(points: Sequence[Point], length: float = 2.0) -> list[tuple[Point, Point]]:
     """Cut a polyline into straight pieces of about `length` pixels."""
     pieces = []
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         count = max(1, round(float(np.hypot(x1 - x0, y1 - y0)) / length))
         ts = np.linspace(0.0, 1.0, count + 1)
         knots = [(x0 + (x1 - x0) * float(t), y0 + (y1 - y0) * float(t)) for t in ts]
-        pieces += list(zip(knots, knots[1:], strict=False))
+        pieces += list(itertools.pairwise(knots))
     return pieces
 
 
@@ -138,7 +139,3 @@ def _draw_piece(pen: ImageDraw.ImageDraw, start: Point, end: Point, stroke: Stro
         fill=stroke.colour,
         width=max(1, round(stroke.width * scale)),
     )
-    radius = stroke.width * scale / 2
-    for x, y in (start, end):  # round caps, so that pieces join without notches
-        box = [x * scale - radius, y * scale - radius, x * scale + radius, y * scale + radius]
-        pen.ellipse(box, fill=stroke.colour)

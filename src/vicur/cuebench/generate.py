@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from vicur.cuebench.scenes import (
     IN_DOMAIN,
     OUT_OF_DOMAIN,
+    PRETRAINING,
     ChordsScene,
     Scene,
     SegmentsScene,
@@ -58,10 +59,10 @@ def scenes(family: Family, split: Split, seed: int = 0) -> Iterator[Scene]:
 
 
 def _draw_scene(family: Family, split: Split, random: np.random.Generator) -> Scene:
-    ood = split == "test_ood"
     if family == "segments":
-        return SegmentsScene.sample(random, OUT_OF_DOMAIN if ood else IN_DOMAIN)
-    return ChordsScene.sample(random, noise=24.0 if ood else 6.0)
+        style = {"pretrain": PRETRAINING, "test_ood": OUT_OF_DOMAIN}.get(split, IN_DOMAIN)
+        return SegmentsScene.sample(random, style)
+    return ChordsScene.sample(random, noise=24.0 if split == "test_ood" else 6.0)
 
 
 def to_sample(scene: Scene) -> Sample:

@@ -90,9 +90,7 @@ class PromptEncoder:
         )
         media = _split_media(batch, shown)
         prompts = []
-        for ids, types, own_media in zip(
-            batch["input_ids"], batch["mm_token_type_ids"], media, strict=True
-        ):
+        for ids, types, own_media in zip(batch["input_ids"], batch["mm_token_type_ids"], media, strict=True):
             input_ids, token_types = torch.tensor(ids), torch.tensor(types)
             grids = {k: v for k, v in own_media.items() if k.endswith("grid_thw")}
             positions = self._positions(input_ids, token_types, grids)
@@ -186,7 +184,7 @@ class Rows:
 
 def build_rows(
     prompts: Sequence[EncodedPrompt],
-    responses: Sequence[Sequence[Int[Tensor, "_"]]],
+    responses: Sequence[Sequence[Int[Tensor, _]]],
     *,
     pad_id: int,
     padding_side: Literal["left", "right"] = "right",
@@ -208,8 +206,7 @@ def build_rows(
     if any(len(response) == 0 for siblings in responses for response in siblings):
         raise ValueError("A response has no token; even a refusal to answer ends with a stop token.")
     lengths = [
-        len(prompt) + sum(map(len, siblings))
-        for prompt, siblings in zip(prompts, responses, strict=True)
+        len(prompt) + sum(map(len, siblings)) for prompt, siblings in zip(prompts, responses, strict=True)
     ]
     length = max(max(lengths), pad_to or 0)
     shape = (len(prompts), length)
@@ -271,6 +268,5 @@ def _attention_mask(part_BL: Tensor) -> Tensor:
 def _join_media(prompts: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
     names = dict.fromkeys(name for prompt in prompts for name in prompt.media)
     return {
-        name: torch.cat([prompt.media[name] for prompt in prompts if name in prompt.media])
-        for name in names
+        name: torch.cat([prompt.media[name] for prompt in prompts if name in prompt.media]) for name in names
     }

@@ -180,9 +180,7 @@ class CueRecovery(nn.Module):
         super().__init__()
         self.query_norm = nn.RMSNorm(hidden_size, eps=eps)
         self.visual_norm = nn.RMSNorm(hidden_size, eps=eps)
-        self.layers = nn.ModuleDict(
-            {str(layer): RecoveryAttention(hidden_size, heads) for layer in layers}
-        )
+        self.layers = nn.ModuleDict({str(layer): RecoveryAttention(hidden_size, heads) for layer in layers})
         self.observer: RecoveryObserver | None = None
 
     def forward(
@@ -238,9 +236,7 @@ class RecoveryObserver:
         if self.recovery is not None:
             self.recovery.observer = None
 
-    def see(
-        self, layer: int, sink: Tensor, change: Tensor, weight_SHN: Tensor, plan: RecoveryPlan
-    ) -> None:
+    def see(self, layer: int, sink: Tensor, change: Tensor, weight_SHN: Tensor, plan: RecoveryPlan) -> None:
         """Called by the module at each layer of each prefill."""
         self.change_ratio[layer].append(change.norm(dim=-1) / sink.norm(dim=-1))
         mean_SN = weight_SHN.mean(1).cpu()
@@ -251,7 +247,5 @@ class RecoveryObserver:
     def mean_change_ratio(self) -> dict[int, float]:
         """For each layer that saw a sample, the mean of |change| / |h_sink|."""
         return {
-            layer: float(torch.cat(ratios).mean())
-            for layer, ratios in self.change_ratio.items()
-            if ratios
+            layer: float(torch.cat(ratios).mean()) for layer, ratios in self.change_ratio.items() if ratios
         }

@@ -11,9 +11,7 @@ from torch import Tensor
 Aggregation = Literal["token", "sequence"]
 
 
-def mean_weights(
-    response_index: Int[Tensor, " N"], aggregation: Aggregation
-) -> Float[Tensor, " N"]:
+def mean_weights(response_index: Int[Tensor, " N"], aggregation: Aggregation) -> Float[Tensor, " N"]:
     """Weights that sum to 1: of the mean over tokens, or over responses of their token means.
 
     Args:

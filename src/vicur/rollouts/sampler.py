@@ -119,9 +119,9 @@ class _Decoding:
         self.model, self.config = model, config
         self.kept = vocabulary.kept_ids.to(device)
         self.stops = torch.tensor(vocabulary.stop_ids, device=device)
-        rows = build_rows(
-            prompts, [()] * len(prompts), pad_id=vocabulary.pad_id, padding_side="left"
-        ).to(device)
+        rows = build_rows(prompts, [()] * len(prompts), pad_id=vocabulary.pad_id, padding_side="left").to(
+            device
+        )
         prefill_cache = DynamicCache()
         logits = model(
             **rows.model_inputs(), past_key_values=prefill_cache, use_cache=True, logits_to_keep=1
@@ -186,15 +186,11 @@ class _Decoding:
     def responses(self) -> list[Response]:
         return [
             Response(torch.tensor(ids), torch.tensor(log_probs), "stop" if stopped else "length")
-            for ids, log_probs, stopped in zip(
-                self.tokens, self.log_probs, self.stopped, strict=True
-            )
+            for ids, log_probs, stopped in zip(self.tokens, self.log_probs, self.stopped, strict=True)
         ]
 
 
-def pick(
-    log_probs_BV: Float[Tensor, "B V"], draws_B: Float[Tensor, " B"]
-) -> Int[Tensor, " B"]:
+def pick(log_probs_BV: Float[Tensor, "B V"], draws_B: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
     """The word at which the cumulative probability passes the draw; never one of probability 0."""
     cumulative = log_probs_BV.double().exp().cumsum(-1)
     threshold = draws_B[:, None].double() * cumulative[:, -1:]
@@ -256,6 +252,4 @@ class _RoomyLayer(CacheLayerMixin):
 
 def expand_cache(cache: Cache, siblings: int, room: int) -> Cache:
     """A cache for decoding: every prompt `siblings` times, and `room` more tokens without copying."""
-    return Cache(
-        layers=[_RoomyLayer(layer.keys, layer.values, siblings, room) for layer in cache.layers]
-    )
+    return Cache(layers=[_RoomyLayer(layer.keys, layer.values, siblings, room) for layer in cache.layers])

@@ -169,9 +169,7 @@ def _grade(rollouts: Rollouts) -> list[bool | None]:
     return [is_correct(t, a) for t, a in zip(rollouts.flat_texts, answers, strict=True)]
 
 
-def _describe(
-    rollouts: Rollouts, correct: list[bool | None], leaked: HintLeakage
-) -> dict[str, float]:
+def _describe(rollouts: Rollouts, correct: list[bool | None], leaked: HintLeakage) -> dict[str, float]:
     """What the responses of a step look like."""
     responses = rollouts.flat_responses
     graded = [value for value in correct if value is not None]

@@ -55,9 +55,7 @@ class Optimizer:
                 parameters = [
                     p
                     for name, p in model.named_parameters()
-                    if p.requires_grad
-                    and name.startswith("recovery.") == recovery
-                    and (p.ndim > 1) == decays
+                    if p.requires_grad and name.startswith("recovery.") == recovery and (p.ndim > 1) == decays
                 ]
                 if parameters:
                     groups.append(

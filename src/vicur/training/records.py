@@ -1,11 +1,11 @@
 """A run is a folder: what was done, in files that plots and reports read.
 
-    recipe.yaml          the resolved recipe, which `vicur train` takes again
-    environment.json     versions, hardware, command
-    metrics.jsonl        one line a step
-    rollouts/*.parquet   every response with its token statistics
-    status.json          running, finished, interrupted or failed, and how far it came
-    checkpoints/         models
+recipe.yaml          the resolved recipe, which `vicur train` takes again
+environment.json     versions, hardware, command
+metrics.jsonl        one line a step
+rollouts/*.parquet   every response with its token statistics
+status.json          running, finished, interrupted or failed, and how far it came
+checkpoints/         models
 """
 
 from __future__ import annotations
@@ -82,7 +82,11 @@ class Records:
         self._metrics.flush()
 
     def write_rollouts(
-        self, step: int, rollouts: Rollouts, tokens: Mapping[str, Tensor], correct: list[bool | None]
+        self,
+        step: int,
+        rollouts: Rollouts,
+        tokens: Mapping[str, Tensor],
+        correct: list[bool | None],
     ) -> None:
         """Keep a step's responses; `tokens` are per-token numbers in the flat order."""
         lengths = [len(response.ids) for response in rollouts.flat_responses]

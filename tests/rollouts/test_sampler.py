@@ -1,0 +1,158 @@
+"""The sampler against `model.generate`, later scoring, and the distribution it claims."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from vicur.data.rows import build_rows
+from vicur.data.views import Hinted, Plain
+from vicur.rollouts.processors import SamplingConfig, sampling_log_probs
+from vicur.rollouts.randomness import stream_key, uniforms
+from vicur.rollouts.sampler import Sampler, pick
+from vicur.scoring.scorer import Scorer
+
+
+def sample(loaded, prompts, ids, config, **kwargs):
+    batch = kwargs.pop("batch", 64)
+    return Sampler(loaded.model, loaded.vocabulary, config, batch).sample(prompts, ids, **kwargs)
+
+
+@pytest.mark.parametrize("which", ["base", "student"])
+def test_greedy_equals_generate(which, samples, request):
+    loaded = request.getfixturevalue(which)
+    scorer = Scorer(loaded)
+    prompts = scorer.encode(samples[:3], Plain()) + scorer.encode(samples[3:], Hinted("cue"))
+    config = SamplingConfig(temperature=0.0, max_new_tokens=12)
+    ours = sample(loaded, prompts, [s.id for s in samples], config)
+    for prompt, own in zip(prompts, ours, strict=True):
+        inputs = build_rows([prompt], [()], pad_id=0).model_inputs()
+        del inputs["position_ids"]
+        out = loaded.model.generate(
+            **inputs,
+            max_new_tokens=12,
+            do_sample=False,
+            suppress_tokens=list(loaded.vocabulary.forbidden_ids),
+        )[0, len(prompt) :]
+        assert own[0].ids.tolist() == out.tolist()[: len(own[0].ids)]
+        assert len(own[0].ids) == len(out)
+
+
+def test_sampled_log_probs_equal_a_later_scoring(shared_student, samples):
+    scorer = Scorer(shared_student)
+    config = SamplingConfig(max_new_tokens=10)
+    ids = [s.id for s in samples]
+    rollouts = sample(shared_student, scorer.encode(samples, Plain()), ids, config, siblings=3)
+    scored = scorer.log_probs(
+        samples, [[r.ids for r in own] for own in rollouts], Plain(), samples_per_batch=4
+    )
+    sampled = torch.cat([r.log_probs for own in rollouts for r in own])
+    torch.testing.assert_close(scored, sampled.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_same_seed_same_responses_whatever_the_batch(shared_student, samples):
+    prompts = Scorer(shared_student).encode(samples, Plain())
+    ids, config = [s.id for s in samples], SamplingConfig(max_new_tokens=8)
+
+    def tokens(order, **kwargs):
+        own = sample(shared_student, [prompts[i] for i in order], [ids[i] for i in order], config, **kwargs)
+        return {ids[i]: [r.ids.tolist() for r in o] for i, o in zip(order, own, strict=True)}
+
+    straight = tokens(range(6), siblings=2, seed=3, step=5)
+    assert tokens(range(6), siblings=2, seed=3, step=5) == straight
+    assert tokens([4, 1, 0, 5, 2, 3], siblings=2, seed=3, step=5, batch=4) == straight
+    first = {key: own[:1] for key, own in straight.items()}
+    assert tokens(range(6), siblings=1, seed=3, step=5) == first  # fewer siblings: the same first
+    assert tokens(range(6), siblings=2, seed=4, step=5) != straight
+    assert tokens(range(6), siblings=2, seed=3, step=6) != straight
+    assert all(own[0] != own[1] for own in straight.values())
+
+
+def test_special_tokens_are_never_sampled_and_limits_hold(base, samples):
+    """Even if the model wants nothing but an image placeholder."""
+    loaded = copy.deepcopy(base)
+    banned = loaded.vocabulary.forbidden_ids
+    with torch.no_grad():
+        weight = loaded.model.lm_head.weight
+        weight[list(banned)] = 4 * weight.abs().max() * torch.ones_like(weight[list(banned)])
+    prompts = Scorer(loaded).encode(samples, Plain())
+    for own in sample(loaded, prompts, [s.id for s in samples], SamplingConfig(max_new_tokens=9), siblings=2):
+        for response in own:
+            assert not set(response.ids.tolist()) & set(banned)
+            stopped = response.ids[-1].item() in loaded.vocabulary.stop_ids
+            assert response.finish_reason == ("stop" if stopped else "length")
+            assert stopped or len(response.ids) == 9
+            assert not set(response.ids[:-1].tolist()) & set(loaded.vocabulary.stop_ids)
+            assert len(response.log_probs) == len(response.ids)
+
+
+def test_token_frequencies_follow_the_requested_distribution():
+    """20,000 draws by the sampler's own uniforms, chi-square against the processed distribution."""
+    torch.manual_seed(0)
+    logits = torch.randn(1, 8)
+    for config in (
+        SamplingConfig(),
+        SamplingConfig(0.5),
+        SamplingConfig(top_p=0.7),
+        SamplingConfig(top_k=3),
+    ):
+        log_probs = sampling_log_probs(logits, torch.zeros(1, 8), config)
+        keys = [stream_key(0, 0, str(i), 0) for i in range(20_000)]
+        draws = torch.from_numpy(uniforms(keys, position=3))
+        slots = pick(log_probs.expand(len(keys), -1), draws)
+        counts = np.bincount(slots.numpy(), minlength=8)
+        expected = log_probs.exp()[0].numpy() * len(keys)
+        assert not counts[expected == 0].any()
+        keep = expected > 0
+        assert stats.chisquare(counts[keep], expected[keep]).pvalue > 1e-3
+
+
+def test_uniforms_are_uniform_and_independent_of_neighbours():
+    keys = [stream_key(1, step, "a", 0) for step in range(5000)]
+    columns = np.stack([uniforms(keys, position) for position in range(4)])
+    assert stats.kstest(columns.ravel(), "uniform").pvalue > 1e-3
+    assert np.abs(np.corrcoef(columns) - np.eye(4)).max() < 0.06
+    assert (columns >= 0).all() and (columns < 1).all()
+
+
+@given(st.lists(st.floats(-8, 8), min_size=2, max_size=12), st.floats(0.1, 1.0), st.integers(0, 12))
+def test_cut_offs_keep_the_most_likely_words(logits, top_p, top_k):
+    tensor = torch.tensor([logits], dtype=torch.float64)
+    config = SamplingConfig(top_p=top_p, top_k=top_k)
+    found = sampling_log_probs(tensor, torch.zeros_like(tensor), config)[0]
+    kept = torch.isfinite(found)
+    assert kept[tensor[0].argmax()]
+    torch.testing.assert_close(found.exp().sum().item(), 1.0)
+    if not kept.all():
+        assert tensor[0][kept].min() >= tensor[0][~kept].max() - 1e-12
+    if 0 < top_k < len(logits) and len(set(logits)) == len(logits):
+        assert kept.sum() <= top_k
+    if top_k == 0 and top_p < 1 and len(set(logits)) == len(logits):
+        probabilities = tensor[0].softmax(-1)
+        mass, smallest = probabilities[kept].sum(), probabilities[kept].min()
+        assert mass >= top_p - 1e-9 and mass - smallest < top_p + 1e-9
+
+
+def test_presence_penalty_is_subtracted_from_words_already_used():
+    logits, present = torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[0.0, 1.0, 0.0]])
+    found = sampling_log_probs(logits, present, SamplingConfig(presence_penalty=1.5))
+    expected = torch.tensor([[1.0, -0.5, 1.0]], dtype=torch.float64).log_softmax(-1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_draw_never_lands_on_an_impossible_word():
+    log_probs = torch.tensor([[0.5, 0.0, 0.5, 0.0]]).log()
+    for draw, slot in ((0.0, 0), (0.4999, 0), (0.5, 2), (1 - 2**-53, 2)):
+        assert pick(log_probs, torch.tensor([draw], dtype=torch.float64)).tolist() == [slot]
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -2}, {"max_new_tokens": 0}])
+def test_senseless_settings_are_refused(bad):
+    with pytest.raises(ValueError, match="must be"):
+        SamplingConfig(**bad)

@@ -1,0 +1,102 @@
+"""Recipes: every shipped one parses, and a mistake ends in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vicur.models.load import resolve_packaged
+from vicur.recipe import RecipeError, load_recipe, recipe_parser, to_yaml
+
+SHIPPED = sorted(resolve_packaged("recipes").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_every_shipped_recipe_parses_and_has_its_header(path):
+    recipe = load_recipe(str(path))
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for entry in ("Paper:", "Command:", "Hardware:", "Score:", "Assumed:"):
+        assert any(entry in line for line in header), entry
+    name = str(path.relative_to(resolve_packaged("recipes")).with_suffix(""))
+    assert load_recipe(name) == recipe
+
+
+def test_the_cuebench_recipes_differ_only_where_they_say():
+    flat = {p.stem: dict(_flat(load_recipe(str(p)))) for p in SHIPPED if p.parent.name == "cuebench"}
+    differing = {
+        key for key in flat["opsd_cue"] if len({str(settings[key]) for settings in flat.values()}) > 1
+    }
+    assert differing == {
+        "student.recovery.enabled",
+        "student.recovery.interval",
+        "student.recovery.learning_rate",
+        "teacher.model",
+        "teacher.privilege",
+        "training.output",
+    }
+
+
+def _flat(recipe, prefix=""):
+    from dataclasses import fields, is_dataclass
+
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        if is_dataclass(value):
+            yield from _flat(value, f"{prefix}{f.name}.")
+        else:
+            yield f"{prefix}{f.name}", value
+
+
+def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
+    recipe = load_recipe("cuebench/opsd_cue_recovery", ["optimizer.learning_rate=2e-4"])
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
+    assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe
+    assert recipe.optimizer.learning_rate == 2e-4 and recipe.student.recovery.interval == 2
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        (
+            "optimzer.learning_rate=1",
+            "no setting 'optimzer.learning_rate'; did you mean 'optimizer.lear",
+        ),
+        ("optimizer.learning_rate=fast", '"optimizer.learning_rate".*Got value: fast'),
+        ("teacher.privilege=cues", '"teacher.privilege".*Got value: cues'),
+        ("rollout.siblings=0", "siblings must be at least 1, not 0"),
+        ("training.steps=0", "training.steps must be at least 1"),
+        ("student=3", "no setting 'student'"),
+        ("training.steps", "must have the form key=value"),
+        ("rollout.sampling.temperature=0.7", "old_log_probs=sampled needs temperature 1"),
+    ],
+)
+def test_mistakes_in_a_setting(override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("cuebench/opsd_cue", [override])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("a: [", "is not valid YAML"), ("- 1", "must hold settings by name"), ("x: 1", "'x'")],
+)
+def test_mistakes_in_a_file(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(str(path))
+
+
+def test_a_missing_recipe_names_those_that_ship():
+    with pytest.raises(RecipeError, match=r"no recipe nowhere; .*cuebench/opsd_cue"):
+        load_recipe("nowhere")
+
+
+def test_every_setting_has_its_help():
+    text = " ".join(recipe_parser().format_help().split())
+    assert "Logits are divided by it; 0 takes the most likely token." in text
+    assert "Which training-time text the teacher is shown as a hint." in text
+
+
+def test_the_recipes_folder_of_the_repository_is_the_packaged_one():
+    assert (Path(__file__).parent.parent / "recipes").resolve() == resolve_packaged("recipes").resolve()

@@ -1,0 +1,169 @@
+"""The loop: reproducible, indifferent to its micro-batches, readable however it ends."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+
+from vicur.cuebench.generate import write_parquet
+from vicur.models.load import load_model
+from vicur.recipe import build, load_recipe, to_yaml
+from vicur.training.progress import Progress
+from vicur.training.records import Records
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "train.parquet"
+    write_parquet("segments", "train", 24, path)
+    return path
+
+
+def run(folder, base_folder, data, *overrides, name="opsd_cue_recovery"):
+    recipe = load_recipe(
+        f"cuebench/{name}",
+        [
+            f"student.model={base_folder}",
+            f"data.train={data}",
+            f"training.output={folder}",
+            "training.prompts_per_step=4",
+            "training.steps=3",
+            "rollout.sampling.max_new_tokens=6",
+            *overrides,
+        ],
+    )
+    trainer, loaded = build(recipe)
+    with Records(Path(recipe.training.output), to_yaml(recipe)) as records:
+        trainer.train(records, Progress("", Console(quiet=True)))
+    metrics = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return metrics, loaded
+
+
+def without_time(metrics):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in metrics]
+
+
+def test_same_seed_same_run_and_other_seed_another(tmp_path, base_folder, data):
+    first, one = run(tmp_path / "a", base_folder, data)
+    again, two = run(tmp_path / "b", base_folder, data)
+    other, _ = run(tmp_path / "c", base_folder, data, "training.seed=1")
+    assert without_time(first) == without_time(again)
+    assert without_time(first) != without_time(other)
+    pairs = zip(one.model.parameters(), two.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+def test_micro_batches_change_nothing(tmp_path, base_folder, data, aggregation):
+    common = (f"objective.aggregation={aggregation}", "rollout.siblings=2")
+    runs = [
+        run(tmp_path / str(n), base_folder, data, f"optimizer.prompts_per_micro_batch={n}", *common)[0]
+        for n in (4, 1, 3)
+    ]
+    for line, *others in zip(*runs, strict=True):
+        for other in others:
+            for key in ("loss", "grad_norm", "gap_whole", "recovery_change_0"):
+                assert other[key] == pytest.approx(line[key], rel=2e-3, abs=1e-6)
+
+
+def test_twenty_step_golden_trajectory(tmp_path, base_folder, data):
+    """Recorded once on a CPU. A change that should not change results must not change these."""
+    metrics, _ = run(
+        tmp_path / "golden", base_folder, data, "training.steps=20", "optimizer.learning_rate=1e-3"
+    )
+    golden = json.loads((Path(__file__).parent / "golden.json").read_text())
+    found = [[line["step"], line["loss"], line["gap_whole"]] for line in metrics]
+    assert len(found) == len(golden) == 20
+    for ours, theirs in zip(found, golden, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-2, abs=2e-3)
+
+
+def test_only_the_student_changes_and_the_module_learns(tmp_path, base_folder, data):
+    metrics, loaded = run(tmp_path / "run", base_folder, data)
+    base = dict(load_model(base_folder).model.named_parameters())
+    named = dict(loaded.model.named_parameters())
+    assert any(not torch.equal(named[name], base[name]) for name in base)
+    assert named["recovery.layers.0.output.weight"].any()  # it started at zero
+    assert metrics[0]["recovery_change_0"] == 0.0 and metrics[2]["recovery_change_0"] > 0
+
+
+def test_recovery_has_its_own_learning_rate(base_folder, data):
+    recipe = load_recipe("cuebench/opsd_cue_recovery", [f"student.model={base_folder}", f"data.train={data}"])
+    trainer, loaded = build(recipe)
+    peaks = {id(p): g["peak"] for g in trainer.optimizer.torch.param_groups for p in g["params"]}
+    for name, parameter in loaded.model.named_parameters():
+        expected = 1e-3 if name.startswith("recovery.") else 1e-4
+        assert peaks[id(parameter)] == expected
+    decays = {id(p): g["weight_decay"] for g in trainer.optimizer.torch.param_groups for p in g["params"]}
+    assert decays[id(loaded.model.recovery.query_norm.weight)] == 0
+    assert len(peaks) == len(list(loaded.model.parameters()))
+
+
+def test_sampled_old_log_probs_equal_scored_ones(tmp_path, base_folder, data):
+    sampled, _ = run(tmp_path / "sampled", base_folder, data)
+    scored, _ = run(tmp_path / "scored", base_folder, data, "training.old_log_probs=scored")
+    for a, b in zip(sampled, scored, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3, abs=1e-6)
+
+
+def test_a_run_folder_tells_everything(tmp_path, base_folder, data):
+    run(tmp_path, base_folder, data)
+    assert json.loads((tmp_path / "status.json").read_text()) == {"status": "finished", "step": 3}
+    assert "torch" in json.loads((tmp_path / "environment.json").read_text())["packages"]
+    rows = pq.read_table(tmp_path / "rollouts").to_pylist()
+    assert len(rows) == 12 and {row["step"] for row in rows} == {1, 2, 3}
+    for row in rows:
+        assert len(row["ids"]) == len(row["teacher_log_prob"]) == len(row["student_log_prob"])
+    again = load_recipe(str(tmp_path / "recipe.yaml"))
+    assert again.training.output == str(tmp_path)
+    with pytest.raises(ValueError, match="already holds a run"):
+        run(tmp_path, base_folder, data)
+
+
+@pytest.mark.parametrize("error, status", [(KeyboardInterrupt, "interrupted"), (OSError, "failed")])
+def test_an_interrupted_run_stays_readable(tmp_path, base_folder, data, monkeypatch, error, status):
+    from vicur.rollouts.rollout import StudentSource
+
+    rollouts = StudentSource.rollouts
+
+    def stop_at_the_third_step(self, samples, step):
+        if step == 3:
+            raise error
+        return rollouts(self, samples, step)
+
+    monkeypatch.setattr(StudentSource, "rollouts", stop_at_the_third_step)
+    with pytest.raises(error):
+        run(tmp_path, base_folder, data)
+    assert json.loads((tmp_path / "status.json").read_text()) == {"status": status, "step": 2}
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    assert len(pq.read_table(tmp_path / "rollouts")) == 8
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_schedule(base):
+    from vicur.training.optimizer import Optimizer, OptimizerConfig
+
+    optimizer = Optimizer(base.model, OptimizerConfig(schedule="cosine", warmup=0.1), total_steps=100)
+    scales = [optimizer.scale(step) for step in range(100)]
+    assert scales[0] == pytest.approx(1 / 11) and scales[10] == 1.0
+    assert scales[55] == pytest.approx(0.5) and scales[99] < 0.01
+    assert all(a >= b for a, b in itertools.pairwise(scales))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(base):
+    from vicur.training.optimizer import Optimizer, OptimizerConfig
+
+    optimizer = Optimizer(base.model, OptimizerConfig(), total_steps=1)
+    before = base.model.lm_head.weight.clone()
+    for parameter in base.model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    with pytest.raises(FloatingPointError, match="gradient of step 0 is nan"):
+        optimizer.step(0)
+    assert torch.equal(base.model.lm_head.weight, before)
