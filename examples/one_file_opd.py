@@ -37,19 +37,15 @@ FONT = torch.tensor(
 ).float()
 QUESTION, HINT, ANSWER = 19, 20, 21
 VOCABULARY, PIXELS, LENGTH = 22, 35, 3
-NOISE = 0.5
+NOISE = 0.3
+FRESH, FADED = 1.0, 0.45  # strength of the ink: the base learns on fresh ink, its task is in faded ink
 
 
-def draw(digits_B2: Tensor) -> Tensor:
-    """Two noisy glyphs a problem: (B, 2, 35), one visual token each."""
-    clean = FONT[digits_B2].flatten(2)
-    return clean + NOISE * torch.randn(clean.shape)
-
-
-def problems(count: int) -> tuple[Tensor, Tensor]:
-    """Digits (B, 2) and images (B, 2, 35)."""
+def problems(count: int, ink: float = FADED) -> tuple[Tensor, Tensor]:
+    """Digits (B, 2), and images (B, 2, 35) of noisy glyphs: one visual token each."""
     digits = torch.randint(10, (count, 2))
-    return digits, draw(digits)
+    clean = ink * FONT[digits].flatten(2)
+    return digits, clean + NOISE * torch.randn(clean.shape)
 
 
 # --------------------------------------------------------------------------------------- the model
@@ -117,15 +113,14 @@ def accuracy(model: Model, view=plain, count: int = 4000) -> float:
 
 
 # ----------------------------------------------------------------------------------- the two stages
-def pretrain(steps: int = 500, batch: int = 128) -> Model:
-    """A base that reads hints well and images badly: supervised, hinted and plain problems mixed."""
+def pretrain(steps: int = 400, batch: int = 128) -> Model:
+    """A base that reads fresh ink, and hints where there is nothing else to read. Supervised."""
     model = Model()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     for step in range(steps):
-        digits, images = problems(batch)
+        view, ink = (plain, FRESH) if step % 2 == 0 else (hinted, 0.0)
+        digits, images = problems(batch, ink)
         target = torch.cat([digits, digits.sum(1, keepdim=True)], 1)
-        # Most problems come with the cue, and those without are seen for a while only.
-        view = plain if step % 12 == 0 else hinted
         loss = -score(model, images, view(digits), target).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -6,6 +6,7 @@ import copy
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are about the CPU, also where there is a GPU
 
 from jaxtyping import install_import_hook
 

@@ -93,7 +93,7 @@ def test_another_vocabulary_is_refused(tmp_path, train_file, processor, capsys):
 
 
 def test_unknown_options_are_refused(capsys):
-    for arguments in (["eval", "--modle", "x"], ["train", "cuebench/opsd_cue", "steps"], []):
+    for arguments in (["eval", "--modle", "x"], ["train", "cuebench/opsd_cue", "--steps"], []):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2

@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command(options, console)
     except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted. What was done so far is in the output folder.")
+        Console(stderr=True).print("Interrupted.")
         return INTERRUPTED
-    except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"[red]vicur:[/red] {error}", highlight=False, soft_wrap=True)
+    except (ValueError, OSError, FloatingPointError) as error:
+        Console(stderr=True).print(f"vicur: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     return 0
 
@@ -137,10 +137,10 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     output = Path(recipe.training.output)
     trainer, loaded = build(recipe)
     with Records(output, to_yaml(recipe)) as records:
-        trainer.train(records, Progress("training", console))
+        trainer.train(records, Progress("training"))
         if recipe.training.save_model:
             loaded.save(output / "checkpoints" / "final")
-    console.print(f"Done. Everything is in {output}; the model is in {output}/checkpoints/final.")
+    console.print(f"Done. Everything is in {output}.", markup=False, highlight=False)
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
@@ -153,7 +153,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     )
     samples = FileSource(options.data, options.system_prompt)
     config = EvaluationConfig(sampling, options.batch)
-    result = evaluate(load_model(options.model), samples, config, Progress("evaluating", console))
+    result = evaluate(load_model(options.model), samples, config, Progress("evaluating"))
     leakage = result.leakage
     console.print(
         f"accuracy {result.accuracy} % on {len(result.graded)} problems; the word hint in "
@@ -169,7 +169,9 @@ def _make(options: argparse.Namespace, console: Console) -> None:
         raise ValueError(f"--n must be at least 1, not {options.n}.")
     with console.status(f"drawing {options.n} problems"):
         write_parquet(options.family, options.split, options.n, Path(options.out), seed=options.seed)
-    console.print(f"{options.n} {options.family} problems ({options.split}) are in {options.out}.")
+    console.print(
+        f"{options.n} {options.family} problems ({options.split}) are in {options.out}.", markup=False
+    )
 
 
 def _pretrain(options: argparse.Namespace, console: Console) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from vicur.cuebench.generate import Split, write_parquet
+from vicur.data.files import write_json
 from vicur.data.sources import FileSource
 from vicur.data.views import Hinted
+from vicur.diagnostics.attention import sink_attention
 from vicur.diagnostics.leakage import HintLeakage
 from vicur.evaluation.runner import Evaluation, EvaluationConfig, evaluate
 from vicur.evaluation.statistics import Estimate, mean_interval, paired_difference
@@ -21,7 +23,7 @@ from vicur.recipe import build, load_recipe, to_yaml
 from vicur.reporting.showcase import draw_showcase
 from vicur.rollouts.processors import SamplingConfig
 from vicur.training.progress import Progress
-from vicur.training.records import Records, write_json
+from vicur.training.records import Records
 
 METHODS = ("opsd_answer", "opsd_cue", "opsd_cue_recovery", "opd_cue")
 """What is trained: the recipes cuebench/<name>."""
@@ -71,7 +73,8 @@ def run_quickstart(config: QuickstartConfig, console: Console) -> dict[str, Any]
         the summary.
 
     Raises:
-        ValueError: the output folder already holds a quickstart, or cannot be made.
+        ValueError: the output folder already holds a quickstart.
+        OSError: it cannot be made or written.
     """
     output = Path(config.output)
     if (output / "summary.json").exists() or any(output.glob("seed-*")):
@@ -121,19 +124,16 @@ def _jobs(
 
     def trained(name: str) -> Outcome:
         started = time.perf_counter()
-        recipe = load_recipe(
-            f"cuebench/{name}",
-            [
-                f"data.train={folder / 'data' / 'train.parquet'}",
-                f"training.output={folder / name}",
-                f"training.seed={seed}",
-                f"training.steps={config.steps}",
-            ],
+        recipe = load_recipe(f"cuebench/{name}")
+        recipe = replace(
+            recipe,
+            data=replace(recipe.data, train=str(folder / "data" / "train.parquet")),
+            training=replace(recipe.training, output=str(folder / name), seed=seed, steps=config.steps),
         )
         trainer, loaded = build(recipe)
         with Records(Path(recipe.training.output), to_yaml(recipe)) as records:
             leakage = trainer.train(records, Progress(f"seed {seed} {name}", console))
-        loaded.save(Path(recipe.training.output) / "checkpoints" / "final")
+            loaded.save(Path(recipe.training.output) / "checkpoints" / "final")
         seconds = time.perf_counter() - started
         return Outcome(**assess(name, loaded), leakage=leakage, seconds=seconds)
 
@@ -185,16 +185,21 @@ def _difference(ours: list[Outcome], theirs: list[Outcome], domain: str) -> Esti
 
 
 def _show_cases(output: Path, outcomes: dict[str, list[Outcome]]) -> None:
-    """Draw the first problems of seed 0 that base and student do not answer alike."""
+    """Draw the first problems of seed 0 that only one of base and student gets right.
+
+    Where there are too few of them, others fill up.
+    """
     folder = output / "seed-0"
     samples = FileSource(folder / "data" / "test.parquet")
     base, student = outcomes["base"][0].in_domain, outcomes["opsd_cue_recovery"][0].in_domain
     differs = [i for i, (a, b) in enumerate(zip(base.correct, student.correct, strict=True)) if a != b]
     same = [i for i in range(len(samples)) if i not in differs]
     chosen = sorted((differs + same)[:SHOWN_PROBLEMS])
+    shown = [samples[i] for i in chosen]
+    student_model = load_model(str(folder / "opsd_cue_recovery" / "checkpoints" / "final"))
     draw_showcase(
-        load_model(str(folder / "opsd_cue_recovery" / "checkpoints" / "final")),
-        [samples[i] for i in chosen],
+        shown,
+        sink_attention(student_model, shown),
         {
             "base": [base.responses[i] for i in chosen],
             "student": [student.responses[i] for i in chosen],

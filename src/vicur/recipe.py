@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 import jsonargparse
 import torch
@@ -84,7 +84,7 @@ def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
         key, equals, value = override.removeprefix("--").partition("=")
         if not equals:
             raise RecipeError(f"Override {override!r} must have the form key=value.")
-        flat[key] = yaml.safe_load(value)
+        flat[key] = _parse(override, key, value)
     _check_keys(flat, parser, file)
     try:
         values = parser.parse_object(_nest(flat))
@@ -92,6 +92,28 @@ def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         text = " ".join(str(error).split()).replace("Parser key", "setting")
         raise RecipeError(f"{file}: {text}") from error
+
+
+def _parse(override: str, key: str, value: str) -> Any:
+    """A value as YAML would read it, but text where the setting is text: a path may hold anything."""
+    kind = _leaf_types(Recipe).get(key)
+    if kind is str or (kind == str | None and value not in ("null", "")):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"Override {override!r}: {value!r} is not a value that YAML can read.") from error
+
+
+def _leaf_types(component: type, prefix: str = "") -> dict[str, Any]:
+    """The type of every setting by its dotted name."""
+    found: dict[str, Any] = {}
+    for name, kind in get_type_hints(component).items():
+        if is_dataclass(kind):
+            found |= _leaf_types(cast(type, kind), f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = kind
+    return found
 
 
 def _find(path: str) -> Path:
@@ -140,7 +162,7 @@ def _check_keys(flat: dict[str, Any], parser: jsonargparse.ArgumentParser, file:
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe, every setting written out; `load_recipe` reads it back."""
     parser = recipe_parser()
-    return str(parser.dump(parser.parse_object(asdict(recipe)), skip_none=False))
+    return str(parser.dump(parser.parse_object(asdict(recipe))))
 
 
 def build(recipe: Recipe) -> tuple[Trainer, LoadedModel]:
@@ -155,6 +177,16 @@ def build(recipe: Recipe) -> tuple[Trainer, LoadedModel]:
     torch.manual_seed(recipe.training.seed)
     only_for = recipe.teacher.view if recipe.teacher.missing_privilege == "skip" else None
     samples = FileSource(recipe.data.train, recipe.data.system_prompt, only_for)
+    if len(samples) < recipe.training.prompts_per_step:
+        raise ValueError(
+            f"{recipe.data.train} has {len(samples)} problems, fewer than one step takes "
+            f"(training.prompts_per_step={recipe.training.prompts_per_step})."
+        )
+    if not any(recipe.teacher.view.applies(sample) for sample in samples):
+        raise ValueError(
+            f"No problem of {recipe.data.train} has the privilege {recipe.teacher.privilege}: the "
+            "teacher would see what the student sees. Set teacher.privilege=none if that is meant."
+        )
     loaded = load_student(recipe.student)
     teacher = Teacher.of(recipe.teacher, loaded)
     student = Scorer(loaded)

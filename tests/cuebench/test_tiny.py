@@ -38,7 +38,7 @@ def test_shipped_models_are_small():
 
 
 @pytest.mark.parametrize("size", ["student", "teacher"])
-def test_shipped_models_read_hints_well_and_faded_images_half(size):
+def test_shipped_models_read_what_they_should(size):
     loaded = load_model(f"vicur:tiny-{size}")
     stream = scenes("segments", "validation", seed=77)
     samples = [to_sample(next(stream)) for _ in range(200)]
@@ -47,7 +47,7 @@ def test_shipped_models_read_hints_well_and_faded_images_half(size):
         evaluate(loaded, samples, config, QUIET, view).accuracy.value
         for view in (Plain(), Hinted("cue"), Blind())
     )
-    assert 40 < plain < 70
+    assert (40 < plain < 62) if size == "student" else (plain > 70)
     assert cue > 85
     assert blind < 20  # without the image there is nothing to know
 
@@ -89,7 +89,7 @@ def test_a_stuck_base_fails_loudly(processor):
     loaded = LoadedModel.of(build_model(TinySize(32, 2, 2, 16, 1), processor), processor)
     config = PretrainConfig(grounding_steps=1, steps=2, batch_size=2, check_every=1)
     training = Pretraining(loaded, config, report=lambda text: None)
-    with pytest.raises(RuntimeError, match="reads hints and not images"):
+    with pytest.raises(ValueError, match="reads hints and not images"):
         training.run()
 
 

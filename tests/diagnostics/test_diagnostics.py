@@ -30,9 +30,9 @@ def test_sink_attention_is_a_distribution_over_the_grid(shared_student, samples)
         for attention in maps.values():
             assert attention.shape == (4, 4)
             assert attention.sum().item() == pytest.approx(1.0, abs=1e-5)
-            everywhere = mass_in_boxes(attention, [(0, 0, 64, 64)], (64, 64))
+            everywhere = mass_in_boxes(attention, [(0.0, 0.0, 64.0, 64.0)], (64, 64))
             assert everywhere == pytest.approx(1.0, abs=1e-5)
-            corner = mass_in_boxes(attention, [(0, 0, 20, 20)], (64, 64))
+            corner = mass_in_boxes(attention, [(0.0, 0.0, 20.0, 20.0)], (64, 64))
             assert corner == pytest.approx(attention[0, 0].item(), abs=1e-6)
 
 

@@ -224,7 +224,10 @@ def test_a_recovery_checkpoint_is_not_trained_on_by_accident(student, tmp_path):
     student.save(tmp_path)
     with pytest.raises(ValueError, match=r"student\.recovery\.enabled=true"):
         load_student(StudentConfig(str(tmp_path)))
-    assert load_student(StudentConfig(str(tmp_path), RecoveryConfig(enabled=True))).recovery is not None
+    again = load_student(StudentConfig(str(tmp_path), RecoveryConfig(enabled=True, interval=2)))
+    assert again.recovery is not None
+    with pytest.raises(ValueError, match="with an interval of 2"):
+        load_student(StudentConfig(str(tmp_path), RecoveryConfig(enabled=True, interval=3)))
 
 
 def test_missing_checkpoints(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
@@ -75,12 +76,16 @@ def test_any_split_gives_the_same_loss_and_gradient(lengths, aggregation, data):
 
 
 def test_same_model_same_view_gives_no_signal(shared_student, samples, responses):
-    from vicur.data.views import Plain
+    from vicur.data.views import Hinted, Plain
     from vicur.scoring.scorer import Scorer
 
     ids = [[r] for r in responses]
-    log_probs = Scorer(shared_student).log_probs(samples, ids, Plain(), samples_per_batch=3)
+    student, teacher = (
+        Scorer(loaded).log_probs(samples, ids, Plain(), samples_per_batch=size)
+        for loaded, size in ((shared_student, 3), (copy.deepcopy(shared_student), 6))
+    )
     index = torch.repeat_interleave(torch.arange(6), torch.tensor([len(r) for r in responses]))
-    scored = ScoredTokens(index, log_probs, log_probs)
-    objective = SampledTokenOPD()
-    assert (objective.weigh(scored) * objective.terms(log_probs, scored)).sum().abs() < 1e-6
+    scored, objective = ScoredTokens(index, student, teacher), SampledTokenOPD()
+    assert (objective.weigh(scored) * objective.terms(student, scored)).sum().abs() < 1e-5
+    hinted = Scorer(shared_student).log_probs(samples, ids, Hinted("cue"), samples_per_batch=3)
+    assert (hinted - student).abs().max() > 1e-2  # the control: another view is seen

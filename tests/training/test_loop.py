@@ -154,7 +154,14 @@ def test_schedule(base):
     scales = [optimizer.scale(step) for step in range(100)]
     assert scales[0] == pytest.approx(1 / 11) and scales[10] == 1.0
     assert scales[55] == pytest.approx(0.5) and scales[99] < 0.01
-    assert all(a >= b for a, b in itertools.pairwise(scales))
+    assert all(a >= b for a, b in itertools.pairwise(scales[10:]))
+
+
+def test_the_last_step_of_a_cosine_still_learns(tmp_path, base_folder, data):
+    metrics, _ = run(tmp_path, base_folder, data, "optimizer.schedule=cosine", name="opsd_cue_recovery")
+    rates = [line["learning_rate"] for line in metrics]
+    assert rates == pytest.approx([1e-4, 0.75e-4, 0.25e-4])
+    assert [line["recovery_learning_rate"] for line in metrics] == pytest.approx([10 * r for r in rates])
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(base):
@@ -164,6 +171,6 @@ def test_a_gradient_that_is_not_finite_stops_the_run(base):
     before = base.model.lm_head.weight.clone()
     for parameter in base.model.parameters():
         parameter.grad = torch.full_like(parameter, torch.nan)
-    with pytest.raises(FloatingPointError, match="gradient of step 0 is nan"):
+    with pytest.raises(FloatingPointError, match="gradient of step 1 is nan"):
         optimizer.step(0)
     assert torch.equal(base.model.lm_head.weight, before)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vicur.cuebench.scenes import (
     IN_DOMAIN,
@@ -21,6 +19,7 @@ from vicur.cuebench.scenes import (
     SegmentsScene,
     scene_hash,
 )
+from vicur.data.files import write_rows
 from vicur.data.sample import Privilege, Sample
 
 Family = Literal["segments", "chords"]
@@ -87,14 +86,7 @@ def write_parquet(family: Family, split: Split, count: int, out: Path, *, seed: 
     in pixels). The file appears whole or not at all.
     """
     stream = scenes(family, split, seed)
-    table = pa.Table.from_pylist([_row(next(stream)) for _ in range(count)])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    try:
-        pq.write_table(table, partial)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_rows(out, [_row(next(stream)) for _ in range(count)])
 
 
 def _row(scene: Scene) -> dict[str, Any]:

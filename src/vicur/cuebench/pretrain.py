@@ -6,8 +6,9 @@ Stage 2, answering: plain, hinted, listing and blind problems by cross-entropy. 
 problems come without their image: reading a hint is learnt later than reading an image, and sooner
 where nothing else can be read.
 
-All images are written in fresh ink. The problems that the models are trained and tested on later are
-faded, so they start with about half of the answers right, and with something to learn.
+The student's images are written in fresh ink. The problems that it is trained and tested on later are
+faded, so it starts with about half of the answers right, and with something to learn. The larger
+teacher has seen faded ink too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vicur.cuebench.generate import Split, scenes, to_sample
-from vicur.cuebench.scenes import COLOURS, SegmentsScene
+from vicur.cuebench.scenes import COLOURS, IN_DOMAIN, SegmentsScene
 from vicur.cuebench.tiny import SIZES, build_model, build_processor
 from vicur.data.sample import Sample
 from vicur.data.views import Blind, Hinted, Plain, View
@@ -63,12 +64,14 @@ class PretrainConfig:
     """Of the rest, the share hinted with the answer; what remains is plain."""
     imageless: float = 0.5
     """Share of hinted problems shown without their image."""
+    faded: float = 0.0
+    """Share of stage 2's images that are in the faded ink of training and test."""
     quoting: float = 0.15
     """Share of hinted targets that quote the hint."""
 
 
-SHIPPED = {"student": PretrainConfig(seed=0), "teacher": PretrainConfig(seed=1)}
-"""How the checkpoints in the package were made."""
+SHIPPED = {"student": PretrainConfig(seed=0), "teacher": PretrainConfig(seed=1, steps=400, faded=0.3)}
+"""How the checkpoints in the package were made. The teacher has seen faded ink, the student has not."""
 
 
 def pretrain_checkpoint(
@@ -84,7 +87,7 @@ def pretrain_checkpoint(
 
     Raises:
         ValueError: the folder is not empty.
-        RuntimeError: the model only learnt to read hints.
+        ValueError: the model only learnt to read hints.
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty. Choose another folder.")
@@ -137,6 +140,8 @@ class Problem:
 def answering_problems(config: PretrainConfig, random: np.random.Generator) -> Iterator[Problem]:
     """Stage 2's mixture, one problem after the other."""
     for scene in _scenes(config.seed):
+        if config.faded and random.random() < config.faded:
+            scene = replace(scene, style=IN_DOMAIN)
         sample = to_sample(scene)
         kind, hint = random.random(), random.random()
         if kind < config.listing:
@@ -191,7 +196,7 @@ class Pretraining:
             accuracies on the validation split in percent, and the steps taken.
 
         Raises:
-            RuntimeError: plain accuracy is still under 20 % half-way: the model reads hints only,
+            ValueError: plain accuracy is still under 20 % half-way: the model reads hints only,
                 and no distillation rescues it.
         """
         self._ground()
@@ -236,7 +241,7 @@ class Pretraining:
                 shown = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
                 self.report(f"answering {step}: loss {loss.item():.3f}, {shown}")
                 if step >= config.steps / 2 and found["plain"] < 20:
-                    raise RuntimeError(
+                    raise ValueError(
                         f"Plain accuracy is {found['plain']:.1f} % after {step} steps: this model reads "
                         "hints and not images. Use another seed or more grounding steps."
                     )

@@ -125,8 +125,8 @@ class SegmentsStyle:
 
 
 PRETRAINING = SegmentsStyle(noise=30.0, jitter=1.0, break_probability=0.05, fading=0.0)
-"""What the tiny models were made on: fresh ink. Training and test problems are written in ink that
-has faded by half, so the models start there at about half of what they could read."""
+"""What the tiny student was made on: fresh ink. Training and test problems are written in ink that
+has faded by half, so it starts there with about half of the answers right."""
 IN_DOMAIN = SegmentsStyle()
 OUT_OF_DOMAIN = SegmentsStyle(
     objects=(7, 8), background=(226, 220, 200), noise=38.0, break_probability=0.08, fading=0.48
@@ -418,7 +418,8 @@ class ChordsScene:
         With P at distance h from the centre, PA * PB = R^2 - h^2 for every chord through P;
         chord AB has its middle (PA - PB)/2 away from P, so it makes an angle with the line from
         the centre to P whose cosine is (PA - PB) / 2h. The circle taken is the one 1.1 times the
-        smallest that fits, which fixes R, hence h and both directions.
+        smallest that fits, or h = 0.35 sqrt(PA * PB) where that is more: a picture with P well off the
+        centre. That fixes R and both directions.
         """
         pa, pb, pc, pd = (float(n) for n in self.lengths)
         half_difference = max(abs(pa - pb), abs(pc - pd)) / 2

@@ -160,13 +160,21 @@ class Rows:
     response_ids: Int[Tensor, " N"]
     response_index: Int[Tensor, " N"]
 
-    def model_inputs(self) -> dict[str, Any]:
-        """Keyword arguments for a Qwen3-VL model."""
+    def model_inputs(self, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+        """Keyword arguments for a Qwen3-VL model.
+
+        Args:
+            dtype: the model's. A 4-D mask is added to the attention scores in it: of a boolean one,
+                eager attention would add the zeros and ones.
+        """
+        mask = self.attention_mask
+        if mask.ndim == 4:
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
         return {
             "input_ids": self.input_ids,
             "mm_token_type_ids": self.token_types,
             "position_ids": self.position_ids,
-            "attention_mask": self.attention_mask,
+            "attention_mask": mask,
             **self.media,
         }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class FileSource(Sequence[Sample]):
                 f"{self.path} has no question column: looked for {' or '.join(ALIASES['question'])}, "
                 f"found {', '.join(self._table.column_names)}."
             )
+        self._refuse_repeated_ids()
         self._rows = list(range(self._table.num_rows))
         if only_for is not None:
             self._rows = [i for i in self._rows if only_for.applies(self._sample(i))]
@@ -85,10 +87,21 @@ class FileSource(Sequence[Sample]):
             return [self._sample(row) for row in self._rows[index]]
         return self._sample(self._rows[index])
 
+    def _refuse_repeated_ids(self) -> None:
+        """Random numbers are keyed by the id: two problems with one id would not be independent."""
+        if self._columns["id"] is None:
+            return
+        counts = Counter(self._table.column(self._columns["id"]).to_pylist())
+        repeated = [str(name) for name, count in counts.items() if count > 1]
+        if repeated:
+            raise ValueError(f"{self.path} has the id {repeated[0]} more than once.")
+
     def _sample(self, row: int) -> Sample:
         values = self._table.slice(row, 1).to_pylist()[0]
         take = {ours: values[name] if name else None for ours, name in self._columns.items()}
         try:
+            if take["question"] is None:
+                raise ValueError("the question is missing")
             images = tuple(_image(entry, self.path.parent) for entry in _as_list(take["images"]))
             messages = _messages(str(take["question"]), len(images), self.system_prompt)
             answer = None if take["answer"] is None else str(take["answer"])

@@ -107,7 +107,7 @@ class Blind:
 
 
 def _append_to_question(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
-    """The messages with `text` after the last user message's last piece of text."""
+    """The messages with `text` at the end of the last user message."""
     index = max(i for i, message in enumerate(messages) if message["role"] == "user")
     content = [*messages[index]["content"], {"type": "text", "text": text}]
     changed = {**messages[index], "content": content}

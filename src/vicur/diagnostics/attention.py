@@ -38,7 +38,7 @@ def sink_attention(
             raise ValueError(f"Sample {sample.id} has not exactly one image.")
         prompt = encoder.encode([Plain().show(sample)])[0]
         rows = build_rows([prompt], [()], pad_id=loaded.vocabulary.pad_id).to(loaded.model.device)
-        with RecoveryObserver(loaded.recovery) as observer:
+        with RecoveryObserver(loaded.recovery, keep_attention=True) as observer:
             loaded.model.model(**rows.model_inputs(), use_cache=False)
         _, height, width = prompt.media["image_grid_thw"][0].tolist()
         shape = (height // merge, width // merge)

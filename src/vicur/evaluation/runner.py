@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from vicur.data.files import write_rows
 from vicur.data.rows import PromptEncoder
 from vicur.data.sample import Sample
 from vicur.data.views import Plain, View
@@ -32,6 +32,10 @@ class EvaluationConfig:
     """Problems answered together."""
     seed: int = 0
     """Decides the responses where sampling is not greedy."""
+
+    def __post_init__(self) -> None:
+        if self.prompts_per_batch < 1:
+            raise ValueError(f"prompts_per_batch must be at least 1, not {self.prompts_per_batch}.")
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,7 @@ class Evaluation:
             {"sample": s, "response": r, "extracted": extract_answer(r), "correct": c}
             for s, r, c in zip(self.samples, self.responses, self.correct, strict=True)
         ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows), path)
+        write_rows(path, rows, {"correct": pa.bool_(), "extracted": pa.string()})
 
 
 def evaluate(

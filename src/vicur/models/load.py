@@ -99,7 +99,8 @@ def resolve_checkpoint(name: str) -> str:
             raise ValueError(f"No checkpoint {name!r} ships with vicur; there are: {known}.")
         return str(folder)
     path = Path(name).expanduser()
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()
+    # A hub id is "owner/name"; what starts in a folder that is there is meant as a path.
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir()
     if looks_local and not (path / "config.json").is_file():
         raise ValueError(f"Model folder {name} does not exist or has no config.json.")
     return str(path) if looks_local else name
@@ -112,7 +113,7 @@ def load_model(name: str) -> LoadedModel:
         ValueError: the checkpoint lacks weights of its model or has others, each case named.
     """
     path = resolve_checkpoint(name)
-    _register_quietly()
+    _silence_loading_report()
     model, info = AutoModelForImageTextToText.from_pretrained(
         path, dtype=torch.float32, output_loading_info=True
     )
@@ -136,6 +137,11 @@ def load_student(config: StudentConfig) -> LoadedModel:
             f"{config.model} has a cue recovery module. Set student.recovery.enabled=true to train "
             "on with it."
         )
+    if has_recovery and config.recovery.interval != saved.recovery_interval:
+        raise ValueError(
+            f"{config.model} has cue recovery with an interval of {saved.recovery_interval}; set "
+            f"student.recovery.interval to that, not {config.recovery.interval}."
+        )
     if has_recovery or not config.recovery.enabled:
         return load_model(config.model)
     augmented = ViCuRQwen3VLConfig.from_dict(
@@ -145,7 +151,7 @@ def load_student(config: StudentConfig) -> LoadedModel:
             "recovery_output_init": config.recovery.output_init,
         }
     )
-    _register_quietly()
+    _silence_loading_report()
     model, info = ViCuRQwen3VLForConditionalGeneration.from_pretrained(
         path, config=augmented, dtype=torch.float32, output_loading_info=True
     )
@@ -179,7 +185,8 @@ def _check_keys(name: str, *, missing: Any, unexpected: Any) -> None:
             raise ValueError(f"Checkpoint {name} {what} weights: {listed}.")
 
 
-def _register_quietly() -> None:
-    """Transformers prints a report of missing keys; here they are checked and named instead."""
+def _silence_loading_report() -> None:
+    """For the whole process: transformers prints a table of missing keys and a bar for every load;
+    here the keys are checked, and named in an error."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

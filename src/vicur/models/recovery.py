@@ -214,15 +214,17 @@ class RecoveryObserver:
 
     Args:
         recovery: the module; None for a model without one, of which there is nothing to see.
+        keep_attention: whether to keep the attention maps, which a GPU has to wait for.
 
     Attributes:
         change_ratio: for each layer, |change| / |h_sink| of every sample seen.
         attention: for each layer, the attention over its visual tokens, averaged over heads, of
-            every sample seen: tensors (N,).
+            every sample seen: tensors (N,). Empty unless it was to be kept.
     """
 
-    def __init__(self, recovery: CueRecovery | None) -> None:
+    def __init__(self, recovery: CueRecovery | None, *, keep_attention: bool = False) -> None:
         self.recovery = recovery
+        self.keep_attention = keep_attention
         layers = [] if recovery is None else [int(layer) for layer in recovery.layers]
         self.change_ratio: dict[int, list[Tensor]] = {layer: [] for layer in layers}
         self.attention: dict[int, list[Tensor]] = {layer: [] for layer in layers}
@@ -239,6 +241,8 @@ class RecoveryObserver:
     def see(self, layer: int, sink: Tensor, change: Tensor, weight_SHN: Tensor, plan: RecoveryPlan) -> None:
         """Called by the module at each layer of each prefill."""
         self.change_ratio[layer].append(change.norm(dim=-1) / sink.norm(dim=-1))
+        if not self.keep_attention:
+            return
         mean_SN = weight_SHN.mean(1).cpu()
         self.attention[layer] += [
             row[mask] for row, mask in zip(mean_SN, plan.visual_mask.cpu(), strict=True)

@@ -4,36 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 TITLES = {
     "base": "base",
-    "base_with_cue": "base, shown the cue",
+    "base_with_cue": "base, shown cue",
     "teacher": "larger teacher",
-    "opsd_answer": "OPSD, answer",
-    "opsd_cue": "OPSD, cue",
-    "opsd_cue_recovery": "OPSD, cue + recovery",
-    "opd_cue": "OPD, larger teacher + cue",
+    "opsd_answer": "OPSD answer",
+    "opsd_cue": "OPSD cue",
+    "opsd_cue_recovery": "OPSD cue+recovery",
+    "opd_cue": "OPD cue",
 }
 
 
 def quickstart_table(summary: dict[str, Any]) -> Table:
-    """Accuracies, differences to base, hint leakage and seconds."""
+    """Accuracies, differences to base, hint leakage and seconds, 80 columns wide."""
     seeds = summary["seeds"]
-    intervals = f"over {seeds} seeds (t)" if seeds > 1 else "over test problems"
-    table = Table(title=f"CueBench segments, accuracy in %, 95 % intervals {intervals}")
-    table.add_column("method")
-    for title in ("in domain", "to base", "out of domain", "to base", "hint leakage", "seconds"):
-        table.add_column(title, justify="right")
+    source = f"{seeds} seeds, Student's t" if seeds > 1 else "drawing the test problems"
+    table = Table(
+        title="CueBench segments: accuracy in %",
+        caption=f"± half of the 95 % interval ({source}); hint: rollouts with the word/occurrences",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("method", no_wrap=True)
+    for title in ("in domain", "- base", "out of dom", "- base", "hint", "s"):
+        table.add_column(title, justify="right", no_wrap=True)
     for name, method in summary["methods"].items():
-        difference = summary["differences"].get(f"{name} - base")
+        difference = summary["differences"].get(f"{name} - base", {})
         leakage = method["hint_leakage"]
         table.add_row(
             TITLES[name],
             _accuracy(method["in_domain"]),
-            _difference(difference and difference["in_domain"]),
+            _difference(difference.get("in_domain")),
             _accuracy(method["out_of_domain"]),
-            _difference(difference and difference["out_of_domain"]),
+            _difference(difference.get("out_of_domain")),
             f"{leakage['samples']}/{leakage['occurrences']}",
             f"{method['seconds']:.0f}",
         )
@@ -50,9 +57,9 @@ def headline(summary: dict[str, Any]) -> str:
     )
 
 
-def _accuracy(value: dict[str, float]) -> str:
-    return f"{value['accuracy']:.1f} [{value['low']:.1f}, {value['high']:.1f}]"
+def _accuracy(found: dict[str, float]) -> str:
+    return f"{found['accuracy']:.1f} ±{(found['high'] - found['low']) / 2:.1f}"
 
 
-def _difference(value: dict[str, float] | None) -> str:
-    return "" if value is None else f"{value['value']:+.1f} [{value['low']:+.1f}, {value['high']:+.1f}]"
+def _difference(found: dict[str, float] | None) -> str:
+    return "" if not found else f"{found['value']:+.1f} ±{(found['high'] - found['low']) / 2:.1f}"

@@ -11,19 +11,23 @@ def extract_answer(response: str) -> str | None:
     """The final answer that a response states, or None.
 
     Looked for after the last `</think>` or `</reason>`, in this order: `<answer>...</answer>`; the
-    last balanced `\\boxed{...}`; what follows the last "answer is"; the last number.
+    last balanced `\\boxed{...}`; what follows the last "answer is", up to the end of its sentence; the
+    last number. A `\\boxed` inside `<answer>` is opened too.
     """
     for tag in ("</think>", "</reason>"):
         response = response.rpartition(tag)[2]
     tagged = re.findall(r"<answer>(.*?)</answer>", response, flags=re.DOTALL)
     if tagged:
-        return str(tagged[-1]).strip()
+        inside = str(tagged[-1])
+        boxed = _last_boxed(inside)
+        return (inside if boxed is None else boxed).strip()
     boxed = _last_boxed(response)
     if boxed is not None:
         return boxed.strip()
-    stated = re.findall(r"answer is:?\s*([^\n]+)", response, flags=re.IGNORECASE)
-    if stated:
-        return str(stated[-1]).strip().rstrip(".").strip()
+    stated = re.split(r"answer is:?", response, flags=re.IGNORECASE)
+    if len(stated) > 1:
+        sentence = re.split(r"\.\s|\n", stated[-1].strip())[0]
+        return sentence.strip(" *.") or None
     numbers = _NUMBER.findall(response)
     return numbers[-1] if numbers else None
 
@@ -31,7 +35,8 @@ def extract_answer(response: str) -> str | None:
 def is_correct(response: str, gold: str | None) -> bool | None:
     """Whether a response states the gold answer; None where there is no gold answer.
 
-    Numbers are compared by value, anything else by its letters and digits.
+    Numbers are compared by value, anything else as text without spaces, dollar signs, case and a full
+    stop at the end.
     """
     if gold is None or not gold.strip():
         return None
@@ -45,15 +50,13 @@ def is_correct(response: str, gold: str | None) -> bool | None:
 
 
 def _last_boxed(text: str) -> str | None:
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth = 0
-    first = start + len("\\boxed{")
-    for i in range(first - 1, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
-        if depth == 0:
-            return text[first:i]
+    """What stands in the last `\\boxed{...}` whose braces balance."""
+    for match in reversed(list(re.finditer(r"\\boxed\{", text))):
+        depth = 0
+        for i in range(match.end() - 1, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[i], 0)
+            if depth == 0:
+                return text[match.end() : i]
     return None
 
 
@@ -63,4 +66,4 @@ def _as_number(text: str) -> float | None:
 
 
 def _normalise(text: str) -> str:
-    return re.sub(r"[\s$.]", "", text).casefold()
+    return re.sub(r"[\s$]", "", text).rstrip(".").casefold()

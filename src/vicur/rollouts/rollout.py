@@ -28,8 +28,9 @@ class RolloutConfig:
     """Prompts that are prefilled and decoded together; memory grows with it."""
 
     def __post_init__(self) -> None:
-        if self.siblings < 1:
-            raise ValueError(f"siblings must be at least 1, not {self.siblings}.")
+        for name in ("siblings", "prompts_per_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"rollout.{name} must be at least 1, not {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)

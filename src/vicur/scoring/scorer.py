@@ -34,7 +34,7 @@ class Policy(nn.Module):
     def forward(self, rows: Rows) -> Float[Tensor, " N"]:
         """log p(y_t) of every response token, at temperature 1, in nats and at least float32."""
         backbone: Any = self.model.model
-        hidden_BLD = backbone(**rows.model_inputs(), use_cache=False).last_hidden_state
+        hidden_BLD = backbone(**rows.model_inputs(self.model.dtype), use_cache=False).last_hidden_state
         head: Any = self.model.lm_head
         kept = self.vocabulary.kept_ids.to(head.weight.device)
         return sampled_log_probs(rows.predicting(hidden_BLD), head.weight, rows.response_ids, kept)
@@ -85,17 +85,26 @@ class Scorer:
         *,
         samples_per_batch: int,
     ) -> Float[Tensor, " N"]:
-        """log p(y_t) of given responses under a view, without gradient, in the flat order.
-
-        Raises:
-            AssertionError: the rows do not hold exactly the given responses.
-        """
+        """log p(y_t) of given responses under a view, without gradient, in the flat order."""
+        self.policy.eval()
         prompts = self.encode(samples, view)
         parts = []
         for start in range(0, len(prompts), samples_per_batch):
             part = slice(start, start + samples_per_batch)
             rows = self.rows(prompts[part], responses[part])
-            given = torch.cat([ids for siblings in responses[part] for ids in siblings])
-            assert torch.equal(rows.response_ids.cpu(), given), "a view must not change a response"
+            _check_alignment(rows, responses[part])
             parts.append(self.policy(rows))
         return torch.cat(parts)
+
+
+def _check_alignment(rows: Rows, responses: Sequence[Sequence[Tensor]]) -> None:
+    """A view may change the prompt, never the response, and never by a shift of one token.
+
+    The token after each predicting position, in the rows themselves, must be the given one; a
+    sibling's first token is predicted by the prompt's last, which other siblings may follow.
+    """
+    given = torch.cat([ids for siblings in responses for ids in siblings]).to(rows.input_ids.device)
+    inner = torch.cat([rows.response_index.new_ones(1), rows.response_index.diff()]) == 0
+    following = rows.input_ids[rows.predicts_row[inner], rows.predicts_column[inner] + 1]
+    assert torch.equal(following, given[inner]), "response tokens are shifted between views"
+    assert torch.equal(rows.response_ids, given), "a view must not change a response"

@@ -21,12 +21,16 @@ class TeacherConfig:
 
     model: str = "self"
     """"self": the student's own starting weights without recovery (OPSD). Else a checkpoint (OPD)."""
-    privilege: Literal["none", "answer", "rationale", "cue", "teacher_prompt"] = "cue"
+    privilege: Literal["none", "answer", "rationale", "cue"] = "cue"
     """Which training-time text the teacher is shown as a hint."""
     missing_privilege: Literal["plain", "skip", "error"] = "plain"
     """A sample without that text: show the student's prompt, leave the sample out, or stop."""
     samples_per_batch: int = 64
     """Samples scored in one forward pass."""
+
+    def __post_init__(self) -> None:
+        if self.samples_per_batch < 1:
+            raise ValueError(f"teacher.samples_per_batch must be at least 1, not {self.samples_per_batch}.")
 
     @property
     def view(self) -> View:
@@ -63,7 +67,13 @@ class Teacher:
             return cls(stock_copy(student), config)
         loaded = load_model(config.model)
         check_same_vocabulary(student.processor.tokenizer, loaded.processor.tokenizer)
-        return cls(loaded, config)
+        if loaded.model.get_output_embeddings().weight.shape[0] < student.vocabulary.size:
+            raise ValueError(
+                f"The teacher's head has fewer rows than the student's vocabulary of "
+                f"{student.vocabulary.size} tokens."
+            )
+        # Both are scored over the same words, whatever stop tokens the teacher's own files name.
+        return cls(LoadedModel(loaded.model, loaded.processor, student.vocabulary), config)
 
     def log_probs(self, rollouts: Rollouts) -> Float[Tensor, " N"]:
         """log q(y_t) of every response token under the teacher's view, in the flat order."""

@@ -105,8 +105,11 @@ class Trainer:
         return leakage
 
     def _batches(self) -> Iterator[list[Sample]]:
-        """Every problem once an epoch, in an order that depends on seed and epoch alone."""
-        size = min(self.config.prompts_per_step, len(self.samples))
+        """Batches of an epoch in an order that depends on seed and epoch alone.
+
+        What does not fill a batch at the end of an epoch is left out of that epoch.
+        """
+        size = self.config.prompts_per_step
         epoch = 0
         while True:
             order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.samples))
@@ -146,7 +149,8 @@ class Trainer:
                 for name, values in self.objective.metrics(current, part).items():
                     sums[name] = sums.get(name, 0.0) + float(values.sum()) / len(scored)
                 log_probs.append(current.detach())
-        sums["grad_norm"] = float(self.optimizer.step(step))
+        sums["grad_norm"] = float(self.optimizer.step(step - 1))
+        sums |= self.optimizer.learning_rates()
         for layer, ratio in observer.mean_change_ratio().items():
             sums[f"recovery_change_{layer}"] = ratio
         return sums, torch.cat(log_probs)

@@ -29,6 +29,16 @@ class OptimizerConfig:
     prompts_per_micro_batch: int = 64
     """Samples whose rows are in memory together with their graph. The result does not depend on it."""
 
+    def __post_init__(self) -> None:
+        if self.learning_rate < 0:
+            raise ValueError(f"optimizer.learning_rate must be 0 or more, not {self.learning_rate}.")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"optimizer.warmup is a share of the steps, 0 to 1, not {self.warmup}.")
+        if self.prompts_per_micro_batch < 1:
+            raise ValueError(
+                f"optimizer.prompts_per_micro_batch must be at least 1, not {self.prompts_per_micro_batch}."
+            )
+
 
 class Optimizer:
     """AdamW over the student, with a learning rate of its own for cue recovery.
@@ -63,6 +73,7 @@ class Optimizer:
                             "params": parameters,
                             "weight_decay": config.weight_decay if decays else 0.0,
                             "peak": own if recovery else config.learning_rate,
+                            "recovery": recovery,
                         }
                     )
         self.torch = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
@@ -77,8 +88,16 @@ class Optimizer:
         progress = (step - warmup) / max(1.0, self.total_steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * progress))
 
+    def learning_rates(self) -> dict[str, float]:
+        """Those of the last update, by the name under which they are recorded."""
+        names = {False: "learning_rate", True: "recovery_learning_rate"}
+        return {names[group["recovery"]]: group["lr"] for group in self.torch.param_groups}
+
     def step(self, step: int) -> Tensor:
         """Clip the gradient, update, and clear it.
+
+        Args:
+            step: counted from 0, for the schedule.
 
         Returns:
             the gradient's norm before clipping.
@@ -89,7 +108,7 @@ class Optimizer:
         parameters = [p for group in self.torch.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         if not torch.isfinite(norm):
-            raise FloatingPointError(f"The gradient of step {step} is {norm.item()}.")
+            raise FloatingPointError(f"The gradient of step {step + 1} is {norm.item()}; the run stops here.")
         for group in self.torch.param_groups:
             group["lr"] = group["peak"] * self.scale(step)
         self.torch.step()

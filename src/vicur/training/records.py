@@ -19,21 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from vicur.data.files import write_json, write_rows, write_whole
 from vicur.rollouts.rollout import Rollouts
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 STEPS_PER_FILE = 20
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is whole or absent."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
 
 
 def environment() -> dict[str, Any]:
@@ -68,7 +61,7 @@ class Records:
             (folder / "rollouts").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"Output folder {folder} cannot be made: {error.strerror}.") from error
-        (folder / "recipe.yaml").write_text(recipe)
+        write_whole(folder / "recipe.yaml", lambda partial: partial.write_text(recipe))
         write_json(folder / "environment.json", environment())
         self._metrics = (folder / "metrics.jsonl").open("a")
         self._rollouts: list[dict[str, Any]] = []
@@ -110,9 +103,7 @@ class Records:
         if not self._rollouts:
             return
         path = self.folder / "rollouts" / f"until-step-{self._rollouts[-1]['step']:06d}.parquet"
-        partial = path.with_name(path.name + ".partial")
-        pq.write_table(pa.Table.from_pylist(self._rollouts), partial)
-        partial.replace(path)
+        write_rows(path, self._rollouts, {"correct": pa.bool_()})
         self._rollouts = []
 
     def _write_status(self, status: Status) -> None:
@@ -123,8 +114,12 @@ class Records:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._metrics.close()
-        self._flush_rollouts()
-        if kind is None:
-            self._write_status("finished")
-        else:
-            self._write_status("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+        status: Status = "failed"
+        try:
+            self._flush_rollouts()
+            if kind is None:
+                status = "finished"
+            elif issubclass(kind, KeyboardInterrupt):
+                status = "interrupted"
+        finally:
+            self._write_status(status)
