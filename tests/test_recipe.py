@@ -68,12 +68,24 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
         ("training.steps=0", "training.steps must be at least 1"),
         ("student=3", "no setting 'student'"),
         ("training.steps", "must have the form key=value"),
+        ("training.steps=[1", "is not a value that YAML can read"),
+        ("optimizer.warmup=5", "warmup is a share"),
+        ("optimizer.prompts_per_micro_batch=0", "must be at least 1, not 0"),
         ("rollout.sampling.temperature=0.7", "old_log_probs=sampled needs temperature 1"),
     ],
 )
 def test_mistakes_in_a_setting(override, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe("cuebench/opsd_cue", [override])
+
+
+@pytest.mark.parametrize(
+    "value", ["runs/a #1/x", "[odd", "123", "2026-11-21", "@x", "Answer: yes", "a=b", "true"]
+)
+def test_text_settings_take_any_text(value):
+    recipe = load_recipe("cuebench/opsd_cue", [f"training.output={value}", f"data.system_prompt={value}"])
+    assert recipe.training.output == recipe.data.system_prompt == value
+    assert load_recipe("cuebench/opsd_cue", ["data.system_prompt=null"]).data.system_prompt is None
 
 
 @pytest.mark.parametrize(

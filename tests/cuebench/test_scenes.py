@@ -15,7 +15,7 @@ from vicur.cuebench.draw import rasterise
 from vicur.cuebench.generate import BUCKETS, majority_baseline, scenes
 from vicur.cuebench.scenes import COLOURS, IN_DOMAIN, ChordsScene, SegmentsScene
 
-CLEAN = replace(IN_DOMAIN, noise=0.0, break_probability=0.0)
+CLEAN = replace(IN_DOMAIN, noise=0.0, break_probability=0.0, fading=0.0)
 
 
 def take(family, split, count, seed=0):

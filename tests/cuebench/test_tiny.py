@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from vicur.cuebench.generate import scenes, to_sample
 from vicur.cuebench.pretrain import (
+    SHIPPED,
     PretrainConfig,
     Pretraining,
     answering_problems,
@@ -96,7 +97,7 @@ def test_a_stuck_base_fails_loudly(processor):
 def test_pretraining_is_reproducible(processor, monkeypatch, tmp_path):
     monkeypatch.setitem(SIZES, "student", TinySize(32, 2, 2, 16, 2))
     config = PretrainConfig(grounding_steps=2, steps=2, batch_size=4, check_every=5)
-    monkeypatch.setitem(__import__("vicur.cuebench.pretrain", fromlist=["x"]).SHIPPED, "student", config)
+    monkeypatch.setitem(SHIPPED, "student", config)
     monkeypatch.setattr(
         Pretraining, "accuracies", lambda *_: {"plain": 50.0, "hinted(cue)": 90.0, "hinted(answer)": 80.0}
     )

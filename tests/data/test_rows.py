@@ -111,6 +111,16 @@ def test_order_and_split_change_nothing(shared_student, samples, responses, orde
     torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=2e-5)
 
 
+def test_shared_prompts_under_eager_attention(student, samples, responses):
+    """Eager attention adds the mask to its scores, so a boolean one would hardly mask at all."""
+    ids = [responses[:3], responses[3:5]]
+    found = []
+    for implementation in ("sdpa", "eager"):
+        student.model.set_attn_implementation(implementation)
+        found.append(Scorer(student).log_probs(samples[:2], ids, Plain(), samples_per_batch=2))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=2e-5)
+
+
 def test_padding_content_never_matters(student, samples, responses):
     """Another id in the padding, same numbers: nothing attends to it."""
     scorer = Scorer(student)

@@ -94,7 +94,8 @@ def test_only_the_student_changes_and_the_module_learns(tmp_path, base_folder, d
 
 
 def test_recovery_has_its_own_learning_rate(base_folder, data):
-    recipe = load_recipe("cuebench/opsd_cue_recovery", [f"student.model={base_folder}", f"data.train={data}"])
+    overrides = [f"student.model={base_folder}", f"data.train={data}", "training.prompts_per_step=4"]
+    recipe = load_recipe("cuebench/opsd_cue_recovery", overrides)
     trainer, loaded = build(recipe)
     peaks = {id(p): g["peak"] for g in trainer.optimizer.torch.param_groups for p in g["params"]}
     for name, parameter in loaded.model.named_parameters():
@@ -174,3 +175,18 @@ def test_a_gradient_that_is_not_finite_stops_the_run(base):
     with pytest.raises(FloatingPointError, match="gradient of step 1 is nan"):
         optimizer.step(0)
     assert torch.equal(base.model.lm_head.weight, before)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("training.prompts_per_step=25", "has 24 problems, fewer than one step takes"),
+        ("teacher.privilege=rationale", "No problem of .* has the privilege rationale"),
+    ],
+)
+def test_runs_that_cannot_mean_what_they_say(base_folder, data, tmp_path, override, message):
+    table = pq.read_table(data).drop_columns(["rationale"])
+    pq.write_table(table, tmp_path / "train.parquet")
+    overrides = [f"student.model={base_folder}", f"data.train={tmp_path / 'train.parquet'}"]
+    with pytest.raises(ValueError, match=message):
+        build(load_recipe("cuebench/opsd_cue", [*overrides, "training.prompts_per_step=4", override]))

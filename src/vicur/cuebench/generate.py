@@ -17,7 +17,6 @@ from vicur.cuebench.scenes import (
     ChordsScene,
     Scene,
     SegmentsScene,
-    scene_hash,
 )
 from vicur.data.files import write_rows
 from vicur.data.sample import Privilege, Sample
@@ -36,6 +35,10 @@ BUCKETS: dict[Split, range] = {
 """A scene belongs to the split whose range holds its hash modulo 100: splits cannot overlap."""
 
 
+MOST_MISSES = 100_000
+"""A split counts as used up after this many draws in a row that gave nothing new."""
+
+
 def scenes(family: Family, split: Split, seed: int = 0) -> Iterator[Scene]:
     """An endless stream of different scenes of one split, the same for the same seed.
 
@@ -45,7 +48,7 @@ def scenes(family: Family, split: Split, seed: int = 0) -> Iterator[Scene]:
     random = np.random.default_rng([seed, *split.encode()])
     seen: set[str] = set()
     misses = 0
-    while misses < 100_000:
+    while misses < MOST_MISSES:
         scene = _draw_scene(family, split, random)
         key = scene.key()
         if int(key, 16) % 100 not in BUCKETS[split] or key in seen:
@@ -120,16 +123,3 @@ def majority_baseline(train: list[Scene], test: list[Scene]) -> float:
 
 def _pattern(scene: Scene) -> str:
     return " ".join(scene.question.split()[:5])
-
-
-__all__ = [
-    "BUCKETS",
-    "FAMILIES",
-    "Family",
-    "Split",
-    "majority_baseline",
-    "scene_hash",
-    "scenes",
-    "to_sample",
-    "write_parquet",
-]

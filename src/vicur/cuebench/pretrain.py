@@ -262,7 +262,7 @@ class Pretraining:
         """Greedy accuracy in percent under each view that matters later."""
         stream = scenes("segments", split, seed=10_000)  # not those that were trained on
         samples = [to_sample(next(stream)) for _ in range(count)]
-        config = SamplingConfig(temperature=0, max_new_tokens=64)
+        config = SamplingConfig(temperature=0.0, max_new_tokens=64)
         sampler = Sampler(self.loaded.model, self.loaded.vocabulary, config, prompts_per_batch=128)
         views: list[View] = [Plain(), Hinted("cue"), Hinted("answer")]
         found = {}
