@@ -38,7 +38,7 @@ def test_quickstart(tmp_path, seeds, capsys):
     arguments = ["quickstart", "--output", str(out), "--seeds", str(seeds)]
     assert main([*arguments, "--steps", "1", "--test-problems", "12"]) == 0
     table = capsys.readouterr().out
-    assert "OPSD cue+recovery" in table and "Cue minus answer" in table
+    assert "OPSD cue+recov." in table and "Cue minus answer" in table
     check(json.loads((out / "summary.json").read_text()), seeds)
     picture = Image.open(out / "showcase.png")
     assert picture.width > 800 and len(np.unique(np.asarray(picture))) > 50

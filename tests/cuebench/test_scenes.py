@@ -156,4 +156,8 @@ def test_segments_are_one_to_a_cell():
     for scene in take("segments", "test_ood", 50):
         cells = [s.cell for s in scene.segments]
         assert len(set(cells)) == len(cells)
+        for cue_box in scene.cue_boxes():  # a cell is the visual token that pretraining grounds
+            left, top, right, bottom = cue_box.box
+            column, line = (left + right) // 32, (top + bottom) // 32
+            assert 4 * line + column == scene.segment(cue_box.name).cell
         assert isinstance(scene, SegmentsScene)

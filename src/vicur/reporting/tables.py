@@ -13,7 +13,7 @@ TITLES = {
     "teacher": "larger teacher",
     "opsd_answer": "OPSD answer",
     "opsd_cue": "OPSD cue",
-    "opsd_cue_recovery": "OPSD cue+recovery",
+    "opsd_cue_recovery": "OPSD cue+recov.",
     "opd_cue": "OPD cue",
 }
 
@@ -24,7 +24,7 @@ def quickstart_table(summary: dict[str, Any]) -> Table:
     source = f"{seeds} seeds, Student's t" if seeds > 1 else "drawing the test problems"
     table = Table(
         title="CueBench segments: accuracy in %",
-        caption=f"± half of the 95 % interval ({source}); hint: rollouts with the word/occurrences",
+        caption=f"± half of the 95 % interval ({source}); hint: rollouts with the word/occurrences, a seed",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -41,7 +41,7 @@ def quickstart_table(summary: dict[str, Any]) -> Table:
             _difference(difference.get("in_domain")),
             _accuracy(method["out_of_domain"]),
             _difference(difference.get("out_of_domain")),
-            f"{leakage['samples']}/{leakage['occurrences']}",
+            f"{leakage['samples'] / seeds:.0f}/{leakage['occurrences'] / seeds:.0f}",
             f"{method['seconds']:.0f}",
         )
     return table
