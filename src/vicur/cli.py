@@ -156,8 +156,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     result = evaluate(load_model(options.model), samples, config, Progress("evaluating"))
     leakage = result.leakage
     console.print(
-        f"accuracy {result.accuracy} % on {len(result.graded)} problems; the word hint in "
-        f"{leakage.samples} responses, {leakage.occurrences} times",
+        f"accuracy {result.accuracy} % on {len(result.graded)} problems, hint leakage "
+        f"{leakage.samples}/{leakage.occurrences}",
         highlight=False,
     )
     if options.output:

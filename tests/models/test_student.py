@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
@@ -228,6 +229,18 @@ def test_a_recovery_checkpoint_is_not_trained_on_by_accident(student, tmp_path):
     assert again.recovery is not None
     with pytest.raises(ValueError, match="with an interval of 2"):
         load_student(StudentConfig(str(tmp_path), RecoveryConfig(enabled=True, interval=3)))
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing(student, tmp_path, monkeypatch):
+    def full_disk(self, folder):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(student.model), "save_pretrained", full_disk)
+    with pytest.raises(OSError, match=r"cannot be written: .*No space left"):
+        student.save(tmp_path / "final")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_checkpoints(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Qwen3VLConfig
 from transformers import Qwen3VLForConditionalGeneration as StockModel
 from transformers.utils import logging as transformers_logging
@@ -70,9 +72,20 @@ class LoadedModel:
         return None
 
     def save(self, folder: Path) -> None:
-        """Write model and processor in transformers' own layout."""
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        """Write model and processor in transformers' own layout; the folder appears whole or not at all.
+
+        Raises:
+            OSError: it cannot be written, or already holds something.
+        """
+        partial = folder.with_name(folder.name + ".partial")
+        try:
+            self.model.save_pretrained(partial)
+            self.processor.save_pretrained(partial)
+            partial.replace(folder)
+        except SafetensorError as error:
+            raise OSError(f"Checkpoint {folder} cannot be written: {error}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def default_device() -> torch.device:

@@ -50,10 +50,10 @@ def quickstart_table(summary: dict[str, Any]) -> Table:
 def headline(summary: dict[str, Any]) -> str:
     """The comparison that ViCuR is about, in a sentence."""
     difference = summary["differences"]["opsd_cue - opsd_answer"]["in_domain"]
-    verdict = "above 0" if difference["low"] > 0 else "below 0" if difference["high"] < 0 else "includes 0"
+    verdict = "above 0" if difference["low"] > 0 else "below 0" if difference["high"] < 0 else "0 is inside"
     return (
-        f"Cue minus answer, in domain: {difference['value']:+.1f} points, 95 % interval "
-        f"[{difference['low']:+.1f}, {difference['high']:+.1f}] ({verdict})."
+        f"Cue minus answer, in domain: {difference['value']:+.1f} points "
+        f"[{difference['low']:+.1f}, {difference['high']:+.1f}]: {verdict}."
     )
 
 
