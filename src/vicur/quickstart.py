@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,10 @@ def _jobs(
         return Outcome(**assess(name, loaded), leakage=leakage, seconds=seconds)
 
     return {
-        "base": lambda: untrained("base", "vicur:tiny-student"),
-        "base_with_cue": lambda: untrained("base_with_cue", "vicur:tiny-student", hinted=True),
-        "teacher": lambda: untrained("teacher", "vicur:tiny-teacher"),
-        **{name: (lambda name=name: trained(name)) for name in METHODS},  # type: ignore[misc]
+        "base": partial(untrained, "base", "vicur:tiny-student"),
+        "base_with_cue": partial(untrained, "base_with_cue", "vicur:tiny-student", hinted=True),
+        "teacher": partial(untrained, "teacher", "vicur:tiny-teacher"),
+        **{name: partial(trained, name) for name in METHODS},
     }
 
 

@@ -192,7 +192,7 @@ class Rows:
 
 def build_rows(
     prompts: Sequence[EncodedPrompt],
-    responses: Sequence[Sequence[Int[Tensor, _]]],
+    responses: Sequence[Sequence[Int[Tensor, " _"]]],
     *,
     pad_id: int,
     padding_side: Literal["left", "right"] = "right",

@@ -61,7 +61,7 @@ class Rollouts:
         return [text for siblings in self.texts for text in siblings]
 
     @property
-    def response_ids(self) -> list[list[Int[Tensor, _]]]:
+    def response_ids(self) -> list[list[Int[Tensor, " _"]]]:
         """Token ids, as `build_rows` takes them."""
         return [[response.ids for response in siblings] for siblings in self.responses]
 
