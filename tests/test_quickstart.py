@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from vicur.cli import main
-from vicur.quickstart import METHODS
+from vicur.study import load_study
 
-TRAINED = {*METHODS}
+METHODS = load_study("quickstart").trained
 
 
 def check(summary, seeds):
     assert summary["seeds"] == seeds
-    assert TRAINED | {"base", "base_with_cue", "teacher"} == set(summary["methods"])
+    assert {*METHODS} | {"base", "base_with_cue", "teacher"} == set(summary["methods"])
     for method in summary["methods"].values():
         for domain in ("in_domain", "out_of_domain"):
             found = method[domain]
@@ -38,7 +38,7 @@ def test_quickstart(tmp_path, seeds, capsys):
     arguments = ["quickstart", "--output", str(out), "--seeds", str(seeds)]
     assert main([*arguments, "--steps", "1", "--test-problems", "12"]) == 0
     table = capsys.readouterr().out
-    assert "OPSD cue+recov." in table and "Cue minus answer" in table
+    assert "OPSD cue+recov." in table and "OPSD cue minus OPSD answer" in table
     check(json.loads((out / "summary.json").read_text()), seeds)
     picture = Image.open(out / "showcase.png")
     assert picture.width > 800 and len(np.unique(np.asarray(picture))) > 50
@@ -47,4 +47,4 @@ def test_quickstart(tmp_path, seeds, capsys):
         assert json.loads((folder / "status.json").read_text())["status"] == "finished"
         assert (folder / "checkpoints" / "final" / "model.safetensors").exists()
     assert main([*arguments, "--steps", "1", "--test-problems", "12"]) == 1
-    assert "already holds a quickstart" in capsys.readouterr().err
+    assert "already holds a study" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -14,10 +15,11 @@ from vicur.cuebench.pretrain import pretrain_checkpoint
 from vicur.data.sources import FileSource
 from vicur.evaluation.runner import EvaluationConfig, evaluate
 from vicur.models.load import load_model
-from vicur.quickstart import QuickstartConfig, run_quickstart
+from vicur.quickstart import run_quickstart
 from vicur.recipe import build, load_recipe, to_yaml
-from vicur.reporting.tables import headline, quickstart_table
+from vicur.reporting.tables import headlines, study_table
 from vicur.rollouts.processors import SamplingConfig
+from vicur.study import StudyConfig, load_study, run_study, summarise
 from vicur.training.progress import Progress
 from vicur.training.records import Records
 
@@ -59,12 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     quickstart = commands.add_parser(
         "quickstart", help="train and compare on CueBench, on a laptop CPU in minutes"
     )
-    quickstart.add_argument("--output", default="quickstart", help="folder for everything")
-    quickstart.add_argument("--seeds", type=int, default=1, help="repetitions (default 1)")
-    quickstart.add_argument("--steps", type=int, default=60, help="updates of each method (default 60)")
-    quickstart.add_argument(
-        "--test-problems", type=int, default=600, help="problems of each test set (default 600)"
-    )
+    _add_study_options(quickstart, "quickstart")
     quickstart.set_defaults(run=_quickstart)
 
     train = commands.add_parser("train", help="train a student by a recipe")
@@ -72,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.learning_rate=1e-4")
     train.add_argument("--print-config", action="store_true", help="print the resolved recipe and stop")
     train.set_defaults(run=_train)
+
+    study = commands.add_parser("study", help="train and compare several recipes on CueBench")
+    study.add_argument("study", help="YAML file, or the name of a packaged study: objectives, quickstart")
+    study.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="train only these")
+    _add_study_options(study, None)
+    study.set_defaults(run=_study)
 
     evaluate = commands.add_parser("eval", help="grade a model's answers")
     evaluate.add_argument("--model", required=True, help="checkpoint folder, hub id or vicur:NAME")
@@ -88,6 +91,16 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_cuebench(commands.add_parser("cuebench", help="synthetic problems and tiny models"))
     return parser
+
+
+def _add_study_options(parser: argparse.ArgumentParser, output: str | None) -> None:
+    shown = output or "studies/STUDY"
+    parser.add_argument("--output", default=output, help=f"folder for everything (default {shown})")
+    parser.add_argument("--seeds", type=int, default=1, help="repetitions (default 1)")
+    parser.add_argument("--steps", type=int, help="updates of each method (default: the recipes' own)")
+    parser.add_argument(
+        "--test-problems", type=int, default=600, help="problems of each test set (default 600)"
+    )
 
 
 def _as_overrides(rest: list[str], parser: argparse.ArgumentParser) -> list[str]:
@@ -122,11 +135,25 @@ def _add_cuebench(parser: argparse.ArgumentParser) -> None:
 
 
 def _quickstart(options: argparse.Namespace, console: Console) -> None:
-    config = QuickstartConfig(options.output, options.seeds, options.steps, options.test_problems)
+    config = StudyConfig(options.output, options.seeds, options.steps, options.test_problems)
     summary = run_quickstart(config, console)
-    console.print(quickstart_table(summary))
-    console.print(headline(summary), highlight=False)
+    _print_summary(summary, console)
     console.print(f"Picture: {config.output}/showcase.png   All numbers: {config.output}/summary.json")
+
+
+def _study(options: argparse.Namespace, console: Console) -> None:
+    study = load_study(options.study)
+    output = options.output or f"studies/{Path(options.study).stem}"
+    config = StudyConfig(output, options.seeds, options.steps, options.test_problems, tuple(options.only))
+    outcomes = run_study(study, config, console)
+    _print_summary(summarise(study, outcomes), console)
+    console.print(f"All numbers: {output}/summary.json", markup=False)
+
+
+def _print_summary(summary: dict[str, Any], console: Console) -> None:
+    console.print(study_table(summary))
+    for sentence in headlines(summary):
+        console.print(sentence, highlight=False)
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:

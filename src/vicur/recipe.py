@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 import jsonargparse
 import torch
 import yaml
 
 from vicur.data.sources import DataConfig, FileSource
+from vicur.data.views import Plain, View
 from vicur.models.load import LoadedModel, StudentConfig, load_student, resolve_packaged
-from vicur.objectives.sampled import SampledTokenOPD
-from vicur.rollouts.rollout import RolloutConfig, StudentSource
+from vicur.objectives.mixture import ObjectiveConfig
+from vicur.objectives.objective import Needs
 from vicur.rollouts.sampler import Sampler
-from vicur.scoring.scorer import Scorer
+from vicur.rollouts.source import DatasetSource, RolloutConfig, RolloutSource, SampledSource
+from vicur.scoring.scorer import Scorer, ScoringConfig
 from vicur.scoring.teacher import Teacher, TeacherConfig
 from vicur.training.loop import Trainer, TrainingConfig
+from vicur.training.measurement import Measurement
 from vicur.training.optimizer import Optimizer, OptimizerConfig
+from vicur.training.update import Updater
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,14 @@ class Recipe:
     """The model that learns."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     """Who teaches and what the teacher sees."""
-    objective: SampledTokenOPD = field(default_factory=SampledTokenOPD)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What is minimised."""
     data: DataConfig = field(default_factory=DataConfig)
     """The problems."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How responses are made."""
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    """How they are laid out and scored."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """How the student changes."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -47,6 +53,27 @@ class Recipe:
                 "training.old_log_probs=sampled needs temperature 1, top_p 1, top_k 0 and no presence "
                 "penalty: otherwise the sampler's log-probs are not the student's."
             )
+        needs, names = self.needs, " + ".join(self.objective.parts)
+        if self.rollout.source not in needs.sources:
+            raise ValueError(
+                f"The objective {names} cannot learn from rollout.source={self.rollout.source}; it takes "
+                f"responses of {' or '.join(sorted(needs.sources))}."
+            )
+        if self.rollout.siblings < needs.siblings:
+            raise ValueError(
+                f"The objective {names} compares siblings: set rollout.siblings to {needs.siblings} or "
+                f"more, not {self.rollout.siblings}."
+            )
+
+    @property
+    def needs(self) -> Needs:
+        """What the objective asks of the run."""
+        return self.objective.build().needs(0)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher is loaded."""
+        return self.needs.teacher or self.rollout.source == "teacher"
 
 
 class RecipeError(ValueError):
@@ -71,27 +98,56 @@ def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
     Raises:
         RecipeError: no such file, no such setting (naming the nearest), or a value that does not fit.
     """
-    file = _find(path)
+    file = find_packaged(path, "recipes")
+    flat = _flatten(read_settings(file))
+    for override in overrides or []:
+        key, equals, value = override.removeprefix("--").partition("=")
+        if not equals:
+            raise RecipeError(f"Override {override!r} must have the form key=value.")
+        flat[key] = _parse(override, key, value)
+    return _resolve(flat, str(file))
+
+
+def recipe_of(*settings: dict[str, Any], source: str) -> Recipe:
+    """A recipe from settings by name, nested as in a file; later ones override earlier ones.
+
+    Args:
+        settings: e.g. those of a base, and of what differs.
+        source: where they come from, for messages.
+
+    Raises:
+        RecipeError: no such setting (naming the nearest), or a value that does not fit.
+    """
+    merged: dict[str, Any] = {}
+    for own in settings:
+        merged |= _flatten(own)
+    return _resolve(merged, source)
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Settings by name from a YAML file.
+
+    Raises:
+        RecipeError: it is not YAML, or something else than settings.
+    """
     try:
         settings = yaml.safe_load(file.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise RecipeError(f"{file} must hold settings by name, not a {type(settings).__name__}.")
+    return settings
+
+
+def _resolve(flat: dict[str, Any], source: str) -> Recipe:
+    _check_keys(flat, source)
     parser = recipe_parser()
-    flat = _flatten(settings)
-    for override in overrides or []:
-        key, equals, value = override.removeprefix("--").partition("=")
-        if not equals:
-            raise RecipeError(f"Override {override!r} must have the form key=value.")
-        flat[key] = _parse(override, key, value)
-    _check_keys(flat, parser, file)
     try:
         values = parser.parse_object(_nest(flat))
         return Recipe(**parser.instantiate(values).as_dict())
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         text = " ".join(str(error).split()).replace("Parser key", "setting")
-        raise RecipeError(f"{file}: {text}") from error
+        raise RecipeError(f"{source}: {text}") from error
 
 
 def _parse(override: str, key: str, value: str) -> Any:
@@ -106,36 +162,42 @@ def _parse(override: str, key: str, value: str) -> Any:
 
 
 def _leaf_types(component: type, prefix: str = "") -> dict[str, Any]:
-    """The type of every setting by its dotted name."""
+    """The type of every setting by its dotted name; of optional components also their own name."""
+    hints = get_type_hints(component)
     found: dict[str, Any] = {}
-    for name, kind in get_type_hints(component).items():
-        if is_dataclass(kind):
-            found |= _leaf_types(cast(type, kind), f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = kind
+    for name in (own.name for own in fields(component)):
+        kinds: list[Any] = [hints[name], *get_args(hints[name])]
+        nested = next((kind for kind in kinds if is_dataclass(kind)), None)
+        if nested is not hints[name]:
+            found[f"{prefix}{name}"] = hints[name]
+        if nested is not None:
+            found |= _leaf_types(cast(type, nested), f"{prefix}{name}.")
     return found
 
 
-def _find(path: str) -> Path:
-    file = Path(path)
+def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
+    """A YAML file, or the packaged one of that name.
+
+    Raises:
+        RecipeError: there is neither.
+    """
+    file, root = Path(path), resolve_packaged(folder)
     if file.is_file():
         return file
-    packaged = resolve_packaged("recipes") / f"{path}.yaml"
+    packaged = root / f"{path}.yaml"
     if packaged.is_file():
         return packaged
-    known = sorted(
-        str(p.relative_to(resolve_packaged("recipes")).with_suffix(""))
-        for p in resolve_packaged("recipes").rglob("*.yaml")
-    )
-    raise RecipeError(f"There is no recipe {path}; packaged ones are {', '.join(known)}.")
+    known = ", ".join(sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml")))
+    kind = {"recipes": "recipe", "studies": "study"}[folder]
+    raise RecipeError(f"There is no {kind} {path}; packaged ones are {known}.")
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             flat |= _flatten(value, f"{prefix}{key}.")
-        else:
+        else:  # an empty one names an optional component without changing its settings
             flat[f"{prefix}{key}"] = value
     return flat
 
@@ -146,17 +208,20 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
         *parents, last = key.split(".")
         place = nested
         for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
+            if not place.get(parent):
+                place[parent] = {}
+            place = place[parent]
+        if not (value == {} and place.get(last)):
+            place[last] = value
     return nested
 
 
-def _check_keys(flat: dict[str, Any], parser: jsonargparse.ArgumentParser, file: Path) -> None:
-    known = list(_flatten(parser.get_defaults().as_dict()))
-    for key in flat:
-        if key not in known:
+def _check_keys(flat: dict[str, Any], source: str) -> None:
+    known = list(_leaf_types(Recipe))
+    for key, value in flat.items():
+        if key not in known and not (value == {} and any(k.startswith(f"{key}.") for k in known)):
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise RecipeError(f"{file}: there is no setting {key!r}; did you mean {near!r}?")
+            raise RecipeError(f"{source}: there is no setting {key!r}; did you mean {near!r}?")
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -175,45 +240,71 @@ def build(recipe: Recipe) -> tuple[Trainer, LoadedModel]:
         ValueError: a model or data file is missing or does not fit.
     """
     torch.manual_seed(recipe.training.seed)
-    only_for = recipe.teacher.view if recipe.teacher.missing_privilege == "skip" else None
-    samples = FileSource(recipe.data.train, recipe.data.system_prompt, only_for)
-    if len(samples) < recipe.training.prompts_per_step:
-        raise ValueError(
-            f"{recipe.data.train} has {len(samples)} problems, fewer than one step takes "
-            f"(training.prompts_per_step={recipe.training.prompts_per_step})."
-        )
-    if not any(recipe.teacher.view.applies(sample) for sample in samples):
-        raise ValueError(
-            f"No problem of {recipe.data.train} has the privilege {recipe.teacher.privilege}: the "
-            "teacher would see what the student sees. Set teacher.privilege=none if that is meant."
-        )
+    samples = _samples(recipe)
     loaded = load_student(recipe.student)
-    teacher = Teacher.of(recipe.teacher, loaded)
-    student = Scorer(loaded)
-    sampler = Sampler(
-        loaded.model, loaded.vocabulary, recipe.rollout.sampling, recipe.rollout.prompts_per_batch
-    )
-    source = StudentSource(
-        sampler,
-        student.encoder,
-        recipe.objective.student_view,
-        recipe.rollout,
-        recipe.training.seed,
-    )
+    if recipe.scoring.gradient_checkpointing:
+        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+    teacher = Teacher.of(recipe.teacher, loaded, recipe.scoring) if recipe.has_teacher else None
+    student = Scorer(loaded, recipe.scoring)
+    objective = recipe.objective.build()
     optimizer = Optimizer(
         loaded.model,
         recipe.optimizer,
-        recipe.training.steps,
+        recipe.training.updates,
         recipe.student.recovery.learning_rate,
     )
     trainer = Trainer(
         samples=samples,
-        source=source,
-        student=student,
-        teacher=teacher,
-        objective=recipe.objective,
-        optimizer=optimizer,
-        prompts_per_micro_batch=recipe.optimizer.prompts_per_micro_batch,
+        source=_source(recipe, student, teacher, loaded),
+        measurement=Measurement(student, teacher, recipe.training.seed),
+        objective=objective,
+        updater=Updater(student, objective, optimizer, recipe.optimizer.prompts_per_micro_batch),
         config=recipe.training,
     )
     return trainer, loaded
+
+
+def _samples(recipe: Recipe) -> FileSource:
+    """The training problems.
+
+    Raises:
+        ValueError: they lack what the recipe needs.
+    """
+    view, path = recipe.teacher.view, recipe.data.train
+    only_for = view if recipe.has_teacher and recipe.teacher.missing_privilege == "skip" else None
+    samples = FileSource(path, recipe.data.system_prompt, only_for)
+    if len(samples) < recipe.training.prompts_per_step:
+        raise ValueError(
+            f"{path} has {len(samples)} problems, fewer than one step takes "
+            f"(training.prompts_per_step={recipe.training.prompts_per_step})."
+        )
+    if recipe.has_teacher and not any(view.applies(sample) for sample in samples):
+        raise ValueError(
+            f"No problem of {path} has the privilege {recipe.teacher.privilege}: the teacher would see "
+            "what the student sees. Set teacher.privilege=none if that is meant."
+        )
+    wanted = {"answer": recipe.needs.rewards, "target_response": recipe.rollout.source == "dataset"}
+    for column, is_wanted in wanted.items():
+        bare = sum(value is None or not value.strip() for value in samples.column(column))
+        if is_wanted and bare:
+            names = " + ".join(recipe.objective.parts)
+            why = f"the objective {names}" if column == "answer" else "rollout.source=dataset"
+            raise ValueError(
+                f"{bare} of {len(samples)} problems of {path} have no {column}, which {why} needs."
+            )
+    return samples
+
+
+def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, loaded: LoadedModel) -> RolloutSource:
+    config = recipe.rollout
+    if config.source == "dataset":
+        tokenizer = loaded.processor.tokenizer
+        return DatasetSource(tokenizer, loaded.vocabulary, config.sampling.max_new_tokens)
+    writer, scorer = loaded, student
+    view: View = Plain()
+    if config.source == "teacher":
+        assert teacher is not None
+        writer, scorer, view = teacher.loaded, teacher.scorer, teacher.view
+    sampler = Sampler(writer.model, writer.vocabulary, config.sampling, config.prompts_per_batch)
+    tokenizer = writer.processor.tokenizer
+    return SampledSource(sampler, scorer.encode, tokenizer, view, config.siblings, recipe.training.seed)

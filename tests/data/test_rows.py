@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicur.data.rows import build_rows
+from vicur.data.rows import build_rows, siblings_per_row
 from vicur.data.views import Blind, Hinted, Plain
-from vicur.scoring.scorer import Scorer
+from vicur.scoring.scorer import Scorer, ScoringConfig
+from vicur.scoring.vocabulary import Term
 
 
 def test_positions_equal_the_models_own(base, samples):
@@ -69,18 +70,19 @@ def test_an_empty_response_is_refused(base, samples):
 
 
 def log_probs_and_gradients(loaded, samples, siblings, *, share, **layout):
-    scorer = Scorer(loaded)
+    scorer = Scorer(loaded, ScoringConfig(share_prompts="never"))
     loaded.model.zero_grad()
     prompts = scorer.encode(samples, Plain())
     if share:
         rows = build_rows(prompts, siblings, pad_id=loaded.vocabulary.pad_id, **layout)
     else:
-        rows = scorer.rows(prompts, siblings, share_prompts=False)
-    log_probs = scorer.policy(rows)
-    weights = torch.linspace(-1, 1, len(log_probs))
-    (weights * log_probs).sum().backward()
+        rows = scorer.rows(prompts, siblings)
+    weights = torch.linspace(-1, 1, len(rows.response_ids))
+    term = Term("log_prob", lambda block: block.log_prob_C, weights)
+    found = scorer.weighted_terms(rows, [term], {})
+    found.loss.backward()
     gradients = {n: p.grad.clone() for n, p in loaded.model.named_parameters() if p.grad is not None}
-    return log_probs.detach(), gradients
+    return found.values_JN[0], gradients
 
 
 @pytest.mark.parametrize("layout", [{}, {"padding_side": "left"}, {"pad_to": 150}])
@@ -98,15 +100,14 @@ def test_shared_prompts_equal_repeated_prompts(student, samples, responses, layo
 
 @given(st.permutations(range(6)), st.integers(1, 6))
 def test_order_and_split_change_nothing(shared_student, samples, responses, order, size):
-    scorer = Scorer(shared_student)
-    straight = scorer.log_probs(samples, [[r] for r in responses], Plain(), samples_per_batch=len(samples))
+    scorer = Scorer(shared_student, ScoringConfig(samples_per_batch=size))
+    straight = Scorer(shared_student).log_probs(samples, [[r] for r in responses], Plain())
     lengths = [len(r) for r in responses]
     expected = torch.cat([straight.split(lengths)[i] for i in order])
     mixed = scorer.log_probs(
         [samples[i] for i in order],
         [[responses[i]] for i in order],
         Plain(),
-        samples_per_batch=size,
     )
     torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=2e-5)
 
@@ -117,7 +118,7 @@ def test_shared_prompts_under_eager_attention(student, samples, responses):
     found = []
     for implementation in ("sdpa", "eager"):
         student.model.set_attn_implementation(implementation)
-        found.append(Scorer(student).log_probs(samples[:2], ids, Plain(), samples_per_batch=2))
+        found.append(Scorer(student).log_probs(samples[:2], ids, Plain()))
     torch.testing.assert_close(*found, rtol=1e-4, atol=2e-5)
 
 
@@ -128,5 +129,45 @@ def test_padding_content_never_matters(student, samples, responses):
     found = []
     for pad_id in (477, 5):
         rows = build_rows(prompts, [[r] for r in responses], pad_id=pad_id, pad_to=99)
-        found.append(scorer.policy(rows).detach())
+        found.append(scorer.policy(rows, lambda hidden, head: hidden).detach())
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    "prompt, lengths, hidden_size, expected",
+    [
+        (100, [20] * 4, 128, 4),  # cheap: one row
+        (1800, [200] * 4, 2048, 4),  # a long prompt is worth sharing
+        (1800, [4096] * 4, 2048, 1),  # the square of 18,184 tokens is not
+        (50, [7], 128, 1),
+    ],
+)
+def test_how_many_siblings_share_a_row(prompt, lengths, hidden_size, expected):
+    assert siblings_per_row(prompt, lengths, hidden_size) == expected
+
+
+def test_rows_of_two_siblings_keep_the_flat_order(base, samples, responses, monkeypatch):
+    monkeypatch.setattr("vicur.scoring.scorer.siblings_per_row", lambda *_: 2)
+    scorer = Scorer(base)
+    prompts = scorer.encode(samples[:2], Plain())
+    rows = scorer.rows(prompts, [responses[:3], responses[3:6]])
+    assert len(rows.input_ids) == 4
+    assert torch.equal(rows.response_ids, torch.cat(responses))
+    found = scorer.log_probs(samples[:2], [responses[:3], responses[3:6]], Plain())
+    alone = Scorer(base, ScoringConfig(share_prompts="never"))
+    expected = alone.log_probs(samples[:2], [responses[:3], responses[3:6]], Plain())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_nan_in_padding_never_reaches_the_loss(student, samples, responses):
+    """Whatever the hidden states are where no response token is predicted."""
+    scorer = Scorer(student)
+    rows = build_rows(scorer.encode(samples[:3], Plain()), [[r] for r in responses[:3]], pad_id=0, pad_to=120)
+    hidden = torch.full((*rows.input_ids.shape, 8), torch.nan)
+    hidden[rows.predicts_row, rows.predicts_column] = torch.randn(len(rows.response_ids), 8)
+    hidden.requires_grad_()
+    rows.predicting(hidden).square().sum().backward()
+    assert torch.isfinite(hidden.grad).all()
+    elsewhere = torch.ones(hidden.shape[:2], dtype=torch.bool)
+    elsewhere[rows.predicts_row, rows.predicts_column] = False
+    assert not hidden.grad[elsewhere].any()

@@ -154,7 +154,7 @@ def test_chunked_prefill_is_refused(student, samples):
 def test_gradients_reach_the_whole_module(student, samples, responses):
     scorer = Scorer(student)
     rows = scorer.rows(scorer.encode(samples, Plain()), [[r] for r in responses])
-    scorer.policy(rows).sum().backward()
+    scorer.policy(rows, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
     recovery = student.model.recovery
     for name, parameter in recovery.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
@@ -165,7 +165,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(student, samples, respo
         scorer = Scorer(model_student)
         model_student.model.train()
         rows = scorer.rows(scorer.encode(samples[:2], Plain()), [[r] for r in responses[:2]])
-        scorer.policy(rows).sum().backward()
+        scorer.policy(rows, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
         return {n: p.grad for n, p in model_student.model.named_parameters() if p.grad is not None}
 
     plain = gradients(student)

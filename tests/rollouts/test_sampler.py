@@ -49,9 +49,7 @@ def test_sampled_log_probs_equal_a_later_scoring(shared_student, samples):
     config = SamplingConfig(max_new_tokens=10)
     ids = [s.id for s in samples]
     rollouts = sample(shared_student, scorer.encode(samples, Plain()), ids, config, siblings=3)
-    scored = scorer.log_probs(
-        samples, [[r.ids for r in own] for own in rollouts], Plain(), samples_per_batch=4
-    )
+    scored = scorer.log_probs(samples, [[r.ids for r in own] for own in rollouts], Plain())
     sampled = torch.cat([r.log_probs for own in rollouts for r in own])
     torch.testing.assert_close(scored, sampled.float(), rtol=1e-4, atol=1e-4)
 

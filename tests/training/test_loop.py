@@ -61,7 +61,7 @@ def test_same_seed_same_run_and_other_seed_another(tmp_path, base_folder, data):
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence"])
 def test_micro_batches_change_nothing(tmp_path, base_folder, data, aggregation):
-    common = (f"objective.aggregation={aggregation}", "rollout.siblings=2")
+    common = (f"objective.sampled_token.aggregation={aggregation}", "rollout.siblings=2")
     runs = [
         run(tmp_path / str(n), base_folder, data, f"optimizer.prompts_per_micro_batch={n}", *common)[0]
         for n in (4, 1, 3)
@@ -97,11 +97,11 @@ def test_recovery_has_its_own_learning_rate(base_folder, data):
     overrides = [f"student.model={base_folder}", f"data.train={data}", "training.prompts_per_step=4"]
     recipe = load_recipe("cuebench/opsd_cue_recovery", overrides)
     trainer, loaded = build(recipe)
-    peaks = {id(p): g["peak"] for g in trainer.optimizer.torch.param_groups for p in g["params"]}
+    peaks = {id(p): g["peak"] for g in trainer.updater.optimizer.torch.param_groups for p in g["params"]}
     for name, parameter in loaded.model.named_parameters():
         expected = 1e-3 if name.startswith("recovery.") else 1e-4
         assert peaks[id(parameter)] == expected
-    decays = {id(p): g["weight_decay"] for g in trainer.optimizer.torch.param_groups for p in g["params"]}
+    decays = {id(p): g["weight_decay"] for g in trainer.updater.optimizer.torch.param_groups for p in g["params"]}
     assert decays[id(loaded.model.recovery.query_norm.weight)] == 0
     assert len(peaks) == len(list(loaded.model.parameters()))
 
@@ -129,16 +129,16 @@ def test_a_run_folder_tells_everything(tmp_path, base_folder, data):
 
 @pytest.mark.parametrize("error, status", [(KeyboardInterrupt, "interrupted"), (OSError, "failed")])
 def test_an_interrupted_run_stays_readable(tmp_path, base_folder, data, monkeypatch, error, status):
-    from vicur.rollouts.rollout import StudentSource
+    from vicur.rollouts.source import SampledSource
 
-    rollouts = StudentSource.rollouts
+    rollouts = SampledSource.rollouts
 
     def stop_at_the_third_step(self, samples, step):
         if step == 3:
             raise error
         return rollouts(self, samples, step)
 
-    monkeypatch.setattr(StudentSource, "rollouts", stop_at_the_third_step)
+    monkeypatch.setattr(SampledSource, "rollouts", stop_at_the_third_step)
     with pytest.raises(error):
         run(tmp_path, base_folder, data)
     assert json.loads((tmp_path / "status.json").read_text()) == {"status": status, "step": 2}

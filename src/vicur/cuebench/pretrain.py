@@ -30,10 +30,13 @@ from vicur.cuebench.tiny import SIZES, build_model, build_processor
 from vicur.data.sample import Sample
 from vicur.data.views import Blind, Hinted, Plain, View
 from vicur.models.load import LoadedModel
+from vicur.objectives.reduction import mean_weights
 from vicur.rewards.answers import is_correct
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
 from vicur.scoring.scorer import Scorer
+from vicur.scoring.terms import cross_entropy
+from vicur.scoring.vocabulary import Term
 
 Report = Callable[[str], None]
 
@@ -255,8 +258,9 @@ class Pretraining:
             for problem in batch
         ]
         rows = self.scorer.rows(prompts, [[target] for target in targets])
-        loss: Tensor = -self.scorer.policy(rows).mean()
-        return loss
+        mean = mean_weights(rows.response_index, "token")
+        term = Term("cross_entropy", lambda block: cross_entropy(block.log_prob_C), mean)
+        return self.scorer.weighted_terms(rows, [term], {}).loss
 
     def accuracies(self, split: Split, count: int = 256) -> dict[str, float]:
         """Greedy accuracy in percent under each view that matters later."""

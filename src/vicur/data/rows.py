@@ -213,50 +213,98 @@ def build_rows(
     """
     if any(len(response) == 0 for siblings in responses for response in siblings):
         raise ValueError("A response has no token; even a refusal to answer ends with a stop token.")
-    lengths = [
-        len(prompt) + sum(map(len, siblings)) for prompt, siblings in zip(prompts, responses, strict=True)
-    ]
+    laid_out = [_lay_out(prompt, siblings) for prompt, siblings in zip(prompts, responses, strict=True)]
+    lengths = [len(row.input_ids) for row in laid_out]
     length = max(max(lengths), pad_to or 0)
-    shape = (len(prompts), length)
-    input_ids = torch.full(shape, pad_id)
-    token_types = torch.zeros(shape, dtype=torch.long)
-    position_ids = torch.zeros(4, *shape, dtype=torch.long)
-    part = torch.full(shape, -1)  # -1 padding, 0 prompt, 1... the siblings
-    rows, columns, ids, owners = [], [], [], []
-    response_count = 0
-    for row, (prompt, siblings) in enumerate(zip(prompts, responses, strict=True)):
-        start = length - lengths[row] if padding_side == "left" else 0
-        prompt_end = start + len(prompt)
-        input_ids[row, start:prompt_end] = prompt.input_ids
-        token_types[row, start:prompt_end] = prompt.token_types
-        position_ids[0, row, start:prompt_end] = torch.arange(len(prompt))
-        position_ids[1:, row, start:prompt_end] = prompt.positions
-        part[row, start:prompt_end] = 0
-        cursor = prompt_end
-        for sibling, response in enumerate(siblings):
-            count, end = len(response), cursor + len(response)
-            offsets = torch.arange(count)
-            input_ids[row, cursor:end] = response
-            position_ids[0, row, cursor:end] = len(prompt) + offsets
-            position_ids[1:, row, cursor:end] = prompt.next_position + offsets
-            part[row, cursor:end] = sibling + 1
-            rows.append(torch.full((count,), row))
-            columns.append(torch.cat([torch.tensor([prompt_end - 1]), cursor + offsets[:-1]]))
-            ids.append(response)
-            owners.append(torch.full((count,), response_count))
-            cursor, response_count = end, response_count + 1
+    starts = [length - own if padding_side == "left" else 0 for own in lengths]
+
+    def padded(name: str, fill: int) -> Tensor:
+        tensors = [getattr(row, name) for row in laid_out]
+        full = tensors[0].new_full((*tensors[0].shape[:-1], len(tensors), length), fill)
+        for i, (tensor, start) in enumerate(zip(tensors, starts, strict=True)):
+            full[..., i, start : start + tensor.shape[-1]] = tensor
+        return full
+
+    flat = [response for siblings in responses for response in siblings]
     none = torch.zeros(0, dtype=torch.long)
+    predicts = [start + row.predicts for start, row in zip(starts, laid_out, strict=True)]
     return Rows(
-        input_ids=input_ids,
-        token_types=token_types,
-        position_ids=position_ids,
-        attention_mask=_attention_mask(part),
+        input_ids=padded("input_ids", pad_id),
+        token_types=padded("token_types", 0),
+        position_ids=padded("position_ids", 0),
+        attention_mask=_attention_mask(padded("part", -1)),
         media=_join_media(prompts),
-        predicts_row=torch.cat([none, *rows]),
-        predicts_column=torch.cat([none, *columns]),
-        response_ids=torch.cat([none, *ids]),
-        response_index=torch.cat([none, *owners]),
+        predicts_row=_repeat(torch.arange(len(predicts)), [len(own) for own in predicts]),
+        predicts_column=torch.cat([none, *predicts]),
+        response_ids=torch.cat([none, *flat]),
+        response_index=_repeat(torch.arange(len(flat)), [len(response) for response in flat]),
     )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row before padding.
+
+    Attributes:
+        input_ids, token_types: (L,).
+        position_ids: (4, L).
+        part: (L,), 0 in the prompt and 1, 2, ... in the siblings.
+        predicts: (T of all siblings,), the columns whose hidden states predict response tokens.
+    """
+
+    input_ids: Tensor
+    token_types: Tensor
+    position_ids: Tensor
+    part: Tensor
+    predicts: Tensor
+
+
+def _lay_out(prompt: EncodedPrompt, siblings: Sequence[Tensor]) -> _Row:
+    """The prompt, then its siblings, whose positions each go on where the prompt's end."""
+    lengths = [len(response) for response in siblings]
+    prompt_length, total = len(prompt), sum(lengths)
+    columns = prompt_length + torch.arange(total)
+    firsts = torch.tensor(lengths, dtype=torch.long).cumsum(0) - torch.tensor(lengths, dtype=torch.long)
+    offsets = torch.arange(total) - _repeat(firsts, lengths)
+    text_positions = torch.cat([torch.arange(prompt_length), prompt_length + offsets])
+    rotary = torch.cat([prompt.positions, (prompt.next_position + offsets).expand(3, -1)], -1)
+    return _Row(
+        input_ids=torch.cat([prompt.input_ids, *siblings]),
+        token_types=torch.cat([prompt.token_types, torch.zeros(total, dtype=torch.long)]),
+        position_ids=torch.cat([text_positions[None], rotary]),
+        part=torch.cat(
+            [torch.zeros(prompt_length, dtype=torch.long), _repeat(torch.arange(len(lengths)), lengths) + 1]
+        ),
+        # A response's first token is predicted by the prompt's last, the others by the one before.
+        predicts=torch.where(offsets == 0, prompt_length - 1, columns - 1),
+    )
+
+
+def _repeat(values: Tensor, counts: list[int]) -> Tensor:
+    return values.repeat_interleave(torch.tensor(counts, dtype=torch.long))
+
+
+def siblings_per_row(prompt_length: int, response_lengths: Sequence[int], hidden_size: int) -> int:
+    """How many siblings share a row and its prompt, at the least estimated cost.
+
+    Sharing saves prompts. But attention under a mask costs the square of a row's length, so long
+    responses are better off in rows of their own. Cost of a row of L tokens: L (6 D + L), the ratio of
+    a decoder layer's matrix products (24 D^2 L) to its attention (4 D L^2).
+
+    Args:
+        prompt_length: in tokens.
+        response_lengths: of all siblings, in tokens.
+        hidden_size: D.
+    """
+
+    def cost(width: int) -> int:
+        total = 0
+        for first in range(0, len(response_lengths), width):
+            length = prompt_length + sum(response_lengths[first : first + width])
+            total += length * (6 * hidden_size + length)
+        return total
+
+    return min(range(len(response_lengths), 0, -1), key=cost, default=1)
 
 
 def _attention_mask(part_BL: Tensor) -> Tensor:

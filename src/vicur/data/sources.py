@@ -87,6 +87,18 @@ class FileSource(Sequence[Sample]):
             return [self._sample(row) for row in self._rows[index]]
         return self._sample(self._rows[index])
 
+    def column(self, name: str) -> list[str | None]:
+        """One text column of all problems, by our name for it, without decoding an image.
+
+        Args:
+            name: "question", "answer", "cue", "rationale", "target_response" or "id".
+        """
+        column = self._columns[name]
+        if column is None:
+            return [None] * len(self)
+        values = self._table.column(column).to_pylist()
+        return [None if values[row] is None else str(values[row]) for row in self._rows]
+
     def _refuse_repeated_ids(self) -> None:
         """Random numbers are keyed by the id: two problems with one id would not be independent."""
         if self._columns["id"] is None:

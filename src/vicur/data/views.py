@@ -6,9 +6,12 @@ A view maps a `Sample` to messages and media. Student and teachers differ only i
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
 from PIL import Image
 
 from vicur.data.sample import Message, PrivilegeKind, Sample
@@ -32,6 +35,11 @@ class View(Protocol):
         """Short label for records, e.g. "hinted(cue)"."""
         ...
 
+    @property
+    def keeps_tokens(self) -> bool:
+        """Whether the prompt has the plain view's tokens, so that only pixels differ."""
+        ...
+
     def applies(self, sample: Sample) -> bool:
         """Whether the sample has what the view shows."""
         ...
@@ -46,6 +54,7 @@ class Plain:
     """The problem as the student sees it: media and question."""
 
     name = "plain"
+    keeps_tokens = True
 
     def applies(self, sample: Sample) -> bool:
         return True
@@ -69,6 +78,7 @@ class Hinted:
 
     kind: PrivilegeKind
     missing: Literal["plain", "error"] = "plain"
+    keeps_tokens: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -94,6 +104,7 @@ class Blind:
     """The problem without its media: same template, same system prompt, same words."""
 
     name = "blind"
+    keeps_tokens = False
 
     def applies(self, sample: Sample) -> bool:
         return True
@@ -104,6 +115,115 @@ class Blind:
             for m in sample.messages
         )
         return Shown(messages)
+
+
+@dataclass(frozen=True)
+class Degraded:
+    """The problem with the fine detail of its media destroyed, at the same size (VA-OPD section 2.1).
+
+    Each image or frame shrinks by `ratio`, bilinear, and grows back by nearest neighbour.
+
+    Attributes:
+        ratio: of the small side lengths to the original ones; at least one pixel remains.
+
+    Raises:
+        ValueError: the ratio is not above 0 and at most 1.
+    """
+
+    ratio: float = 0.1
+    keeps_tokens: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"A degraded view needs a ratio above 0 and at most 1, not {self.ratio}.")
+
+    @property
+    def name(self) -> str:
+        return f"degraded({self.ratio:g})"
+
+    def applies(self, sample: Sample) -> bool:
+        return True
+
+    def show(self, sample: Sample) -> Shown:
+        return _with_media(sample, lambda image, _: self._degrade(image))
+
+    def _degrade(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        small = (max(1, int(self.ratio * width)), max(1, int(self.ratio * height)))
+        shrunk = _smooth(image).resize(small, Image.Resampling.BILINEAR)
+        return shrunk.resize(image.size, Image.Resampling.NEAREST)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """The problem with patches of its media blacked out at random, at the same size (PAPO).
+
+    Which patches, depends on the sample, the image and `draw` alone.
+
+    Attributes:
+        probability: with which each patch is black.
+        patch: its side in pixels of the raw image.
+        draw: another number, another mask: training steps draw a new one each.
+
+    Raises:
+        ValueError: the probability is not between 0 and 1, or a patch has no pixel.
+    """
+
+    probability: float = 0.6
+    patch: int = 14
+    draw: int = 0
+    keeps_tokens: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"A masked view needs a probability between 0 and 1, not {self.probability}.")
+        if self.patch < 1:
+            raise ValueError(f"A masked view needs patches of at least 1 pixel, not {self.patch}.")
+
+    @property
+    def name(self) -> str:
+        return f"masked({self.probability:g}, {self.patch})"
+
+    def applies(self, sample: Sample) -> bool:
+        return True
+
+    def show(self, sample: Sample) -> Shown:
+        return _with_media(sample, lambda image, index: self._mask(image, f"{sample.id}/{index}"))
+
+    def _mask(self, image: Image.Image, key: str) -> Image.Image:
+        digest = hashlib.blake2b(f"{self.draw}/{key}".encode(), digest_size=8).digest()
+        random = np.random.default_rng(int.from_bytes(digest, "little"))
+        width, height = image.size
+        rows, columns = -(-height // self.patch), -(-width // self.patch)
+        black = random.random((rows, columns)) < self.probability
+        pixels = black.repeat(self.patch, 0).repeat(self.patch, 1)[:height, :width]
+        masked = _smooth(image).copy()
+        masked.paste(0, mask=Image.fromarray(pixels))
+        return masked
+
+
+def _with_media(sample: Sample, change: Callable[[Image.Image, int], Image.Image]) -> Shown:
+    """The plain view with every image and frame changed, at its size: the visual tokens must stay."""
+    plain = Plain().show(sample)
+    index = 0
+
+    def changed(images: tuple[Image.Image, ...]) -> tuple[Image.Image, ...]:
+        nonlocal index
+        found = []
+        for image in images:
+            found.append(change(image, index))
+            assert found[-1].size == image.size, "a view must not change the size of an image"
+            index += 1
+        return tuple(found)
+
+    return replace(plain, images=changed(plain.images), videos=tuple(map(changed, plain.videos)))
+
+
+def _smooth(image: Image.Image) -> Image.Image:
+    """In a mode whose pixels can be averaged: a palette's indices and single bits cannot."""
+    if image.mode == "P":
+        return image.convert("RGB")
+    return image.convert("L") if image.mode == "1" else image
 
 
 def _append_to_question(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:

@@ -1,4 +1,4 @@
-"""The teacher-student log-prob gap, over whole responses and their parts (ViCuR figure 3)."""
+"""A per-token number over whole responses and their parts (ViCuR figure 3)."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from torch import Tensor
 PARTS = {"whole": 1, "half": 2, "quarter": 4}
 
 
-def log_prob_gap(
-    teacher_log_probs: Float[Tensor, " N"],
-    student_log_probs: Float[Tensor, " N"],
-    response_index: Int[Tensor, " N"],
+def means_by_part(
+    values: Float[Tensor, " N"], response_index: Int[Tensor, " N"], name: str
 ) -> dict[str, float]:
-    """Mean of log q(y_t) - log p(y_t) over tokens, in nats, for each part of the responses.
+    """Mean over tokens of each part of the responses, e.g. of the teacher-student log-prob gap.
 
     A response of T tokens is cut at ceil(iT / parts); parts that no response reaches are left out.
 
+    Args:
+        values: one for each response token.
+        response_index: to which response it belongs.
+        name: of the values.
+
     Returns:
-        "gap_whole", "gap_half_1", "gap_half_2", "gap_quarter_1" ... "gap_quarter_4".
+        "<name>_whole", "<name>_half_1", "<name>_half_2", "<name>_quarter_1" ... "<name>_quarter_4".
     """
-    gap = teacher_log_probs - student_log_probs
     lengths = torch.bincount(response_index)
     starts = lengths.cumsum(0) - lengths
-    position = torch.arange(len(gap), device=gap.device) - starts[response_index]
+    position = torch.arange(len(values), device=values.device) - starts[response_index]
     found = {}
-    for name, parts in PARTS.items():
+    for part_name, parts in PARTS.items():
         part = position * parts // lengths[response_index]
         for i in range(parts):
-            chosen = gap[part == i]
+            chosen = values[part == i]
             if len(chosen):
-                found[f"gap_{name}" + (f"_{i + 1}" if parts > 1 else "")] = float(chosen.mean())
+                key = f"{name}_{part_name}" + (f"_{i + 1}" if parts > 1 else "")
+                found[key] = float(chosen.mean())
     return found

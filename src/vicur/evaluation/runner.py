@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from torch import Tensor
 
 from vicur.data.files import write_rows
 from vicur.data.rows import PromptEncoder
@@ -46,11 +47,13 @@ class Evaluation:
         samples: ids of the problems.
         responses: one text each.
         correct: None where the problem has no gold answer; such problems do not count.
+        response_ids: their tokens.
     """
 
     samples: tuple[str, ...]
     responses: tuple[str, ...]
     correct: tuple[bool | None, ...]
+    response_ids: tuple[Tensor, ...]
 
     @property
     def graded(self) -> list[bool]:
@@ -94,6 +97,7 @@ def evaluate(
     ids: list[str] = []
     texts: list[str] = []
     correct: list[bool | None] = []
+    response_ids: list[Tensor] = []
     starts = range(0, len(samples), config.prompts_per_batch)
     for start in progress.over(starts, len(starts)):
         batch = [samples[i] for i in range(start, min(start + config.prompts_per_batch, len(samples)))]
@@ -103,7 +107,8 @@ def evaluate(
             text = encoder.tokenizer.decode(own[0].ids, skip_special_tokens=True)
             ids.append(sample.id)
             texts.append(text)
+            response_ids.append(own[0].ids)
             correct.append(is_correct(text, sample.answer))
     if all(value is None for value in correct):
         raise ValueError("None of the problems has a gold answer, so there is nothing to grade.")
-    return Evaluation(tuple(ids), tuple(texts), tuple(correct))
+    return Evaluation(tuple(ids), tuple(texts), tuple(correct), tuple(response_ids))

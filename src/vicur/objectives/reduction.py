@@ -1,4 +1,7 @@
-"""Weights that turn a sum over tokens into the mean a paper writes."""
+"""Weights that turn a sum over tokens into the mean a paper writes, and statistics within groups.
+
+Shape suffixes: N values (response tokens, or responses), G groups (responses, or prompts).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ Aggregation = Literal["token", "sequence"]
 
 
 def mean_weights(response_index: Int[Tensor, " N"], aggregation: Aggregation) -> Float[Tensor, " N"]:
-    """Weights that sum to 1: of the mean over tokens, or over responses of their token means.
+    """Weights that sum to 1, in double: of the mean over tokens, or over responses of their token means.
 
     Args:
         response_index: to which response each token belongs, 0 ... R - 1.
@@ -20,7 +23,92 @@ def mean_weights(response_index: Int[Tensor, " N"], aggregation: Aggregation) ->
     """
     count = len(response_index)
     if aggregation == "token":
-        return torch.full((count,), 1.0 / max(1, count), device=response_index.device)
-    lengths = torch.bincount(response_index).float()
+        return torch.full((count,), 1.0 / max(1, count), dtype=torch.float64, device=response_index.device)
+    lengths = torch.bincount(response_index).double()
     responses = (lengths > 0).sum()
     return 1.0 / (responses * lengths[response_index])
+
+
+def group_sums(values: Float[Tensor, " N"], index: Int[Tensor, " N"]) -> Float[Tensor, " G"]:
+    """The sum of each group."""
+    groups = int(index.max()) + 1 if len(index) else 0
+    return values.new_zeros(groups).index_add_(0, index, values)
+
+
+def group_means(values: Float[Tensor, " N"], index: Int[Tensor, " N"]) -> Float[Tensor, " G"]:
+    """The mean of each group."""
+    return group_sums(values, index) / torch.bincount(index)
+
+
+def standardised(
+    values: Float[Tensor, " N"], index: Int[Tensor, " N"], *, ddof: int, epsilon: float
+) -> Float[Tensor, " N"]:
+    """(value - mean) / (standard deviation + epsilon) within each group; 0 in a group of equals.
+
+    Args:
+        values: e.g. the rewards of responses.
+        index: to which group each belongs.
+        ddof: 0 for the population's deviation, 1 for the sample's.
+        epsilon: keeps groups of nearly equal values from blowing up.
+    """
+    deviation = values - group_means(values, index)[index]
+    counts = torch.bincount(index)
+    variance = group_sums(deviation.square(), index) / (counts - ddof).clamp(min=1)
+    lowest = values.new_full((len(counts),), torch.inf).scatter_reduce_(0, index, values, "amin")
+    highest = values.new_full((len(counts),), -torch.inf).scatter_reduce_(0, index, values, "amax")
+    # Compared directly: rounding leaves equal values a deviation, which epsilon might not swallow.
+    varies = (highest > lowest)[index]
+    return torch.where(varies, deviation / (variance.sqrt()[index] + epsilon), 0.0)
+
+
+def group_softmax(values: Float[Tensor, " N"], index: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Softmax within each group."""
+    highest = values.new_full((int(index.max()) + 1,), -torch.inf)
+    highest = highest.scatter_reduce_(0, index, values, "amax")
+    unnormalised = (values - highest[index]).exp()
+    return unnormalised / group_sums(unnormalised, index)[index]
+
+
+def group_ranks(
+    values: Float[Tensor, " N"], index: Int[Tensor, " N"], *, descending: bool
+) -> Int[Tensor, " N"]:
+    """The place of each value within its group, from 0; ties keep their order."""
+    by_value = values.argsort(descending=descending, stable=True)
+    order = by_value[index[by_value].argsort(stable=True)]
+    counts = torch.bincount(index)
+    starts = counts.cumsum(0) - counts
+    ranks = torch.empty_like(index)
+    ranks[order] = torch.arange(len(index), device=index.device) - starts[index[order]]
+    return ranks
+
+
+def in_top_fraction(
+    values: Float[Tensor, " N"], index: Int[Tensor, " N"], fraction: float, *, descending: bool = True
+) -> Tensor:
+    """Whether each value is among the first ceil(fraction * size) of its group, at least one.
+
+    Args:
+        values: what is ranked.
+        index: to which group each belongs.
+        fraction: of the group's size, 0 to 1.
+        descending: the highest first, or the lowest.
+    """
+    counts = torch.bincount(index)
+    # In double and a hair lower, so that 0.2 * 5 is 1 and not a rounding error above it.
+    chosen = (counts.double() * fraction - 1e-9).ceil().clamp(min=1)
+    return group_ranks(values, index, descending=descending) < chosen[index]
+
+
+def quantile(values: Float[Tensor, " N"], q: float) -> Float[Tensor, ""]:
+    """The q-quantile with linear interpolation.
+
+    Where it falls on a value it is exactly that value, so that "above the quantile" leaves it out;
+    torch.quantile may miss it by a rounding error, and takes at most 16 million values.
+    """
+    ordered = values.sort().values
+    position = q * (len(ordered) - 1)
+    nearest = round(position)
+    if abs(position - nearest) < 1e-6:
+        return ordered[nearest]
+    below = int(position)
+    return ordered[below].lerp(ordered[below + 1], position - below)

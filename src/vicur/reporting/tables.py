@@ -7,54 +7,54 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-TITLES = {
-    "base": "base",
-    "base_with_cue": "base, shown cue",
-    "teacher": "larger teacher",
-    "opsd_answer": "OPSD answer",
-    "opsd_cue": "OPSD cue",
-    "opsd_cue_recovery": "OPSD cue+recov.",
-    "opd_cue": "OPD cue",
-}
 
-
-def quickstart_table(summary: dict[str, Any]) -> Table:
-    """Accuracies, differences to base, hint leakage and seconds, 80 columns wide."""
+def study_table(summary: dict[str, Any]) -> Table:
+    """Accuracies, differences to base, visual advantage, leakage and seconds, 80 columns wide."""
     seeds = summary["seeds"]
     source = f"{seeds} seeds, Student's t" if seeds > 1 else "drawing the test problems"
     table = Table(
         title="CueBench segments: accuracy in %",
-        caption=f"± half of the 95 % interval ({source}); hint: rollouts with the word/occurrences, a seed",
+        caption=(
+            f"± half of the 95 % interval ({source}); VA: nats a token that fine detail adds to the "
+            "answers, in the larger teacher's eyes and in the model's own; hint: rollouts with the "
+            "word/occurrences, a seed"
+        ),
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     table.add_column("method", no_wrap=True)
-    for title in ("in domain", "- base", "out of dom", "- base", "hint", "s"):
+    for title in ("in domain", "- base", "out of dom", "VA", "own", "hint", "s"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, method in summary["methods"].items():
         difference = summary["differences"].get(f"{name} - base", {})
-        leakage = method["hint_leakage"]
+        leakage, advantage = method["hint_leakage"], method["visual_advantage"]
         table.add_row(
-            TITLES[name],
+            method["title"],
             _accuracy(method["in_domain"]),
             _difference(difference.get("in_domain")),
             _accuracy(method["out_of_domain"]),
-            _difference(difference.get("out_of_domain")),
+            f"{advantage['teacher']:.2f}",
+            f"{advantage['own']:.2f}",
             f"{leakage['samples'] / seeds:.0f}/{leakage['occurrences'] / seeds:.0f}",
             f"{method['seconds']:.0f}",
         )
     return table
 
 
-def headline(summary: dict[str, Any]) -> str:
-    """The comparison that ViCuR is about, in a sentence."""
-    difference = summary["differences"]["opsd_cue - opsd_answer"]["in_domain"]
-    verdict = "above 0" if difference["low"] > 0 else "below 0" if difference["high"] < 0 else "0 is inside"
-    return (
-        f"Cue minus answer, in domain: {difference['value']:+.1f} points "
-        f"[{difference['low']:+.1f}, {difference['high']:+.1f}]: {verdict}."
-    )
+def headlines(summary: dict[str, Any]) -> list[str]:
+    """The comparisons that a study asks for besides those with the base, a sentence each."""
+    found = []
+    for name, difference in summary["differences"].items():
+        ours, theirs = name.split(" - ")
+        if theirs != "base":
+            one = difference["in_domain"]
+            verdict = "above 0" if one["low"] > 0 else "below 0" if one["high"] < 0 else "0 is inside"
+            found.append(
+                f"{summary['methods'][ours]['title']} minus {summary['methods'][theirs]['title']}, in "
+                f"domain: {one['value']:+.1f} points [{one['low']:+.1f}, {one['high']:+.1f}]: {verdict}."
+            )
+    return found
 
 
 def _accuracy(found: dict[str, float]) -> str:

@@ -1,36 +1,17 @@
-"""`Rollouts`: the responses to a batch of prompts, and where they come from."""
+"""`Rollouts`: the responses to a batch of prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vicur.data.rows import PromptEncoder
 from vicur.data.sample import Sample
-from vicur.data.views import View
-from vicur.rollouts.processors import SamplingConfig
-from vicur.rollouts.sampler import Response, Sampler
-
-
-@dataclass(frozen=True)
-class RolloutConfig:
-    """How the responses of a training step are made."""
-
-    siblings: int = 1
-    """Responses to each prompt (K)."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How they are sampled."""
-    prompts_per_batch: int = 64
-    """Prompts that are prefilled and decoded together; memory grows with it."""
-
-    def __post_init__(self) -> None:
-        for name in ("siblings", "prompts_per_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"rollout.{name} must be at least 1, not {getattr(self, name)}.")
+from vicur.rollouts.randomness import stream_key, uniforms
+from vicur.rollouts.sampler import Response
 
 
 @dataclass(frozen=True)
@@ -72,41 +53,39 @@ class Rollouts:
         return torch.repeat_interleave(torch.arange(len(lengths)), lengths)
 
     @property
+    def prompt_index(self) -> Int[Tensor, " R"]:
+        """To which sample, in order, each response belongs."""
+        counts = torch.tensor([len(siblings) for siblings in self.responses])
+        return torch.repeat_interleave(torch.arange(len(counts)), counts)
+
+    @property
     def sampling_log_probs(self) -> Float[Tensor, " N"]:
-        """Log-probability of each token under the distribution it was sampled from."""
-        return torch.cat([response.log_probs for response in self.flat_responses])
+        """Log-probability of each token under the distribution it was sampled from.
 
+        Raises:
+            ValueError: a response was not sampled here.
+        """
+        found = [response.log_probs for response in self.flat_responses]
+        sampled = [log_probs for log_probs in found if log_probs is not None]
+        if len(sampled) < len(found):
+            raise ValueError("Responses that were given, not sampled, have no sampling log-probs.")
+        return torch.cat(sampled)
 
-class StudentSource:
-    """On-policy rollouts: the student answers what it is shown.
+    def draws(self, seed: int, step: int) -> Float[Tensor, " N"]:
+        """A uniform number for each token, keyed by seed, step, sample, sibling and position."""
+        found = []
+        for sample, siblings in zip(self.samples, self.responses, strict=True):
+            for sibling, response in enumerate(siblings):
+                key = [stream_key(seed, step, f"{sample.id}/draw", sibling)]
+                found += [uniforms(key, position) for position in range(len(response.ids))]
+        return torch.from_numpy(np.concatenate(found))
 
-    Args:
-        sampler: samples from the student.
-        encoder: makes the student's prompts.
-        view: what the student sees.
-        config: how many responses.
-        seed: with the step and the sample, decides what is sampled.
-    """
+    def part(self, prompts: slice) -> Rollouts:
+        """The rollouts of some of the samples."""
+        return Rollouts(self.samples[prompts], self.responses[prompts], self.texts[prompts])
 
-    def __init__(
-        self, sampler: Sampler, encoder: PromptEncoder, view: View, config: RolloutConfig, seed: int
-    ) -> None:
-        self.sampler, self.encoder, self.view = sampler, encoder, view
-        self.config, self.seed = config, seed
-
-    def rollouts(self, samples: Sequence[Sample], step: int) -> Rollouts:
-        """Sample `siblings` responses to each sample."""
-        prompts = self.encoder.encode([self.view.show(sample) for sample in samples])
-        responses = self.sampler.sample(
-            prompts,
-            [sample.id for sample in samples],
-            siblings=self.config.siblings,
-            seed=self.seed,
-            step=step,
-        )
-        decode = self.encoder.tokenizer.decode
-        texts = [
-            tuple(decode(response.ids, skip_special_tokens=True) for response in siblings)
-            for siblings in responses
-        ]
-        return Rollouts(tuple(samples), tuple(map(tuple, responses)), tuple(texts))
+    def tokens(self, prompts: slice) -> slice:
+        """Where the tokens of some of the samples stand in the flat order."""
+        lengths = [sum(len(response.ids) for response in siblings) for siblings in self.responses]
+        first, last, _ = prompts.indices(len(lengths))
+        return slice(sum(lengths[:first]), sum(lengths[:last]))

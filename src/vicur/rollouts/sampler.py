@@ -27,12 +27,13 @@ class Response:
 
     Attributes:
         ids: tokens, stop token included.
-        log_probs: of each token under the distribution it was sampled from, in nats.
+        log_probs: of each token under the distribution it was sampled from, in nats; None where it
+            was not sampled here.
         finish_reason: "stop", or "length" when it was cut off.
     """
 
     ids: Int[Tensor, " T"]
-    log_probs: Float[Tensor, " T"]
+    log_probs: Float[Tensor, " T"] | None
     finish_reason: Literal["stop", "length"]
 
 

@@ -1,43 +1,81 @@
-"""A model, its rows and a view: the log-probabilities of given responses.
+"""A model, its rows and a view: what it makes of given responses.
 
-Shape suffixes: N response tokens, D hidden size.
+Shape suffixes: N response tokens, D hidden size, J terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vicur.data.rows import EncodedPrompt, PromptEncoder, Rows, build_rows
+from vicur.data.rows import EncodedPrompt, PromptEncoder, Rows, build_rows, siblings_per_row
 from vicur.data.sample import Sample
 from vicur.data.views import View
 from vicur.models.load import LoadedModel
-from vicur.scoring.vocabulary import sampled_log_probs
+from vicur.scoring.vocabulary import Reading, Scores, Term, Weighted, sampled_log_probs, weighted_terms
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """How responses are laid out and scored. None of it changes a result beyond rounding."""
+
+    samples_per_batch: int = 64
+    """Samples in one forward pass without gradient. (With gradient: optimizer.prompts_per_micro_batch.)"""
+    share_prompts: Literal["auto", "always", "never"] = "auto"
+    """Whether siblings share a row and its prompt: as the estimated cost says, all of them, or none."""
+    chunk_tokens: int | None = None
+    """Response tokens whose logits exist at a time; by default as many as take about 96 MiB for one
+    distribution."""
+    gradient_checkpointing: bool = False
+    """Compute the student's layers again in the backward pass instead of keeping their insides."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples_per_batch", "chunk_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"scoring.{name} must be at least 1, not {value}.")
 
 
 class Policy(nn.Module):
-    """Backbone and head in one module: rows in, log-probabilities of their responses out.
+    """Backbone and head in one module: rows in, what a reader makes of the hidden states out.
 
     Full logits never leave it, so the head can be sharded with the rest and gathered only here.
+
+    Raises:
+        ValueError: the head is not a plain matrix; its weight alone would not be the model's head.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
         super().__init__()
         self.model = loaded.model
         self.recovery = loaded.recovery
-        self.vocabulary = loaded.vocabulary
+        head = loaded.model.lm_head
+        if type(head) is not nn.Linear or head.bias is not None:
+            raise ValueError(
+                f"The LM head is a {type(head).__name__}; only a plain matrix can be scored chunk by chunk. "
+                "Leave lm_head out of the adapted modules."
+            )
 
-    def forward(self, rows: Rows) -> Float[Tensor, " N"]:
-        """log p(y_t) of every response token, at temperature 1, in nats and at least float32."""
+    def forward(self, rows: Rows, read: Callable[[Tensor, Tensor], Result]) -> Result:
+        """Run the rows.
+
+        Args:
+            rows: prompts and responses.
+            read: takes the hidden states (N, D) that predict the response tokens, and the LM head's
+                weight (W, D).
+        """
         backbone: Any = self.model.model
         hidden_BLD = backbone(**rows.model_inputs(self.model.dtype), use_cache=False).last_hidden_state
         head: Any = self.model.lm_head
-        kept = self.vocabulary.kept_ids.to(head.weight.device)
-        return sampled_log_probs(rows.predicting(hidden_BLD), head.weight, rows.response_ids, kept)
+        return read(rows.predicting(hidden_BLD), head.weight)
 
 
 class Scorer:
@@ -45,56 +83,133 @@ class Scorer:
 
     Args:
         loaded: the model with its processor and vocabulary.
+        config: how.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, config: ScoringConfig | None = None) -> None:
+        self.config = config or ScoringConfig()
         self.policy = Policy(loaded)
         self.encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index)
         self.vocabulary = loaded.vocabulary
         self.device = loaded.model.device
+        self.hidden_size = loaded.model.config.text_config.hidden_size
+        self._prompts = _PromptMemory()
 
     def encode(self, samples: Sequence[Sample], view: View) -> list[EncodedPrompt]:
-        """The prompts that the view makes of the samples."""
-        return self.encoder.encode([view.show(sample) for sample in samples])
+        """The prompts that the view makes of the samples.
 
-    def rows(
+        Those of a batch are kept, also for parts of it, until other samples are asked for.
+        """
+        return self._prompts.get(samples, view, self.encoder)
+
+    def reading(self, response_ids: Tensor) -> Reading:
+        """How the vocabulary is read at given response tokens."""
+        kept = self.vocabulary.kept_ids.to(self.device)
+        return Reading(response_ids.to(self.device), kept, self.config.chunk_tokens)
+
+    def rows(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> Rows:
+        """Lay prompts and their sibling responses out, on the model's device, in the flat order."""
+        row_prompts: list[EncodedPrompt] = []
+        row_responses: list[Sequence[Tensor]] = []
+        for prompt, siblings in zip(prompts, responses, strict=True):
+            width = self._siblings_per_row(prompt, siblings)
+            for first in range(0, len(siblings), width):
+                row_prompts.append(prompt)
+                row_responses.append(siblings[first : first + width])
+        rows = build_rows(row_prompts, row_responses, pad_id=self.vocabulary.pad_id).to(self.device)
+        _check_alignment(rows, responses)
+        return rows
+
+    def _siblings_per_row(self, prompt: EncodedPrompt, siblings: Sequence[Tensor]) -> int:
+        if self.config.share_prompts == "auto":
+            return siblings_per_row(len(prompt), [len(ids) for ids in siblings], self.hidden_size)
+        return len(siblings) if self.config.share_prompts == "always" else 1
+
+    def batches(
         self,
         prompts: Sequence[EncodedPrompt],
         responses: Sequence[Sequence[Tensor]],
-        *,
-        share_prompts: bool = True,
-    ) -> Rows:
-        """Lay prompts and their responses out, on the model's device.
-
-        Args:
-            prompts: one for each sample.
-            responses: the sibling responses to each.
-            share_prompts: siblings share one row and its prompt; else one row for each response.
-        """
-        if not share_prompts:
-            prompts = [p for p, siblings in zip(prompts, responses, strict=True) for _ in siblings]
-            responses = [[response] for siblings in responses for response in siblings]
-        return build_rows(prompts, responses, pad_id=self.vocabulary.pad_id).to(self.device)
-
-    @torch.no_grad()
-    def log_probs(
-        self,
-        samples: Sequence[Sample],
-        responses: Sequence[Sequence[Tensor]],
-        view: View,
-        *,
         samples_per_batch: int,
-    ) -> Float[Tensor, " N"]:
-        """log p(y_t) of given responses under a view, without gradient, in the flat order."""
-        self.policy.eval()
-        prompts = self.encode(samples, view)
-        parts = []
+    ) -> Iterator[tuple[Rows, slice]]:
+        """Rows of a few samples each, and which tokens of the flat order they hold."""
+        first = 0
         for start in range(0, len(prompts), samples_per_batch):
             part = slice(start, start + samples_per_batch)
             rows = self.rows(prompts[part], responses[part])
-            _check_alignment(rows, responses[part])
-            parts.append(self.policy(rows))
-        return torch.cat(parts)
+            tokens = slice(first, first + len(rows.response_ids))
+            first = tokens.stop
+            yield rows, tokens
+
+    @torch.no_grad()
+    def scores(self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View) -> Scores:
+        """The next-token distributions at the tokens of given responses, under a view, no gradient."""
+        self.policy.eval()
+        prompts = self.encode(samples, view)
+        hidden = [
+            self.policy(rows, lambda hidden, head: hidden)
+            for rows, _ in self.batches(prompts, responses, self.config.samples_per_batch)
+        ]
+        return Scores(torch.cat(hidden), self.policy.model.lm_head.weight.detach())
+
+    def log_probs(
+        self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View
+    ) -> Float[Tensor, " N"]:
+        """log p(y_t) of given responses under a view, without gradient, in the flat order."""
+        ids = torch.cat([ids for siblings in responses for ids in siblings])
+        return sampled_log_probs(self.scores(samples, responses, view), self.reading(ids))
+
+    def weighted_terms(
+        self,
+        rows: Rows,
+        terms: Sequence[Term],
+        others: Mapping[str, Scores],
+        *,
+        add_head_gradient: bool = False,
+    ) -> Weighted:
+        """The weighted sum of terms over the response tokens of rows, with gradient, and their values.
+
+        Args:
+            rows: prompts and responses.
+            terms: weighted and observed ones.
+            others: the other distributions that they announce.
+            add_head_gradient: add the head's gradient to what it has at once, not at `backward()`: no
+                second tensor of its size is made, but the loss may not be scaled afterwards.
+        """
+        read = partial(weighted_terms, reading=self.reading(rows.response_ids), terms=terms, others=others)
+        head = self.policy.model.lm_head.weight
+        if add_head_gradient and head.requires_grad and head.dtype == torch.float32:
+            if head.grad is None:
+                head.grad = torch.zeros_like(head)
+            read.keywords["head_gradient_WD"] = head.grad
+        return self.policy(rows, read)
+
+
+class _PromptMemory:
+    """The prompts of one batch of samples under every view that was asked for."""
+
+    def __init__(self) -> None:
+        self._samples: dict[int, Sample] = {}  # by identity; holding them keeps their ids theirs
+        self._prompts: dict[View, dict[int, EncodedPrompt]] = {}
+
+    def get(self, samples: Sequence[Sample], view: View, encoder: PromptEncoder) -> list[EncodedPrompt]:
+        if any(id(sample) not in self._samples for sample in samples):
+            self._samples, self._prompts = {id(sample): sample for sample in samples}, {}
+        own = self._prompts.setdefault(view, {})
+        missing = [sample for sample in samples if id(sample) not in own]
+        if missing:
+            prompts = encoder.encode([view.show(sample) for sample in missing])
+            own |= {id(sample): prompt for sample, prompt in zip(missing, prompts, strict=True)}
+            self._check_tokens(view, missing)
+        return [own[id(sample)] for sample in samples]
+
+    def _check_tokens(self, view: View, samples: Sequence[Sample]) -> None:
+        """Views that only change pixels must agree in every token, the visual ones included."""
+        others = [known for known in self._prompts if known.keeps_tokens and known != view]
+        for other in others if view.keeps_tokens else []:
+            for sample in samples:
+                ours, theirs = self._prompts[view][id(sample)], self._prompts[other].get(id(sample))
+                same = theirs is None or torch.equal(ours.input_ids, theirs.input_ids)
+                assert same, f"the view {view.name} changed the visual tokens of sample {sample.id}"
 
 
 def _check_alignment(rows: Rows, responses: Sequence[Sequence[Tensor]]) -> None:

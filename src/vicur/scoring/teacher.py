@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Float
-from torch import Tensor
-
 from vicur.data.views import Hinted, Plain, View
 from vicur.models.load import LoadedModel, load_model, stock_copy
 from vicur.models.vocabulary import check_same_vocabulary
-from vicur.rollouts.rollout import Rollouts
-from vicur.scoring.scorer import Scorer
+from vicur.scoring.scorer import Scorer, ScoringConfig
 
 
 @dataclass(frozen=True)
@@ -25,12 +21,6 @@ class TeacherConfig:
     """Which training-time text the teacher is shown as a hint."""
     missing_privilege: Literal["plain", "skip", "error"] = "plain"
     """A sample without that text: show the student's prompt, leave the sample out, or stop."""
-    samples_per_batch: int = 64
-    """Samples scored in one forward pass."""
-
-    def __post_init__(self) -> None:
-        if self.samples_per_batch < 1:
-            raise ValueError(f"teacher.samples_per_batch must be at least 1, not {self.samples_per_batch}.")
 
     @property
     def view(self) -> View:
@@ -42,29 +32,32 @@ class TeacherConfig:
 
 
 class Teacher:
-    """A frozen model that scores rollouts under its own view.
+    """A frozen model that scores rollouts, under its own view or another.
 
     Args:
         loaded: the model; its parameters are frozen here.
         config: what it sees.
+        scoring: how it is run.
     """
 
-    def __init__(self, loaded: LoadedModel, config: TeacherConfig) -> None:
+    def __init__(
+        self, loaded: LoadedModel, config: TeacherConfig, scoring: ScoringConfig | None = None
+    ) -> None:
         loaded.model.requires_grad_(False)
         loaded.model.eval()
-        self.scorer = Scorer(loaded)
+        self.loaded = loaded
+        self.scorer = Scorer(loaded, scoring)
         self.view = config.view
-        self.config = config
 
     @classmethod
-    def of(cls, config: TeacherConfig, student: LoadedModel) -> Teacher:
+    def of(cls, config: TeacherConfig, student: LoadedModel, scoring: ScoringConfig | None = None) -> Teacher:
         """Load the teacher, or copy the student as it is now, without its recovery module.
 
         Raises:
             ValueError: the vocabularies differ.
         """
         if config.model == "self":
-            return cls(stock_copy(student), config)
+            return cls(stock_copy(student), config, scoring)
         loaded = load_model(config.model)
         check_same_vocabulary(student.processor.tokenizer, loaded.processor.tokenizer)
         if loaded.model.get_output_embeddings().weight.shape[0] < student.vocabulary.size:
@@ -73,13 +66,5 @@ class Teacher:
                 f"{student.vocabulary.size} tokens."
             )
         # Both are scored over the same words, whatever stop tokens the teacher's own files name.
-        return cls(LoadedModel(loaded.model, loaded.processor, student.vocabulary), config)
-
-    def log_probs(self, rollouts: Rollouts) -> Float[Tensor, " N"]:
-        """log q(y_t) of every response token under the teacher's view, in the flat order."""
-        return self.scorer.log_probs(
-            rollouts.samples,
-            rollouts.response_ids,
-            self.view,
-            samples_per_batch=self.config.samples_per_batch,
-        )
+        shared = LoadedModel(loaded.model, loaded.processor, student.vocabulary)
+        return cls(shared, config, scoring)

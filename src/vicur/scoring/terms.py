@@ -1,16 +1,107 @@
 """The pure maths of the objectives: one number for each response token.
 
-No model, no configuration, no collectives. Everything is at least float32, in nats, and flat over
-response tokens (suffix N).
+No model, no configuration, no collectives. Everything is at least float32 and in nats. A term over
+whole next-token distributions takes log-probabilities; `p` is the student's, `q` the teacher's.
+
+Shape suffixes: C tokens of a chunk (or of a whole batch: nothing depends on it), V words.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-PerToken = Float[Tensor, " N"]
+PerToken = Float[Tensor, " C"]
+LogProbs = Float[Tensor, "C V"]
+
+# --------------------------------------------------------------- divergences of whole distributions
+
+
+def reverse_kl(log_p: LogProbs, log_q: LogProbs) -> PerToken:
+    """KL(p || q) = sum_v p (log p - log q): Standard OPD (VA-OPD eq. 1, VGS eq. 2)."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def forward_kl(log_p: LogProbs, log_q: LogProbs) -> PerToken:
+    """KL(q || p): off-policy distillation, and ViCuR's full-vocabulary counterpart (app. F.3)."""
+    return reverse_kl(log_q, log_p)
+
+
+def generalized_jsd(log_p: LogProbs, log_q: LogProbs, beta: float) -> PerToken:
+    """beta KL(q || m) + (1 - beta) KL(p || m) with m = beta q + (1 - beta) p (GKD, arXiv 2306.13649).
+
+    Symmetric at 0.5. At the ends, where the formula itself is 0, it means its limits after division
+    by beta and by 1 - beta: the forward KL at 0 and the reverse KL at 1. So its scale jumps there.
+
+    Raises:
+        ValueError: beta is not between 0 and 1.
+    """
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta of the generalized JSD must be between 0 and 1, not {beta}.")
+    if beta == 0:
+        return forward_kl(log_p, log_q)
+    if beta == 1:
+        return reverse_kl(log_p, log_q)
+    share = log_p.new_tensor(beta)
+    log_m = torch.logaddexp(log_q + share.log(), log_p + torch.log1p(-share))
+    return beta * reverse_kl(log_q, log_m) + (1 - beta) * reverse_kl(log_p, log_m)
+
+
+def visual_target(log_p_blind: LogProbs, log_q: LogProbs, log_q_blind: LogProbs) -> LogProbs:
+    """log q* = log p0 + log q - log q0 - log Z: the student's own words, moved by what the teacher
+    sees (VGS eq. 9 and 10)."""
+    return (log_p_blind + log_q - log_q_blind).log_softmax(-1)
+
+
+def visual_target_kl(
+    log_p: LogProbs, log_p_blind: LogProbs, log_q: LogProbs, log_q_blind: LogProbs
+) -> PerToken:
+    """KL(p || q*) (VGS eq. 11). The blind student inside q* carries no gradient."""
+    return reverse_kl(log_p, visual_target(log_p_blind.detach(), log_q, log_q_blind))
+
+
+def entropy(log_p: LogProbs) -> PerToken:
+    """-sum_v p log p."""
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+# ------------------------------------------------------------------------- of the sampled token alone
+
+
+def cross_entropy(log_prob: PerToken) -> PerToken:
+    """-log p(y_t): supervised fine-tuning, and PAPO's estimate of the entropy."""
+    return -log_prob
+
+
+def k1(log_prob: PerToken, reference_log_prob: PerToken) -> PerToken:
+    """log p - log r: unbiased estimate of KL(p || r) on tokens sampled from p."""
+    return log_prob - reference_log_prob
+
+
+def k2(log_prob: PerToken, reference_log_prob: PerToken) -> PerToken:
+    """(log p - log r)^2 / 2: its gradient is an unbiased estimate of the KL's."""
+    return 0.5 * (log_prob - reference_log_prob).square()
+
+
+def k3(
+    log_prob: PerToken,
+    reference_log_prob: PerToken,
+    max_log_ratio: float = math.inf,
+    max_value: float = math.inf,
+) -> PerToken:
+    """e^d - d - 1 with d = log r - log p: unbiased and never negative (GRPO, PAPO).
+
+    Args:
+        log_prob: of the sampled token; the gradient flows here.
+        reference_log_prob: under the reference, detached.
+        max_log_ratio: d is clamped to plus and minus this.
+        max_value: and the result to at most this.
+    """
+    d = (reference_log_prob - log_prob).clamp(-max_log_ratio, max_log_ratio)
+    return (d.exp() - d - 1).clamp(max=max_value)
 
 
 def log_prob_advantage(
@@ -20,6 +111,11 @@ def log_prob_advantage(
     return (teacher_log_prob - student_log_prob).detach().clamp(-limit, limit)
 
 
+def visual_advantage(log_prob: PerToken, degraded_log_prob: PerToken) -> PerToken:
+    """a_t = max(log q(y_t | v) - log q(y_t | degraded v), 0) (VA-OPD eq. 2). Detached."""
+    return (log_prob - degraded_log_prob).detach().clamp(min=0)
+
+
 def clipped_policy(
     log_prob: PerToken,
     old_log_prob: PerToken,
@@ -27,7 +123,7 @@ def clipped_policy(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
-    dual_clip: float = 3.0,
+    dual_clip: float | None = 3.0,
     max_log_ratio: float = 20.0,
 ) -> PerToken:
     """PPO's clipped surrogate with dual clipping, to be minimised (ViCuR eq. 7).
@@ -42,13 +138,16 @@ def clipped_policy(
         old_log_prob: under the policy at the start of the rollout batch, detached.
         advantage: detached.
         clip_low, clip_high: how far the ratio may fall below and rise above 1.
-        dual_clip: bound on the loss, in multiples of |A|, where the advantage is negative.
+        dual_clip: bound on the loss, in multiples of |A|, where the advantage is negative; None for
+            no bound.
         max_log_ratio: the log-ratio is clamped to plus and minus this.
     """
     log_ratio = (log_prob - old_log_prob).clamp(-max_log_ratio, max_log_ratio)
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     loss = torch.maximum(-ratio * advantage, -clipped * advantage)
+    if dual_clip is None:
+        return loss
     return torch.where(advantage < 0, torch.minimum(loss, -dual_clip * advantage), loss)
 
 
@@ -62,4 +161,6 @@ def was_clipped(
 ) -> PerToken:
     """1 where the clipped branch of `clipped_policy` is the one taken, for the clip fraction."""
     ratio = (log_prob - old_log_prob).exp()
-    return torch.where(advantage >= 0, ratio > 1 + clip_high, ratio < 1 - clip_low).float()
+    above = (advantage > 0) & (ratio > 1 + clip_high)
+    below = (advantage < 0) & (ratio < 1 - clip_low)
+    return (above | below).float()

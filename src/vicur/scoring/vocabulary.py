@@ -1,93 +1,426 @@
-"""Log-probabilities over the vocabulary, a chunk of tokens at a time.
+"""From hidden states to weighted terms, a chunk of tokens at a time.
 
-Full logits of a batch do not fit: 16,384 tokens by 151,936 words are 10 GB in float32. Here the
-logits of one chunk exist at a time, in the forward and again in the backward pass.
+Full logits of a batch do not fit: 16,384 tokens by 151,936 words are 10 GB in float32, and an
+objective may need four such distributions. Here they exist for one chunk of tokens at a time. As all
+weights are known beforehand, the gradient of a chunk is computed with its value, in the forward pass.
 
-Shape suffixes: N tokens, D hidden size, W rows of the head, V words kept.
+Two sizes matter. A chunk is as many tokens as make the products with the heads efficient; its logits
+are the only large tensors. The terms work on blocks of a few of its rows, whose temporaries stay small;
+a block's gradient takes the place of its logits. `logits -> log p -> terms` is differentiated by
+autograd within a block, `hidden, head -> logits` by hand.
+
+Shape suffixes: N tokens, D hidden size, W rows of the head, C tokens of a block, V words kept, J terms.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK_BYTES = 256 * 2**20
-"""Logits of one chunk take at most about this much memory, in float32."""
+STUDENT = "student"
+"""The name of the distribution that is differentiated, or measured."""
+CHUNK_BYTES = {"cpu": 96 * 2**20, "cuda": 2**30}
+"""What the float32 logits of a chunk take, those of all its distributions together."""
+BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
+"""What one distribution takes in a block. A term keeps about a dozen tensors of that size."""
+HEAD_ROWS = 16_384
+"""Rows of a half-precision head that are converted to float32 together."""
 
 
-def sampled_log_probs(
-    hidden_ND: Float[Tensor, "N D"],
-    head_WD: Float[Tensor, "W D"],
-    ids_N: Int[Tensor, " N"],
-    kept_V: Int[Tensor, " V"],
-    chunk_size: int | None = None,
-) -> Float[Tensor, " N"]:
-    """log p(id) for each token, over the kept words only, differentiable in hidden and head.
+@dataclass(frozen=True)
+class Scores:
+    """A next-token distribution at every response token, as hidden states and the head that reads them.
 
-    Removed words are left out by index, so their gradient is exactly zero.
+    Attributes:
+        hidden_ND: last hidden states at the predicting positions, detached.
+        head_WD: the LM head's weight, padding rows included, detached. D may differ between models.
+    """
+
+    hidden_ND: Float[Tensor, "N D"]
+    head_WD: Float[Tensor, "W D"]
+
+    def part(self, tokens: slice) -> Scores:
+        """The distributions at some of the tokens."""
+        return replace(self, hidden_ND=self.hidden_ND[tokens])
+
+
+class Block:
+    """What a term may look at: distributions over the kept words at C tokens.
 
     Args:
-        hidden_ND: last hidden states at the predicting positions.
-        head_WD: the LM head's weight, padding rows included.
-        ids_N: the tokens whose log-probability is asked; each must be a kept word.
-        kept_V: the words that a response may consist of, ascending.
-        chunk_size: tokens per chunk; chosen by `CHUNK_BYTES` if not given.
+        log_probs: (C, V) of each distribution that was announced.
+        slot_C: which kept word each response token is.
+    """
+
+    def __init__(self, log_probs: Mapping[str, Tensor], slot_C: Tensor) -> None:
+        self._log_probs, self._slot_C = log_probs, slot_C
+
+    @property
+    def log_p_CV(self) -> Tensor:
+        """Log-probabilities of the student."""
+        return self.distribution(STUDENT)
+
+    @cached_property
+    def log_prob_C(self) -> Tensor:
+        """The student's log-probability of the response tokens themselves."""
+        return self.log_prob(STUDENT)
+
+    def distribution(self, name: str) -> Tensor:
+        """Log-probabilities (C, V) of one of the distributions that the term announced."""
+        return self._log_probs[name]
+
+    def log_prob(self, name: str) -> Tensor:
+        """Its log-probability (C,) of the response tokens."""
+        return self._log_probs[name].gather(-1, self._slot_C[:, None])[:, 0]
+
+
+TermFunction = Callable[..., Tensor]
+"""(block, **inputs) -> one number for each token of the block."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A per-token function, what multiplies it in the loss, and what it takes.
+
+    Attributes:
+        name: under which its values are recorded.
+        function: pure; gets a `Block` and the inputs by name.
+        weights: detached coefficient of every token, the whole reduction included; None where the
+            term is only observed.
+        inputs: detached per-token numbers for the function, e.g. advantages.
+        reads: the distributions it takes besides the student's.
+        live: the distribution that its gradient flows through; another than the student's is one of
+            the same model under another view.
+        stage: terms of a higher stage are differentiated after all those of a lower one, so that the
+            norm of the gradient can be taken in between.
+    """
+
+    name: str
+    function: TermFunction
+    weights: Float[Tensor, " N"] | None = None
+    inputs: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    reads: tuple[str, ...] = ()
+    live: str = STUDENT
+    stage: int = 0
+
+    def part(self, tokens: slice, dtype: torch.dtype | None = None) -> Term:
+        """The term on some of the tokens, its numbers in another type if one is given."""
+        weights = None if self.weights is None else self.weights[tokens].to(dtype)
+        return replace(self, weights=weights, inputs={k: v[tokens].to(dtype) for k, v in self.inputs.items()})
+
+    def scaled(self, factor: float) -> Term:
+        """The term with all weights multiplied."""
+        return self if self.weights is None else replace(self, weights=factor * self.weights)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which tokens were sampled, over which words, and how much is worked on at once.
+
+    Attributes:
+        ids_N: the response tokens; each must be a kept word.
+        kept_V: the words that a response may consist of, ascending. The others are left out by index,
+            of every distribution: an infinite logit would make their KL NaN.
+        chunk_size: tokens of a chunk; chosen by `CHUNK_BYTES` if not given.
+    """
+
+    ids_N: Int[Tensor, " N"]
+    kept_V: Int[Tensor, " V"]
+    chunk_size: int | None = None
+
+    def slots(self) -> Int[Tensor, " N"]:
+        """Which kept word each response token is.
+
+        Raises:
+            ValueError: a token is not among the kept words.
+        """
+        slot_N = torch.searchsorted(self.kept_V, self.ids_N).clamp(max=len(self.kept_V) - 1)
+        strays = self.ids_N[self.kept_V[slot_N] != self.ids_N]
+        if len(strays):
+            raise ValueError(
+                f"Responses contain token ids that cannot be scored: {sorted(set(strays.tolist()))[:5]}."
+            )
+        return slot_N
+
+    def chunks(self, num_distributions: int) -> Iterator[slice]:
+        """The tokens, cut into chunks."""
+        budget = CHUNK_BYTES.get(self.ids_N.device.type, CHUNK_BYTES["cpu"])
+        size = self.chunk_size or max(1, budget // (4 * len(self.kept_V) * num_distributions))
+        return _slices(len(self.ids_N), size)
+
+    def blocks(self, num_tokens: int) -> Iterator[slice]:
+        """The tokens of a chunk, cut into blocks."""
+        budget = BLOCK_BYTES.get(self.ids_N.device.type, BLOCK_BYTES["cpu"])
+        return _slices(num_tokens, max(1, budget // (4 * len(self.kept_V))))
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """What `weighted_terms` returns.
+
+    Attributes:
+        loss: sum over terms and tokens of weight times value; differentiable once.
+        values_JN: detached values of every term.
+        hidden_gradients: of the loss, with respect to the hidden states of the other live
+            distributions, (N, D) by name. Their graphs are not in memory: who has run them again
+            hands these to them.
+    """
+
+    loss: Float[Tensor, ""]
+    values_JN: Float[Tensor, "J N"]
+    hidden_gradients: Mapping[str, Float[Tensor, "N D"]]
+
+
+def weighted_terms(
+    hidden_ND: Float[Tensor, "N D"],
+    head_WD: Float[Tensor, "W D"],
+    reading: Reading,
+    terms: Sequence[Term],
+    others: Mapping[str, Scores],
+    head_gradient_WD: Float[Tensor, "W D"] | None = None,
+) -> Weighted:
+    """sum_j sum_t w_jt term_jt, with its gradient in hidden states and head.
+
+    Args:
+        hidden_ND: the student's last hidden states at the predicting positions.
+        head_WD: its LM head's weight, padding rows included.
+        reading: tokens and words.
+        terms: weighted and observed ones.
+        others: the other distributions that the terms announce.
+        head_gradient_WD: where the head's gradient is added during this call, instead of being
+            returned by autograd: a second tensor of the head's size is never made. Then the loss may
+            not be scaled afterwards.
 
     Returns:
-        log-probabilities in nats, at least float32.
+        all at least float32. Without any token the loss is 0 and its gradient a 0 of the right shape.
 
     Raises:
-        ValueError: a token is not among the kept words.
+        ValueError: a response token is not among the kept words.
     """
-    slot_N = torch.searchsorted(kept_V, ids_N).clamp(max=len(kept_V) - 1)
-    if not bool((kept_V[slot_N] == ids_N).all()):
-        strays = sorted(set(ids_N[kept_V[slot_N] != ids_N].tolist()))
-        raise ValueError(f"Responses contain token ids that cannot be scored: {strays[:5]}.")
-    if chunk_size is None:
-        chunk_size = max(1, CHUNK_BYTES // (4 * len(kept_V)))
-    log_probs: Tensor = _SampledLogProbs.apply(hidden_ND, head_WD, slot_N, kept_V, chunk_size)  # type: ignore[no-untyped-call]
-    return log_probs
+    live = [name for name in dict.fromkeys(t.live for t in terms if t.weights is not None) if name != STUDENT]
+    loss, values_JN, *gradients = _WeightedTerms.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, head_WD, reading, terms, others, live, head_gradient_WD
+    )
+    return Weighted(loss, values_JN, dict(zip(live, gradients, strict=True)))
 
 
-def _precise(tensor: Tensor) -> Tensor:
-    """At least float32: products of bfloat16 would be rounded to steps of 0.1 nats."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+@torch.no_grad()
+def observed_terms(
+    scores: Scores, reading: Reading, terms: Sequence[Term], others: Mapping[str, Scores]
+) -> Float[Tensor, "J N"]:
+    """The values of terms without any gradient; `scores` stand for the student.
+
+    Raises:
+        ValueError: a response token is not among the kept words.
+    """
+    run = _Run(scores, reading, [replace(term, weights=None) for term in terms], others, {}, None)
+    return run.values_JN
 
 
-class _SampledLogProbs(torch.autograd.Function):
-    """Forward keeps no logits; backward makes each chunk's again: d log p / d logit = 1[id] - p."""
+def sampled_log_probs(scores: Scores, reading: Reading) -> Float[Tensor, " N"]:
+    """log p of the response tokens, in nats and at least float32, without any gradient.
+
+    Raises:
+        ValueError: a response token is not among the kept words.
+    """
+    return observed_terms(scores, reading, [Term("log_prob", lambda block: block.log_prob_C)], {})[0]
+
+
+class _WeightedTerms(torch.autograd.Function):
+    """The forward pass computes the gradients, the backward pass hands them out."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, slot: Tensor, kept: Tensor, chunk_size: int
-    ) -> Tensor:
-        ctx.save_for_backward(hidden, head, slot, kept)
-        ctx.chunk_size = chunk_size
-        kept_head = _precise(head[kept])
-        out = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        for start in range(0, len(hidden), chunk_size):
-            part = slice(start, start + chunk_size)
-            logits = _precise(hidden[part]) @ kept_head.T
-            picked = logits.gather(-1, slot[part, None])[:, 0]
-            out[part] = picked - logits.logsumexp(-1)
-        return out
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        reading: Reading,
+        terms: Sequence[Term],
+        others: Mapping[str, Scores],
+        live: Sequence[str],
+        head_gradient: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+        precise = _precise(hidden.dtype)
+        gradients = {name: torch.zeros_like(others[name].hidden_ND, dtype=precise) for name in live}
+        if wants_hidden:
+            gradients[STUDENT] = torch.zeros_like(hidden, dtype=precise)
+        added = head_gradient
+        if added is None and wants_head:
+            added = torch.zeros_like(head, dtype=precise)
+        run = _Run(Scores(hidden, head), reading, terms, others, gradients, added)
+        own = gradients.pop(STUDENT, None)
+        ctx.save_for_backward(
+            None if own is None else own.to(hidden.dtype),
+            None if added is None or added is head_gradient else added.to(head.dtype),
+        )
+        results = (run.values_JN, *gradients.values())
+        ctx.mark_non_differentiable(*results)
+        return run.loss, *results
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        (grad_out,) = grads
-        hidden, head, slot, kept = ctx.saved_tensors
-        kept_head = _precise(head[kept])
-        grad_hidden = torch.zeros_like(hidden)
-        grad_kept = torch.zeros_like(kept_head)
-        for start in range(0, len(hidden), ctx.chunk_size):
-            part = slice(start, start + ctx.chunk_size)
-            grad = -(_precise(hidden[part]) @ kept_head.T).softmax(-1)
-            grad.scatter_add_(-1, slot[part, None], torch.ones_like(grad[:, :1]))
-            grad *= grad_out[part, None]
-            grad_hidden[part] = (grad @ kept_head).to(hidden.dtype)
-            grad_kept += grad.T @ _precise(hidden[part])
-        grad_head = torch.zeros_like(head).index_copy_(0, kept, grad_kept.to(head.dtype))
-        return grad_hidden, grad_head, None, None, None
+        factor = grads[0]
+        # As they are where nothing multiplies the loss: a copy of the head's gradient would be large.
+        is_one = factor.item() == 1
+        gradients = [g if g is None or is_one else factor.to(g.dtype) * g for g in ctx.saved_tensors]
+        return *gradients, None, None, None, None, None
+
+
+class _Run:
+    """Goes through chunks and blocks, and adds up.
+
+    Args:
+        student: hidden states and head of the model that is differentiated or measured.
+        reading: tokens and words.
+        terms: weighted and observed ones.
+        others: the other distributions.
+        gradients: where the gradient with respect to the hidden states of each live distribution goes.
+        head_gradient: where that with respect to the student's head goes, if anywhere.
+    """
+
+    def __init__(
+        self,
+        student: Scores,
+        reading: Reading,
+        terms: Sequence[Term],
+        others: Mapping[str, Scores],
+        gradients: Mapping[str, Tensor],
+        head_gradient: Tensor | None,
+    ) -> None:
+        self.reading, self.terms = reading, terms
+        self.gradients, self.head_gradient = gradients, head_gradient
+        read = dict.fromkeys(name for term in terms for name in term.reads if name != STUDENT)
+        self.scores = {STUDENT: student, **{name: others[name] for name in read}}
+        self.groups = _by_head(self.scores)
+        self.words = _Words(reading.kept_V)
+        self.slot_N = reading.slots()
+        # The head's gradient alone needs that of the student's logits, too.
+        self.live = {*gradients, STUDENT} if head_gradient is not None else set(gradients)
+        hidden = student.hidden_ND
+        self.loss = hidden.new_zeros((), dtype=_precise(hidden.dtype))
+        self.values_JN = hidden.new_zeros(len(terms), len(hidden), dtype=_precise(hidden.dtype))
+        for tokens in reading.chunks(len(self.scores)):
+            self._chunk(tokens)
+
+    def _chunk(self, tokens: slice) -> None:
+        logits: dict[str, Tensor] = {}
+        for names in self.groups:
+            # One product for all that one head reads: what takes time is to go through the head.
+            hidden = torch.cat([self.scores[name].hidden_ND[tokens] for name in names])
+            product = _product(hidden, self.scores[names[0]].head_WD[: self.words.rows])
+            logits |= zip(names, product.chunk(len(names)), strict=True)
+        for rows in self.reading.blocks(tokens.stop - tokens.start):
+            place = slice(tokens.start + rows.start, tokens.start + rows.stop)
+            self._block({name: own[rows] for name, own in logits.items()}, place)
+        for name in self.live:
+            self._backward(name, logits[name], tokens)
+
+    def _block(self, logits: Mapping[str, Tensor], tokens: slice) -> None:
+        """Values of all terms at a few tokens; the gradients of live logits take their place."""
+        log_probs = {name: self.words.log_probs(own) for name, own in logits.items()}
+        leaves = {name: log_probs[name].requires_grad_() for name in self.live}
+        terms = [term.part(tokens, self.loss.dtype) for term in self.terms]
+        slot_C = self.slot_N[tokens]
+        loss = self.loss.new_zeros(())
+        with torch.enable_grad():
+            block = Block(log_probs, slot_C)
+            for row, term in enumerate(terms):
+                if term.weights is not None:
+                    values_C = term.function(block, **term.inputs)
+                    self.values_JN[row, tokens] = values_C.detach()
+                    loss = loss + (term.weights * values_C).sum()
+        if leaves:
+            found = _gradients(loss, list(leaves.values()))
+            for (name, leaf), gradient_CV in zip(leaves.items(), found, strict=True):
+                self.words.put(_through_softmax(leaf.detach(), gradient_CV), logits[name])
+        self.loss += loss.detach()
+        # Only now, on its own block: no graph of an observed term is ever made.
+        observed = Block({name: own.detach() for name, own in log_probs.items()}, slot_C)
+        for row, term in enumerate(terms):
+            if term.weights is None:
+                self.values_JN[row, tokens] = term.function(observed, **term.inputs)
+
+    def _backward(self, name: str, gradient_CW: Tensor, tokens: slice) -> None:
+        """From the gradient of a chunk's logits to that of its hidden states and of the head."""
+        hidden_CD, head_WD = self.scores[name].hidden_ND[tokens], self.scores[name].head_WD[: self.words.rows]
+        if name in self.gradients:
+            for rows in _head_parts(head_WD):
+                head = head_WD[rows].to(gradient_CW.dtype)
+                self.gradients[name][tokens].addmm_(gradient_CW[:, rows], head)
+        if self.head_gradient is not None:
+            self.head_gradient[: self.words.rows].addmm_(gradient_CW.T, hidden_CD.to(gradient_CW.dtype))
+
+
+def _by_head(scores: Mapping[str, Scores]) -> list[list[str]]:
+    """The names of distributions that one and the same head reads."""
+    groups: dict[tuple[int, torch.Size], list[str]] = {}
+    for name, own in scores.items():
+        groups.setdefault((own.head_WD.data_ptr(), own.head_WD.shape), []).append(name)
+    return list(groups.values())
+
+
+class _Words:
+    """The kept words as runs of consecutive rows of the head: few, as only special tokens are left out."""
+
+    def __init__(self, kept_V: Tensor) -> None:
+        self.rows = int(kept_V[-1]) + 1
+        breaks = ((kept_V.diff() != 1).nonzero()[:, 0] + 1).tolist()
+        edges = [0, *breaks, len(kept_V)]
+        self.runs = [
+            (slice(a, b), slice(int(kept_V[a]), int(kept_V[b - 1]) + 1)) for a, b in itertools.pairwise(edges)
+        ]
+
+    def log_probs(self, logits_CW: Tensor) -> Tensor:
+        """Log-probabilities (C, V) over the kept words."""
+        kept = torch.cat([logits_CW[:, columns] for _, columns in self.runs], -1)
+        return kept.sub_(kept.logsumexp(-1, keepdim=True))
+
+    def put(self, gradient_CV: Tensor, out_CW: Tensor) -> None:
+        """Write a gradient over the kept words to all rows of the head; the other words get zero."""
+        if len(self.runs) > 1 or self.runs[0][1].start > 0:
+            out_CW.zero_()
+        for words, columns in self.runs:
+            out_CW[:, columns] = gradient_CV[:, words]
+
+
+def _gradients(loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    if not loss.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+
+
+def _through_softmax(log_p_CV: Tensor, gradient_CV: Tensor) -> Tensor:
+    """d log p_v / d logit_u = [u = v] - p_u."""
+    return log_p_CV.exp().mul_(-gradient_CV.sum(-1, keepdim=True)).add_(gradient_CV)
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
+
+
+def _head_parts(head_WD: Tensor) -> Iterator[slice]:
+    """All rows at once, or blocks of them where each has to be converted."""
+    return _slices(len(head_WD), len(head_WD) if _precise(head_WD.dtype) == head_WD.dtype else HEAD_ROWS)
+
+
+def _product(hidden_CD: Tensor, head_WD: Tensor) -> Tensor:
+    """hidden @ head.T in at least float32: bfloat16 logits would be rounded to steps of 0.1 nats."""
+    if _precise(head_WD.dtype) == head_WD.dtype:
+        return hidden_CD.to(head_WD.dtype) @ head_WD.T
+    if hidden_CD.is_cuda and hidden_CD.dtype == head_WD.dtype:
+        return torch.mm(hidden_CD, head_WD.T, out_dtype=torch.float32)
+    parts = [hidden_CD.float() @ head_WD[rows].float().T for rows in _head_parts(head_WD)]
+    return torch.cat(parts, -1)

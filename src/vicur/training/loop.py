@@ -1,7 +1,4 @@
-"""The training loop.
-
-Shape suffixes: N response tokens of the global batch.
-"""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -11,22 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from vicur.data.rows import Rows
 from vicur.data.sample import Sample
-from vicur.diagnostics.gap import log_prob_gap
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
-from vicur.models.recovery import RecoveryObserver
-from vicur.objectives.objective import Objective, ScoredTokens
-from vicur.rewards.answers import is_correct
-from vicur.rollouts.rollout import Rollouts, StudentSource
-from vicur.scoring.scorer import Scorer
-from vicur.scoring.teacher import Teacher
-from vicur.training.optimizer import Optimizer
+from vicur.objectives.objective import OLD, Objective
+from vicur.rollouts.source import RolloutSource
+from vicur.training.measurement import Measurement
+from vicur.training.metrics import describe_responses, describe_tokens, describe_updates, join_tokens
 from vicur.training.progress import Progress
 from vicur.training.records import Records
+from vicur.training.update import Updater
 
 
 @dataclass(frozen=True)
@@ -34,9 +25,11 @@ class TrainingConfig:
     """How long, how much at once, and where to."""
 
     steps: int = 275
-    """Updates."""
+    """Rollout batches; each is followed by one update or several."""
     prompts_per_step: int = 128
     """Problems of one rollout batch."""
+    prompts_per_update: int | None = None
+    """Problems of one update; by default all of the rollout batch."""
     seed: int = 0
     """Decides the order of the problems, the responses, and fresh weights."""
     output: str = "runs/run"
@@ -48,9 +41,25 @@ class TrainingConfig:
     """Whether the trained model is written to the run's folder."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("steps", "prompts_per_step", "prompts_per_update"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"training.{name} must be at least 1, not {value}.")
+        if self.prompts_per_step % self.update_size:
+            raise ValueError(
+                f"training.prompts_per_update={self.prompts_per_update} does not divide "
+                f"training.prompts_per_step={self.prompts_per_step}."
+            )
+
+    @property
+    def update_size(self) -> int:
+        """Problems of one update."""
+        return self.prompts_per_update or self.prompts_per_step
+
+    @property
+    def updates(self) -> int:
+        """Of the whole run."""
+        return self.steps * (self.prompts_per_step // self.update_size)
 
 
 @dataclass(frozen=True)
@@ -60,21 +69,17 @@ class Trainer:
     Attributes:
         samples: the training problems.
         source: where responses come from.
-        student: scores the student with gradient.
-        teacher: scores what the student wrote.
+        measurement: what is measured on them before any gradient.
         objective: what is minimised.
-        optimizer: changes the student.
-        prompts_per_micro_batch: samples whose graph is in memory together.
+        updater: changes the student by it.
         config: length and size.
     """
 
     samples: Sequence[Sample]
-    source: StudentSource
-    student: Scorer
-    teacher: Teacher
+    source: RolloutSource
+    measurement: Measurement
     objective: Objective
-    optimizer: Optimizer
-    prompts_per_micro_batch: int
+    updater: Updater
     config: TrainingConfig
 
     def train(self, records: Records, progress: Progress) -> HintLeakage:
@@ -85,21 +90,27 @@ class Trainer:
         """
         batches = self._batches()
         leakage = HintLeakage()
+        index = 0
         for step in progress.steps(self.config.steps):
             started = time.perf_counter()
-            samples = next(batches)
-            rollouts = self.source.rollouts(samples, step)
-            scored = self._score(rollouts)
-            weights = self.objective.weigh(scored)
-            metrics, log_probs = self._update(step, rollouts, scored, weights)
+            needs = self.objective.needs(step)
+            rollouts = self.source.rollouts(next(batches), step)
+            sampled = self.config.old_log_probs == "sampled" and OLD in needs.log_probs
+            old = rollouts.sampling_log_probs if sampled else None
+            measured = self.measurement.of_rollouts(rollouts, needs, step, old)
+            updates = []
+            for batch in measured.updates(self.config.update_size):
+                complete = self.measurement.of_update(batch, needs)
+                updates.append(self.updater.update(complete, needs, index))
+                index += 1
+            tokens = join_tokens(updates)
             leaked = hint_leakage(rollouts.flat_texts)
             leakage += leaked
-            correct = _grade(rollouts)
-            metrics |= _describe(rollouts, correct, leaked)
-            metrics |= log_prob_gap(scored.teacher_log_probs, scored.old_log_probs, scored.response_index)
+            metrics = describe_updates(updates)
+            metrics |= describe_tokens(tokens, rollouts.response_index.to(self.measurement.student.device))
+            metrics |= describe_responses(measured, leaked)
             metrics["seconds"] = time.perf_counter() - started
-            tokens = {"teacher_log_prob": scored.teacher_log_probs, "student_log_prob": log_probs}
-            records.write_rollouts(step, rollouts, tokens, correct)
+            records.write_rollouts(step, rollouts, tokens, measured.correct)
             records.write(step, metrics)
             progress.show(metrics)
         return leakage
@@ -116,73 +127,3 @@ class Trainer:
             for start in range(0, len(order) - size + 1, size):
                 yield [self.samples[int(i)] for i in order[start : start + size]]
             epoch += 1
-
-    def _score(self, rollouts: Rollouts) -> ScoredTokens:
-        """Everything that is measured before any gradient."""
-        teacher = self.teacher.log_probs(rollouts)
-        if self.config.old_log_probs == "sampled":
-            old = rollouts.sampling_log_probs.to(teacher)
-        else:
-            old = self.student.log_probs(
-                rollouts.samples,
-                rollouts.response_ids,
-                self.objective.student_view,
-                samples_per_batch=self.prompts_per_micro_batch,
-            )
-        return ScoredTokens(rollouts.response_index.to(old.device), old, teacher)
-
-    def _update(
-        self, step: int, rollouts: Rollouts, scored: ScoredTokens, weights_N: Tensor
-    ) -> tuple[dict[str, float], Tensor]:
-        """One optimizer step, in micro-batches whose gradients add up."""
-        policy = self.student.policy
-        policy.train()
-        sums: dict[str, float] = {"loss": 0.0}
-        log_probs: list[Tensor] = []
-        with RecoveryObserver(policy.recovery) as observer:
-            for rows, tokens in self._micro_batches(rollouts):
-                part = scored.part(tokens)
-                current = policy(rows)
-                loss = (weights_N[tokens] * self.objective.terms(current, part)).sum()
-                loss.backward()
-                sums["loss"] += loss.item()
-                for name, values in self.objective.metrics(current, part).items():
-                    sums[name] = sums.get(name, 0.0) + float(values.sum()) / len(scored)
-                log_probs.append(current.detach())
-        sums["grad_norm"] = float(self.optimizer.step(step - 1))
-        sums |= self.optimizer.learning_rates()
-        for layer, ratio in observer.mean_change_ratio().items():
-            sums[f"recovery_change_{layer}"] = ratio
-        return sums, torch.cat(log_probs)
-
-    def _micro_batches(self, rollouts: Rollouts) -> Iterator[tuple[Rows, slice]]:
-        """Rows of a few samples, and the slice of the flat order that their tokens are."""
-        prompts = self.student.encode(rollouts.samples, self.objective.student_view)
-        responses, first = rollouts.response_ids, 0
-        for start in range(0, len(prompts), self.prompts_per_micro_batch):
-            part = slice(start, start + self.prompts_per_micro_batch)
-            rows = self.student.rows(prompts[part], responses[part])
-            tokens = slice(first, first + len(rows.response_ids))
-            first = tokens.stop
-            yield rows, tokens
-
-
-def _grade(rollouts: Rollouts) -> list[bool | None]:
-    """Whether each response states the gold answer. For the records only: no reward is trained on."""
-    answers = [s.answer for s, own in zip(rollouts.samples, rollouts.texts, strict=True) for _ in own]
-    return [is_correct(t, a) for t, a in zip(rollouts.flat_texts, answers, strict=True)]
-
-
-def _describe(rollouts: Rollouts, correct: list[bool | None], leaked: HintLeakage) -> dict[str, float]:
-    """What the responses of a step look like."""
-    responses = rollouts.flat_responses
-    graded = [value for value in correct if value is not None]
-    surprise = torch.cat([response.log_probs for response in responses])
-    metrics = {
-        "response_tokens": sum(len(response.ids) for response in responses) / len(responses),
-        "truncated": sum(r.finish_reason == "length" for r in responses) / len(responses),
-        "entropy_estimate": -float(surprise.mean()),
-        "hint_samples": float(leaked.samples),
-        "hint_occurrences": float(leaked.occurrences),
-    }
-    return metrics | ({"rollout_accuracy": 100 * sum(graded) / len(graded)} if graded else {})

@@ -93,6 +93,21 @@ class Optimizer:
         names = {False: "learning_rate", True: "recovery_learning_rate"}
         return {names[group["recovery"]]: group["lr"] for group in self.torch.param_groups}
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained."""
+        return [p for group in self.torch.param_groups for p in group["params"]]
+
+    def grad_norm(self) -> Tensor:
+        """The norm of the gradient as it stands."""
+        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+
+    def scale_gradient(self, factor: Tensor) -> None:
+        """Multiply the gradient."""
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+
     def step(self, step: int) -> Tensor:
         """Clip the gradient, update, and clear it.
 
@@ -105,8 +120,7 @@ class Optimizer:
         Raises:
             FloatingPointError: the gradient is not finite; the weights are left as they were.
         """
-        parameters = [p for group in self.torch.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"The gradient of step {step + 1} is {norm.item()}; the run stops here.")
         for group in self.torch.param_groups:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -79,7 +79,7 @@ class Records:
         step: int,
         rollouts: Rollouts,
         tokens: Mapping[str, Tensor],
-        correct: list[bool | None],
+        correct: Sequence[bool | None],
     ) -> None:
         """Keep a step's responses; `tokens` are per-token numbers in the flat order."""
         lengths = [len(response.ids) for response in rollouts.flat_responses]

@@ -1,0 +1,156 @@
+"""Reinforcement learning from graded answers: GRPO, and PAPO on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vicur.data.views import Masked
+from vicur.objectives.clipping import Clipping
+from vicur.objectives.objective import OLD, STUDENT_MASKED, TEACHER, Needs, ScoredTokens, look_of
+from vicur.objectives.reduction import Aggregation, mean_weights, standardised
+from vicur.scoring.terms import cross_entropy, k1, k2, k3
+from vicur.scoring.vocabulary import Block, Term
+
+Estimator = Literal["k1", "k2", "k3"]
+ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """PPO-clipped policy gradient on rewards normalised within each group of siblings.
+
+    A_k = (r_k - mean) / (sample standard deviation + epsilon), 0 in a group without variance
+    (arXiv 2402.03300).
+    """
+
+    weight: float = 1.0
+    """Coefficient where several objectives are added."""
+    epsilon: float = 1e-4
+    """Added to the group's standard deviation."""
+    clip: Clipping = field(default_factory=Clipping)
+    """PPO's clip, without a dual clip."""
+    kl_weight: float = 0.0
+    """Coefficient of a penalty for leaving the reference, which is the recipe's teacher: model self
+    and privilege none for the student's own start."""
+    kl_estimator: Estimator = "k3"
+    """How that KL is estimated from the sampled tokens."""
+    aggregation: Aggregation = "token"
+    """Mean over the tokens of the global batch, or over responses of their token means."""
+
+    def needs(self, step: int) -> Needs:
+        """Rewards, siblings, and the old student's log-probs; the reference's for the penalty."""
+        names = [OLD] if self.kl_weight == 0 else [OLD, TEACHER]
+        return Needs(
+            log_probs={name: look_of(name) for name in names},
+            rewards=True,
+            siblings=2,
+            sources=frozenset({"student"}),
+        )
+
+    def terms(self, scored: ScoredTokens) -> list[Term]:
+        """The surrogate and the penalty; observed: how often the clip bites."""
+        mean = mean_weights(scored.response_index, self.aggregation)
+        advantage = self.advantage(scored)[scored.response_index]
+        inputs = {"old": scored.log_probs[OLD], "advantage": advantage}
+        terms = [
+            Term("policy", self._policy, mean, inputs),
+            Term("clip_fraction", self._clipped, inputs=inputs),
+        ]
+        if self.kl_weight != 0:
+            reference = {"reference": scored.log_probs[TEACHER]}
+            penalty = partial(_penalty, estimator=self.kl_estimator)
+            terms.append(Term("reference_kl", penalty, self.kl_weight * mean, reference))
+        return terms
+
+    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
+        """The advantage."""
+        return {"advantage": self.advantage(scored)[scored.response_index]}
+
+    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
+        """Mean reward, and the share of responses whose group tells them apart."""
+        assert scored.rewards is not None
+        return {
+            "reward": float(scored.rewards.mean()),
+            "informative_share": float((self.advantage(scored) != 0).float().mean()),
+        }
+
+    def advantage(self, scored: ScoredTokens) -> Float[Tensor, " R"]:
+        """A_k of each response."""
+        assert scored.rewards is not None
+        return standardised(scored.rewards, scored.prompt_index, ddof=1, epsilon=self.epsilon)
+
+    def _policy(self, block: Block, old: Tensor, advantage: Tensor) -> Tensor:
+        return self.clip.surrogate(block.log_prob_C, old, advantage)
+
+    def _clipped(self, block: Block, old: Tensor, advantage: Tensor) -> Tensor:
+        return self.clip.bites(block.log_prob_C, old, advantage)
+
+
+@dataclass(frozen=True)
+class PAPO:
+    """GRPO - gamma * k3 + eta * H: perception-aware policy optimization (arXiv 2507.06448).
+
+    k3 estimates KL(pi || pi on a masked image) and is to grow; the entropies are penalised. The
+    masked log-probs carry no gradient, so H on the masked image is recorded only.
+    """
+
+    weight: float = 1.0
+    """Coefficient where several objectives are added."""
+    grpo: GRPO = field(default_factory=GRPO)
+    """The policy gradient underneath."""
+    gamma: float = 0.01
+    """Coefficient of the KL between the seeing and the masked student."""
+    entropy_weight: float = 0.03
+    """Coefficient of H = -mean log p(y_t)."""
+    masked_probability: float = 0.6
+    """With which each patch of the raw image is black."""
+    masked_patch: int = 14
+    """Side of a patch in pixels."""
+
+    def needs(self, step: int) -> Needs:
+        """GRPO's, and the student's log-probs on a mask that is drawn anew at each step."""
+        base = self.grpo.needs(step)
+        masked = Masked(self.masked_probability, self.masked_patch, draw=step)
+        look = look_of(STUDENT_MASKED, masked=masked)
+        return Needs(
+            log_probs={**base.log_probs, STUDENT_MASKED: look},
+            rewards=base.rewards,
+            siblings=base.siblings,
+            sources=base.sources,
+        )
+
+    def terms(self, scored: ScoredTokens) -> list[Term]:
+        """GRPO's terms, the perception term and the entropy penalty."""
+        mean = mean_weights(scored.response_index, self.grpo.aggregation)
+        masked = {"reference": scored.log_probs[STUDENT_MASKED]}
+        return [
+            *self.grpo.terms(scored),
+            Term("perception_kl", _perception, -self.gamma * mean, masked),
+            Term("entropy_penalty", _surprise, self.entropy_weight * mean),
+        ]
+
+    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
+        """GRPO's, and the surprise on the masked image (its mean is H_mask)."""
+        return {**self.grpo.tokens(scored), "masked_surprise": -scored.log_probs[STUDENT_MASKED]}
+
+    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
+        """GRPO's."""
+        return self.grpo.metrics(scored)
+
+
+def _penalty(block: Block, reference: Tensor, estimator: Estimator) -> Tensor:
+    return ESTIMATORS[estimator](block.log_prob_C, reference)
+
+
+def _perception(block: Block, reference: Tensor) -> Tensor:
+    return k3(block.log_prob_C, reference, max_log_ratio=20.0, max_value=10.0)
+
+
+def _surprise(block: Block) -> Tensor:
+    return cross_entropy(block.log_prob_C)

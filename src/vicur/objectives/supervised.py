@@ -1,0 +1,45 @@
+"""CoT-SFT: cross-entropy on given or teacher-written responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vicur.objectives.objective import Needs, ScoredTokens
+from vicur.objectives.reduction import Aggregation, mean_weights
+from vicur.scoring.terms import cross_entropy
+from vicur.scoring.vocabulary import Block, Term
+
+
+@dataclass(frozen=True)
+class SupervisedFineTuning:
+    """The mean of -log p(y_t) over responses that the student did not write."""
+
+    weight: float = 1.0
+    """Coefficient where several objectives are added."""
+    aggregation: Aggregation = "token"
+    """Mean over the tokens of the global batch, or over responses of their token means."""
+
+    def needs(self, step: int) -> Needs:
+        """Nothing but responses of somebody else: the student's own would teach it nothing."""
+        return Needs(sources=frozenset({"teacher", "dataset"}))
+
+    def terms(self, scored: ScoredTokens) -> list[Term]:
+        """The cross-entropy."""
+        mean = mean_weights(scored.response_index, self.aggregation)
+        return [Term("cross_entropy", _cross_entropy, mean)]
+
+    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
+        """Nothing beyond what the terms observe."""
+        return {}
+
+    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
+        """Nothing: all weights are alike."""
+        return {}
+
+
+def _cross_entropy(block: Block) -> Tensor:
+    return cross_entropy(block.log_prob_C)

@@ -1,0 +1,187 @@
+"""VGS: steering the update towards visual grounding (arXiv 2606.00564).
+
+    L = s * mean(l_std + alpha * l_vis + beta * l_LP)
+
+    l_std  = KL(p || q)                                             eq. 3
+    l_lang = KL(p0 || q0)                                           eq. 6
+    l_vis  = KL(p || q*),  log q* = log p0 + log q - log q0 - log Z eq. 9 to 11
+    VDS    = KL(q || q0)                                            eq. 12
+    l_LP   = 1[VDS > Q_0.7] * l_lang                                eq. 16
+
+p0 and q0 are the blind student and teacher. The blind view carries no hint: what a cue tells is visual
+evidence too, and belongs to what q has over q0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vicur.objectives.divergence import student_reverse_kl
+from vicur.objectives.objective import (
+    STUDENT_BLIND,
+    TEACHER,
+    TEACHER_BLIND,
+    Needs,
+    ScoredTokens,
+    look_of,
+)
+from vicur.objectives.reduction import Aggregation, mean_weights, quantile
+from vicur.scoring.terms import reverse_kl, visual_target_kl
+from vicur.scoring.vocabulary import Block, Term
+
+VDS = "vds"
+ANGLE = 42.0
+"""Degrees between the standard and the visual gradient on the most visual tokens (VGS figure 3)."""
+
+
+@dataclass(frozen=True)
+class VisualSteeringOPD:
+    """Visual Gradient Steering, with language preservation, adaptive, or turned round as a control."""
+
+    weight: float = 1.0
+    """Coefficient where several objectives are added."""
+    standard: float = 1.0
+    """Coefficient of l_std; 0 where another objective of a mixture distils already."""
+    alpha: float = 2.0
+    """Steering coefficient."""
+    beta: float = 0.01
+    """Coefficient of the preservation term; 0 switches it off."""
+    steering: Literal["visual", "language"] = "visual"
+    """Steer towards l_vis and preserve l_lang, or the reverse: the control (VGS eq. 19 to 21)."""
+    adaptive: bool = False
+    """Steer by tokens: not at all up to the lower quantile of VDS, by alpha / 2 up to the upper one,
+    by alpha above (VGS eq. 24 and 25)."""
+    upper_quantile: float = 0.7
+    """Of VDS over the update's tokens: above it, tokens are preserved, and fully steered."""
+    lower_quantile: float = 0.4
+    """Of VDS: up to it, the adaptive form does not steer."""
+    scale: float | Literal["derived", "measured"] = "derived"
+    """s (VGS eq. 15): a number; "derived" from alpha, norm_ratio and the published angle (eq. 23); or
+    "measured" at every update, which computes the student's gradient twice."""
+    norm_ratio: float = 0.80
+    """|visual gradient| / |standard gradient|, for the derived scale: 0.80 gives the published 0.41
+    (2B, alpha 2), 0.98 the published 0.36 (4B)."""
+    aggregation: Aggregation = "sequence"
+    """Mean over responses of their token means (the paper), or over all tokens."""
+
+    def __post_init__(self) -> None:
+        if self.steering == "language" and self.scale == "derived":
+            raise ValueError(
+                "visual_steering.scale=derived holds for visual steering only: with steering=language "
+                "set a number, or measured."
+            )
+        if not 0 <= self.lower_quantile <= self.upper_quantile <= 1:
+            raise ValueError(
+                "visual_steering needs 0 <= lower_quantile <= upper_quantile <= 1, not "
+                f"{self.lower_quantile} and {self.upper_quantile}."
+            )
+        if self.scale == "measured" and self.standard == 0:
+            raise ValueError(
+                "visual_steering.scale=measured compares with the standard gradient, so standard must "
+                "not be 0."
+            )
+
+    @property
+    def fixed_scale(self) -> float:
+        """What the weights are multiplied by; 1 where the gradient is scaled later."""
+        if self.scale == "derived":
+            return derived_scale(self.alpha, self.norm_ratio)
+        return 1.0 if self.scale == "measured" else self.scale
+
+    @property
+    def _weighs_by_vds(self) -> bool:
+        return self.beta != 0 or self.adaptive
+
+    def needs(self, step: int) -> Needs:
+        """All four distributions; the blind student only where it is steered or preserved."""
+        names = [TEACHER, TEACHER_BLIND]
+        if self.alpha != 0 or self.beta != 0:
+            names.append(STUDENT_BLIND)
+        return Needs(
+            distributions={name: look_of(name) for name in names},
+            divergences={VDS: (TEACHER, TEACHER_BLIND)} if self._weighs_by_vds else {},
+            measures_scale=self.scale == "measured",
+        )
+
+    def terms(self, scored: ScoredTokens) -> list[Term]:
+        """l_std, the steered and the preserved term; observed: VDS, where no weight needs it."""
+        mean = self.fixed_scale * mean_weights(scored.response_index, self.aggregation)
+        staged = self.scale == "measured"
+        visual = self.steering == "visual"
+        standard = None if self.standard == 0 else self.standard * mean
+        terms = [Term("standard_kl", student_reverse_kl, standard, reads=(TEACHER,))]
+        if self.alpha != 0:
+            steered = _visual if visual else _language
+            terms.append(steered(mean * self._alphas(scored), stage=1 if staged else 0))
+        if self.beta != 0:
+            preserved = _language if visual else _visual
+            terms.append(preserved(mean * self.beta * self._is_visual(scored), stage=2 if staged else 0))
+        return terms if self._weighs_by_vds else [*terms, Term(VDS, _vds, reads=(TEACHER, TEACHER_BLIND))]
+
+    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
+        """VDS, where the weights need it."""
+        return {VDS: scored.divergences[VDS]} if self._weighs_by_vds else {}
+
+    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
+        """The fixed scale, and the share of tokens that are preserved."""
+        found = {} if self.scale == "measured" else {"gradient_scale": self.fixed_scale}
+        if self.beta != 0:
+            found["preserved_share"] = float(self._is_visual(scored).mean())
+        return found
+
+    def _is_visual(self, scored: ScoredTokens) -> Tensor:
+        """1[VDS > Q_upper], over the tokens of the update."""
+        vds = scored.divergences[VDS]
+        return (vds > quantile(vds, self.upper_quantile)).double()
+
+    def _alphas(self, scored: ScoredTokens) -> Tensor | float:
+        """alpha_t (VGS eq. 25), or the one alpha."""
+        if not self.adaptive:
+            return self.alpha
+        vds = scored.divergences[VDS]
+        steps = [(vds > quantile(vds, q)).double() for q in (self.lower_quantile, self.upper_quantile)]
+        return self.alpha * 0.5 * torch.stack(steps).sum(0)
+
+
+def derived_scale(alpha: float, norm_ratio: float, angle: float = ANGLE) -> float:
+    """s = (1 + alpha^2 r^2 + 2 alpha r cos(angle))^-1/2 (VGS eq. 23).
+
+    Args:
+        alpha: steering coefficient.
+        norm_ratio: r, |visual gradient| / |standard gradient|.
+        angle: between the two, in degrees.
+    """
+    reach = alpha * norm_ratio
+    return (1 + reach**2 + 2 * reach * math.cos(math.radians(angle))) ** -0.5
+
+
+def _visual(weights: Tensor, stage: int) -> Term:
+    """l_vis: the gradient flows through the student that sees."""
+    reads = (STUDENT_BLIND, TEACHER, TEACHER_BLIND)
+    return Term("visual_kl", _visual_kl, weights, reads=reads, stage=stage)
+
+
+def _language(weights: Tensor, stage: int) -> Term:
+    """l_lang: the gradient flows through the blind student."""
+    reads = (STUDENT_BLIND, TEACHER_BLIND)
+    return Term("language_kl", _language_kl, weights, reads=reads, live=STUDENT_BLIND, stage=stage)
+
+
+def _visual_kl(block: Block) -> Tensor:
+    blind, seeing, teacher_blind = map(block.distribution, (STUDENT_BLIND, TEACHER, TEACHER_BLIND))
+    return visual_target_kl(block.log_p_CV, blind, seeing, teacher_blind)
+
+
+def _language_kl(block: Block) -> Tensor:
+    return reverse_kl(block.distribution(STUDENT_BLIND), block.distribution(TEACHER_BLIND))
+
+
+def _vds(block: Block) -> Tensor:
+    return reverse_kl(block.distribution(TEACHER), block.distribution(TEACHER_BLIND))

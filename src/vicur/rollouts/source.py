@@ -1,0 +1,118 @@
+"""Where rollouts come from: the student, the teacher, or the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+
+from vicur.data.rows import EncodedPrompt
+from vicur.data.sample import Sample
+from vicur.data.views import View
+from vicur.models.vocabulary import Vocabulary
+from vicur.rollouts.processors import SamplingConfig
+from vicur.rollouts.rollout import Rollouts
+from vicur.rollouts.sampler import Response, Sampler
+
+SourceName = Literal["student", "teacher", "dataset"]
+Encode = Callable[[Sequence[Sample], View], list[EncodedPrompt]]
+"""Makes a model's prompts of samples under a view."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How the responses of a training step are made."""
+
+    source: SourceName = "student"
+    """Who writes them: the student (on-policy), the teacher under its own view (off-policy), or the
+    data (`target_response`)."""
+    siblings: int = 1
+    """Responses to each prompt (K)."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How they are sampled. Of given responses, max_new_tokens is where they are cut off."""
+    prompts_per_batch: int = 64
+    """Prompts that are prefilled and decoded together; memory grows with it."""
+
+    def __post_init__(self) -> None:
+        for name in ("siblings", "prompts_per_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"rollout.{name} must be at least 1, not {getattr(self, name)}.")
+        if self.source == "dataset" and self.siblings > 1:
+            raise ValueError("rollout.source=dataset has one response to a problem: set rollout.siblings=1.")
+
+
+@runtime_checkable
+class RolloutSource(Protocol):
+    """Makes the responses to a batch of samples."""
+
+    def rollouts(self, samples: Sequence[Sample], step: int) -> Rollouts:
+        """The responses at a step of training."""
+        ...
+
+
+class SampledSource:
+    """A model answers what it is shown.
+
+    Args:
+        sampler: samples from the model.
+        encode: makes its prompts.
+        tokenizer: decodes what it writes.
+        view: what it sees.
+        siblings: responses to each sample.
+        seed: with the step and the sample, decides what is sampled.
+    """
+
+    def __init__(
+        self, sampler: Sampler, encode: Encode, tokenizer: Any, view: View, siblings: int, seed: int
+    ) -> None:
+        self.sampler, self.encode, self.tokenizer = sampler, encode, tokenizer
+        self.view, self.siblings, self.seed = view, siblings, seed
+
+    def rollouts(self, samples: Sequence[Sample], step: int) -> Rollouts:
+        """Sample `siblings` responses to each sample."""
+        responses = self.sampler.sample(
+            self.encode(samples, self.view),
+            [sample.id for sample in samples],
+            siblings=self.siblings,
+            seed=self.seed,
+            step=step,
+        )
+        return _rollouts(samples, responses, self.tokenizer)
+
+
+class DatasetSource:
+    """Every sample brings its own response.
+
+    Args:
+        tokenizer: of the student.
+        vocabulary: says how a response ends.
+        max_tokens: longer responses are cut off.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary: Vocabulary, max_tokens: int) -> None:
+        self.tokenizer, self.vocabulary, self.max_tokens = tokenizer, vocabulary, max_tokens
+
+    def rollouts(self, samples: Sequence[Sample], step: int) -> Rollouts:
+        """The samples' target responses, with a stop token at the end.
+
+        Raises:
+            ValueError: a sample has none.
+        """
+        return _rollouts(samples, [[self._response(sample)] for sample in samples], self.tokenizer)
+
+    def _response(self, sample: Sample) -> Response:
+        if sample.target_response is None:
+            raise ValueError(f"Sample {sample.id} has no target_response to learn from.")
+        ids = [*self.tokenizer(sample.target_response)["input_ids"], self.vocabulary.stop_ids[0]]
+        cut = len(ids) > self.max_tokens
+        return Response(torch.tensor(ids[: self.max_tokens]), None, "length" if cut else "stop")
+
+
+def _rollouts(samples: Sequence[Sample], responses: Sequence[Sequence[Response]], tokenizer: Any) -> Rollouts:
+    texts = [
+        tuple(tokenizer.decode(response.ids, skip_special_tokens=True) for response in siblings)
+        for siblings in responses
+    ]
+    return Rollouts(tuple(samples), tuple(map(tuple, responses)), tuple(texts))

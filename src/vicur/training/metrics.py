@@ -1,0 +1,87 @@
+"""The numbers of a step that are recorded.
+
+Shape suffixes: N response tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vicur.diagnostics.dependence import quantiles, top_mass
+from vicur.diagnostics.gap import means_by_part
+from vicur.diagnostics.leakage import HintLeakage
+from vicur.training.measurement import Measured
+
+GAP = "gap"
+BY_PART = ("reverse_kl", "standard_kl", GAP)
+"""Per-token numbers whose means over halves and quarters are recorded too."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update did.
+
+    Attributes:
+        losses: of each weighted term, its weights included; their sum is the loss.
+        tokens: per-token numbers in the flat order of the update.
+        numbers: everything else.
+    """
+
+    losses: Mapping[str, float]
+    tokens: Mapping[str, Tensor]
+    numbers: Mapping[str, float]
+
+
+def join_tokens(updates: Sequence[Update]) -> dict[str, Tensor]:
+    """The per-token numbers of a step, over all its tokens."""
+    return {name: torch.cat([update.tokens[name] for update in updates]) for name in updates[0].tokens}
+
+
+def describe_updates(updates: Sequence[Update]) -> dict[str, float]:
+    """Loss, its parts and their shares, gradient norm and the like: means over the updates."""
+    losses = {name: _mean([update.losses[name] for update in updates]) for name in updates[0].losses}
+    found = {"loss": sum(losses.values())}
+    if len(losses) > 1:
+        size = sum(map(abs, losses.values())) or 1.0
+        found |= {f"loss_{name}": value for name, value in losses.items()}
+        found |= {f"share_{name}": abs(value) / size for name, value in losses.items()}
+    for name in updates[0].numbers:
+        found[name] = _mean([update.numbers[name] for update in updates])
+    return found
+
+
+def describe_tokens(tokens: Mapping[str, Tensor], response_index: Tensor) -> dict[str, float]:
+    """Means of per-token numbers, in parts or as quantiles where a paper plots those."""
+    found: dict[str, float] = {}
+    for name, values in tokens.items():
+        own = name.rpartition("/")[2]
+        found[name] = float(values.mean())
+        if own in BY_PART:
+            del found[name]
+            found |= means_by_part(values, response_index, name)
+        if own == "visual_advantage":
+            found[f"{name}_top10_mass"] = top_mass(values)
+        if own == "vds":
+            found |= quantiles(values, name)
+    return found
+
+
+def describe_responses(measured: Measured, leaked: HintLeakage) -> dict[str, float]:
+    """What the responses look like."""
+    responses = measured.rollouts.flat_responses
+    graded = [value for value in measured.correct if value is not None]
+    found = {
+        "response_tokens": sum(len(response.ids) for response in responses) / len(responses),
+        "truncated": sum(r.finish_reason == "length" for r in responses) / len(responses),
+        "hint_samples": float(leaked.samples),
+        "hint_occurrences": float(leaked.occurrences),
+    }
+    return found | ({"rollout_accuracy": 100 * sum(graded) / len(graded)} if graded else {})
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

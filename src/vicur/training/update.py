@@ -1,0 +1,145 @@
+"""One update of the student: terms, micro-batches, optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from vicur.data.rows import Rows
+from vicur.data.views import Plain, View
+from vicur.models.recovery import RecoveryObserver
+from vicur.objectives.objective import TEACHER, Needs, Objective
+from vicur.scoring.scorer import Scorer
+from vicur.scoring.terms import entropy
+from vicur.scoring.vocabulary import Term
+from vicur.training.measurement import Measured
+from vicur.training.metrics import GAP, Update
+from vicur.training.optimizer import Optimizer
+
+STUDENT_LOG_PROB, TEACHER_LOG_PROB = "student_log_prob", "teacher_log_prob"
+
+
+class Updater:
+    """Changes the student by one objective.
+
+    Args:
+        student: scores the student with gradient.
+        objective: what is minimised.
+        optimizer: takes the step.
+        prompts_per_micro_batch: samples whose graph is in memory together.
+    """
+
+    def __init__(
+        self, student: Scorer, objective: Objective, optimizer: Optimizer, prompts_per_micro_batch: int
+    ) -> None:
+        self.student, self.objective, self.optimizer = student, objective, optimizer
+        self.prompts_per_micro_batch = prompts_per_micro_batch
+
+    def update(self, measured: Measured, needs: Needs, index: int) -> Update:
+        """Accumulate the gradient of all terms and take one step.
+
+        Args:
+            measured: all that the objective needs.
+            needs: what that is.
+            index: how many updates there were before, for the schedule.
+        """
+        scored = measured.scored(self.student.device)
+        losses: dict[str, float] = {}
+        tokens: dict[str, Tensor] = {}
+        norms: list[Tensor] = []
+        recovery = self.student.policy.recovery
+        self.student.policy.train()
+        terms = [*self.objective.terms(scored), *_always_observed(measured)]
+        with RecoveryObserver(recovery) as observer:
+            for stage in sorted({term.stage for term in terms}):
+                own = [term for term in terms if term.stage == stage]
+                found, values = self._accumulate(measured, needs, own)
+                losses |= found
+                tokens |= values
+                norms.append(self.optimizer.grad_norm() if needs.measures_scale else torch.ones(()))
+        numbers = dict(self.objective.metrics(scored))
+        if needs.measures_scale:
+            scale = _measured_scale(norms)
+            self.optimizer.scale_gradient(scale)
+            numbers["gradient_scale"] = float(scale)
+        numbers["grad_norm"] = float(self.optimizer.step(index))
+        numbers |= self.optimizer.learning_rates()
+        numbers |= {f"recovery_change_{k}": v for k, v in observer.mean_change_ratio().items()}
+        tokens |= self.objective.tokens(scored)
+        return Update(losses, _with_gap(tokens, measured), numbers)
+
+    def _accumulate(
+        self, measured: Measured, needs: Needs, terms: Sequence[Term]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Add the gradient of some terms, in micro-batches.
+
+        All distributions are read in the pass of the seeing student. Where terms also flow through
+        the student under another view, that pass leaves the gradient of its hidden states, and they
+        are run after it: the graphs of two views are never in memory together.
+
+        Returns:
+            the losses of the weighted terms, and the values of all terms at every token.
+        """
+        values: list[Tensor] = []
+        left: dict[str, list[Tensor]] = {}
+        for rows, tokens in self._micro_batches(measured, Plain()):
+            others = {name: scores.part(tokens) for name, scores in measured.distributions.items()}
+            parts = [term.part(tokens) for term in terms]
+            found = self.student.weighted_terms(rows, parts, others, add_head_gradient=True)
+            found.loss.backward()  # type: ignore[no-untyped-call]
+            values.append(found.values_JN)
+            for name, gradient_ND in found.hidden_gradients.items():
+                left.setdefault(name, []).append(gradient_ND)
+        for name, gradients in left.items():
+            view = needs.distributions[name].view
+            assert view is not None, "a gradient can only flow through the student"
+            for (rows, _), gradient_ND in zip(self._micro_batches(measured, view), gradients, strict=True):
+                product = partial(_product, gradient_ND=gradient_ND)
+                self.student.policy(rows, product).backward()
+        joined = dict(zip([term.name for term in terms], torch.cat(values, -1), strict=True))
+        losses = {
+            term.name: float((term.weights * joined[term.name]).sum())
+            for term in terms
+            if term.weights is not None
+        }
+        return losses, joined
+
+    def _micro_batches(self, measured: Measured, view: View) -> Iterator[tuple[Rows, slice]]:
+        rollouts = measured.rollouts
+        prompts = self.student.encode(rollouts.samples, view)
+        return self.student.batches(prompts, rollouts.response_ids, self.prompts_per_micro_batch)
+
+
+def _product(hidden_ND: Tensor, head_WD: Tensor, gradient_ND: Tensor) -> Tensor:
+    """A number whose gradient in the hidden states is the given one."""
+    return (hidden_ND * gradient_ND.to(hidden_ND.dtype)).sum()
+
+
+def _always_observed(measured: Measured) -> list[Term]:
+    """What every run records of the student."""
+    terms = [
+        Term(STUDENT_LOG_PROB, lambda block: block.log_prob_C),
+        Term("entropy", lambda block: entropy(block.log_p_CV)),
+    ]
+    if TEACHER in measured.distributions:
+        terms.append(Term(TEACHER_LOG_PROB, lambda block: block.log_prob(TEACHER), reads=(TEACHER,)))
+    return terms
+
+
+def _with_gap(tokens: Mapping[str, Tensor], measured: Measured) -> dict[str, Tensor]:
+    """Add the teacher-student log-prob gap, where the teacher was asked."""
+    found = dict(tokens)
+    if TEACHER_LOG_PROB not in found and TEACHER in measured.log_probs:
+        found[TEACHER_LOG_PROB] = measured.log_probs[TEACHER]
+    if TEACHER_LOG_PROB in found:
+        found[GAP] = found[TEACHER_LOG_PROB] - found[STUDENT_LOG_PROB]
+    return found
+
+
+def _measured_scale(norms: Sequence[Tensor]) -> Tensor:
+    """|gradient after stage 0| / |that after stage 1| (VGS eq. 15); 1 where there is none."""
+    standard, steered = norms[0], norms[1] if len(norms) > 1 else norms[0]
+    return standard / steered if float(steered) > 0 else torch.ones_like(steered)

@@ -1,0 +1,76 @@
+"""From the references' batches to the library's inputs: logits become hidden states and heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vicur.objectives.objective import (
+    OLD,
+    STUDENT_BLIND,
+    STUDENT_MASKED,
+    TEACHER,
+    TEACHER_BLIND,
+    TEACHER_DEGRADED,
+    TEACHER_PLAIN,
+    ScoredTokens,
+)
+from vicur.scoring.terms import reverse_kl
+from vicur.scoring.vocabulary import Reading, Scores, Term, observed_terms, sampled_log_probs, weighted_terms
+
+LOOKS = (TEACHER, TEACHER_PLAIN, TEACHER_DEGRADED, TEACHER_BLIND, STUDENT_BLIND)
+
+
+def flatten(batch, name) -> Tensor:
+    return torch.cat([getattr(response, name).detach() for prompt in batch for response in prompt])
+
+
+def identity(logits: Tensor, width: int = 0) -> Scores:
+    """Hidden states that are the logits, and a head that hands them on; more columns change nothing."""
+    tokens, words = logits.shape
+    head = torch.cat([torch.eye(words), torch.zeros(words, width)], 1).to(logits)
+    return Scores(torch.cat([logits, torch.ones(tokens, width).to(logits)], 1), head)
+
+
+class Batch:
+    """A reference batch as the library sees it."""
+
+    def __init__(self, batch, chunk_size=None) -> None:
+        self.student = identity(flatten(batch, "student"))
+        head = self.student.head_WD
+        self.scores = {
+            name: identity(flatten(batch, name), width=3 if name.startswith("teacher") else 0)
+            for name in LOOKS
+        }
+        self.scores[STUDENT_BLIND] = Scores(flatten(batch, STUDENT_BLIND), head)
+        ids = flatten(batch, "ids")
+        self.reading = Reading(ids, torch.arange(len(head)), chunk_size)
+        lengths = torch.tensor([len(response.ids) for prompt in batch for response in prompt])
+        siblings = torch.tensor([len(prompt) for prompt in batch])
+        log_probs = {name: sampled_log_probs(self.scores[name], self.reading) for name in LOOKS}
+        log_probs |= {
+            OLD: flatten(batch, "old_log_probs"),
+            STUDENT_MASKED: flatten(batch, "masked_log_probs"),
+        }
+        kl = Term("kl", lambda b: reverse_kl(b.log_p_CV, b.distribution("blind")), reads=("blind",))
+        blind = {"blind": self.scores[TEACHER_BLIND]}
+        self.scored = ScoredTokens(
+            response_index=torch.repeat_interleave(torch.arange(len(lengths)), lengths),
+            prompt_index=torch.repeat_interleave(torch.arange(len(siblings)), siblings),
+            log_probs=log_probs,
+            divergences={"vds": observed_terms(self.scores[TEACHER], self.reading, [kl], blind)[0]},
+            rewards=torch.tensor([r.reward for prompt in batch for r in prompt], dtype=torch.float64),
+        )
+
+    def run(self, objective) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, and its gradients in the logits of the seeing and of the blind student."""
+        hidden = self.student.hidden_ND.clone().requires_grad_()
+        head = self.student.head_WD.clone().requires_grad_()
+        terms = objective.terms(self.scored)
+        found = weighted_terms(hidden, head, self.reading, terms, self.scores)
+        found.loss.backward()
+        blind = found.hidden_gradients.get(STUDENT_BLIND, torch.zeros_like(hidden))
+        # The head's gradient holds both: d loss / d head = sum of logit gradients times hidden states.
+        expected = hidden.grad.T @ self.student.hidden_ND + blind.T @ self.scores[STUDENT_BLIND].hidden_ND
+        torch.testing.assert_close(head.grad, expected)
+        return found.loss.detach(), hidden.grad, blind
