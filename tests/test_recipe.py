@@ -72,6 +72,21 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
         ("optimizer.warmup=5", "warmup is a share"),
         ("optimizer.prompts_per_micro_batch=0", "must be at least 1, not 0"),
         ("rollout.sampling.temperature=0.7", "old_log_probs=sampled needs temperature 1"),
+        ("objective.grpo.weight=0.5", "objective grpo compares siblings: set rollout.siblings to 2"),
+        ("objective.supervised.weight=1", "supervised cannot learn from rollout.source=student"),
+        ("rollout.source=dataset", "sampled_token cannot learn from rollout.source=dataset"),
+        (
+            "objective.visual_steering.alpha=big",
+            '"objective.visual_steering.alpha": Expected a .*float.*Got value: big$',
+        ),
+        ("objective.vgs.alpha=1", "no setting 'objective.vgs.alpha'; did you mean 'objective"),
+        ("objective.divergence.beta=2", "yaml: divergence.beta must be between 0 and 1, not 2.0.$"),
+        ("objective.papo.grpo.clip.high=-1", "clip needs 0 <= low <= 1 and high >= 0"),
+        (
+            "training.prompts_per_update=48",
+            "prompts_per_update=48 does not divide training.prompts_per_step=64",
+        ),
+        ("scoring.chunk_tokens=0", "scoring.chunk_tokens must be at least 1"),
     ],
 )
 def test_mistakes_in_a_setting(override, message):
@@ -102,6 +117,22 @@ def test_mistakes_in_a_file(tmp_path, text, message):
 def test_a_missing_recipe_names_those_that_ship():
     with pytest.raises(RecipeError, match=r"no recipe nowhere; .*cuebench/opsd_cue"):
         load_recipe("nowhere")
+
+
+def test_objectives_are_chosen_by_naming_them(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "objective: {visual_advantage: {}, grpo: {weight: 0.3, clip: {high: 0.28}}}\nrollout: {siblings: 4}"
+    )
+    recipe = load_recipe(str(path), ["objective.grpo.weight=0.4"])
+    assert list(recipe.objective.parts) == ["visual_advantage", "grpo"]
+    assert (recipe.objective.grpo.weight, recipe.objective.grpo.clip.high) == (0.4, 0.28)
+    (tmp_path / "again.yaml").write_text(to_yaml(recipe))
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+    without = load_recipe(str(path), ["objective.grpo=null"])
+    assert list(without.objective.parts) == ["visual_advantage"]
+    only = load_recipe("cuebench/opsd_cue", ["objective.divergence={}"])
+    assert list(only.objective.parts) == ["divergence"]
 
 
 def test_every_setting_has_its_help():

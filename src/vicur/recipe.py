@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_type_hints
@@ -13,7 +14,13 @@ import yaml
 
 from vicur.data.sources import DataConfig, FileSource
 from vicur.data.views import Plain, View
-from vicur.models.load import LoadedModel, StudentConfig, load_student, resolve_packaged
+from vicur.models.load import (
+    LoadedModel,
+    StudentConfig,
+    checkpoint_activations,
+    load_student,
+    resolve_packaged,
+)
 from vicur.objectives.mixture import ObjectiveConfig
 from vicur.objectives.objective import Needs
 from vicur.rollouts.sampler import Sampler
@@ -104,7 +111,7 @@ def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
         key, equals, value = override.removeprefix("--").partition("=")
         if not equals:
             raise RecipeError(f"Override {override!r} must have the form key=value.")
-        flat[key] = _parse(override, key, value)
+        flat |= _flatten(_nest({key: _parse(override, key, value)}))
     return _resolve(flat, str(file))
 
 
@@ -146,8 +153,18 @@ def _resolve(flat: dict[str, Any], source: str) -> Recipe:
         values = parser.parse_object(_nest(flat))
         return Recipe(**parser.instantiate(values).as_dict())
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        text = " ".join(str(error).split()).replace("Parser key", "setting")
-        raise RecipeError(f"{source}: {text}") from error
+        raise RecipeError(f"{source}: {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    """What is wrong, without the parser's account of the types that it tried for an optional component."""
+    text = " ".join(str(error).split()).replace("Parser key", "setting")
+    tried = re.search(r"Errors: - (.*?) - Expected a <class 'NoneType'>", text)
+    if tried is None:
+        return text
+    inner = re.sub(r"Problem with given class_path '[^']*': ", "", tried[1])
+    outer = re.match(r'setting "([\w.]+)"', text)
+    return inner if outer is None else inner.replace('setting "', f'setting "{outer[1]}.', 1)
 
 
 def _parse(override: str, key: str, value: str) -> Any:
@@ -243,7 +260,7 @@ def build(recipe: Recipe) -> tuple[Trainer, LoadedModel]:
     samples = _samples(recipe)
     loaded = load_student(recipe.student)
     if recipe.scoring.gradient_checkpointing:
-        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(loaded.model)
     teacher = Teacher.of(recipe.teacher, loaded, recipe.scoring) if recipe.has_teacher else None
     student = Scorer(loaded, recipe.scoring)
     objective = recipe.objective.build()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -101,7 +102,9 @@ def test_recovery_has_its_own_learning_rate(base_folder, data):
     for name, parameter in loaded.model.named_parameters():
         expected = 1e-3 if name.startswith("recovery.") else 1e-4
         assert peaks[id(parameter)] == expected
-    decays = {id(p): g["weight_decay"] for g in trainer.updater.optimizer.torch.param_groups for p in g["params"]}
+    decays = {
+        id(p): g["weight_decay"] for g in trainer.updater.optimizer.torch.param_groups for p in g["params"]
+    }
     assert decays[id(loaded.model.recovery.query_norm.weight)] == 0
     assert len(peaks) == len(list(loaded.model.parameters()))
 
@@ -190,3 +193,73 @@ def test_runs_that_cannot_mean_what_they_say(base_folder, data, tmp_path, overri
     overrides = [f"student.model={base_folder}", f"data.train={tmp_path / 'train.parquet'}"]
     with pytest.raises(ValueError, match=message):
         build(load_recipe("cuebench/opsd_cue", [*overrides, "training.prompts_per_step=4", override]))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (
+            ["objective={grpo: {weight: 0.7}, divergence: {weight: 0.3}}", "rollout.siblings=2"],
+            "2 of 24 problems of .* have no answer, which the objective divergence \\+ grpo needs",
+        ),
+        (
+            ["objective.supervised={}", "rollout.source=dataset"],
+            "24 of 24 problems of .* have no target_response, which rollout.source=dataset needs",
+        ),
+    ],
+)
+def test_objectives_that_the_data_cannot_serve(base_folder, data, tmp_path, settings, message):
+    table = pq.read_table(data).drop_columns(["target_response"])
+    answers = [None, " ", *table["answer"].to_pylist()[2:]]
+    place = table.column_names.index("answer")
+    pq.write_table(table.set_column(place, "answer", [answers]), tmp_path / "train.parquet")
+    overrides = [f"student.model={base_folder}", f"data.train={tmp_path / 'train.parquet'}"]
+    with pytest.raises(ValueError, match=message):
+        build(load_recipe("cuebench/opsd_cue", [*overrides, "training.prompts_per_step=4", *settings]))
+
+
+def test_several_updates_of_one_rollout_batch(tmp_path, base_folder, data):
+    """Four problems, two a time: the second update's ratio has moved, and the schedule counts updates."""
+    settings = ("training.prompts_per_update=2", "optimizer.learning_rate=1e-2", "optimizer.schedule=cosine")
+    metrics, loaded = run(tmp_path / "two", base_folder, data, *settings)
+    # Six updates: the mean learning rate of a step is that of its two.
+    scales = [0.5 * (1 + math.cos(math.pi * i / 6)) for i in range(6)]
+    expected = [1e-2 * (scales[i] + scales[i + 1]) / 2 for i in (0, 2, 4)]
+    assert [line["learning_rate"] for line in metrics] == pytest.approx(expected)
+    _, other = run(tmp_path / "one", base_folder, data, *settings[1:])
+    pairs = zip(loaded.model.parameters(), other.model.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    rows = pq.read_table(tmp_path / "two" / "rollouts").to_pylist()
+    assert [len(row["student_log_prob"]) for row in rows] == [len(row["ids"]) for row in rows]
+
+
+RECORDED = {
+    "divergence": {"reverse_kl_whole", "reverse_kl_half_1", "reverse_kl_quarter_4", "gap_whole"},
+    "visual_advantage": {
+        *("visual_advantage", "visual_advantage_top10_mass", "rollout_weight_min", "rollout_weight_max"),
+        *("reverse_kl_half_2", "gap_half_1"),
+    },
+    "visual_steering": {
+        *("vds", "vds_q10", "vds_q70", "vds_q90", "share_visual_kl", "share_language_kl", "loss_standard_kl"),
+        *("gradient_scale", "preserved_share", "standard_kl_half_1"),
+    },
+    "grpo": {"reward", "informative_share", "clip_fraction", "advantage"},
+    "papo": {"share_perception_kl", "perception_kl", "masked_surprise", "entropy_penalty", "reward"},
+}
+
+
+@pytest.mark.parametrize("objective", RECORDED)
+def test_each_objective_records_what_its_paper_plots(tmp_path, base_folder, data, objective):
+    settings = ("rollout.siblings=2", "training.steps=1", "objective.sampled_token=null")
+    metrics, _ = run(tmp_path, base_folder, data, f"objective.{objective}={{}}", *settings)
+    always = {
+        "entropy",
+        "response_tokens",
+        "truncated",
+        "hint_samples",
+        "hint_occurrences",
+        "loss",
+        "grad_norm",
+    }
+    assert always | RECORDED[objective] <= set(metrics[0])
+    assert all(math.isfinite(value) for value in metrics[0].values())

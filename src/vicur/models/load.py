@@ -185,6 +185,15 @@ def stock_copy(loaded: LoadedModel) -> LoadedModel:
     return LoadedModel(copy, loaded.processor, loaded.vocabulary)
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Keep only the inputs of decoder layers for the backward pass, and compute their insides again."""
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.20
+        model.activation_checkpointing_enable(options)
+    else:
+        model.gradient_checkpointing_enable(options)
+
+
 def _settings(config: Any) -> dict[str, Any]:
     """A configuration's own settings, without what names its class or belongs to recovery."""
     named = {"model_type", "architectures", "recovery_interval", "recovery_output_init"}

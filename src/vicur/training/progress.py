@@ -59,7 +59,9 @@ class Progress:
         if self._bar is None:
             return
         accuracy = metrics.get("rollout_accuracy")
-        note = f"{metrics['seconds']:.2f} s/step, gap {metrics['gap_whole']:+.3f}"
+        gap = metrics.get("gap_whole")
+        shown = f"loss {metrics['loss']:.3f}" if gap is None else f"gap {gap:+.3f}"
+        note = f"{metrics['seconds']:.2f} s/step, {shown}"
         if accuracy is not None:
             note += f", rollouts {accuracy:.0f} % right"
         self._bar.update(self._bar.task_ids[0], note=note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -39,35 +40,40 @@ class Updater:
         self.prompts_per_micro_batch = prompts_per_micro_batch
 
     def update(self, measured: Measured, needs: Needs, index: int) -> Update:
-        """Accumulate the gradient of all terms and take one step.
+        """Compute the gradient of the whole update batch and take one step.
 
         Args:
             measured: all that the objective needs.
             needs: what that is.
             index: how many updates there were before, for the schedule.
         """
+        with RecoveryObserver(self.student.policy.recovery) as observer:
+            found = self.gradient(measured, needs)
+        numbers = dict(found.numbers)
+        numbers["grad_norm"] = float(self.optimizer.step(index))
+        numbers |= self.optimizer.learning_rates()
+        numbers |= {f"recovery_change_{k}": v for k, v in observer.mean_change_ratio().items()}
+        return replace(found, numbers=numbers)
+
+    def gradient(self, measured: Measured, needs: Needs) -> Update:
+        """Add the gradient of all terms to what the parameters have, stage by stage."""
         scored = measured.scored(self.student.device)
+        terms = [*self.objective.terms(scored), *_always_observed(measured)]
         losses: dict[str, float] = {}
         tokens: dict[str, Tensor] = {}
         norms: list[Tensor] = []
-        recovery = self.student.policy.recovery
         self.student.policy.train()
-        terms = [*self.objective.terms(scored), *_always_observed(measured)]
-        with RecoveryObserver(recovery) as observer:
-            for stage in sorted({term.stage for term in terms}):
-                own = [term for term in terms if term.stage == stage]
-                found, values = self._accumulate(measured, needs, own)
-                losses |= found
-                tokens |= values
-                norms.append(self.optimizer.grad_norm() if needs.measures_scale else torch.ones(()))
+        for stage in sorted({term.stage for term in terms}):
+            own = [term for term in terms if term.stage == stage]
+            found, values = self._accumulate(measured, needs, own)
+            losses |= found
+            tokens |= values
+            norms.append(self.optimizer.grad_norm() if needs.measures_scale else torch.ones(()))
         numbers = dict(self.objective.metrics(scored))
         if needs.measures_scale:
             scale = _measured_scale(norms)
             self.optimizer.scale_gradient(scale)
             numbers["gradient_scale"] = float(scale)
-        numbers["grad_norm"] = float(self.optimizer.step(index))
-        numbers |= self.optimizer.learning_rates()
-        numbers |= {f"recovery_change_{k}": v for k, v in observer.mean_change_ratio().items()}
         tokens |= self.objective.tokens(scored)
         return Update(losses, _with_gap(tokens, measured), numbers)
 

@@ -1,0 +1,109 @@
+"""VGS: its two limits, its scale, and which tokens it steers and preserves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vicur.objectives.objective import STUDENT_BLIND, ScoredTokens
+from vicur.objectives.visual_steering import VDS, VisualSteeringOPD, derived_scale
+from vicur.scoring.terms import generalized_jsd, reverse_kl, visual_target_kl
+
+
+def distributions(seed, count=4):
+    torch.manual_seed(seed)
+    return [(3 * torch.randn(6, 9, dtype=torch.float64)).log_softmax(-1) for _ in range(count)]
+
+
+@given(st.integers(0, 2**31))
+def test_a_teacher_that_sees_nothing_pulls_towards_the_blind_student(seed):
+    """q0 = q: l_vis = KL(p || p0)."""
+    p, p0, q, _ = distributions(seed)
+    torch.testing.assert_close(visual_target_kl(p, p0, q, q), reverse_kl(p, p0))
+
+
+@given(st.integers(0, 2**31))
+def test_a_student_with_the_teachers_prior_gets_the_standard_term(seed):
+    """p0 = q0: l_vis = l_std."""
+    p, p0, q, _ = distributions(seed)
+    torch.testing.assert_close(visual_target_kl(p, p0, q, p0), reverse_kl(p, q))
+
+
+@given(st.integers(0, 2**31), st.floats(0.05, 0.95))
+def test_jsd_turned_round(seed, beta):
+    p, q, *_ = distributions(seed)
+    torch.testing.assert_close(generalized_jsd(p, q, 0.5), generalized_jsd(q, p, 0.5))
+    torch.testing.assert_close(generalized_jsd(p, q, beta), generalized_jsd(q, p, 1 - beta))
+    assert (generalized_jsd(p, q, beta) >= 0).all()
+    torch.testing.assert_close(generalized_jsd(p, p, beta), torch.zeros(6).double())
+
+
+def test_the_blind_student_in_the_target_carries_no_gradient():
+    p, p0, q, q0 = distributions(0)
+    p0.requires_grad_()
+    assert not visual_target_kl(p, p0, q, q0).requires_grad
+
+
+@pytest.mark.parametrize("ratio, published", [(0.80, 0.41), (0.98, 0.36)])
+def test_the_published_scales(ratio, published):
+    assert round(derived_scale(2.0, ratio), 2) == published
+    assert VisualSteeringOPD(norm_ratio=ratio).fixed_scale == derived_scale(2.0, ratio)
+    assert derived_scale(0.0, ratio) == 1.0
+
+
+def scored_of(vds):
+    index = torch.arange(len(vds))
+    return ScoredTokens(index, index, divergences={VDS: torch.tensor(vds, dtype=torch.float64)})
+
+
+def weights_of(objective, vds):
+    terms = {term.name: term for term in objective.terms(scored_of(vds))}
+    return {
+        name: (term.weights * len(vds)).tolist() for name, term in terms.items() if term.weights is not None
+    }
+
+
+VALUES = [float(i) for i in range(11)]  # quantiles 0.4 and 0.7 are 4 and 7
+
+
+def test_preserved_tokens_lie_above_the_quantile_and_count_in_the_mean_of_all():
+    found = weights_of(VisualSteeringOPD(scale=1.0, beta=0.5), VALUES)
+    assert found["language_kl"] == pytest.approx([0.0] * 8 + [0.5] * 3)
+    assert found["visual_kl"] == pytest.approx([2.0] * 11)
+    assert found["standard_kl"] == pytest.approx([1.0] * 11)
+
+
+def test_adaptive_steering_has_two_steps():
+    found = weights_of(VisualSteeringOPD(scale=1.0, adaptive=True), VALUES)
+    assert found["visual_kl"] == pytest.approx([0.0] * 5 + [1.0] * 3 + [2.0] * 3)
+
+
+def test_language_steering_exchanges_the_two():
+    objective = VisualSteeringOPD(scale=1.0, steering="language", beta=0.5)
+    found = weights_of(objective, VALUES)
+    assert found["language_kl"] == pytest.approx([2.0] * 11)
+    assert found["visual_kl"] == pytest.approx([0.0] * 8 + [0.5] * 3)
+    live = {term.name: term.live for term in objective.terms(scored_of(VALUES))}
+    assert live == {"standard_kl": "student", "language_kl": STUDENT_BLIND, "visual_kl": "student"}
+
+
+def test_nothing_is_run_that_no_term_takes():
+    plain = VisualSteeringOPD(alpha=0.0, beta=0.0).needs(0)
+    assert STUDENT_BLIND not in plain.distributions and not plain.divergences
+    assert VDS in VisualSteeringOPD().needs(0).divergences
+    assert not VisualSteeringOPD(beta=0.0).needs(0).divergences
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"steering": "language"}, "derived holds for visual steering only"),
+        ({"lower_quantile": 0.8}, "lower_quantile <= upper_quantile"),
+        ({"scale": "measured", "standard": 0.0}, "standard must not be 0"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        VisualSteeringOPD(**settings)

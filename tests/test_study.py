@@ -1,0 +1,80 @@
+"""Studies: read, refused, and run over every kind of objective."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from vicur.cli import main
+from vicur.recipe import RecipeError
+from vicur.study import load_study
+
+RUN = ("opd_sampled", "off_policy", "cot_sft", "mask_random", "vgs_measured", "papo", "together")
+
+
+def test_the_study_of_objectives_covers_all_of_them():
+    study = load_study("objectives")
+    used = {name for row in study.trained.values() for name in row.recipe.objective.parts}
+    assert used == {
+        *("sampled_token", "divergence", "visual_advantage", "visual_steering"),
+        *("grpo", "papo", "supervised"),
+    }
+    assert {row.recipe.rollout.source for row in study.trained.values()} == {"student", "teacher", "dataset"}
+
+
+def test_all_start_and_spend_alike():
+    recipes = [row.recipe for row in load_study("objectives").trained.values()]
+    assert len({(r.student.model, r.training.steps, r.optimizer.learning_rate) for r in recipes}) == 1
+    assert {r.training.prompts_per_step * r.rollout.siblings for r in recipes} == {64}
+
+
+def test_a_study_from_the_command_line(tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["study", "objectives", "--output", str(out), "--steps", "2", "--test-problems", "8"]
+    assert main([*arguments, "--only", *RUN]) == 0
+    table = capsys.readouterr().out
+    assert "PAPO" in table and "all three" in table and "VA" in table
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["methods"]) == {"base", "teacher", *RUN}
+    for name in RUN:
+        assert summary["methods"][name]["visual_advantage"].keys() == {"teacher", "own"}
+        text = (out / "seed-0" / name / "metrics.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert len(lines) == 2
+        for line in lines:
+            assert all(math.isfinite(value) for value in line.values())
+            assert {"loss", "entropy", "grad_norm", "response_tokens", "truncated", "hint_samples"} <= set(
+                line
+            )
+    assert main([*arguments, "--only", "papo"]) == 1
+    assert "already holds a study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("untrained: {}", "must have base, untrained"),
+        ("rows: {}", "must have base, untrained"),
+        ("untrained: {base: {title: a, modle: b}}", "modle"),
+        (
+            "untrained: {base: {title: a, model: b}}\ntrained: {x: {title: x, settings: {objectiv: 1}}}",
+            "x: there is no",
+        ),
+    ],
+)
+def test_studies_that_cannot_be_read(tmp_path, text, message):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_study(str(path))
+
+
+def test_unknown_names_are_told(tmp_path, capsys):
+    assert main(["study", "nowhere"]) == 1
+    assert "There is no study nowhere; packaged ones are objectives, quickstart" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert main(["study", "objectives", "--output", str(tmp_path), "--only", "ppo"]) == 1
+    assert "has no method ppo" in capsys.readouterr().err

@@ -1,0 +1,236 @@
+"""One update: every objective is indifferent to how its batch is split, laid out, padded and ordered."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vicur.data.views import Blind
+from vicur.models.load import checkpoint_activations, load_model
+from vicur.objectives.divergence import DivergenceOPD
+from vicur.objectives.mixture import Mixture
+from vicur.objectives.objective import OLD, STUDENT_BLIND, TEACHER
+from vicur.objectives.policy import GRPO, PAPO
+from vicur.objectives.sampled import SampledTokenOPD
+from vicur.objectives.supervised import SupervisedFineTuning
+from vicur.objectives.visual_advantage import VisualAdvantageOPD
+from vicur.objectives.visual_steering import VisualSteeringOPD
+from vicur.rollouts.rollout import Rollouts
+from vicur.rollouts.sampler import Response
+from vicur.scoring.scorer import Scorer, ScoringConfig
+from vicur.scoring.teacher import Teacher, TeacherConfig
+from vicur.training.measurement import Measurement
+from vicur.training.optimizer import Optimizer, OptimizerConfig
+from vicur.training.update import Updater
+
+STEERING = VisualSteeringOPD(beta=0.5)
+OBJECTIVES = {
+    "sampled": SampledTokenOPD(aggregation="sequence"),
+    "reverse KL": DivergenceOPD(),
+    "JSD": DivergenceOPD(kind="jsd", aggregation="token"),
+    "VA-OPD": VisualAdvantageOPD(),
+    "random mask": VisualAdvantageOPD(drop="random", drop_fraction=0.4),
+    "VGS": STEERING,
+    "VGS measured": VisualSteeringOPD(beta=0.5, scale="measured", adaptive=True),
+    "language": VisualSteeringOPD(steering="language", scale="measured", beta=0.5),
+    "GRPO": GRPO(kl_weight=0.1),
+    "PAPO": PAPO(gamma=0.3),
+    "SFT": SupervisedFineTuning(),
+    "together": Mixture(
+        {
+            "grpo": GRPO(weight=0.3),
+            "va": VisualAdvantageOPD(weight=0.7),
+            "vgs": replace(STEERING, standard=0.0),
+        }
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(base_folder):
+    loaded = load_model(base_folder)
+    torch.manual_seed(7)
+    for parameter in loaded.model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    return Teacher(loaded, TeacherConfig(privilege="cue"))
+
+
+@pytest.fixture(scope="module")
+def rollouts(samples, responses):
+    """Three problems with two responses each, of one to twenty tokens; some are right."""
+    short = [responses[0][-1:], *responses[1:]]
+    pairs = tuple(
+        (Response(a, None, "stop"), Response(b, None, "stop"))
+        for a, b in zip(short[:3], short[3:], strict=True)
+    )
+    texts = tuple((f"The answer is {s.answer}.", "None.") for s in samples[:3])
+    return Rollouts(tuple(samples[:3]), pairs, texts)
+
+
+def old_log_probs(rollouts):
+    """Not the student's: so that ratios differ from 1."""
+    ids = torch.cat([r.ids for r in rollouts.flat_responses])
+    return -3 - torch.sin(ids.float())
+
+
+def gradient(loaded, teacher, objective, rollouts, *, micro_batch=3, scoring=None):
+    """What an update does, short of the step: losses, per-token numbers, gradients."""
+    loaded = copy.deepcopy(loaded)
+    student = Scorer(loaded, scoring)
+    needs = objective.needs(1)
+    measurement = Measurement(student, teacher if needs.teacher else None, seed=0)
+    old = old_log_probs(rollouts) if OLD in needs.log_probs else None
+    measured = measurement.of_update(measurement.of_rollouts(rollouts, needs, 1, old), needs)
+    optimizer = Optimizer(loaded.model, OptimizerConfig(), total_steps=1)
+    update = Updater(student, objective, optimizer, micro_batch).gradient(measured, needs)
+    gradients = {n: p.grad for n, p in loaded.model.named_parameters() if p.grad is not None}
+    return update, gradients
+
+
+def assert_same(ours, theirs):
+    (update, gradients), (other, expected) = ours, theirs
+    for name, loss in other.losses.items():
+        assert update.losses[name] == pytest.approx(loss, rel=1e-3, abs=1e-6), name
+    for name, number in other.numbers.items():
+        assert update.numbers[name] == pytest.approx(number, rel=1e-3, abs=1e-6), name
+    assert gradients.keys() == expected.keys()
+    norm = torch.cat([g.flatten() for g in expected.values()]).norm()
+    difference = torch.cat([(gradients[n] - g).flatten() for n, g in expected.items()]).norm()
+    assert norm > 0 and difference <= 1e-3 * norm
+
+
+def reordered(rollouts, order):
+    chosen = [tuple(getattr(rollouts, name)[i] for i in order) for name in ("samples", "responses", "texts")]
+    return Rollouts(*chosen)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@settings(max_examples=4)
+@given(
+    st.integers(1, 3),
+    st.sampled_from(["always", "never"]),
+    st.one_of(st.none(), st.integers(1, 9)),
+    st.permutations(range(3)),
+)
+def test_split_layout_and_order_change_nothing(
+    shared_student, teacher, rollouts, name, micro_batch, share, chunk, order
+):
+    """Micro-batches also change the padding, as responses have one to twenty tokens."""
+    objective = OBJECTIVES[name]
+    whole = gradient(shared_student, teacher, objective, rollouts)
+    scoring = ScoringConfig(samples_per_batch=micro_batch, share_prompts=share, chunk_tokens=chunk)
+    mixed = reordered(rollouts, order)
+    found = gradient(shared_student, teacher, objective, mixed, micro_batch=micro_batch, scoring=scoring)
+    assert_same(found, whole)
+
+
+@pytest.mark.parametrize("name", ["VA-OPD", "VGS", "together"])
+def test_gradient_checkpointing_changes_nothing(shared_student, teacher, rollouts, name):
+    plain = gradient(shared_student, teacher, OBJECTIVES[name], rollouts)
+    checkpointed = copy.deepcopy(shared_student)
+    checkpoint_activations(checkpointed.model)
+    assert_same(gradient(checkpointed, teacher, OBJECTIVES[name], rollouts), plain)
+
+
+def test_a_micro_batch_without_weight_adds_exactly_nothing(shared_student, teacher, rollouts):
+    """All its tokens are dropped: zero loss, and a zero gradient for every parameter of its graph."""
+    objective = VisualAdvantageOPD(drop="top", drop_fraction=1.0)
+    update, gradients = gradient(shared_student, teacher, objective, rollouts)
+    assert update.losses == {"reverse_kl": 0.0} and gradients
+    assert all(not g.any() for g in gradients.values())
+
+
+@pytest.mark.parametrize("name", ["reverse KL", "JSD", "VA-OPD", "VGS", "sampled"])
+def test_the_same_model_under_the_same_view_teaches_nothing(base, rollouts, name):
+    teacher = Teacher(copy.deepcopy(base), TeacherConfig(privilege="none"))
+    update, gradients = gradient(base, teacher, OBJECTIVES[name], rollouts)
+    assert all(abs(loss) < 1e-6 for loss in update.losses.values())
+    assert max(g.abs().max() for g in gradients.values()) < 1e-5
+    hinted = Teacher(copy.deepcopy(base), TeacherConfig(privilege="cue"))
+    update, _ = gradient(base, hinted, OBJECTIVES[name], rollouts)
+    assert max(abs(loss) for loss in update.losses.values()) > 1e-3  # the control
+
+
+def test_the_measured_scale_keeps_the_standard_gradients_norm(shared_student, teacher, rollouts):
+    """s |g_std + alpha g_vis| = |g_std| (VGS eq. 15), whatever alpha is."""
+    standard = VisualSteeringOPD(alpha=0.0, beta=0.0, scale=1.0)
+    _, by_itself = gradient(shared_student, teacher, standard, rollouts)
+    norm = torch.cat([g.flatten() for g in by_itself.values()]).norm()
+    for alpha in (0.5, 2.0, 8.0):
+        steered = VisualSteeringOPD(alpha=alpha, beta=0.0, scale="measured")
+        update, gradients = gradient(shared_student, teacher, steered, rollouts)
+        found = torch.cat([g.flatten() for g in gradients.values()]).norm()
+        assert found.item() == pytest.approx(norm.item(), rel=1e-4)
+        unscaled = replace(steered, scale=1.0)
+        _, raw = gradient(shared_student, teacher, unscaled, rollouts)
+        for name, gradient_ in raw.items():
+            expected = update.numbers["gradient_scale"] * gradient_
+            torch.testing.assert_close(gradients[name], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_blind_graph_is_run_after_the_seeing_one(shared_student, teacher, rollouts, monkeypatch):
+    """And the gradient through it is the one that autograd finds when both are alive."""
+    objective = VisualSteeringOPD(
+        alpha=0.0, beta=1.0, scale=1.0, standard=0.0, upper_quantile=0.0, lower_quantile=0.0
+    )
+    _, gradients = gradient(shared_student, teacher, objective, rollouts)
+    loaded = copy.deepcopy(shared_student)
+    student = Scorer(loaded)
+    prompts = student.encode(rollouts.samples, Blind())
+    rows = student.rows(prompts, rollouts.response_ids)
+    kept = loaded.vocabulary.kept_ids
+    log_p = student.policy(rows, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
+    scores = teacher.scorer.scores(rollouts.samples, rollouts.response_ids, Blind())
+    log_q = (scores.hidden_ND @ scores.head_WD.T)[:, kept].log_softmax(-1)
+    plain_scores = teacher.scorer.scores(rollouts.samples, rollouts.response_ids, teacher.view)
+    log_seen = (plain_scores.hidden_ND @ plain_scores.head_WD.T)[:, kept].log_softmax(-1)
+    vds = (log_seen.exp() * (log_seen - log_q)).sum(-1)
+    lengths = torch.tensor([len(r.ids) for r in rollouts.flat_responses])
+    weights = torch.repeat_interleave(1 / (len(lengths) * lengths), lengths) * (vds > vds.min())
+    (weights * (log_p.exp() * (log_p - log_q)).sum(-1)).sum().backward()
+    for name, parameter in loaded.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=2e-3, atol=2e-6)
+
+
+def test_each_view_of_a_model_is_run_once(shared_student, samples, rollouts, base):
+    """Teacher without privilege: its own view and the plain one are the same."""
+    teacher = Teacher(copy.deepcopy(base), TeacherConfig(privilege="none"))
+    seen = []
+    scores = teacher.scorer.scores
+    teacher.scorer.scores = lambda samples, responses, view: (
+        seen.append(view.name) or scores(samples, responses, view)
+    )
+    gradient(shared_student, teacher, OBJECTIVES["VA-OPD"], rollouts)
+    assert sorted(seen) == ["degraded(0.1)", "plain"]
+
+
+def test_what_is_measured_when(shared_student, teacher, rollouts):
+    """Teachers and the old student once per rollout batch; the student's references at each update."""
+    needs = OBJECTIVES["together"].needs(1)
+    measurement = Measurement(Scorer(shared_student), teacher, seed=0)
+    first = measurement.of_rollouts(rollouts, needs, 1, None)
+    assert OLD in first.log_probs and TEACHER in first.distributions
+    assert STUDENT_BLIND not in first.distributions
+    parts = list(first.updates(2))
+    assert [len(part.rollouts.samples) for part in parts] == [2, 1]
+    complete = measurement.of_update(parts[1], needs)
+    tokens = sum(len(r.ids) for r in rollouts.responses[2])
+    assert len(complete.distributions[STUDENT_BLIND].hidden_ND) == tokens
+    assert len(complete.log_probs[OLD]) == len(complete.divergences["vds"]) == tokens
+    assert complete.correct == (True, False)
+    torch.testing.assert_close(torch.cat([part.log_probs[OLD] for part in parts]), first.log_probs[OLD])
+
+
+def test_draws_are_keyed_by_the_response_and_not_by_its_place(rollouts):
+    draws = rollouts.draws(0, 1)
+    lengths = [sum(len(r.ids) for r in own) for own in rollouts.responses]
+    swapped = reordered(rollouts, (2, 0, 1)).draws(0, 1).split([lengths[i] for i in (2, 0, 1)])
+    for index, place in enumerate((1, 2, 0)):
+        assert torch.equal(draws.split(lengths)[index], swapped[place])
+    assert not torch.equal(draws, rollouts.draws(0, 2))
