@@ -202,7 +202,7 @@ def main() -> None:
     )
     print(f"{options.dtype}, V={VOCABULARY:,}, D={options.hidden:,}, median of {options.rounds} rounds\n")
     print(
-        "| term | tokens | plain GiB | ours GiB | ratio | plain s | ours s | ratio | loss apart | norms apart |"
+        "| term | tokens | plain GiB | ours GiB | ratio | plain s | ours s | ratio | loss off | norms off |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for task, tokens in TASKS.items():

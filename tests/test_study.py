@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from vicur.cli import main
-from vicur.recipe import RecipeError
+from vicur.recipe import RecipeError, load_recipe
 from vicur.study import load_study
 
 RUN = ("opd_sampled", "off_policy", "cot_sft", "mask_random", "vgs_measured", "papo", "together")
@@ -28,6 +29,14 @@ def test_all_start_and_spend_alike():
     recipes = [row.recipe for row in load_study("objectives").trained.values()]
     assert len({(r.student.model, r.training.steps, r.optimizer.learning_rate) for r in recipes}) == 1
     assert {r.training.prompts_per_step * r.rollout.siblings for r in recipes} == {64}
+
+
+@pytest.mark.parametrize("recipe, row", [("va_opd", "va_opd"), ("vgs", "vgs_lp"), ("together", "together")])
+def test_recipes_are_the_studys_rows(recipe, row):
+    """What `vicur train` does by name is what the table shows."""
+    ours, theirs = load_recipe(f"cuebench/{recipe}"), load_study("objectives").trained[row].recipe
+    training = replace(theirs.training, output=ours.training.output)
+    assert ours == replace(theirs, training=training)
 
 
 def test_a_study_from_the_command_line(tmp_path, capsys):

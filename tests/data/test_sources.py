@@ -59,6 +59,18 @@ def test_media_stand_first_without_a_placeholder(tmp_path):
     assert [part["type"] for part in sample.messages[0]["content"]] == ["image", "text"]
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    ["Look well at <image>: what is x?", [{"role": "user", "content": "Look well at <image>: what is x?"}]],
+)
+def test_a_whole_prompt_for_the_teacher(tmp_path, prompt):
+    (sample,) = FileSource(write(tmp_path / "a.parquet", row(teacher_prompt=prompt)))
+    shown = Hinted("teacher_prompt").show(sample)
+    (message,) = shown.messages
+    assert [part["type"] for part in message["content"]] == ["text", "image", "text"]
+    assert shown.images == sample.images
+
+
 def test_samples_without_the_privilege_can_be_left_out(tmp_path):
     path = write(tmp_path / "a.parquet", row(), row(cue=None))
     assert len(FileSource(path)) == 2
@@ -70,6 +82,8 @@ def test_samples_without_the_privilege_can_be_left_out(tmp_path):
     [
         ({"problem": "<image> and <image>"}, r"row 0: .*2 image placeholder\(s\).*has 1"),
         ({"problem": None}, "row 0: the question is missing"),
+        ({"teacher_prompt": "<image> or <image>?"}, r"row 0: teacher_prompt has 2 <image> .* for 1 image"),
+        ({"teacher_prompt": [{"text": "x"}]}, "row 0: teacher_prompt must be a text, or a list of messages"),
         ({"images": [{"bytes": b"no image", "path": None}]}, "row 0: cannot identify image"),
         ({"images": [{"bytes": None, "path": "../../etc/x.png"}]}, "row 0: .*outside the data folder"),
         ({"images": [{"bytes": None, "path": "gone.png"}]}, "row 0: .*No such file"),

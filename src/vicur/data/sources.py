@@ -29,6 +29,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "answer": ("answer", "solution", "ground_truth"),
     "cue": ("cue", "visual_cue", "visual_cues", "privileged_context", "hint"),
     "rationale": ("rationale",),
+    "teacher_prompt": ("teacher_prompt",),
     "target_response": ("target_response",),
     "id": ("id", "qid"),
 }
@@ -117,12 +118,19 @@ class FileSource(Sequence[Sample]):
             images = tuple(_image(entry, self.path.parent) for entry in _as_list(take["images"]))
             messages = _messages(str(take["question"]), len(images), self.system_prompt)
             answer = None if take["answer"] is None else str(take["answer"])
+            prompt = take["teacher_prompt"]
+            privilege = Privilege(
+                answer=answer,
+                rationale=take["rationale"],
+                cue=take["cue"],
+                teacher_prompt=None if prompt is None else _teacher_prompt(prompt, len(images)),
+            )
             return Sample(
                 id=str(take["id"]) if take["id"] is not None else f"{self.path.name}:{row}",
                 messages=messages,
                 images=images,
                 answer=answer,
-                privilege=Privilege(answer=answer, rationale=take["rationale"], cue=take["cue"]),
+                privilege=privilege,
                 target_response=take["target_response"],
                 meta={k: v for k, v in values.items() if k not in self._columns.values()},
             )
@@ -165,18 +173,43 @@ def _image(entry: Any, folder: Path) -> Image.Image:
 
 def _messages(question: str, images: int, system_prompt: str | None) -> tuple[Message, ...]:
     """One user message; `<image>` marks where the images go, otherwise they stand first."""
-    pieces = re.split(r"(<image>)", question)
-    if "<image>" not in pieces:
-        pieces = ["<image>"] * images + pieces
-    content = [
-        {"type": "image"} if piece == "<image>" else {"type": "text", "text": piece}
-        for piece in pieces
-        if piece
-    ]
-    user = {"role": "user", "content": content}
+    if "<image>" not in question:
+        question = "<image>" * images + question
+    user = {"role": "user", "content": _content(question)}
     if system_prompt is None:
         return (user,)
     return ({"role": "system", "content": [{"type": "text", "text": system_prompt}]}, user)
+
+
+def _teacher_prompt(prompt: Any, images: int) -> tuple[Message, ...]:
+    """A complete prompt for the teacher: a question, or messages with role and content.
+
+    Raises:
+        ValueError: it is neither, or does not show every image once.
+    """
+    if isinstance(prompt, str):
+        messages = _messages(prompt, images, None)
+    elif isinstance(prompt, list) and all(isinstance(m, dict) and _is_message(m) for m in prompt):
+        messages = tuple({"role": m["role"], "content": _content(m["content"])} for m in prompt)
+    else:
+        raise ValueError("teacher_prompt must be a text, or a list of messages with role and content")
+    shown = sum(part["type"] == "image" for message in messages for part in message["content"])
+    if shown != images:
+        raise ValueError(f"teacher_prompt has {shown} <image> placeholder(s) for {images} image(s)")
+    return messages
+
+
+def _is_message(message: dict[str, Any]) -> bool:
+    return isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+
+
+def _content(text: str) -> list[dict[str, str]]:
+    """Text with `<image>` in it, as the parts of a message."""
+    return [
+        {"type": "image"} if piece == "<image>" else {"type": "text", "text": piece}
+        for piece in re.split(r"(<image>)", text)
+        if piece
+    ]
 
 
 def cue_boxes(sample: Sample) -> list[tuple[str, str, tuple[float, float, float, float]]]:

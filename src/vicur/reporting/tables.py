@@ -16,8 +16,8 @@ def study_table(summary: dict[str, Any]) -> Table:
         title="CueBench segments: accuracy in %",
         caption=(
             f"± half of the 95 % interval ({source}); VA: nats a token that fine detail adds to the "
-            "answers, in the larger teacher's eyes and in the model's own; hint: rollouts with the "
-            "word/occurrences, a seed"
+            "answers, in the larger teacher's eyes and in the model's own; hint: rollouts with the word, "
+            "a seed"
         ),
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -28,7 +28,7 @@ def study_table(summary: dict[str, Any]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for name, method in summary["methods"].items():
         difference = summary["differences"].get(f"{name} - base", {})
-        leakage, advantage = method["hint_leakage"], method["visual_advantage"]
+        advantage = method["visual_advantage"]
         table.add_row(
             method["title"],
             _accuracy(method["in_domain"]),
@@ -36,7 +36,7 @@ def study_table(summary: dict[str, Any]) -> Table:
             _accuracy(method["out_of_domain"]),
             f"{advantage['teacher']:.2f}",
             f"{advantage['own']:.2f}",
-            f"{leakage['samples'] / seeds:.0f}/{leakage['occurrences'] / seeds:.0f}",
+            f"{method['hint_leakage']['samples'] / seeds:.0f}",
             f"{method['seconds']:.0f}",
         )
     return table

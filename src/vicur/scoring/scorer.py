@@ -60,7 +60,7 @@ class Policy(nn.Module):
         head = loaded.model.lm_head
         if type(head) is not nn.Linear or head.bias is not None:
             raise ValueError(
-                f"The LM head is a {type(head).__name__}; only a plain matrix can be scored chunk by chunk. "
+                f"The LM head is of type {type(head).__name__}; only a plain matrix can be scored chunk by chunk. "
                 "Leave lm_head out of the adapted modules."
             )
 

@@ -17,8 +17,9 @@ class TeacherConfig:
 
     model: str = "self"
     """"self": the student's own starting weights without recovery (OPSD). Else a checkpoint (OPD)."""
-    privilege: Literal["none", "answer", "rationale", "cue"] = "cue"
-    """Which training-time text the teacher is shown as a hint."""
+    privilege: Literal["none", "answer", "rationale", "cue", "teacher_prompt"] = "cue"
+    """Which training-time text the teacher is shown as a hint; teacher_prompt takes the place of the
+    student's prompt."""
     missing_privilege: Literal["plain", "skip", "error"] = "plain"
     """A sample without that text: show the student's prompt, leave the sample out, or stop."""
 

@@ -96,8 +96,8 @@ class Term:
             term is only observed.
         inputs: detached per-token numbers for the function, e.g. advantages.
         reads: the distributions it takes besides the student's.
-        live: the distribution that its gradient flows through; another than the student's is one of
-            the same model under another view.
+        live: the one distribution that its gradient flows through, whatever else it takes; another than
+            the student's is one of the same model under another view.
         stage: terms of a higher stage are differentiated after all those of a lower one, so that the
             norm of the gradient can be taken in between.
     """
@@ -326,27 +326,27 @@ class _Run:
     def _block(self, logits: Mapping[str, Tensor], tokens: slice) -> None:
         """Values of all terms at a few tokens; the gradients of live logits take their place."""
         log_probs = {name: self.words.log_probs(own) for name, own in logits.items()}
-        leaves = {name: log_probs[name].requires_grad_() for name in self.live}
+        leaves = {name: log_probs[name].detach().requires_grad_() for name in self.live}
         terms = [term.part(tokens, self.loss.dtype) for term in self.terms]
         slot_C = self.slot_N[tokens]
         loss = self.loss.new_zeros(())
         with torch.enable_grad():
-            block = Block(log_probs, slot_C)
             for row, term in enumerate(terms):
                 if term.weights is not None:
-                    values_C = term.function(block, **term.inputs)
+                    live = {k: leaf for k, leaf in leaves.items() if k == term.live}
+                    values_C = term.function(Block({**log_probs, **live}, slot_C), **term.inputs)
                     self.values_JN[row, tokens] = values_C.detach()
                     loss = loss + (term.weights * values_C).sum()
         if leaves:
             found = _gradients(loss, list(leaves.values()))
-            for (name, leaf), gradient_CV in zip(leaves.items(), found, strict=True):
-                self.words.put(_through_softmax(leaf.detach(), gradient_CV), logits[name])
+            for name, gradient_CV in zip(leaves, found, strict=True):
+                self.words.put(_through_softmax(log_probs[name], gradient_CV), logits[name])
         self.loss += loss.detach()
-        # Only now, on its own block: no graph of an observed term is ever made.
-        observed = Block({name: own.detach() for name, own in log_probs.items()}, slot_C)
+        # Only now: no graph of an observed term is ever made.
+        block = Block(log_probs, slot_C)
         for row, term in enumerate(terms):
             if term.weights is None:
-                self.values_JN[row, tokens] = term.function(observed, **term.inputs)
+                self.values_JN[row, tokens] = term.function(block, **term.inputs)
 
     def _backward(self, name: str, gradient_CW: Tensor, tokens: slice) -> None:
         """From the gradient of a chunk's logits to that of its hidden states and of the head."""

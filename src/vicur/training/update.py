@@ -61,14 +61,15 @@ class Updater:
         terms = [*self.objective.terms(scored), *_always_observed(measured)]
         losses: dict[str, float] = {}
         tokens: dict[str, Tensor] = {}
-        norms: list[Tensor] = []
+        norms: dict[int, Tensor] = {}
         self.student.policy.train()
         for stage in sorted({term.stage for term in terms}):
             own = [term for term in terms if term.stage == stage]
             found, values = self._accumulate(measured, needs, own)
             losses |= found
             tokens |= values
-            norms.append(self.optimizer.grad_norm() if needs.measures_scale else torch.ones(()))
+            if needs.measures_scale:
+                norms[stage] = self.optimizer.grad_norm()
         numbers = dict(self.objective.metrics(scored))
         if needs.measures_scale:
             scale = _measured_scale(norms)
@@ -145,7 +146,7 @@ def _with_gap(tokens: Mapping[str, Tensor], measured: Measured) -> dict[str, Ten
     return found
 
 
-def _measured_scale(norms: Sequence[Tensor]) -> Tensor:
-    """|gradient after stage 0| / |that after stage 1| (VGS eq. 15); 1 where there is none."""
-    standard, steered = norms[0], norms[1] if len(norms) > 1 else norms[0]
+def _measured_scale(norms: Mapping[int, Tensor]) -> Tensor:
+    """|gradient after stage 0| / |that after stage 1| (VGS eq. 15); 1 where nothing is steered."""
+    standard, steered = norms[0], norms.get(1, norms[0])
     return standard / steered if float(steered) > 0 else torch.ones_like(steered)
