@@ -26,9 +26,9 @@ def check(summary, seeds):
             assert 0 <= found["accuracy"] <= 100
         assert set(method["hint_leakage"]) == {"samples", "occurrences"}
         assert method["seconds"] > 0
-    for name, difference in summary["differences"].items():
-        ours, theirs = name.split(" - ")
-        accuracy = [summary["methods"][m]["in_domain"]["accuracy"] for m in (ours, theirs)]
+    for difference in summary["differences"]:
+        pair = (difference["ours"], difference["theirs"])
+        accuracy = [summary["methods"][m]["in_domain"]["accuracy"] for m in pair]
         assert math.isclose(difference["in_domain"]["value"], accuracy[0] - accuracy[1], abs_tol=1e-9)
 
 

@@ -82,6 +82,11 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
         ),
         ("objective.vgs.alpha=1", "no setting 'objective.vgs.alpha'; did you mean 'objective"),
         ("objective.divergence.beta=2", "yaml: divergence.beta must be between 0 and 1, not 2.0.$"),
+        ("objective.visual_advantage={}", "visual_advantage compares siblings: set rollout.siblings to 2"),
+        ("objective.sampled_token.advantage_limit=0", "advantage_limit must be above 0"),
+        ("objective.sampled_token.clip.max_log_ratio=-1", "max_log_ratio must be above 0"),
+        ("objective.grpo.epsilon=-0.5", "grpo needs epsilon and kl_weight of 0 or more"),
+        ("objective.grpo.weight=0", "grpo.weight must be above 0, not 0.0. Leave grpo out"),
         ("objective.papo.grpo.clip.high=-1", "clip needs 0 <= low <= 1 and high >= 0"),
         (
             "training.prompts_per_update=48",
@@ -134,6 +139,24 @@ def test_objectives_are_chosen_by_naming_them(tmp_path):
     assert list(without.objective.parts) == ["visual_advantage"]
     only = load_recipe("cuebench/opsd_cue", ["objective.divergence={}"])
     assert list(only.objective.parts) == ["divergence"]
+
+
+def test_the_last_override_wins():
+    first, last = "objective.divergence.kind=jsd", "objective.divergence=null"
+    both = load_recipe("cuebench/opsd_cue", ["objective.divergence={}", first, last])
+    assert list(both.objective.parts) == ["sampled_token"]
+    again = load_recipe("cuebench/opsd_cue", [last, first])
+    assert again.objective.divergence.kind == "jsd"
+
+
+def test_sampled_old_log_probs_matter_only_where_they_are_taken():
+    cooler = ["training.old_log_probs=sampled", "rollout.sampling.temperature=0.7"]
+    assert load_recipe("cuebench/va_opd", cooler).rollout.sampling.temperature == 0.7
+    with pytest.raises(RecipeError, match="needs temperature 1"):
+        load_recipe("cuebench/va_opd", ["objective.grpo={}", *cooler])
+    greedy = ["rollout.siblings=4", "objective.grpo={}", "rollout.sampling.temperature=0"]
+    with pytest.raises(RecipeError, match="they are all the same"):
+        load_recipe("cuebench/opsd_cue", [*greedy, "training.old_log_probs=scored"])
 
 
 def test_every_setting_has_its_help():

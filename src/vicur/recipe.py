@@ -22,7 +22,7 @@ from vicur.models.load import (
     resolve_packaged,
 )
 from vicur.objectives.mixture import ObjectiveConfig
-from vicur.objectives.objective import Needs
+from vicur.objectives.objective import OLD, Needs
 from vicur.rollouts.sampler import Sampler
 from vicur.rollouts.source import DatasetSource, RolloutConfig, RolloutSource, SampledSource
 from vicur.scoring.scorer import Scorer, ScoringConfig
@@ -55,12 +55,13 @@ class Recipe:
     """How long, how much at once, and where to."""
 
     def __post_init__(self) -> None:
-        if self.training.old_log_probs == "sampled" and not self.rollout.sampling.is_policy:
+        sampling = self.rollout.sampling
+        needs, names = self.needs, " + ".join(self.objective.parts)
+        if self.training.old_log_probs == "sampled" and OLD in needs.log_probs and not sampling.is_policy:
             raise ValueError(
                 "training.old_log_probs=sampled needs temperature 1, top_p 1, top_k 0 and no presence "
                 "penalty: otherwise the sampler's log-probs are not the student's."
             )
-        needs, names = self.needs, " + ".join(self.objective.parts)
         if self.rollout.source not in needs.sources:
             raise ValueError(
                 f"The objective {names} cannot learn from rollout.source={self.rollout.source}; it takes "
@@ -70,6 +71,11 @@ class Recipe:
             raise ValueError(
                 f"The objective {names} compares siblings: set rollout.siblings to {needs.siblings} or "
                 f"more, not {self.rollout.siblings}."
+            )
+        if needs.siblings > 1 and sampling.temperature == 0:
+            raise ValueError(
+                f"The objective {names} compares siblings, and at rollout.sampling.temperature=0 they are "
+                "all the same."
             )
 
     @property
@@ -111,7 +117,7 @@ def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
         key, equals, value = override.removeprefix("--").partition("=")
         if not equals:
             raise RecipeError(f"Override {override!r} must have the form key=value.")
-        flat |= _flatten(_nest({key: _parse(override, key, value)}))
+        _merge(flat, _flatten(_nest({key: _parse(override, key, value)})))
     return _resolve(flat, str(file))
 
 
@@ -127,7 +133,7 @@ def recipe_of(*settings: dict[str, Any], source: str) -> Recipe:
     """
     merged: dict[str, Any] = {}
     for own in settings:
-        merged |= _flatten(own)
+        _merge(merged, _flatten(own))
     return _resolve(merged, source)
 
 
@@ -217,6 +223,15 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:  # an empty one names an optional component without changing its settings
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _merge(flat: dict[str, Any], later: dict[str, Any]) -> None:
+    """Put later settings after earlier ones, and let a null remove what was set below it."""
+    for key, value in later.items():
+        for old in list(flat):
+            if old == key or (value is None and old.startswith(f"{key}.")):
+                del flat[old]
+        flat[key] = value
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -56,7 +56,11 @@ class Untrained:
 
     title: str
     model: str
-    privilege: str = "none"
+    privilege: Literal["none", "answer", "rationale", "cue"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.privilege not in ("none", "answer", "rationale", "cue"):
+            raise ValueError(f"there is no privilege {self.privilege!r}.")
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,12 @@ class Study:
     """What is compared.
 
     Attributes:
+        problems: to train on; methods that need more see them again.
         untrained, trained: the rows of the table, by name.
         compare: pairs (ours, theirs) whose difference is told besides those to the base.
     """
 
+    problems: int
     untrained: Mapping[str, Untrained]
     trained: Mapping[str, Trained]
     compare: tuple[tuple[str, str], ...] = ()
@@ -125,40 +131,59 @@ class Outcome:
 def load_study(path: str) -> Study:
     """Read a study: a YAML file, or the name of a packaged one.
 
-    The file has `untrained` rows, `trained` rows with a `recipe` or with `settings` that differ from
-    those of `base`, and pairs to `compare`.
+    The file has the number of training `problems`, `untrained` rows, `trained` rows with a `recipe` or
+    with `settings` that differ from those of `base`, and pairs to `compare`.
 
     Raises:
         RecipeError: there is no such study, or it makes no sense.
     """
     file = find_packaged(path, "studies")
     found = read_settings(file)
-    unknown = set(found) - {"base", "untrained", "trained", "compare"}
-    if unknown or BASE not in found.get("untrained", {}):
-        raise RecipeError(
-            f"{file} must have base, untrained (with a row {BASE!r}), trained and compare only."
-        )
     try:
-        untrained = {name: Untrained(**own) for name, own in found["untrained"].items()}
-        trained = {
-            name: _trained(found.get("base", {}), source=f"{file}, {name}", **own)
-            for name, own in found.get("trained", {}).items()
-        }
-    except TypeError as error:
-        raise RecipeError(f"{file}: {error}") from error
-    return Study(untrained, trained, tuple((a, b) for a, b in found.get("compare", [])))
+        return _study(str(file), **found)
+    except (TypeError, AttributeError, ValueError) as error:
+        text = str(error).replace("_study()", "the study").removeprefix(f"{file}: ")
+        raise RecipeError(f"{file}: {text}") from error
+
+
+def _study(
+    source: str,
+    *,
+    problems: int,
+    untrained: dict[str, dict[str, Any]],
+    trained: dict[str, dict[str, Any]],
+    base: dict[str, Any] | None = None,
+    compare: list[list[str]] | None = None,
+) -> Study:
+    if BASE not in untrained:
+        raise ValueError(f"untrained must have a row {BASE!r}, with which all others are compared.")
+    twice = set(untrained) & set(trained)
+    if twice:
+        raise ValueError(f"the row {min(twice)} is both untrained and trained.")
+    pairs = tuple((ours, theirs) for ours, theirs in compare or [])
+    unknown = {name for pair in pairs for name in pair} - set(untrained) - set(trained)
+    if unknown:
+        raise ValueError(f"compare names {min(unknown)}, which is no row.")
+    return Study(
+        problems,
+        {name: Untrained(**own) for name, own in untrained.items()},
+        {name: _trained(base, source=f"{source}, {name}", **own) for name, own in trained.items()},
+        pairs,
+    )
 
 
 def _trained(
-    base: dict[str, Any],
+    base: dict[str, Any] | None,
     source: str,
     title: str,
     recipe: str | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Trained:
+    if (recipe is None) == (settings is None):
+        raise ValueError(f"{source}: a trained row has either a recipe or settings.")
     if recipe is not None:
         return Trained(title, load_recipe(recipe))
-    return Trained(title, recipe_of(base, settings or {}, source=source))
+    return Trained(title, recipe_of(base or {}, settings or {}, source=source))
 
 
 def run_study(study: Study, config: StudyConfig, console: Console) -> dict[str, list[Outcome]]:
@@ -197,11 +222,8 @@ class _Seed:
         self.folder = Path(config.output) / f"seed-{seed}"
 
     def write_data(self) -> None:
-        """Draw the problems: as many as the longest training takes, and the test sets."""
-        needed = [
-            self._steps(t.recipe) * t.recipe.training.prompts_per_step for t in self.study.trained.values()
-        ]
-        sizes: dict[Split, int] = {"train": max(needed, default=1)}
+        """Draw the training problems, the same whichever methods are run, and the test sets."""
+        sizes: dict[Split, int] = {"train": self.study.problems}
         sizes.update(dict.fromkeys(DOMAINS.values(), self.config.test_problems))
         for split, count in self._bar("drawing problems").over(sizes.items(), len(sizes)):
             write_parquet("segments", split, count, self.folder / "data" / f"{split}.parquet", seed=self.seed)
@@ -233,7 +255,8 @@ class _Seed:
         trainer, loaded = build(recipe)
         with Records(Path(training.output), to_yaml(recipe)) as records:
             leakage = trainer.train(records, self._bar(name))
-            loaded.save(Path(training.output) / "checkpoints" / "final")
+            if training.save_model:
+                loaded.save(Path(training.output) / "checkpoints" / "final")
         seconds = time.perf_counter() - started
         found = self._assess(name, loaded, "none")
         return Outcome(
@@ -301,12 +324,11 @@ def summarise(study: Study, outcomes: Mapping[str, list[Outcome]]) -> dict[str, 
     done = [name for name in outcomes if len(outcomes[name]) == seeds]
     pairs = [(name, BASE) for name in study.trained if name in done]
     pairs += [(a, b) for a, b in study.compare if a in done and b in done]
-    differences = {
-        f"{ours} - {theirs}": {
-            domain: asdict(_difference(outcomes[ours], outcomes[theirs], domain)) for domain in DOMAINS
-        }
+    differences = [
+        {"ours": ours, "theirs": theirs}
+        | {d: asdict(_difference(outcomes[ours], outcomes[theirs], d)) for d in DOMAINS}
         for ours, theirs in pairs
-    }
+    ]
     return {"seeds": seeds, "methods": methods, "differences": differences}
 
 

@@ -71,6 +71,13 @@ def test_a_whole_prompt_for_the_teacher(tmp_path, prompt):
     assert shown.images == sample.images
 
 
+def test_a_teachers_question_has_the_students_system_prompt(tmp_path):
+    path = write(tmp_path / "a.parquet", row(teacher_prompt="<image>Look: what is x?"))
+    (sample,) = FileSource(path, system_prompt="Be brief.")
+    roles = [message["role"] for message in Hinted("teacher_prompt").show(sample).messages]
+    assert roles == ["system", "user"]
+
+
 def test_samples_without_the_privilege_can_be_left_out(tmp_path):
     path = write(tmp_path / "a.parquet", row(), row(cue=None))
     assert len(FileSource(path)) == 2
@@ -83,6 +90,10 @@ def test_samples_without_the_privilege_can_be_left_out(tmp_path):
         ({"problem": "<image> and <image>"}, r"row 0: .*2 image placeholder\(s\).*has 1"),
         ({"problem": None}, "row 0: the question is missing"),
         ({"teacher_prompt": "<image> or <image>?"}, r"row 0: teacher_prompt has 2 <image> .* for 1 image"),
+        (
+            {"teacher_prompt": [{"role": "system", "content": "<image>"}]},
+            "row 0: teacher_prompt has no message of the user",
+        ),
         ({"teacher_prompt": [{"text": "x"}]}, "row 0: teacher_prompt must be a text, or a list of messages"),
         ({"images": [{"bytes": b"no image", "path": None}]}, "row 0: cannot identify image"),
         ({"images": [{"bytes": None, "path": "../../etc/x.png"}]}, "row 0: .*outside the data folder"),

@@ -20,6 +20,12 @@ from vicur.objectives.supervised import SupervisedFineTuning
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
 from vicur.objectives.visual_steering import VisualSteeringOPD
 
+
+def with_plain_reference(batch):
+    """The reference policy sees the student's own prompt, whatever hint the teacher has."""
+    return [[replace(response, teacher=response.teacher_plain) for response in prompt] for prompt in batch]
+
+
 PAIRS = {
     "sampled token": (SampledTokenOPD(), lambda b: ref.sampled_token_opd(b)),
     "sampled sequence, start": (
@@ -81,11 +87,15 @@ PAIRS = {
     **{
         f"GRPO {kind}": (
             GRPO(kl_weight=0.2, kl_estimator=kind),
-            lambda b, kind=kind: ref.grpo(b, kl_weight=0.2, kl_estimator=kind),
+            lambda b, kind=kind: ref.grpo(with_plain_reference(b), kl_weight=0.2, kl_estimator=kind),
         )
-        for kind in ("k1", "k2", "k3")
+        for kind in ("k2", "k3")
     },
     "PAPO": (PAPO(), lambda b: ref.papo(b)),
+    "PAPO, half of GRPO": (
+        PAPO(grpo=GRPO(weight=0.5)),
+        lambda b: ref.mixture([(1.0, ref.papo(b)), (-0.5, ref.grpo(b))]),
+    ),
     "PAPO heavy": (
         PAPO(gamma=0.5, entropy_weight=0.2, grpo=GRPO(aggregation="sequence")),
         lambda b: ref.papo(b, gamma=0.5, entropy_weight=0.2, aggregation="sequence"),

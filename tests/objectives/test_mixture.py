@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from vicur.data.views import Degraded, Masked
 from vicur.objectives.divergence import DivergenceOPD
 from vicur.objectives.mixture import Mixture, ObjectiveConfig
-from vicur.objectives.objective import STUDENT_MASKED, TEACHER_DEGRADED
+from vicur.objectives.objective import STUDENT_MASKED, TEACHER_DEGRADED, ScoredTokens
 from vicur.objectives.policy import GRPO, PAPO
 from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
-from vicur.objectives.visual_steering import VisualSteeringOPD
+from vicur.objectives.visual_steering import VDS, VisualSteeringOPD
 
 
 def test_the_default_is_vicurs_objective():
@@ -39,15 +40,28 @@ def test_needs_add_up():
     "parts, message",
     [
         ((GRPO(), SupervisedFineTuning()), "want different responses: a takes those of student; b takes"),
-        (
-            (DivergenceOPD(), VisualSteeringOPD(scale="measured")),
-            "b.scale=measured scales the whole gradient",
-        ),
+        ((DivergenceOPD(), VisualSteeringOPD(scale="measured")), "scale of b is about the whole gradient"),
+        ((GRPO(), VisualSteeringOPD()), "set objective.b.scale to a number, 1 for none"),
     ],
 )
 def test_objectives_that_do_not_go_together(parts, message):
     with pytest.raises(ValueError, match=message):
         Mixture(dict(zip("ab", parts, strict=True)))
+
+
+def test_grpo_is_not_counted_twice():
+    with pytest.raises(ValueError, match="papo holds grpo already"):
+        ObjectiveConfig(grpo=GRPO(), papo=PAPO())
+
+
+def test_one_objective_with_a_weight_keeps_its_scale_and_its_names():
+    objective = ObjectiveConfig(visual_steering=VisualSteeringOPD(weight=0.5, scale="measured")).build()
+    assert objective.needs(0).measures_scale
+    index = torch.arange(3)
+    terms = objective.terms(ScoredTokens(index, index, divergences={VDS: torch.rand(3).double()}))
+    assert {term.name: term.weights[0].item() * 6 for term in terms if term.name == "standard_kl"} == {
+        "standard_kl": pytest.approx(1.0)
+    }
 
 
 def test_one_name_cannot_mean_two_views():

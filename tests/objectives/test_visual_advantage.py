@@ -63,6 +63,16 @@ def test_dropped_tokens_leave_the_denominator(drop, gone):
     assert weights == [0.0 if i in gone else 0.25 for i in range(4)]
 
 
+def test_dropping_nothing_drops_nothing():
+    objective = VisualAdvantageOPD(drop="top", drop_fraction=0.0)
+    assert objective.weights(scored_of([0.0, 0.9, 0.2])).sum().item() == pytest.approx(1.0)
+
+
+def test_one_response_to_a_prompt_has_to_be_asked_for():
+    assert VisualAdvantageOPD().needs(0).siblings == 2
+    assert VisualAdvantageOPD(rollout_weights=False).needs(0).siblings == 1
+
+
 def test_recorded_range_of_weights():
     found = VisualAdvantageOPD().metrics(scored_of([1.0], [0.0], [4.0], [4.0], prompts=[0, 0, 1, 1]))
     assert found["rollout_weight_max"] == pytest.approx(2 / (1 + 2.718281828**-2), rel=1e-4)

@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -175,7 +176,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(base):
     before = base.model.lm_head.weight.clone()
     for parameter in base.model.parameters():
         parameter.grad = torch.full_like(parameter, torch.nan)
-    with pytest.raises(FloatingPointError, match="gradient of step 1 is nan"):
+    with pytest.raises(FloatingPointError, match="gradient of update 1 is nan"):
         optimizer.step(0)
     assert torch.equal(base.model.lm_head.weight, before)
 
@@ -263,3 +264,26 @@ def test_each_objective_records_what_its_paper_plots(tmp_path, base_folder, data
     }
     assert always | RECORDED[objective] <= set(metrics[0])
     assert all(math.isfinite(value) for value in metrics[0].values())
+
+
+def test_updates_without_an_image_have_no_recovery_to_tell_of(tmp_path, base_folder, data):
+    """Text and images in one run, one problem an update."""
+    table = pq.read_table(data)
+    rows = table.to_pylist()
+    for row in rows[::2]:
+        row["images"], row["problem"] = [], row["problem"].removeprefix("<image>")
+    path = tmp_path / "mixed.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    metrics, _ = run(tmp_path / "run", base_folder, path, "training.prompts_per_update=1")
+    assert all("recovery_change_0" in line for line in metrics)
+
+
+def test_a_measured_scale_is_in_the_recorded_loss(tmp_path, base_folder, data):
+    settings = ("training.steps=1", "objective.visual_steering.scale=measured")
+    (line,), _ = run(tmp_path, base_folder, data, *settings)
+    parts = [line[f"loss_{name}"] for name in ("standard_kl", "visual_kl", "language_kl")]
+    assert line["loss"] == pytest.approx(sum(parts)) and 0 < line["gradient_scale"] < 1
+    # One response each: the standard part is s times the mean over responses of their mean KL.
+    rows = pq.read_table(tmp_path / "rollouts").to_pylist()
+    means = [sum(row["standard_kl"]) / len(row["standard_kl"]) for row in rows]
+    assert parts[0] == pytest.approx(line["gradient_scale"] * sum(means) / len(means), rel=1e-4)

@@ -45,7 +45,7 @@ OBJECTIVES = {
         {
             "grpo": GRPO(weight=0.3),
             "va": VisualAdvantageOPD(weight=0.7),
-            "vgs": replace(STEERING, standard=0.0),
+            "vgs": replace(STEERING, standard=0.0, scale=0.8),
         }
     ),
 }

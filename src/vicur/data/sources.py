@@ -123,7 +123,9 @@ class FileSource(Sequence[Sample]):
                 answer=answer,
                 rationale=take["rationale"],
                 cue=take["cue"],
-                teacher_prompt=None if prompt is None else _teacher_prompt(prompt, len(images)),
+                teacher_prompt=None
+                if prompt is None
+                else _teacher_prompt(prompt, len(images), self.system_prompt),
             )
             return Sample(
                 id=str(take["id"]) if take["id"] is not None else f"{self.path.name}:{row}",
@@ -181,18 +183,20 @@ def _messages(question: str, images: int, system_prompt: str | None) -> tuple[Me
     return ({"role": "system", "content": [{"type": "text", "text": system_prompt}]}, user)
 
 
-def _teacher_prompt(prompt: Any, images: int) -> tuple[Message, ...]:
+def _teacher_prompt(prompt: Any, images: int, system_prompt: str | None) -> tuple[Message, ...]:
     """A complete prompt for the teacher: a question, or messages with role and content.
 
     Raises:
-        ValueError: it is neither, or does not show every image once.
+        ValueError: it is neither, asks nothing, or does not show every image once.
     """
     if isinstance(prompt, str):
-        messages = _messages(prompt, images, None)
+        messages = _messages(prompt, images, system_prompt)
     elif isinstance(prompt, list) and all(isinstance(m, dict) and _is_message(m) for m in prompt):
         messages = tuple({"role": m["role"], "content": _content(m["content"])} for m in prompt)
     else:
         raise ValueError("teacher_prompt must be a text, or a list of messages with role and content")
+    if not any(message["role"] == "user" for message in messages):
+        raise ValueError("teacher_prompt has no message of the user")
     shown = sum(part["type"] == "image" for message in messages for part in message["content"])
     if shown != images:
         raise ValueError(f"teacher_prompt has {shown} <image> placeholder(s) for {images} image(s)")

@@ -25,6 +25,8 @@ class Clipping:
     def __post_init__(self) -> None:
         if not 0 <= self.low <= 1 or self.high < 0:
             raise ValueError(f"clip needs 0 <= low <= 1 and high >= 0, not {self.low} and {self.high}.")
+        if self.max_log_ratio <= 0:
+            raise ValueError(f"clip.max_log_ratio must be above 0, not {self.max_log_ratio}.")
         if self.dual is not None and self.dual <= 1:
             raise ValueError(f"clip.dual must be above 1 or null, not {self.dual}.")
 

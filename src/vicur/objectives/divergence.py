@@ -10,7 +10,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from vicur.objectives.objective import TEACHER, Needs, ScoredTokens, look_of
+from vicur.objectives.objective import TEACHER, Needs, ScoredTokens, check_weight, look_of
 from vicur.objectives.reduction import Aggregation, mean_weights
 from vicur.scoring.terms import forward_kl, generalized_jsd, reverse_kl
 from vicur.scoring.vocabulary import Block, Term
@@ -31,11 +31,12 @@ class DivergenceOPD:
     kind: DivergenceKind = "reverse_kl"
     """KL(p || q), KL(q || p), or the generalized Jensen-Shannon divergence between them."""
     beta: float = 0.5
-    """Of the JSD: 0 is the forward and 1 the reverse KL."""
+    """Of the JSD alone: 0 is the forward and 1 the reverse KL."""
     aggregation: Aggregation = "sequence"
     """Mean over responses of their token means (both papers), or over all tokens."""
 
     def __post_init__(self) -> None:
+        check_weight("divergence", self.weight)
         if not 0 <= self.beta <= 1:
             raise ValueError(f"divergence.beta must be between 0 and 1, not {self.beta}.")
 
@@ -70,5 +71,6 @@ def divergence_term(kind: DivergenceKind, beta: float) -> Callable[[Block], Tens
     return lambda block: functions[kind](block.log_p_CV, block.distribution(TEACHER))
 
 
-student_reverse_kl = divergence_term("reverse_kl", 1.0)
-"""KL(p || q)."""
+def student_reverse_kl(block: Block) -> Tensor:
+    """KL(p || q) of the student and the teacher under its own view."""
+    return reverse_kl(block.log_p_CV, block.distribution(TEACHER))

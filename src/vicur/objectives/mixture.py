@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -43,8 +43,14 @@ class ObjectiveConfig:
     supervised: SupervisedFineTuning | None = None
     """Cross-entropy on the responses of a teacher or of the data."""
 
+    def __post_init__(self) -> None:
+        if self.grpo is not None and self.papo is not None:
+            raise ValueError(
+                "The objective papo holds grpo already; set objective.papo.grpo, or leave one out."
+            )
+
     @property
-    def parts(self) -> dict[str, Objective]:
+    def parts(self) -> dict[str, WeightedObjective]:
         """The objectives that are given, by name."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         return {k: v for k, v in given.items() if v is not None} or {"sampled_token": SampledTokenOPD()}
@@ -60,34 +66,40 @@ class ObjectiveConfig:
         return first if len(parts) == 1 and first.weight == 1 else Mixture(parts)
 
 
+class WeightedObjective(Objective, Protocol):
+    """An objective that says how much it counts among others."""
+
+    @property
+    def weight(self) -> float:
+        """Its coefficient."""
+        ...
+
+
 @dataclass(frozen=True)
 class Mixture:
     """sum_i weight_i * L_i, each with its own reduction (VGS eq. 22).
 
     Attributes:
-        parts: the objectives by name; what they record is named after them.
-        weight: of the whole.
+        parts: the objectives by name. What they record is named after them, where there are several.
 
     Raises:
         ValueError: the objectives do not go together.
     """
 
-    parts: Mapping[str, Objective]
-    weight: float = 1.0
+    parts: Mapping[str, WeightedObjective]
 
     def __post_init__(self) -> None:
         needs = {name: part.needs(0) for name, part in self.parts.items()}
-        sources = frozenset.intersection(*(need.sources for need in needs.values()))
-        if not sources:
+        if not _common_sources(needs.values()):
             wanted = "; ".join(
                 f"{n} takes those of {' or '.join(sorted(x.sources))}" for n, x in needs.items()
             )
             raise ValueError(f"The objectives want different responses: {wanted}.")
         for name, need in needs.items():
-            if need.measures_scale:
+            if need.whole_gradient and len(needs) > 1:
                 raise ValueError(
-                    f"{name}.scale=measured scales the whole gradient, also that of the other objectives: "
-                    "in a mixture set a number, or derived."
+                    f"The scale of {name} is about the whole gradient, which others add to here: set "
+                    f"objective.{name}.scale to a number, 1 for none."
                 )
 
     def needs(self, step: int) -> Needs:
@@ -100,13 +112,14 @@ class Mixture:
             draws=any(need.draws for need in needs),
             rewards=any(need.rewards for need in needs),
             siblings=max(need.siblings for need in needs),
-            sources=frozenset.intersection(*(need.sources for need in needs)),
+            sources=_common_sources(needs),
+            measures_scale=any(need.measures_scale for need in needs),
         )
 
     def terms(self, scored: ScoredTokens) -> list[Term]:
         """The terms of all parts, their weights multiplied."""
         return [
-            replace(term.scaled(part.weight), name=f"{name}/{term.name}")
+            replace(term.scaled(part.weight), name=self._name(name, term.name))
             for name, part in self.parts.items()
             for term in part.terms(scored)
         ]
@@ -121,7 +134,14 @@ class Mixture:
 
     def _collect(self, method: Callable[[Objective], Mapping[str, Value]]) -> dict[str, Value]:
         found = {name: method(part) for name, part in self.parts.items()}
-        return {f"{name}/{key}": value for name, own in found.items() for key, value in own.items()}
+        return {self._name(name, key): value for name, own in found.items() for key, value in own.items()}
+
+    def _name(self, part: str, own: str) -> str:
+        return f"{part}/{own}" if len(self.parts) > 1 else own
+
+
+def _common_sources(needs: Iterable[Needs]) -> frozenset[str]:
+    return frozenset.intersection(*(need.sources for need in needs))
 
 
 def _union(tables: Iterable[Mapping[str, Value]]) -> dict[str, Value]:

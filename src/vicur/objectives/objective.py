@@ -77,6 +77,7 @@ class Needs:
         rewards: whether responses are graded against gold answers.
         siblings: the fewest responses to a prompt that make sense.
         sources: where responses may come from.
+        whole_gradient: whether its scale is about the whole gradient, so that nothing may be added.
         measures_scale: whether the gradient is to be scaled by |gradient of stage 0| / |that of
             stages 0 and 1| (VGS eq. 15).
     """
@@ -88,6 +89,7 @@ class Needs:
     rewards: bool = False
     siblings: int = 1
     sources: frozenset[str] = frozenset({"student", "teacher", "dataset"})
+    whole_gradient: bool = False
     measures_scale: bool = False
 
     @property
@@ -121,14 +123,19 @@ class ScoredTokens:
         return len(self.response_index)
 
 
+def check_weight(name: str, weight: float) -> None:
+    """Make sure that an objective pulls, and in its own direction.
+
+    Raises:
+        ValueError: its coefficient is not above 0.
+    """
+    if weight <= 0:
+        raise ValueError(f"{name}.weight must be above 0, not {weight}. Leave {name} out to do without it.")
+
+
 @runtime_checkable
 class Objective(Protocol):
     """A training objective. Objectives are frozen settings with pure methods."""
-
-    @property
-    def weight(self) -> float:
-        """Its coefficient where several objectives are added."""
-        ...
 
     def needs(self, step: int) -> Needs:
         """What has to be measured for it at a step of training."""

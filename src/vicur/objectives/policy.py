@@ -12,13 +12,21 @@ from torch import Tensor
 
 from vicur.data.views import Masked
 from vicur.objectives.clipping import Clipping
-from vicur.objectives.objective import OLD, STUDENT_MASKED, TEACHER, Needs, ScoredTokens, look_of
+from vicur.objectives.objective import (
+    OLD,
+    STUDENT_MASKED,
+    TEACHER_PLAIN,
+    Needs,
+    ScoredTokens,
+    check_weight,
+    look_of,
+)
 from vicur.objectives.reduction import Aggregation, mean_weights, standardised
-from vicur.scoring.terms import cross_entropy, k1, k2, k3
+from vicur.scoring.terms import cross_entropy, k2, k3
 from vicur.scoring.vocabulary import Block, Term
 
-Estimator = Literal["k1", "k2", "k3"]
-ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
+Estimator = Literal["k2", "k3"]
+ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {"k2": k2, "k3": k3}
 
 
 @dataclass(frozen=True)
@@ -36,16 +44,24 @@ class GRPO:
     clip: Clipping = field(default_factory=Clipping)
     """PPO's clip, without a dual clip."""
     kl_weight: float = 0.0
-    """Coefficient of a penalty for leaving the reference, which is the recipe's teacher: model self
-    and privilege none for the student's own start."""
+    """Coefficient of a penalty for leaving the reference, which is the recipe's teacher on the student's
+    own prompt; with teacher.model=self that is the student's start."""
     kl_estimator: Estimator = "k3"
-    """How that KL is estimated from the sampled tokens."""
+    """How that KL is estimated from the sampled tokens. The expected gradient of k2 is the KL's, that of
+    k3 an approximation; k1 has none, so it is no choice here."""
     aggregation: Aggregation = "token"
     """Mean over the tokens of the global batch, or over responses of their token means."""
 
+    def __post_init__(self) -> None:
+        check_weight("grpo", self.weight)
+        if self.epsilon < 0 or self.kl_weight < 0:
+            raise ValueError(
+                f"grpo needs epsilon and kl_weight of 0 or more, not {self.epsilon} and {self.kl_weight}."
+            )
+
     def needs(self, step: int) -> Needs:
         """Rewards, siblings, and the old student's log-probs; the reference's for the penalty."""
-        names = [OLD] if self.kl_weight == 0 else [OLD, TEACHER]
+        names = [OLD] if self.kl_weight == 0 else [OLD, TEACHER_PLAIN]
         return Needs(
             log_probs={name: look_of(name) for name in names},
             rewards=True,
@@ -63,7 +79,7 @@ class GRPO:
             Term("clip_fraction", self._clipped, inputs=inputs),
         ]
         if self.kl_weight != 0:
-            reference = {"reference": scored.log_probs[TEACHER]}
+            reference = {"reference": scored.log_probs[TEACHER_PLAIN]}
             penalty = partial(_penalty, estimator=self.kl_estimator)
             terms.append(Term("reference_kl", penalty, self.kl_weight * mean, reference))
         return terms
@@ -103,7 +119,7 @@ class PAPO:
     weight: float = 1.0
     """Coefficient where several objectives are added."""
     grpo: GRPO = field(default_factory=GRPO)
-    """The policy gradient underneath."""
+    """The policy gradient underneath; its weight counts within PAPO."""
     gamma: float = 0.01
     """Coefficient of the KL between the seeing and the masked student."""
     entropy_weight: float = 0.03
@@ -112,6 +128,14 @@ class PAPO:
     """With which each patch of the raw image is black."""
     masked_patch: int = 14
     """Side of a patch in pixels."""
+
+    def __post_init__(self) -> None:
+        check_weight("papo", self.weight)
+        if self.gamma < 0 or self.entropy_weight < 0:
+            raise ValueError(
+                f"papo needs gamma and entropy_weight of 0 or more, not {self.gamma} and "
+                f"{self.entropy_weight}."
+            )
 
     def needs(self, step: int) -> Needs:
         """GRPO's, and the student's log-probs on a mask that is drawn anew at each step."""
@@ -130,7 +154,7 @@ class PAPO:
         mean = mean_weights(scored.response_index, self.grpo.aggregation)
         masked = {"reference": scored.log_probs[STUDENT_MASKED]}
         return [
-            *self.grpo.terms(scored),
+            *(term.scaled(self.grpo.weight) for term in self.grpo.terms(scored)),
             Term("perception_kl", _perception, -self.gamma * mean, masked),
             Term("entropy_penalty", _surprise, self.entropy_weight * mean),
         ]

@@ -83,19 +83,25 @@ def group_ranks(
 
 
 def in_top_fraction(
-    values: Float[Tensor, " N"], index: Int[Tensor, " N"], fraction: float, *, descending: bool = True
+    values: Float[Tensor, " N"],
+    index: Int[Tensor, " N"],
+    fraction: float,
+    *,
+    descending: bool = True,
+    at_least: int = 0,
 ) -> Tensor:
-    """Whether each value is among the first ceil(fraction * size) of its group, at least one.
+    """Whether each value is among the first ceil(fraction * size) of its group.
 
     Args:
         values: what is ranked.
         index: to which group each belongs.
         fraction: of the group's size, 0 to 1.
         descending: the highest first, or the lowest.
+        at_least: so many of each group in any case.
     """
     counts = torch.bincount(index)
     # In double and a hair lower, so that 0.2 * 5 is 1 and not a rounding error above it.
-    chosen = (counts.double() * fraction - 1e-9).ceil().clamp(min=1)
+    chosen = (counts.double() * fraction - 1e-9).ceil().clamp(min=at_least)
     return group_ranks(values, index, descending=descending) < chosen[index]
 
 

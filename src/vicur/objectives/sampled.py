@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vicur.objectives.clipping import Clipping
-from vicur.objectives.objective import OLD, TEACHER, Needs, ScoredTokens, look_of
+from vicur.objectives.objective import OLD, TEACHER, Needs, ScoredTokens, check_weight, look_of
 from vicur.objectives.reduction import Aggregation, mean_weights
 from vicur.scoring.terms import k1, log_prob_advantage
 from vicur.scoring.vocabulary import Block, Term
@@ -35,6 +35,11 @@ class SampledTokenOPD:
     aggregation: Aggregation = "token"
     """Mean over the tokens of the global batch (the authors' code), or over responses of their
     token means (the paper's formula)."""
+
+    def __post_init__(self) -> None:
+        check_weight("sampled_token", self.weight)
+        if self.advantage_limit <= 0:
+            raise ValueError(f"sampled_token.advantage_limit must be above 0, not {self.advantage_limit}.")
 
     def needs(self, step: int) -> Needs:
         """The teacher's and the old student's log-probs of what the student sampled."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from vicur.objectives.objective import Needs, ScoredTokens
+from vicur.objectives.objective import Needs, ScoredTokens, check_weight
 from vicur.objectives.reduction import Aggregation, mean_weights
 from vicur.scoring.terms import cross_entropy
 from vicur.scoring.vocabulary import Block, Term
@@ -22,6 +22,9 @@ class SupervisedFineTuning:
     """Coefficient where several objectives are added."""
     aggregation: Aggregation = "token"
     """Mean over the tokens of the global batch, or over responses of their token means."""
+
+    def __post_init__(self) -> None:
+        check_weight("supervised", self.weight)
 
     def needs(self, step: int) -> Needs:
         """Nothing but responses of somebody else: the student's own would teach it nothing."""

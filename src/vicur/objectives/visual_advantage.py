@@ -17,6 +17,7 @@ from vicur.objectives.objective import (
     TEACHER_PLAIN,
     Needs,
     ScoredTokens,
+    check_weight,
     look_of,
 )
 from vicur.objectives.reduction import (
@@ -44,7 +45,7 @@ class VisualAdvantageOPD:
     degraded_ratio: float = 0.1
     """Side length to which the degraded image shrinks before it grows back."""
     rollout_weights: bool = True
-    """Weight siblings by their mean VA; otherwise all alike."""
+    """Weight siblings by their mean VA; otherwise all alike, as with one response to a prompt."""
     rollout_temperature: float = 1.0
     """Of the softmax over siblings; high makes them alike."""
     epsilon: float = 1e-6
@@ -52,16 +53,17 @@ class VisualAdvantageOPD:
     grouped: bool = True
     """Average high-VA and low-VA tokens apart; otherwise take the mean over all tokens."""
     top_fraction: float = 0.2
-    """Share of a response's tokens, rounded up, that form the high-VA group."""
+    """Share of a response's tokens, rounded up and at least one, that form the high-VA group."""
     visual_share: float = 0.5
     """Weight of the high-VA group (lambda)."""
     drop: Literal["none", "top", "lowest", "random"] = "none"
     """Mask ablation: leave out the KL of the tokens with the highest or lowest VA, or of random ones.
     The paper's is that of Standard OPD: rollout_weights and grouped both false."""
     drop_fraction: float = 0.1
-    """Share of a response's tokens, rounded up, that are dropped."""
+    """Share of a response's tokens, rounded up, that are dropped, where `drop` says which."""
 
     def __post_init__(self) -> None:
+        check_weight("visual_advantage", self.weight)
         for name in ("top_fraction", "visual_share", "drop_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"visual_advantage.{name} is a share, 0 to 1, not {getattr(self, name)}.")
@@ -79,6 +81,7 @@ class VisualAdvantageOPD:
             log_probs=looks,
             distributions={TEACHER: look_of(TEACHER)},
             draws=self.drop == "random",
+            siblings=2 if self.rollout_weights else 1,
         )
 
     def terms(self, scored: ScoredTokens) -> list[Term]:
@@ -117,7 +120,7 @@ class VisualAdvantageOPD:
         index = scored.response_index
         if not self.grouped:
             return 1.0 / torch.bincount(index)[index].double()
-        high = in_top_fraction(self.advantage(scored), index, self.top_fraction).double()
+        high = in_top_fraction(self.advantage(scored), index, self.top_fraction, at_least=1).double()
         num_high, num_low = group_sums(high, index), group_sums(1 - high, index)
         # Without a low-VA token the others take all the mass.
         share = torch.where(num_low > 0, high.new_tensor(self.visual_share), 1.0)

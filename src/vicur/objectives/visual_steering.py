@@ -30,6 +30,7 @@ from vicur.objectives.objective import (
     TEACHER_BLIND,
     Needs,
     ScoredTokens,
+    check_weight,
     look_of,
 )
 from vicur.objectives.reduction import Aggregation, mean_weights, quantile
@@ -64,7 +65,8 @@ class VisualSteeringOPD:
     """Of VDS: up to it, the adaptive form does not steer."""
     scale: float | Literal["derived", "measured"] = "derived"
     """s (VGS eq. 15): a number; "derived" from alpha, norm_ratio and the published angle (eq. 23); or
-    "measured" at every update, which computes the student's gradient twice."""
+    "measured" at every update, which runs the student once for each of the three parts. In a mixture a
+    number: 1 for none, as in the paper's."""
     norm_ratio: float = 0.80
     """|visual gradient| / |standard gradient|, for the derived scale: 0.80 gives the published 0.41
     (2B, alpha 2), 0.98 the published 0.36 (4B)."""
@@ -72,6 +74,15 @@ class VisualSteeringOPD:
     """Mean over responses of their token means (the paper), or over all tokens."""
 
     def __post_init__(self) -> None:
+        check_weight("visual_steering", self.weight)
+        parts = (self.standard, self.alpha, self.beta)
+        if min(parts) < 0 or max(parts) == 0:
+            raise ValueError(
+                "visual_steering needs standard, alpha and beta of 0 or more, and one above 0, not "
+                f"{self.standard}, {self.alpha} and {self.beta}."
+            )
+        if not isinstance(self.scale, str) and self.scale <= 0:
+            raise ValueError(f"visual_steering.scale must be above 0, not {self.scale}.")
         if self.steering == "language" and self.scale == "derived":
             raise ValueError(
                 "visual_steering.scale=derived holds for visual steering only: with steering=language "
@@ -82,10 +93,10 @@ class VisualSteeringOPD:
                 "visual_steering needs 0 <= lower_quantile <= upper_quantile <= 1, not "
                 f"{self.lower_quantile} and {self.upper_quantile}."
             )
-        if self.scale == "measured" and self.standard == 0:
+        if isinstance(self.scale, str) and self.standard == 0:
             raise ValueError(
-                "visual_steering.scale=measured compares with the standard gradient, so standard must "
-                "not be 0."
+                f"visual_steering.scale={self.scale} compares with the standard gradient: with standard=0 "
+                "set a number."
             )
 
     @property
@@ -107,6 +118,7 @@ class VisualSteeringOPD:
         return Needs(
             distributions={name: look_of(name) for name in names},
             divergences={VDS: (TEACHER, TEACHER_BLIND)} if self._weighs_by_vds else {},
+            whole_gradient=isinstance(self.scale, str),
             measures_scale=self.scale == "measured",
         )
 

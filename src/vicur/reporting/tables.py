@@ -26,13 +26,13 @@ def study_table(summary: dict[str, Any]) -> Table:
     table.add_column("method", no_wrap=True)
     for title in ("in domain", "- base", "out of dom", "VA", "own", "hint", "s"):
         table.add_column(title, justify="right", no_wrap=True)
+    to_base = {d["ours"]: d["in_domain"] for d in summary["differences"] if d["theirs"] == "base"}
     for name, method in summary["methods"].items():
-        difference = summary["differences"].get(f"{name} - base", {})
         advantage = method["visual_advantage"]
         table.add_row(
             method["title"],
             _accuracy(method["in_domain"]),
-            _difference(difference.get("in_domain")),
+            _difference(to_base.get(name)),
             _accuracy(method["out_of_domain"]),
             f"{advantage['teacher']:.2f}",
             f"{advantage['own']:.2f}",
@@ -45,10 +45,9 @@ def study_table(summary: dict[str, Any]) -> Table:
 def headlines(summary: dict[str, Any]) -> list[str]:
     """The comparisons that a study asks for besides those with the base, a sentence each."""
     found = []
-    for name, difference in summary["differences"].items():
-        ours, theirs = name.split(" - ")
+    for difference in summary["differences"]:
+        ours, theirs, one = difference["ours"], difference["theirs"], difference["in_domain"]
         if theirs != "base":
-            one = difference["in_domain"]
             verdict = "above 0" if one["low"] > 0 else "below 0" if one["high"] < 0 else "0 is inside"
             found.append(
                 f"{summary['methods'][ours]['title']} minus {summary['methods'][theirs]['title']}, in "

@@ -32,8 +32,8 @@ class ScoringConfig:
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """Whether siblings share a row and its prompt: as the estimated cost says, all of them, or none."""
     chunk_tokens: int | None = None
-    """Response tokens whose logits exist at a time; by default as many as take about 96 MiB for one
-    distribution."""
+    """Response tokens whose logits exist at a time; by default as many as take about 96 MiB (on a GPU,
+    1 GiB) for all distributions that are compared."""
     gradient_checkpointing: bool = False
     """Compute the student's layers again in the backward pass instead of keeping their insides."""
 
@@ -60,8 +60,8 @@ class Policy(nn.Module):
         head = loaded.model.lm_head
         if type(head) is not nn.Linear or head.bias is not None:
             raise ValueError(
-                f"The LM head is of type {type(head).__name__}; only a plain matrix can be scored chunk by chunk. "
-                "Leave lm_head out of the adapted modules."
+                f"The LM head is of type {type(head).__name__}; only a plain matrix can be scored chunk by "
+                "chunk. Leave lm_head out of the adapted modules."
             )
 
     def forward(self, rows: Rows, read: Callable[[Tensor, Tensor], Result]) -> Result:
@@ -101,6 +101,10 @@ class Scorer:
         Those of a batch are kept, also for parts of it, until other samples are asked for.
         """
         return self._prompts.get(samples, view, self.encoder)
+
+    def forget(self) -> None:
+        """Drop the prompts that are kept; those of another step's views would add up."""
+        self._prompts = _PromptMemory()
 
     def reading(self, response_ids: Tensor) -> Reading:
         """How the vocabulary is read at given response tokens."""

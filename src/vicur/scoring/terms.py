@@ -77,7 +77,8 @@ def cross_entropy(log_prob: PerToken) -> PerToken:
 
 
 def k1(log_prob: PerToken, reference_log_prob: PerToken) -> PerToken:
-    """log p - log r: unbiased estimate of KL(p || r) on tokens sampled from p."""
+    """log p - log r: unbiased estimate of KL(p || r) on tokens sampled from p. To be observed: the
+    expectation of its gradient is 0."""
     return log_prob - reference_log_prob
 
 
@@ -92,7 +93,8 @@ def k3(
     max_log_ratio: float = math.inf,
     max_value: float = math.inf,
 ) -> PerToken:
-    """e^d - d - 1 with d = log r - log p: unbiased and never negative (GRPO, PAPO).
+    """e^d - d - 1 with d = log r - log p: unbiased and never negative (GRPO, PAPO). Its gradient is not
+    that of the KL in expectation.
 
     Args:
         log_prob: of the sampled token; the gradient flows here.

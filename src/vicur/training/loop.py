@@ -93,6 +93,7 @@ class Trainer:
         index = 0
         for step in progress.steps(self.config.steps):
             started = time.perf_counter()
+            self.measurement.forget()
             needs = self.objective.needs(step)
             rollouts = self.source.rollouts(next(batches), step)
             sampled = self.config.old_log_probs == "sampled" and OLD in needs.log_probs

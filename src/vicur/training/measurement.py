@@ -92,6 +92,12 @@ class Measurement:
     def __init__(self, student: Scorer, teacher: Teacher | None, seed: int) -> None:
         self.student, self.teacher, self.seed = student, teacher, seed
 
+    def forget(self) -> None:
+        """At the start of a step: drop the prompts of the last one."""
+        self.student.forget()
+        if self.teacher is not None:
+            self.teacher.scorer.forget()
+
     def of_rollouts(
         self, rollouts: Rollouts, needs: Needs, step: int, old_log_probs: Tensor | None
     ) -> Measured:

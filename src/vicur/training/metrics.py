@@ -26,7 +26,7 @@ class Update:
     """What one update did.
 
     Attributes:
-        losses: of each weighted term, its weights included; their sum is the loss.
+        losses: of each weighted term, its weights and a measured scale included; their sum is the loss.
         tokens: per-token numbers in the flat order of the update.
         numbers: everything else.
     """
@@ -49,8 +49,9 @@ def describe_updates(updates: Sequence[Update]) -> dict[str, float]:
         size = sum(map(abs, losses.values())) or 1.0
         found |= {f"loss_{name}": value for name, value in losses.items()}
         found |= {f"share_{name}": abs(value) / size for name, value in losses.items()}
-    for name in updates[0].numbers:
-        found[name] = _mean([update.numbers[name] for update in updates])
+    # An update without any image has no recovery to tell of: others may have.
+    for name in dict.fromkeys(name for update in updates for name in update.numbers):
+        found[name] = _mean([u.numbers[name] for u in updates if name in u.numbers])
     return found
 
 

@@ -112,7 +112,7 @@ class Optimizer:
         """Clip the gradient, update, and clear it.
 
         Args:
-            step: counted from 0, for the schedule.
+            step: of the optimizer, counted from 0, for the schedule.
 
         Returns:
             the gradient's norm before clipping.
@@ -122,7 +122,9 @@ class Optimizer:
         """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if not torch.isfinite(norm):
-            raise FloatingPointError(f"The gradient of step {step + 1} is {norm.item()}; the run stops here.")
+            raise FloatingPointError(
+                f"The gradient of update {step + 1} is {norm.item()}; the run stops here."
+            )
         for group in self.torch.param_groups:
             group["lr"] = group["peak"] * self.scale(step)
         self.torch.step()

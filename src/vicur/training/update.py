@@ -75,6 +75,7 @@ class Updater:
             scale = _measured_scale(norms)
             self.optimizer.scale_gradient(scale)
             numbers["gradient_scale"] = float(scale)
+            losses = {name: float(scale) * loss for name, loss in losses.items()}
         tokens |= self.objective.tokens(scored)
         return Update(losses, _with_gap(tokens, measured), numbers)
 
