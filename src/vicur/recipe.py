@@ -175,7 +175,7 @@ def _sentence(error: Exception) -> str:
 
 def _parse(override: str, key: str, value: str) -> Any:
     """A value as YAML would read it, but text where the setting is text: a path may hold anything."""
-    kind = _leaf_types(Recipe).get(key)
+    kind = setting_types(Recipe).get(key)
     if kind is str or (kind == str | None and value not in ("null", "")):
         return value
     try:
@@ -184,7 +184,7 @@ def _parse(override: str, key: str, value: str) -> Any:
         raise RecipeError(f"Override {override!r}: {value!r} is not a value that YAML can read.") from error
 
 
-def _leaf_types(component: type, prefix: str = "") -> dict[str, Any]:
+def setting_types(component: type, prefix: str = "") -> dict[str, Any]:
     """The type of every setting by its dotted name; of optional components also their own name."""
     hints = get_type_hints(component)
     found: dict[str, Any] = {}
@@ -194,7 +194,7 @@ def _leaf_types(component: type, prefix: str = "") -> dict[str, Any]:
         if nested is not hints[name]:
             found[f"{prefix}{name}"] = hints[name]
         if nested is not None:
-            found |= _leaf_types(cast(type, nested), f"{prefix}{name}.")
+            found |= setting_types(cast(type, nested), f"{prefix}{name}.")
     return found
 
 
@@ -249,7 +249,7 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_keys(flat: dict[str, Any], source: str) -> None:
-    known = list(_leaf_types(Recipe))
+    known = list(setting_types(Recipe))
     for key, value in flat.items():
         if key not in known and not (value == {} and any(k.startswith(f"{key}.") for k in known)):
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
