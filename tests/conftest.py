@@ -16,6 +16,7 @@ CHECKED = [
     *("data", "rollouts", "scoring", "objectives", "training", "rewards", "evaluation"),
     *("diagnostics", "reporting", "cuebench", "quickstart", "recipe"),
     *("models.recovery", "models.vocabulary", "models.load"),
+    *("models.adapters", "models.augment", "models.checkpoints"),
 ]
 install_import_hook([f"vicur.{name}" for name in CHECKED], "beartype.beartype")
 

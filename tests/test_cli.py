@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -112,15 +113,162 @@ def test_interrupt_leaves_a_readable_run(tmp_path, train_file):
     ]
     options = [f"training.output={out}", "training.steps=100000", "training.prompts_per_step=2"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE, text=True)
-    metrics = out / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-        pass
-    process.send_signal(2)
-    _, error = process.communicate(timeout=120)
+    process = subprocess.Popen(
+        [*command, *options],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background of a shell, Ctrl-C is ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        metrics = out / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            pass
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130, error
     assert "Interrupted" in error and "Traceback" not in error
     status = json.loads((out / "status.json").read_text())
     assert status["status"] == "interrupted" and status["step"] >= 1
     assert len(metrics.read_text().splitlines()) == status["step"]
     assert list(Path(out / "rollouts").glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    "arguments, meant",
+    [
+        (["trian", "cuebench/opsd_cue"], "train"),
+        (["data", "inpsect", "x"], "inspect"),
+        (["init", "--base", "x", "--intervall", "2"], "--interval"),
+        (["eval", "--model", "a", "--data", "b", "--max-new-token5", "3"], "--max-new-tokens"),
+    ],
+)
+def test_a_typo_is_answered_with_the_nearest_word(arguments, meant, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and f"did you mean {meant}?" in sentence(capsys)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_can_complete(shell, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    assert caught.value.code == 0 and "--dry-run" in script and "inspect" in script
+
+
+def test_help_names_every_command_and_the_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("quickstart", "train", "eval", "init", "data", "study", "cuebench", "Exit codes"):
+        assert word in text
+
+
+def test_init_tells_what_it_would_add_and_writes_it(tmp_path, base_folder, capsys):
+    common = ["init", "--base", base_folder, "--interval", "2"]
+    assert main([*common, "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["layers"] == {"0": 4 * 64 * 64, "2": 4 * 64 * 64} and told["norms"] == 128
+    assert main([*common, "--dry-run"]) == 0
+    assert f"{told['added']:,}" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    assert main([*common, "--out", str(tmp_path / "student")]) == 0
+    assert json.loads((tmp_path / "student" / "config.json").read_text())["recovery_layers"] == [0, 2]
+    assert "cue recovery" in (tmp_path / "student" / "README.md").read_text()
+    capsys.readouterr()
+    assert main([*common, "--out", str(tmp_path / "student")]) == 1
+    assert "exists already" in sentence(capsys)
+    assert main(common) == 1
+    assert "--out is needed" in sentence(capsys)
+    assert main(["init", "--base", base_folder, "--layers", "0", "9", "--dry-run"]) == 1
+    assert "decoder layers between 0 and 3" in sentence(capsys)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["student"]
+
+
+def test_inspect_shows_what_student_and_teacher_see(train_file, capsys):
+    assert main(["data", "inspect", str(train_file), "--model", "vicur:tiny-student"]) == 0
+    text = capsys.readouterr().out
+    student, teacher = text.split("The teacher sees")
+    assert "[Hint]:" in teacher and "[Hint]:" not in student
+    assert "<|im_start|>user" in student and "cue 8" in student and "8 problems" in student
+    assert main(["data", "inspect", str(train_file), "--json", "--privilege", "none"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["problems"] == 8 and told["student_sees"] == told["teacher_sees"]
+
+
+def test_inspect_counts_bad_rows_and_train_refuses_them(tmp_path, train_file, capsys):
+    rows = [
+        {"problem": "<image>What?", "images": ["a.png"], "answer": "1"},
+        {"problem": "<image><image>What?", "images": ["a.png"], "answer": "1"},
+        {"problem": "<image>What?", "images": ["gone.png"], "answer": "1"},
+        {"problem": "<image>What?", "images": ["../a.png"], "answer": "1"},
+    ]
+    from PIL import Image
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    data = tmp_path / "bad.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    assert main(["data", "inspect", str(data)]) == 0
+    text = capsys.readouterr().out
+    assert "4, of which 1 are problems" in text
+    assert "row 1: " in text and "gone.png" in text and "outside" in text
+    out = tmp_path / "run"
+    common = ["train", "cuebench/opsd_cue", f"data.train={data}", f"training.output={out}", *SMALL]
+    assert main(common) == 1
+    assert "bad.jsonl, row 1: " in sentence(capsys)
+    settings = ["data.bad_rows=skip", "training.prompts_per_step=1", "teacher.privilege=answer"]
+    assert main([*common, *settings]) == 0
+    assert "unreadable rows: 3" in sentence(capsys)
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path, train_file, capsys):
+    out = tmp_path / "run"
+    arguments = [f"data.train={train_file}", f"training.output={out}", *SMALL]
+    assert main(["train", "cuebench/opsd_cue", "--dry-run", *arguments]) == 0
+    text = capsys.readouterr().out
+    for part in ("prompts_per_step: 4", "The teacher sees", "[Hint]:", "GiB", "the teacher sees the image"):
+        assert part in text
+    assert not out.exists()
+
+
+def test_a_teacher_that_does_not_see_stops_the_run_with_its_own_exit_code(tmp_path, train_file, capsys):
+    """A checkpoint whose vision tower was never trained into it: its output is zero."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from vicur.models.checkpoints import resolve_checkpoint
+
+    blind = Path(shutil.copytree(resolve_checkpoint("vicur:tiny-teacher"), tmp_path / "blind"))
+    weights = load_file(blind / "model.safetensors")
+    for name, tensor in weights.items():
+        if "embed_tokens" in name:
+            tensor.zero_()
+    save_file(weights, blind / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "run"
+    arguments = [f"data.train={train_file}", f"teacher.model={blind}", f"training.output={out}", *SMALL]
+    assert main(["train", "cuebench/opd_cue", *arguments]) == 3
+    assert "Preflight failed, teacher in working order" in sentence(capsys)
+    assert not out.exists()
+
+
+def test_a_text_only_teacher_and_a_damaged_shard(tmp_path, train_file, base_folder, capsys):
+    from transformers import Qwen3Config
+
+    Qwen3Config().save_pretrained(tmp_path / "text")
+    out = tmp_path / "run"
+    common = ["train", "cuebench/opd_cue", f"data.train={train_file}", f"training.output={out}", *SMALL]
+    assert main([*common, f"teacher.model={tmp_path / 'text'}"]) == 1
+    assert "is a qwen3 model: it reads text only" in sentence(capsys)
+    import shutil
+
+    broken = Path(shutil.copytree(base_folder, tmp_path / "broken"))
+    file = broken / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    assert main([*common, f"student.model={broken}"]) == 1
+    assert "its file model.safetensors is damaged" in sentence(capsys)
+    assert not out.exists()

@@ -39,7 +39,10 @@ def is_module(name):
         return False
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/objectives.md", "docs/method.md", "docs/quickstart.md"])
+DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
 def test_every_linked_file_is_there(path):
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / path).read_text()):
         assert (ROOT / path).parent.joinpath(target).exists(), target

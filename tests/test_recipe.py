@@ -6,20 +6,48 @@ from pathlib import Path
 
 import pytest
 
-from vicur.models.load import resolve_packaged
+from vicur.models.checkpoints import resolve_packaged
 from vicur.recipe import RecipeError, load_recipe, recipe_parser, to_yaml
 
-SHIPPED = sorted(resolve_packaged("recipes").rglob("*.yaml"))
+RECIPES = resolve_packaged("recipes")
+SHIPPED = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "bases")
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
-def test_every_shipped_recipe_parses_and_has_its_header(path):
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.relative_to(RECIPES).as_posix())
+def test_every_shipped_recipe_has_a_file_and_a_name_and_can_be_written_out(path, tmp_path):
     recipe = load_recipe(str(path))
-    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    for entry in ("Paper:", "Command:", "Hardware:", "Score:", "Assumed:"):
-        assert any(entry in line for line in header), entry
-    name = str(path.relative_to(resolve_packaged("recipes")).with_suffix(""))
-    assert load_recipe(name) == recipe
+    assert load_recipe(str(path.relative_to(RECIPES).with_suffix(""))) == recipe
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
+    assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe
+
+
+def test_bases_are_merged_in_order_and_null_removes(tmp_path):
+    (tmp_path / "first.yaml").write_text(
+        "objective: {visual_advantage: {top_fraction: 0.5}}\noptimizer: {learning_rate: 1.0e-3}"
+    )
+    (tmp_path / "second.yaml").write_text("base: first.yaml\noptimizer: {weight_decay: 0.5}")
+    (tmp_path / "third.yaml").write_text("optimizer: {weight_decay: 0.25}\nrollout: {siblings: 4}")
+    own = tmp_path / "own.yaml"
+    own.write_text("base: [second.yaml, third.yaml]\nobjective: {visual_advantage: {kept: 1}}")
+    with pytest.raises(RecipeError, match=r"there is no setting 'objective\.visual_advantage\.kept'"):
+        load_recipe(str(own))
+    own.write_text("base: [second.yaml, third.yaml]\noptimizer: {learning_rate: 2.0e-3}")
+    found = load_recipe(str(own))
+    assert (found.optimizer.learning_rate, found.optimizer.weight_decay) == (2e-3, 0.25)
+    assert found.rollout.siblings == 4 and found.objective.visual_advantage.top_fraction == 0.5
+    own.write_text("base: second.yaml\nobjective: {visual_advantage: null}")
+    assert load_recipe(str(own)).objective.visual_advantage is None
+
+
+def test_bases_that_cannot_be(tmp_path):
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text("base: nowhere.yaml")
+    with pytest.raises(RecipeError, match=r"its base nowhere\.yaml does not exist"):
+        load_recipe(str(one))
+    one.write_text("base: two.yaml")
+    two.write_text("base: one.yaml")
+    with pytest.raises(RecipeError, match="is its own base"):
+        load_recipe(str(one))
 
 
 def test_the_cuebench_recipes_differ_only_where_they_say():
@@ -120,9 +148,9 @@ def test_mistakes_in_a_file(tmp_path, text, message):
         load_recipe(str(path))
 
 
-def test_a_missing_recipe_names_those_that_ship():
-    with pytest.raises(RecipeError, match=r"no recipe nowhere; .*cuebench/opsd_cue"):
-        load_recipe("nowhere")
+def test_a_missing_recipe_names_those_that_are_near():
+    with pytest.raises(RecipeError, match=r"no recipe vgs/2b/vsg; did you mean vgs/2b/vgs or"):
+        load_recipe("vgs/2b/vsg")
 
 
 def test_objectives_are_chosen_by_naming_them(tmp_path):

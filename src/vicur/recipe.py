@@ -1,36 +1,28 @@
-"""A recipe: the settings of every component, and the run that they make."""
+"""A recipe: the settings of every component, read from YAML and the command line."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_type_hints
 
 import jsonargparse
-import torch
 import yaml
 
-from vicur.data.sources import DataConfig, FileSource
-from vicur.data.views import Plain, View
-from vicur.models.load import (
-    LoadedModel,
-    StudentConfig,
-    checkpoint_activations,
-    load_student,
-    resolve_packaged,
-)
+from vicur.data.sources import DataConfig
+from vicur.models.checkpoints import resolve_packaged
+from vicur.models.load import StudentConfig
 from vicur.objectives.mixture import ObjectiveConfig
 from vicur.objectives.objective import OLD, Needs
-from vicur.rollouts.sampler import Sampler
-from vicur.rollouts.source import DatasetSource, RolloutConfig, RolloutSource, SampledSource
-from vicur.scoring.scorer import Scorer, ScoringConfig
-from vicur.scoring.teacher import Teacher, TeacherConfig
-from vicur.training.loop import Trainer, TrainingConfig
-from vicur.training.measurement import Measurement
-from vicur.training.optimizer import Optimizer, OptimizerConfig
-from vicur.training.update import Updater
+from vicur.rewards.grader import RewardConfig
+from vicur.rollouts.source import RolloutConfig
+from vicur.scoring.scorer import ScoringConfig
+from vicur.scoring.teacher import TeacherConfig
+from vicur.training.loop import TrainingConfig
+from vicur.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -45,6 +37,8 @@ class Recipe:
     """What is minimised."""
     data: DataConfig = field(default_factory=DataConfig)
     """The problems."""
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    """How responses are graded."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How responses are made."""
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
@@ -112,7 +106,7 @@ def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
         RecipeError: no such file, no such setting (naming the nearest), or a value that does not fit.
     """
     file = find_packaged(path, "recipes")
-    flat = _flatten(read_settings(file))
+    flat = inherited_settings(file)
     for override in overrides or []:
         key, equals, value = override.removeprefix("--").partition("=")
         if not equals:
@@ -135,6 +129,33 @@ def recipe_of(*settings: dict[str, Any], source: str) -> Recipe:
     for own in settings:
         _merge(merged, _flatten(own))
     return _resolve(merged, source)
+
+
+def inherited_settings(file: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Settings by dotted name from a YAML file and from the files that it names under `base`.
+
+    `base` is a file name, or a list of them in the order in which they are merged, relative to the file
+    itself. The file's own settings win; a null removes what a base has under that name.
+
+    Args:
+        file: the YAML file.
+        heirs: the files that led here.
+
+    Raises:
+        RecipeError: a file is missing or not settings, or files are each other's base.
+    """
+    if file in heirs:
+        raise RecipeError(f"{file} is its own base, by way of {heirs[-1]}.")
+    settings = read_settings(file)
+    bases = settings.pop("base", None) or []
+    merged: dict[str, Any] = {}
+    for name in [bases] if isinstance(bases, str) else bases:
+        base = (file.parent / str(name)).resolve()
+        if not base.is_file():
+            raise RecipeError(f"{file}: its base {name} does not exist.")
+        _merge(merged, inherited_settings(base, (*heirs, file)))
+    _merge(merged, _flatten(settings))
+    return merged
 
 
 def read_settings(file: Path) -> dict[str, Any]:
@@ -210,9 +231,11 @@ def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
     packaged = root / f"{path}.yaml"
     if packaged.is_file():
         return packaged
-    known = ", ".join(sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml")))
+    found = (p.relative_to(root).with_suffix("") for p in root.rglob("*.yaml") if p.parent.name != "bases")
+    known = sorted(map(str, found))
     kind = {"recipes": "recipe", "studies": "study"}[folder]
-    raise RecipeError(f"There is no {kind} {path}; packaged ones are {known}.")
+    near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
+    raise RecipeError(f"There is no {kind} {path}; did you mean {' or '.join(near)}?")
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -258,85 +281,5 @@ def _check_keys(flat: dict[str, Any], source: str) -> None:
 
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe, every setting written out; `load_recipe` reads it back."""
-    parser = recipe_parser()
-    return str(parser.dump(parser.parse_object(asdict(recipe))))
-
-
-def build(recipe: Recipe) -> tuple[Trainer, LoadedModel]:
-    """Make the components of a run.
-
-    Returns:
-        the trainer, and the student that it changes.
-
-    Raises:
-        ValueError: a model or data file is missing or does not fit.
-    """
-    torch.manual_seed(recipe.training.seed)
-    samples = _samples(recipe)
-    loaded = load_student(recipe.student)
-    if recipe.scoring.gradient_checkpointing:
-        checkpoint_activations(loaded.model)
-    teacher = Teacher.of(recipe.teacher, loaded, recipe.scoring) if recipe.has_teacher else None
-    student = Scorer(loaded, recipe.scoring)
-    objective = recipe.objective.build()
-    optimizer = Optimizer(
-        loaded.model,
-        recipe.optimizer,
-        recipe.training.updates,
-        recipe.student.recovery.learning_rate,
-    )
-    trainer = Trainer(
-        samples=samples,
-        source=_source(recipe, student, teacher, loaded),
-        measurement=Measurement(student, teacher, recipe.training.seed),
-        objective=objective,
-        updater=Updater(student, objective, optimizer, recipe.optimizer.prompts_per_micro_batch),
-        config=recipe.training,
-    )
-    return trainer, loaded
-
-
-def _samples(recipe: Recipe) -> FileSource:
-    """The training problems.
-
-    Raises:
-        ValueError: they lack what the recipe needs.
-    """
-    view, path = recipe.teacher.view, recipe.data.train
-    only_for = view if recipe.has_teacher and recipe.teacher.missing_privilege == "skip" else None
-    samples = FileSource(path, recipe.data.system_prompt, only_for)
-    if len(samples) < recipe.training.prompts_per_step:
-        raise ValueError(
-            f"{path} has {len(samples)} problems, fewer than one step takes "
-            f"(training.prompts_per_step={recipe.training.prompts_per_step})."
-        )
-    if recipe.has_teacher and not any(view.applies(sample) for sample in samples):
-        raise ValueError(
-            f"No problem of {path} has the privilege {recipe.teacher.privilege}: the teacher would see "
-            "what the student sees. Set teacher.privilege=none if that is meant."
-        )
-    wanted = {"answer": recipe.needs.rewards, "target_response": recipe.rollout.source == "dataset"}
-    for column, is_wanted in wanted.items():
-        bare = sum(value is None or not value.strip() for value in samples.column(column))
-        if is_wanted and bare:
-            names = " + ".join(recipe.objective.parts)
-            why = f"the objective {names}" if column == "answer" else "rollout.source=dataset"
-            raise ValueError(
-                f"{bare} of {len(samples)} problems of {path} have no {column}, which {why} needs."
-            )
-    return samples
-
-
-def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, loaded: LoadedModel) -> RolloutSource:
-    config = recipe.rollout
-    if config.source == "dataset":
-        tokenizer = loaded.processor.tokenizer
-        return DatasetSource(tokenizer, loaded.vocabulary, config.sampling.max_new_tokens)
-    writer, scorer = loaded, student
-    view: View = Plain()
-    if config.source == "teacher":
-        assert teacher is not None
-        writer, scorer, view = teacher.loaded, teacher.scorer, teacher.view
-    sampler = Sampler(writer.model, writer.vocabulary, config.sampling, config.prompts_per_batch)
-    tokenizer = writer.processor.tokenizer
-    return SampledSource(sampler, scorer.encode, tokenizer, view, config.siblings, recipe.training.seed)
+    plain = json.loads(json.dumps(asdict(recipe)))  # tuples become lists, which YAML has too
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from vicur.assembly import build
 from vicur.cuebench.generate import Split, write_parquet
 from vicur.data.files import write_json
 from vicur.data.sources import FileSource
@@ -23,7 +24,6 @@ from vicur.models.load import LoadedModel, load_model
 from vicur.recipe import (
     Recipe,
     RecipeError,
-    build,
     find_packaged,
     load_recipe,
     read_settings,
@@ -252,18 +252,18 @@ class _Seed:
         )
         data = replace(recipe.data, train=str(self.folder / "data" / "train.parquet"))
         recipe = replace(recipe, data=data, training=training)
-        trainer, loaded = build(recipe)
+        run = build(recipe)
+        run.preflight().raise_if_failed()
         with Records(Path(training.output), to_yaml(recipe)) as records:
-            leakage = trainer.train(records, self._bar(name))
+            leakage = run.trainer.train(records, self._bar(name))
             if training.save_model:
-                loaded.save(Path(training.output) / "checkpoints" / "final")
+                run.student.save(Path(training.output) / "checkpoints" / "final")
         seconds = time.perf_counter() - started
-        found = self._assess(name, loaded, "none")
-        return Outcome(
-            **found, visual_advantage=self._advantage(loaded, found), leakage=leakage, seconds=seconds
-        )
+        found = self._assess(name, run.student, "none")
+        advantage = self._advantage(run.student, found)
+        return Outcome(**found, visual_advantage=advantage, leakage=leakage, seconds=seconds)
 
-    def _steps(self, recipe: Recipe) -> int:
+    def _steps(self, recipe: Recipe) -> int | None:
         return self.config.steps or recipe.training.steps
 
     def _assess(self, name: str, loaded: LoadedModel, privilege: Any) -> dict[str, Evaluation]:

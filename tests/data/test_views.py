@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vicur.data.sample import Privilege, Sample
+from vicur.data.sample import Privilege, Sample, Video
 from vicur.data.views import Blind, Degraded, Hinted, Masked, Plain
 from vicur.scoring.scorer import Scorer
 
@@ -71,7 +71,7 @@ def with_media(samples, *, images=0, frames=0):
     """A problem with some images of different sizes and a video."""
     pictures = [s.images[0].resize((64 + 32 * i, 64)) for i, s in enumerate(samples)]
     content = [{"type": "image"}] * images + ([{"type": "video"}] if frames else [])
-    videos = (tuple(s.images[0] for s in samples[:frames]),) if frames else ()
+    videos = (Video(tuple(s.images[0] for s in samples[:frames]), 2.0),) if frames else ()
     message = {"role": "user", "content": [*content, {"type": "text", "text": "What is there?"}]}
     return Sample("mixed", (message,), tuple(pictures[:images]), videos)
 

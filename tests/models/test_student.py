@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forward import logits_of, prompts_of
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
@@ -20,23 +21,11 @@ from vicur.models.load import (
     RecoveryConfig,
     StudentConfig,
     checkpoint_activations,
+    copy_of,
     load_model,
     load_student,
-    stock_copy,
 )
 from vicur.scoring.scorer import Scorer
-
-
-def prompts_of(loaded, samples):
-    encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index)
-    return encoder.encode([Plain().show(sample) for sample in samples])
-
-
-@torch.no_grad()
-def logits_of(loaded, samples, **kwargs):
-    prompts = prompts_of(loaded, samples)
-    rows = build_rows(prompts, [()] * len(prompts), pad_id=loaded.vocabulary.pad_id, **kwargs)
-    return loaded.model(**rows.model_inputs()).logits[rows.attention_mask]
 
 
 def test_fresh_student_equals_its_base_bit_for_bit(base, base_folder, samples):
@@ -188,7 +177,7 @@ def test_a_copy_has_its_own_module(student, samples):
 
 
 def test_stock_copy_is_the_student_without_its_module(base, student, samples):
-    copied = stock_copy(student)
+    copied = copy_of(student, with_recovery=False)
     assert torch.equal(logits_of(copied, samples), logits_of(base, samples))
     assert copied.recovery is None
 
@@ -225,7 +214,7 @@ def test_a_recovery_checkpoint_is_not_trained_on_by_accident(student, tmp_path):
         load_student(StudentConfig(str(tmp_path)))
     again = load_student(StudentConfig(str(tmp_path), RecoveryConfig(enabled=True, interval=2)))
     assert again.recovery is not None
-    with pytest.raises(ValueError, match="with an interval of 2"):
+    with pytest.raises(ValueError, match=r"has cue recovery after layers \[0, 2\]"):
         load_student(StudentConfig(str(tmp_path), RecoveryConfig(enabled=True, interval=3)))
 
 
@@ -251,4 +240,4 @@ def test_missing_checkpoints(tmp_path):
 def test_config_says_where_recovery_acts(student, tmp_path):
     student.save(tmp_path)
     config = json.loads(Path(tmp_path / "config.json").read_text())
-    assert (config["model_type"], config["recovery_interval"]) == ("vicur_qwen3_vl", 2)
+    assert (config["model_type"], config["recovery_layers"]) == ("vicur_qwen3_vl", [0, 2])

@@ -13,6 +13,7 @@ from scipy import stats
 
 from vicur.data.rows import build_rows
 from vicur.data.views import Hinted, Plain
+from vicur.models.load import as_base
 from vicur.rollouts.processors import SamplingConfig, sampling_log_probs
 from vicur.rollouts.randomness import stream_key, uniforms
 from vicur.rollouts.sampler import Sampler, pick
@@ -21,7 +22,7 @@ from vicur.scoring.scorer import Scorer
 
 def sample(loaded, prompts, ids, config, **kwargs):
     batch = kwargs.pop("batch", 64)
-    return Sampler(loaded.model, loaded.vocabulary, config, batch).sample(prompts, ids, **kwargs)
+    return Sampler(loaded, config, batch).sample(prompts, ids, **kwargs)
 
 
 @pytest.mark.parametrize("which", ["base", "student"])
@@ -154,3 +155,15 @@ def test_a_draw_never_lands_on_an_impossible_word():
 def test_senseless_settings_are_refused(bad):
     with pytest.raises(ValueError, match="must be"):
         SamplingConfig(**bad)
+
+
+def test_a_model_is_sampled_in_its_mode(base, student, samples):
+    """The self-teacher of a student shares its model, and answers without its recovery module."""
+    config = SamplingConfig(temperature=0.0, max_new_tokens=8)
+    prompts = Scorer(base).encode(samples, Plain())
+    ids = [s.id for s in samples]
+
+    def answers(loaded):
+        return [own[0].ids.tolist() for own in sample(loaded, prompts, ids, config)]
+
+    assert answers(as_base(student)) == answers(base) != answers(student)

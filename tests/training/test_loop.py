@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +15,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from vicur.assembly import build
 from vicur.cuebench.generate import write_parquet
+from vicur.data.bad_rows import BadRow, BadRowError
+from vicur.data.views import Plain
 from vicur.models.load import load_model
-from vicur.recipe import build, load_recipe, to_yaml
+from vicur.recipe import load_recipe, to_yaml
 from vicur.training.progress import Progress
 from vicur.training.records import Records
 
@@ -40,7 +45,8 @@ def run(folder, base_folder, data, *overrides, name="opsd_cue_recovery"):
             *overrides,
         ],
     )
-    trainer, loaded = build(recipe)
+    assembled = build(recipe)
+    trainer, loaded = assembled.trainer, assembled.student
     with Records(Path(recipe.training.output), to_yaml(recipe)) as records:
         trainer.train(records, Progress("", Console(quiet=True)))
     metrics = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
@@ -98,7 +104,8 @@ def test_only_the_student_changes_and_the_module_learns(tmp_path, base_folder, d
 def test_recovery_has_its_own_learning_rate(base_folder, data):
     overrides = [f"student.model={base_folder}", f"data.train={data}", "training.prompts_per_step=4"]
     recipe = load_recipe("cuebench/opsd_cue_recovery", overrides)
-    trainer, loaded = build(recipe)
+    assembled = build(recipe)
+    trainer, loaded = assembled.trainer, assembled.student
     peaks = {id(p): g["peak"] for g in trainer.updater.optimizer.torch.param_groups for p in g["params"]}
     for name, parameter in loaded.model.named_parameters():
         expected = 1e-3 if name.startswith("recovery.") else 1e-4
@@ -211,7 +218,7 @@ def test_runs_that_cannot_mean_what_they_say(base_folder, data, tmp_path, overri
 )
 def test_objectives_that_the_data_cannot_serve(base_folder, data, tmp_path, settings, message):
     table = pq.read_table(data).drop_columns(["target_response"])
-    answers = [None, " ", *table["answer"].to_pylist()[2:]]
+    answers = [None, None, *table["answer"].to_pylist()[2:]]
     place = table.column_names.index("answer")
     pq.write_table(table.set_column(place, "answer", [answers]), tmp_path / "train.parquet")
     overrides = [f"student.model={base_folder}", f"data.train={tmp_path / 'train.parquet'}"]
@@ -287,3 +294,183 @@ def test_a_measured_scale_is_in_the_recorded_loss(tmp_path, base_folder, data):
     rows = pq.read_table(tmp_path / "rollouts").to_pylist()
     means = [sum(row["standard_kl"]) / len(row["standard_kl"]) for row in rows]
     assert parts[0] == pytest.approx(line["gradient_scale"] * sum(means) / len(means), rel=1e-4)
+
+
+class Flaky(Sequence):
+    """Problems of which some turn out unreadable, once it is `armed`: before, type checks look in."""
+
+    def __init__(self, samples, bad):
+        self.samples, self.bad, self.armed = samples, bad, False
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        if self.armed and index in self.bad:
+            raise BadRowError("train.parquet", BadRow(index, None, "unreadable_media", "is truncated"))
+        return self.samples[index]
+
+
+def train_on_flaky(folder, base_folder, data, bad, *, skip):
+    overrides = (f"student.model={base_folder}", f"data.train={data}", "training.prompts_per_step=4")
+    more = (f"training.output={folder}", "training.steps=10", "rollout.sampling.max_new_tokens=4")
+    recipe = load_recipe("cuebench/opsd_cue", [*overrides, *more])
+    trainer = build(recipe).trainer
+    flaky = Flaky(trainer.samples[:], bad)
+    trainer = replace(trainer, samples=flaky, skip_bad_rows=skip)
+    flaky.armed = True
+    with Records(folder, to_yaml(recipe)) as records:
+        trainer.train(records, Progress("", Console(quiet=True)))
+    return [sample.id for sample in flaky.samples]
+
+
+def test_a_problem_that_turns_out_unreadable_is_left_out_and_counted(tmp_path, base_folder, data):
+    with pytest.raises(BadRowError, match=r"train\.parquet, row [34]: is truncated"):
+        train_on_flaky(tmp_path / "stops", base_folder, data, {3, 4}, skip=False)
+    ids = train_on_flaky(tmp_path / "goes", base_folder, data, {3, 4}, skip=True)
+    lines = [json.loads(line) for line in (tmp_path / "goes" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 10 and lines[-1]["bad_rows"] == 2
+    seen = set()
+    for file in (tmp_path / "goes" / "rollouts").glob("*.parquet"):
+        seen |= set(pq.read_table(file)["sample"].to_pylist())
+    assert seen == set(ids) - {ids[3], ids[4]}
+
+
+def test_too_few_readable_problems_end_the_run(tmp_path, base_folder, data):
+    with pytest.raises(ValueError, match=r"Only 3 problems can be read, fewer than one step takes \(4\)"):
+        train_on_flaky(tmp_path / "run", base_folder, data, set(range(21)), skip=True)
+
+
+def test_prompts_that_are_too_long_are_dropped_and_told(tmp_path, base_folder, data):
+    table = pq.read_table(data)
+    texts = [text + " Look closely." * (row < 12) for row, text in enumerate(table["problem"].to_pylist())]
+    place = table.column_names.index("problem")
+    pq.write_table(table.set_column(place, "problem", [texts]), tmp_path / "train.parquet")
+    settings = [
+        f"student.model={base_folder}",
+        f"data.train={tmp_path / 'train.parquet'}",
+        "training.prompts_per_step=4",
+    ]
+    whole = build(load_recipe("cuebench/opsd_cue", settings))
+    assert whole.data.told() == []
+    lengths = [len(p) for p in whole.trainer.measurement.student.encode(whole.data.problems[:], Plain())]
+    limit = min(lengths)
+    fitting = sum(length <= limit for length in lengths)
+    cut = build(load_recipe("cuebench/opsd_cue", [*settings, f"data.max_prompt_tokens={limit}"]))
+    assert len(cut.data.problems) == fitting < 24
+    (told,) = cut.data.told()
+    assert f"too long: {24 - fitting}, the first: " in told
+    # The teacher's prompts are longer by their hint, and are not cut off by the student's limit.
+    teacher = cut.trainer.measurement.teacher
+    longest = max(len(p) for p in teacher.scorer.encode(cut.data.problems[:], teacher.view))
+    assert longest > limit
+    with pytest.raises(ValueError, match=r"data\.overlong=drop"):
+        build(
+            load_recipe(
+                "cuebench/opsd_cue",
+                [*settings, f"data.max_prompt_tokens={limit}", "data.overlong=error"],
+            )
+        )
+
+
+def test_answers_that_cannot_be_graded_are_left_out_where_rewards_are_needed(tmp_path, base_folder, data):
+    table = pq.read_table(data)
+    answers = ["\\frac{", *table["answer"].to_pylist()[1:]]
+    place = table.column_names.index("answer")
+    pq.write_table(table.set_column(place, "answer", [answers]), tmp_path / "train.parquet")
+    settings = [
+        f"student.model={base_folder}",
+        f"data.train={tmp_path / 'train.parquet'}",
+        "training.prompts_per_step=4",
+        "rollout.siblings=2",
+    ]
+    assert len(build(load_recipe("cuebench/opsd_cue", settings)).data.problems) == 24
+    graded = build(load_recipe("cuebench/opsd_cue", [*settings, "objective.grpo={}"]))
+    assert graded.data.ungradable == (table["id"][0].as_py(),) and len(graded.data.problems) == 23
+    assert "answers that cannot be graded: 1" in graded.data.told()[0]
+
+
+def test_a_function_of_the_users_own_gives_the_rewards(tmp_path, base_folder, data):
+    (tmp_path / "mine.py").write_text("def length(response, gold, meta):\n    return len(response) / 100\n")
+    metrics, _ = run(
+        tmp_path / "run",
+        base_folder,
+        data,
+        "objective.grpo={}",
+        "rollout.siblings=2",
+        f"rewards.function={tmp_path / 'mine.py'}:length",
+        "rewards.correct_from=0.05",
+    )
+    (file,) = (tmp_path / "run" / "rollouts").glob("*.parquet")
+    table = pq.read_table(file).to_pylist()
+    assert all(row["reward"] == pytest.approx(len(row["response"]) / 100) for row in table)
+    assert all(row["correct"] == (row["reward"] >= 0.05) for row in table)
+    own = [row["reward"] for row in table if row["step"] == 1]
+    assert metrics[0]["reward"] == pytest.approx(sum(own) / len(own), rel=1e-5)
+
+
+def test_epochs_take_the_place_of_steps(tmp_path, base_folder, data):
+    metrics, _ = run(
+        tmp_path / "run",
+        base_folder,
+        data,
+        "training.steps=null",
+        "training.epochs=2",
+        "training.prompts_per_step=10",
+    )
+    assert len(metrics) == 2 * 2  # 24 problems: two batches of ten an epoch, four problems left out
+
+
+@pytest.mark.parametrize("settings", [(), ("teacher.update=ema",), ("teacher.update=live",)])
+def test_a_student_in_half_precision_and_its_teachers(tmp_path, base_folder, data, settings):
+    metrics, loaded = run(
+        tmp_path / "run", base_folder, data, "student.dtype=bfloat16", "teacher.dtype=bfloat16", *settings
+    )
+    assert all(math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"]) for line in metrics)
+    assert loaded.model.dtype == torch.bfloat16
+
+
+def test_a_lora_student_learns_beside_recovery_and_its_base_stays(tmp_path, base_folder, data):
+    metrics, loaded = run(
+        tmp_path / "run", base_folder, data, "student.lora={rank: 4}", "optimizer.learning_rate=1e-3"
+    )
+    assert all(math.isfinite(line["loss"]) for line in metrics)
+    base = load_model(base_folder).model.state_dict()
+    own = {name.replace(".base_layer", ""): p for name, p in loaded.model.state_dict().items()}
+    assert all(torch.equal(own[name], tensor) for name, tensor in base.items())
+    moved = [name for name, p in own.items() if "lora_B" in name or ("recovery" in name and "output" in name)]
+    assert moved and all(own[name].any() for name in moved)
+
+
+def test_a_frozen_vision_tower_stays(tmp_path, base_folder, data):
+    _, loaded = run(
+        tmp_path / "run", base_folder, data, "student.freeze_vision=true", "optimizer.learning_rate=1e-3"
+    )
+    base = load_model(base_folder).model.state_dict()
+    own = loaded.model.state_dict()
+    same = {name for name, tensor in base.items() if torch.equal(own[name], tensor)}
+    assert {name for name in base if "visual" in name} <= same and len(same) < len(base)
+
+
+def test_a_teacher_follows_the_student_after_every_update(tmp_path, base_folder, data):
+    """With a decay of 0 it arrives at once: after the run it is the student without its module."""
+    settings = [
+        f"student.model={base_folder}",
+        f"data.train={data}",
+        f"training.output={tmp_path / 'run'}",
+        "training.prompts_per_step=4",
+        "training.steps=2",
+        "rollout.sampling.max_new_tokens=6",
+        "teacher.update=ema",
+        "teacher.ema_decay=0",
+        "optimizer.learning_rate=1e-3",
+    ]
+    recipe = load_recipe("cuebench/opsd_cue", settings)
+    assembled = build(recipe)
+    before = {k: v.clone() for k, v in assembled.student.model.state_dict().items()}
+    with Records(Path(recipe.training.output), to_yaml(recipe)) as records:
+        assembled.trainer.train(records, Progress("", Console(quiet=True)))
+    own = assembled.student.model.state_dict()
+    teacher = assembled.trainer.measurement.teacher.loaded.model.state_dict()
+    assert any(not torch.equal(own[name], tensor) for name, tensor in before.items())
+    assert all(torch.equal(own[name], tensor) for name, tensor in teacher.items())

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vicur.data.views import Blind
+from vicur.data.views import Blind, Hinted, Plain
 from vicur.models.load import checkpoint_activations, load_model
 from vicur.objectives.divergence import DivergenceOPD
 from vicur.objectives.mixture import Mixture
@@ -23,7 +23,7 @@ from vicur.objectives.visual_steering import VisualSteeringOPD
 from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.sampler import Response
 from vicur.scoring.scorer import Scorer, ScoringConfig
-from vicur.scoring.teacher import Teacher, TeacherConfig
+from vicur.scoring.teacher import Teacher
 from vicur.training.measurement import Measurement
 from vicur.training.optimizer import Optimizer, OptimizerConfig
 from vicur.training.update import Updater
@@ -57,7 +57,7 @@ def teacher(base_folder):
     torch.manual_seed(7)
     for parameter in loaded.model.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    return Teacher(loaded, TeacherConfig(privilege="cue"))
+    return Teacher(loaded, Hinted("cue"))
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +147,11 @@ def test_a_micro_batch_without_weight_adds_exactly_nothing(shared_student, teach
 
 @pytest.mark.parametrize("name", ["reverse KL", "JSD", "VA-OPD", "VGS", "sampled"])
 def test_the_same_model_under_the_same_view_teaches_nothing(base, rollouts, name):
-    teacher = Teacher(copy.deepcopy(base), TeacherConfig(privilege="none"))
+    teacher = Teacher(copy.deepcopy(base), Plain())
     update, gradients = gradient(base, teacher, OBJECTIVES[name], rollouts)
     assert all(abs(loss) < 1e-6 for loss in update.losses.values())
     assert max(g.abs().max() for g in gradients.values()) < 1e-5
-    hinted = Teacher(copy.deepcopy(base), TeacherConfig(privilege="cue"))
+    hinted = Teacher(copy.deepcopy(base), Hinted("cue"))
     update, _ = gradient(base, hinted, OBJECTIVES[name], rollouts)
     assert max(abs(loss) for loss in update.losses.values()) > 1e-3  # the control
 
@@ -200,7 +200,7 @@ def test_the_blind_graph_is_run_after_the_seeing_one(shared_student, teacher, ro
 
 def test_each_view_of_a_model_is_run_once(shared_student, samples, rollouts, base):
     """Teacher without privilege: its own view and the plain one are the same."""
-    teacher = Teacher(copy.deepcopy(base), TeacherConfig(privilege="none"))
+    teacher = Teacher(copy.deepcopy(base), Plain())
     seen = []
     scores = teacher.scorer.scores
     teacher.scorer.scores = lambda samples, responses, view: (
@@ -223,7 +223,7 @@ def test_what_is_measured_when(shared_student, teacher, rollouts):
     tokens = sum(len(r.ids) for r in rollouts.responses[2])
     assert len(complete.distributions[STUDENT_BLIND].hidden_ND) == tokens
     assert len(complete.log_probs[OLD]) == len(complete.divergences["vds"]) == tokens
-    assert complete.correct == (True, False)
+    assert [grade.correct for grade in complete.grades] == [True, False]
     torch.testing.assert_close(torch.cat([part.log_probs[OLD] for part in parts]), first.log_probs[OLD])
 
 

@@ -31,7 +31,7 @@ from vicur.data.sample import Sample
 from vicur.data.views import Blind, Hinted, Plain, View
 from vicur.models.load import LoadedModel
 from vicur.objectives.reduction import mean_weights
-from vicur.rewards.answers import is_correct
+from vicur.rewards.grader import is_correct
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
 from vicur.scoring.scorer import Scorer
@@ -267,7 +267,7 @@ class Pretraining:
         stream = scenes("segments", split, seed=10_000)  # not those that were trained on
         samples = [to_sample(next(stream)) for _ in range(count)]
         config = SamplingConfig(temperature=0.0, max_new_tokens=64)
-        sampler = Sampler(self.loaded.model, self.loaded.vocabulary, config, prompts_per_batch=128)
+        sampler = Sampler(self.loaded, config, prompts_per_batch=128)
         views: list[View] = [Plain(), Hinted("cue"), Hinted("answer")]
         found = {}
         for view in views:

@@ -11,7 +11,7 @@ and to itself, and its positions go on where the prompt's end, as if its sibling
 With one response a row is an ordinary sequence. The response tokens of a call are flattened in
 the order of their responses; tensors over them carry the suffix N.
 
-Shape suffixes: B rows, L row length, P prompt length, N response tokens of all rows.
+Shape suffixes: F frames, B rows, L row length, P prompt length, N response tokens of all rows.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
+from vicur.data.pixels import PixelLimits, VisualSizes
+from vicur.data.sample import Video
 from vicur.data.views import Shown
 
 RopeIndex = Callable[..., tuple[Tensor, Tensor]]
@@ -61,12 +65,14 @@ class PromptEncoder:
     Args:
         processor: a Qwen3-VL style processor (chat template, tokenizer, image processor).
         rope_index: `get_rope_index` of the model that will read the prompts.
+        limits: on the pixels of images and frames; the checkpoint's own if not given.
     """
 
-    def __init__(self, processor: Any, rope_index: RopeIndex) -> None:
+    def __init__(self, processor: Any, rope_index: RopeIndex, limits: PixelLimits | None = None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.rope_index = rope_index
+        self.sizes = VisualSizes(processor, limits or PixelLimits())
 
     def render(self, shown: Shown) -> str:
         """The prompt as text, media as single placeholders, up to where the response begins."""
@@ -81,12 +87,17 @@ class PromptEncoder:
             ValueError: from the processor, when placeholders and media do not match.
         """
         images = [image for one in shown for image in one.images]
-        videos = [list(video) for one in shown for video in one.videos]
+        videos = [video for one in shown for video in one.videos]
+        options: dict[str, Any] = {}
+        if images:
+            options["images_kwargs"] = {"size": self.sizes.image_bounds}
+        if videos:
+            options["videos_kwargs"] = self.video_options(videos)
         batch = self.processor(
             text=[self.render(one) for one in shown],
             images=images or None,
-            videos=videos or None,
-            **({"videos_kwargs": {"do_sample_frames": False}} if videos else {}),
+            videos=[self._frames(video) for video in videos] or None,
+            **options,
         )
         media = _split_media(batch, shown)
         prompts = []
@@ -96,6 +107,27 @@ class PromptEncoder:
             positions = self._positions(input_ids, token_types, grids)
             prompts.append(EncodedPrompt(input_ids, token_types, positions, own_media))
         return prompts
+
+    def video_options(self, videos: Sequence[Video]) -> dict[str, Any]:
+        """For a call of the processor: frames as they are, at their true times."""
+        options: dict[str, Any] = {"do_sample_frames": False, "do_resize": False}
+        if "cap_pixels_per_frame" in self.processor.video_processor.valid_kwargs.__annotations__:
+            options["cap_pixels_per_frame"] = False  # without effect here; unset it makes a warning
+        options["video_metadata"] = [
+            {
+                "total_num_frames": len(video.frames),
+                "fps": video.frames_per_second,
+                "frames_indices": list(range(len(video.frames))),
+            }
+            for video in videos
+        ]
+        return options
+
+    def _frames(self, video: Video) -> UInt8[Tensor, "F 3 height width"]:
+        """The frames at the size at which the model sees them, by the processor's own way of resizing."""
+        frames = torch.stack([functional.pil_to_tensor(frame.convert("RGB")) for frame in video.frames])
+        size = list(self.sizes.frame_size(len(video.frames), video.size))
+        return functional.resize(frames, size, InterpolationMode.BICUBIC, antialias=True)
 
     def _positions(self, ids: Tensor, types: Tensor, grids: dict[str, Tensor]) -> Tensor:
         if not grids:

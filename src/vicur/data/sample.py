@@ -18,6 +18,38 @@ PrivilegeKind = Literal["answer", "rationale", "cue", "teacher_prompt"]
 
 
 @dataclass(frozen=True)
+class Video:
+    """Frames at even distances in time.
+
+    Attributes:
+        frames: at least one, all of one size.
+        frames_per_second: of these frames, not of the film they were taken from: frame i stands at
+            second i / frames_per_second.
+
+    Raises:
+        ValueError: there is no frame, sizes differ, or the rate is not above 0.
+    """
+
+    frames: tuple[Image.Image, ...]
+    frames_per_second: float
+
+    def __post_init__(self) -> None:
+        if not self.frames:
+            raise ValueError("A video needs at least one frame.")
+        sizes = {frame.size for frame in self.frames}
+        if len(sizes) > 1:
+            found = " and ".join(f"{width} x {height}" for width, height in sorted(sizes)[:2])
+            raise ValueError(f"The frames of a video must have one size, not {found} pixels.")
+        if not 0 < self.frames_per_second < float("inf"):
+            raise ValueError(f"A video needs frames_per_second above 0, not {self.frames_per_second}.")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its frames in pixels."""
+        return self.frames[0].size
+
+
+@dataclass(frozen=True)
 class Privilege:
     """Training-time text that only a teacher may see. Read by `vicur.data.views` alone.
 
@@ -42,27 +74,30 @@ class Sample:
         id: unique within its source; random numbers are keyed by it.
         messages: the chat up to the point where the student answers.
         images: in the order of the image entries of `messages`.
-        videos: in the order of the video entries; each a list of frames.
+        videos: in the order of the video entries.
         answer: the gold answer for grading, never shown to a model.
         privilege: what only a teacher may see.
         target_response: a response to learn from directly, where the source has one.
         meta: anything else that the source carries, for records.
+
+    Raises:
+        ValueError: the media entries of the messages are more or fewer than the media.
     """
 
     id: str
     messages: tuple[Message, ...]
     images: tuple[Image.Image, ...] = ()
-    videos: tuple[tuple[Image.Image, ...], ...] = ()
+    videos: tuple[Video, ...] = ()
     answer: str | None = None
     privilege: Privilege = field(default_factory=Privilege)
     target_response: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for kind, media in (("image", self.images), ("video", self.videos)):
+        for kind, count in (("image", len(self.images)), ("video", len(self.videos))):
             asked = sum(part["type"] == kind for m in self.messages for part in m["content"])
-            if asked != len(media):
+            if asked != count:
                 raise ValueError(
                     f"Sample {self.id}: the messages have {asked} {kind} placeholder(s), but the "
-                    f"sample has {len(media)} {kind}(s)."
+                    f"sample has {count} {kind}(s)."
                 )

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from vicur.data.sample import Message, PrivilegeKind, Sample
+from vicur.data.sample import Message, Privilege, PrivilegeKind, Sample, Video
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Shown:
 
     messages: tuple[Message, ...]
     images: tuple[Image.Image, ...] = ()
-    videos: tuple[tuple[Image.Image, ...], ...] = ()
+    videos: tuple[Video, ...] = ()
 
 
 @runtime_checkable
@@ -202,6 +202,19 @@ class Masked:
         return masked
 
 
+def without_privilege(sample: Sample) -> Sample:
+    """The sample as it would be if nobody knew the answer: what a student is shown of it must be the same."""
+    return replace(sample, privilege=Privilege(), answer=None)
+
+
+def privileged_texts(sample: Sample) -> dict[PrivilegeKind, str]:
+    """What no student may read of a sample, by kind; of a ready-made teacher prompt nothing, as it holds
+    the problem too."""
+    kinds: tuple[PrivilegeKind, ...] = ("answer", "rationale", "cue")
+    texts = {kind: getattr(sample.privilege, kind) for kind in kinds}
+    return {kind: text for kind, text in texts.items() if text}
+
+
 def _with_media(sample: Sample, change: Callable[[Image.Image, int], Image.Image]) -> Shown:
     """The plain view with every image and frame changed, at its size: the visual tokens must stay."""
     plain = Plain().show(sample)
@@ -216,7 +229,9 @@ def _with_media(sample: Sample, change: Callable[[Image.Image, int], Image.Image
             index += 1
         return tuple(found)
 
-    return replace(plain, images=changed(plain.images), videos=tuple(map(changed, plain.videos)))
+    images = changed(plain.images)
+    videos = tuple(replace(video, frames=changed(video.frames)) for video in plain.videos)
+    return replace(plain, images=images, videos=videos)
 
 
 def _smooth(image: Image.Image) -> Image.Image:

@@ -11,13 +11,15 @@ import pyarrow as pa
 from torch import Tensor
 
 from vicur.data.files import write_rows
+from vicur.data.pixels import PixelLimits
 from vicur.data.rows import PromptEncoder
 from vicur.data.sample import Sample
 from vicur.data.views import Plain, View
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
 from vicur.evaluation.statistics import Estimate, accuracy_interval
 from vicur.models.load import LoadedModel
-from vicur.rewards.answers import extract_answer, is_correct
+from vicur.rewards.answers import extract_answer
+from vicur.rewards.grader import Grader
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
 from vicur.training.progress import Progress
@@ -85,15 +87,27 @@ def evaluate(
     config: EvaluationConfig,
     progress: Progress,
     view: View | None = None,
+    *,
+    grader: Grader | None = None,
+    limits: PixelLimits | None = None,
 ) -> Evaluation:
-    """Let the model answer every problem once, under a view (plain if not given).
+    """Let the model answer every problem once.
+
+    Args:
+        loaded: the model.
+        samples: the problems.
+        config: how it is asked.
+        progress: shows how far it is.
+        view: what it is shown; plain if not given.
+        grader: of its responses; one with default settings if not given.
+        limits: on the pixels of what it is shown; the checkpoint's own if not given.
 
     Raises:
         ValueError: no problem has a gold answer.
     """
-    view = view or Plain()
-    encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index)
-    sampler = Sampler(loaded.model, loaded.vocabulary, config.sampling, config.prompts_per_batch)
+    view, grader = view or Plain(), grader or Grader()
+    encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index, limits)
+    sampler = Sampler(loaded, config.sampling, config.prompts_per_batch)
     ids: list[str] = []
     texts: list[str] = []
     correct: list[bool | None] = []
@@ -108,7 +122,8 @@ def evaluate(
             ids.append(sample.id)
             texts.append(text)
             response_ids.append(own[0].ids)
-            correct.append(is_correct(text, sample.answer))
+            grade = grader.grade(text, sample.answer, choices=sample.meta.get("choices"), meta=sample.meta)
+            correct.append(None if grade is None else grade.correct)
     if all(value is None for value in correct):
-        raise ValueError("None of the problems has a gold answer, so there is nothing to grade.")
+        raise ValueError("No problem has a gold answer that can be graded against.")
     return Evaluation(tuple(ids), tuple(texts), tuple(correct), tuple(response_ids))

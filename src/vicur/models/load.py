@@ -1,25 +1,40 @@
-"""Loading students and teachers."""
+"""Students, and other models, ready to be talked to."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Qwen3VLConfig
-from transformers import Qwen3VLForConditionalGeneration as StockModel
-from transformers.utils import logging as transformers_logging
 
+from vicur.models.adapters import (
+    LoRAConfig,
+    adapter_active,
+    adapters_off,
+    add_adapter,
+    has_adapters,
+    merged,
+    save_adapter,
+)
+from vicur.models.checkpoints import (
+    AUGMENTED,
+    STOCK,
+    Dtype,
+    has_recovery,
+    kind_of,
+    read_config,
+    read_model,
+    read_processor,
+    stock_settings,
+)
 from vicur.models.recovery import CueRecovery, OutputInit
-from vicur.models.student import ViCuRQwen3VLConfig, ViCuRQwen3VLForConditionalGeneration
+from vicur.models.student import INTERVAL, layers_with_recovery
 from vicur.models.vocabulary import Vocabulary
-
-PACKAGED = "vicur:"
-"""Prefix of checkpoints that ship inside the package, e.g. "vicur:tiny-student"."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +43,10 @@ class RecoveryConfig:
 
     enabled: bool = False
     """Whether the student has the module."""
-    interval: int = 5
+    interval: int = INTERVAL
     """It acts after decoder layers i with i % interval == 0."""
+    layers: list[int] | None = None
+    """The decoder layers after which it acts, in place of an interval."""
     output_init: OutputInit = "zero"
     """"zero": a fresh student equals its base exactly. "normal": N(0, 0.02), as transformers would."""
     learning_rate: float | None = None
@@ -40,6 +57,12 @@ class RecoveryConfig:
         if self.interval < 1:
             raise ValueError(f"recovery.interval must be at least 1, not {self.interval}.")
 
+    def layers_of(self, config: Any) -> list[int]:
+        """The decoder layers of a model after which it acts."""
+        if self.layers is not None:
+            return self.layers
+        return list(range(0, config.text_config.num_hidden_layers, self.interval))
+
 
 @dataclass(frozen=True)
 class StudentConfig:
@@ -49,15 +72,31 @@ class StudentConfig:
     """Checkpoint folder, hub id, or "vicur:NAME" for one that ships with the package."""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     """Cue recovery."""
+    dtype: Dtype = "float32"
+    """In which it computes. What is trained are float32 master weights in any case: in bfloat16 a step
+    of 1e-6 would change nothing."""
+    freeze_vision: bool = False
+    """Whether the vision tower stays as it is. (The published runs train it.)"""
+    lora: LoRAConfig | None = None
+    """Train low-rank adapters, and cue recovery where it is enabled, instead of all weights."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with what is needed to talk to it."""
+    """A model with what is needed to talk to it.
+
+    Attributes:
+        model: a Qwen3-VL model for conditional generation.
+        processor: its own.
+        vocabulary: what it may say.
+        mode: a context in which it is run. Several of these may share one model: a self-teacher is
+            the student with adapters and recovery off.
+    """
 
     model: Any
     processor: Any
     vocabulary: Vocabulary
+    mode: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @classmethod
     def of(cls, model: Any, processor: Any) -> LoadedModel:
@@ -67,20 +106,31 @@ class LoadedModel:
     @property
     def recovery(self) -> CueRecovery | None:
         """The cue recovery module, if the model has one."""
-        if isinstance(self.model, ViCuRQwen3VLForConditionalGeneration):
-            return self.model.recovery
-        return None
+        return self.model.recovery if has_recovery(self.model.config) else None
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, card: str | None = None) -> None:
         """Write model and processor in transformers' own layout; the folder appears whole or not at all.
+
+        A LoRA student is written with its adapter merged, and the adapter alone in `adapter/`.
+
+        Args:
+            folder: where.
+            card: model card, for README.md.
 
         Raises:
             OSError: it cannot be written, or already holds something.
         """
         partial = folder.with_name(folder.name + ".partial")
         try:
-            self.model.save_pretrained(partial)
+            if has_adapters(self.model):
+                with merged(self.model) as weights:
+                    self.model.save_pretrained(partial, state_dict=weights)
+                save_adapter(self.model, partial / "adapter", base=self.model.config._name_or_path)
+            else:
+                self.model.save_pretrained(partial)
             self.processor.save_pretrained(partial)
+            if card is not None:
+                (partial / "README.md").write_text(card)
             partial.replace(folder)
         except SafetensorError as error:
             raise OSError(f"Checkpoint {folder} cannot be written: {error}") from error
@@ -93,96 +143,110 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def resolve_packaged(folder: str) -> Path:
-    """A folder of data that ships inside the package."""
-    return Path(str(resources.files("vicur") / folder))
+def load_model(name: str, dtype: Dtype | None = "float32") -> LoadedModel:
+    """Load a checkpoint, with or without cue recovery as it was saved.
 
-
-def resolve_checkpoint(name: str) -> str:
-    """The folder of a packaged checkpoint; any other name is returned as it is.
-
-    Raises:
-        ValueError: there is no packaged checkpoint of that name, or no such folder.
-    """
-    if name.startswith(PACKAGED):
-        root = resolve_packaged("checkpoints")
-        folder = root / name.removeprefix(PACKAGED)
-        if not folder.is_dir():
-            known = ", ".join(sorted(f"{PACKAGED}{p.name}" for p in root.iterdir() if p.is_dir()))
-            raise ValueError(f"No checkpoint {name!r} ships with vicur; there are: {known}.")
-        return str(folder)
-    path = Path(name).expanduser()
-    # A hub id is "owner/name"; what starts in a folder that is there is meant as a path.
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir()
-    if looks_local and not (path / "config.json").is_file():
-        raise ValueError(f"Model folder {name} does not exist or has no config.json.")
-    return str(path) if looks_local else name
-
-
-def load_model(name: str) -> LoadedModel:
-    """Load a checkpoint in float32, with or without cue recovery as it was saved.
+    Args:
+        name: folder, hub id or "vicur:NAME".
+        dtype: in which it computes; None for the one it was saved in.
 
     Raises:
-        ValueError: the checkpoint lacks weights of its model or has others, each case named.
+        ValueError: the checkpoint is missing or broken, lacks weights of its model or has others.
     """
-    path = resolve_checkpoint(name)
-    _silence_loading_report()
-    model, info = AutoModelForImageTextToText.from_pretrained(
-        path, dtype=torch.float32, output_loading_info=True
-    )
-    _check_keys(name, missing=info["missing_keys"], unexpected=info["unexpected_keys"])
-    return LoadedModel.of(model.to(default_device()), AutoProcessor.from_pretrained(path))
+    model = read_model(name, dtype=dtype)
+    return LoadedModel.of(model.to(default_device()), read_processor(name))
 
 
 def load_student(config: StudentConfig) -> LoadedModel:
     """Load the student; with recovery enabled, a base checkpoint gets a fresh module.
 
-    The fresh module's weights depend on torch's random state.
+    The fresh module's and adapter's weights depend on torch's random state.
 
     Raises:
-        ValueError: as `load_model`; or the checkpoint has a recovery module and it is not enabled.
+        ValueError: as `load_model`; or the checkpoint has a recovery module and it is not enabled, or
+            has it elsewhere.
     """
-    path = resolve_checkpoint(config.model)
-    saved = AutoConfig.from_pretrained(path)
-    has_recovery = isinstance(saved, ViCuRQwen3VLConfig)
-    if has_recovery and not config.recovery.enabled:
+    saved = read_config(config.model)
+    if has_recovery(saved):
+        _check_same_recovery(config, saved)
+    if has_recovery(saved) or not config.recovery.enabled:
+        loaded = load_model(config.model, config.dtype)
+    else:
+        model = read_model(config.model, augmented_config(saved, config.recovery), config.dtype)
+        loaded = LoadedModel.of(model.to(default_device()), read_processor(config.model))
+    if config.lora is not None:
+        add_adapter(loaded.model, config.lora)
+    if config.freeze_vision:
+        loaded.model.model.visual.requires_grad_(False)
+    return loaded
+
+
+def augmented_config(base: Any, recovery: RecoveryConfig) -> Any:
+    """The configuration of a base with cue recovery.
+
+    Raises:
+        ValueError: a layer is not one of the model's.
+    """
+    config = AUGMENTED[kind_of(base)][0].from_dict(  # type: ignore[attr-defined]
+        stock_settings(base)
+        | {"recovery_layers": recovery.layers_of(base), "recovery_output_init": recovery.output_init}
+    )
+    layers_with_recovery(config)
+    return config
+
+
+def _check_same_recovery(config: StudentConfig, saved: Any) -> None:
+    if not config.recovery.enabled:
         raise ValueError(
             f"{config.model} has a cue recovery module. Set student.recovery.enabled=true to train "
             "on with it."
         )
-    if has_recovery and config.recovery.interval != saved.recovery_interval:
+    has, asked = layers_with_recovery(saved), config.recovery.layers_of(saved)
+    if sorted(asked) != has:
         raise ValueError(
-            f"{config.model} has cue recovery with an interval of {saved.recovery_interval}; set "
-            f"student.recovery.interval to that, not {config.recovery.interval}."
+            f"{config.model} has cue recovery after layers {has}; set student.recovery.layers={has}, as the "
+            f"settings ask for {sorted(asked)}."
         )
-    if has_recovery or not config.recovery.enabled:
-        return load_model(config.model)
-    augmented = ViCuRQwen3VLConfig.from_dict(
-        _settings(saved)
-        | {
-            "recovery_interval": config.recovery.interval,
-            "recovery_output_init": config.recovery.output_init,
-        }
-    )
-    _silence_loading_report()
-    model, info = ViCuRQwen3VLForConditionalGeneration.from_pretrained(
-        path, config=augmented, dtype=torch.float32, output_loading_info=True
-    )
-    missing = [key for key in info["missing_keys"] if not key.startswith("recovery.")]
-    _check_keys(config.model, missing=missing, unexpected=info["unexpected_keys"])
-    return LoadedModel.of(model.to(default_device()), AutoProcessor.from_pretrained(path))
 
 
-def stock_copy(loaded: LoadedModel) -> LoadedModel:
-    """A copy of the model as it is now, without its recovery module."""
-    stock_config = Qwen3VLConfig.from_dict(_settings(loaded.model.config))
+def copy_of(loaded: LoadedModel, *, with_recovery: bool) -> LoadedModel:
+    """A copy of the model as it is now, with its recovery module or without; adapters are left out."""
+    config = loaded.model.config
+    keep = with_recovery and has_recovery(config)
+    own_config, own_class = (AUGMENTED if keep else STOCK)[kind_of(config)]
+    settings = config.to_dict() if keep else stock_settings(config)
     with torch.device(loaded.model.device):
-        copy = StockModel(stock_config)
-    weights = {k: v for k, v in loaded.model.state_dict().items() if not k.startswith("recovery.")}
-    copy.load_state_dict(weights)
-    copy.to(loaded.model.dtype)
-    copy.generation_config = loaded.model.generation_config
-    return LoadedModel(copy, loaded.processor, loaded.vocabulary)
+        copied = own_class(own_config.from_dict(settings))  # type: ignore[attr-defined]
+    weights = {
+        name.replace(".base_layer", ""): tensor
+        for name, tensor in loaded.model.state_dict().items()
+        if "lora_" not in name and (keep or not name.startswith("recovery."))
+    }
+    copied.to(loaded.model.dtype)
+    copied.load_state_dict(weights)
+    copied.generation_config = loaded.model.generation_config
+    return LoadedModel(copied, loaded.processor, loaded.vocabulary)
+
+
+def as_base(loaded: LoadedModel) -> LoadedModel:
+    """The same model, run with its adapters and its recovery module off."""
+
+    def mode() -> AbstractContextManager[Any]:
+        stack = ExitStack()
+        if has_adapters(loaded.model):
+            stack.enter_context(adapters_off(loaded.model))
+        if loaded.recovery is not None:
+            stack.enter_context(loaded.model.without_recovery())
+        return stack
+
+    return LoadedModel(loaded.model, loaded.processor, loaded.vocabulary, mode)
+
+
+def with_adapter(loaded: LoadedModel, name: str) -> LoadedModel:
+    """The same model, run with another adapter in place of the trained one."""
+    return LoadedModel(
+        loaded.model, loaded.processor, loaded.vocabulary, lambda: adapter_active(loaded.model, name)
+    )
 
 
 def checkpoint_activations(model: Any) -> None:
@@ -192,23 +256,3 @@ def checkpoint_activations(model: Any) -> None:
         model.activation_checkpointing_enable(options)
     else:
         model.gradient_checkpointing_enable(options)
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """A configuration's own settings, without what names its class or belongs to recovery."""
-    named = {"model_type", "architectures", "recovery_interval", "recovery_output_init"}
-    return {key: value for key, value in config.to_dict().items() if key not in named}
-
-
-def _check_keys(name: str, *, missing: Any, unexpected: Any) -> None:
-    for what, keys in (("lacks", sorted(missing)), ("has unexpected", sorted(unexpected))):
-        if keys:
-            listed = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-            raise ValueError(f"Checkpoint {name} {what} weights: {listed}.")
-
-
-def _silence_loading_report() -> None:
-    """For the whole process: transformers prints a table of missing keys and a bar for every load;
-    here the keys are checked, and named in an error."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()

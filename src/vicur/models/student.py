@@ -1,4 +1,4 @@
-"""The student: Qwen3-VL with cue recovery attached.
+"""The student: Qwen3-VL, dense or with experts, with cue recovery attached.
 
 Nothing of transformers is replaced or copied. The model is the stock one plus a `CueRecovery`
 module, which acts through forward pre-hooks: before layer i + 1, or before the final norm, and so
@@ -7,6 +7,8 @@ after layer i and its DeepStack addition.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,48 +19,81 @@ from transformers import (
     AutoModelForImageTextToText,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 from vicur.models.recovery import CueRecovery, OutputInit, OutputProjection, RecoveryPlan
+
+INTERVAL = 5
+"""ViCuR's: decoder layers i with i % 5 == 0 are followed by recovery."""
 
 
 class ViCuRQwen3VLConfig(Qwen3VLConfig):
     """Qwen3-VL's configuration and where cue recovery acts.
 
     Attributes:
-        recovery_interval: decoder layers i with i % interval == 0 are followed by recovery.
+        recovery_layers: the decoder layers that are followed by recovery; None for every fifth.
         recovery_output_init: "zero" (a fresh student equals its base) or "normal".
     """
 
     model_type = "vicur_qwen3_vl"
 
-    recovery_interval: int = 5
+    recovery_layers: list[int] | None = None
     recovery_output_init: OutputInit = "zero"
 
-    @property
-    def recovery_layers(self) -> list[int]:
-        """Indices of the decoder layers that are followed by recovery."""
-        return list(range(0, self.text_config.num_hidden_layers, self.recovery_interval))
 
+class ViCuRQwen3VLMoeConfig(Qwen3VLMoeConfig):
+    """The same for Qwen3-VL with experts.
 
-class ViCuRQwen3VLForConditionalGeneration(Qwen3VLForConditionalGeneration):
-    """Qwen3-VL whose first token gathers visual evidence during prefill (ViCuR section 3.2).
-
-    Loads, saves and generates like any transformers model.
+    Attributes:
+        recovery_layers: the decoder layers that are followed by recovery; None for every fifth.
+        recovery_output_init: "zero" (a fresh student equals its base) or "normal".
     """
 
-    config: ViCuRQwen3VLConfig  # type: ignore[assignment]
-    config_class = ViCuRQwen3VLConfig
+    model_type = "vicur_qwen3_vl_moe"
 
-    def __init__(self, config: ViCuRQwen3VLConfig) -> None:
-        super().__init__(config)
+    recovery_layers: list[int] | None = None
+    recovery_output_init: OutputInit = "zero"
+
+
+def layers_with_recovery(config: Any) -> list[int]:
+    """Indices of the decoder layers that are followed by recovery, ascending.
+
+    Raises:
+        ValueError: one is not a layer of the model.
+    """
+    count = config.text_config.num_hidden_layers
+    if config.recovery_layers is None:
+        return list(range(0, count, INTERVAL))
+    layers = sorted(set(config.recovery_layers))
+    if not layers or layers[0] < 0 or layers[-1] >= count:
+        raise ValueError(
+            f"Cue recovery needs decoder layers between 0 and {count - 1}, not {config.recovery_layers}."
+        )
+    return layers
+
+
+class _GathersCues:
+    """What attaches cue recovery to a Qwen3-VL model: mixed in before the stock class.
+
+    It needs of the model: `model.language_model` with `layers` and `norm`, called with
+    `visual_pos_masks`, `past_key_values`, `attention_mask` and `position_ids`.
+    """
+
+    config: Any
+    model: Any
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
         text = config.text_config
         self.recovery = CueRecovery(
-            text.hidden_size, text.num_attention_heads, config.recovery_layers, text.rms_norm_eps
+            text.hidden_size, text.num_attention_heads, layers_with_recovery(config), text.rms_norm_eps
         )
         self._plan: RecoveryPlan | None = None
+        self._recovery_is_off = False
         self._attach()
-        self.post_init()
+        self.post_init()  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -66,30 +101,36 @@ class ViCuRQwen3VLForConditionalGeneration(Qwen3VLForConditionalGeneration):
 
         Nobody states how the module starts. At zero a fresh student equals its base exactly.
         """
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[misc]
         if isinstance(module, OutputProjection) and self.config.recovery_output_init == "zero":
             nn.init.zeros_(module.weight)
+
+    @contextmanager
+    def without_recovery(self) -> Iterator[None]:
+        """Within it the model is its base: the module is left alone."""
+        before, self._recovery_is_off = self._recovery_is_off, True
+        try:
+            yield
+        finally:
+            self._recovery_is_off = before
 
     def _attach(self) -> None:
         text = self.model.language_model
         text.register_forward_pre_hook(self._begin, with_kwargs=True)
-        for layer in self.config.recovery_layers:
+        for layer in layers_with_recovery(self.config):
             last = layer + 1 == len(text.layers)
             after = text.norm if last else text.layers[layer + 1]
             after.register_forward_pre_hook(partial(self._recover, layer))
 
     def _begin(self, text: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decide once, before the layers, whether this is a prefill: later the cache is not empty."""
+        self._plan = None
+        if self._recovery_is_off:
+            return
         cache, embeds = kwargs.get("past_key_values"), kwargs["inputs_embeds"]
         visual = kwargs.get("visual_pos_masks")
         if cache is not None and int(cache.get_seq_length()) > 0:
-            if visual is not None or embeds.shape[1] > 1:
-                raise ValueError(
-                    "With cue recovery the whole prompt must be in one prefill: the first token "
-                    "gathers from every visual token. Chunked prefill, a reused prefix cache and "
-                    "an image in a later turn are not possible; pass the whole conversation."
-                )
-            self._plan = None
+            _refuse_more_prompt(visual, embeds.shape[1])
             return
         positions = kwargs.get("position_ids")
         has_text_positions = positions is not None and positions.ndim == 3 and len(positions) == 4
@@ -108,5 +149,46 @@ class ViCuRQwen3VLForConditionalGeneration(Qwen3VLForConditionalGeneration):
         return (self.recovery(layer, hidden, self._plan), *args[1:])
 
 
+def _refuse_more_prompt(visual: Tensor | None, length: int) -> None:
+    """The sink has gathered already: what it did not see then, it never will.
+
+    Raises:
+        ValueError: images come, or more than the one token of a decoding step.
+    """
+    why = (
+        "With cue recovery the whole prompt must be in one prefill, as the first token gathers from every "
+        "visual token"
+    )
+    if visual is not None:
+        raise ValueError(
+            f"{why}: an image in a later turn cannot be added to a cache. Pass the whole conversation, "
+            "without past_key_values."
+        )
+    if length > 1:
+        raise ValueError(
+            f"{why}: chunked prefill and a reused prefix cache are not possible ({length} tokens came on "
+            "top of a cache). Pass the whole conversation, without past_key_values."
+        )
+
+
+class ViCuRQwen3VLForConditionalGeneration(_GathersCues, Qwen3VLForConditionalGeneration):
+    """Qwen3-VL whose first token gathers visual evidence during prefill (ViCuR section 3.2).
+
+    Loads, saves and generates like any transformers model.
+    """
+
+    config: ViCuRQwen3VLConfig
+    config_class = ViCuRQwen3VLConfig
+
+
+class ViCuRQwen3VLMoeForConditionalGeneration(_GathersCues, Qwen3VLMoeForConditionalGeneration):
+    """The same for Qwen3-VL with experts, to whose decoder layers the module is attached alike."""
+
+    config: ViCuRQwen3VLMoeConfig
+    config_class = ViCuRQwen3VLMoeConfig
+
+
 AutoConfig.register(ViCuRQwen3VLConfig.model_type, ViCuRQwen3VLConfig)
 AutoModelForImageTextToText.register(ViCuRQwen3VLConfig, ViCuRQwen3VLForConditionalGeneration)
+AutoConfig.register(ViCuRQwen3VLMoeConfig.model_type, ViCuRQwen3VLMoeConfig)
+AutoModelForImageTextToText.register(ViCuRQwen3VLMoeConfig, ViCuRQwen3VLMoeForConditionalGeneration)

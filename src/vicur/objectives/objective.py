@@ -93,10 +93,14 @@ class Needs:
     measures_scale: bool = False
 
     @property
+    def looks(self) -> list[Look]:
+        """All that are needed."""
+        return [*self.log_probs.values(), *self.distributions.values()]
+
+    @property
     def teacher(self) -> bool:
         """Whether a teacher is needed."""
-        looks = [*self.log_probs.values(), *self.distributions.values()]
-        return any(look.who == "teacher" for look in looks)
+        return any(look.who == "teacher" for look in self.looks)
 
 
 @dataclass(frozen=True)

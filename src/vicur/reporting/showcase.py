@@ -17,7 +17,7 @@ from torch import Tensor
 from vicur.data.sample import Sample
 from vicur.data.sources import cue_boxes
 from vicur.diagnostics.attention import mass_in_boxes
-from vicur.rewards.answers import is_correct
+from vicur.rewards.grader import is_correct
 
 matplotlib.use("Agg")
 

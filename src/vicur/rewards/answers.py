@@ -1,69 +1,130 @@
-"""Extract the final answer from a response and compare it with the gold answer."""
+"""Find the final answer in a response.
+
+Responses are hostile text: a model may repeat `\\boxed{` until it is stopped. So everything here takes
+time linear in the length, which rules out the usual lazy regular expressions over pairs of tags.
+"""
 
 from __future__ import annotations
 
 import re
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
+NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+"""Digits without a sign, with commas between thousands or without."""
+
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+# One or two backslashes: some models write a box as a string literal would. `\\.` skips `\{` and `\}`.
+_BRACE = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BARE_BOX = re.compile(rf"\\(?:boxed|fbox)\s*([-+]?(?:{NUMBER})%?|[A-Z]\b)")
+_STATED = re.compile(r"\banswer\**\s*(?::|is\b)[\s:*]*", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"\.(?=\s|$)|\n|,?\s(?:because|since)\b", re.IGNORECASE)
+# A minus directly after a word or a bracket subtracts. `1/2` is one number, not a 1 and a 2.
+_SIGNED = re.compile(rf"(?:(?<![\w)\]}}])[-+\u2212])?(?:{NUMBER})(?:/[0-9]+)?")
+_LETTER = re.compile(r"\(([A-J])\)|\b(?:option|choice)\s+([A-J])\b", re.IGNORECASE)
+_LETTER_LINE = re.compile(
+    r"[\s*]*(?:option\s+|choice\s+)?(?:\(([A-J])\)|([A-J])(?:[.):]|\b(?=[\s*]*$)))", re.I
+)
 
 
-def extract_answer(response: str) -> str | None:
+def extract_answer(response: str, lenient: bool = True) -> str | None:
     """The final answer that a response states, or None.
 
     Looked for after the last `</think>` or `</reason>`, in this order: `<answer>...</answer>`; the
-    last balanced `\\boxed{...}`; what follows the last "answer is", up to the end of its sentence; the
-    last number. A `\\boxed` inside `<answer>` is opened too.
+    last balanced `\\boxed{...}` (also `\\fbox{...}` and `\\boxed 5`); what follows the last "answer is"
+    or "answer:", up to the end of its sentence. What stands empty is passed over. Inside `<answer>` a
+    box or an "answer is" is opened too.
+
+    Args:
+        response: any text.
+        lenient: where none of these is found, take the last line if it is an option ("B", "(B) 12"), or
+            else the last number or marked option letter ("(B)", "option B").
     """
-    for tag in ("</think>", "</reason>"):
-        response = response.rpartition(tag)[2]
-    tagged = re.findall(r"<answer>(.*?)</answer>", response, flags=re.DOTALL)
+    start = max(
+        (i + len(tag) for tag in ("</think>", "</reason>") if (i := response.rfind(tag)) >= 0), default=0
+    )
+    response = response[start:]
+    tagged = _tagged(response)
     if tagged:
-        inside = str(tagged[-1])
-        boxed = _last_boxed(inside)
-        return (inside if boxed is None else boxed).strip()
-    boxed = _last_boxed(response)
-    if boxed is not None:
-        return boxed.strip()
-    stated = re.split(r"answer is:?", response, flags=re.IGNORECASE)
-    if len(stated) > 1:
-        sentence = re.split(r"\.\s|\n", stated[-1].strip())[0]
-        return sentence.strip(" *.") or None
-    numbers = _NUMBER.findall(response)
-    return numbers[-1] if numbers else None
+        return _boxed(tagged) or _stated(tagged) or tagged
+    return _boxed(response) or _stated(response) or (_last_resort(response) if lenient else None)
 
 
-def is_correct(response: str, gold: str | None) -> bool | None:
-    """Whether a response states the gold answer; None where there is no gold answer.
+def unwrap_gold(text: str) -> str:
+    """A gold answer that is wholly one `\\boxed{...}` or `<answer>...</answer>`, without that wrapping.
 
-    Numbers are compared by value, anything else as text without spaces, dollar signs, case and a full
-    stop at the end.
+    Any other text comes back as it is.
     """
-    if gold is None or not gold.strip():
-        return None
-    found = extract_answer(response)
-    if found is None:
-        return False
-    found_number, gold_number = _as_number(found), _as_number(gold)
-    if found_number is not None and gold_number is not None:
-        return abs(found_number - gold_number) <= 1e-6 * max(1.0, abs(gold_number))
-    return _normalise(found) == _normalise(gold)
+    stripped = text.strip()
+    tags = list(_TAG.finditer(stripped))
+    if len(tags) == 2 and tags[0].start() == 0 and tags[1].end() == len(stripped) and tags[1].group(1):
+        return text if tags[0].group(1) else stripped[tags[0].end() : tags[1].start()]
+    opening = re.match(r"\\boxed\s*\{", stripped)
+    if opening and closing_brace(stripped, opening.end() - 1) == len(stripped) - 1:
+        return stripped[opening.end() : -1]
+    return text
 
 
-def _last_boxed(text: str) -> str | None:
-    """What stands in the last `\\boxed{...}` whose braces balance."""
-    for match in reversed(list(re.finditer(r"\\boxed\{", text))):
-        depth = 0
-        for i in range(match.end() - 1, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[i], 0)
-            if depth == 0:
-                return text[match.end() : i]
+def closing_brace(text: str, opening: int) -> int | None:
+    """The index of the brace that closes the one at `opening`, if there is one."""
+    depth = 0
+    for match in _BRACE.finditer(text, opening):
+        depth += 1 if match.group().endswith("{") and match.group() != "\\{" else 0
+        depth -= match.group() == "}"
+        if depth == 0:
+            return match.start()
     return None
 
 
-def _as_number(text: str) -> float | None:
-    stripped = text.strip().strip("$").strip()
-    return float(stripped.replace(",", "")) if _NUMBER.fullmatch(stripped) else None
+def _tagged(text: str) -> str:
+    """What stands in the last `<answer>...</answer>` that is not empty."""
+    opened: int | None = None
+    inside = ""
+    for tag in _TAG.finditer(text):
+        if not tag.group(1):
+            opened = tag.end()
+        elif opened is not None:
+            inside = text[opened : tag.start()].strip() or inside
+            opened = None
+    return inside
 
 
-def _normalise(text: str) -> str:
-    return re.sub(r"[\s$]", "", text).rstrip(".").casefold()
+def _boxed(text: str) -> str | None:
+    """What stands in the last box that is closed and not empty; of nested ones, in the innermost."""
+    start, found = -1, None
+    stack: list[int | None] = []  # of open braces: where the content of a box starts, None for others
+    for match in _BRACE.finditer(text):
+        token = match.group()
+        if token == "{":
+            stack.append(None)
+        elif token.endswith("{") and token != "\\{":
+            stack.append(match.end())
+        elif token == "}" and stack:
+            opened = stack.pop()
+            # Outer boxes close later but start earlier. They are not sliced, or nesting would cost n^2.
+            if opened is not None and opened > start and (content := text[opened : match.start()].strip()):
+                start, found = opened, content
+    for match in _BARE_BOX.finditer(text, max(start, 0)):
+        found = match.group(1)
+    return found
+
+
+def _stated(text: str) -> str | None:
+    """What follows the last "answer is" or "answer:", up to the end of its sentence."""
+    last = _last(_STATED, text)
+    if last is None:
+        return None
+    end = _SENTENCE_END.search(text, last.end())
+    return text[last.end() : end.start() if end else len(text)].strip(" \t*.") or None
+
+
+def _last_resort(text: str) -> str | None:
+    line = text.rstrip().rpartition("\n")[2]
+    if _LETTER_LINE.match(line):
+        return line.strip(" \t*")
+    number, letter = _last(_SIGNED, text), _last(_LETTER, text)
+    if letter is not None and (number is None or letter.start() > number.start()):
+        return letter.group(1) or letter.group(2)
+    return None if number is None else number.group()
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return max(pattern.finditer(text), key=re.Match.start, default=None)

@@ -16,6 +16,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
 from vicur.data.rows import EncodedPrompt, build_rows
+from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import Vocabulary
 from vicur.rollouts.processors import SamplingConfig, sampling_log_probs
 from vicur.rollouts.randomness import stream_key, uniforms
@@ -41,21 +42,21 @@ class Sampler:
     """Samples from a model.
 
     Args:
-        model: a Qwen3-VL model for conditional generation.
-        vocabulary: which tokens may be sampled and which end a response.
+        loaded: the model, and the vocabulary that says which tokens may be sampled and which end a
+            response.
         config: temperature and the like.
         prompts_per_batch: prompts that are prefilled and decoded together.
     """
 
     def __init__(
         self,
-        model: Any,
-        vocabulary: Vocabulary,
+        loaded: LoadedModel,
         config: SamplingConfig,
         prompts_per_batch: int = 64,
     ) -> None:
-        self.model = model
-        self.vocabulary = vocabulary
+        self.loaded = loaded
+        self.model = loaded.model
+        self.vocabulary = loaded.vocabulary
         self.config = config
         self.prompts_per_batch = prompts_per_batch
 
@@ -80,15 +81,16 @@ class Sampler:
         training = self.model.training
         self.model.eval()
         responses: list[list[Response]] = []
-        for start in range(0, len(prompts), self.prompts_per_batch):
-            part = slice(start, start + self.prompts_per_batch)
-            keys = [
-                stream_key(seed, step, sample_id, sibling)
-                for sample_id in sample_ids[part]
-                for sibling in range(siblings)
-            ]
-            flat = self._sample_batch(prompts[part], keys, siblings)
-            responses += [flat[i : i + siblings] for i in range(0, len(flat), siblings)]
+        with self.loaded.mode():
+            for start in range(0, len(prompts), self.prompts_per_batch):
+                part = slice(start, start + self.prompts_per_batch)
+                keys = [
+                    stream_key(seed, step, sample_id, sibling)
+                    for sample_id in sample_ids[part]
+                    for sibling in range(siblings)
+                ]
+                flat = self._sample_batch(prompts[part], keys, siblings)
+                responses += [flat[i : i + siblings] for i in range(0, len(flat), siblings)]
         self.model.train(training)
         return responses
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vicur.data.pixels import PixelLimits
 from vicur.data.rows import EncodedPrompt, PromptEncoder, Rows, build_rows, siblings_per_row
 from vicur.data.sample import Sample
 from vicur.data.views import View
@@ -84,12 +85,16 @@ class Scorer:
     Args:
         loaded: the model with its processor and vocabulary.
         config: how.
+        limits: on the pixels of what it is shown; the checkpoint's own if not given.
     """
 
-    def __init__(self, loaded: LoadedModel, config: ScoringConfig | None = None) -> None:
+    def __init__(
+        self, loaded: LoadedModel, config: ScoringConfig | None = None, limits: PixelLimits | None = None
+    ) -> None:
         self.config = config or ScoringConfig()
+        self.loaded = loaded
         self.policy = Policy(loaded)
-        self.encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index)
+        self.encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index, limits)
         self.vocabulary = loaded.vocabulary
         self.device = loaded.model.device
         self.hidden_size = loaded.model.config.text_config.hidden_size
@@ -149,10 +154,11 @@ class Scorer:
         """The next-token distributions at the tokens of given responses, under a view, no gradient."""
         self.policy.eval()
         prompts = self.encode(samples, view)
-        hidden = [
-            self.policy(rows, lambda hidden, head: hidden)
-            for rows, _ in self.batches(prompts, responses, self.config.samples_per_batch)
-        ]
+        with self.loaded.mode():
+            hidden = [
+                self.policy(rows, lambda hidden, head: hidden)
+                for rows, _ in self.batches(prompts, responses, self.config.samples_per_batch)
+            ]
         return Scores(torch.cat(hidden), self.policy.model.lm_head.weight.detach())
 
     def log_probs(

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch import Tensor
+
+from vicur.data.pixels import PixelLimits
 from vicur.data.views import Hinted, Plain, View
-from vicur.models.load import LoadedModel, load_model, stock_copy
+from vicur.models.adapters import LoRAConfig, adapter_parameters, add_adapter, has_adapters
+from vicur.models.checkpoints import Dtype
+from vicur.models.load import LoadedModel, as_base, copy_of, load_model, with_adapter
 from vicur.models.vocabulary import check_same_vocabulary
 from vicur.scoring.scorer import Scorer, ScoringConfig
+
+SELF = "self"
+AVERAGE = "average"
+"""Name of the adapter that follows a LoRA student."""
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
     """Who teaches, and what the teacher sees beyond the student's prompt."""
 
-    model: str = "self"
-    """"self": the student's own starting weights without recovery (OPSD). Else a checkpoint (OPD)."""
+    model: str = SELF
+    """"self": the student's own weights without recovery and adapters (OPSD). Else a checkpoint (OPD)."""
+    dtype: Dtype = "float32"
+    """In which another checkpoint computes; a self-teacher has the student's."""
+    update: Literal["frozen", "ema", "live"] = "frozen"
+    """A self-teacher has the student's weights of the start (frozen), their moving average (ema), or
+    those of the moment (live)."""
+    ema_decay: float = 0.999
+    """What the moving average keeps of itself at each update of the student."""
+    keep_modules: bool = False
+    """Whether a self-teacher has the student's cue recovery and adapters too."""
     privilege: Literal["none", "answer", "rationale", "cue", "teacher_prompt"] = "cue"
     """Which training-time text the teacher is shown as a hint; teacher_prompt takes the place of the
     student's prompt."""
     missing_privilege: Literal["plain", "skip", "error"] = "plain"
     """A sample without that text: show the student's prompt, leave the sample out, or stop."""
+
+    def __post_init__(self) -> None:
+        if self.model != SELF and (self.update != "frozen" or self.keep_modules):
+            raise ValueError(
+                "teacher.update and teacher.keep_modules are about a self-teacher; another checkpoint is "
+                "frozen as it is. Set teacher.model=self, or leave them out."
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"teacher.ema_decay must be at least 0 and below 1, not {self.ema_decay}.")
 
     @property
     def view(self) -> View:
@@ -33,39 +62,147 @@ class TeacherConfig:
 
 
 class Teacher:
-    """A frozen model that scores rollouts, under its own view or another.
+    """A model that scores rollouts without gradient, under its own view or another.
 
     Args:
-        loaded: the model; its parameters are frozen here.
-        config: what it sees.
+        loaded: the model; it may share its weights with the student.
+        view: what it sees.
         scoring: how it is run.
+        average: follows the student, where the teacher is its moving average.
+        limits: on the pixels of what it sees.
     """
 
     def __init__(
-        self, loaded: LoadedModel, config: TeacherConfig, scoring: ScoringConfig | None = None
+        self,
+        loaded: LoadedModel,
+        view: View,
+        scoring: ScoringConfig | None = None,
+        average: MovingAverage | None = None,
+        limits: PixelLimits | None = None,
     ) -> None:
-        loaded.model.requires_grad_(False)
-        loaded.model.eval()
         self.loaded = loaded
-        self.scorer = Scorer(loaded, scoring)
-        self.view = config.view
+        self.scorer = Scorer(loaded, scoring, limits)
+        self.view = view
+        self.average = average
 
     @classmethod
-    def of(cls, config: TeacherConfig, student: LoadedModel, scoring: ScoringConfig | None = None) -> Teacher:
-        """Load the teacher, or copy the student as it is now, without its recovery module.
+    def of(
+        cls,
+        config: TeacherConfig,
+        student: LoadedModel,
+        scoring: ScoringConfig | None = None,
+        lora: LoRAConfig | None = None,
+        limits: PixelLimits | None = None,
+    ) -> Teacher:
+        """Load the teacher, or make it of the student as it is now.
+
+        Args:
+            config: who it is and what it sees.
+            student: the model that learns.
+            scoring: how the teacher is run.
+            lora: the student's adapters.
+            limits: on the pixels of what the teacher sees.
 
         Raises:
-            ValueError: the vocabularies differ.
+            ValueError: the vocabularies differ, or the settings do not go together.
         """
-        if config.model == "self":
-            return cls(stock_copy(student), config, scoring)
-        loaded = load_model(config.model)
-        check_same_vocabulary(student.processor.tokenizer, loaded.processor.tokenizer)
-        if loaded.model.get_output_embeddings().weight.shape[0] < student.vocabulary.size:
-            raise ValueError(
-                f"The teacher's head has fewer rows than the student's vocabulary of "
-                f"{student.vocabulary.size} tokens."
-            )
-        # Both are scored over the same words, whatever stop tokens the teacher's own files name.
-        shared = LoadedModel(loaded.model, loaded.processor, student.vocabulary)
-        return cls(shared, config, scoring)
+        if config.model != SELF:
+            return cls(_other(config, student), config.view, scoring, limits=limits)
+        make = _self_with_adapters if has_adapters(student.model) else _self
+        loaded, average = make(config, student, lora)
+        return cls(loaded, config.view, scoring, average, limits)
+
+    def follow(self) -> None:
+        """After each update of the student: move on with it, if the teacher does."""
+        if self.average is not None:
+            self.average.follow()
+
+
+class MovingAverage:
+    """Lets weights follow others: average <- decay * average + (1 - decay) * student, in float32.
+
+    Args:
+        average: the weights that follow, by name.
+        student: those that are followed; at least the same names.
+        decay: what is kept at each step.
+    """
+
+    def __init__(self, average: Mapping[str, Tensor], student: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self._pairs = [(average[name], student[name]) for name in average]
+        # Below float32, a step of (1 - decay) times a small change would be rounded away.
+        self._exact = [
+            own.detach() if own.dtype == torch.float32 else own.detach().float() for own, _ in self._pairs
+        ]
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """One step."""
+        for (own, student), exact in zip(self._pairs, self._exact, strict=True):
+            exact.lerp_(student.float(), 1 - self.decay)
+            if own.dtype != torch.float32:
+                own.copy_(exact)
+
+
+def _other(config: TeacherConfig, student: LoadedModel) -> LoadedModel:
+    loaded = load_model(config.model, config.dtype)
+    check_same_vocabulary(student.processor.tokenizer, loaded.processor.tokenizer)
+    if loaded.model.get_output_embeddings().weight.shape[0] < student.vocabulary.size:
+        raise ValueError(
+            f"The teacher's head has fewer rows than the student's vocabulary of "
+            f"{student.vocabulary.size} tokens."
+        )
+    _freeze(loaded)
+    # Both are scored over the same words, whatever stop tokens the teacher's own files name.
+    return LoadedModel(loaded.model, loaded.processor, student.vocabulary)
+
+
+def _self(
+    config: TeacherConfig, student: LoadedModel, lora: LoRAConfig | None
+) -> tuple[LoadedModel, MovingAverage | None]:
+    """A student whose weights are all trained: the teacher is a copy, unless it is live."""
+    if config.update == "live":
+        return (student if config.keep_modules else as_base(student)), None
+    copied = copy_of(student, with_recovery=config.keep_modules)
+    _freeze(copied)
+    if config.update == "frozen":
+        return copied, None
+    own, theirs = dict(copied.model.named_parameters()), dict(student.model.named_parameters())
+    return copied, MovingAverage(own, theirs, config.ema_decay)
+
+
+def _self_with_adapters(
+    config: TeacherConfig, student: LoadedModel, lora: LoRAConfig | None
+) -> tuple[LoadedModel, MovingAverage | None]:
+    """A LoRA student: the base is there already, and an average is a second adapter.
+
+    Raises:
+        ValueError: what is asked for would never change, or needs a second recovery module.
+    """
+    if config.update == "frozen" and not config.keep_modules:
+        return as_base(student), None
+    if config.update == "frozen" or not config.keep_modules:
+        raise ValueError(
+            f"teacher.update={config.update} with teacher.keep_modules={str(config.keep_modules).lower()} is "
+            "no teacher for a LoRA student: without its adapters it is the frozen base. Set "
+            "teacher.update=frozen, or teacher.update=live or ema with teacher.keep_modules=true."
+        )
+    if config.update == "live":
+        return student, None
+    if student.recovery is not None:
+        raise ValueError(
+            "teacher.update=ema follows the adapters of a LoRA student, not its cue recovery module. Set "
+            "teacher.update=live or frozen, or train all weights."
+        )
+    assert lora is not None, "a student with adapters was given none"
+    add_adapter(student.model, lora, AVERAGE, trained=False)
+    own, theirs = adapter_parameters(student.model, AVERAGE), adapter_parameters(student.model)
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(theirs[name])
+    return with_adapter(student, AVERAGE), MovingAverage(own, theirs, config.ema_decay)
+
+
+def _freeze(loaded: LoadedModel) -> None:
+    loaded.model.requires_grad_(False)
+    loaded.model.eval()

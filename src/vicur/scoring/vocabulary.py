@@ -24,6 +24,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vicur.scoring.terms import reverse_kl
+
 STUDENT = "student"
 """The name of the distribution that is differentiated, or measured."""
 CHUNK_BYTES = {"cpu": 96 * 2**20, "cuda": 2**30}
@@ -222,6 +224,15 @@ def observed_terms(
     """
     run = _Run(scores, reading, [replace(term, weights=None) for term in terms], others, {}, None)
     return run.values_JN
+
+
+def divergence(first: Scores, second: Scores, reading: Reading) -> Float[Tensor, " N"]:
+    """KL(first || second) at every token, in nats."""
+
+    def kl(block: Block) -> Tensor:
+        return reverse_kl(block.log_p_CV, block.distribution("second"))
+
+    return observed_terms(first, reading, [Term("kl", kl, reads=("second",))], {"second": second})[0]
 
 
 def sampled_log_probs(scores: Scores, reading: Reading) -> Float[Tensor, " N"]:

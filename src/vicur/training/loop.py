@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from vicur.data.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
 from vicur.objectives.objective import OLD, Objective
@@ -24,8 +26,11 @@ from vicur.training.update import Updater
 class TrainingConfig:
     """How long, how much at once, and where to."""
 
-    steps: int = 275
-    """Rollout batches; each is followed by one update or several."""
+    steps: int | None = None
+    """Rollout batches; each is followed by one update or several. Without it, as many as the epochs have."""
+    epochs: int = 5
+    """How often every problem is seen, where no number of steps is given. What does not fill a rollout
+    batch at the end of an epoch is left out of it."""
     prompts_per_step: int = 128
     """Problems of one rollout batch."""
     prompts_per_update: int | None = None
@@ -41,7 +46,7 @@ class TrainingConfig:
     """Whether the trained model is written to the run's folder."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step", "prompts_per_update"):
+        for name in ("steps", "epochs", "prompts_per_step", "prompts_per_update"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {value}.")
@@ -56,10 +61,17 @@ class TrainingConfig:
         """Problems of one update."""
         return self.prompts_per_update or self.prompts_per_step
 
-    @property
-    def updates(self) -> int:
-        """Of the whole run."""
-        return self.steps * (self.prompts_per_step // self.update_size)
+    def rollout_batches(self, problems: int) -> int:
+        """Steps of the whole run.
+
+        Args:
+            problems: how many there are to train on.
+        """
+        return self.steps or self.epochs * (problems // self.prompts_per_step)
+
+    def updates(self, problems: int) -> int:
+        """Updates of the whole run."""
+        return self.rollout_batches(problems) * (self.prompts_per_step // self.update_size)
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,8 @@ class Trainer:
         objective: what is minimised.
         updater: changes the student by it.
         config: length and size.
+        skip_bad_rows: whether a problem that turns out unreadable is left out and counted, or ends the
+            run.
     """
 
     samples: Sequence[Sample]
@@ -81,17 +95,22 @@ class Trainer:
     objective: Objective
     updater: Updater
     config: TrainingConfig
+    skip_bad_rows: bool = False
 
     def train(self, records: Records, progress: Progress) -> HintLeakage:
         """Run all steps.
 
         Returns:
             hint leakage over all rollouts.
+
+        Raises:
+            BadRowError: a problem cannot be read, and is not to be left out.
         """
-        batches = self._batches()
+        skipped: list[BadRowError] = []
+        batches = self._batches(skipped, progress)
         leakage = HintLeakage()
         index = 0
-        for step in progress.steps(self.config.steps):
+        for step in progress.steps(self.config.rollout_batches(len(self.samples))):
             started = time.perf_counter()
             self.measurement.forget()
             needs = self.objective.needs(step)
@@ -103,6 +122,7 @@ class Trainer:
             for batch in measured.updates(self.config.update_size):
                 complete = self.measurement.of_update(batch, needs)
                 updates.append(self.updater.update(complete, needs, index))
+                self.measurement.follow()
                 index += 1
             tokens = join_tokens(updates)
             leaked = hint_leakage(rollouts.flat_texts)
@@ -111,20 +131,37 @@ class Trainer:
             metrics |= describe_tokens(tokens, rollouts.response_index.to(self.measurement.student.device))
             metrics |= describe_responses(measured, leaked)
             metrics["seconds"] = time.perf_counter() - started
-            records.write_rollouts(step, rollouts, tokens, measured.correct)
+            if skipped:
+                metrics["bad_rows"] = float(len(skipped))
+            records.write_rollouts(step, rollouts, tokens, measured.grades)
             records.write(step, metrics)
             progress.show(metrics)
         return leakage
 
-    def _batches(self) -> Iterator[list[Sample]]:
+    def _batches(self, skipped: list[BadRowError], progress: Progress) -> Iterator[list[Sample]]:
         """Batches of an epoch in an order that depends on seed and epoch alone.
 
-        What does not fill a batch at the end of an epoch is left out of that epoch.
+        What does not fill a batch at the end of an epoch is left out of that epoch. A problem that cannot
+        be read is reported, added to `skipped`, and the next takes its place.
         """
         size = self.config.prompts_per_step
-        epoch = 0
-        while True:
+        for epoch in itertools.count():
             order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.samples))
-            for start in range(0, len(order) - size + 1, size):
-                yield [self.samples[int(i)] for i in order[start : start + size]]
-            epoch += 1
+            batch: list[Sample] = []
+            read = 0
+            for index in order.tolist():
+                try:
+                    batch.append(self.samples[index])
+                except BadRowError as error:
+                    if not self.skip_bad_rows:
+                        raise
+                    if epoch == 0:
+                        progress.say(f"Left out: {error}")
+                        skipped.append(error)
+                    continue
+                read += 1
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+            if read < size:
+                raise ValueError(f"Only {read} problems can be read, fewer than one step takes ({size}).")

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from vicur.data.views import View
 from vicur.objectives.objective import OLD, Look, Needs, ScoredTokens
-from vicur.rewards.answers import is_correct
+from vicur.rewards.grader import Grade, Grader
 from vicur.rollouts.rollout import Rollouts
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
-from vicur.scoring.terms import reverse_kl
-from vicur.scoring.vocabulary import Block, Reading, Scores, Term, observed_terms, sampled_log_probs
+from vicur.scoring.vocabulary import Reading, Scores, divergence, sampled_log_probs
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Measured:
 
     Attributes:
         rollouts: the responses.
-        correct: whether each states the gold answer; None where there is none.
+        grades: of the responses; None where there is nothing to grade against.
         log_probs: of the response tokens, under each look.
         distributions: at the response tokens, under each look.
         divergences: between such distributions.
@@ -39,7 +38,7 @@ class Measured:
     """
 
     rollouts: Rollouts
-    correct: tuple[bool | None, ...]
+    grades: tuple[Grade | None, ...]
     log_probs: Mapping[str, Tensor] = field(default_factory=dict)
     distributions: Mapping[str, Scores] = field(default_factory=dict)
     divergences: Mapping[str, Tensor] = field(default_factory=dict)
@@ -53,7 +52,7 @@ class Measured:
         chosen = ((index >= first) & (index < last)).tolist()
         return Measured(
             rollouts=self.rollouts.part(prompts),
-            correct=tuple(c for c, keep in zip(self.correct, chosen, strict=True) if keep),
+            grades=tuple(grade for grade, keep in zip(self.grades, chosen, strict=True) if keep),
             log_probs={name: values[tokens] for name, values in self.log_probs.items()},
             distributions={name: scores.part(tokens) for name, scores in self.distributions.items()},
             divergences={name: values[tokens] for name, values in self.divergences.items()},
@@ -67,9 +66,10 @@ class Measured:
 
     def scored(self, device: torch.device) -> ScoredTokens:
         """What an objective makes its weights of."""
+        given = [grade.reward for grade in self.grades if grade is not None]
         rewards = None
-        if all(value is not None for value in self.correct):
-            rewards = torch.tensor(self.correct, dtype=torch.float64, device=device)
+        if len(given) == len(self.grades):
+            rewards = torch.tensor(given, dtype=torch.float64, device=device)
         return ScoredTokens(
             response_index=self.rollouts.response_index.to(device),
             prompt_index=self.rollouts.prompt_index.to(device),
@@ -87,16 +87,25 @@ class Measurement:
         student: the model that learns.
         teacher: None where no objective needs one.
         seed: of the run, for the uniform numbers.
+        grader: of responses.
     """
 
-    def __init__(self, student: Scorer, teacher: Teacher | None, seed: int) -> None:
+    def __init__(
+        self, student: Scorer, teacher: Teacher | None, seed: int, grader: Grader | None = None
+    ) -> None:
         self.student, self.teacher, self.seed = student, teacher, seed
+        self.grader = grader or Grader()
 
     def forget(self) -> None:
         """At the start of a step: drop the prompts of the last one."""
         self.student.forget()
         if self.teacher is not None:
             self.teacher.scorer.forget()
+
+    def follow(self) -> None:
+        """After an update: let a teacher that follows the student do so."""
+        if self.teacher is not None:
+            self.teacher.follow()
 
     def of_rollouts(
         self, rollouts: Rollouts, needs: Needs, step: int, old_log_probs: Tensor | None
@@ -108,8 +117,13 @@ class Measurement:
             needs: what to measure.
             step: of training.
             old_log_probs: of the response tokens, where the sampler knows them already.
+
+        Raises:
+            ValueError: rewards are needed and a response cannot be graded.
         """
-        found = Measured(rollouts, grade(rollouts))
+        found = Measured(rollouts, grade(rollouts, self.grader))
+        if needs.rewards:
+            _check_graded(found)
         if needs.draws:
             found = replace(found, draws=rollouts.draws(self.seed, step).to(self.student.device))
         if OLD in needs.log_probs and old_log_probs is not None:
@@ -121,7 +135,7 @@ class Measurement:
         found = self._look(measured, needs, lambda name, look: True)
         reading = self._reading(found.rollouts)
         divergences = {
-            name: _divergence(found.distributions[first], found.distributions[second], reading)
+            name: divergence(found.distributions[first], found.distributions[second], reading)
             for name, (first, second) in needs.divergences.items()
         }
         return replace(found, divergences=divergences)
@@ -154,16 +168,20 @@ class Measurement:
         return self.student.reading(torch.cat([r.ids for r in rollouts.flat_responses]))
 
 
-def _divergence(first: Scores, second: Scores, reading: Reading) -> Tensor:
-    """KL(first || second) at every token."""
-
-    def kl(block: Block) -> Tensor:
-        return reverse_kl(block.log_p_CV, block.distribution("second"))
-
-    return observed_terms(first, reading, [Term("kl", kl, reads=("second",))], {"second": second})[0]
-
-
-def grade(rollouts: Rollouts) -> tuple[bool | None, ...]:
-    """Whether each response states the gold answer."""
+def grade(rollouts: Rollouts, grader: Grader) -> tuple[Grade | None, ...]:
+    """What each response is worth."""
     pairs = zip(rollouts.samples, rollouts.texts, strict=True)
-    return tuple(is_correct(text, sample.answer) for sample, own in pairs for text in own)
+    return tuple(
+        grader.grade(text, sample.answer, choices=sample.meta.get("choices"), meta=sample.meta)
+        for sample, own in pairs
+        for text in own
+    )
+
+
+def _check_graded(measured: Measured) -> None:
+    for prompt, own in zip(measured.rollouts.prompt_index.tolist(), measured.grades, strict=True):
+        if own is None:
+            name = measured.rollouts.samples[prompt].id
+            raise ValueError(
+                f"A response to sample {name} cannot be graded, but the objective needs rewards."
+            )

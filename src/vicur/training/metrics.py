@@ -74,7 +74,7 @@ def describe_tokens(tokens: Mapping[str, Tensor], response_index: Tensor) -> dic
 def describe_responses(measured: Measured, leaked: HintLeakage) -> dict[str, float]:
     """What the responses look like."""
     responses = measured.rollouts.flat_responses
-    graded = [value for value in measured.correct if value is not None]
+    graded = [grade.correct for grade in measured.grades if grade is not None]
     found = {
         "response_tokens": sum(len(response.ids) for response in responses) / len(responses),
         "truncated": sum(r.finish_reason == "length" for r in responses) / len(responses),

@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule and one update."""
+"""Optimizer, learning-rate schedule and one update, on float32 weights whatever the model computes in."""
 
 from __future__ import annotations
 
@@ -58,12 +58,13 @@ class Optimizer:
         recovery_learning_rate: float | None = None,
     ) -> None:
         self.config, self.total_steps = config, total_steps
+        self._masters: list[tuple[nn.Parameter, nn.Parameter]] = []
         own = config.learning_rate if recovery_learning_rate is None else recovery_learning_rate
         groups: list[dict[str, Any]] = []
         for recovery in (False, True):
             for decays in (True, False):
                 parameters = [
-                    p
+                    self._trained(p)
                     for name, p in model.named_parameters()
                     if p.requires_grad and name.startswith("recovery.") == recovery and (p.ndim > 1) == decays
                 ]
@@ -77,6 +78,26 @@ class Optimizer:
                         }
                     )
         self.torch = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+
+    def _trained(self, parameter: nn.Parameter) -> nn.Parameter:
+        """The parameter itself, or a float32 master of one in lower precision, which it then follows.
+
+        In bfloat16 a step of 1e-6 changes no weight, and gradients of many micro-batches do not add up:
+        each goes to the master as soon as it is there.
+        """
+        if parameter.dtype == torch.float32:
+            return parameter
+        master = nn.Parameter(parameter.detach().float())
+
+        def collect(own: Tensor) -> None:
+            assert own.grad is not None
+            gradient = own.grad.float()
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            own.grad = None
+
+        parameter.register_post_accumulate_grad_hook(collect)
+        self._masters.append((parameter, master))
+        return master
 
     def scale(self, step: int) -> float:
         """The schedule's factor at a step, counted from 0."""
@@ -95,7 +116,7 @@ class Optimizer:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All that is trained."""
+        """All that is trained, in float32."""
         return [p for group in self.torch.param_groups for p in group["params"]]
 
     def grad_norm(self) -> Tensor:
@@ -129,4 +150,7 @@ class Optimizer:
             group["lr"] = group["peak"] * self.scale(step)
         self.torch.step()
         self.torch.zero_grad()
+        with torch.no_grad():
+            for parameter, master in self._masters:
+                parameter.copy_(master)
         return norm

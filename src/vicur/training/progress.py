@@ -24,10 +24,12 @@ class Progress:
     Args:
         title: shown before the bar.
         console: where; standard error if not given.
+        transient: whether the bar disappears when it is full.
     """
 
-    def __init__(self, title: str, console: Console | None = None) -> None:
+    def __init__(self, title: str, console: Console | None = None, *, transient: bool = False) -> None:
         self.title = title
+        self.transient = transient
         self.console = console or Console(stderr=True)
         self._bar: RichProgress | None = None
 
@@ -46,13 +48,17 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with RichProgress(*columns, console=self.console) as bar:
+        with RichProgress(*columns, console=self.console, transient=self.transient) as bar:
             self._bar = bar
             task = bar.add_task(self.title, total=count, note="")
             for item in items:
                 yield item
                 bar.advance(task)
         self._bar = None
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the bar."""
+        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """Show a step's time and what the student does, beside the bar."""

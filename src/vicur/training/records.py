@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vicur.data.files import write_json, write_rows, write_whole
+from vicur.rewards.grader import Grade
 from vicur.rollouts.rollout import Rollouts
 
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -55,8 +56,7 @@ class Records:
 
     def __init__(self, folder: Path, recipe: str) -> None:
         self.folder = folder
-        if (folder / "metrics.jsonl").exists():
-            raise ValueError(f"{folder} already holds a run. Choose another output folder or remove it.")
+        self.check_free(folder)
         try:
             (folder / "rollouts").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -67,6 +67,16 @@ class Records:
         self._rollouts: list[dict[str, Any]] = []
         self._step = 0
         self._write_status("running")
+
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Make sure that a folder holds no run.
+
+        Raises:
+            ValueError: it does.
+        """
+        if (folder / "metrics.jsonl").exists():
+            raise ValueError(f"{folder} already holds a run. Choose another output folder or remove it.")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics, on disk when this returns."""
@@ -79,7 +89,7 @@ class Records:
         step: int,
         rollouts: Rollouts,
         tokens: Mapping[str, Tensor],
-        correct: Sequence[bool | None],
+        grades: Sequence[Grade | None],
     ) -> None:
         """Keep a step's responses; `tokens` are per-token numbers in the flat order."""
         lengths = [len(response.ids) for response in rollouts.flat_responses]
@@ -87,12 +97,14 @@ class Records:
         ids = [s.id for s, own in zip(rollouts.samples, rollouts.responses, strict=True) for _ in own]
         texts = rollouts.flat_texts
         for i, response in enumerate(rollouts.flat_responses):
+            grade = grades[i]
             row = {
                 "step": step,
                 "sample": ids[i],
                 "response": texts[i],
                 "finish_reason": response.finish_reason,
-                "correct": correct[i],
+                "reward": None if grade is None else grade.reward,
+                "correct": None if grade is None else grade.correct,
                 "ids": response.ids.tolist(),
             }
             self._rollouts.append(row | {name: parts[i].tolist() for name, parts in split.items()})
@@ -103,7 +115,7 @@ class Records:
         if not self._rollouts:
             return
         path = self.folder / "rollouts" / f"until-step-{self._rollouts[-1]['step']:06d}.parquet"
-        write_rows(path, self._rollouts, {"correct": pa.bool_()})
+        write_rows(path, self._rollouts, {"correct": pa.bool_(), "reward": pa.float64()})
         self._rollouts = []
 
     def _write_status(self, status: Status) -> None:

@@ -1,0 +1,234 @@
+"""The run that a recipe makes: its components, built and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from vicur.data.lengths import Overlong, fit_prompts
+from vicur.data.sources import FileSource
+from vicur.data.views import Plain, View
+from vicur.models.load import LoadedModel, checkpoint_activations, load_student
+from vicur.recipe import Recipe
+from vicur.rewards.grader import Grader
+from vicur.rollouts.sampler import Sampler
+from vicur.rollouts.source import DatasetSource, RolloutSource, SampledSource
+from vicur.scoring.scorer import Scorer
+from vicur.scoring.teacher import Teacher
+from vicur.training.loop import Trainer
+from vicur.training.measurement import Measurement
+from vicur.training.memory import Workload
+from vicur.training.optimizer import Optimizer
+from vicur.training.preflight import Preflight, run_preflight
+from vicur.training.progress import Progress
+from vicur.training.update import Updater
+
+Bars = Callable[[str], Progress]
+"""Makes the progress bar of a title."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training problems, and what was left out of them.
+
+    Attributes:
+        problems: those that are trained on.
+        overlong: problems whose prompts are too long.
+        ungradable: ids of problems whose gold answer cannot be graded against, where rewards are needed.
+    """
+
+    problems: FileSource
+    overlong: tuple[Overlong, ...] = ()
+    ungradable: tuple[str, ...] = ()
+
+    def told(self) -> list[str]:
+        """A sentence for each kind of problem that was left out, with the first of them."""
+        kinds: dict[str, Sequence[object]] = {
+            "unreadable rows": self.problems.bad_rows,
+            "too long": self.overlong,
+            "answers that cannot be graded": self.ungradable,
+        }
+        return [
+            f"Left out of {self.problems.name}, {why}: {len(found)}, the first: {found[0]}."
+            for why, found in kinds.items()
+            if found
+        ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe, ready to be run.
+
+    Attributes:
+        recipe: what was asked for.
+        data: the problems.
+        student: the model that the trainer changes.
+        trainer: runs the steps.
+    """
+
+    recipe: Recipe
+    data: Data
+    student: LoadedModel
+    trainer: Trainer
+
+    def preflight(self) -> Preflight:
+        """Check with the real models that teacher and student see what they should, and nothing else."""
+        measurement = self.trainer.measurement
+        limit = self.recipe.rollout.sampling.max_new_tokens
+        needs = self.trainer.objective.needs(1)
+        return run_preflight(self.data.problems, measurement.student, measurement.teacher, needs, limit)
+
+    def workload(self, found: Preflight) -> Workload:
+        """The sizes of a step, with the prompts' lengths as the preflight found them."""
+        recipe = self.recipe
+        return Workload(
+            prompts=recipe.training.prompts_per_step,
+            siblings=recipe.rollout.siblings,
+            prompt_tokens=found.student_tokens,
+            teacher_prompt_tokens=found.teacher_tokens or found.student_tokens,
+            response_tokens=recipe.rollout.sampling.max_new_tokens,
+            micro_batch=recipe.optimizer.prompts_per_micro_batch,
+            scoring_batch=recipe.scoring.samples_per_batch,
+            decoding_batch=recipe.rollout.prompts_per_batch,
+            checkpointing=recipe.scoring.gradient_checkpointing,
+        )
+
+
+def build(recipe: Recipe, bars: Bars | None = None) -> Run:
+    """Make the components of a run.
+
+    Args:
+        recipe: what to build.
+        bars: for what takes a while; silent if not given.
+
+    Raises:
+        ValueError: a model or the data is missing or does not fit.
+    """
+    torch.manual_seed(recipe.training.seed)
+    grader = Grader(recipe.rewards)
+    problems = _problems(recipe, bars)
+    loaded = load_student(recipe.student)
+    if recipe.scoring.gradient_checkpointing:
+        checkpoint_activations(loaded.model)
+    limits = recipe.data.pixel_limits()
+    teacher = None
+    if recipe.has_teacher:
+        teacher = Teacher.of(recipe.teacher, loaded, recipe.scoring, recipe.student.lora, limits)
+    student = Scorer(loaded, recipe.scoring, limits)
+    data = _fitting(recipe, problems, student, teacher, grader, bars)
+    objective = recipe.objective.build()
+    optimizer = Optimizer(
+        loaded.model,
+        recipe.optimizer,
+        recipe.training.updates(len(data.problems)),
+        recipe.student.recovery.learning_rate,
+    )
+    trainer = Trainer(
+        samples=data.problems,
+        source=_source(recipe, student, teacher, loaded),
+        measurement=Measurement(student, teacher, recipe.training.seed, grader),
+        objective=objective,
+        updater=Updater(student, objective, optimizer, recipe.optimizer.prompts_per_micro_batch),
+        config=recipe.training,
+        skip_bad_rows=recipe.data.bad_rows == "skip",
+    )
+    return Run(recipe, data, loaded, trainer)
+
+
+def _problems(recipe: Recipe, bars: Bars | None) -> FileSource:
+    """The training problems, before any model is there to ask how long they are.
+
+    Raises:
+        ValueError: they lack what the recipe needs.
+    """
+    view = recipe.teacher.view
+    only_for = view if recipe.has_teacher and recipe.teacher.missing_privilege == "skip" else None
+    problems = recipe.data.open(
+        only_for=only_for, progress=None if bars is None else bars("checking the data").over
+    )
+    if recipe.has_teacher and not any(problems.applies(view)):
+        raise ValueError(
+            f"No problem of {problems.name} has the privilege {recipe.teacher.privilege}: the teacher would "
+            "see what the student sees. Set teacher.privilege=none if that is meant."
+        )
+    needs_answer = recipe.needs.rewards and recipe.rewards.function is None
+    wanted = {"answer": needs_answer, "target_response": recipe.rollout.source == "dataset"}
+    for column in (name for name, is_wanted in wanted.items() if is_wanted):
+        bare = sum(value is None or not value.strip() for value in problems.column(column))
+        if bare:
+            names = " + ".join(recipe.objective.parts)
+            why = f"the objective {names}" if column == "answer" else "rollout.source=dataset"
+            raise ValueError(
+                f"{bare} of {len(problems)} problems of {problems.name} have no {column}, which {why} needs."
+            )
+    _check_enough(Data(problems), recipe)
+    return problems
+
+
+def _check_enough(data: Data, recipe: Recipe) -> None:
+    name, count, wanted = data.problems.name, len(data.problems), recipe.training.prompts_per_step
+    if count < wanted:
+        sentence = (
+            f"{name} has {count} problems, fewer than one step takes (training.prompts_per_step={wanted})."
+        )
+        raise ValueError(" ".join([sentence, *data.told()]))
+
+
+def _fitting(
+    recipe: Recipe,
+    problems: FileSource,
+    student: Scorer,
+    teacher: Teacher | None,
+    grader: Grader,
+    bars: Bars | None,
+) -> Data:
+    """The problems whose prompts are short enough, and whose answers can be graded where they must be.
+
+    Raises:
+        ValueError: fewer are left than one step takes.
+    """
+    fitting, overlong = fit_prompts(
+        problems,
+        student.encoder,
+        recipe.data,
+        None if teacher is None else teacher.view,
+        teacher_encoder=None if teacher is None else teacher.scorer.encoder,
+        progress=None if bars is None else bars("measuring prompts").over,
+    )
+    data = Data(fitting, tuple(overlong))
+    if recipe.needs.rewards and recipe.rewards.function is None:
+        data = _gradable(data, grader, bars)
+    _check_enough(data, recipe)
+    return data
+
+
+def _gradable(data: Data, grader: Grader, bars: Bars | None) -> Data:
+    """Without the problems whose gold answer no response could be right by: their reward would be noise."""
+    answers = data.problems.column("answer")
+    rows: Iterable[tuple[int, str | None]] = enumerate(answers)
+    if bars is not None:
+        rows = bars("reading answers").over(rows, len(answers))
+    keep = [index for index, answer in rows if answer is not None and grader.can_grade(answer)]
+    if len(keep) == len(answers):
+        return data
+    kept = set(keep)
+    ids = data.problems.column("id")
+    dropped = tuple(str(ids[index]) for index in range(len(answers)) if index not in kept)
+    return replace(data, problems=data.problems.select(keep), ungradable=dropped)
+
+
+def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, loaded: LoadedModel) -> RolloutSource:
+    config = recipe.rollout
+    if config.source == "dataset":
+        tokenizer = loaded.processor.tokenizer
+        return DatasetSource(tokenizer, loaded.vocabulary, config.sampling.max_new_tokens)
+    writer, scorer = loaded, student
+    view: View = Plain()
+    if config.source == "teacher":
+        assert teacher is not None
+        writer, scorer, view = teacher.loaded, teacher.scorer, teacher.view
+    sampler = Sampler(writer, config.sampling, config.prompts_per_batch)
+    tokenizer = writer.processor.tokenizer
+    return SampledSource(sampler, scorer.encode, tokenizer, view, config.siblings, recipe.training.seed)

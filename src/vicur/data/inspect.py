@@ -1,0 +1,176 @@
+"""Numbers about a source, for people who want to know what they train on. Nothing is printed here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+import numpy as np
+
+from vicur.data.bad_rows import BadRowError
+from vicur.data.lengths import prompt_length
+from vicur.data.rows import PromptEncoder
+from vicur.data.sample import PrivilegeKind, Sample
+from vicur.data.sources import FileSource
+from vicur.data.views import Hinted, Plain, Shown, View
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a number spreads over problems or images.
+
+    Attributes:
+        low, high: the smallest and the largest.
+        p5, p50, p95: percentiles.
+    """
+
+    low: float
+    p5: float
+    p50: float
+    p95: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float | int]) -> Spread | None:
+        """The spread of some numbers; None if there are none."""
+        if not values:
+            return None
+        return cls(*(float(value) for value in np.percentile(values, [0, 5, 50, 95, 100])))
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is in a source.
+
+    Attributes:
+        name: of the source.
+        schema: our field, and the column it is read from; only fields that were found.
+        rows: of the table, bad ones included.
+        problems: that can be used.
+        bad_rows: how many rows are bad, by kind.
+        first_bad_rows: the first ten of them, in words.
+        without_answer: problems without a gold answer.
+        with_target_response: problems with a response to learn from.
+        images_per_problem, videos_per_problem: how many problems have how many.
+        image_width, image_height: in pixels, as the files have them, upright.
+        image_megapixels: in millions of pixels.
+        video_frames: that are taken from each video.
+        prompt_tokens: of the student's prompt, media included; None without an encoder.
+        teacher_prompt_tokens: of the teacher's, likewise.
+        privileges: how many problems have each privilege.
+        example_id: the problem that is rendered.
+        student_sees, teacher_sees: its prompt as text, media as placeholders; with an encoder through
+            the model's chat template.
+    """
+
+    name: str
+    schema: dict[str, str]
+    rows: int
+    problems: int
+    bad_rows: dict[str, int]
+    first_bad_rows: list[str]
+    without_answer: int
+    with_target_response: int
+    images_per_problem: dict[int, int]
+    videos_per_problem: dict[int, int]
+    image_width: Spread | None
+    image_height: Spread | None
+    image_megapixels: Spread | None
+    video_frames: Spread | None
+    prompt_tokens: Spread | None
+    teacher_prompt_tokens: Spread | None
+    privileges: dict[str, int]
+    example_id: str
+    student_sees: str
+    teacher_sees: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain types, for JSON."""
+        return asdict(self)
+
+
+def inspect_source(
+    source: FileSource,
+    encoder: PromptEncoder | None = None,
+    teacher_view: View | None = None,
+    *,
+    example: int = 0,
+    progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
+) -> Inspection:
+    """Count, measure and render, without decoding an image.
+
+    Args:
+        source: opened with `bad_rows="skip"`, or bad rows are an error before they are counted.
+        encoder: for lengths, and for prompts as the model's chat template renders them.
+        teacher_view: what the teacher is shown; the plain problem if not given.
+        example: number of the problem that is rendered; the next one that can be read, if it cannot.
+        progress: shows how far it is.
+
+    Raises:
+        ValueError: there is no problem `example`, or none can be read.
+    """
+    if not 0 <= example < len(source):
+        raise ValueError(f"{source.name} has no problem {example}; it has {len(source)}.")
+    view = teacher_view or Plain()
+    bad = list(source.bad_rows)
+    samples: list[Sample] = []
+    lengths: list[int] = []
+    teacher_lengths: list[int] = []
+    shown_example: Sample | None = None
+    numbers: Iterable[int] = range(len(source))
+    for index in numbers if progress is None else progress(numbers, len(source)):
+        try:
+            sample = source.outline(index)
+        except BadRowError as error:
+            bad.append(error.bad)
+            continue
+        samples.append(sample)
+        if encoder is not None:
+            lengths.append(prompt_length(encoder, Plain().show(sample)))
+            teacher_lengths.append(prompt_length(encoder, view.show(sample)))
+        if index >= example and shown_example is None:
+            shown_example = sample
+    if not samples:
+        raise ValueError(f"{source.name} has no problem that can be read; the first: {bad[0]}.")
+    shown_example = shown_example or samples[0]
+    sizes = [image.size for sample in samples for image in sample.images]
+    render = _plain_text if encoder is None else encoder.render
+    return Inspection(
+        name=source.name,
+        schema={ours: column for ours, column in source.schema.items() if column is not None},
+        rows=source.num_rows,
+        problems=len(samples),
+        bad_rows=dict(Counter(row.kind for row in bad)),
+        first_bad_rows=[str(row) for row in bad[:10]],
+        without_answer=sum(sample.answer is None for sample in samples),
+        with_target_response=sum(sample.target_response is not None for sample in samples),
+        images_per_problem=_counts(len(sample.images) for sample in samples),
+        videos_per_problem=_counts(len(sample.videos) for sample in samples),
+        image_width=Spread.of([width for width, _ in sizes]),
+        image_height=Spread.of([height for _, height in sizes]),
+        image_megapixels=Spread.of([width * height / 1e6 for width, height in sizes]),
+        video_frames=Spread.of([len(video.frames) for sample in samples for video in sample.videos]),
+        prompt_tokens=Spread.of(lengths),
+        teacher_prompt_tokens=Spread.of(teacher_lengths),
+        privileges={
+            kind: sum(Hinted(kind).applies(sample) for sample in samples) for kind in get_args(PrivilegeKind)
+        },
+        example_id=shown_example.id,
+        student_sees=render(Plain().show(shown_example)),
+        teacher_sees=render(view.show(shown_example)),
+    )
+
+
+def _counts(numbers: Iterable[int]) -> dict[int, int]:
+    return dict(sorted(Counter(numbers).items()))
+
+
+def _plain_text(shown: Shown) -> str:
+    """A prompt as text where no model is there to say how."""
+    turns = (
+        "".join(part.get("text", f"<{part['type']}>") for part in message["content"])
+        for message in shown.messages
+    )
+    return "\n\n".join(f"{m['role']}: {text}" for m, text in zip(shown.messages, turns, strict=True))

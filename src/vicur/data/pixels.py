@@ -1,0 +1,132 @@
+"""How large an image or a frame reaches the model, and how many visual tokens that makes.
+
+The processor rounds both sides to multiples of `patch * merge` pixels, one visual token each, and
+keeps the number of pixels between two bounds. For images the bounds go to its call as `size`. For
+videos its `size` bounds all frames together, so one bound per frame cannot be said to it when videos
+differ in length; therefore the size of frames is decided here, and they reach it at that size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_video
+
+FRAME_TOKENS = 768
+"""Visual tokens that a frame may have at most, as in the reference implementation (qwen-vl-utils)."""
+LARGEST_SIDE_RATIO = 200
+"""The processor refuses an image whose sides differ by more than this factor."""
+
+
+@dataclass(frozen=True)
+class PixelLimits:
+    """Bounds on what the model sees; None for the checkpoint's own.
+
+    Attributes:
+        min_pixels, max_pixels: of an image.
+        min_frame_pixels, max_frame_pixels: of a frame of a video.
+
+    Raises:
+        ValueError: a bound is below 1, or a lower one is above the upper one.
+    """
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    min_frame_pixels: int | None = None
+    max_frame_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        pairs = {"": (self.min_pixels, self.max_pixels)}
+        pairs["video."] = (self.min_frame_pixels, self.max_frame_pixels)
+        for prefix, (low, high) in pairs.items():
+            for name, bound in (("min", low), ("max", high)):
+                if bound is not None and bound < 1:
+                    raise ValueError(f"{prefix}{name}_pixels must be at least 1, not {bound}.")
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"{prefix}min_pixels ({low}) is above {prefix}max_pixels ({high}).")
+
+
+class VisualSizes:
+    """The sizes at which a processor and limits show images and videos to the model.
+
+    Args:
+        processor: a Qwen3-VL style processor.
+        limits: on pixels.
+    """
+
+    def __init__(self, processor: Any, limits: PixelLimits) -> None:
+        self._images, self._videos, self._limits = (
+            processor.image_processor,
+            processor.video_processor,
+            limits,
+        )
+
+    @property
+    def image_bounds(self) -> dict[str, int]:
+        """The fewest and the most pixels of an image, in the processor's words."""
+        own, limits = self._images.size, self._limits
+        return _bounds(limits.min_pixels, limits.max_pixels, own["shortest_edge"], own["longest_edge"])
+
+    @property
+    def image_side(self) -> int:
+        """Pixels a side of an image that is one visual token."""
+        return int(self._images.patch_size * self._images.merge_size)
+
+    def image_tokens(self, size: tuple[int, int]) -> int:
+        """Visual tokens of an image of a width and height."""
+        factor = self.image_side
+        bounds = self.image_bounds
+        height, width = smart_resize(
+            size[1], size[0], factor, min_pixels=bounds["shortest_edge"], max_pixels=bounds["longest_edge"]
+        )
+        return (height // factor) * (width // factor)
+
+    def frame_size(self, count: int, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width at which the model sees each frame.
+
+        Without limits of ours this is the processor's rule with the reference implementation's cap:
+        the video's budget is shared evenly, and no frame has more than 768 visual tokens.
+
+        Args:
+            count: of frames.
+            size: their width and height.
+        """
+        processor, limits = self._videos, self._limits
+        temporal, factor = processor.temporal_patch_size, self.frame_side
+        fewest, most = processor.size["shortest_edge"], processor.size["longest_edge"]
+        count = max(count, temporal)  # a lone frame is shown twice
+        cap = max(min(FRAME_TOKENS * factor**2, most // count), int(fewest * 1.05))
+        total = {"min_pixels": fewest, "max_pixels": cap * count}
+        if limits.min_frame_pixels is not None or limits.max_frame_pixels is not None:
+            bounds = _bounds(limits.min_frame_pixels, limits.max_frame_pixels, math.ceil(fewest / count), cap)
+            count = temporal  # bounds of so many frames, which are exactly as many times those of one
+            total = {"min_pixels": count * bounds["shortest_edge"]}
+            total["max_pixels"] = count * bounds["longest_edge"]
+        return smart_resize_video(count, size[1], size[0], temporal_factor=temporal, factor=factor, **total)
+
+    @property
+    def frame_side(self) -> int:
+        """Pixels a side of a frame that is one visual token."""
+        return int(self._videos.patch_size * self._videos.merge_size)
+
+    def frame_tokens(self, count: int, size: tuple[int, int]) -> int:
+        """Visual tokens of each pair of frames that the model merges in time."""
+        factor = self.frame_side
+        height, width = self.frame_size(count, size)
+        return (height // factor) * (width // factor)
+
+    def frame_groups(self, count: int) -> int:
+        """How many groups of frames the model merges in time."""
+        return -(-count // self._videos.temporal_patch_size)
+
+
+def _bounds(low: int | None, high: int | None, own_low: int, own_high: int) -> dict[str, int]:
+    """Ours where they are set; the checkpoint's give way to them."""
+    if low is None:
+        low = own_low if high is None else min(own_low, high)
+    if high is None:
+        high = max(own_high, low)
+    return {"shortest_edge": low, "longest_edge": high}

@@ -1,0 +1,171 @@
+"""LoRA: low-rank adapters in the language model, beside a base that stays as it is.
+
+The adapters are peft's, put into the model in place, so that it keeps its class: hooks, `lm_head` and
+`generate` work as before.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+OWN = "default"
+"""The adapter that is trained."""
+_LANGUAGE = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
+_VISION = r"model\.visual\.blocks\.\d+\.(attn|mlp)\.(qkv|proj|linear_fc\d)"
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters: the base's weights stay as they are, and serve as the teacher for nothing."""
+
+    rank: int = 16
+    """Of each pair of matrices."""
+    alpha: float = 32.0
+    """The product of the pair is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Of the adapters' inputs, in training."""
+    vision: bool = False
+    """Whether the vision tower gets adapters too, beside the language model."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"student.lora.rank must be at least 1, not {self.rank}.")
+
+
+def add_adapter(model: Any, config: LoRAConfig, name: str = OWN, *, trained: bool = True) -> None:
+    """Put an adapter into the model; a fresh one changes nothing.
+
+    Of all that was there before, only cue recovery stays trainable.
+
+    Raises:
+        ValueError: peft is not installed.
+    """
+    peft = _peft()
+    was_trained = {key: p.requires_grad for key, p in model.named_parameters()}
+    targets = f"({_LANGUAGE})|({_VISION})" if config.vision else _LANGUAGE
+    settings = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets
+    )
+    with warnings.catch_warnings():  # peft asks the model by a name that transformers gives up
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        peft.inject_adapter_in_model(settings, model, adapter_name=name)
+    for layer in _layers(model):
+        layer.set_adapter(OWN)  # the newest would be active
+    for key, parameter in model.named_parameters():
+        if f".{name}." in key and "lora_" in key:
+            parameter.requires_grad_(trained)
+        elif "lora_" in key or key.startswith("recovery."):
+            parameter.requires_grad_(was_trained[key])
+        else:
+            parameter.requires_grad_(False)
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether there is an adapter in the model."""
+    return any("lora_" in name for name, _ in model.named_parameters())
+
+
+def adapter_parameters(model: Any, name: str = OWN) -> dict[str, Tensor]:
+    """The weights of one adapter, by names that do not hold the adapter's."""
+    return {
+        key.replace(f".{name}.", "."): parameter
+        for key, parameter in model.named_parameters()
+        if "lora_" in key and f".{name}." in key
+    }
+
+
+@contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """Within it the model computes with the base's weights alone. For passes without gradient."""
+    layers = _layers(model)
+    with _same_training(model):
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+
+@contextmanager
+def adapter_active(model: Any, name: str) -> Iterator[None]:
+    """Within it another adapter takes the place of the trained one. For passes without gradient."""
+    layers = _layers(model)
+    with _same_training(model):
+        for layer in layers:
+            layer.set_adapter(name, inference_mode=True)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.set_adapter(OWN)
+
+
+@contextmanager
+def merged(model: Any) -> Iterator[dict[str, Tensor]]:
+    """Within it the trained adapter is added into the base's weights.
+
+    Yields:
+        the weights under the base's own names.
+    """
+    layers = _layers(model)
+    for layer in layers:
+        layer.merge(adapter_names=[OWN])
+    try:
+        yield {
+            key.replace(".base_layer", ""): tensor
+            for key, tensor in model.state_dict().items()
+            if "lora_" not in key
+        }
+    finally:
+        for layer in layers:
+            layer.unmerge()
+
+
+def save_adapter(model: Any, folder: Path, base: str) -> None:
+    """Write the trained adapter in peft's layout: `PeftModel.from_pretrained(base, folder)` reads it."""
+    peft = _peft()
+    settings = model.peft_config[OWN]
+    settings.base_model_name_or_path = base
+    settings.inference_mode = True
+    folder.mkdir(parents=True)
+    settings.save_pretrained(str(folder))
+    from safetensors.torch import save_file
+
+    weights = peft.get_peft_model_state_dict(model, adapter_name=OWN)
+    prefixed = {f"base_model.model.{key}": value.contiguous() for key, value in weights.items()}
+    save_file(prefixed, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@contextmanager
+def _same_training(model: Any) -> Iterator[None]:
+    """peft changes which parameters are trained when it switches adapters; that is undone here."""
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    try:
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before[name])
+
+
+def _layers(model: Any) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise ValueError("student.lora needs peft: pip install 'vicur[lora]'.") from error
+    return peft

@@ -1,0 +1,146 @@
+"""Cue recovery for a checkpoint: what it would add, and writing the student that has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vicur.models.checkpoints import AUGMENTED, STOCK, has_recovery, kind_of, read_config
+from vicur.models.load import LoadedModel, RecoveryConfig, augmented_config
+from vicur.models.student import layers_with_recovery
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What cue recovery adds to a model, in parameters.
+
+    Attributes:
+        base: of the model without it.
+        layers: of the attention after each decoder layer, by the layer's index.
+        norms: of the two norms that all layers share.
+    """
+
+    base: int
+    layers: dict[int, int]
+    norms: int
+
+    @property
+    def added(self) -> int:
+        """All that is new."""
+        return sum(self.layers.values()) + self.norms
+
+    @property
+    def total(self) -> int:
+        """The model with cue recovery."""
+        return self.base + self.added
+
+    @property
+    def share(self) -> float:
+        """Of the new parameters in the augmented model, 0-1."""
+        return self.added / self.total
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "base": self.base,
+            "layers": {str(layer): count for layer, count in self.layers.items()},
+            "norms": self.norms,
+            "added": self.added,
+            "total": self.total,
+            "share_percent": round(100 * self.share, 4),
+        }
+
+
+def addition_to(base: Any, recovery: RecoveryConfig) -> Addition:
+    """What cue recovery would add to a model; no weight is made or read.
+
+    Args:
+        base: a configuration of transformers.
+        recovery: where the module acts.
+
+    Raises:
+        ValueError: a layer is not one of the model's, or the model has the module already.
+    """
+    if has_recovery(base):
+        raise ValueError(
+            f"The model has cue recovery already, after the layers {layers_with_recovery(base)}."
+        )
+    kind = kind_of(base)
+    with torch.device("meta"):
+        stock = STOCK[kind][1](base)
+        augmented = AUGMENTED[kind][1](augmented_config(base, recovery))
+    module = augmented.recovery
+    norms = [module.query_norm, module.visual_norm]
+    return Addition(
+        base=_count(stock),
+        layers={int(layer): _count(attention) for layer, attention in module.layers.items()},
+        norms=sum(map(_count, norms)),
+    )
+
+
+def describe(base: str, recovery: RecoveryConfig) -> Addition:
+    """As `addition_to`, of a checkpoint, of which only config.json is read.
+
+    Args:
+        base: folder, hub id, "vicur:NAME", or the path of a config.json.
+        recovery: where the module acts.
+    """
+    return addition_to(read_config(base), recovery)
+
+
+def save_augmented(loaded: LoadedModel, base: str, recovery: RecoveryConfig, folder: Path) -> None:
+    """Write a student that was just given its module, with a model card.
+
+    Raises:
+        OSError: the folder holds something already, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OSError(f"{folder} exists already. Choose another --out or remove it.")
+    parameters = _count(loaded.model)
+    new = _count(loaded.model.recovery)
+    card = _CARD.format(
+        base=base,
+        layers=", ".join(map(str, layers_with_recovery(loaded.model.config))),
+        init=recovery.output_init,
+        state="equals its base in every logit" if recovery.output_init == "zero" else "differs from its base",
+        new=f"{new:,}",
+        share=f"{100 * new / parameters:.2f}",
+        total=f"{parameters:,}",
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    loaded.save(folder, card)
+
+
+def _count(module: Any) -> int:
+    """Parameters of a module, tied ones once."""
+    assert isinstance(module, nn.Module)
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+_CARD = """---
+library_name: transformers
+pipeline_tag: image-text-to-text
+base_model: {base}
+tags: [vicur, cue-recovery]
+---
+# {base} with cue recovery
+
+The first token of a prompt gathers visual evidence by cross-attention during prefill, after the decoder
+layers {layers} (ViCuR, arXiv 2606.05718, section 3.2). The module is new and untrained: its output
+projections start as `{init}`, so the model {state}. It adds {new} parameters, {share} % of {total}.
+
+```python
+import vicur  # registers the model with transformers
+from transformers import AutoModelForImageTextToText
+
+model = AutoModelForImageTextToText.from_pretrained("PATH")
+```
+
+Without `import vicur` transformers does not know the model type; the stock Qwen3-VL class would drop
+the module's weights. Prompts must be prefilled whole: no chunked prefill, no prefix cache, no image in
+a later turn on top of a cache.
+"""

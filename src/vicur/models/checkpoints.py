@@ -1,0 +1,209 @@
+"""Checkpoints as they lie on a disk or on the hub: what they are, and reading them whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
+)
+from transformers.utils import logging as transformers_logging
+
+from vicur.models.student import (
+    ViCuRQwen3VLConfig,
+    ViCuRQwen3VLForConditionalGeneration,
+    ViCuRQwen3VLMoeConfig,
+    ViCuRQwen3VLMoeForConditionalGeneration,
+)
+
+Dtype = Literal["float32", "bfloat16"]
+"""In which a model computes."""
+PACKAGED = "vicur:"
+"""Prefix of checkpoints that ship inside the package, e.g. "vicur:tiny-student"."""
+
+STOCK: dict[str, tuple[type, type]] = {
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
+    "qwen3_vl_moe": (Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration),
+}
+"""Configuration and model class of each kind of base."""
+AUGMENTED: dict[str, tuple[type, type]] = {
+    "qwen3_vl": (ViCuRQwen3VLConfig, ViCuRQwen3VLForConditionalGeneration),
+    "qwen3_vl_moe": (ViCuRQwen3VLMoeConfig, ViCuRQwen3VLMoeForConditionalGeneration),
+}
+"""The same with cue recovery."""
+_ELSEWHERE = {
+    "qwen2_5_vl": (
+        "Qwen2.5-VL gives its language model no mask of the visual tokens, has no DeepStack features and "
+        "counts rotary positions in another way, so neither cue recovery nor the prompts here fit it"
+    ),
+    "qwen2_vl": "Qwen2-VL differs from Qwen3-VL as Qwen2.5-VL does: see docs/checkpoints.md",
+}
+
+
+def resolve_packaged(folder: str) -> Path:
+    """A folder of data that ships inside the package."""
+    return Path(str(resources.files("vicur") / folder))
+
+
+def resolve_checkpoint(name: str) -> str:
+    """The folder of a packaged checkpoint; any other name is returned as it is.
+
+    Raises:
+        ValueError: there is no packaged checkpoint of that name, or no such folder.
+    """
+    if name.startswith(PACKAGED):
+        root = resolve_packaged("checkpoints")
+        folder = root / name.removeprefix(PACKAGED)
+        if not folder.is_dir():
+            known = ", ".join(sorted(f"{PACKAGED}{p.name}" for p in root.iterdir() if p.is_dir()))
+            raise ValueError(f"No checkpoint {name!r} ships with vicur; there are: {known}.")
+        return str(folder)
+    path = Path(name).expanduser()
+    # A hub id is "owner/name"; what starts in a folder that is there is meant as a path.
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir()
+    if looks_local and not (path / "config.json").is_file():
+        raise ValueError(f"Model folder {name} does not exist or has no config.json.")
+    return str(path) if looks_local else name
+
+
+def kind_of(config: Any) -> str:
+    """Which kind of base a configuration describes, with recovery or without: a key of `STOCK`."""
+    return str(config.model_type).removeprefix("vicur_")
+
+
+def has_recovery(config: Any) -> bool:
+    """Whether a configuration describes a model with cue recovery."""
+    return isinstance(config, (ViCuRQwen3VLConfig, ViCuRQwen3VLMoeConfig))
+
+
+def read_config(name: str) -> Any:
+    """The configuration of a checkpoint.
+
+    Args:
+        name: folder, hub id, "vicur:NAME", or the path of a config.json.
+
+    Raises:
+        ValueError: there is none, or it describes a model that cannot be used here.
+    """
+    path = str(Path(name).parent) if Path(name).is_file() else resolve_checkpoint(name)
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"The configuration of {name} cannot be read: {_first_line(error)}") from error
+    if kind_of(config) in STOCK:
+        return config
+    if kind_of(config) in _ELSEWHERE:
+        why = _ELSEWHERE[kind_of(config)]
+    elif not hasattr(config, "vision_config"):
+        why = "it reads text only, and would score responses without ever seeing an image"
+    else:
+        why = "only Qwen3-VL models are supported, dense or with experts"
+    raise ValueError(f"{name} is a {config.model_type} model: {why}.")
+
+
+def stock_settings(config: Any) -> dict[str, Any]:
+    """A configuration's own settings, without what names its class or belongs to recovery."""
+    named = {"model_type", "architectures", "recovery_layers", "recovery_output_init"}
+    return {key: value for key, value in config.to_dict().items() if key not in named}
+
+
+def read_model(name: str, config: Any | None = None, dtype: Dtype | None = "float32") -> Any:
+    """Load a model, with every weight that its configuration asks for and no other.
+
+    Args:
+        name: folder, hub id or "vicur:NAME".
+        config: another configuration than the checkpoint's own: with cue recovery, whose weights may
+            then be missing, and start as it says.
+        dtype: in which it computes; None for the one it was saved in.
+
+    Raises:
+        ValueError: a file is missing or broken, or the checkpoint lacks weights or has others; each
+            case is named.
+    """
+    path = resolve_checkpoint(name)
+    silence_loading_report()
+    own = read_config(name)
+    loader: Any = AutoModelForImageTextToText if config is None else AUGMENTED[kind_of(own)][1]
+    given = {} if config is None else {"config": config}
+    try:
+        model, info = loader.from_pretrained(
+            path,
+            dtype="auto" if dtype is None else getattr(torch, dtype),
+            output_loading_info=True,
+            **given,
+        )
+    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(f"Checkpoint {name} cannot be loaded: {_broken_part(path, error)}") from error
+    fresh = "recovery." if config is not None and not has_recovery(own) else None
+    missing = [key for key in info["missing_keys"] if fresh is None or not key.startswith(fresh)]
+    _check_keys(name, missing=missing, unexpected=info["unexpected_keys"])
+    return model
+
+
+def read_processor(name: str) -> Any:
+    """Load the processor of a checkpoint: chat template, tokenizer, image and video processor.
+
+    Raises:
+        ValueError: it is missing or broken, or has no chat template.
+    """
+    path = resolve_checkpoint(name)
+    try:
+        processor = AutoProcessor.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"The processor of {name} cannot be loaded: {_first_line(error)}") from error
+    if not hasattr(processor, "image_processor"):
+        raise ValueError(f"{name} has a tokenizer but no image processor (preprocessor_config.json).")
+    if not processor.chat_template:
+        raise ValueError(f"The processor of {name} has no chat template (chat_template.jinja).")
+    return processor
+
+
+def silence_loading_report() -> None:
+    """For the whole process: transformers prints a table of missing keys and a bar for every load;
+    here the keys are checked, and named in an error."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _check_keys(name: str, *, missing: Any, unexpected: Any) -> None:
+    for what, keys in (("lacks", sorted(missing)), ("has unexpected", sorted(unexpected))):
+        if keys:
+            listed = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+            raise ValueError(f"Checkpoint {name} {what} weights: {listed}.")
+
+
+def _broken_part(path: str, error: Exception) -> str:
+    """Which file of a local checkpoint cannot be read, or what else is wrong."""
+    folder = Path(path)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            wanted = set(json.loads(index.read_text())["weight_map"].values())
+        except (json.JSONDecodeError, KeyError, TypeError):
+            return f"{index.name} is not a list of weights."
+        absent = sorted(file for file in wanted if not (folder / file).is_file())
+        if absent:
+            return f"its file {absent[0]} is missing."
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as broken:
+            return f"its file {file.name} is damaged ({_first_line(broken)})."
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

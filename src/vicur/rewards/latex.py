@@ -1,0 +1,216 @@
+"""Equality of LaTeX answers, decided by math-verify in a process that is killed at its limit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+_SCRIPT = Path(__file__).with_name("worker.py")
+_START_LIMIT = 120.0
+"""Seconds for importing sympy, which takes half a second, or long on a cold network disk."""
+_GRACE = 1.0
+"""Seconds after its limit until the parent ends a worker that did not end itself."""
+_MEMORY = 4 * 2**30
+"""Bytes of address space."""
+_MOST_REMEMBERED = 10_000
+"""Siblings often give the same answer; beyond this many, all are forgotten."""
+
+
+class _Gone(Exception):
+    """The worker ended without a reply.
+
+    Args:
+        limited: it was ended by a limit.
+    """
+
+    def __init__(self, limited: bool) -> None:
+        super().__init__(limited)
+        self.limited = limited
+
+
+class LatexComparer:
+    """Asks a worker process, which is started at the first question and after each time it died.
+
+    The worker ends with this object, with this process, and when it exceeds a limit. Threads wait for
+    each other. After a fork the child has a worker of its own.
+
+    Args:
+        tolerance: relative, for numbers.
+        time_limit: seconds for one question.
+
+    Attributes:
+        timeouts: questions that were given up because of a limit.
+    """
+
+    def __init__(self, tolerance: float, time_limit: float) -> None:
+        self.tolerance, self.time_limit = tolerance, time_limit
+        self.timeouts = 0
+        self._replies: dict[tuple[str, str | None], dict[str, bool] | None] = {}
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._finalizer: weakref.finalize[..., LatexComparer] | None = None
+        self._owner = os.getpid()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker; None where none was started."""
+        return None if self._process is None else self._process.pid
+
+    def parses(self, gold: str) -> bool:
+        """Whether the gold answer can be read, within the limit.
+
+        Raises:
+            ValueError: the worker cannot start.
+        """
+        reply = self._ask(gold, None)
+        return reply is not None and reply["parsed"]
+
+    def equal(self, gold: str, found: str) -> bool:
+        """Whether the two are equal; False also where that took too long.
+
+        Raises:
+            ValueError: the worker cannot start.
+        """
+        reply = self._ask(gold, found)
+        return reply is not None and reply.get("equal", False)
+
+    def close(self) -> None:
+        """End the worker. The next question starts another."""
+        with self._lock:
+            self._end()
+
+    def _ask(self, gold: str, found: str | None) -> dict[str, bool] | None:
+        if os.getpid() != self._owner:
+            self._disown()
+        with self._lock:
+            key = (gold, found)
+            if key not in self._replies:
+                if len(self._replies) >= _MOST_REMEMBERED:
+                    self._replies.clear()
+                # Given-up questions are remembered too: a policy that learnt to write `9^{9^{9^9}}`
+                # would else cost the whole limit for each of its responses.
+                self._replies[key] = self._ask_worker(gold, found)
+            return self._replies[key]
+
+    def _ask_worker(self, gold: str, found: str | None) -> dict[str, bool] | None:
+        question: dict[str, Any] = {"gold": gold, "limit": self.time_limit, "tolerance": self.tolerance}
+        if found is not None:
+            question["found"] = found
+        # A worker that someone else killed says nothing about the question, so that is asked again.
+        for _ in range(2):
+            process = self._process
+            if process is None or process.poll() is not None:
+                self._end()
+                process = self._start()
+            try:
+                return self._exchange(process, question, self.time_limit + _GRACE)
+            except _Gone as gone:
+                if gone.limited:
+                    break
+        self.timeouts += 1
+        return None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        settings = json.dumps({"start_limit": _START_LIMIT, "memory": _MEMORY})
+        process = subprocess.Popen(
+            # Isolated: neither the working folder nor PYTHONPATH can shadow a module.
+            [sys.executable, "-I", str(_SCRIPT), settings],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,  # so that Ctrl-C reaches only us
+        )
+        self._process = process
+        self._finalizer = weakref.finalize(self, _kill, process, os.getpid())  # also at our own exit
+        try:
+            reply = self._exchange(process, None, _START_LIMIT + _GRACE)
+        except _Gone as gone:
+            why = "took too long" if gone.limited else f"ended with code {process.returncode}"
+            raise ValueError(f"The process that compares LaTeX answers did not start: it {why}.") from None
+        if "error" in reply:
+            self._end()
+            raise ValueError(
+                f"LaTeX answers are compared by math-verify, which {sys.executable} cannot import "
+                f"({reply['error']}); install 'math-verify>=0.9'."
+            )
+        return process
+
+    def _exchange(
+        self, process: subprocess.Popen[bytes], question: dict[str, Any] | None, limit: float
+    ) -> dict[str, Any]:
+        """Send a question, if there is one, and wait for a line."""
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            if question is not None:
+                process.stdin.write(json.dumps(question).encode() + b"\n")
+            line = _read_line(process.stdout.fileno(), limit)
+        except BrokenPipeError:
+            line = b""
+        except BaseException:  # a Ctrl-C: the reply would be taken for the one to the next question
+            self._end()
+            raise
+        if line is not None and line.endswith(b"\n"):
+            reply: dict[str, Any] = json.loads(line)
+            return reply
+        if line is not None:  # its pipe closed, so it is about to end by itself, and its code tells why
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+        self._end()
+        raise _Gone(limited=line is None or process.returncode == -signal.SIGALRM)
+
+    def _end(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer()
+        self._process = self._finalizer = None
+
+    def _disown(self) -> None:
+        """In a forked child: leave the worker to the parent.
+
+        The lock may have been held by a thread that does not exist here. The pipe is closed, or the
+        worker would not see the end of its input when the parent ends.
+        """
+        self._lock, self._owner = threading.Lock(), os.getpid()
+        process = self._process
+        self._process = self._finalizer = None
+        if process is not None:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.close()
+            process.stdout.close()
+            process.returncode = 0  # it is no child of ours: else Popen warns that it still runs
+
+
+def _kill(process: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() != owner:  # a forked child that ends
+        return
+    assert process.stdin is not None and process.stdout is not None
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def _read_line(descriptor: int, limit: float) -> bytes | None:
+    """A line, or less where the pipe was closed; None after `limit` seconds."""
+    line = b""
+    end = time.monotonic() + limit
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            if not selector.select(max(0.0, end - time.monotonic())):
+                return None
+            part = os.read(descriptor, 4096)
+            if not part:
+                break
+            line += part
+    return line

@@ -1,0 +1,127 @@
+"""Compare LaTeX answers with math-verify: a script, run in a process that may be killed.
+
+Run as `python -I worker.py '{"start_limit": 60, "memory": 4294967296}'`, it answers each line of JSON
+on its input with one on its output, and ends when its input does. It imports nothing of this package,
+which would load torch, and uses no multiprocessing, which would import the user's main script again.
+
+    {"ready": true}                                             first, or {"error": "..."}
+    {"gold": "\\frac{1}{2}", "limit": 5}                         does the gold answer parse?
+    {"parsed": true}
+    {"gold": ..., "found": "0.5", "tolerance": 1e-6, "limit": 5} is it equal to what was found?
+    {"parsed": true, "equal": true}
+
+Comparing may take forever in C code (`9^{9^{9^9}}`), where no Python handler runs. So the limit is a
+timer whose signal keeps its default action, and ends the process. It holds without the parent, too.
+"""
+
+from __future__ import annotations
+
+import cmath
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from typing import IO, Any
+
+
+def main() -> None:
+    """Answer questions until the input ends."""
+    settings = json.loads(sys.argv[1])
+    # What sympy or antlr print must not end up among the replies.
+    replies, questions = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0), "r")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    # Both are inherited, and would turn the timer off.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    signal.setitimer(signal.ITIMER_REAL, settings["start_limit"])
+    _limit_memory(settings["memory"])
+    try:
+        # The first question of a kind loads parts of sympy and antlr, which belongs to starting up.
+        for gold, found in (("\\frac{1}{2}", "\\sqrt{4}"), ("[1,x)", "\\{2,y\\}")):
+            answer({"gold": gold, "found": found, "tolerance": 0.0})
+    except ImportError as error:
+        _reply(replies, {"error": str(error)})
+        return
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    _reply(replies, {"ready": True})
+    for line in questions:
+        question = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, question["limit"])
+        reply = answer(question)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _reply(replies, reply)
+
+
+def answer(question: dict[str, Any]) -> dict[str, bool]:
+    """One question, as in the module's docstring, without its limit."""
+    from math_verify import verify
+
+    gold = _parse(question["gold"])
+    if not gold:
+        return {"parsed": False}
+    if "found" not in question:
+        return {"parsed": True}
+    found = _parse(question["found"])
+    if not found:
+        return {"parsed": True, "equal": False}
+    close = _close(gold[0], found[0], question["tolerance"])
+    if close is None:
+        # A timeout of 0 is none: theirs needs a Python handler, and would take our timer away.
+        close = verify(gold, found, allow_set_relation_comp=True, timeout_seconds=0)
+    return {"parsed": True, "equal": bool(close)}
+
+
+def as_maths(text: str) -> str:
+    """With dollar signs around it, without which math-verify reads `2 \\sqrt { 221 }` as 221.
+
+    A text with formulas in it ("$2$ and $3$") stays as it is.
+    """
+    dollars = len(re.findall(r"(?<!\\)\$", text))
+    if (dollars and dollars % 2 == 0) or re.search(r"\\\(.*\\\)|\\\[.*\\\]", text, re.DOTALL):
+        return text
+    return "$" + re.sub(r"\\?\$", "", text) + "$"
+
+
+def _parse(text: str) -> list[Any]:
+    from math_verify import LatexExtractionConfig, parse
+
+    # Without the fallbacks, which find a number in what is not maths, or return the text itself.
+    return parse(as_maths(text), [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0)
+
+
+def _close(gold: Any, found: Any, tolerance: float) -> bool | None:
+    """Whether two numbers are equal but for rounding; None where one is not a finite number.
+
+    math-verify rounds to 6 decimals, by which all numbers below a millionth are equal.
+    """
+    try:
+        if not (gold.is_number and found.is_number):
+            return None
+        gold_value, found_value = complex(gold.evalf(15)), complex(found.evalf(15))
+    except Exception:  # sympy raises many kinds; math-verify catches them all, and says False
+        return None
+    if not (cmath.isfinite(gold_value) and cmath.isfinite(found_value)):
+        return None
+    return abs(gold_value - found_value) <= max(tolerance, 1e-12) * (abs(gold_value) or 1.0)
+
+
+def _limit_memory(num_bytes: int) -> None:
+    try:
+        import resource
+    except ImportError:
+        return
+    with contextlib.suppress(ValueError, OSError):  # some systems have the call but not the limit
+        resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
+
+
+def _reply(replies: IO[str], content: dict[str, Any]) -> None:
+    replies.write(json.dumps(content) + "\n")
+    replies.flush()
+
+
+if __name__ == "__main__":
+    main()

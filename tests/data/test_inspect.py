@@ -1,0 +1,99 @@
+"""The numbers of an inspection, against a source small enough to count by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from vicur.data.inspect import Spread, inspect_source
+from vicur.data.rows import PromptEncoder
+from vicur.data.sources import FileSource
+from vicur.data.tables import ListTable
+from vicur.data.views import Hinted, Plain
+
+
+def png(size, cut=0) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", size).save(data, format="PNG")
+    return data.getvalue()[: -cut or None]
+
+
+@pytest.fixture
+def source(tmp_path) -> FileSource:
+    teacher = [{"role": "user", "content": "<image>Look!"}]
+    rows = [
+        {"qid": "a", "problem": "<image>Why?", "images": [png((100, 50))], "answer": "7", "cue": "x"},
+        {"qid": "b", "problem": "How?", "images": [png((20, 10)), png((60, 30))], "answer": None},
+        {"qid": "c", "problem": "<image>", "images": [png((8, 8))]},
+        {"qid": "a", "problem": "Again?"},
+        {"qid": "d", "problem": "<image>?", "images": [png((8, 8))], "teacher_prompt": teacher, "answer": ""},
+        {"qid": "e", "problem": "Text?", "answer": "x", "response": "y", "videos": [[png((16, 16))] * 3]},
+        {"qid": "f", "problem": "And?", "images": png((8, 8)), "answer": "", "kind": "easy"},
+        {"qid": "g", "problem": "<image>!", "images": png((16, 16)), "teacher_prompt": teacher},
+    ]
+    return FileSource(ListTable("a.json", (tmp_path,), rows), bad_rows="skip")
+
+
+def test_counts(source):
+    found = inspect_source(source, teacher_view=Hinted("cue"))
+    assert found.name == "a.json" and (found.rows, found.problems) == (8, 4)
+    assert found.schema == {
+        "question": "problem",
+        "images": "images",
+        "videos": "videos",
+        "answer": "answer",
+        "cue": "cue",
+        "teacher_prompt": "teacher_prompt",
+        "target_response": "response",
+        "id": "qid",
+    }
+    assert found.bad_rows == {"question": 1, "repeated_id": 1, "answer": 2}
+    assert found.first_bad_rows[0] == "row 2: the question has no text" and len(found.first_bad_rows) == 4
+    assert (found.without_answer, found.with_target_response) == (2, 1)
+    assert found.images_per_problem == {0: 1, 1: 2, 2: 1} and found.videos_per_problem == {0: 3, 1: 1}
+    assert (found.image_width.low, found.image_width.p50, found.image_width.high) == (16, 40, 100)
+    assert (found.image_height.low, found.image_height.high) == (10, 50)
+    assert (found.image_megapixels.low, found.image_megapixels.high) == (0.0002, 0.005)
+    assert found.video_frames == Spread(3.0, 3.0, 3.0, 3.0, 3.0)
+    assert found.privileges == {"answer": 2, "rationale": 0, "cue": 1, "teacher_prompt": 1}
+    assert found.prompt_tokens is None and found.teacher_prompt_tokens is None
+    assert found.example_id == "a" and found.student_sees == "user: <image>Why?"
+    assert found.teacher_sees == "user: <image>Why?\n[Hint]: x"
+    assert (
+        inspect_source(source, teacher_view=Hinted("teacher_prompt"), example=3).teacher_sees
+        == "user: <image>Look!"
+    )
+
+
+def test_lengths_and_the_chat_template_of_a_model(base, source):
+    encoder = PromptEncoder(base.processor, base.model.model.get_rope_index)
+    found = inspect_source(source, encoder, Hinted("cue"))
+    plain = [len(prompt) for prompt in encoder.encode([Plain().show(sample) for sample in source])]
+    hinted = [len(prompt) for prompt in encoder.encode([Hinted("cue").show(sample) for sample in source])]
+    assert (found.prompt_tokens.low, found.prompt_tokens.high) == (min(plain), max(plain))
+    assert (found.teacher_prompt_tokens.low, found.teacher_prompt_tokens.high) == (min(hinted), max(hinted))
+    assert found.student_sees == encoder.render(Plain().show(source[0]))
+    assert found.student_sees == (
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Why?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert found.teacher_sees == found.student_sees.replace("Why?", "Why?\n[Hint]: x")
+
+
+def test_as_json(base, source):
+    found = json.loads(json.dumps(inspect_source(source).as_dict()))
+    assert found["image_width"]["high"] == 100 and found["bad_rows"]["answer"] == 2
+    assert found["images_per_problem"] == {"0": 1, "1": 2, "2": 1}
+
+
+def test_percentiles():
+    """Of 0 ... 100 the p-th percentile is p."""
+    assert Spread.of(list(range(101))) == Spread(0.0, 5.0, 50.0, 95.0, 100.0)
+    assert Spread.of([]) is None
+
+
+def test_an_example_must_be_there(source):
+    with pytest.raises(ValueError, match="has no problem 4; it has 4"):
+        inspect_source(source, example=4)

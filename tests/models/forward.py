@@ -1,0 +1,22 @@
+"""What several tests of models do."""
+
+from __future__ import annotations
+
+import torch
+
+from vicur.data.rows import PromptEncoder, build_rows
+from vicur.data.views import Plain
+
+
+def prompts_of(loaded, samples):
+    """The prompts that a model makes of samples."""
+    encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index)
+    return encoder.encode([Plain().show(sample) for sample in samples])
+
+
+@torch.no_grad()
+def logits_of(loaded, samples, **kwargs):
+    """The logits at all tokens of the prompts, padding left out."""
+    prompts = prompts_of(loaded, samples)
+    rows = build_rows(prompts, [()] * len(prompts), pad_id=loaded.vocabulary.pad_id, **kwargs)
+    return loaded.model(**rows.model_inputs(loaded.model.dtype)).logits[rows.attention_mask]

@@ -1,0 +1,159 @@
+"""Teachers: frozen, following the student, or the student itself with its modules off."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from vicur.data.views import Plain
+from vicur.models.adapters import LoRAConfig
+from vicur.models.load import RecoveryConfig, StudentConfig, load_student
+from vicur.scoring.scorer import Scorer
+from vicur.scoring.teacher import MovingAverage, Teacher, TeacherConfig
+
+LORA = LoRAConfig(rank=4, alpha=8.0)
+
+
+def said(scorer, samples, responses):
+    return scorer.log_probs(samples, [[r] for r in responses], Plain())
+
+
+def shake(model, seed=5):
+    """Move everything that is trained."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def lora_student(base_folder, recovery=False):
+    config = RecoveryConfig(enabled=recovery, interval=2)
+    loaded = load_student(StudentConfig(base_folder, config, lora=LORA))
+    shake(loaded.model, seed=1)
+    return loaded
+
+
+def make(student, **settings):
+    return Teacher.of(TeacherConfig(privilege="none", **settings), student, lora=LORA)
+
+
+def test_a_frozen_self_teacher_stays_and_has_no_recovery(base, student, samples, responses):
+    teacher = make(student)
+    before = said(Scorer(base), samples, responses)
+    shake(student.model)
+    teacher.follow()
+    assert torch.equal(said(teacher.scorer, samples, responses), before)
+    assert not any(p.requires_grad for p in teacher.loaded.model.parameters())
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_live_teacher_is_the_student_of_the_moment(student, samples, responses, keep):
+    teacher = make(student, update="live", keep_modules=keep)
+    assert teacher.loaded.model is student.model
+    shake(student.model)
+    expected = copy.deepcopy(student)
+    if not keep:
+        for layer in expected.recovery.layers.values():
+            layer.output.weight.data.zero_()
+    assert torch.equal(said(teacher.scorer, samples, responses), said(Scorer(expected), samples, responses))
+    assert all(p.requires_grad for p in student.model.parameters())
+    full = said(Scorer(student), samples, responses)
+    assert torch.equal(said(teacher.scorer, samples, responses), full) == keep
+
+
+def test_a_teacher_with_its_modules_is_a_copy_of_the_whole_student(student, samples, responses):
+    teacher = make(student, keep_modules=True)
+    assert teacher.loaded.recovery is not None and teacher.loaded.model is not student.model
+    before = said(Scorer(student), samples, responses)
+    shake(student.model)
+    assert torch.equal(said(teacher.scorer, samples, responses), before)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_moving_average_follows_every_weight(student, keep):
+    teacher = make(student, update="ema", ema_decay=0.75, keep_modules=keep)
+    start = {name: p.detach().clone() for name, p in teacher.loaded.model.named_parameters()}
+    assert any(name.startswith("recovery.") for name in start) == keep
+    moved = dict(student.model.named_parameters())
+    shake(student.model, 1)
+    teacher.follow()
+    first = {name: moved[name].detach().clone() for name in start}
+    shake(student.model, 2)
+    teacher.follow()
+    for name, own in teacher.loaded.model.named_parameters():
+        # 0.75 (0.75 s0 + 0.25 s1) + 0.25 s2
+        expected = 0.5625 * start[name] + 0.1875 * first[name] + 0.25 * moved[name]
+        torch.testing.assert_close(own.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_moving_average_of_half_precision_does_not_stand_still():
+    """1 % of a small change is below what bfloat16 can add to 1."""
+    own, student = torch.ones(3, dtype=torch.bfloat16), torch.full((3,), 1.03, dtype=torch.bfloat16)
+    average = MovingAverage({"w": own}, {"w": student}, decay=0.99)
+    for _ in range(300):
+        average.follow()
+    assert own.float().mean() > 1.02
+    naive = torch.ones(3, dtype=torch.bfloat16)
+    for _ in range(300):
+        naive.lerp_(student, 0.01)
+    assert naive.float().mean() == 1.0
+
+
+@pytest.mark.parametrize("recovery", [False, True])
+def test_the_teacher_of_a_lora_student_is_its_base_at_no_extra_memory(
+    base, base_folder, samples, responses, recovery
+):
+    student = lora_student(base_folder, recovery)
+    teacher = make(student)
+    assert teacher.loaded.model is student.model
+    expected = said(Scorer(base), samples, responses)
+    own = said(Scorer(student), samples, responses)
+    assert torch.equal(said(teacher.scorer, samples, responses), expected)
+    assert (own - expected).abs().max() > 1e-3
+    assert torch.equal(said(Scorer(student), samples, responses), own)
+
+
+def test_the_average_of_a_lora_student_is_a_second_adapter(base_folder, samples, responses):
+    student = lora_student(base_folder)
+    before = said(Scorer(student), samples, responses)
+    count = sum(p.numel() for p in student.model.parameters() if p.requires_grad)
+    teacher = make(student, update="ema", ema_decay=0.0, keep_modules=True)
+    assert teacher.loaded.model is student.model
+    assert sum(p.numel() for p in student.model.parameters() if p.requires_grad) == count
+    shake(student.model)
+    after = said(Scorer(student), samples, responses)
+    assert torch.equal(said(teacher.scorer, samples, responses), before)
+    teacher.follow()  # with a decay of 0 it arrives at once
+    assert torch.equal(said(teacher.scorer, samples, responses), after)
+    assert torch.equal(said(Scorer(student), samples, responses), after)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"update": "live"}, "without its adapters it is the frozen base"),
+        ({"update": "ema"}, "without its adapters it is the frozen base"),
+        ({"keep_modules": True}, "without its adapters it is the frozen base"),
+        ({"update": "ema", "keep_modules": True}, "not its cue recovery module"),
+    ],
+)
+def test_what_makes_no_teacher_of_a_lora_student(base_folder, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(lora_student(base_folder, recovery=True), **settings)
+
+
+def test_settings_of_another_checkpoint():
+    with pytest.raises(ValueError, match="are about a self-teacher"):
+        TeacherConfig(model="vicur:tiny-teacher", update="live")
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
+        TeacherConfig(ema_decay=1.0)
+
+
+def test_another_checkpoint_in_half_precision(base, base_folder, student, samples, responses):
+    teacher = make(student, model=base_folder, dtype="bfloat16")
+    assert teacher.loaded.model.dtype == torch.bfloat16
+    difference = said(teacher.scorer, samples, responses) - said(Scorer(base), samples, responses)
+    assert 0 < difference.abs().max() < 0.3

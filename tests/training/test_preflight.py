@@ -1,0 +1,200 @@
+"""The preflight finds what goes wrong while the loss looks fine. Each fault is planted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vicur.data.sample import Sample
+from vicur.data.views import Hinted, Plain
+from vicur.models.load import StudentConfig, as_base, load_model, load_student
+from vicur.objectives.objective import Look, Needs
+from vicur.scoring.scorer import Scorer
+from vicur.scoring.teacher import Teacher, TeacherConfig
+from vicur.training.preflight import PreflightError, run_preflight
+
+NEEDS = Needs(log_probs={"old": Look("student", Plain())}, distributions={"teacher": Look("teacher", None)})
+
+
+@pytest.fixture
+def student():
+    return load_student(StudentConfig("vicur:tiny-student"))
+
+
+@pytest.fixture
+def teacher(student):
+    return Teacher.of(TeacherConfig(privilege="cue"), student)
+
+
+def checked(samples, student, teacher, needs=NEEDS, max_new_tokens=32):
+    found = run_preflight(samples, Scorer(student), teacher, needs, max_new_tokens)
+    return found, {check.name: check.passed for check in found.checks}
+
+
+def failure(samples, student, teacher, **kwargs):
+    found, passed = checked(samples, student, teacher, **kwargs)
+    with pytest.raises(PreflightError) as caught:
+        found.raise_if_failed()
+    return [name for name, own in passed.items() if own is False], str(caught.value)
+
+
+def test_all_is_well(samples, student, teacher):
+    found, passed = checked(samples, student, teacher)
+    found.raise_if_failed()
+    assert all(passed.values()) and len(passed) == 10
+    assert found.student_prompt in found.teacher_prompt.replace("\n[Hint]: " + hint(samples[0]), "")
+    assert found.teacher_tokens > found.student_tokens
+
+
+def hint(sample):
+    shown = Hinted("cue").show(sample).messages[-1]["content"][-1]["text"]
+    return shown.removeprefix("\n[Hint]: ")
+
+
+def test_without_a_teacher_only_the_student_is_looked_at(samples, student):
+    found, passed = checked(samples, student, None)
+    found.raise_if_failed()
+    assert len(passed) == 3 and found.teacher_prompt is None
+
+
+def test_a_teacher_that_is_not_given_the_pixels(samples, student, teacher, monkeypatch):
+    """Its tower returns the same for every image: prompts and loss look as ever."""
+    visual = teacher.loaded.model.model.visual
+    forward = visual.forward
+
+    def dark(pixels, *args, **kwargs):
+        return forward(torch.zeros_like(pixels), *args, **kwargs)
+
+    monkeypatch.setattr(visual, "forward", dark)
+    for module in (visual.merger, *visual.deepstack_merger_list):
+        module.linear_fc2.weight.data.zero_()
+        module.linear_fc2.bias.data.zero_()
+    names, message = failure(samples, student, teacher)
+    assert "same weights, same view" in names
+    assert "self-teacher differs from the student" in message
+
+
+def test_a_teacher_that_says_the_same_without_the_image(samples, student, teacher, monkeypatch):
+    """Its encoder leaves the media out of every prompt."""
+    encoder = teacher.scorer.encoder
+    encode = encoder.encode
+
+    def drop_media(shown):
+        text = [
+            replace(
+                one,
+                messages=tuple(
+                    {**m, "content": [p for p in m["content"] if p["type"] == "text"]} for m in one.messages
+                ),
+                images=(),
+                videos=(),
+            )
+            for one in shown
+        ]
+        return encode(text)
+
+    monkeypatch.setattr(encoder, "encode", drop_media)
+    names, _ = failure(samples, student, teacher)
+    assert "the teacher sees the image" in names
+
+
+def test_a_teacher_without_weights(samples, student, teacher):
+    teacher.loaded.model.lm_head.weight.data.zero_()
+    names, message = failure(samples, student, teacher)
+    assert "teacher in working order" in names and "uniform" in message
+
+
+def test_a_student_of_nan(samples, student, teacher):
+    student.model.model.language_model.norm.weight.data.fill_(float("nan"))
+    names, message = failure(samples, student, teacher)
+    assert names[0] == "student in working order" and "nan" in message
+
+
+def test_a_teacher_that_reads_differently_each_time(samples, student, teacher, monkeypatch):
+    norm = teacher.loaded.model.model.language_model.norm
+    torch.manual_seed(0)
+    handle = norm.register_forward_hook(lambda module, args, out: out + 0.3 * torch.randn_like(out))
+    names, _ = failure(samples, student, teacher)
+    handle.remove()
+    assert "same view twice" in names
+
+
+def test_a_self_teacher_with_other_weights(samples, student, teacher):
+    torch.manual_seed(0)
+    for parameter in teacher.loaded.model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    names, message = failure(samples, student, teacher)
+    assert names == ["same weights, same view"] and "nats a token at the start" in message
+
+
+def test_a_hint_in_a_student_view(samples, student, teacher):
+    needs = Needs(log_probs={"old": Look("student", Hinted("cue"))})
+    names, message = failure(samples, student, teacher, needs=needs)
+    assert names == ["no privilege reaches the student"] and "hinted(cue) shows the student a hint" in message
+
+
+def test_a_hint_in_the_problem_itself(samples, student, teacher):
+    def spoiled(sample: Sample) -> Sample:
+        (message,) = sample.messages
+        content = [*message["content"], {"type": "text", "text": " " + hint(sample)}]
+        return replace(sample, messages=({**message, "content": content},))
+
+    names, message = failure(list(map(spoiled, samples)), student, teacher)
+    assert names == ["no privilege reaches the student"] and "itself holds its cue" in message
+
+
+def test_prompts_that_do_not_fit(samples, student, teacher):
+    names, message = failure(samples, student, teacher, max_new_tokens=4090)
+    assert names == ["student's prompts fit", "teacher's prompts fit"] and "4096 positions" in message
+
+
+def test_a_privilege_that_nobody_has_and_one_that_says_nothing(samples, student):
+    view = Hinted("cue")
+    teacher = Teacher(as_base(student), view)
+    bare = [replace(s, privilege=replace(s.privilege, cue=None)) for s in samples]
+    _, passed = checked(bare, student, teacher)
+    assert passed["the teacher is shown its privilege"] is None
+
+
+def test_text_only_data_has_nothing_to_see(samples, student, teacher):
+    def text_only(sample: Sample) -> Sample:
+        (message,) = sample.messages
+        content = [part for part in message["content"] if part["type"] == "text"]
+        return replace(sample, images=(), messages=({**message, "content": content},))
+
+    found, passed = checked(list(map(text_only, samples)), student, teacher)
+    found.raise_if_failed()
+    assert passed["the teacher sees the image"] is None
+
+
+def test_another_model_is_not_compared_with_the_student(samples, student):
+    loaded = load_model("vicur:tiny-teacher")
+    other = Teacher(replace(loaded, vocabulary=student.vocabulary), Plain())
+    found, passed = checked(samples, student, other)
+    found.raise_if_failed()
+    assert passed["same weights, same view"] is None
+    assert passed["the teacher is shown its privilege"] is None
+    assert passed["the teacher sees the image"] is True
+
+
+def test_the_first_problems_may_be_text(samples, student, teacher):
+    def text_only(sample: Sample) -> Sample:
+        (message,) = sample.messages
+        content = [part for part in message["content"] if part["type"] == "text"]
+        return replace(sample, images=(), messages=({**message, "content": content},))
+
+    mixed = [text_only(samples[0]), *samples[1:]]
+    _, passed = checked(mixed, student, teacher)
+    assert passed["the teacher sees the image"] is True
+
+
+def test_it_changes_nothing(samples, student, teacher):
+    before = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    checked(samples, student, teacher)
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.model.state_dict().items())
