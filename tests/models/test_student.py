@@ -132,12 +132,46 @@ def test_decoding_after_prefill_equals_one_forward(student, samples, responses):
                 torch.testing.assert_close(step.logits[0, -1], full[end - 1], rtol=1e-4, atol=2e-5)
 
 
+def generation_inputs(student, samples):
+    inputs = build_rows(prompts_of(student, samples), [()] * len(samples), pad_id=0).model_inputs()
+    del inputs["position_ids"]  # generate makes its own
+    return inputs
+
+
+@torch.no_grad()
 def test_chunked_prefill_is_refused(student, samples):
-    rows = build_rows(prompts_of(student, samples[:1]), [()], pad_id=0)
-    with torch.no_grad():
-        cache = student.model(**rows.model_inputs(), use_cache=True).past_key_values
-        with pytest.raises(ValueError, match="in one prefill"):
-            student.model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache, use_cache=True)
+    inputs = generation_inputs(student, samples[:1])
+    with pytest.raises(ValueError, match=r"in one prefill.*Chunked prefill.*not possible"):
+        student.model.generate(**inputs, max_new_tokens=2, do_sample=False, prefill_chunk_size=8)
+
+
+@torch.no_grad()
+def test_a_reused_prefix_cache_is_refused(student, samples):
+    """The second turn of a chat on top of the first one's cache."""
+    inputs = generation_inputs(student, samples[:1])
+    cache = student.model(**inputs, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=r"in one prefill.*but 2 token\(s\) came on top of a cache"):
+        student.model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache, use_cache=True)
+
+
+@torch.no_grad()
+def test_an_image_in_a_later_turn_is_refused(student, samples):
+    first, second = (generation_inputs(student, [sample]) for sample in samples[:2])
+    cache = student.model(**first, use_cache=True).past_key_values
+    del second["attention_mask"]
+    with pytest.raises(ValueError, match=r"in one prefill.*of an image or video among them"):
+        student.model(**second, past_key_values=cache, use_cache=True)
+
+
+@torch.no_grad()
+def test_what_recovery_refuses_is_possible_without_it(student, samples):
+    inputs = generation_inputs(student, samples[:1])
+    with student.model.without_recovery():
+        whole, chunked = (
+            student.model.generate(**inputs, max_new_tokens=3, do_sample=False, **kwargs)
+            for kwargs in ({}, {"prefill_chunk_size": 64})
+        )
+    assert torch.equal(whole, chunked)
 
 
 def test_gradients_reach_the_whole_module(student, samples, responses):
@@ -203,9 +237,10 @@ def test_checkpoints_with_other_keys_are_refused(base_folder, tmp_path, change, 
         name = "model.language_model.stray.weight"
         weights[name] = torch.zeros(2)
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=message) as caught:
-        load_model(str(folder))
-    assert name in str(caught.value)
+    for load in (load_model, lambda path: load_student(StudentConfig(path, RecoveryConfig(enabled=True)))):
+        with pytest.raises(ValueError, match=message) as caught:
+            load(str(folder))
+        assert name in str(caught.value)
 
 
 def test_a_recovery_checkpoint_is_not_trained_on_by_accident(student, tmp_path):

@@ -155,20 +155,14 @@ def _refuse_more_prompt(visual: Tensor | None, length: int) -> None:
     Raises:
         ValueError: images come, or more than the one token of a decoding step.
     """
-    why = (
+    if visual is None and length == 1:
+        return
+    what = f"{length} token(s){'' if visual is None else ', of an image or video among them,'}"
+    raise ValueError(
         "With cue recovery the whole prompt must be in one prefill, as the first token gathers from every "
-        "visual token"
+        f"visual token, but {what} came on top of a cache. Chunked prefill, a reused prefix cache and an "
+        "image in a later turn are not possible: pass the whole conversation, without past_key_values."
     )
-    if visual is not None:
-        raise ValueError(
-            f"{why}: an image in a later turn cannot be added to a cache. Pass the whole conversation, "
-            "without past_key_values."
-        )
-    if length > 1:
-        raise ValueError(
-            f"{why}: chunked prefill and a reused prefix cache are not possible ({length} tokens came on "
-            "top of a cache). Pass the whole conversation, without past_key_values."
-        )
 
 
 class ViCuRQwen3VLForConditionalGeneration(_GathersCues, Qwen3VLForConditionalGeneration):
