@@ -93,7 +93,7 @@ def differences(one, other, prefix=""):
     return set() if one == other else {prefix}
 
 
-RECOVERY = {"student.recovery.enabled", "student.recovery.output_init"}
+RECOVERY = {"student.recovery.enabled", "student.recovery.interval", "student.recovery.output_init"}
 PRIVILEGE = {"teacher.privilege"}
 TEACHER = {"teacher.model"}
 PARTS = {"objective.divergence", "objective.visual_advantage"}

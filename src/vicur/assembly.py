@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
@@ -25,6 +26,7 @@ from vicur.training.preflight import Preflight, run_preflight
 from vicur.training.progress import Progress
 from vicur.training.update import Updater
 
+Result = TypeVar("Result")
 Bars = Callable[[str], Progress]
 """Makes the progress bar of a title."""
 
@@ -73,12 +75,13 @@ class Run:
     student: LoadedModel
     trainer: Trainer
 
-    def preflight(self) -> Preflight:
+    def preflight(self, bars: Bars | None = None) -> Preflight:
         """Check with the real models that teacher and student see what they should, and nothing else."""
         measurement = self.trainer.measurement
         limit = self.recipe.rollout.sampling.max_new_tokens
         needs = self.trainer.objective.needs(1)
-        return run_preflight(self.data.problems, measurement.student, measurement.teacher, needs, limit)
+        looked_at = (self.data.problems, measurement.student, measurement.teacher, needs, limit)
+        return _during(bars, "preflight", lambda: run_preflight(*looked_at))
 
     def workload(self, found: Preflight) -> Workload:
         """The sizes of a step, with the prompts' lengths as the preflight found them."""
@@ -109,13 +112,14 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     torch.manual_seed(recipe.training.seed)
     grader = Grader(recipe.rewards)
     problems = _problems(recipe, bars)
-    loaded = load_student(recipe.student)
+    loaded = _during(bars, "loading the student", lambda: load_student(recipe.student))
     if recipe.scoring.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     limits = recipe.data.pixel_limits()
     teacher = None
     if recipe.has_teacher:
-        teacher = Teacher.of(recipe.teacher, loaded, recipe.scoring, recipe.student.lora, limits)
+        settings = (recipe.teacher, loaded, recipe.scoring, recipe.student.lora, limits)
+        teacher = _during(bars, "loading the teacher", lambda: Teacher.of(*settings))
     student = Scorer(loaded, recipe.scoring, limits)
     data = _fitting(recipe, problems, student, teacher, grader, bars)
     objective = recipe.objective.build()
@@ -135,6 +139,10 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         skip_bad_rows=recipe.data.bad_rows == "skip",
     )
     return Run(recipe, data, loaded, trainer)
+
+
+def _during(bars: Bars | None, title: str, work: Callable[[], Result]) -> Result:
+    return work() if bars is None else bars(title).during(work)
 
 
 def _problems(recipe: Recipe, bars: Bars | None) -> FileSource:

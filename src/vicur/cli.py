@@ -285,16 +285,16 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     if options.dry_run:
         _tell_plan(run, console)
         return
-    run.preflight().raise_if_failed()
+    run.preflight(_passing_bar).raise_if_failed()
     with Records(output, to_yaml(recipe)) as records:
         run.trainer.train(records, Progress("training"))
         if recipe.training.save_model:
-            run.student.save(output / "checkpoints" / "final")
+            _passing_bar("saving").during(lambda: run.student.save(output / "checkpoints" / "final"))
     console.print(f"Done. Everything is in {output}.", markup=False, highlight=False)
 
 
 def _tell_plan(run: Run, console: Console) -> None:
-    found = run.preflight()
+    found = run.preflight(_passing_bar)
     print_preflight(found, console)
     measurement, needs = run.trainer.measurement, run.trainer.objective.needs(1)
     work = run.workload(found)
@@ -324,7 +324,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     )
     config = EvaluationConfig(sampling, options.batch)
     source = _open(options, "error")
-    loaded = load_model(options.model, options.dtype)
+    loaded = _passing_bar("loading the model").during(lambda: load_model(options.model, options.dtype))
     result = evaluate(loaded, source, config, Progress("evaluating"), limits=_limits(options))
     leakage = result.leakage
     console.print(
@@ -353,8 +353,8 @@ def _init(options: argparse.Namespace, console: Console) -> None:
     own: Dtype = "bfloat16" if read_config(options.base).dtype == torch.bfloat16 else "float32"
     torch.manual_seed(options.seed)
     student = StudentConfig(options.base, recovery, options.dtype or own)
-    with Console(stderr=True).status(f"writing {options.out}"):
-        save_augmented(load_student(student), options.base, recovery, Path(options.out))
+    loaded = _passing_bar("loading the base").during(lambda: load_student(student))
+    _passing_bar("writing").during(lambda: save_augmented(loaded, options.base, recovery, Path(options.out)))
     if not options.json:
         console.print(f"The student is in {options.out}.", markup=False, highlight=False)
 

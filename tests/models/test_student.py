@@ -243,10 +243,12 @@ def test_checkpoints_with_other_keys_are_refused(base_folder, tmp_path, change, 
         assert name in str(caught.value)
 
 
-def test_a_recovery_checkpoint_is_not_trained_on_by_accident(student, tmp_path):
+def test_a_recovery_checkpoint_is_trained_on_as_it_is(student, samples, tmp_path):
     student.save(tmp_path)
-    with pytest.raises(ValueError, match=r"student\.recovery\.enabled=true"):
-        load_student(StudentConfig(str(tmp_path)))
+    with pytest.raises(ValueError, match=r"student\.recovery\.enabled=false asks for none"):
+        load_student(StudentConfig(str(tmp_path), RecoveryConfig(enabled=False)))
+    found = load_student(StudentConfig(str(tmp_path)))
+    assert torch.equal(logits_of(found, samples), logits_of(student, samples))
     again = load_student(StudentConfig(str(tmp_path), RecoveryConfig(enabled=True, interval=2)))
     assert again.recovery is not None
     with pytest.raises(ValueError, match=r"has cue recovery after layers \[0, 2\]"):

@@ -32,6 +32,10 @@ def data(tmp_path_factory):
     return path
 
 
+def with_column(table, name, values):
+    return table.set_column(table.column_names.index(name), name, [values])
+
+
 def run(folder, base_folder, data, *overrides, name="opsd_cue_recovery"):
     recipe = load_recipe(
         f"cuebench/{name}",
@@ -219,8 +223,7 @@ def test_runs_that_cannot_mean_what_they_say(base_folder, data, tmp_path, overri
 def test_objectives_that_the_data_cannot_serve(base_folder, data, tmp_path, settings, message):
     table = pq.read_table(data).drop_columns(["target_response"])
     answers = [None, None, *table["answer"].to_pylist()[2:]]
-    place = table.column_names.index("answer")
-    pq.write_table(table.set_column(place, "answer", [answers]), tmp_path / "train.parquet")
+    pq.write_table(with_column(table, "answer", answers), tmp_path / "train.parquet")
     overrides = [f"student.model={base_folder}", f"data.train={tmp_path / 'train.parquet'}"]
     with pytest.raises(ValueError, match=message):
         build(load_recipe("cuebench/opsd_cue", [*overrides, "training.prompts_per_step=4", *settings]))
@@ -344,8 +347,7 @@ def test_too_few_readable_problems_end_the_run(tmp_path, base_folder, data):
 def test_prompts_that_are_too_long_are_dropped_and_told(tmp_path, base_folder, data):
     table = pq.read_table(data)
     texts = [text + " Look closely." * (row < 12) for row, text in enumerate(table["problem"].to_pylist())]
-    place = table.column_names.index("problem")
-    pq.write_table(table.set_column(place, "problem", [texts]), tmp_path / "train.parquet")
+    pq.write_table(with_column(table, "problem", texts), tmp_path / "train.parquet")
     settings = [
         f"student.model={base_folder}",
         f"data.train={tmp_path / 'train.parquet'}",
@@ -376,8 +378,7 @@ def test_prompts_that_are_too_long_are_dropped_and_told(tmp_path, base_folder, d
 def test_answers_that_cannot_be_graded_are_left_out_where_rewards_are_needed(tmp_path, base_folder, data):
     table = pq.read_table(data)
     answers = ["\\frac{", *table["answer"].to_pylist()[1:]]
-    place = table.column_names.index("answer")
-    pq.write_table(table.set_column(place, "answer", [answers]), tmp_path / "train.parquet")
+    pq.write_table(with_column(table, "answer", answers), tmp_path / "train.parquet")
     settings = [
         f"student.model={base_folder}",
         f"data.train={tmp_path / 'train.parquet'}",

@@ -41,10 +41,11 @@ from vicur.models.vocabulary import Vocabulary
 class RecoveryConfig:
     """The cue recovery module that a student gets."""
 
-    enabled: bool = False
-    """Whether the student has the module."""
-    interval: int = INTERVAL
-    """It acts after decoder layers i with i % interval == 0."""
+    enabled: bool | None = None
+    """Whether the student has the module; None: if its checkpoint has it."""
+    interval: int | None = None
+    """It acts after decoder layers i with i % interval == 0; None: where the checkpoint has it, and in a
+    fresh module 5."""
     layers: list[int] | None = None
     """The decoder layers after which it acts, in place of an interval."""
     output_init: OutputInit = "zero"
@@ -54,14 +55,16 @@ class RecoveryConfig:
     module stays nearly inert, so it usually needs a larger one."""
 
     def __post_init__(self) -> None:
-        if self.interval < 1:
+        if self.interval is not None and self.interval < 1:
             raise ValueError(f"recovery.interval must be at least 1, not {self.interval}.")
 
     def layers_of(self, config: Any) -> list[int]:
         """The decoder layers of a model after which it acts."""
         if self.layers is not None:
-            return self.layers
-        return list(range(0, config.text_config.num_hidden_layers, self.interval))
+            return sorted(self.layers)
+        if self.interval is None and has_recovery(config):
+            return layers_with_recovery(config)
+        return list(range(0, config.text_config.num_hidden_layers, self.interval or INTERVAL))
 
 
 @dataclass(frozen=True)
@@ -163,8 +166,8 @@ def load_student(config: StudentConfig) -> LoadedModel:
     The fresh module's and adapter's weights depend on torch's random state.
 
     Raises:
-        ValueError: as `load_model`; or the checkpoint has a recovery module and it is not enabled, or
-            has it elsewhere.
+        ValueError: as `load_model`; or the checkpoint has a recovery module and is to have none, or has
+            it elsewhere.
     """
     saved = read_config(config.model)
     if has_recovery(saved):
@@ -196,16 +199,16 @@ def augmented_config(base: Any, recovery: RecoveryConfig) -> Any:
 
 
 def _check_same_recovery(config: StudentConfig, saved: Any) -> None:
-    if not config.recovery.enabled:
+    if config.recovery.enabled is False:
         raise ValueError(
-            f"{config.model} has a cue recovery module. Set student.recovery.enabled=true to train "
-            "on with it."
+            f"{config.model} has a cue recovery module, and student.recovery.enabled=false asks for none. "
+            "Leave the setting out to train on with it, or start from a checkpoint without it."
         )
     has, asked = layers_with_recovery(saved), config.recovery.layers_of(saved)
-    if sorted(asked) != has:
+    if asked != has:
         raise ValueError(
-            f"{config.model} has cue recovery after layers {has}; set student.recovery.layers={has}, as the "
-            f"settings ask for {sorted(asked)}."
+            f"{config.model} has cue recovery after layers {has}, and the settings ask for {asked}. Leave "
+            "student.recovery.interval and layers out."
         )
 
 

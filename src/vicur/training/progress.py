@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from rich.console import Console
@@ -55,6 +55,11 @@ class Progress:
                 yield item
                 bar.advance(task)
         self._bar = None
+
+    def during(self, work: Callable[[], Item]) -> Item:
+        """Do one thing under the bar, which shows the time it takes."""
+        (result,) = [work() for _ in self.over(range(1), 1)]
+        return result
 
     def say(self, sentence: str) -> None:
         """Print a sentence above the bar."""
