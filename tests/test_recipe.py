@@ -37,6 +37,22 @@ def test_bases_are_merged_in_order_and_null_removes(tmp_path):
     assert found.rollout.siblings == 4 and found.objective.visual_advantage.top_fraction == 0.5
     own.write_text("base: second.yaml\nobjective: {visual_advantage: null}")
     assert load_recipe(str(own)).objective.visual_advantage is None
+    own.write_text("base: second.yaml\noptimizer: {weight_decay: null}\nobjective: null")
+    assert load_recipe(str(own)).optimizer.weight_decay == 0.01
+    assert load_recipe(str(own)).objective.visual_advantage is None
+    assert load_recipe(str(own), ["optimizer=null"]).optimizer.learning_rate == 1e-6
+
+
+def test_columns_of_the_data_are_the_users_words(tmp_path):
+    (tmp_path / "base.yaml").write_text("data: {columns: {answer: label.text, cue: seen}}")
+    own = tmp_path / "own.yaml"
+    own.write_text("base: base.yaml\ndata: {columns: {answer: gold}}")
+    assert load_recipe(str(own)).data.columns == {"answer": "gold", "cue": "seen"}
+    for override in ("data.columns={id: uid}", "data.columns.id=uid", "--data.columns.id=uid"):
+        recipe = load_recipe(str(own), [override])
+        assert recipe.data.columns == {"answer": "gold", "cue": "seen", "id": "uid"}
+        (tmp_path / "resolved.yaml").write_text(to_yaml(recipe))
+        assert load_recipe(str(tmp_path / "resolved.yaml")) == recipe
 
 
 def test_bases_that_cannot_be(tmp_path):

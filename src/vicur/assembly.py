@@ -37,11 +37,13 @@ class Data:
 
     Attributes:
         problems: those that are trained on.
+        without_privilege: of the problems, how many the teacher sees as the student does.
         overlong: problems whose prompts are too long.
         ungradable: ids of problems whose gold answer cannot be graded against, where rewards are needed.
     """
 
     problems: FileSource
+    without_privilege: int = 0
     overlong: tuple[Overlong, ...] = ()
     ungradable: tuple[str, ...] = ()
 
@@ -52,11 +54,20 @@ class Data:
             "too long": self.overlong,
             "answers that cannot be graded": self.ungradable,
         }
-        return [
-            f"Left out of {self.problems.name}, {why}: {len(found)}, the first: {found[0]}."
+        name = self.problems.name
+        told = [
+            f"Left out of {name}, {why}: {len(found)}, the first: {found[0]}."
             for why, found in kinds.items()
             if found
         ]
+        if self.problems.inapplicable:
+            told.append(f"Left out of {name}, without the teacher's privilege: {self.problems.inapplicable}.")
+        if self.without_privilege:
+            told.append(
+                f"Of {len(self.problems)} problems, {self.without_privilege} lack the teacher's privilege: "
+                "there it sees what the student sees."
+            )
+        return told
 
 
 @dataclass(frozen=True)
@@ -86,15 +97,18 @@ class Run:
     def workload(self, found: Preflight) -> Workload:
         """The sizes of a step, with the prompts' lengths as the preflight found them."""
         recipe = self.recipe
+        prompts = recipe.training.prompts_per_step
         return Workload(
-            prompts=recipe.training.prompts_per_step,
+            prompts=prompts,
             siblings=recipe.rollout.siblings,
             prompt_tokens=found.student_tokens,
             teacher_prompt_tokens=found.teacher_tokens or found.student_tokens,
             response_tokens=recipe.rollout.sampling.max_new_tokens,
-            micro_batch=recipe.optimizer.prompts_per_micro_batch,
-            scoring_batch=recipe.scoring.samples_per_batch,
-            decoding_batch=recipe.rollout.prompts_per_batch,
+            micro_batch=min(recipe.optimizer.prompts_per_micro_batch, recipe.training.update_size),
+            scoring_batch=min(recipe.scoring.samples_per_batch, prompts),
+            decoding_batch=0
+            if recipe.rollout.source == "dataset"
+            else min(recipe.rollout.prompts_per_batch, prompts),
             checkpointing=recipe.scoring.gradient_checkpointing,
         )
 
@@ -156,7 +170,13 @@ def _problems(recipe: Recipe, bars: Bars | None) -> FileSource:
     problems = recipe.data.open(
         only_for=only_for, progress=None if bars is None else bars("checking the data").over
     )
-    if recipe.has_teacher and not any(problems.applies(view)):
+    having = sum(problems.applies(view)) if recipe.has_teacher else len(problems)
+    if having < len(problems) and recipe.teacher.missing_privilege == "error":
+        raise ValueError(
+            f"{len(problems) - having} of {len(problems)} problems of {problems.name} lack the privilege "
+            f"{recipe.teacher.privilege}, and teacher.missing_privilege=error."
+        )
+    if having == 0:
         raise ValueError(
             f"No problem of {problems.name} has the privilege {recipe.teacher.privilege}: the teacher would "
             "see what the student sees. Set teacher.privilege=none if that is meant."
@@ -205,7 +225,8 @@ def _fitting(
         teacher_encoder=None if teacher is None else teacher.scorer.encoder,
         progress=None if bars is None else bars("measuring prompts").over,
     )
-    data = Data(fitting, tuple(overlong))
+    lacking = 0 if teacher is None else fitting.applies(teacher.view).count(False)
+    data = Data(fitting, lacking, tuple(overlong))
     if recipe.needs.rewards and recipe.rewards.function is None:
         data = _gradable(data, grader, bars)
     _check_enough(data, recipe)

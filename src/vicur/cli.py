@@ -24,8 +24,8 @@ from vicur.data.rows import PromptEncoder
 from vicur.data.sources import FileSource
 from vicur.evaluation.runner import EvaluationConfig, evaluate
 from vicur.models.augment import describe, save_augmented
-from vicur.models.checkpoints import Dtype, read_config, read_processor
-from vicur.models.load import RecoveryConfig, StudentConfig, load_model, load_student
+from vicur.models.checkpoints import read_config, read_processor, saved_dtype
+from vicur.models.load import RecoveryConfig, StudentConfig, check_free, load_model, load_student
 from vicur.quickstart import run_quickstart
 from vicur.recipe import load_recipe, to_yaml
 from vicur.reporting.tables import headlines, study_table
@@ -350,7 +350,8 @@ def _init(options: argparse.Namespace, console: Console) -> None:
         return
     if options.out is None:
         raise ValueError("--out is needed: where shall the student go? (Or --dry-run.)")
-    own: Dtype = "bfloat16" if read_config(options.base).dtype == torch.bfloat16 else "float32"
+    check_free(Path(options.out))
+    own = saved_dtype(read_config(options.base))
     torch.manual_seed(options.seed)
     student = StudentConfig(options.base, recovery, options.dtype or own)
     loaded = _passing_bar("loading the base").during(lambda: load_student(student))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_type_hints
+from types import NoneType
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
@@ -196,7 +198,7 @@ def _sentence(error: Exception) -> str:
 
 def _parse(override: str, key: str, value: str) -> Any:
     """A value as YAML would read it, but text where the setting is text: a path may hold anything."""
-    kind = setting_types(Recipe).get(key)
+    kind = _kinds().get(key)
     if kind is str or (kind == str | None and value not in ("null", "")):
         return value
     try:
@@ -238,10 +240,20 @@ def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
     raise RecipeError(f"There is no {kind} {path}; did you mean {' or '.join(near)}?")
 
 
+@functools.cache
+def _kinds() -> dict[str, Any]:
+    return setting_types(Recipe)
+
+
+def _is_table(key: str) -> bool:
+    """Whether a setting is itself a table of the user's words, as data.columns."""
+    return get_origin(_kinds().get(key)) is dict
+
+
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and not _is_table(f"{prefix}{key}"):
             flat |= _flatten(value, f"{prefix}{key}.")
         else:  # an empty one names an optional component without changing its settings
             flat[f"{prefix}{key}"] = value
@@ -249,12 +261,24 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _merge(flat: dict[str, Any], later: dict[str, Any]) -> None:
-    """Put later settings after earlier ones, and let a null remove what was set below it."""
+    """Put later settings after earlier ones. A null removes what was set under its name; where the
+    setting itself cannot be null, that leaves its default."""
     for key, value in later.items():
+        before = flat.get(key)
         for old in list(flat):
             if old == key or (value is None and old.startswith(f"{key}.")):
                 del flat[old]
-        flat[key] = value
+        if _is_table(key) and isinstance(before, dict) and isinstance(value, dict):
+            value = before | value
+        if value is not None or not _has_default(key):
+            flat[key] = value
+
+
+def _has_default(key: str) -> bool:
+    """Whether a null means "as if it were not there": for sections, and settings that cannot be null."""
+    if key in _kinds():
+        return NoneType not in get_args(_kinds()[key])
+    return any(known.startswith(f"{key}.") for known in _kinds())
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:
@@ -272,7 +296,7 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_keys(flat: dict[str, Any], source: str) -> None:
-    known = list(setting_types(Recipe))
+    known = list(_kinds())
     for key, value in flat.items():
         if key not in known and not (value == {} and any(k.startswith(f"{key}.") for k in known)):
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]

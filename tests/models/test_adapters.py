@@ -103,3 +103,16 @@ def test_a_saved_student_is_a_plain_checkpoint_with_the_adapter_beside(base_fold
 def test_a_rank_below_one_is_refused():
     with pytest.raises(ValueError, match=r"student\.lora\.rank must be at least 1"):
         LoRAConfig(rank=0)
+
+
+def test_saving_leaves_the_model_as_it_was_in_half_precision(base_folder, tmp_path):
+    """Merged in place and taken out again, bfloat16 weights would not be what they were."""
+    loaded = shake(load_student(StudentConfig(base_folder, dtype="bfloat16", lora=LORA)))
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    loaded.save(tmp_path / "final")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.model.state_dict().items())
+
+
+def test_adapters_of_a_frozen_tower_are_refused():
+    with pytest.raises(ValueError, match="nothing to do"):
+        StudentConfig(lora=LoRAConfig(vision=True), freeze_vision=True)

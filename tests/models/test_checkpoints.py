@@ -23,7 +23,7 @@ from vicur.assembly import build
 from vicur.cuebench.generate import write_parquet
 from vicur.data.rows import build_rows
 from vicur.models.augment import save_augmented
-from vicur.models.checkpoints import read_config, read_model, read_processor
+from vicur.models.checkpoints import read_config, read_model, read_processor, saved_dtype
 from vicur.models.load import RecoveryConfig, StudentConfig, load_model, load_student
 from vicur.recipe import load_recipe, to_yaml
 from vicur.training.progress import Progress
@@ -227,3 +227,40 @@ def test_chosen_layers_take_the_place_of_the_interval(base_folder, samples, tmp_
 def test_stock_class_is_untouched_by_importing_us(base_folder):
     model = AutoModelForImageTextToText.from_pretrained(base_folder)
     assert type(model) is Qwen3VLForConditionalGeneration
+
+
+def test_recovery_that_is_described_for_a_base_without_it(base_folder):
+    for settings in ({"layers": [0]}, {"interval": 2}, {"learning_rate": 1e-3}):
+        with pytest.raises(ValueError, match=r"Set student\.recovery\.enabled=true"):
+            load_student(StudentConfig(base_folder, RecoveryConfig(**settings)))
+        assert load_student(StudentConfig(base_folder, RecoveryConfig(False, **settings))).recovery is None
+
+
+def test_what_a_killed_process_left_does_not_get_into_a_checkpoint(base_folder, tmp_path):
+    left = tmp_path / "final.partial" / "adapter"
+    left.mkdir(parents=True)
+    (left / "stale").write_text("old")
+    load_model(base_folder).save(tmp_path / "final")
+    assert not (tmp_path / "final" / "adapter").exists() and not left.parent.exists()
+    with pytest.raises(OSError, match="exists already"):
+        load_model(base_folder).save(tmp_path / "final")
+
+
+@pytest.mark.parametrize("place", ["dtype", "text_config"])
+def test_the_precision_is_read_wherever_a_configuration_names_it(sharded, tmp_path, place):
+    folder = copied(sharded, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("dtype", None)
+    config["text_config"].pop("dtype", None)
+    if place == "dtype":
+        config["dtype"] = "bfloat16"
+    else:
+        config["text_config"]["dtype"] = "bfloat16"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert saved_dtype(read_config(str(folder))) == "bfloat16"
+    assert saved_dtype(read_config("vicur:tiny-student")) == "float32"
+
+
+def test_another_file_is_not_taken_for_a_configuration(base_folder):
+    with pytest.raises(ValueError, match="does not exist or has no config"):
+        read_config(f"{base_folder}/generation_config.json")

@@ -12,6 +12,7 @@ from vicur.models.adapters import LoRAConfig
 from vicur.models.load import RecoveryConfig, StudentConfig, load_student
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import MovingAverage, Teacher, TeacherConfig
+from vicur.scoring.vocabulary import sampled_log_probs
 
 LORA = LoRAConfig(rank=4, alpha=8.0)
 
@@ -134,9 +135,9 @@ def test_the_average_of_a_lora_student_is_a_second_adapter(base_folder, samples,
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"update": "live"}, "without its adapters it is the frozen base"),
-        ({"update": "ema"}, "without its adapters it is the frozen base"),
-        ({"keep_modules": True}, "without its adapters it is the frozen base"),
+        ({"update": "live"}, "without the adapters of a LoRA student is its frozen base"),
+        ({"update": "ema"}, "without the adapters of a LoRA student is its frozen base"),
+        ({"keep_modules": True}, "fresh adapters change nothing"),
         ({"update": "ema", "keep_modules": True}, "not its cue recovery module"),
     ],
 )
@@ -157,3 +158,30 @@ def test_another_checkpoint_in_half_precision(base, base_folder, student, sample
     assert teacher.loaded.model.dtype == torch.bfloat16
     difference = said(teacher.scorer, samples, responses) - said(Scorer(base), samples, responses)
     assert 0 < difference.abs().max() < 0.3
+
+
+def test_a_copy_in_half_precision_is_the_student_in_every_buffer(base_folder, samples, responses):
+    """Rotary frequencies stay float32: rounded, positions far out would turn by whole radians."""
+    student = load_student(StudentConfig(base_folder, dtype="bfloat16"))
+    teacher = make(student)
+    own, theirs = (dict(one.model.named_buffers()) for one in (teacher.loaded, student))
+    assert own.keys() == theirs.keys() and any("inv_freq" in name for name in own)
+    for name, buffer in own.items():
+        assert buffer.dtype == theirs[name].dtype and torch.equal(buffer, theirs[name]), name
+    assert torch.equal(said(teacher.scorer, samples, responses), said(Scorer(student), samples, responses))
+
+
+@pytest.mark.parametrize("update", ["live", "ema", "frozen"])
+def test_a_teacher_that_changes_keeps_what_it_said(base_folder, samples, responses, update):
+    """Several updates of one rollout batch: old hidden states must not meet a new head."""
+    student = load_student(StudentConfig(base_folder))
+    teacher = make(student, update=update)
+    reading = teacher.scorer.reading(torch.cat(responses))
+    scores = teacher.scorer.scores(samples, [[r] for r in responses], Plain())
+    before = sampled_log_probs(scores, reading)
+    shake(student.model)
+    teacher.follow()
+    assert torch.equal(sampled_log_probs(scores, reading), before)
+    teacher.scorer.forget()
+    after = said(teacher.scorer, samples, responses)
+    assert torch.equal(after, before) == (update == "frozen")

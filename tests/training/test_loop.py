@@ -475,3 +475,23 @@ def test_a_teacher_follows_the_student_after_every_update(tmp_path, base_folder,
     teacher = assembled.trainer.measurement.teacher.loaded.model.state_dict()
     assert any(not torch.equal(own[name], tensor) for name, tensor in before.items())
     assert all(torch.equal(own[name], tensor) for name, tensor in teacher.items())
+
+
+def test_what_lacks_the_teachers_privilege_is_told_or_refused(tmp_path, base_folder, data):
+    table = pq.read_table(data)
+    cues = [None] * 4 + table["cue"].to_pylist()[4:]
+    pq.write_table(with_column(table, "cue", cues), tmp_path / "train.parquet")
+    settings = [
+        f"student.model={base_folder}",
+        f"data.train={tmp_path / 'train.parquet'}",
+        "training.prompts_per_step=4",
+    ]
+    plain = build(load_recipe("cuebench/opsd_cue", settings))
+    assert plain.data.told() == [
+        "Of 24 problems, 4 lack the teacher's privilege: there it sees what the student sees."
+    ]
+    skipped = build(load_recipe("cuebench/opsd_cue", [*settings, "teacher.missing_privilege=skip"]))
+    assert len(skipped.data.problems) == 20
+    assert "without the teacher's privilege: 4." in skipped.data.told()[0]
+    with pytest.raises(ValueError, match=r"4 of 24 problems of .* lack the privilege cue"):
+        build(load_recipe("cuebench/opsd_cue", [*settings, "teacher.missing_privilege=error"]))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
+from vicur.data.bad_rows import BadRow, BadRowError
 from vicur.data.sample import Sample
 from vicur.data.views import Hinted, Plain
-from vicur.models.load import StudentConfig, as_base, load_model, load_student
+from vicur.models.load import RecoveryConfig, StudentConfig, as_base, load_model, load_student
 from vicur.objectives.objective import Look, Needs
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher, TeacherConfig
-from vicur.training.preflight import PreflightError, run_preflight
+from vicur.training.preflight import PreflightError, _chosen, run_preflight
 
 NEEDS = Needs(log_probs={"old": Look("student", Plain())}, distributions={"teacher": Look("teacher", None)})
 
@@ -198,3 +201,46 @@ def test_it_changes_nothing(samples, student, teacher):
     checked(samples, student, teacher)
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.model.state_dict().items())
+
+
+class Truncated(Sequence):
+    """The first problem cannot be read."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        if index == 0:
+            raise BadRowError("train.parquet", BadRow(0, None, "unreadable_media", "is truncated"))
+        return self.samples[index]
+
+
+def test_a_problem_that_cannot_be_read_is_passed_over(samples):
+    chosen = inspect.unwrap(_chosen)  # a check of types would take a problem to look at
+    assert [sample.id for sample in chosen(Truncated(samples))] == [s.id for s in samples[1:3]]
+    with pytest.raises(BadRowError):
+        chosen(Truncated(samples[:1]))
+
+
+def test_response_tokens_that_are_shifted_between_views(samples, student, teacher, monkeypatch):
+    rows = teacher.scorer.rows
+
+    def shifted(prompts, responses):
+        moved = [[torch.cat([ids[1:], ids[:1]]) for ids in own] for own in responses]
+        return rows(prompts, moved)
+
+    monkeypatch.setattr(teacher.scorer, "rows", shifted)
+    names, _ = failure(samples, student, teacher)
+    assert "same response in every view" in names
+
+
+def test_a_self_teacher_with_its_modules_is_compared_with_the_student(samples):
+    config = RecoveryConfig(enabled=True, interval=2, output_init="normal")
+    student = load_student(StudentConfig("vicur:tiny-student", config))
+    for keep, expected in ((True, True), (False, None)):
+        teacher = Teacher.of(TeacherConfig(privilege="cue", keep_modules=keep), student)
+        _, passed = checked(samples, student, teacher)
+        assert passed["same weights, same view"] is expected

@@ -23,7 +23,7 @@ _VISION = r"model\.visual\.blocks\.\d+\.(attn|mlp)\.(qkv|proj|linear_fc\d)"
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """Low-rank adapters: the base's weights stay as they are, and serve as the teacher for nothing."""
+    """Low-rank adapters. The base's weights stay as they are: as the teacher they cost nothing more."""
 
     rank: int = 16
     """Of each pair of matrices."""
@@ -110,25 +110,20 @@ def adapter_active(model: Any, name: str) -> Iterator[None]:
                 layer.set_adapter(OWN)
 
 
-@contextmanager
-def merged(model: Any) -> Iterator[dict[str, Tensor]]:
-    """Within it the trained adapter is added into the base's weights.
+def merged_weights(model: Any) -> dict[str, Tensor]:
+    """The weights with the trained adapter added in, under the base's own names. The model stays as it is.
 
-    Yields:
-        the weights under the base's own names.
+    (Merged in place and taken out again, half-precision weights would not be what they were.)
     """
-    layers = _layers(model)
-    for layer in layers:
-        layer.merge(adapter_names=[OWN])
-    try:
-        yield {
-            key.replace(".base_layer", ""): tensor
-            for key, tensor in model.state_dict().items()
-            if "lora_" not in key
-        }
-    finally:
-        for layer in layers:
-            layer.unmerge()
+    products = {f"{name}.base_layer.weight": own for name, own in _named_layers(model)}
+    found = {}
+    for name, tensor in model.state_dict().items():
+        if "lora_" in name:
+            continue
+        if name in products:
+            tensor = (tensor.float() + products[name].get_delta_weight(OWN).float()).to(tensor.dtype)
+        found[name.replace(".base_layer", "")] = tensor
+    return found
 
 
 def save_adapter(model: Any, folder: Path, base: str) -> None:
@@ -157,10 +152,14 @@ def _same_training(model: Any) -> Iterator[None]:
             parameter.requires_grad_(before[name])
 
 
-def _layers(model: Any) -> list[Any]:
+def _named_layers(model: Any) -> list[tuple[str, Any]]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _layers(model: Any) -> list[Any]:
+    return [module for _, module in _named_layers(model)]
 
 
 def _peft() -> Any:

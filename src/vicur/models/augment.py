@@ -98,8 +98,6 @@ def save_augmented(loaded: LoadedModel, base: str, recovery: RecoveryConfig, fol
     Raises:
         OSError: the folder holds something already, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OSError(f"{folder} exists already. Choose another --out or remove it.")
     parameters = _count(loaded.model)
     new = _count(loaded.model.recovery)
     card = _CARD.format(

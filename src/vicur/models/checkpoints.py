@@ -96,7 +96,8 @@ def read_config(name: str) -> Any:
     Raises:
         ValueError: there is none, or it describes a model that cannot be used here.
     """
-    path = str(Path(name).parent) if Path(name).is_file() else resolve_checkpoint(name)
+    is_alone = Path(name).name == "config.json" and Path(name).is_file()
+    path = str(Path(name).parent) if is_alone else resolve_checkpoint(name)
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
@@ -110,6 +111,12 @@ def read_config(name: str) -> Any:
     else:
         why = "only Qwen3-VL models are supported, dense or with experts"
     raise ValueError(f"{name} is a {config.model_type} model: {why}.")
+
+
+def saved_dtype(config: Any) -> Dtype:
+    """The precision that a checkpoint was saved in, float32 standing for all that are not bfloat16."""
+    dtype = config.dtype or config.text_config.dtype  # some name it for the language model only
+    return "bfloat16" if dtype in (torch.bfloat16, "bfloat16") else "float32"
 
 
 def stock_settings(config: Any) -> dict[str, Any]:

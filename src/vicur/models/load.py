@@ -18,7 +18,7 @@ from vicur.models.adapters import (
     adapters_off,
     add_adapter,
     has_adapters,
-    merged,
+    merged_weights,
     save_adapter,
 )
 from vicur.models.checkpoints import (
@@ -58,6 +58,11 @@ class RecoveryConfig:
         if self.interval is not None and self.interval < 1:
             raise ValueError(f"recovery.interval must be at least 1, not {self.interval}.")
 
+    @property
+    def is_described(self) -> bool:
+        """Whether anything but `enabled` was set."""
+        return any(x is not None for x in (self.interval, self.layers, self.learning_rate))
+
     def layers_of(self, config: Any) -> list[int]:
         """The decoder layers of a model after which it acts."""
         if self.layers is not None:
@@ -82,6 +87,12 @@ class StudentConfig:
     """Whether the vision tower stays as it is. (The published runs train it.)"""
     lora: LoRAConfig | None = None
     """Train low-rank adapters, and cue recovery where it is enabled, instead of all weights."""
+
+    def __post_init__(self) -> None:
+        if self.freeze_vision and self.lora is not None and self.lora.vision:
+            raise ValueError(
+                "student.freeze_vision=true leaves the adapters of student.lora.vision=true nothing to do."
+            )
 
 
 @dataclass(frozen=True)
@@ -123,11 +134,12 @@ class LoadedModel:
         Raises:
             OSError: it cannot be written, or already holds something.
         """
+        check_free(folder)
         partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)  # what a killed process may have left
         try:
             if has_adapters(self.model):
-                with merged(self.model) as weights:
-                    self.model.save_pretrained(partial, state_dict=weights)
+                self.model.save_pretrained(partial, state_dict=merged_weights(self.model))
                 save_adapter(self.model, partial / "adapter", base=self.model.config._name_or_path)
             else:
                 self.model.save_pretrained(partial)
@@ -139,6 +151,16 @@ class LoadedModel:
             raise OSError(f"Checkpoint {folder} cannot be written: {error}") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(folder: Path) -> None:
+    """Make sure that a checkpoint can be written there.
+
+    Raises:
+        OSError: it is a file, or a folder with something in it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OSError(f"{folder} exists already. Choose another place or remove it.")
 
 
 def default_device() -> torch.device:
@@ -172,6 +194,11 @@ def load_student(config: StudentConfig) -> LoadedModel:
     saved = read_config(config.model)
     if has_recovery(saved):
         _check_same_recovery(config, saved)
+    elif config.recovery.enabled is None and config.recovery.is_described:
+        raise ValueError(
+            f"student.recovery is described, but {config.model} has no cue recovery and gets none. Set "
+            "student.recovery.enabled=true, or leave its other settings out."
+        )
     if has_recovery(saved) or not config.recovery.enabled:
         loaded = load_model(config.model, config.dtype)
     else:
@@ -219,13 +246,16 @@ def copy_of(loaded: LoadedModel, *, with_recovery: bool) -> LoadedModel:
     own_config, own_class = (AUGMENTED if keep else STOCK)[kind_of(config)]
     settings = config.to_dict() if keep else stock_settings(config)
     with torch.device(loaded.model.device):
-        copied = own_class(own_config.from_dict(settings))  # type: ignore[attr-defined]
+        # In its precision from the start: cast afterwards, the rotary frequencies would be rounded too.
+        copied = own_class._from_config(  # type: ignore[attr-defined]
+            own_config.from_dict(settings),  # type: ignore[attr-defined]
+            dtype=loaded.model.dtype,
+        )
     weights = {
         name.replace(".base_layer", ""): tensor
         for name, tensor in loaded.model.state_dict().items()
         if "lora_" not in name and (keep or not name.startswith("recovery."))
     }
-    copied.to(loaded.model.dtype)
     copied.load_state_dict(weights)
     copied.generation_config = loaded.model.generation_config
     return LoadedModel(copied, loaded.processor, loaded.vocabulary)

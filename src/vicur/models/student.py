@@ -143,6 +143,8 @@ class _GathersCues:
         )
 
     def _recover(self, layer: int, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """With gradient checkpointing, transformers before 5.20 run this again in the backward pass, by
+        the plan of that moment: a model's backward pass must come before its next forward pass."""
         if self._plan is None:
             return args
         hidden: Tensor = args[0]

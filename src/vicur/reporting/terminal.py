@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from vicur.data.inspect import Inspection, Spread
-from vicur.models.augment import Addition
-from vicur.training.preflight import Check, Preflight
+if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print it
+    from vicur.data.inspect import Inspection, Spread
+    from vicur.models.augment import Addition
+    from vicur.training.preflight import Check, Preflight
 
 GIB = 2**30
 MARKS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[dim]n/a[/]"}
@@ -36,7 +39,8 @@ def print_inspection(found: Inspection, console: Console) -> None:
     table.add_row("rows", f"{found.rows}, of which {found.problems} are problems")
     for kind, count in found.bad_rows.items():
         table.add_row("bad rows", f"{count} {kind}")
-    table.add_row("fields", ", ".join(f"{ours} <- {column}" for ours, column in found.schema.items()))
+    fields = ", ".join(f"{ours} <- {column}" for ours, column in found.schema.items())
+    table.add_row("fields", escape(fields))
     table.add_row("without an answer", str(found.without_answer))
     table.add_row("with a target response", str(found.with_target_response))
     table.add_row("images a problem", _counts(found.images_per_problem))
@@ -69,7 +73,7 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
     """One line for each check."""
     table = Table("check", "", "found", box=None)
     for check in checks:
-        table.add_row(check.name, MARKS[check.passed], check.finding)
+        table.add_row(check.name, MARKS[check.passed], escape(check.finding))
     return table
 
 
@@ -87,7 +91,7 @@ def print_memory(parts: Mapping[str, float], available: int | None, console: Con
 
 
 def _prompt(title: str, text: str, console: Console) -> None:
-    console.rule(title, align="left")
+    console.rule(escape(title), align="left")
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.rule()
 

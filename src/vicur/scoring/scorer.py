@@ -86,13 +86,22 @@ class Scorer:
         loaded: the model with its processor and vocabulary.
         config: how.
         limits: on the pixels of what it is shown; the checkpoint's own if not given.
+        keep_head: keep a copy of the head from the first scores until `forget`, for a model that changes
+            in between: its old hidden states must not meet a new head.
     """
 
     def __init__(
-        self, loaded: LoadedModel, config: ScoringConfig | None = None, limits: PixelLimits | None = None
+        self,
+        loaded: LoadedModel,
+        config: ScoringConfig | None = None,
+        limits: PixelLimits | None = None,
+        *,
+        keep_head: bool = False,
     ) -> None:
         self.config = config or ScoringConfig()
         self.loaded = loaded
+        self.keep_head = keep_head
+        self._head: Tensor | None = None
         self.policy = Policy(loaded)
         self.encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index, limits)
         self.vocabulary = loaded.vocabulary
@@ -108,8 +117,9 @@ class Scorer:
         return self._prompts.get(samples, view, self.encoder)
 
     def forget(self) -> None:
-        """Drop the prompts that are kept; those of another step's views would add up."""
+        """Drop the prompts that are kept, those of another step's views would add up, and the head."""
         self._prompts = _PromptMemory()
+        self._head = None
 
     def reading(self, response_ids: Tensor) -> Reading:
         """How the vocabulary is read at given response tokens."""
@@ -159,7 +169,15 @@ class Scorer:
                 self.policy(rows, lambda hidden, head: hidden)
                 for rows, _ in self.batches(prompts, responses, self.config.samples_per_batch)
             ]
-        return Scores(torch.cat(hidden), self.policy.model.lm_head.weight.detach())
+        return Scores(torch.cat(hidden), self._head_now())
+
+    def _head_now(self) -> Tensor:
+        head: Tensor = self.policy.model.lm_head.weight.detach()
+        if not self.keep_head:
+            return head
+        if self._head is None:
+            self._head = head.clone()
+        return self._head
 
     def log_probs(
         self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View

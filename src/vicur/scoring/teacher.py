@@ -69,6 +69,7 @@ class Teacher:
         view: what it sees.
         scoring: how it is run.
         average: follows the student, where the teacher is its moving average.
+        changes: whether its weights change while a rollout batch is learnt from.
         limits: on the pixels of what it sees.
     """
 
@@ -79,9 +80,11 @@ class Teacher:
         scoring: ScoringConfig | None = None,
         average: MovingAverage | None = None,
         limits: PixelLimits | None = None,
+        *,
+        changes: bool = False,
     ) -> None:
         self.loaded = loaded
-        self.scorer = Scorer(loaded, scoring, limits)
+        self.scorer = Scorer(loaded, scoring, limits, keep_head=changes)
         self.view = view
         self.average = average
 
@@ -110,7 +113,8 @@ class Teacher:
             return cls(_other(config, student), config.view, scoring, limits=limits)
         make = _self_with_adapters if has_adapters(student.model) else _self
         loaded, average = make(config, student, lora)
-        return cls(loaded, config.view, scoring, average, limits)
+        changes = config.update != "frozen"
+        return cls(loaded, config.view, scoring, average, limits, changes=changes)
 
     def follow(self) -> None:
         """After each update of the student: move on with it, if the teacher does."""
@@ -181,11 +185,15 @@ def _self_with_adapters(
     """
     if config.update == "frozen" and not config.keep_modules:
         return as_base(student), None
-    if config.update == "frozen" or not config.keep_modules:
+    if config.update == "frozen":
         raise ValueError(
-            f"teacher.update={config.update} with teacher.keep_modules={str(config.keep_modules).lower()} is "
-            "no teacher for a LoRA student: without its adapters it is the frozen base. Set "
-            "teacher.update=frozen, or teacher.update=live or ema with teacher.keep_modules=true."
+            "A frozen self-teacher of a LoRA student is its base: fresh adapters change nothing. Leave out "
+            "teacher.keep_modules, or set teacher.update=live or ema."
+        )
+    if not config.keep_modules:
+        raise ValueError(
+            f"teacher.update={config.update} without the adapters of a LoRA student is its frozen base. Set "
+            "teacher.update=frozen, or teacher.keep_modules=true."
         )
     if config.update == "live":
         return student, None

@@ -1,6 +1,7 @@
 """What a run will need: tokens of a step, and memory of a device, estimated before it starts.
 
-Estimates, not measurements: parts that are large at real sizes are counted, the rest is left out.
+Estimates, not measurements: parts that are large at real sizes are counted, the rest is left out (the
+vision tower's activations, the optimizer's temporaries, what the allocator does not give back).
 """
 
 from __future__ import annotations
@@ -77,15 +78,20 @@ def estimate_memory(
     text = model.config.text_config
     trained = [p for p in model.parameters() if p.requires_grad]
     masters = sum(4 * p.numel() for p in trained if p.dtype != torch.float32)
-    own = teacher is not None and teacher.loaded.model is not model
-    found = {
+    head = model.lm_head.weight
+    found: dict[str, float] = {
         "student's weights": _bytes(model.parameters()) + masters,
         "its gradient and AdamW's moments": GRADIENT_AND_MOMENTS * sum(p.numel() for p in trained),
-        "teacher's weights": _bytes(teacher.loaded.model.parameters()) if teacher is not None and own else 0,
+        "teacher's weights": _of_teacher(teacher, model),
     }
+    if head.requires_grad and head.dtype != torch.float32:
+        found["the head's gradient in float32"] = 4 * head.numel()
     width = work.siblings * work.response_tokens
     size = model.dtype.itemsize
-    scored = work.prompts * width * len(needs.distributions) * text.hidden_size * size
+    scored = sum(
+        work.prompts * width * _hidden_bytes(teacher if look.who == "teacher" else None, model)
+        for look in needs.distributions.values()
+    )
     phases = {
         "decoding: keys and values": work.decoding_batch
         * work.siblings
@@ -110,6 +116,21 @@ def estimate_memory(
         largest: phases[largest],
     }
     return {name: float(value) for name, value in found.items() if value}
+
+
+def _of_teacher(teacher: Teacher | None, student: Any) -> int:
+    """Weights of a teacher that are its own, and the float32 average behind those of lower precision."""
+    if teacher is None or teacher.loaded.model is student:
+        return 0
+    weights = list(teacher.loaded.model.parameters())
+    averaged = teacher.average is not None and weights[0].dtype != torch.float32
+    return _bytes(weights) + (4 * sum(p.numel() for p in weights) if averaged else 0)
+
+
+def _hidden_bytes(teacher: Teacher | None, student: Any) -> int:
+    """Of one hidden state."""
+    model = student if teacher is None else teacher.loaded.model
+    return int(model.config.text_config.hidden_size * model.dtype.itemsize)
 
 
 def _kept_states(layers: int, checkpointing: bool) -> float:

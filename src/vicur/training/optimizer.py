@@ -32,6 +32,13 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.learning_rate < 0:
             raise ValueError(f"optimizer.learning_rate must be 0 or more, not {self.learning_rate}.")
+        if self.max_grad_norm <= 0:
+            raise ValueError(f"optimizer.max_grad_norm must be above 0, not {self.max_grad_norm}.")
+        if self.weight_decay < 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(
+                "optimizer.weight_decay must be 0 or more and optimizer.betas at least 0 and below 1, not "
+                f"{self.weight_decay} and {self.betas}."
+            )
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"optimizer.warmup is a share of the steps, 0 to 1, not {self.warmup}.")
         if self.prompts_per_micro_batch < 1:

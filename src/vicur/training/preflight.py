@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vicur.data.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.data.views import Blind, Plain, View, privileged_texts, without_privilege
 from vicur.models.load import LoadedModel
@@ -98,7 +99,7 @@ def run_preflight(
         needs: what the objective looks at.
         max_new_tokens: of a response in training.
     """
-    chosen = _with_media(samples) or [samples[0]]
+    chosen = _chosen(samples)
     checks = _Checks(chosen, student, teacher, needs, max_new_tokens)
     found = tuple(checks.all())
     teacher_view = None if teacher is None else teacher.view
@@ -260,8 +261,10 @@ class _Checks:
         wanted = torch.cat(self.responses)
         for who, view in looks:
             scorer = self.student if who == "student" else self.teacher.scorer
-            prompts = scorer.encode(self.samples, view)
-            rows = scorer.rows(prompts, [[ids] for ids in self.responses])
+            try:
+                rows = scorer.rows(scorer.encode(self.samples, view), [[ids] for ids in self.responses])
+            except AssertionError as error:  # rows and prompts are held to it wherever they are made
+                return Check("same response in every view", False, f"{who}, {view.name}: {error}.")
             if not torch.equal(rows.response_ids.cpu(), wanted):
                 return Check("same response in every view", False, f"{who}, {view.name}: other tokens.")
         return Check("same response in every view", True, f"{len(wanted)} tokens under {len(looks)} looks")
@@ -273,14 +276,27 @@ class _Checks:
         return float(divergence(first, second, self.student.reading(torch.cat(self.responses))).mean())
 
 
-def _with_media(samples: Sequence[Sample]) -> list[Sample]:
+def _chosen(samples: Sequence[Sample]) -> list[Sample]:
+    """The first problems with media; of problems without any, the first.
+
+    Raises:
+        BadRowError: none can be read.
+    """
     found: list[Sample] = []
-    for sample in (samples[index] for index in range(len(samples))):
-        if sample.images or sample.videos:
-            found.append(sample)
+    text_only: list[Sample] = []
+    unreadable: list[BadRowError] = []
+    for index in range(len(samples)):
+        try:
+            sample = samples[index]
+        except BadRowError as error:  # the loop decides whether such rows end the run
+            unreadable.append(error)
+            continue
+        (found if sample.images or sample.videos else text_only).append(sample)
         if len(found) == PROBLEMS:
             break
-    return found
+    if not found and not text_only:
+        raise unreadable[0]
+    return found or text_only[:1]
 
 
 def _respond(student: Scorer, samples: Sequence[Sample]) -> list[Tensor]:
@@ -291,10 +307,12 @@ def _respond(student: Scorer, samples: Sequence[Sample]) -> list[Tensor]:
 
 def _same_function(teacher: LoadedModel, student: LoadedModel) -> bool:
     """Whether both must say the same: a self-teacher, and no recovery that acts in one of them only."""
+    if teacher.processor is not student.processor:
+        return False
     recovery = student.recovery
-    outputs = [] if recovery is None else [p for n, p in recovery.named_parameters() if "output" in n]
-    acts = any(bool(weight.any()) for weight in outputs)
-    return teacher.processor is student.processor and not acts
+    if recovery is None or (teacher.recovery is not None and teacher.mode is student.mode):
+        return True
+    return not any(bool(p.any()) for name, p in recovery.named_parameters() if "output" in name)
 
 
 def _mean_length(scorer: Scorer, samples: Sequence[Sample], view: View) -> int:

@@ -14,7 +14,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,15 +32,23 @@ STEPS_PER_FILE = 20
 
 def environment() -> dict[str, Any]:
     """Versions and hardware that the numbers of a run depend on."""
-    packages = ("vicur", "torch", "torchvision", "transformers", "numpy", "pillow")
+    names = "vicur torch torchvision transformers numpy pillow peft datasets math-verify av"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: _version(name) for name in names.split()},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "command": sys.argv,
     }
+
+
+def _version(package: str) -> str | None:
+    """None where an extra is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 class Records:

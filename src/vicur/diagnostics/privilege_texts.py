@@ -1,0 +1,130 @@
+"""Which text a teacher is shown of a problem: its own, another problem's, or one of several."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import ClassVar, Literal, get_args
+
+from vicur.data.sample import Privilege, Sample
+from vicur.data.sources import FileSource
+from vicur.data.views import Blind, Hinted, Shown, privileged_texts
+
+TextKind = Literal["cue", "rationale", "answer"]
+"""The privileges that are one text. A ready-made teacher prompt holds the problem too: it cannot be
+shown with another problem, nor compared text by text."""
+TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
+
+
+@dataclass(frozen=True)
+class BlindHinted:
+    """The question with a hint and without its media: what the text alone is good for.
+
+    Attributes:
+        kind: which privilege; a sample without it is an error.
+    """
+
+    kind: TextKind
+    keeps_tokens: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return f"blind, hinted({self.kind})"
+
+    def applies(self, sample: Sample) -> bool:
+        return Hinted(self.kind).applies(sample)
+
+    def show(self, sample: Sample) -> Shown:
+        hinted = Hinted(self.kind, missing="error").show(sample)
+        return Blind().show(replace(sample, messages=hinted.messages))
+
+
+def with_text(sample: Sample, kind: TextKind, text: str) -> Sample:
+    """The problem with one privilege, this text, and no other."""
+    return replace(sample, privilege=Privilege(**{kind: text}))
+
+
+def outline(samples: Sequence[Sample], index: int) -> Sample:
+    """A problem for its texts alone: of a file, no medium is decoded."""
+    return samples.outline(index) if isinstance(samples, FileSource) else samples[index]
+
+
+def text_of(sample: Sample, kind: TextKind) -> str | None:
+    """The sample's own text of a kind; None where it has none, or an empty one."""
+    text = privileged_texts(sample).get(kind, "").strip()
+    return text or None
+
+
+def several_texts(sample: Sample, kind: TextKind) -> tuple[str, ...]:
+    """Several texts of one kind that the data has for a problem: its column `cues`, `rationales` or `answers`.
+
+    A list of texts, or the same as JSON. None is left out for being equal to another: draws of z may
+    repeat, and an estimate over fewer would be about another distribution.
+
+    Raises:
+        ValueError: the column holds anything else.
+    """
+    found = sample.meta.get(f"{kind}s")
+    if found is None:
+        return ()
+    if isinstance(found, str):
+        try:
+            found = json.loads(found)
+        except ValueError:
+            found = None
+    if not isinstance(found, list | tuple) or not all(isinstance(text, str) for text in found):
+        raise ValueError(
+            f"Sample {sample.id}: {kind}s must be a list of texts (or that list as JSON), to estimate "
+            "information from."
+        )
+    return tuple(text for text in found if text.strip())
+
+
+def others(keys: Sequence[str], texts: Sequence[str], seed: int) -> list[int]:
+    """For every text the place of another that reads differently: a derangement, the same in any order.
+
+    Equal texts (up to spaces) are put side by side, the groups and what is in them in an order that
+    only the seed and the keys decide, and everyone gets the text so many places further as the largest
+    group has members: never its own or an equal one, and each text is used once. Where more than half of
+    the texts are equal there is no such permutation: then the others take turns at standing in.
+
+    Args:
+        keys: ids, all different; with the seed they decide.
+        texts: one for each key.
+        seed: another one, another derangement.
+
+    Returns:
+        for each text an index into `texts`.
+
+    Raises:
+        ValueError: all texts are equal, so there is no other.
+    """
+    plain = [" ".join(text.split()) for text in texts]
+    order = sorted(
+        range(len(texts)), key=lambda i: (_rank(seed, "text", plain[i]), plain[i], _rank(seed, "id", keys[i]))
+    )
+    groups = [list(group) for _, group in groupby(order, key=lambda i: plain[i])]
+    if len(groups) < 2:
+        raise ValueError(
+            f"All {len(texts)} texts are the same, so there is no other to show in the place of one's own. "
+            "Leave the shuffled control out, or measure more problems."
+        )
+    largest = max(groups, key=len)
+    found = [0] * len(texts)
+    if 2 * len(largest) <= len(order):
+        for place, i in enumerate(order):
+            found[i] = order[(place + len(largest)) % len(order)]
+        return found
+    rest = [i for i in order if plain[i] != plain[largest[0]]]
+    for place, i in enumerate(largest):
+        found[i] = rest[place % len(rest)]
+    for place, i in enumerate(rest):
+        found[i] = largest[place]
+    return found
+
+
+def _rank(seed: int, what: str, text: str) -> bytes:
+    return hashlib.blake2b(f"{seed}/{what}/{text}".encode(), digest_size=8).digest()
