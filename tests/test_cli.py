@@ -51,7 +51,7 @@ def test_print_config(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["train", "nowhere.yaml"], "There is no recipe nowhere.yaml"),
+        (["train", "nowhere.yaml"], "There is no file nowhere.yaml"),
         (["train", "cuebench/opsd_cue", "optimizer.lr=1"], "did you mean 'optimizer."),
         (
             ["train", "cuebench/opsd_cue", "data.train=gone.parquet"],

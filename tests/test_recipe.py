@@ -107,8 +107,8 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
             "optimzer.learning_rate=1",
             "no setting 'optimzer.learning_rate'; did you mean 'optimizer.lear",
         ),
-        ("optimizer.learning_rate=fast", '"optimizer.learning_rate".*Got value: fast'),
-        ("teacher.privilege=cues", '"teacher.privilege".*Got value: cues'),
+        ("optimizer.learning_rate=fast", "optimizer.learning_rate must be a number, not 'fast'"),
+        ("teacher.privilege=cues", "teacher.privilege must be one of .* not 'cues'"),
         ("rollout.siblings=0", "siblings must be at least 1, not 0"),
         ("training.steps=0", "training.steps must be at least 1"),
         ("student=3", "no setting 'student'"),
@@ -122,7 +122,7 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
         ("rollout.source=dataset", "sampled_token cannot learn from rollout.source=dataset"),
         (
             "objective.visual_steering.alpha=big",
-            '"objective.visual_steering.alpha": Expected a .*float.*Got value: big$',
+            "objective.visual_steering.alpha must be a number, not 'big'",
         ),
         ("objective.vgs.alpha=1", "no setting 'objective.vgs.alpha'; did you mean 'objective"),
         ("objective.divergence.beta=2", "yaml: divergence.beta must be between 0 and 1, not 2.0.$"),
@@ -211,3 +211,32 @@ def test_every_setting_has_its_help():
 
 def test_the_recipes_folder_of_the_repository_is_the_packaged_one():
     assert (Path(__file__).parent.parent / "recipes").resolve() == resolve_packaged("recipes").resolve()
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("optimizer.learning_rate=abc", "optimizer.learning_rate must be a number, not 'abc'"),
+        ("training.steps=2.5", "training.steps must be a whole number, not 2.5"),
+        ("student.recovery.enabled=maybe", "student.recovery.enabled must be true or false, not 'maybe'"),
+        ("teacher.privilege=cues", r"must be one of none, answer, .* \(cue\?\), not 'cues'"),
+        ("objective.divergence=true", r"objective.divergence must be a section: {} for its defaults"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named(override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("cuebench/opsd_cue", [override])
+
+
+def test_numbers_as_yaml_reads_them():
+    assert load_recipe("cuebench/opsd_cue", ["optimizer.learning_rate=1e-4"]).optimizer.learning_rate == 1e-4
+    assert load_recipe("cuebench/opsd_cue", ["optimizer.learning_rate=1"]).optimizer.learning_rate == 1.0
+
+
+@pytest.mark.parametrize("objective", ["sampled_token", "divergence"])
+def test_a_teacher_that_has_nothing_to_say_is_refused(objective):
+    overrides = ["teacher.privilege=none", f"objective.{objective}={{}}"]
+    with pytest.raises(RecipeError, match="there is nothing to learn from it"):
+        load_recipe("cuebench/opsd_cue", overrides)
+    load_recipe("cuebench/opsd_cue", [*overrides, "teacher.model=vicur:tiny-teacher"])
+    load_recipe("cuebench/opsd_cue", [*overrides, "objective.visual_steering={scale: 1.0}"])

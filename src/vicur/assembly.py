@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 
 from vicur.data.lengths import Overlong, fit_prompts
+from vicur.data.sample import PrivilegeKind
 from vicur.data.sources import FileSource
-from vicur.data.views import Plain, View
+from vicur.data.views import Hinted, Plain, View
 from vicur.models.load import LoadedModel, checkpoint_activations, load_student
 from vicur.recipe import Recipe
 from vicur.rewards.grader import Grader
@@ -92,7 +93,8 @@ class Run:
         limit = self.recipe.rollout.sampling.max_new_tokens
         needs = self.trainer.objective.needs(1)
         looked_at = (self.data.problems, measurement.student, measurement.teacher, needs, limit)
-        return _during(bars, "preflight", lambda: run_preflight(*looked_at))
+        text_only = self.recipe.data.text_only
+        return _during(bars, "preflight", lambda: run_preflight(*looked_at, text_only=text_only))
 
     def workload(self, found: Preflight) -> Workload:
         """The sizes of a step, with the prompts' lengths as the preflight found them."""
@@ -177,9 +179,11 @@ def _problems(recipe: Recipe, bars: Bars | None) -> FileSource:
             f"{recipe.teacher.privilege}, and teacher.missing_privilege=error."
         )
     if having == 0:
+        kinds: tuple[PrivilegeKind, ...] = get_args(PrivilegeKind)
+        has = [kind for kind in kinds if any(problems.applies(Hinted(kind)))]
         raise ValueError(
             f"No problem of {problems.name} has the privilege {recipe.teacher.privilege}: the teacher would "
-            "see what the student sees. Set teacher.privilege=none if that is meant."
+            f"see what the student sees. teacher.privilege can be {' or '.join(has or ['none'])} here."
         )
     needs_answer = recipe.needs.rewards and recipe.rewards.function is None
     wanted = {"answer": needs_answer, "target_response": recipe.rollout.source == "dataset"}

@@ -18,6 +18,7 @@ from rich.console import Console
 from vicur.assembly import Run, build
 from vicur.cuebench.generate import write_parquet
 from vicur.cuebench.pretrain import pretrain_checkpoint
+from vicur.data.files import write_whole
 from vicur.data.inspect import inspect_source
 from vicur.data.pixels import PixelLimits
 from vicur.data.rows import PromptEncoder
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command(options, console)
     except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted.")
+        Console(stderr=True).print("Interrupted. What was written so far can be read.")
         return INTERRUPTED
     except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
         Console(stderr=True).print(f"vicur: {error}", markup=False, highlight=False, soft_wrap=True)
@@ -105,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 cannot be done, 2 cannot be understood, 3 a preflight check failed, "
         "130 interrupted.",
     )
-    shtab.add_argument_to(parser, help="print a script that completes commands, for bash, zsh or tcsh")
+    shtab.add_argument_to(parser, help="print a script that completes commands")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_quickstart(commands.add_parser("quickstart", help="train and compare on a laptop CPU, in minutes"))
     _add_train(commands.add_parser("train", help="train a student by a recipe"))
@@ -162,8 +163,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", required=True, help="checkpoint folder, hub id, or (dry run) a config.json")
     parser.add_argument("--out", help="folder of the new checkpoint")
-    parser.add_argument("--interval", type=int, default=5, help="after every n-th decoder layer (default 5)")
-    parser.add_argument("--layers", type=int, nargs="+", help="after these decoder layers instead")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--interval", type=int, help="after every n-th decoder layer (default 5)")
+    where.add_argument("--layers", type=int, nargs="+", help="after these decoder layers instead")
     parser.add_argument(
         "--output-init",
         choices=("zero", "normal"),
@@ -226,7 +228,7 @@ def _as_overrides(rest: list[str], parser: argparse.ArgumentParser) -> list[str]
         elif word.startswith("--") and (value := next(words, None)) is not None:
             overrides.append(f"{word.removeprefix('--')}={value}")
         else:
-            parser.error(f"expected key=value, got {word}")
+            parser.error(f"expected key=value, got {word}{_nearest(word, _all_options(parser))}")
     return overrides
 
 
@@ -324,22 +326,32 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     )
     config = EvaluationConfig(sampling, options.batch)
     source = _open(options, "error")
+    if not any(answer is not None for answer in source.column("answer")):
+        raise ValueError(f"No problem of {source.name} has an answer to grade by; see vicur data inspect.")
+    output = None if options.output is None else Path(options.output)
+    if output is not None:
+        write_whole(output.with_name(f".{output.name}.check"), lambda path: path.touch())
+        output.with_name(f".{output.name}.check").unlink()
     loaded = _passing_bar("loading the model").during(lambda: load_model(options.model, options.dtype))
     result = evaluate(loaded, source, config, Progress("evaluating"), limits=_limits(options))
     leakage = result.leakage
     console.print(
-        f"accuracy {result.accuracy} % on {len(result.graded)} problems, hint leakage "
-        f"{leakage.samples}/{leakage.occurrences}",
+        f"accuracy {result.accuracy} % on {len(result.graded)} problems; the word hint {leakage.occurrences} "
+        f"times in {leakage.samples} of {len(result.responses)} responses",
         highlight=False,
     )
     ungraded = len(result.correct) - len(result.graded)
     if ungraded:
         console.print(f"{ungraded} problems have no gold answer that can be graded against; left out.")
-    if options.output:
-        result.write(Path(options.output))
+    if output is not None:
+        result.write(output)
 
 
 def _init(options: argparse.Namespace, console: Console) -> None:
+    if options.out is None and not options.dry_run:
+        raise ValueError("--out is needed: where shall the student go? (Or --dry-run.)")
+    if options.out is not None:
+        check_free(Path(options.out))
     recovery = RecoveryConfig(True, options.interval, options.layers, options.output_init)
     addition = describe(options.base, recovery)
     if options.json:
@@ -348,9 +360,6 @@ def _init(options: argparse.Namespace, console: Console) -> None:
         print_addition(addition, console)
     if options.dry_run:
         return
-    if options.out is None:
-        raise ValueError("--out is needed: where shall the student go? (Or --dry-run.)")
-    check_free(Path(options.out))
     own = saved_dtype(read_config(options.base))
     torch.manual_seed(options.seed)
     student = StudentConfig(options.base, recovery, options.dtype or own)

@@ -22,7 +22,7 @@ from vicur.objectives.objective import OLD, Needs
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.source import RolloutConfig
 from vicur.scoring.scorer import ScoringConfig
-from vicur.scoring.teacher import TeacherConfig
+from vicur.scoring.teacher import SELF, TeacherConfig
 from vicur.training.loop import TrainingConfig
 from vicur.training.optimizer import OptimizerConfig
 
@@ -63,6 +63,11 @@ class Recipe:
                 f"The objective {names} cannot learn from rollout.source={self.rollout.source}; it takes "
                 f"responses of {' or '.join(sorted(needs.sources))}."
             )
+        if self.has_nothing_to_learn:
+            raise ValueError(
+                "The teacher is the student's own start and sees what the student sees: there is nothing to "
+                "learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
+            )
         if self.rollout.siblings < needs.siblings:
             raise ValueError(
                 f"The objective {names} compares siblings: set rollout.siblings to {needs.siblings} or "
@@ -78,6 +83,13 @@ class Recipe:
     def needs(self) -> Needs:
         """What the objective asks of the run."""
         return self.objective.build().needs(0)
+
+    @property
+    def has_nothing_to_learn(self) -> bool:
+        """Whether all that the objective asks is to agree with oneself."""
+        agreeing = {"sampled_token", "divergence", "visual_advantage"}
+        itself = self.teacher.model == SELF and self.teacher.update != "ema" and not self.teacher.keep_modules
+        return itself and self.teacher.privilege == "none" and set(self.objective.parts) <= agreeing
 
     @property
     def has_teacher(self) -> bool:
@@ -177,6 +189,10 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 def _resolve(flat: dict[str, Any], source: str) -> Recipe:
     _check_keys(flat, source)
+    for key, value in flat.items():
+        wanted = _unfit(_kinds().get(key), value)
+        if wanted is not None:
+            raise RecipeError(f"{source}: {key} must be {wanted}, not {value!r}.")
     parser = recipe_parser()
     try:
         values = parser.parse_object(_nest(flat))
@@ -235,6 +251,8 @@ def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
         return packaged
     found = (p.relative_to(root).with_suffix("") for p in root.rglob("*.yaml") if p.parent.name != "bases")
     known = sorted(map(str, found))
+    if file.suffix in (".yaml", ".yml") and not path.startswith(tuple(known)):
+        raise RecipeError(f"There is no file {path}.")
     kind = {"recipes": "recipe", "studies": "study"}[folder]
     near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
     raise RecipeError(f"There is no {kind} {path}; did you mean {' or '.join(near)}?")
@@ -301,6 +319,32 @@ def _check_keys(flat: dict[str, Any], source: str) -> None:
         if key not in known and not (value == {} and any(k.startswith(f"{key}.") for k in known)):
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise RecipeError(f"{source}: there is no setting {key!r}; did you mean {near!r}?")
+
+
+def _unfit(kind: Any, value: Any) -> str | None:
+    """What a setting takes, where the value is none of it; None where it fits, or the parser has to say."""
+    kinds = [
+        own for own in (get_args(kind) if NoneType in get_args(kind) else (kind,)) if own is not NoneType
+    ]
+    if len(kinds) != 1 or value is None:
+        return None
+    (own,) = kinds
+    if get_origin(own) is Literal:
+        near = difflib.get_close_matches(str(value), map(str, get_args(own)), n=1)
+        wanted = f"one of {', '.join(map(str, get_args(own)))}" + (f" ({near[0]}?)" if near else "")
+        return None if value in get_args(own) else wanted
+    if is_dataclass(own):
+        return None if isinstance(value, dict) else "a section: {} for its defaults, or settings by name"
+    if own is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if own is int:
+        return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+    if own is float:
+        try:  # YAML reads 1e-4 as text
+            return None if not isinstance(value, bool) and float(value) is not None else "a number"
+        except (TypeError, ValueError):
+            return "a number"
+    return None
 
 
 def to_yaml(recipe: Recipe) -> str:

@@ -31,8 +31,8 @@ def teacher(student):
     return Teacher.of(TeacherConfig(privilege="cue"), student)
 
 
-def checked(samples, student, teacher, needs=NEEDS, max_new_tokens=32):
-    found = run_preflight(samples, Scorer(student), teacher, needs, max_new_tokens)
+def checked(samples, student, teacher, needs=NEEDS, max_new_tokens=32, text_only=False):
+    found = run_preflight(samples, Scorer(student), teacher, needs, max_new_tokens, text_only=text_only)
     return found, {check.name: check.passed for check in found.checks}
 
 
@@ -46,7 +46,7 @@ def failure(samples, student, teacher, **kwargs):
 def test_all_is_well(samples, student, teacher):
     found, passed = checked(samples, student, teacher)
     found.raise_if_failed()
-    assert all(passed.values()) and len(passed) == 10
+    assert all(passed.values()) and len(passed) == 11
     assert found.student_prompt in found.teacher_prompt.replace("\n[Hint]: " + hint(samples[0]), "")
     assert found.teacher_tokens > found.student_tokens
 
@@ -59,7 +59,7 @@ def hint(sample):
 def test_without_a_teacher_only_the_student_is_looked_at(samples, student):
     found, passed = checked(samples, student, None)
     found.raise_if_failed()
-    assert len(passed) == 3 and found.teacher_prompt is None
+    assert len(passed) == 4 and found.teacher_prompt is None
 
 
 def test_a_teacher_that_is_not_given_the_pixels(samples, student, teacher, monkeypatch):
@@ -167,7 +167,10 @@ def test_text_only_data_has_nothing_to_see(samples, student, teacher):
         content = [part for part in message["content"] if part["type"] == "text"]
         return replace(sample, images=(), messages=({**message, "content": content},))
 
-    found, passed = checked(list(map(text_only, samples)), student, teacher)
+    bare = list(map(text_only, samples))
+    names, message = failure(bare, student, teacher)
+    assert names == ["problems have images"] and "data.columns.images" in message
+    found, passed = checked(bare, student, teacher, text_only=True)
     found.raise_if_failed()
     assert passed["the teacher sees the image"] is None
 

@@ -47,6 +47,7 @@ class Inspection:
     Attributes:
         name: of the source.
         schema: our field, and the column it is read from; only fields that were found.
+        unused: columns that no field is read from.
         rows: of the table, bad ones included.
         problems: that can be used.
         bad_rows: how many rows are bad, by kind.
@@ -67,6 +68,7 @@ class Inspection:
 
     name: str
     schema: dict[str, str]
+    unused: list[str]
     rows: int
     problems: int
     bad_rows: dict[str, int]
@@ -140,6 +142,7 @@ def inspect_source(
     return Inspection(
         name=source.name,
         schema={ours: column for ours, column in source.schema.items() if column is not None},
+        unused=source.unused,
         rows=source.num_rows,
         problems=len(samples),
         bad_rows=dict(Counter(row.kind for row in bad)),

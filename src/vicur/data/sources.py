@@ -43,6 +43,9 @@ class DataConfig:
     columns: dict[str, str] = field(default_factory=dict)
     """Our field to the column that holds it, where the usual names do not fit: `answer: label.text`. A dot
     leads into an object; "" leaves a field out."""
+    text_only: bool = False
+    """Whether problems without any image or video are meant. Else a run on such data is refused: most often
+    its images are in a column that was not recognised."""
     bad_rows: Literal["error", "skip"] = "error"
     """What a row is that cannot become a problem: the end, or left out and counted."""
     min_pixels: int | None = None
@@ -198,6 +201,12 @@ class FileSource(Sequence[Sample]):
     def outlines(self) -> Iterator[Sample]:
         """All problems in order, as `outline` gives them."""
         return (self.outline(index) for index in range(len(self)))
+
+    @property
+    def unused(self) -> list[str]:
+        """Columns that no field is read from."""
+        used = {column.partition(".")[0] for column in self.schema.values() if column is not None}
+        return [name for name in self._table.columns if "." not in name and name not in used]
 
     @property
     def num_rows(self) -> int:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -120,12 +121,12 @@ class PrivilegeTokens:
     left_out: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
-        """One for each response: sample, sibling, correct, response, ids, and lists of a number for each
+        """One for each response: sample, sibling, correct, response, ids, and arrays of a number for each
         token: `log_prob_<condition>`, `shift_<condition>`, `information_<condition>` and
         `information_above_<condition>`; the last two None where there is none."""
         lengths = torch.bincount(self.response_index_N, minlength=len(self.samples)).tolist()
         columns = {
-            f"{name}_{condition}": [part.tolist() for part in values.split(lengths)]
+            f"{name}_{condition}": [part.numpy() for part in values.split(lengths)]
             for name, found in (
                 ("log_prob", self.log_probs),
                 ("shift", self.shifts),
@@ -141,7 +142,7 @@ class PrivilegeTokens:
                 "sibling": self.siblings[r],
                 "correct": self.correct[r],
                 "response": self.texts[r],
-                "ids": ids[r].tolist(),
+                "ids": ids[r].numpy(),
             }
             | {
                 name: None if name.startswith("information") and math.isnan(parts[r][0]) else parts[r]
@@ -152,8 +153,6 @@ class PrivilegeTokens:
 
     def write(self, path: Path) -> None:
         """Write `rows` as parquet."""
-        import pyarrow as pa
-
         write_rows(path, self.rows(), {"correct": pa.bool_()})
 
 
@@ -216,7 +215,8 @@ def measure_privileges(
         samples: the problems.
         responses: the student's, to some of them.
         config: conditions.
-        several: texts to estimate information from, by kind and sample id, in the place of the data's own.
+        several: texts to estimate information from, by kind and sample id, in the place of the data's own
+            of that kind.
         progress: shows how far it is.
 
     Raises:
@@ -278,7 +278,7 @@ class _Texts:
                 for shown, i in zip(found.another, others(keys, own, config.seed), strict=True):
                     shown[kind] = own[i]
             if config.information:
-                found._add_several(chosen, kind, own, config, None if given is None else given.get(kind, {}))
+                found._add_several(chosen, kind, own, config, (given or {}).get(kind))
         return found
 
     def _add_several(
@@ -334,7 +334,8 @@ def _measure_batch(
     def scores(shown: Sequence[Sample], view: View) -> Scores:
         return teacher.scores(shown, responses.ids, view)
 
-    def scores_with(kind: TextKind, shown: Sequence[str]) -> Scores:
+    @cache
+    def scores_with(kind: TextKind, shown: tuple[str, ...]) -> Scores:
         given = [with_text(sample, kind, text) for sample, text in zip(samples, shown, strict=True)]
         return scores(given, Hinted(kind, missing="error"))
 
@@ -346,7 +347,7 @@ def _measure_batch(
         if config.blind_hinted:
             found[blind_with(kind)] = scores(samples, BlindHinted(kind))
         if config.shuffled:
-            found[another(kind)] = scores_with(kind, [shown[kind] for shown in texts.another])
+            found[another(kind)] = scores_with(kind, tuple(shown[kind] for shown in texts.another))
     terms = {("log_prob", PLAIN): Term("", partial(_log_prob, STUDENT))}
     for name in found:
         if name != PLAIN:
@@ -356,7 +357,7 @@ def _measure_batch(
         names = tuple(f"{name}/{j}" for j in range(len(own)))
         kind = next(kind for kind in kinds if name in (kind, another(kind)))
         for j, text_name in enumerate(names):
-            found[text_name] = scores_with(kind, [shown[name][j] for shown in texts.several])
+            found[text_name] = scores_with(kind, tuple(shown[name][j] for shown in texts.several))
         terms["information", name] = Term("", partial(_information, names), reads=names)
         terms["information_above", name] = Term("", partial(_information_above, names), reads=names)
     reading = teacher.reading(torch.cat([ids for siblings in responses.ids for ids in siblings]))
@@ -407,7 +408,7 @@ def _joined(
     information = of("information")
     num_texts = {
         name: torch.tensor(
-            [len(shown.get(name, ())) for shown, n in zip(texts.several, counts, strict=True) for _ in range(n)]
+            [len(shown.get(name, ())) for i, shown in enumerate(texts.several) for _ in range(counts[i])]
         )
         for name in information
     }

@@ -136,7 +136,8 @@ def read_responses(
                 f"{path} has no column {missing[0]}; the rollouts of a run have {', '.join(COLUMNS)}."
             )
         for row in pq.read_table(path, columns=list(COLUMNS)).to_pylist():
-            found.setdefault(row["sample"], []).append(row)
+            if row["ids"]:
+                found.setdefault(row["sample"], []).append(row)
     names = samples.column("id") if isinstance(samples, FileSource) else [s.id for s in samples]
     index = [i for i, name in enumerate(names) if name in found]
     if not index:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from vicur.data.sample import Privilege, Sample
 from vicur.data.sources import FileSource
@@ -44,7 +44,8 @@ class BlindHinted:
 
 def with_text(sample: Sample, kind: TextKind, text: str) -> Sample:
     """The problem with one privilege, this text, and no other."""
-    return replace(sample, privilege=Privilege(**{kind: text}))
+    given: dict[str, Any] = {kind: text}
+    return replace(sample, privilege=Privilege(**given))
 
 
 def outline(samples: Sequence[Sample], index: int) -> Sample:
@@ -59,7 +60,7 @@ def text_of(sample: Sample, kind: TextKind) -> str | None:
 
 
 def several_texts(sample: Sample, kind: TextKind) -> tuple[str, ...]:
-    """Several texts of one kind that the data has for a problem: its column `cues`, `rationales` or `answers`.
+    """Several texts of one kind of a problem: what its column `cues`, `rationales` or `answers` holds.
 
     A list of texts, or the same as JSON. None is left out for being equal to another: draws of z may
     repeat, and an estimate over fewer would be about another distribution.

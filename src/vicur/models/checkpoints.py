@@ -72,6 +72,8 @@ def resolve_checkpoint(name: str) -> str:
     path = Path(name).expanduser()
     # A hub id is "owner/name"; what starts in a folder that is there is meant as a path.
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir()
+    if looks_local and (path / "checkpoints" / "final" / "config.json").is_file():
+        raise ValueError(f"{name} is the folder of a run; its model is in {path / 'checkpoints' / 'final'}.")
     if looks_local and not (path / "config.json").is_file():
         raise ValueError(f"Model folder {name} does not exist or has no config.json.")
     return str(path) if looks_local else name
@@ -107,7 +109,7 @@ def read_config(name: str) -> Any:
     if kind_of(config) in _ELSEWHERE:
         why = _ELSEWHERE[kind_of(config)]
     elif not hasattr(config, "vision_config"):
-        why = "it reads text only, and would score responses without ever seeing an image"
+        why = "it reads text only, and would never see an image"
     else:
         why = "only Qwen3-VL models are supported, dense or with experts"
     raise ValueError(f"{name} is a {config.model_type} model: {why}.")

@@ -41,6 +41,7 @@ def print_inspection(found: Inspection, console: Console) -> None:
         table.add_row("bad rows", f"{count} {kind}")
     fields = ", ".join(f"{ours} <- {column}" for ours, column in found.schema.items())
     table.add_row("fields", escape(fields))
+    table.add_row("columns not used", escape(", ".join(found.unused)) or "none")
     table.add_row("without an answer", str(found.without_answer))
     table.add_row("with a target response", str(found.with_target_response))
     table.add_row("images a problem", _counts(found.images_per_problem))
@@ -55,6 +56,8 @@ def print_inspection(found: Inspection, console: Console) -> None:
         table.add_row("tokens, teacher's prompt", _spread(found.teacher_prompt_tokens, "{:.0f}"))
     table.add_row("privileges", ", ".join(f"{kind} {count}" for kind, count in found.privileges.items()))
     console.print(table, highlight=False)
+    if set(found.images_per_problem) | set(found.videos_per_problem) == {0}:
+        console.print("No problem has an image or a video: is a column not recognised?", highlight=False)
     for row in found.first_bad_rows:
         console.print(f"bad: {row}", markup=False, highlight=False, soft_wrap=True)
     _prompt(f"The student sees ({found.example_id})", found.student_sees, console)
@@ -103,6 +106,8 @@ def _counts(counts: Mapping[int, int]) -> str:
 def _spread(spread: Spread | None, form: str) -> str:
     if spread is None:
         return "none"
+    if spread.low == spread.high:
+        return f"{form.format(spread.low)} everywhere"
     shown = {
         "min": spread.low,
         "5 %": spread.p5,

@@ -88,7 +88,13 @@ class Preflight:
 
 
 def run_preflight(
-    samples: Sequence[Sample], student: Scorer, teacher: Teacher | None, needs: Needs, max_new_tokens: int
+    samples: Sequence[Sample],
+    student: Scorer,
+    teacher: Teacher | None,
+    needs: Needs,
+    max_new_tokens: int,
+    *,
+    text_only: bool = False,
 ) -> Preflight:
     """Make all checks.
 
@@ -98,9 +104,10 @@ def run_preflight(
         teacher: who teaches it; None where no one does.
         needs: what the objective looks at.
         max_new_tokens: of a response in training.
+        text_only: whether problems without media are meant.
     """
     chosen = _chosen(samples)
-    checks = _Checks(chosen, student, teacher, needs, max_new_tokens)
+    checks = _Checks(chosen, student, teacher, needs, max_new_tokens, text_only)
     found = tuple(checks.all())
     teacher_view = None if teacher is None else teacher.view
     return Preflight(
@@ -124,13 +131,15 @@ class _Checks:
         teacher: Teacher | None,
         needs: Needs,
         max_new_tokens: int,
+        text_only: bool,
     ) -> None:
         self.samples, self.student, self.teacher = samples, student, teacher
-        self.needs, self.max_new_tokens = needs, max_new_tokens
+        self.needs, self.max_new_tokens, self.text_only = needs, max_new_tokens, text_only
         self.has_media = any(sample.images or sample.videos for sample in samples)
         self.responses = _respond(student, samples)
 
     def all(self) -> Iterator[Check]:
+        yield self.problems_have_media()
         yield self.prompts_fit("student", self.student, Plain())
         yield self.student_sees_no_privilege()
         yield self.working_order("student", self.student)
@@ -144,6 +153,20 @@ class _Checks:
         yield self.teacher_sees()
         yield self.same_response()
 
+    def problems_have_media(self) -> Check:
+        """There is something to look at."""
+        name = "problems have images"
+        if self.has_media:
+            return Check(name, True, f"the first {len(self.samples)} with an image or video are looked at")
+        if self.text_only:
+            return Check(name, None, "data.text_only=true")
+        return Check(
+            name,
+            False,
+            "no problem has an image or a video. See what was read with vicur data inspect, name the column "
+            "with data.columns.images=..., or set data.text_only=true if that is meant.",
+        )
+
     def prompts_fit(self, who: str, scorer: Scorer, view: View) -> Check:
         """Prompt and response lie within the positions that the model knows."""
         name = f"{who}'s prompts fit"
@@ -153,11 +176,12 @@ class _Checks:
             return Check(
                 name, True, f"{longest} tokens and {self.max_new_tokens} new ones, of {limit} positions"
             )
+        setting = "data.max_pixels" if longest > self.max_new_tokens else "rollout.sampling.max_new_tokens"
         return Check(
             name,
             False,
             f"a prompt of {longest} tokens and a response of {self.max_new_tokens} are more than the "
-            f"{limit} positions of the {who}. Lower data.max_pixels or rollout.sampling.max_new_tokens.",
+            f"{limit} positions of the {who}. Lower {setting}.",
         )
 
     def student_sees_no_privilege(self) -> Check:

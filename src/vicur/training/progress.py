@@ -14,6 +14,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.table import Column
+
+LINES = 10
+"""Lines of a whole run where there is no terminal."""
 
 Item = TypeVar("Item")
 
@@ -32,6 +36,7 @@ class Progress:
         self.transient = transient
         self.console = console or Console(stderr=True)
         self._bar: RichProgress | None = None
+        self._note = ""
 
     def steps(self, count: int) -> Iterator[int]:
         """Count 1 ... count and move the bar after each."""
@@ -39,22 +44,35 @@ class Progress:
 
     def over(self, items: Iterable[Item], count: int) -> Iterator[Item]:
         """Go through items and move the bar after each."""
+        if not self.console.is_terminal:
+            yield from self._in_lines(items, count)
+            return
+        whole = Column(no_wrap=True)
         columns = (
-            TextColumn("{task.description:<24}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=24)),
+            BarColumn(bar_width=10),
+            MofNCompleteColumn(table_column=whole),
+            TimeElapsedColumn(table_column=whole),
+            TextColumn("left", table_column=whole),
+            TimeRemainingColumn(compact=True, table_column=whole),
+            TextColumn(
+                "{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            ),
         )
-        with RichProgress(*columns, console=self.console, transient=self.transient) as bar:
+        with RichProgress(*columns, console=self.console, transient=self.transient, expand=True) as bar:
             self._bar = bar
             task = bar.add_task(self.title, total=count, note="")
             for item in items:
                 yield item
                 bar.advance(task)
         self._bar = None
+
+    def _in_lines(self, items: Iterable[Item], count: int) -> Iterator[Item]:
+        """For log files: a line for every tenth of the way, none of what passes."""
+        for done, item in enumerate(items, start=1):
+            yield item
+            if not self.transient and done * LINES // count > (done - 1) * LINES // count:
+                self.say(f"{self.title} {done}/{count}{self._note}")
 
     def during(self, work: Callable[[], Item]) -> Item:
         """Do one thing under the bar, which shows the time it takes."""
@@ -67,12 +85,12 @@ class Progress:
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """Show a step's time and what the student does, beside the bar."""
-        if self._bar is None:
-            return
         accuracy = metrics.get("rollout_accuracy")
         gap = metrics.get("gap_whole")
         shown = f"loss {metrics['loss']:.3f}" if gap is None else f"gap {gap:+.3f}"
         note = f"{metrics['seconds']:.2f} s/step, {shown}"
         if accuracy is not None:
             note += f", rollouts {accuracy:.0f} % right"
-        self._bar.update(self._bar.task_ids[0], note=note)
+        self._note = f", {note}"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], note=note)

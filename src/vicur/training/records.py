@@ -89,8 +89,11 @@ class Records:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics, on disk when this returns."""
         self._step = step
-        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._metrics.flush()
+        try:
+            self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise OSError(f"{self._metrics.name} cannot be written: {error.strerror}.") from error
 
     def write_rollouts(
         self,
