@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from vicur.assembly import Run, build
+from vicur.cue_commands import add_cues
 from vicur.cuebench.generate import write_parquet
 from vicur.cuebench.pretrain import pretrain_checkpoint
 from vicur.data.files import write_whole
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if options.run is _train:
         options.overrides += _as_overrides(rest, parser)
+    elif "rest" in options:
+        options.rest = rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     command: Callable[[argparse.Namespace, Console], None] = options.run
@@ -112,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train a student by a recipe"))
     _add_evaluate(commands.add_parser("eval", help="grade a model's answers"))
     _add_init(commands.add_parser("init", help="add cue recovery to a Qwen3-VL checkpoint"))
+    add_cues(commands.add_parser("cues", help="make visual cues, audit them, measure their worth"))
     _add_data(commands.add_parser("data", help="look at problems before training on them"))
     _add_study(commands.add_parser("study", help="train and compare several recipes on CueBench"))
     _add_cuebench(commands.add_parser("cuebench", help="synthetic problems and tiny models"))

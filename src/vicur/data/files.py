@@ -10,6 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+ROW_GROUP = 1000
+"""Rows that are written, and later read, at a time."""
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then move it there; remove it if writing fails."""
@@ -41,4 +44,4 @@ def write_rows(
     for name, kind in (types or {}).items():
         index = table.column_names.index(name)
         table = table.set_column(index, name, table.column(name).cast(kind))
-    write_whole(path, lambda partial: pq.write_table(table, partial))
+    write_whole(path, lambda partial: pq.write_table(table, partial, row_group_size=ROW_GROUP))

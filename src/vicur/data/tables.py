@@ -198,7 +198,10 @@ def _read_parquet(paths: list[Path]) -> pa.Table:
     tables = []
     for path in paths:
         try:
-            tables.append(pq.ParquetFile(path).read())
+            # One group of rows after another: read at once, a file takes four times its size for a moment.
+            file = pq.ParquetFile(path, pre_buffer=False)
+            tables += [file.read_row_group(i) for i in range(file.num_row_groups)]
+            tables = tables or [file.schema_arrow.empty_table()]
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"Data file {path} cannot be read: {error}") from error
     try:

@@ -83,6 +83,12 @@ class Progress:
         """Print a sentence above the bar."""
         self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        """Show a few words beside the bar."""
+        self._note = f", {text}"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], note=text)
+
     def show(self, metrics: Mapping[str, float]) -> None:
         """Show a step's time and what the student does, beside the bar."""
         accuracy = metrics.get("rollout_accuracy")
@@ -91,6 +97,4 @@ class Progress:
         note = f"{metrics['seconds']:.2f} s/step, {shown}"
         if accuracy is not None:
             note += f", rollouts {accuracy:.0f} % right"
-        self._note = f", {note}"
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], note=note)
+        self.note(note)

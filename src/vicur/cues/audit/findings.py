@@ -1,0 +1,160 @@
+"""What an audit says: flags, and the rates that follow from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Category = Literal["answer", "reasoning", "grounding", "degenerate", "duplicate", "length"]
+"""`answer`: the gold answer is stated. `reasoning`: a step of the solution. `grounding`: a claim that was
+rejected by who looked at the image. `degenerate`: no cue at all, in effect. `duplicate`: said of another
+image too. `length`: too long."""
+CATEGORIES: tuple[Category, ...] = ("answer", "reasoning", "grounding", "degenerate", "duplicate", "length")
+
+Severity = Literal["possible", "certain"]
+"""`certain`: to be dropped. `possible`: a reason to look, which more knowledge (givens, a verifier) could
+settle."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A flag before it is known whose cue it is in.
+
+    Attributes:
+        category, severity: as of `Flag`.
+        rule: what was broken, in a word or two; there is a sentence about it for asking again.
+        start, end: of the offending words in the cue, in characters; the whole cue where none are to blame.
+        reason: in words.
+    """
+
+    category: Category
+    severity: Severity
+    rule: str
+    start: int
+    end: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One thing that is wrong with one cue.
+
+    Attributes:
+        id: the sample's.
+        category: what kind of thing.
+        severity: how sure that is.
+        start, end: of the offending words in the cue, in characters.
+        excerpt: these words.
+        reason: in words.
+        rule: the rule within its category.
+    """
+
+    id: str
+    category: Category
+    severity: Severity
+    start: int
+    end: int
+    excerpt: str
+    reason: str
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found in all cues.
+
+    Attributes:
+        column: the audited text: "cue", or for comparison "rationale" or "answer".
+        samples: how many there are.
+        cues: how many of them have that text.
+        flags: in the order of the samples.
+        claims: of the verifier: how many claims it accepted, rejected and could not judge; empty without one.
+    """
+
+    column: str
+    samples: int
+    cues: int
+    flags: tuple[Flag, ...] = ()
+    claims: Mapping[str, int] = field(default_factory=dict)
+
+    def count(self, category: Category | None = None, severity: Severity | None = None) -> int:
+        """Cues with a flag of this category and severity; None for any."""
+        return len(
+            {
+                flag.id
+                for flag in self.flags
+                if category in (None, flag.category) and severity in (None, flag.severity)
+            }
+        )
+
+    def rate(self, category: Category | None = None, severity: Severity | None = None) -> float:
+        """`count` as a share of the cues, 0-1; 0 where there are none."""
+        return self.count(category, severity) / self.cues if self.cues else 0.0
+
+    def by_sample(self) -> dict[str, list[Flag]]:
+        """The flags of each flagged sample."""
+        found: dict[str, list[Flag]] = {}
+        for flag in self.flags:
+            found.setdefault(flag.id, []).append(flag)
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the counts and rates, without the flags."""
+        rules = Counter(f"{category}/{rule}" for _, category, rule in self._broken())
+        return {
+            "column": self.column,
+            "samples": self.samples,
+            "cues": self.cues,
+            "flagged": self.count(),
+            "flagged_certain": self.count(severity="certain"),
+            "rate": self.rate(),
+            "rate_certain": self.rate(severity="certain"),
+            "categories": {
+                category: {
+                    "cues": self.count(category),
+                    "rate": self.rate(category),
+                    "certain": self.count(category, "certain"),
+                    "rate_certain": self.rate(category, "certain"),
+                }
+                for category in CATEGORIES
+            },
+            "rules": dict(sorted(rules.items())),
+            "claims": dict(self.claims),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per flag, for writing."""
+        return [asdict(flag) for flag in self.flags]
+
+    def table(self) -> str:
+        """The rates by category, as markdown."""
+        lines = ["| category | cues | rate | certain | rate |", "|---|---:|---:|---:|---:|"]
+        named: list[tuple[str, Category | None]] = [(name, name) for name in CATEGORIES]
+        for name, category in [*named, ("any", None)]:
+            numbers = [self.count(category), self.rate(category)]
+            numbers += [self.count(category, "certain"), self.rate(category, "certain")]
+            lines.append("| {} | {} | {:.2%} | {} | {:.2%} |".format(name, *numbers))
+        return "\n".join(lines)
+
+    def _broken(self) -> set[tuple[str, str, str]]:
+        """Each rule once per cue: a text that breaks one ten times is one bad cue."""
+        return {(flag.id, flag.category, flag.rule) for flag in self.flags}
+
+
+def drop(
+    audit: Audit, *, possible: bool = False, categories: Collection[Category] = CATEGORIES
+) -> frozenset[str]:
+    """The ids of the samples that should lose their cue.
+
+    Args:
+        audit: of the cues.
+        possible: also drop what is only a possible fault.
+        categories: those that count.
+    """
+    return frozenset(
+        flag.id
+        for flag in audit.flags
+        if flag.category in categories and (possible or flag.severity == "certain")
+    )

@@ -1,0 +1,100 @@
+"""What an audit reads of each sample. Media are opened only where somebody has to look at them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from vicur.data.sample import Sample
+from vicur.data.sources import FileSource
+from vicur.data.views import privileged_texts
+
+Column = Literal["cue", "rationale", "answer"]
+
+
+@dataclass(frozen=True)
+class CueRow:
+    """One cue and what it may not say.
+
+    Attributes:
+        id: of the sample.
+        text: the cue; None where the sample has none.
+        question: the words of its last turn.
+        answer: the gold answer.
+        choices: texts of the options A, B, ... where the data keep them apart from the question.
+        outline: gives the sample without its pixels, for what its `meta` says.
+        sample: gives the whole sample, for a verifier.
+    """
+
+    id: str
+    text: str | None
+    question: str = ""
+    answer: str | None = None
+    choices: tuple[str, ...] = ()
+    outline: Callable[[], Sample] | None = None
+    sample: Callable[[], Sample] | None = None
+
+    def media_key(self) -> str | None:
+        """A hash of all pixels; None where the media are not at hand."""
+        return None if self.sample is None else media_key(self.sample())
+
+
+def cue_rows(source: FileSource | Iterable[Sample] | Iterable[CueRow], column: Column) -> Iterator[CueRow]:
+    """The rows of a source, or of samples in memory.
+
+    Args:
+        source: where they are; rows pass unchanged.
+        column: the text to audit.
+    """
+    if isinstance(source, FileSource):
+        yield from _source_rows(source, column)
+        return
+    for item in source:
+        yield item if isinstance(item, CueRow) else _sample_row(item, column)
+
+
+def media_key(sample: Sample) -> str:
+    """A hash of all pixels of a sample: equal for the same pictures, whatever their files are."""
+    digest = hashlib.blake2b(digest_size=16)
+    for image in (*sample.images, *(frame for video in sample.videos for frame in video.frames)):
+        digest.update(f"{image.mode}{image.size}".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _source_rows(source: FileSource, column: Column) -> Iterator[CueRow]:
+    texts, answers = source.column(column), source.column("answer")
+    has_choices = source.schema.get("choices") is not None
+    identity = zip(source.column("id"), source.column("question"), strict=True)
+    for index, (own, question) in enumerate(identity):
+        outline = functools.partial(source.outline, index)
+        yield CueRow(
+            id=str(own),
+            text=texts[index],
+            question=question or "",
+            answer=answers[index],
+            # An outline reads the headers of the media: only where there is something to find.
+            choices=_choices(outline()) if has_choices else (),
+            outline=outline,
+            sample=functools.partial(source.__getitem__, index),
+        )
+
+
+def _sample_row(sample: Sample, column: Column) -> CueRow:
+    return CueRow(
+        id=sample.id,
+        text=privileged_texts(sample).get(column),
+        question="".join(part.get("text", "") for part in sample.messages[-1]["content"]),
+        answer=sample.answer,
+        choices=_choices(sample),
+        outline=lambda: sample,
+        sample=lambda: sample,
+    )
+
+
+def _choices(sample: Sample) -> tuple[str, ...]:
+    found = sample.meta.get("choices")
+    return tuple(str(choice) for choice in found) if isinstance(found, list | tuple) else ()

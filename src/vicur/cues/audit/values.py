@@ -1,0 +1,210 @@
+"""The numbers that a text states, in whichever form: digits, words, fractions, percent, roots, LaTeX."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vicur.rewards.answers import NUMBER
+
+_ONES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
+    *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SMALL = {word: value for value, word in enumerate(_ONES)} | {
+    word: 10 * value for value, word in enumerate(_TENS, 2)
+}
+_LARGE = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
+_PARTS = {
+    **{
+        "half": 2,
+        "halves": 2,
+        "third": 3,
+        "thirds": 3,
+        "quarter": 4,
+        "quarters": 4,
+        "fourth": 4,
+        "fourths": 4,
+    },
+    **{
+        "fifth": 5,
+        "fifths": 5,
+        "sixth": 6,
+        "sixths": 6,
+        "seventh": 7,
+        "sevenths": 7,
+        "eighth": 8,
+        "eighths": 8,
+    },
+    **{"ninth": 9, "ninths": 9, "tenth": 10, "tenths": 10, "hundredth": 100, "hundredths": 100},
+}
+_VULGAR = {"½": 1 / 2, "⅓": 1 / 3, "⅔": 2 / 3, "¼": 1 / 4, "¾": 3 / 4, "⅕": 1 / 5, "⅛": 1 / 8, "⅜": 3 / 8}
+
+_ONE_WORD = "|".join(sorted((*_SMALL, *_LARGE), key=len, reverse=True))
+_PART_WORD = "|".join(sorted(_PARTS, key=len, reverse=True))
+_INSIDE = r"[^{}]*(?:\{[^{}]*\}[^{}]*)?"
+_UNIT_LETTERS = "°|cm|mm|km|m|ft|kg|g|deg|in|s"
+_FIND = re.compile(
+    rf"\\[dtc]?frac\s*\{{(?P<upper>{_INSIDE})\}}\s*\{{(?P<lower>{_INSIDE})\}}"
+    rf"|(?<![\w)])\(\s*(?P<upper_alone>{NUMBER})\s*\)\s*/\s*\(\s*(?P<lower_alone>{NUMBER})\s*\)"
+    r"|\\[dtc]?frac\s*(?P<upper_digit>[0-9])\s*(?P<lower_digit>[0-9])(?![0-9])"
+    rf"|(?<![\w.])(?:(?P<factor>{NUMBER})\s*(?:\*|\\cdot|\\times|[·\u00d7])?)?\s*"
+    rf"(?:(?:\\sqrt\s*\{{\s*|√\s*[({{]?\s*|\bsqrt\s*[({{]?\s*|\b(?:the )?square root of\s+)(?P<root>{NUMBER})"
+    r"\s*[)}]?|(?P<pi>\\pi(?![A-Za-z])|π|\bpi\b))"
+    rf"(?:\s*/\s*(?P<under>{NUMBER}))?"
+    r"|(?<![\w.^])(?P<whole>[0-9]+)(?:\s*(?P<vulgar>[½⅓⅔¼¾⅕⅛⅜])"
+    r"|\s+(?:and\s+)?(?P<mixed_upper>[0-9]+)/(?P<mixed_lower>[0-9]+))"
+    r"|(?P<vulgar_alone>[½⅓⅔¼¾⅕⅛⅜])"
+    # A letter behind it makes it the coefficient of a variable, unless the letters are a unit.
+    rf"|(?<![\w^_])(?<![0-9]\.)(?P<plain>{NUMBER})(?!\.?[0-9])"
+    rf"(?=$|[^A-Za-z_]|(?:{_UNIT_LETTERS})(?![A-Za-z]))"
+    rf"(?:(?:\s*/\s*|\s+over\s+)(?P<divisor>{NUMBER})(?![A-Za-z0-9]))?(?P<percent>\s*\\?%|\s*per ?cent\b)?"
+    rf"|\b(?P<words>(?:{_ONE_WORD})(?:(?:[\s-]+and)?[\s-]+(?:{_ONE_WORD}))*)\b"
+    rf"(?:\s+point(?P<decimals>(?:\s+(?:{_ONE_WORD}))+)\b"
+    rf"|[\s-]+(?P<parts>{_PART_WORD})\b"
+    rf"|\s+and\s+(?P<more>an?|{'|'.join(_ONES[1:10])})[\s-]+(?P<more_parts>{_PART_WORD})\b"
+    rf"|\s+over\s+(?P<over>{_ONE_WORD})\b)?"
+    r"(?P<percent_word>\s*%|\s+per ?cent\b)?"
+    rf"|\ba[\s-]+(?P<single_part>{_PART_WORD})\b",
+    re.IGNORECASE,
+)
+_COMPOUND = ("upper", "upper_alone", "upper_digit", "root", "mixed_upper", "divisor", "parts", "over")
+_MINUS = re.compile(r"(?:(?<![\w)\]}]\s)(?<![\w)\]}])[-\u2212]\s?|\b(?:minus|negative)\s+)$")
+_WORD = re.compile("[a-z]+")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number where it stands in a text.
+
+    Attributes:
+        start, end: of its words in the text, in characters, with its sign.
+        number: the value; 12 for "12 %".
+        percent: whether it is in percent.
+        decimals: how many decimals are written, which says how far it may be rounded.
+        in_words: whether it is written out.
+        worked_out: whether it is written as a fraction or root, but is a whole number.
+    """
+
+    start: int
+    end: int
+    number: float
+    percent: bool = False
+    decimals: int = 0
+    in_words: bool = False
+    worked_out: bool = False
+
+    def equals(self, other: Value, tolerance: float) -> bool:
+        """Whether it says the same as a gold answer, maybe rounded, maybe in percent."""
+        numbers = [self.number]
+        if self.percent != other.percent:  # 30 % is 30 to some and 0.3 to others
+            numbers.append(self.number / 100 if self.percent else self.number * 100)
+        if any(abs(number - other.number) <= tolerance * max(1.0, abs(other.number)) for number in numbers):
+            return True
+        rounded = self.decimals >= 1 and abs(self.number) >= 10 ** (1 - self.decimals)
+        return rounded and abs(self.number - other.number) <= 0.5 * 10**-self.decimals * (1 + 1e-9)
+
+
+@functools.lru_cache(maxsize=8192)  # questions and label texts come again and again
+def find_values(text: str) -> tuple[Value, ...]:
+    """Every number that a text states, from left to right.
+
+    Coefficients of variables, exponents and digits inside names (`A1`) are none. Time is linear in the
+    length.
+    """
+    return tuple(_values(text))
+
+
+def _values(text: str) -> Iterator[Value]:
+    for match in _FIND.finditer(text):
+        number = _number(match)
+        if number is None or not math.isfinite(number):
+            continue
+        start = match.start() + len(match.group()) - len(match.group().lstrip())
+        sign = _MINUS.search(text, max(0, start - 12), start)
+        decimals = match["plain"].partition(".")[2] if match["plain"] and not match["divisor"] else ""
+        yield Value(
+            start=sign.start() if sign else start,
+            end=match.end(),
+            number=-number if sign else number,
+            percent=bool(match["percent"] or match["percent_word"]),
+            decimals=len(decimals),
+            in_words=bool(match["words"] or match["single_part"]),
+            worked_out=number.is_integer() and any(match[group] for group in _COMPOUND),
+        )
+
+
+def _number(match: re.Match[str]) -> float | None:
+    if match["upper"] is not None:
+        upper, lower = _inner(match["upper"]), _inner(match["lower"])
+        return None if upper is None or lower is None else _ratio(upper, lower)
+    if match["upper_alone"]:
+        return _ratio(_float(match["upper_alone"]), _float(match["lower_alone"]))
+    if match["upper_digit"]:
+        return _ratio(float(match["upper_digit"]), float(match["lower_digit"]))
+    if match["root"] or match["pi"]:
+        factor = _float(match["factor"]) if match["factor"] else 1.0
+        size = math.sqrt(_float(match["root"])) if match["root"] else math.pi
+        return _ratio(factor * size, _float(match["under"]) if match["under"] else 1.0)
+    if match["whole"]:
+        if match["vulgar"]:
+            return float(match["whole"]) + _VULGAR[match["vulgar"]]
+        part = _ratio(float(match["mixed_upper"]), float(match["mixed_lower"]))
+        return None if part is None else float(match["whole"]) + part
+    if match["vulgar_alone"]:
+        return _VULGAR[match["vulgar_alone"]]
+    if match["plain"]:
+        return _ratio(_float(match["plain"]), _float(match["divisor"]) if match["divisor"] else 1.0)
+    if match["single_part"]:
+        return 1 / _PARTS[match["single_part"].lower()]
+    return _words(match)
+
+
+def _words(match: re.Match[str]) -> float | None:
+    number = _spoken(match["words"])
+    if match["decimals"]:
+        digits = [_SMALL.get(word) for word in _WORD.findall(match["decimals"].lower())]
+        if any(digit is None or digit > 9 for digit in digits):
+            return None
+        return number + float("0." + "".join(str(digit) for digit in digits))
+    if match["parts"]:
+        return number / _PARTS[match["parts"].lower()]
+    if match["more_parts"]:
+        more = match["more"].lower()
+        return number + _SMALL.get(more, 1) / _PARTS[match["more_parts"].lower()]
+    if match["over"]:
+        return _ratio(number, _spoken(match["over"]))
+    return number
+
+
+def _spoken(words: str) -> float:
+    total, group = 0, 0
+    for word in _WORD.findall(words.lower()):
+        if word in _SMALL:
+            group += _SMALL[word]
+        elif word == "hundred":
+            group = (group or 1) * 100
+        elif word in _LARGE:
+            total, group = total + (group or 1) * _LARGE[word], 0
+    return float(total + group)
+
+
+def _inner(text: str) -> float | None:
+    """Above or below the line of a fraction: one number, or nothing that we work out."""
+    found = find_values(text)
+    whole = (
+        len(found) == 1 and text[: found[0].start].strip() == "" and text[found[0].end :].strip(" }") == ""
+    )
+    return found[0].number if whole else None
+
+
+def _ratio(upper: float, lower: float) -> float | None:
+    return None if lower == 0 else upper / lower
+
+
+def _float(text: str) -> float:
+    return float(text.replace(",", ""))

@@ -1,0 +1,139 @@
+"""From what a model replied to the cue in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_OPEN_THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
+_SENTENCES = re.compile(r".*[.!?](?=[\"')\]]*(?:\s|\Z))", re.DOTALL)
+_MOST_STARTS = 40
+"""Braces at which an object is looked for; a reply of nothing but braces would take for ever."""
+
+
+class Unusable(ValueError):
+    """A reply without a cue in it; the message is half a sentence that says what it is instead."""
+
+
+def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
+    """The cue of a reply: a JSON object, alone or inside other text or a code fence, or plain text.
+
+    A reply that was cut off, or whose JSON breaks off, gives its whole sentences.
+
+    Args:
+        text: the reply.
+        field: the key of the object.
+        cut_off: whether the model had reached the end of its tokens.
+
+    Raises:
+        Unusable: there is no cue in it.
+    """
+    text = _THOUGHT.sub("", text).strip()
+    if _OPEN_THOUGHT.match(text):
+        raise Unusable("the reply ended while the model was still thinking; raise max_tokens")
+    if not text:
+        raise Unusable("the reply is empty")
+    fences = [found.strip() for found in _FENCE.findall(text)]
+    for candidate in (text, *fences):
+        value = _as_json(candidate)
+        if value is not None:
+            return _of_value(value, field)
+    for value in _objects(text):
+        if _named(value, field) is not None:
+            return _of_value(value, field)
+    begun = _begun(text, field)
+    if begun is not None:
+        words, closed = begun
+        return _clean(words) if closed else _whole_sentences(words)
+    if text.startswith("{") or (fences and fences[0].startswith("{")):
+        raise Unusable(f'the reply is broken JSON without "{field}"')
+    plain = _plain(fences[0] if len(fences) == 1 and text.startswith("```") else text, field)
+    return _whole_sentences(plain) if cut_off else _clean(plain)
+
+
+def _as_json(text: str) -> Any:
+    """The value of a text that is JSON as a whole and not just a number or a word; None if it is not."""
+    if text[:1] not in ("{", "[", '"'):
+        return None
+    try:
+        return json.loads(text, strict=False)  # line breaks inside strings are forgiven
+    except (ValueError, RecursionError):
+        return None
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Objects inside a text."""
+    decoder = json.JSONDecoder(strict=False)
+    for start in [found.start() for found in re.finditer(r"\{", text)][:_MOST_STARTS]:
+        try:
+            value, _ = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+def _named(value: dict[str, Any], field: str) -> Any:
+    """What an object has under a key, whatever its case, spaces and a `visual_` before it."""
+    for key, inner in value.items():
+        name = key.strip().lower().replace(" ", "_").replace("-", "_")
+        if name in (field, f"visual_{field}") and inner is not None:
+            return inner
+    return None
+
+
+def _of_value(value: Any, field: str) -> str:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict):
+        found = _named(value, field)
+        if found is None:
+            has = ", ".join(map(str, value)) or "nothing"
+            raise Unusable(f'the reply is a JSON object without "{field}"; it has {has[:80]}')
+        value = found
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        value = " ".join(value)
+    if not isinstance(value, str):
+        raise Unusable(f'"{field}" of the reply is a {type(value).__name__}; a text was expected')
+    return _clean(value)
+
+
+def _begun(text: str, field: str) -> tuple[str, bool] | None:
+    """What stands after the key in an object that breaks off or is not quite JSON, and whether it ends."""
+    key = rf"[\"'](?:visual_)?{re.escape(field)}[\"']"
+    found = re.search(rf'{key}\s*:\s*"((?:[^"\\]|\\.)*)("?)', text, re.IGNORECASE | re.DOTALL)
+    if found is None:
+        return None
+    try:
+        words = str(json.loads(f'"{found[1]}"', strict=False))
+    except ValueError:  # an escape that JSON does not know, as LaTeX has them
+        words = found[1]
+    return words, bool(found[2])
+
+
+def _plain(text: str, field: str) -> str:
+    """Without a label before it and quotes around it."""
+    text = re.sub(rf"^\W*(?:visual )?{re.escape(field)}\W*?:\W*", "", text, flags=re.IGNORECASE).strip()
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    return text
+
+
+def _whole_sentences(text: str) -> str:
+    found = _SENTENCES.match(text)
+    if found is None:
+        raise Unusable("the reply was cut off before the end of its first sentence; raise max_tokens")
+    return _clean(found[0])
+
+
+def _clean(text: str) -> str:
+    """Without what no file can hold: halves of surrogate pairs, and control characters."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = "".join(c for c in text if c in "\n\t" or (c >= " " and c != "\x7f")).strip()
+    if not text:
+        raise Unusable("the reply has an empty text")
+    return text

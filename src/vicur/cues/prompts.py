@@ -1,0 +1,140 @@
+"""Prompts that ask for cues: files with a name and a version, the package's or the user's own.
+
+A prompt is a YAML file:
+
+    name: general
+    version: 1
+    field: cue                    # the key of the JSON object that is asked for; `cue` if left out
+    system: ...
+    user: ... {question} ...      # the problem's text and media stand where {question} is
+    answer: ... {answer} ...      # optional; only used where the gold answer is asked to be sent
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+QUESTION, ANSWER = "{question}", "{answer}"
+_KEYS = ("name", "version", "field", "system", "user", "answer")
+_WORD = re.compile(r"[A-Za-z_][\w-]*")
+
+
+@dataclass(frozen=True)
+class CuePrompt:
+    """What a model is asked.
+
+    Attributes:
+        name: short, for records.
+        version: raised with every change of the words.
+        system: the system message.
+        user: the user's message, with `{question}` once.
+        field: the key of the JSON object that the reply is to be.
+        answer: put behind the user's message, with `{answer}` once, where the gold answer is sent.
+
+    Raises:
+        ValueError: `{question}` or `{answer}` is not there just once, or stands where it must not.
+    """
+
+    name: str
+    version: int
+    system: str
+    user: str
+    field: str = "cue"
+    answer: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _WORD.fullmatch(self.name) or not _WORD.fullmatch(self.field):
+            raise ValueError(
+                f"Name and field of a cue prompt must be a word, not {self.name!r} and {self.field!r}."
+            )
+        if self.user.count(QUESTION) != 1 or QUESTION in self.system:
+            raise ValueError(f"The user's message of the prompt {self.name} must have {QUESTION} just once.")
+        if ANSWER in self.user or ANSWER in self.system:
+            raise ValueError(
+                f"The prompt {self.name} has {ANSWER} in its question; it belongs in a text of its own under "
+                "`answer`, which is only sent where include_answer asks for it."
+            )
+        if self.answer is not None and self.answer.count(ANSWER) != 1:
+            raise ValueError(f"The text under `answer` of the prompt {self.name} must have {ANSWER} once.")
+
+    def answer_text(self, answer: str) -> str:
+        """The words that tell the gold answer.
+
+        Raises:
+            ValueError: this prompt has none.
+        """
+        if self.answer is None:
+            raise ValueError(
+                f"The prompt {self.label} has no text under `answer` to send the gold answer with; leave "
+                "include_answer out, or take a prompt that has one, as rationale has."
+            )
+        before, after = self.answer.split(ANSWER)
+        return f"{before}{answer}{after}"
+
+    @property
+    def label(self) -> str:
+        """Name and version, e.g. "general@1"."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def digest(self) -> str:
+        """Of every word that may be sent: a changed text with an unchanged version is still another."""
+        texts = (self.label, self.field, self.system, self.user, self.answer or "")
+        return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
+
+
+def packaged_prompts() -> tuple[str, ...]:
+    """Names of the prompts that come with the package."""
+    folder = resources.files("vicur.cues") / "templates"
+    return tuple(sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml")))
+
+
+def load_prompt(name: str) -> CuePrompt:
+    """A prompt of the package, or of a file.
+
+    Args:
+        name: one of `packaged_prompts`, or the path of a YAML file.
+
+    Raises:
+        ValueError: there is no such prompt, or it lacks something or has something else.
+    """
+    if name in packaged_prompts():
+        text = (resources.files("vicur.cues") / "templates" / f"{name}.yaml").read_text(encoding="utf-8")
+        return _parse(text, name)
+    path = Path(name)
+    if not path.is_file():
+        known = ", ".join(packaged_prompts())
+        raise ValueError(f"There is no cue prompt {name}: it is none of {known}, and no file.")
+    try:
+        return _parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"The cue prompt {path} cannot be read: {error}") from error
+
+
+def _parse(text: str, where: str) -> CuePrompt:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The cue prompt {where} is not valid YAML: {reason}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"The cue prompt {where} must have the keys {', '.join(_KEYS)}.")
+    unknown = [str(key) for key in values if key not in _KEYS]
+    missing = [key for key in ("name", "version", "system", "user") if values.get(key) is None]
+    if unknown or missing:
+        found = f"has the unknown key {unknown[0]}" if unknown else f"lacks {' and '.join(missing)}"
+        raise ValueError(f"The cue prompt {where} {found}; its keys are {', '.join(_KEYS)}.")
+    version = values["version"]
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise ValueError(f"The cue prompt {where} has the version {version!r}; a whole number was expected.")
+    texts = {key: values[key] for key in _KEYS if key != "version" and values.get(key) is not None}
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise ValueError(f"The cue prompt {where} has {key} as a {type(value).__name__}, not as a text.")
+    return CuePrompt(version=version, **texts)

@@ -1,0 +1,252 @@
+"""From a problem to what a model is asked, and to the key that its reply is kept under."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from vicur.cues.prompts import QUESTION, CuePrompt
+from vicur.data.sample import Message, Sample
+from vicur.data.views import Shown
+
+PIXELS_PER_TOKEN = 28 * 28
+"""For estimates: Qwen's models take a token for 28 or 32 pixels squared, others fewer tokens."""
+CHARACTERS_PER_TOKEN = 3
+"""For estimates: English has four to a token; numbers and formulas fewer."""
+
+
+class MissingAnswer(ValueError):
+    """The answer is to be sent, and the problem has none."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked, as far as it decides on the reply."""
+
+    temperature: float | None = 0.7
+    """Of sampling; None leaves it to the endpoint, for models that refuse the setting."""
+    max_tokens: int = 400
+    """Of a reply; one that is cut off keeps its whole sentences."""
+    seed: int = 0
+    """Several cues of a problem have seeds of their own, derived from it."""
+    max_image_pixels: int | None = 2_000_000
+    """Larger images and frames are sent smaller; None for as they are."""
+    image_format: Literal["png", "jpeg"] = "png"
+    """How images are sent: PNG keeps thin lines and small print, JPEG makes photographs small."""
+    max_video_frames: int = 16
+    """Sent of each video, at even distances."""
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be 0 or more, not {self.temperature}.")
+        for name in ("max_tokens", "max_image_pixels", "max_video_frames"):
+            bound = getattr(self, name)
+            if bound is not None and bound < 1:
+                raise ValueError(f"{name} must be at least 1, not {bound}.")
+
+
+@dataclass(frozen=True)
+class CueRequest:
+    """One question to a model.
+
+    Attributes:
+        index: of the problem in its source.
+        sample_id: of the problem.
+        shown: the chat and its media, as they are sent.
+        number: which of several cues of the problem, from 0.
+        seed: for sampling.
+        temperature: of sampling; None for the model's own.
+        max_tokens: of the reply.
+        field: the key of the JSON object that the reply is to be.
+    """
+
+    index: int
+    sample_id: str
+    shown: Shown
+    number: int
+    seed: int
+    temperature: float | None
+    max_tokens: int
+    field: str
+
+    def again(self, attempt: int) -> CueRequest:
+        """The same with another seed: what could not be used once would come again with the same."""
+        return replace(self, seed=self.seed + 7919 * attempt)
+
+
+def requests_for(
+    sample: Sample,
+    index: int,
+    prompt: CuePrompt,
+    asking: Asking,
+    *,
+    numbers: Iterable[int] = (0,),
+    include_answer: bool = False,
+    remark: str | None = None,
+) -> list[CueRequest]:
+    """What a model is asked about a problem, once for each number.
+
+    Nothing of the sample but its question and media goes in, and its answer only where that is said.
+
+    Args:
+        sample: the problem.
+        index: its place in the source.
+        prompt: the words.
+        asking: how.
+        numbers: of the cues.
+        include_answer: whether the gold answer is sent too, in the prompt's own words for that.
+        remark: put behind the question, as what was wrong with an earlier reply.
+
+    Raises:
+        ValueError: the answer is to be sent, and the prompt has no words for it or the sample no answer.
+    """
+    shown = _smaller(question_for(sample, prompt, include_answer=include_answer, remark=remark), asking)
+    return [
+        CueRequest(
+            index=index,
+            sample_id=sample.id,
+            shown=shown,
+            number=number,
+            seed=asking.seed + number,
+            temperature=asking.temperature,
+            max_tokens=asking.max_tokens,
+            field=prompt.field,
+        )
+        for number in numbers
+    ]
+
+
+def question_for(
+    sample: Sample, prompt: CuePrompt, *, include_answer: bool = False, remark: str | None = None
+) -> Shown:
+    """The prompt around a problem's question, with its media as they are.
+
+    A system message of the data is for who answers the question: it stays out.
+
+    Args:
+        sample, prompt, include_answer, remark: as of `requests_for`.
+
+    Raises:
+        ValueError: as `requests_for`.
+    """
+    tail: list[str] = []
+    if include_answer:
+        if sample.answer is None:
+            raise MissingAnswer(f"Sample {sample.id} has no answer that could be sent.")
+        tail.append(prompt.answer_text(sample.answer))
+    if remark is not None:
+        tail.append(remark)
+    turns = [message for message in sample.messages if message["role"] != "system"]
+    before, after = prompt.user.split(QUESTION)
+    content: list[dict[str, Any]] = [_text(before)]
+    for turn in turns:
+        if len(turns) > 1:
+            content.append(_text(f"[{turn['role']}] "))
+        content.extend(dict(part) for part in turn["content"])
+        if len(turns) > 1:
+            content.append(_text("\n"))
+    content.append(_text("\n\n".join([after, *tail])))
+    messages: tuple[Message, ...] = (
+        {"role": "system", "content": [_text(prompt.system)]},
+        {"role": "user", "content": _joined(content)},
+    )
+    return Shown(messages, sample.images, sample.videos)
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _joined(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbouring texts as one, and none that is empty."""
+    found: list[dict[str, Any]] = []
+    for part in content:
+        if part["type"] == "text" and found and found[-1]["type"] == "text":
+            found[-1] = _text(found[-1]["text"] + part["text"])
+        elif part["type"] != "text" or part["text"]:
+            found.append(part)
+    return found
+
+
+def _smaller(shown: Shown, asking: Asking) -> Shown:
+    """Media within the bounds."""
+    videos = []
+    for video in shown.videos:
+        count = min(len(video.frames), asking.max_video_frames)
+        chosen = np.linspace(0, len(video.frames) - 1, count).round().astype(int).tolist()
+        rate = video.frames_per_second
+        if count > 1:
+            rate *= (count - 1) / (len(video.frames) - 1)
+        frames = tuple(_within(video.frames[i], asking.max_image_pixels) for i in chosen)
+        videos.append(replace(video, frames=frames, frames_per_second=rate))
+    images = tuple(_within(image, asking.max_image_pixels) for image in shown.images)
+    return replace(shown, images=images, videos=tuple(videos))
+
+
+def bounded_size(size: tuple[int, int], most: int | None) -> tuple[int, int]:
+    """Width and height with at most so many pixels, the shape kept."""
+    width, height = size
+    if most is None or width * height <= most:
+        return size
+    scale = math.sqrt(most / (width * height))
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def _within(image: Image.Image, most: int | None) -> Image.Image:
+    size = bounded_size(image.size, most)
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def media_digest(sample: Sample) -> str:
+    """Of the pixels of a problem's media, whatever their files are called or how they are packed."""
+    digest = hashlib.blake2b(digest_size=16)
+    for image in sample.images:
+        _add_image(digest, "image", image)
+    for video in sample.videos:
+        digest.update(f"video {video.frames_per_second!r} {len(video.frames)}\n".encode())
+        for frame in video.frames:
+            _add_image(digest, "frame", frame)
+    return digest.hexdigest()
+
+
+def _add_image(digest: Any, kind: str, image: Image.Image) -> None:
+    digest.update(f"{kind} {image.mode} {image.size}\n".encode())
+    digest.update(image.tobytes())
+
+
+def request_key(request: CueRequest, identity: str, prompt: CuePrompt, asking: Asking, media: str) -> str:
+    """The name that the reply is kept under: of all that decides on it.
+
+    Args:
+        request: what is asked.
+        identity: of the model, as its client says.
+        prompt: its words.
+        asking: how.
+        media: digest of the problem's media.
+    """
+    parts = {
+        "model": identity,
+        "prompt": [prompt.name, prompt.version, prompt.digest],
+        "messages": request.shown.messages,
+        "media": media,
+        "images": [asking.max_image_pixels, asking.image_format, asking.max_video_frames],
+        "sampling": [request.temperature, request.max_tokens, request.seed, request.number],
+    }
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def estimated_tokens(shown: Shown, asking: Asking) -> int:
+    """Of a prompt, rather too many than too few. Of its media the size is enough."""
+    text = sum(len(p.get("text", "")) for message in shown.messages for p in message["content"])
+    sizes = [image.size for image in shown.images]
+    for video in shown.videos:
+        sizes += [video.size] * min(len(video.frames), asking.max_video_frames)
+    pixels = sum(math.prod(bounded_size(size, asking.max_image_pixels)) for size in sizes)
+    return 20 + math.ceil(text / CHARACTERS_PER_TOKEN) + math.ceil(pixels / PIXELS_PER_TOKEN)

@@ -1,0 +1,95 @@
+"""`vicur cues`, as a user types it."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from vicur.cli import main
+from vicur.cue_commands import _build_settings, _remarks
+
+
+@pytest.fixture
+def problems(tmp_path):
+    path = tmp_path / "problems.parquet"
+    assert main(["cuebench", "make", "--n", "12", "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def leaking(tmp_path, problems):
+    """The first cue states the answer."""
+    table = pq.read_table(problems)
+    cues = table["cue"].to_pylist()
+    cues[0] += f" So the answer is {table['answer'][0].as_py()}."
+    path = tmp_path / "leaking.parquet"
+    pq.write_table(table.set_column(table.column_names.index("cue"), "cue", [cues]), path)
+    return path
+
+
+def test_build_audit_drop(tmp_path, problems, leaking, capsys):
+    bare = tmp_path / "bare.parquet"
+    pq.write_table(pq.read_table(problems).drop_columns(["cue"]), bare)
+    out = tmp_path / "cues.parquet"
+    common = ["cues", "build", "--data", str(bare), "--out", str(out), "--backend", "null"]
+    assert main([*common, "--dry-run"]) == 0
+    assert "12 problems, 12 cues, of which 0 are there already" in capsys.readouterr().out
+    assert not out.exists()
+    assert main(common) == 0
+    assert len(pq.read_table(out)["cue"]) == 12
+    capsys.readouterr()
+    assert main(["cues", "audit", "--data", str(problems), "--cuebench", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["flagged_certain"] == 0
+    clean, flags = tmp_path / "clean.parquet", tmp_path / "flags.parquet"
+    options = ["--drop", str(clean), "--flags", str(flags)]
+    assert main(["cues", "audit", "--data", str(leaking), *options]) == 0
+    text = capsys.readouterr().out
+    assert "| answer | 1 |" in text or "answer (certain)" in text
+    found = pq.read_table(flags).to_pylist()
+    assert any(row["category"] == "answer" and row["severity"] == "certain" for row in found)
+    before, after = pq.read_table(leaking).to_pylist(), pq.read_table(clean).to_pylist()
+    assert after[0]["cue"] is None and [r["cue"] for r in after[1:]] == [r["cue"] for r in before[1:]]
+    assert [r["problem"] for r in after] == [r["problem"] for r in before]
+
+
+def test_repair_says_what_leaked_and_never_the_answer(leaking):
+    config, dry_run, repairs = _build_settings(["--data", "x", "--backend", "null", "--repair", "2"])
+    assert (dry_run, repairs) == (False, 2)
+    table = pq.read_table(leaking)
+    remarks = _remarks(leaking, config)
+    assert list(remarks) == [table["id"][0].as_py()]
+    (remark,) = remarks.values()
+    assert "gave away" in remark and table["answer"][0].as_py() not in remark.split()
+
+
+def test_worth_of_privileges(tmp_path, problems, capsys):
+    out = tmp_path / "worth"
+    models = ["--student", "vicur:tiny-student", "--teacher", "vicur:tiny-teacher"]
+    options = ["--siblings", "2", "--problems", "6", "--output", str(out)]
+    assert main(["cues", "worth", "--data", str(problems), *models, *options]) == 0
+    text = capsys.readouterr().out
+    assert "another's cue" in text and "no image" in text
+    told = json.loads((out / "worth.json").read_text())
+    assert told["unit"] == "nats" and told["problems"] == 6
+    assert len(pq.read_table(out / "tokens.parquet")) == 12
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["cues", "audit", "--data", "gone.parquet"], "gone.parquet does not exist"),
+        (["cues", "build", "--data", "gone.parquet", "--backend", "null"], "gone.parquet does not exist"),
+        (["cues", "worth", "--data", "gone.parquet", "--student", "x"], "gone.parquet does not exist"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(arguments, message, capsys):
+    assert main(arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_unknown_settings_of_a_build_are_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["cues", "build", "--data", "x", "--modle", "y"])
+    assert caught.value.code == 2
