@@ -13,9 +13,20 @@ import jsonargparse
 import pyarrow as pa
 from rich.console import Console
 
-from vicur.cues.audit import Audit, AuditConfig, audit_cues, correction, cue_rows, drop
+from vicur.cues.audit import (
+    Audit,
+    AuditConfig,
+    ModelVerifier,
+    Verifier,
+    audit_cues,
+    correction,
+    cue_rows,
+    drop,
+)
 from vicur.cues.audit.cuebench import CueBenchVerifier
+from vicur.cues.audit.endpoint import EndpointAsk
 from vicur.cues.build import BuildConfig, BuildSummary, Tick, build_cues, plan_cues
+from vicur.cues.clients import EndpointConfig
 from vicur.cues.output import check_output, write_output
 from vicur.data.files import write_json, write_rows
 from vicur.data.sources import FileSource
@@ -46,6 +57,9 @@ def add_cues(parser: argparse.ArgumentParser) -> None:
     audit.add_argument(
         "--cuebench", action="store_true", help="the data is CueBench's: check every claim against its boxes"
     )
+    audit.add_argument("--verifier", metavar="MODEL", help="a model that checks every claim, with the image")
+    audit.add_argument("--base-url", help="its endpoint, e.g. http://127.0.0.1:8000/v1")
+    audit.add_argument("--api-key-env", default="OPENAI_API_KEY", help="variable that holds its key")
     audit.add_argument("--flags", help="parquet file for every flag, with its span and reason")
     audit.add_argument("--drop", help="write the data here, without the cues that certainly leak")
     audit.add_argument("--possible", action="store_true", help="drop what is only a possible fault too")
@@ -130,7 +144,10 @@ def audit_command(options: argparse.Namespace, console: Console) -> None:
     bar = Progress("checking the data", transient=True)
     source = FileSource(options.data, bad_rows="skip", progress=bar.over)
     config = AuditConfig(column=options.column)
-    verifier = CueBenchVerifier() if options.cuebench else None
+    verifier: Verifier | None = CueBenchVerifier() if options.cuebench else None
+    if options.verifier:
+        endpoint = EndpointConfig(base_url=options.base_url, api_key_env=options.api_key_env)
+        verifier = ModelVerifier(EndpointAsk(options.verifier, endpoint))
     found = Progress("reading cues", transient=True).during(
         lambda: audit_cues(source, config, verifier=verifier)
     )
