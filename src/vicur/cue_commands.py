@@ -25,9 +25,11 @@ from vicur.cues.audit import (
 )
 from vicur.cues.audit.cuebench import CueBenchVerifier
 from vicur.cues.audit.endpoint import EndpointAsk
-from vicur.cues.build import BuildConfig, BuildSummary, Tick, build_cues, plan_cues
+from vicur.cues.build import build_cues, plan_cues
 from vicur.cues.clients import EndpointConfig
 from vicur.cues.output import check_output, write_output
+from vicur.cues.settings import BuildConfig
+from vicur.cues.summary import BuildSummary, Tick
 from vicur.data.files import write_json, write_rows
 from vicur.data.sources import FileSource
 from vicur.data.tables import open_table

@@ -10,7 +10,6 @@ from rich.console import Console
 from vicur.data.sources import FileSource
 from vicur.diagnostics.attention import sink_attention
 from vicur.models.load import load_model
-from vicur.reporting.showcase import draw_showcase
 from vicur.study import Outcome, StudyConfig, load_study, run_study, summarise
 
 SHOWN = "opsd_cue_recovery"
@@ -38,6 +37,8 @@ def _show_cases(output: Path, outcomes: dict[str, list[Outcome]]) -> None:
 
     Where there are too few of them, others fill up.
     """
+    from vicur.reporting.showcase import draw_showcase  # with matplotlib, which nothing else needs
+
     folder = output / "seed-0"
     samples = FileSource(folder / "data" / "test.parquet")
     base, student = outcomes["base"][0].in_domain, outcomes[SHOWN][0].in_domain

@@ -8,8 +8,8 @@ import pytest
 from cue_endpoints import FakeEndpoint, TransformersServer
 from cue_problems import problem
 
-from vicur.cues.build import BuildConfig
 from vicur.cues.clients import EndpointConfig
+from vicur.cues.settings import BuildConfig
 from vicur.models.checkpoints import resolve_checkpoint
 
 

@@ -15,10 +15,12 @@ from cue_problems import ANSWER, png, problem
 from PIL import Image
 
 from vicur.cuebench.generate import write_parquet
-from vicur.cues.build import BuildConfig, Tick, build_cues, plan_cues
+from vicur.cues.build import build_cues, plan_cues
 from vicur.cues.clients import ExactClient, LocalClient, NullClient, Reply, RequestFailed
 from vicur.cues.prompts import CuePrompt, load_prompt, packaged_prompts
 from vicur.cues.requests import Asking, media_digest, question_for, request_key, requests_for
+from vicur.cues.settings import BuildConfig
+from vicur.cues.summary import Tick
 from vicur.data.sample import Sample, Video
 from vicur.data.sources import FileSource
 from vicur.training.progress import Progress
@@ -329,8 +331,13 @@ def test_ctrl_c_while_requests_are_out_waits_for_them(configure, endpoint):
         return GOOD
 
     endpoint.answer = answer
-    with pytest.raises(KeyboardInterrupt):
-        build_cues(configure(concurrency=2))
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and that is inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build_cues(configure(concurrency=2))
+    finally:
+        signal.signal(signal.SIGINT, before)
     sent = len(endpoint.bodies)
     summary = build_cues(configure())
     assert sent >= 3 and (summary.kept, summary.asked) == (sent, 6 - sent)

@@ -14,9 +14,10 @@ import pytest
 from cue_endpoints import CountingProxy, wait_until
 
 from vicur.cuebench.generate import write_parquet
-from vicur.cues.build import BuildConfig, build_cues
+from vicur.cues.build import build_cues
 from vicur.cues.clients import EndpointConfig
 from vicur.cues.requests import Asking
+from vicur.cues.settings import BuildConfig
 
 PROBLEMS = 24
 SHORT = """\
@@ -79,7 +80,8 @@ def test_a_killed_build_goes_on_and_asks_nothing_twice(served, settings):
         config = config_of(chosen)
         code = (
             "import json, sys\n"
-            "from vicur.cues.build import BuildConfig, build_cues\n"
+            "from vicur.cues.build import build_cues\n"
+            "from vicur.cues.settings import BuildConfig\n"
             "from vicur.cues.clients import EndpointConfig\n"
             "from vicur.cues.requests import Asking\n"
             "s = json.loads(sys.argv[1])\n"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 
@@ -31,6 +30,8 @@ def accuracy_interval(correct: Sequence[bool]) -> Estimate:
     """
     if not correct:
         raise ValueError("An accuracy needs at least one graded problem.")
+    from scipy import stats  # here, as it takes time and memory that most commands do not need
+
     result = stats.binomtest(int(sum(correct)), len(correct))
     interval = result.proportion_ci(LEVEL, method="wilson")
     return Estimate(100 * sum(correct) / len(correct), 100 * interval.low, 100 * interval.high)
@@ -46,6 +47,8 @@ def mean_interval(values: Sequence[float]) -> Estimate:
         raise ValueError("An interval over seeds needs at least two seeds.")
     mean = float(np.mean(values))
     spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    from scipy import stats
+
     reach = spread * float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1))
     return Estimate(mean, mean - reach, mean + reach)
 

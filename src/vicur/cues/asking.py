@@ -1,0 +1,423 @@
+"""One run of a build: the requests, their tries, their price, and what came of them.
+
+A problem's media are decoded when its turn comes and let go of when it is answered; all that is kept of it
+is the key of its cue in the store. Workers, as many as requests may be in flight, take one problem after
+another from the same list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, closing, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from vicur.cues.clients import (
+    CueClient,
+    Hopeless,
+    RateLimit,
+    Reply,
+    RequestFailed,
+    Unreachable,
+    backoff,
+)
+from vicur.cues.output import write_output
+from vicur.cues.parsing import Unusable, parse_reply
+from vicur.cues.prompts import CuePrompt
+from vicur.cues.requests import (
+    CueRequest,
+    MissingAnswer,
+    estimated_tokens,
+    media_digest,
+    request_key,
+    requests_for,
+)
+from vicur.cues.settings import BuildConfig
+from vicur.cues.store import CueStore
+from vicur.cues.summary import BuildSummary, FailedProblem, Tick, Watch
+from vicur.data.bad_rows import BadRowError
+from vicur.data.files import write_whole
+from vicur.data.sample import Sample
+from vicur.data.sources import FileSource
+from vicur.data.tables import Table
+
+FIRST_PATIENCE = 30.0
+"""Seconds that an endpoint may be out of reach before it has ever answered: likely a wrong address."""
+
+
+def new_columns(config: BuildConfig, prompt: CuePrompt) -> dict[str, pa.DataType]:
+    """The new columns."""
+    name = config.column or prompt.field
+    types = {name: pa.string()}
+    if config.samples > 1:
+        types[f"{name}s"] = pa.list_(pa.string())
+    return types | {f"{name}_model": pa.string(), f"{name}_prompt": pa.string()}
+
+
+def num_problems(config: BuildConfig, source: FileSource) -> int:
+    """That are to be answered."""
+    return len(source) if config.limit is None else min(config.limit, len(source))
+
+
+def requests_of(
+    config: BuildConfig, prompt: CuePrompt, sample: Sample, index: int, remarks: Mapping[str, str]
+) -> list[CueRequest]:
+    """A request for each cue of a problem."""
+    return requests_for(
+        sample,
+        index,
+        prompt,
+        config.asking,
+        numbers=range(config.samples),
+        include_answer=config.include_answer,
+        remark=remarks.get(sample.id),
+    )
+
+
+class Asker:
+    """One run.
+
+    Args:
+        config: all settings.
+        source: the problems.
+        prompt: the words.
+        client: who is asked.
+        store: where replies go.
+        remarks: what to tell the model besides, by the id of a problem.
+    """
+
+    def __init__(
+        self,
+        config: BuildConfig,
+        source: FileSource,
+        prompt: CuePrompt,
+        client: CueClient,
+        store: CueStore,
+        remarks: Mapping[str, str],
+    ) -> None:
+        self.config, self.source, self.prompt = config, source, prompt
+        self.client, self.store, self.remarks = client, store, remarks
+        self.count = num_problems(config, source)
+        self.keys: list[list[str]] = [[] for _ in range(self.count)]
+        self.failed: list[FailedProblem] = []
+        self.done = self.asked = self.kept = self.answered = 0
+        self.requests = self.prompt_tokens = self.completion_tokens = 0
+        self.cost_before = store.cost
+        self.stopped: str | None = None
+        self.started = self.last_reply = time.monotonic()
+        self.seconds = 0.0
+        self._heard = False
+        self._failures_in_a_row = 0
+        self._reserved = 0.0
+        self._token_ratio = store.token_ratio
+        self._rate = RateLimit(config.requests_per_minute)
+
+    def run(self, watch: Watch | None, *, close: bool) -> None:
+        """Get what is missing.
+
+        Raises:
+            KeyboardInterrupt: after requests in flight were waited for and kept.
+        """
+        # Closed here and now: an error outside would else leave workers behind that write to a closed store.
+        with closing(self._ticks(close)) as ticks:
+            for _ in ticks if watch is None else watch(ticks, self.count):
+                pass
+        self.seconds = time.monotonic() - self.started
+
+    def _ticks(self, close: bool) -> Generator[Tick, None, None]:
+        """The event loop, run from one tick to the next, so that whoever shows them need not know of it."""
+        with asyncio.Runner() as runner:
+            ticks = self._answer_all()
+            try:
+                while (tick := runner.run(_next(ticks))) is not None:
+                    yield tick
+            finally:
+                runner.run(ticks.aclose())
+                if close:
+                    runner.run(self.client.close())
+
+    async def _answer_all(self) -> AsyncGenerator[Tick, None]:
+        self._stopping = asyncio.Event()
+        self._first = asyncio.Lock()
+        self._locks: dict[str, asyncio.Lock] = {}
+        news: asyncio.Queue[Tick | asyncio.Task[None]] = asyncio.Queue()
+        problems = iter(range(self.count))
+        count = min(self.config.concurrency, self.count)
+        workers = [asyncio.create_task(self._work(problems, news)) for _ in range(count)]
+        for worker in workers:
+            worker.add_done_callback(news.put_nowait)
+        try:
+            while count or not news.empty():
+                found = await news.get()
+                if isinstance(found, Tick):
+                    yield found
+                else:
+                    count -= 1
+                    found.result()  # raises what ended the worker
+        except (asyncio.CancelledError, GeneratorExit):  # Ctrl-C: what is in flight is as good as paid for
+            self._stop("interrupted.")
+            await asyncio.gather(*workers, return_exceptions=True)
+            raise
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self, problems: Iterator[int], news: asyncio.Queue[Any]) -> None:
+        for index in problems:
+            await self._problem(index)
+            if self.stopped is not None:
+                return
+            self.done += 1
+            seconds = time.monotonic() - self.started
+            rate = self.answered / seconds if seconds > 0 else 0.0
+            cost = self.store.cost - self.cost_before
+            news.put_nowait(Tick(self.done, self.count, rate, cost, len(self.failed)))
+
+    async def _problem(self, index: int) -> None:
+        """All cues of a problem."""
+        try:
+            asked = await asyncio.to_thread(self._prepare, index)
+        except BadRowError as error:
+            row = self.source.row_number(index)
+            self.failed.append(FailedProblem(row, error.bad.id or f"row {row}", 0, error.bad.reason, 0))
+            return
+        except MissingAnswer as error:
+            row = self.source.row_number(index)
+            self.failed.append(FailedProblem(row, self.source.outline(index).id, 0, str(error), 0))
+            return
+        new = False
+        for request, key in asked:
+            self.keys[index].append(key)
+            # Two problems may be the same in all but their id; then the second waits for the first's cue.
+            lock = self._locks.setdefault(key, asyncio.Lock())
+            async with lock:
+                new |= await self._cue(request, key)
+            self._locks.pop(key, None)
+            if self.stopped is not None:
+                return
+        self.answered += new
+
+    def _prepare(self, index: int) -> list[tuple[CueRequest, str]]:
+        """Decode a problem's media, and make its requests with the keys of their replies."""
+        sample = self.source[index]
+        media, identity = media_digest(sample), self.client.identity(index)
+        return [
+            (request, request_key(request, identity, self.prompt, self.config.asking, media))
+            for request in requests_of(self.config, self.prompt, sample, index, self.remarks)
+        ]
+
+    async def _cue(self, request: CueRequest, key: str) -> bool:
+        """See to it that the store has one cue; whether anybody was asked."""
+        if key in self.store:
+            self.kept += 1
+            return False
+        failure = self.store.failure(key)
+        if failure is not None and not self.config.retry_failed:
+            self._fail(request, failure.reason, failure.tries)
+            return False
+        tries = waits = 0
+        while True:
+            # Until the first reply nobody knows how many tokens an image really takes.
+            alone = self.config.budget is not None and self._token_ratio is None
+            async with self._first if alone else _nothing():
+                estimate = self._most_it_costs(request)
+                if not self._afford(estimate) or not await self._turn():
+                    return True
+                outcome = await self._attempt(request.again(tries), key, estimate)
+            if outcome is None:
+                self.asked += 1
+                self._failures_in_a_row = 0
+                return True
+            if isinstance(outcome, Hopeless):
+                self._stop(str(outcome).rstrip(".") + ".")
+                return True
+            after = None
+            if isinstance(outcome, Unreachable):
+                if self._out_of_patience(outcome):
+                    return True
+                waits, after = waits + 1, outcome.after
+            else:
+                tries, waits = tries + 1, 0
+                if tries >= self.config.tries or not outcome.again:
+                    self._set_aside(request, key, str(outcome), tries)
+                    return True
+            if not await self._pause(backoff(max(waits, tries) - 1, self.config.backoff_seconds, after)):
+                return True
+
+    async def _attempt(
+        self, request: CueRequest, key: str, estimate: float
+    ) -> Unreachable | RequestFailed | Hopeless | None:
+        """Ask once and keep what comes back; what went wrong, or None."""
+        self._reserved += estimate
+        self.requests += 1
+        try:
+            reply = await self.client.ask(request)
+        except (Unreachable, RequestFailed, Hopeless) as error:
+            return error
+        finally:
+            self._reserved -= estimate
+        self.last_reply, self._heard = time.monotonic(), True
+        cost, counted = self._count_in(request, reply)
+        try:
+            cue = parse_reply(reply.text, request.field, cut_off=reply.cut_off)
+        except Unusable as error:
+            self.store.add_cost(key, cost, str(error))
+            return RequestFailed(str(error), again=True)
+        about = {"id": request.sample_id, "number": request.number, "seed": request.seed}
+        about |= {"model": self.client.name, "prompt": self.prompt.label, "cut_off": reply.cut_off}
+        self.store.add(key, cue, cost=cost, **about, **counted)
+        return None
+
+    def _count_in(self, request: CueRequest, reply: Reply) -> tuple[float, dict[str, float]]:
+        """The price of a reply; estimated where the endpoint does not count its tokens."""
+        estimated = estimated_tokens(request.shown, self.config.asking)
+        sent = estimated if reply.prompt_tokens is None else reply.prompt_tokens
+        received = request.max_tokens if reply.completion_tokens is None else reply.completion_tokens
+        self.prompt_tokens += sent
+        self.completion_tokens += received
+        ratio = sent / estimated
+        self._token_ratio = max(self._token_ratio or 0.0, ratio)
+        counted = {"prompt_tokens": sent, "completion_tokens": received, "token_ratio": round(ratio, 4)}
+        return self.config.price(sent, received), counted
+
+    def _most_it_costs(self, request: CueRequest) -> float:
+        ratio = 1.0 if self._token_ratio is None else self._token_ratio
+        return self.config.price(
+            ratio * estimated_tokens(request.shown, self.config.asking), request.max_tokens
+        )
+
+    def _afford(self, estimate: float) -> bool:
+        """Whether one more request fits into the budget, with all that are in flight."""
+        if self.stopped is not None:
+            return False
+        budget = self.config.budget
+        if budget is not None and self.store.cost + self._reserved + estimate > budget:
+            self._stop(
+                f"the budget of {budget:g} has no room for another request; {self.store.cost:.4f} are spent. "
+                "Raise it to go on."
+            )
+            return False
+        return True
+
+    async def _turn(self) -> bool:
+        await self._rate.turn()
+        return self.stopped is None
+
+    def _out_of_patience(self, error: Unreachable) -> bool:
+        patience = self.config.patience_seconds
+        if not self._heard:
+            patience = min(patience, FIRST_PATIENCE)
+        if time.monotonic() - self.last_reply < patience:
+            return False
+        # No problem is at fault, so none is set aside.
+        self._stop(f"for {patience:g} seconds no request came through: {error}. Run it again once it is up.")
+        return True
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait, but not longer than the run lasts; whether it goes on."""
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return True
+        return False
+
+    def _set_aside(self, request: CueRequest, key: str, reason: str, tries: int) -> None:
+        self.store.add_failure(key, reason, tries)
+        self._fail(request, reason, tries)
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= self.config.stop_after_failures:
+            self._stop(f"{self._failures_in_a_row} problems in a row failed, the last one: {reason}.")
+
+    def _fail(self, request: CueRequest, reason: str, tries: int) -> None:
+        row = self.source.row_number(request.index)
+        self.failed.append(FailedProblem(row, request.sample_id, request.number, reason, tries))
+
+    def _stop(self, reason: str) -> None:
+        if self.stopped is None:
+            self.stopped = reason
+        self._stopping.set()
+
+    def finish(self, table: Table) -> BuildSummary:
+        """Write the output and the list of failures."""
+        config = self.config
+        failed = tuple(sorted(self.failed, key=lambda problem: (problem.row, problem.number)))
+        failed_file = config.failed_path if failed else None
+        if failed:
+            lines = "".join(json.dumps(asdict(problem)) + "\n" for problem in failed)
+            write_whole(config.failed_path, lambda partial: partial.write_text(lines, encoding="utf-8"))
+        else:
+            config.failed_path.unlink(missing_ok=True)
+        out = None
+        notes = list(self.store.notes)
+        if self.stopped is None or config.write_partial:
+            out = Path(config.out)
+            rows, added = self._columns(table)
+            write_output(table, out, rows, added, new_columns(config, self.prompt))
+            notes += _moved_media(self.source, table, out, config)
+        return BuildSummary(
+            problems=self.count,
+            asked=self.asked,
+            kept=self.kept,
+            failed=failed,
+            bad_rows=len(self.source.bad_rows),
+            requests=self.requests,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cost=self.store.cost - self.cost_before,
+            total_cost=self.store.cost,
+            seconds=self.seconds,
+            stopped=self.stopped,
+            out=out,
+            failed_file=failed_file,
+            store=self.store.path,
+            notes=tuple(notes),
+        )
+
+    def _columns(self, table: Table) -> tuple[list[int], dict[str, list[Any]]]:
+        """The rows of the output and their new columns. With a limit the rows behind it are left out."""
+        of_row = {self.source.row_number(index): index for index in range(self.count)}
+        last = len(table) if self.count == len(self.source) else max(of_row) + 1
+        names = list(new_columns(self.config, self.prompt))
+        values: dict[str, list[Any]] = {name: [] for name in names}
+        for row in range(last):
+            keys = self.keys[of_row[row]] if row in of_row else []
+            cues = [self.store.cue(key) for key in keys if key in self.store]
+            made = bool(cues)
+            values[names[0]].append(cues[0] if made else None)
+            if self.config.samples > 1:
+                values[names[1]].append(cues if made else None)
+            values[names[-2]].append(self.client.name if made else None)
+            values[names[-1]].append(self.prompt.label if made else None)
+        return list(range(last)), values
+
+
+async def _next(ticks: AsyncIterator[Tick]) -> Tick | None:
+    return await anext(ticks, None)
+
+
+def _nothing() -> AbstractAsyncContextManager[None]:
+    return nullcontext()
+
+
+def _moved_media(source: FileSource, table: Table, out: Path, config: BuildConfig) -> list[str]:
+    """Whether paths in the output start from another folder than the output's own."""
+    folder = Path(config.image_dir) if config.image_dir is not None else table.folders[0]
+    columns = [source.schema[ours] for ours in ("images", "videos") if source.schema[ours] is not None]
+    if config.image_dir is None and folder.resolve() == out.parent.resolve():
+        return []
+    first = table[source.row_number(0)]
+    named = [first.get(str(column)) for column in columns]
+    while any(isinstance(entry, list) for entry in named):
+        named = [one for entry in named for one in (entry if isinstance(entry, list) else [entry])]
+    paths = [e.get("path") if isinstance(e, dict) and not e.get("bytes") else e for e in named]
+    relative = [p for p in paths if isinstance(p, str) and not p.startswith(("data:", "/"))]
+    return (
+        [f"Its media are named by paths that start from {folder}: say so by image_dir."] if relative else []
+    )
