@@ -223,10 +223,16 @@ class _Seed:
 
     def write_data(self) -> None:
         """Draw the training problems, the same whichever methods are run, and the test sets."""
-        sizes: dict[Split, int] = {"train": self.study.problems}
+        sizes: dict[Split, int] = {"train": self._problems()}
         sizes.update(dict.fromkeys(DOMAINS.values(), self.config.test_problems))
         for split, count in self._bar("drawing problems").over(sizes.items(), len(sizes)):
             write_parquet("segments", split, count, self.folder / "data" / f"{split}.parquet", seed=self.seed)
+
+    def _problems(self) -> int:
+        """With few steps, only as many as they take."""
+        batch = max((one.recipe.training.prompts_per_step for one in self.study.trained.values()), default=1)
+        wanted = self.study.problems if self.config.steps is None else self.config.steps * batch
+        return min(self.study.problems, wanted)
 
     def run(self) -> Iterator[tuple[str, Outcome]]:
         """Every row, in the order of the table."""
