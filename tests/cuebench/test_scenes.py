@@ -97,7 +97,7 @@ def test_out_of_domain_has_more_objects_another_background_and_more_noise():
 
 def test_the_question_alone_is_worth_chance():
     """Answers are uniform within an operation: the best text-only guess gets (1/17 + 1/9 + 1/9) / 3."""
-    train, test = take("segments", "train", 4000), take("segments", "test", 2000)
+    train, test = take("segments", "train", 2000), take("segments", "test", 1000)
     chance = (1 / 17 + 1 / 9 + 1 / 9) / 3
     found = majority_baseline(train, test)
     assert abs(found - chance) < 4 * math.sqrt(chance * (1 - chance) / len(test))
