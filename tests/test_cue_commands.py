@@ -42,6 +42,9 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
     capsys.readouterr()
     assert main(["cues", "audit", "--data", str(problems), "--cuebench", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["flagged_certain"] == 0
+    none = tmp_path / "none.parquet"
+    assert main(["cues", "audit", "--data", str(problems), "--cuebench", "--flags", str(none)]) == 0
+    assert pq.read_table(none).column_names[:2] == ["id", "category"] and len(pq.read_table(none)) == 0
     clean, flags = tmp_path / "clean.parquet", tmp_path / "flags.parquet"
     options = ["--drop", str(clean), "--flags", str(flags)]
     assert main(["cues", "audit", "--data", str(leaking), *options]) == 0

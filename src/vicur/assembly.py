@@ -172,7 +172,7 @@ def _problems(recipe: Recipe, bars: Bars | None) -> FileSource:
     problems = recipe.data.open(
         only_for=only_for, progress=None if bars is None else bars("checking the data").over
     )
-    having = sum(problems.applies(view)) if recipe.has_teacher else len(problems)
+    having = len(problems) - _lacking(problems, view if recipe.has_teacher else Plain())
     if having < len(problems) and recipe.teacher.missing_privilege == "error":
         raise ValueError(
             f"{len(problems) - having} of {len(problems)} problems of {problems.name} lack the privilege "
@@ -197,6 +197,11 @@ def _problems(recipe: Recipe, bars: Bars | None) -> FileSource:
             )
     _check_enough(Data(problems), recipe)
     return problems
+
+
+def _lacking(problems: FileSource, view: View) -> int:
+    """How many problems lack what a view shows; a plain one is not worth a pass over the data."""
+    return 0 if view == Plain() else problems.applies(view).count(False)
 
 
 def _check_enough(data: Data, recipe: Recipe) -> None:
@@ -229,7 +234,7 @@ def _fitting(
         teacher_encoder=None if teacher is None else teacher.scorer.encoder,
         progress=None if bars is None else bars("measuring prompts").over,
     )
-    lacking = 0 if teacher is None else fitting.applies(teacher.view).count(False)
+    lacking = _lacking(fitting, Plain() if teacher is None else teacher.view)
     data = Data(fitting, lacking, tuple(overlong))
     if recipe.needs.rewards and recipe.rewards.function is None:
         data = _gradable(data, grader, bars)

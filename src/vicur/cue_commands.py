@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 
 from vicur.cues.audit import (
     Audit,
     AuditConfig,
+    Flag,
     ModelVerifier,
     Verifier,
     audit_cues,
@@ -28,9 +30,10 @@ from vicur.cues.audit.endpoint import EndpointAsk
 from vicur.cues.build import build_cues, plan_cues
 from vicur.cues.clients import EndpointConfig
 from vicur.cues.output import check_output, write_output
+from vicur.cues.prompts import load_prompt
 from vicur.cues.settings import BuildConfig
 from vicur.cues.summary import BuildSummary, Tick
-from vicur.data.files import write_json, write_rows
+from vicur.data.files import write_json, write_whole
 from vicur.data.sources import FileSource
 from vicur.data.tables import open_table
 from vicur.diagnostics.privilege import PrivilegeConfig, measure_privileges
@@ -93,13 +96,16 @@ def build_command(options: argparse.Namespace, console: Console) -> None:
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
         return
     summary = _built(config, {})
-    for _ in range(repairs):
-        if summary.out is None:
+    remarks: dict[str, str] = {}
+    for number in range(1, repairs + 1):
+        faulty = {} if summary.out is None else _remarks(summary.out, config)
+        if not faulty:
             break
-        remarks = _remarks(summary.out, config)
-        if not remarks:
-            break
-        console.print(f"{len(remarks)} cues leak or say nothing; asking for these again.")
+        console.print(f"{len(faulty)} cues leak or say nothing; asking for these again.")
+        # What an earlier round mended keeps its remark, or its first cue would come back; what it did not
+        # needs another, or the same reply would be taken from the store.
+        again = f" (Correction {number}.)" if number > 1 else ""
+        remarks |= {own: remark + again for own, remark in faulty.items()}
         summary = _built(replace(config, overwrite=True), remarks)
     for sentence in summary.sentences():
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -116,7 +122,10 @@ def _build_settings(rest: list[str]) -> tuple[BuildConfig, bool, int]:
     values = parser.parse_args(rest)
     settings = parser.instantiate(values).as_dict()
     dry_run, repairs = settings.pop("dry_run"), settings.pop("repair")
-    return BuildConfig(**settings), dry_run, repairs
+    config = BuildConfig(**settings)
+    if repairs and load_prompt(config.prompt).field != "cue":
+        raise ValueError(f"--repair mends cues; the prompt {config.prompt} asks for something else.")
+    return config, dry_run, repairs
 
 
 def _built(config: BuildConfig, remarks: dict[str, str]) -> BuildSummary:
@@ -134,7 +143,8 @@ def _built(config: BuildConfig, remarks: dict[str, str]) -> BuildSummary:
 
 def _remarks(built: Path, config: BuildConfig) -> dict[str, str]:
     """What to tell the model about the cues that are certainly faulty."""
-    source = FileSource(built, image_dir=config.image_dir, columns=config.columns, bad_rows="skip")
+    columns = config.columns | {"cue": config.column or "cue"}
+    source = FileSource(built, image_dir=config.image_dir, columns=columns, bad_rows="skip")
     flags = audit_cues(source).by_sample()
     certain = {own: [f for f in found if f.severity == "certain"] for own, found in flags.items()}
     rows = {row.id: row for row in cue_rows(source, "cue") if certain.get(row.id)}
@@ -154,13 +164,21 @@ def audit_command(options: argparse.Namespace, console: Console) -> None:
         lambda: audit_cues(source, config, verifier=verifier)
     )
     if options.flags:
-        write_rows(Path(options.flags), found.rows() or [{"id": None}])
+        _write_flags(found, Path(options.flags))
     if options.drop:
         _write_dropped(source, found, Path(options.drop), options)
     if options.json:
         sys.stdout.write(json.dumps(found.as_dict(), indent=2) + "\n")
         return
     _print_audit(found, console)
+
+
+def _write_flags(found: Audit, path: Path) -> None:
+    """Of no flags, the columns alone."""
+    numbers = {"start": pa.int64(), "end": pa.int64()}
+    schema = pa.schema([(field.name, numbers.get(field.name, pa.string())) for field in fields(Flag)])
+    table = pa.Table.from_pylist(found.rows(), schema=schema)
+    write_whole(path, lambda partial: pq.write_table(table, partial))
 
 
 def _print_audit(found: Audit, console: Console) -> None:
@@ -182,6 +200,8 @@ def _write_dropped(source: FileSource, found: Audit, out: Path, options: argpars
     gone = drop(found, possible=options.possible)
     column = source.schema[options.column]
     assert column is not None, "an audited column has a name"
+    if "." in column:
+        raise ValueError(f"--drop cannot leave out {column}, which is inside another column.")
     numbers = {source.row_number(i): own for i, own in enumerate(source.column("id"))}
     table = open_table(options.data)
     check_output(table, Path(options.data), out, [column], replace=True)

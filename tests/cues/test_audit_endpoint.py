@@ -97,3 +97,36 @@ def test_repair_asks_again_for_what_leaked(data, tmp_path, endpoint, capsys, mon
     assert len(endpoint.bodies) == 7, "only the faulty cue is asked for again"
     cues = pq.read_table(out)["cue"].to_pylist()
     assert not any("theorem" in cue for cue in cues) and "number 2" in cues[2]
+
+
+def test_repair_keeps_what_it_mended_and_asks_anew_for_the_rest(
+    data, tmp_path, endpoint, capsys, monkeypatch
+):
+    """Problem 2 is mended by the first correction, 4 by the second. The data has another cue column."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    table = pq.read_table(data)
+    pq.write_table(table.append_column("cue", [["By the theorem, 3 + 4 = 7, therefore 7."] * 6]), data)
+
+    def answer(body, number):
+        text, _ = said(body)
+        which = next(i for i in range(6) if f"Question {i}" in text)
+        rounds = 2 if "Correction 2" in text else 1 if "previous description" in text else 0
+        if rounds < {2: 1, 4: 2}.get(which, 0):
+            return completion(json.dumps({"cue": "By the Pythagorean theorem, 3 + 4 = 7, therefore 7."}))
+        return completion(json.dumps({"cue": f"The drawing number {which} shows one shape of its own."}))
+
+    endpoint.answer = answer
+    out = tmp_path / "cues.parquet"
+    options = ["--model", "m", "--endpoint.base_url", endpoint.url, "--repair", "3", "--column", "made"]
+    assert main(["cues", "build", "--data", str(data), "--out", str(out), *options]) == 0
+    told = capsys.readouterr().out
+    assert "2 cues leak" in told and "1 cues leak" in told
+    assert len(endpoint.bodies) == 6 + 2 + 1
+    made = pq.read_table(out)["made"].to_pylist()
+    assert made == [f"The drawing number {i} shows one shape of its own." for i in range(6)]
+
+
+def test_rationales_are_not_repaired(data, capsys):
+    options = ["--model", "m", "--prompt", "rationale", "--repair", "1"]
+    assert main(["cues", "build", "--data", str(data), "--out", "x.parquet", *options]) == 1
+    assert "--repair mends cues" in capsys.readouterr().err
