@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vicur.compat import cache_argument, cache_of
 from vicur.data.rows import PromptEncoder, build_rows
 from vicur.data.sample import Sample, Video
 from vicur.data.views import Plain
@@ -156,7 +157,7 @@ def test_prefill_and_decoding_equal_one_forward(shared_student, prompts, chosen,
             input_ids=token.expand(len(own), 1),
             attention_mask=mask,
             position_ids=torch.stack([text, rotary, rotary, rotary])[:, :, None],
-            past_key_values=step.past_key_values,
+            **cache_argument(cache_of(step)),
             use_cache=True,
         )
         found.append(step.logits[:, -1])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 import vicur  # noqa: F401  registers the model
+from vicur.compat import cache_argument, cache_of
 from vicur.data.rows import PromptEncoder, build_rows
 from vicur.data.views import Plain
 from vicur.models.load import (
@@ -119,14 +120,14 @@ def test_decoding_after_prefill_equals_one_forward(student, samples, responses):
             start = build_rows([prompt], [()], pad_id=0).model_inputs()
             step = student.model(**start, use_cache=True)
             assert torch.allclose(step.logits[0, -1], full[len(prompt) - 1], atol=2e-5)
-            cache = step.past_key_values
+            cache = cache_of(step)
             for i, token in enumerate(response):
                 end = len(prompt) + i + 1
                 step = student.model(
                     input_ids=token[None, None],
                     attention_mask=torch.ones(1, end, dtype=torch.long),
                     position_ids=rows.position_ids[:, :, end - 1 : end],
-                    past_key_values=cache,
+                    **cache_argument(cache),
                     use_cache=True,
                 )
                 torch.testing.assert_close(step.logits[0, -1], full[end - 1], rtol=1e-4, atol=2e-5)
@@ -149,18 +150,18 @@ def test_chunked_prefill_is_refused(student, samples):
 def test_a_reused_prefix_cache_is_refused(student, samples):
     """The second turn of a chat on top of the first one's cache."""
     inputs = generation_inputs(student, samples[:1])
-    cache = student.model(**inputs, use_cache=True).past_key_values
+    cache = cache_of(student.model(**inputs, use_cache=True))
     with pytest.raises(ValueError, match=r"in one prefill.*but 2 token\(s\) came on top of a cache"):
-        student.model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache, use_cache=True)
+        student.model(input_ids=torch.tensor([[5, 6]]), **cache_argument(cache), use_cache=True)
 
 
 @torch.no_grad()
 def test_an_image_in_a_later_turn_is_refused(student, samples):
     first, second = (generation_inputs(student, [sample]) for sample in samples[:2])
-    cache = student.model(**first, use_cache=True).past_key_values
+    cache = cache_of(student.model(**first, use_cache=True))
     del second["attention_mask"]
     with pytest.raises(ValueError, match=r"in one prefill.*of an image or video among them"):
-        student.model(**second, past_key_values=cache, use_cache=True)
+        student.model(**second, **cache_argument(cache), use_cache=True)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 
+from vicur.compat import cache_of
 from vicur.models.recovery import CueRecovery, OutputInit, OutputProjection, RecoveryPlan
 
 INTERVAL = 5
@@ -78,7 +79,7 @@ class _GathersCues:
     """What attaches cue recovery to a Qwen3-VL model: mixed in before the stock class.
 
     It needs of the model: `model.language_model` with `layers` and `norm`, called with
-    `visual_pos_masks`, `past_key_values`, `attention_mask` and `position_ids`.
+    `visual_pos_masks`, a key-value cache, `attention_mask` and `position_ids`.
     """
 
     config: Any
@@ -127,7 +128,7 @@ class _GathersCues:
         self._plan = None
         if self._recovery_is_off:
             return
-        cache, embeds = kwargs.get("past_key_values"), kwargs["inputs_embeds"]
+        cache, embeds = cache_of(kwargs), kwargs["inputs_embeds"]
         visual = kwargs.get("visual_pos_masks")
         if cache is not None and int(cache.get_seq_length()) > 0:
             _refuse_more_prompt(visual, embeds.shape[1])
@@ -163,7 +164,7 @@ def _refuse_more_prompt(visual: Tensor | None, length: int) -> None:
     raise ValueError(
         "With cue recovery the whole prompt must be in one prefill, as the first token gathers from every "
         f"visual token, but {what} came on top of a cache. Chunked prefill, a reused prefix cache and an "
-        "image in a later turn are not possible: pass the whole conversation, without past_key_values."
+        "image in a later turn are not possible: pass the whole conversation, without a cache."
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
+from vicur.compat import cache_argument
 from vicur.data.rows import EncodedPrompt, build_rows
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import Vocabulary
@@ -127,7 +128,7 @@ class _Decoding:
         )
         prefill_cache = DynamicCache()
         logits = model(
-            **rows.model_inputs(), past_key_values=prefill_cache, use_cache=True, logits_to_keep=1
+            **rows.model_inputs(), **cache_argument(prefill_cache), use_cache=True, logits_to_keep=1
         ).logits[:, -1]
         count = len(prompts) * siblings
         self.cache = expand_cache(prefill_cache, siblings, room=config.max_new_tokens)
@@ -180,7 +181,7 @@ class _Decoding:
             input_ids=tokens_B[:, None],
             attention_mask=self.mask,
             position_ids=self.positions[:, :, None],
-            past_key_values=self.cache,
+            **cache_argument(self.cache),
             use_cache=True,
         )
         self.logits = output.logits[:, -1][:, self.kept].float()
