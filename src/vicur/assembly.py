@@ -12,7 +12,7 @@ from vicur.data.lengths import Overlong, fit_prompts
 from vicur.data.sample import PrivilegeKind
 from vicur.data.sources import FileSource
 from vicur.data.views import Hinted, Plain, View
-from vicur.models.load import LoadedModel, checkpoint_activations, load_student
+from vicur.models.load import LoadedModel, load_student
 from vicur.recipe import Recipe
 from vicur.rewards.grader import Grader
 from vicur.rollouts.sampler import Sampler

@@ -1,24 +1,28 @@
 """Every place that depends on a library's version. Supported: torch 2.11 and later, transformers 5.17 to 5.x.
 
-A renamed interface is read here under both names, and nowhere else. What has no old and new name, but must
-simply hold, is checked by a forward pass in `vicur.models.contract`.
+A renamed interface is read here under both names, and nowhere else. What must simply hold of the installed
+transformers is checked by a forward pass in `vicur.models.contract`.
 """
 
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.cache_utils import CacheLayerMixin
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
+
+TESTED_TRANSFORMERS = "5.17 to 5.24"
+"""Releases of transformers that the whole test suite has passed with."""
 
 _CACHE_NAMES = ("cache", "past_key_values")
 """The key-value cache as keyword and as output field: since transformers 5.24, and before."""
-
-
-def _accepted(function: Any, names: tuple[str, ...]) -> str | None:
-    parameters = inspect.signature(function).parameters
-    return next((name for name in names if name in parameters), None)
+_CACHE_NAME = next(
+    (name for name in _CACHE_NAMES if name in inspect.signature(Qwen3VLTextModel.forward).parameters),
+    _CACHE_NAMES[0],
+)
 
 
 def cache_argument(cache: Any) -> dict[str, Any]:
@@ -31,4 +35,38 @@ def cache_of(values: Mapping[str, Any]) -> Any:
     return next((values[name] for name in _CACHE_NAMES if values.get(name) is not None), None)
 
 
-_CACHE_NAME = _accepted(Qwen3VLTextModel.forward, _CACHE_NAMES) or _CACHE_NAMES[0]
+class SizedCacheLayer(CacheLayerMixin):
+    """A cache layer of limited length, whose limit is asked for under either of its names."""
+
+    @abstractmethod
+    def capacity(self) -> int:
+        """Maximum number of tokens."""
+
+    def get_max_length(self) -> int:
+        """Maximum number of tokens: the name since transformers 5.20."""
+        return self.capacity()
+
+    def get_max_cache_shape(self) -> int:
+        """Maximum number of tokens: the name before transformers 5.20."""
+        return self.capacity()
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Keep only the inputs of decoder layers for the backward pass, and compute their insides again."""
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.20
+        model.activation_checkpointing_enable(options)
+    else:
+        model.gradient_checkpointing_enable(options)
+
+
+def video_processor_options(video_processor: Any) -> dict[str, Any]:
+    """Options of a Qwen3-VL video processor that takes frames as they are.
+
+    `cap_pixels_per_frame` has no effect on frames that are not resized, but where it exists transformers
+    warns unless it is given, as its default will change.
+    """
+    options = {"do_sample_frames": False, "do_resize": False}
+    if "cap_pixels_per_frame" in video_processor.valid_kwargs.__annotations__:
+        options["cap_pixels_per_frame"] = False
+    return options

@@ -15,13 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 import vicur  # noqa: F401  registers the model
-from vicur.compat import cache_argument, cache_of
+from vicur.compat import cache_argument, cache_of, checkpoint_activations
 from vicur.data.rows import PromptEncoder, build_rows
 from vicur.data.views import Plain
 from vicur.models.load import (
     RecoveryConfig,
     StudentConfig,
-    checkpoint_activations,
     copy_of,
     load_model,
     load_student,

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vicur.compat import checkpoint_activations
 from vicur.data.views import Blind, Hinted, Plain
-from vicur.models.load import checkpoint_activations, load_model
+from vicur.models.load import load_model
 from vicur.objectives.divergence import DivergenceOPD
 from vicur.objectives.mixture import Mixture
 from vicur.objectives.objective import OLD, STUDENT_BLIND, TEACHER

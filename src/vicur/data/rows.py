@@ -26,6 +26,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from vicur.compat import video_processor_options
 from vicur.data.pixels import PixelLimits, VisualSizes
 from vicur.data.sample import Video
 from vicur.data.views import Shown
@@ -110,9 +111,7 @@ class PromptEncoder:
 
     def video_options(self, videos: Sequence[Video]) -> dict[str, Any]:
         """For a call of the processor: frames as they are, at their true times."""
-        options: dict[str, Any] = {"do_sample_frames": False, "do_resize": False}
-        if "cap_pixels_per_frame" in self.processor.video_processor.valid_kwargs.__annotations__:
-            options["cap_pixels_per_frame"] = False  # without effect here; unset it makes a warning
+        options = video_processor_options(self.processor.video_processor)
         options["video_metadata"] = [
             {
                 "total_num_frames": len(video.frames),

@@ -280,12 +280,3 @@ def with_adapter(loaded: LoadedModel, name: str) -> LoadedModel:
     return LoadedModel(
         loaded.model, loaded.processor, loaded.vocabulary, lambda: adapter_active(loaded.model, name)
     )
-
-
-def checkpoint_activations(model: Any) -> None:
-    """Keep only the inputs of decoder layers for the backward pass, and compute their insides again."""
-    options = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.20
-        model.activation_checkpointing_enable(options)
-    else:
-        model.gradient_checkpointing_enable(options)

@@ -25,6 +25,23 @@ from torch import Tensor, nn
 OutputInit = Literal["zero", "normal"]
 
 
+class MoreOfThePromptError(ValueError):
+    """More of the prompt came on top of a key-value cache, after the sink had gathered.
+
+    Args:
+        count: number of tokens that came.
+        has_visual: whether tokens of an image or video are among them.
+    """
+
+    def __init__(self, count: int, has_visual: bool) -> None:
+        what = f"{count} token(s){', of an image or video among them,' if has_visual else ''}"
+        super().__init__(
+            "With cue recovery the whole prompt must be in one prefill, as the first token gathers from "
+            f"every visual token, but {what} came on top of a cache. Chunked prefill, a reused prefix cache "
+            "and an image in a later turn are not possible: pass the whole conversation, without a cache."
+        )
+
+
 @dataclass(frozen=True)
 class RecoveryPlan:
     """Who gathers from where, the same for all layers of one forward pass.

@@ -24,7 +24,14 @@ from transformers import (
 )
 
 from vicur.compat import cache_of
-from vicur.models.recovery import CueRecovery, OutputInit, OutputProjection, RecoveryPlan
+from vicur.models.contract import check_contract
+from vicur.models.recovery import (
+    CueRecovery,
+    MoreOfThePromptError,
+    OutputInit,
+    OutputProjection,
+    RecoveryPlan,
+)
 
 INTERVAL = 5
 """ViCuR's: decoder layers i with i % 5 == 0 are followed by recovery."""
@@ -78,14 +85,15 @@ def layers_with_recovery(config: Any) -> list[int]:
 class _GathersCues:
     """What attaches cue recovery to a Qwen3-VL model: mixed in before the stock class.
 
-    It needs of the model: `model.language_model` with `layers` and `norm`, called with
-    `visual_pos_masks`, a key-value cache, `attention_mask` and `position_ids`.
+    It needs `model.language_model` with `layers` and `norm`, called with `visual_pos_masks`, a key-value
+    cache, `attention_mask` and `position_ids`; `vicur.models.contract` checks that before a model is built.
     """
 
     config: Any
     model: Any
 
     def __init__(self, config: Any) -> None:
+        check_contract(type(self))
         super().__init__(config)  # type: ignore[call-arg]
         text = config.text_config
         self.recovery = CueRecovery(
@@ -131,7 +139,8 @@ class _GathersCues:
         cache, embeds = cache_of(kwargs), kwargs["inputs_embeds"]
         visual = kwargs.get("visual_pos_masks")
         if cache is not None and int(cache.get_seq_length()) > 0:
-            _refuse_more_prompt(visual, embeds.shape[1])
+            if visual is not None or embeds.shape[1] > 1:  # more than the one token of a decoding step
+                raise MoreOfThePromptError(embeds.shape[1], visual is not None)
             return
         positions = kwargs.get("position_ids")
         has_text_positions = positions is not None and positions.ndim == 3 and len(positions) == 4
@@ -150,22 +159,6 @@ class _GathersCues:
             return args
         hidden: Tensor = args[0]
         return (self.recovery(layer, hidden, self._plan), *args[1:])
-
-
-def _refuse_more_prompt(visual: Tensor | None, length: int) -> None:
-    """The sink has gathered already: what it did not see then, it never will.
-
-    Raises:
-        ValueError: images come, or more than the one token of a decoding step.
-    """
-    if visual is None and length == 1:
-        return
-    what = f"{length} token(s){'' if visual is None else ', of an image or video among them,'}"
-    raise ValueError(
-        "With cue recovery the whole prompt must be in one prefill, as the first token gathers from every "
-        f"visual token, but {what} came on top of a cache. Chunked prefill, a reused prefix cache and an "
-        "image in a later turn are not possible: pass the whole conversation, without a cache."
-    )
 
 
 class ViCuRQwen3VLForConditionalGeneration(_GathersCues, Qwen3VLForConditionalGeneration):

@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
-from transformers.cache_utils import CacheLayerMixin
 
-from vicur.compat import cache_argument
+from vicur.compat import SizedCacheLayer, cache_argument
 from vicur.data.rows import EncodedPrompt, build_rows
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import Vocabulary
@@ -203,7 +202,7 @@ def pick(log_probs_BV: Float[Tensor, "B V"], draws_B: Float[Tensor, " B"]) -> In
     return torch.minimum(slot, last)
 
 
-class _RoomyLayer(CacheLayerMixin):
+class _RoomyLayer(SizedCacheLayer):
     """Keys and values of one layer in a buffer with room for the whole response.
 
     Appending writes in place; the growing caches of transformers copy everything at each token.
@@ -243,11 +242,9 @@ class _RoomyLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         return self.length
 
-    def get_max_length(self) -> int:
+    def capacity(self) -> int:
         assert self.keys is not None
         return int(self.keys.shape[2])
-
-    get_max_cache_shape = get_max_length  # the name before transformers 5.20
 
     def batch_select_indices(self, indices: Tensor) -> None:
         assert self.keys is not None and self.values is not None
