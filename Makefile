@@ -3,17 +3,28 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test lint format clean
+# The versions that were tested together. Empty for the newest that pyproject.toml admits.
+CONSTRAINTS ?= requirements/locked.txt
+# For another build of torch: the --index-url that pytorch.org/get-started shows for it.
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: install quickstart test test-floor test-latest lint format lock clean
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) --editable '.[test]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
 	touch $@
 
 quickstart: install
@@ -21,6 +32,18 @@ quickstart: install
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+# The lowest versions that pyproject.toml admits.
+test-floor:
+	$(MAKE) $(VENV)-floor/installed-test VENV=$(VENV)-floor CONSTRAINTS=requirements/floor.txt
+	$(VENV)-floor/bin/python -m pytest
+
+# The newest versions of everything. A warning is an error here, as it tells what the next release will break.
+test-latest:
+	rm -rf $(VENV)-latest
+	$(MAKE) $(VENV)-latest/installed-test VENV=$(VENV)-latest CONSTRAINTS=
+	$(VENV)-latest/bin/python -m pip list
+	$(VENV)-latest/bin/python -m pytest -W error
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -31,5 +54,20 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Renew both sets of versions. torch requires its CUDA libraries in exact versions: they need no pins of ours.
+UV := $(VENV)-uv/bin/uv
+RESOLVE := $(UV) pip compile --quiet --no-annotate --no-header pyproject.toml
+WITHOUT_CUDA := sed '/^nvidia-/d; /^cuda-/d; /^triton==/d'
+lock:
+	test -x $(UV) || $(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade uv
+	$(RESOLVE) --universal --extra dev > requirements/locked.new
+	$(RESOLVE) --resolution lowest-direct --python-version 3.11 --extra test -c requirements/floor.in \
+		> requirements/floor.new
+	$(WITHOUT_CUDA) requirements/locked.new > requirements/locked.txt
+	$(WITHOUT_CUDA) requirements/floor.new > requirements/floor.txt
+	rm requirements/locked.new requirements/floor.new
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) $(VENV)-floor $(VENV)-latest $(VENV)-uv
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

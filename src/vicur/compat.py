@@ -7,8 +7,11 @@ transformers is checked by a forward pass in `vicur.models.contract`.
 from __future__ import annotations
 
 import inspect
+import sys
+import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from transformers.cache_utils import CacheLayerMixin
@@ -49,6 +52,26 @@ class SizedCacheLayer(CacheLayerMixin):
     def get_max_cache_shape(self) -> int:
         """Maximum number of tokens: the name before transformers 5.20."""
         return self.capacity()
+
+
+@contextmanager
+def peft_warnings_ignored() -> Iterator[None]:
+    """While an adapter is added: peft asks the model by a name that transformers deprecates, and reports
+    every adapter after the first."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        yield
+
+
+def hide_deprecations() -> None:
+    """For a whole process: hide what libraries will change, which concerns developers and not users.
+
+    Options of Python (`-W`, PYTHONWARNINGS) go before it.
+    """
+    if not sys.warnoptions:
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -6,7 +6,6 @@ The adapters are peft's, put into the model in place, so that it keeps its class
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from vicur.compat import peft_warnings_ignored
 
 OWN = "default"
 """The adapter that is trained."""
@@ -53,9 +54,7 @@ def add_adapter(model: Any, config: LoRAConfig, name: str = OWN, *, trained: boo
     settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets
     )
-    with warnings.catch_warnings():  # peft asks the model by a name that transformers gives up
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+    with peft_warnings_ignored():
         peft.inject_adapter_in_model(settings, model, adapter_name=name)
     for layer in _layers(model):
         layer.set_adapter(OWN)  # the newest would be active
