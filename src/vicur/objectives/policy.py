@@ -25,8 +25,11 @@ from vicur.objectives.reduction import Aggregation, mean_weights, standardised
 from vicur.scoring.terms import cross_entropy, k2, k3
 from vicur.scoring.vocabulary import Block, Term
 
+clamped_k3 = partial(k3, max_log_ratio=20.0, max_value=10.0)
+"""k3 as PAPO's code computes it, for the reference penalty and the perception term alike. A token at
+either bound has no gradient."""
 Estimator = Literal["k2", "k3"]
-ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {"k2": k2, "k3": k3}
+ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {"k2": k2, "k3": clamped_k3}
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ class GRPO:
     """Coefficient of a penalty for leaving the reference, which is the recipe's teacher on the student's
     own prompt; with teacher.model=self that is the student's start."""
     kl_estimator: Estimator = "k3"
-    """How that KL is estimated from the sampled tokens. The expected gradient of k2 is the KL's, that of
-    k3 an approximation; k1 has none, so it is no choice here."""
+    """How that KL is estimated from the sampled tokens. The expected gradient of k2 is that of the KL; k3's
+    is an approximation, with its log-ratio clamped to ±20 and its value to at most 10. k1 is not offered,
+    as its expected gradient is 0."""
     aggregation: Aggregation = "token"
     """Mean over the tokens of the global batch, or over responses of their token means."""
 
@@ -173,7 +177,7 @@ def _penalty(block: Block, reference: Tensor, estimator: Estimator) -> Tensor:
 
 
 def _perception(block: Block, reference: Tensor) -> Tensor:
-    return k3(block.log_prob_C, reference, max_log_ratio=20.0, max_value=10.0)
+    return clamped_k3(block.log_prob_C, reference)
 
 
 def _surprise(block: Block) -> Tensor:
