@@ -144,6 +144,24 @@ def test_gradcheck(monkeypatch):
     assert torch.autograd.gradcheck(loss, (case.hidden, case.head))
 
 
+def test_the_gradient_in_the_other_views_hidden_states_by_finite_differences():
+    """Of all terms that flow through the blind student, that with a live prior included."""
+    case = Case(3, 0, size=4, chunk_size=2)
+    terms = [term for term in case.terms() if "blind" in term.live]
+    assert len(terms) == 2
+
+    def weighted(blind):
+        others = {**case.others(), "blind": Scores(blind, case.head.detach())}
+        return weighted_terms(case.hidden, case.head, case.reading, terms, others)
+
+    found = weighted(case.blind.detach()).hidden_gradients["blind"]
+    for place in range(found.numel()):
+        step = torch.zeros(found.numel(), dtype=torch.float64)
+        step[place] = 1e-6
+        up, down = (weighted(case.blind.detach() + sign * step.view_as(found)).loss for sign in (1, -1))
+        assert found.view(-1)[place].item() == pytest.approx(((up - down) / 2e-6).item(), rel=1e-5, abs=1e-8)
+
+
 def test_a_loss_that_is_scaled_scales_its_gradient():
     case = Case(5, 0)
     _, hidden, head, _ = case.gradients()
