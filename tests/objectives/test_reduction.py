@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vicur.objectives.reduction import (
+    above_quantile,
     group_ranks,
     group_softmax,
     in_top_fraction,
     mean_weights,
-    above_quantile,
     quantile,
     standardised,
 )

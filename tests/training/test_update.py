@@ -200,9 +200,7 @@ def test_the_blind_graph_is_run_after_the_seeing_one(shared_student, teacher, ro
 
 
 @pytest.mark.parametrize("detach_prior", [True, False])
-def test_a_live_prior_has_the_gradient_of_both_views(
-    shared_student, teacher, rollouts, detach_prior
-):
+def test_a_live_prior_has_the_gradient_of_both_views(shared_student, teacher, rollouts, detach_prior):
     """As autograd finds it with the seeing and the blind graph in memory together."""
     objective = VisualSteeringOPD(standard=0.0, beta=0.0, scale=1.0, detach_prior=detach_prior)
     update, gradients = gradient(shared_student, teacher, objective, rollouts)

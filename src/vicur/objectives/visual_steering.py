@@ -45,18 +45,19 @@ ANGLE = 42.0
 
 @dataclass(frozen=True)
 class VisualSteeringOPD:
-    """Visual Gradient Steering, with language preservation, adaptive, or turned round as a control."""
+    """Visual Gradient Steering (VGS) with language preservation, its adaptive form, and its control."""
 
     weight: float = 1.0
-    """Coefficient where several objectives are added."""
+    """Coefficient of this objective in the sum of several."""
     standard: float = 1.0
-    """Coefficient of l_std; 0 where another objective of a mixture distils already."""
+    """Coefficient of l_std; 0 where another objective of a mixture already distils."""
     alpha: float = 2.0
-    """Steering coefficient."""
+    """Coefficient of the steering term."""
     beta: float = 0.01
     """Coefficient of the preservation term; 0 switches it off."""
     steering: Literal["visual", "language"] = "visual"
-    """Steer towards l_vis and preserve l_lang, or the reverse: the control (VGS eq. 19 to 21)."""
+    """"visual" steers towards l_vis and preserves l_lang; "language", the control, does the reverse (VGS
+    eq. 19 to 21)."""
     detach_prior: bool = True
     """Whether the blind student p0 is a constant inside the visual target q*. The paper does not say. false
     lets the gradient of l_vis also flow through p0: the update takes another direction, and every update
@@ -70,14 +71,15 @@ class VisualSteeringOPD:
     lower_quantile: float = 0.4
     """Quantile of VDS up to which the adaptive form does not steer; ties as for upper_quantile."""
     scale: float | Literal["derived", "measured"] = "derived"
-    """s (VGS eq. 15): a number; "derived" from alpha, norm_ratio and the published angle (eq. 23); or
-    "measured" at every update, which runs the student once for each of the three parts. In a mixture a
-    number: 1 for none, as in the paper's."""
+    """Scale s of the gradient (VGS eq. 15): a number; "derived" from alpha, norm_ratio and the published
+    angle (eq. 23); or "measured" at every update, which runs the student once per part, three times. In a
+    mixture it must be a number; 1 is no scale, as in the paper's mixture with GRPO."""
     norm_ratio: float = 0.80
-    """|visual gradient| / |standard gradient|, for the derived scale: 0.80 gives the published 0.41
-    (2B, alpha 2), 0.98 the published 0.36 (4B)."""
+    """|visual gradient| / |standard gradient| for scale=derived: 0.80 gives the published 0.41 (2B, alpha 2),
+    0.98 the published 0.36 (4B)."""
     aggregation: Aggregation = "sequence"
-    """Mean over responses of their token means (the paper), or over all tokens."""
+    """Reduction: "sequence", the mean over responses of their token means (the paper), or "token", the mean
+    over all tokens."""
 
     def __post_init__(self) -> None:
         check_weight("visual_steering", self.weight)

@@ -147,8 +147,8 @@ class Reading:
         strays = self.ids_N[self.kept_V[slot_N] != self.ids_N]
         if len(strays):
             raise ValueError(
-                f"Responses contain token ids that cannot be scored: {sorted(set(strays.tolist()))[:5]}. They "
-                "are not in the scoring vocabulary (scoring.vocabulary)."
+                f"Responses contain token ids that cannot be scored: {sorted(set(strays.tolist()))[:5]}. "
+                "They are not in the scoring vocabulary (scoring.vocabulary)."
             )
         return slot_N
 
