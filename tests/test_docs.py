@@ -36,6 +36,26 @@ def test_every_name_of_the_method_table_is_there(name):
         found = getattr(found, part)
 
 
+NUMBERED = {"ViCuR": 35, "VA-OPD": 6, "VGS": 25}
+
+
+@pytest.mark.parametrize("paper", NUMBERED)
+def test_every_numbered_equation_has_a_line_in_its_papers_table(paper):
+    text = (ROOT / "docs/method.md").read_text().split(f"## {paper}\n")[1].split("\n## ")[0]
+    found = set()
+    for cell in re.findall(r"^\| eq\. ([\d, to]+)", text, flags=re.MULTILINE):
+        for part in cell.split(","):
+            first, _, last = part.partition(" to ")
+            if first.strip():
+                found |= set(range(int(first), int(last or first) + 1))
+    assert found == set(range(1, NUMBERED[paper] + 1))
+
+
+@pytest.mark.parametrize("path", named("docs/method.md", r"`(tests/[\w/]+\.py)`"))
+def test_every_test_that_the_method_table_names_is_there(path):
+    assert (ROOT / path).is_file()
+
+
 def is_module(name):
     try:
         return importlib.util.find_spec(name) is not None

@@ -199,6 +199,33 @@ def test_the_blind_graph_is_run_after_the_seeing_one(shared_student, teacher, ro
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=2e-3, atol=2e-6)
 
 
+def test_the_modules_gradient_is_the_advantage_times_the_score(shared_student, teacher, rollouts):
+    """Of cue recovery as of all weights: -1/N sum_t A_t d log p(y_t) (ViCuR eq. 8 and 30)."""
+    objective = SampledTokenOPD()
+    loaded = copy.deepcopy(shared_student)
+    student = Scorer(loaded)
+    ids = torch.cat([r.ids for r in rollouts.flat_responses])
+    rows = student.rows(student.encode(rollouts.samples, Plain()), rollouts.response_ids)
+    kept = loaded.vocabulary.kept_ids
+    log_p = student.policy(rows, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
+    slots = torch.searchsorted(kept, ids)
+    log_prob = log_p[torch.arange(len(ids)), slots]
+    taught = teacher.scorer.log_probs(rollouts.samples, rollouts.response_ids, teacher.view)
+    advantage = (taught - log_prob).detach().clamp(-10, 10)
+    (-(advantage * log_prob).mean()).backward()
+    needs = objective.needs(1)
+    measurement = Measurement(student, teacher, seed=0)
+    measured = measurement.of_update(measurement.of_rollouts(rollouts, needs, 1, None), needs)
+    expected = {n: p.grad.clone() for n, p in loaded.model.named_parameters() if p.grad is not None}
+    loaded.model.zero_grad(set_to_none=True)
+    optimizer = Optimizer(loaded.model, OptimizerConfig(), total_steps=1)
+    Updater(student, objective, optimizer, prompts_per_micro_batch=2).gradient(measured, needs)
+    found = {n: p.grad for n, p in loaded.model.named_parameters() if p.grad is not None}
+    for name, own in expected.items():
+        torch.testing.assert_close(found[name], own, rtol=2e-3, atol=2e-6)
+    assert any(own.abs().max() > 1e-4 for name, own in expected.items() if name.startswith("recovery"))
+
+
 @pytest.mark.parametrize("detach_prior", [True, False])
 def test_a_live_prior_has_the_gradient_of_both_views(shared_student, teacher, rollouts, detach_prior):
     """As autograd finds it with the seeing and the blind graph in memory together."""
