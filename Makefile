@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: install quickstart test test-floor test-latest lint format lock clean
+.PHONY: install quickstart test test-floor test-latest lint format lock docs clean
 
 install: $(VENV)/installed
 
@@ -67,6 +67,10 @@ lock:
 	$(WITHOUT_CUDA) requirements/locked.new > requirements/locked.txt
 	$(WITHOUT_CUDA) requirements/floor.new > requirements/floor.txt
 	rm requirements/locked.new requirements/floor.new
+
+docs: install
+	$(BIN)/python -m vicur.settings_doc > docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
 
 clean:
 	rm -rf $(VENV) $(VENV)-floor $(VENV)-latest $(VENV)-uv

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from vicur.cues.settings import BuildConfig
 from vicur.recipe import Recipe, load_recipe, setting_types
+from vicur.settings_doc import Setting, in_words, page, settings_of
 
 ROOT = Path(__file__).parent.parent
 ROOMS = "models|data|rollouts|scoring|objectives|training|diagnostics|student|teacher|objective|rollout"
@@ -30,6 +34,26 @@ def test_every_name_of_the_method_table_is_there(name):
     found = importlib.import_module(modules[depth])
     for part in parts[depth + 1 :]:
         found = getattr(found, part)
+
+
+NUMBERED = {"ViCuR": 35, "VA-OPD": 6, "VGS": 25}
+
+
+@pytest.mark.parametrize("paper", NUMBERED)
+def test_every_numbered_equation_has_a_line_in_its_papers_table(paper):
+    text = (ROOT / "docs/method.md").read_text().split(f"## {paper}\n")[1].split("\n## ")[0]
+    found = set()
+    for cell in re.findall(r"^\| eq\. ([\d, to]+)", text, flags=re.MULTILINE):
+        for part in cell.split(","):
+            first, _, last = part.partition(" to ")
+            if first.strip():
+                found |= set(range(int(first), int(last or first) + 1))
+    assert found == set(range(1, NUMBERED[paper] + 1))
+
+
+@pytest.mark.parametrize("path", named("docs/method.md", r"`(tests/[\w/]+\.py)`"))
+def test_every_test_that_the_method_table_names_is_there(path):
+    assert (ROOT / path).is_file()
 
 
 def is_module(name):
@@ -57,3 +81,60 @@ def test_every_example_is_a_recipe(text, tmp_path):
     path.write_text(text)
     needs_siblings = [] if "rollout:" in text else ["rollout.siblings=4"]
     assert load_recipe(str(path), needs_siblings).objective.parts
+
+
+def test_the_page_of_settings_is_up_to_date():
+    assert (ROOT / "docs/settings.md").read_text() == page(), "run `make docs`"
+
+
+def test_every_setting_stands_on_it_once():
+    named = re.findall(r"^- \*\*`([\w.]+)`\*\*", page(), flags=re.MULTILINE)
+    assert named.count("data") == 1  # of `vicur cues build`
+    assert sorted(named) == sorted([*setting_types(Recipe), *setting_types(BuildConfig)])
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Inner things.
+
+    More about them."""
+
+    share: float = 0.5
+    """Share of
+    the whole."""
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Outer things."""
+
+    inner: Inner = field(default_factory=lambda: Inner(share=0.25))
+    maybe: Inner | None = None
+    """Other things."""
+    kind: Literal["a", "b"] | int = "a"
+    """Which."""
+    sizes: tuple[int, int] = (1, 2)
+    """How large."""
+
+
+def test_settings_have_the_defaults_of_the_component_that_holds_them():
+    assert list(settings_of(Outer, "x.")) == [
+        Setting("x.inner.share", "number", "`0.25`", "Share of the whole."),
+        Setting("x.maybe", "section or null", "`null`", "Other things."),
+        Setting("x.maybe.share", "number", "`0.5`", "Share of the whole."),
+        Setting("x.kind", "`a`, `b` or whole number", "`a`", "Which."),
+        Setting("x.sizes", "list of whole numbers", "`[1, 2]`", "How large."),
+    ]
+
+
+def test_a_setting_without_a_docstring_is_refused():
+    @dataclass(frozen=True)
+    class Silent:
+        """One that says nothing."""
+
+        size: int = 1
+
+    with pytest.raises(ValueError, match=r"Silent\.size has no docstring under it"):
+        list(settings_of(Silent))
+    with pytest.raises(ValueError, match="no words for the type"):
+        in_words(complex)

@@ -119,6 +119,7 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
         ("rollout.sampling.temperature=0.7", "old_log_probs=sampled needs temperature 1"),
         ("objective.grpo.weight=0.5", "objective grpo compares siblings: set rollout.siblings to 2"),
         ("objective.supervised.weight=1", "supervised cannot learn from rollout.source=student"),
+        ("scoring.vocabulary=shared", "old_log_probs=sampled needs scoring.vocabulary=spoken"),
         ("rollout.source=dataset", "sampled_token cannot learn from rollout.source=dataset"),
         (
             "objective.visual_steering.alpha=big",

@@ -58,6 +58,15 @@ class Recipe:
                 "training.old_log_probs=sampled needs temperature 1, top_p 1, top_k 0 and no presence "
                 "penalty: otherwise the sampler's log-probs are not the student's."
             )
+        if (
+            self.training.old_log_probs == "sampled"
+            and OLD in needs.log_probs
+            and self.scoring.vocabulary == "shared"
+        ):
+            raise ValueError(
+                "training.old_log_probs=sampled needs scoring.vocabulary=spoken: the sampler's log-probs are "
+                "over the tokens that a response can consist of. Set training.old_log_probs=scored."
+            )
         if self.rollout.source not in needs.sources:
             raise ValueError(
                 f"The objective {names} cannot learn from rollout.source={self.rollout.source}; it takes "

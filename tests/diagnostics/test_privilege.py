@@ -151,6 +151,15 @@ def test_information_lies_between_0_and_log_n(seed, count, sharpness):
     torch.testing.assert_close(found, -torch.special.xlogy(mean, mean).sum(-1) - entropy.mean(0))
 
 
+@given(st.integers(0, 999), st.integers(1, 6), st.floats(0.0, 20.0))
+def test_the_expected_kl_is_the_information_and_the_rest(seed, count, sharpness):
+    """mean_j KL(q^{z_j} || p) = I(y; z) + KL(mean_j q^{z_j} || p) (ViCuR eq. 14 to 18)."""
+    *log_q, log_p = random_log_probs(seed, count + 1, sharpness)
+    expected = sum(kl(own, log_p) for own in log_q) / count
+    mean = torch.stack(log_q).logsumexp(0) - math.log(count)
+    torch.testing.assert_close(mixture_information(log_q) + kl(mean, log_p), expected)
+
+
 def test_information_worked_out():
     """Two mirrored coins of 0.9: the mean is fair, so 0.9 log 1.8 + 0.1 log 0.2 = 0.3681 nats; left out,
     each is compared with the other: 0.8 log 9 = 1.7578."""

@@ -33,18 +33,35 @@ def identity(logits: Tensor, width: int = 0) -> Scores:
 
 
 class Batch:
-    """A reference batch as the library sees it."""
+    """A reference batch as the library sees it.
 
-    def __init__(self, batch, chunk_size=None) -> None:
-        self.student = identity(flatten(batch, "student"))
+    Args:
+        batch: what the reference takes.
+        chunk_size: tokens of a chunk.
+        removed: logits of words that are not in the scoring vocabulary, by id; every model has them.
+    """
+
+    def __init__(self, batch, chunk_size=None, removed=None) -> None:
+        removed = removed or {}
+        words = flatten(batch, "student").shape[1] + len(removed)
+        self.kept = torch.tensor([i for i in range(words) if i not in removed])
+
+        def logits(name):
+            own = flatten(batch, name)
+            every = own.new_zeros(len(own), words)
+            every[:, self.kept] = own
+            for i, value in removed.items():
+                every[:, i] = value
+            return every
+
+        self.student = identity(logits("student"))
         head = self.student.head_WD
         self.scores = {
-            name: identity(flatten(batch, name), width=3 if name.startswith("teacher") else 0)
-            for name in LOOKS
+            name: identity(logits(name), width=3 if name.startswith("teacher") else 0) for name in LOOKS
         }
-        self.scores[STUDENT_BLIND] = Scores(flatten(batch, STUDENT_BLIND), head)
-        ids = flatten(batch, "ids")
-        self.reading = Reading(ids, torch.arange(len(head)), chunk_size)
+        self.scores[STUDENT_BLIND] = Scores(logits(STUDENT_BLIND), head)
+        ids = self.kept[flatten(batch, "ids")]
+        self.reading = Reading(ids, self.kept, chunk_size)
         lengths = torch.tensor([len(response.ids) for prompt in batch for response in prompt])
         siblings = torch.tensor([len(prompt) for prompt in batch])
         log_probs = {name: sampled_log_probs(self.scores[name], self.reading) for name in LOOKS}
@@ -73,4 +90,6 @@ class Batch:
         # The head's gradient holds both: d loss / d head = sum of logit gradients times hidden states.
         expected = hidden.grad.T @ self.student.hidden_ND + blind.T @ self.scores[STUDENT_BLIND].hidden_ND
         torch.testing.assert_close(head.grad, expected)
-        return found.loss.detach(), hidden.grad, blind
+        removed = [i for i in range(hidden.shape[1]) if i not in self.kept]
+        assert not hidden.grad[:, removed].any() and not blind[:, removed].any()
+        return found.loss.detach(), hidden.grad[:, self.kept], blind[:, self.kept]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -92,6 +93,13 @@ def quantile(values: list[float], level: float) -> float:
     below = math.floor(position)
     above = math.ceil(position)
     return ordered[below] + float(position - below) * (ordered[above] - ordered[below])
+
+
+def threshold(values: list[float], level: float) -> float:
+    """VGS: what a score must exceed to be above the quantile. The sorted score at or before the quantile's
+    position, and a margin of 1e-6 + 1e-4 of it, so that scores equal up to rounding are not above."""
+    below = sorted(values)[math.floor(Fraction(str(level)) * (len(values) - 1))]
+    return below + 1e-6 + 1e-4 * abs(below)
 
 
 def clipped_policy_term(
@@ -297,17 +305,17 @@ def language_term(response: Response, t: int) -> Tensor:
     return kl(log_probs(response.student_blind, t), log_probs(response.teacher_blind, t).detach())
 
 
-def visual_target(response: Response, t: int) -> Tensor:
-    """VGS eq. 10: log q* = log p0 + log q - log q0 - log Z, p0 detached."""
+def visual_target(response: Response, t: int, detach_prior: bool = True) -> Tensor:
+    """VGS eq. 10: log q* = log p0 + log q - log q0 - log Z; p0 a constant, or live."""
     blind = log_probs(response.student_blind, t)
     gain = log_probs(response.teacher, t) - log_probs(response.teacher_blind, t)
-    unnormalised = (blind + gain).detach()
+    unnormalised = (blind.detach() if detach_prior else blind) + gain.detach()
     return unnormalised - torch.logsumexp(unnormalised, dim=0)
 
 
-def visual_term(response: Response, t: int) -> Tensor:
+def visual_term(response: Response, t: int, detach_prior: bool = True) -> Tensor:
     """VGS eq. 11: l_vis = KL(p_t || q*_t)."""
-    return kl(log_probs(response.student, t), visual_target(response, t))
+    return kl(log_probs(response.student, t), visual_target(response, t, detach_prior))
 
 
 def dependency_score(response: Response, t: int) -> float:
@@ -315,14 +323,14 @@ def dependency_score(response: Response, t: int) -> float:
     return float(kl(log_probs(response.teacher, t), log_probs(response.teacher_blind, t)))
 
 
-def dependency_quantile(batch: Batch, level: float) -> float:
-    """VGS eqs. 16 and 25: the quantile of VDS over all tokens of the batch."""
+def dependency_threshold(batch: Batch, level: float) -> float:
+    """VGS eqs. 16 and 25: above which VDS a token lies above the quantile over all tokens of the batch."""
     scores = []
     for prompt in batch:
         for response in prompt:
             for t in range(length(response)):
                 scores.append(dependency_score(response, t))
-    return quantile(scores, level)
+    return threshold(scores, level)
 
 
 def adaptive_alpha(score: float, alpha: float, low: float, high: float) -> float:
@@ -343,6 +351,7 @@ def vgs_parts(
     aggregation: str = "sequence",
     preserve_quantile: float = 0.7,
     adaptive_quantile: float = 0.4,
+    detach_prior: bool = True,
 ) -> dict[str, Tensor]:
     """VGS eqs. 13, 16, 19, 21 and 24: the three aggregated parts, without beta and without s.
 
@@ -350,14 +359,15 @@ def vgs_parts(
     alpha_t * term, alpha included. 'preservation' is a mean over all tokens, those it skips counting as 0.
     The upper threshold of alpha_t is the preservation threshold (both are Q_0.7 in the paper).
     """
+    towards_visual = partial(visual_term, detach_prior=detach_prior)
     if steering == "visual":
-        steered, preserved = visual_term, language_term
+        steered, preserved = towards_visual, language_term
     elif steering == "language":
-        steered, preserved = language_term, visual_term
+        steered, preserved = language_term, towards_visual
     else:
         raise ValueError(steering)
-    high = dependency_quantile(batch, preserve_quantile)
-    low = dependency_quantile(batch, adaptive_quantile)
+    high = dependency_threshold(batch, preserve_quantile)
+    low = dependency_threshold(batch, adaptive_quantile)
 
     def steering_value(response: Response, t: int) -> Tensor:
         weight = adaptive_alpha(dependency_score(response, t), alpha, low, high) if adaptive else 1.0
@@ -385,6 +395,7 @@ def vgs(
     aggregation: str = "sequence",
     preserve_quantile: float = 0.7,
     adaptive_quantile: float = 0.4,
+    detach_prior: bool = True,
 ) -> Tensor:
     """VGS eqs. 17-19 and 24: s * mean(l_std + alpha * steered + beta * preservation)."""
     parts = vgs_parts(
@@ -395,6 +406,7 @@ def vgs(
         aggregation=aggregation,
         preserve_quantile=preserve_quantile,
         adaptive_quantile=adaptive_quantile,
+        detach_prior=detach_prior,
     )
     steered = parts["steering"] if adaptive else alpha * parts["steering"]
     return scale * (parts["standard"] + steered + beta * parts["preservation"])
@@ -414,14 +426,16 @@ def group_advantages(rewards: list[float], epsilon: float = 1e-4) -> list[float]
 
 
 def kl_estimate(log_p: Tensor, log_q: Tensor, kind: str) -> Tensor:
-    """Section 4: d = log q - log p of the sampled token; k1 = -d, k2 = d^2 / 2, k3 = e^d - d - 1."""
+    """Section 4: d = log q - log p of the sampled token; k1 = -d, k2 = d^2 / 2, k3 = e^d - d - 1, which
+    PAPO's code clamps: d within +-20 and k3 within +-10."""
     d = log_q - log_p
     if kind == "k1":
         return -d
     if kind == "k2":
         return d * d / 2
     if kind == "k3":
-        return d.exp() - d - 1
+        d = d.clamp(-20.0, 20.0)
+        return (d.exp() - d - 1).clamp(-10.0, 10.0)
     raise ValueError(kind)
 
 
@@ -463,8 +477,7 @@ def grpo(
 def perception_term(response: Response, t: int) -> Tensor:
     """PAPO: k3 of d = log pi(y_t | masked) - log pi(y_t), d within +-20 and k3 within +-10."""
     masked = response.masked_log_probs[t].double().detach()
-    d = (masked - token_log_prob(response.student, response, t)).clamp(-20.0, 20.0)
-    return (d.exp() - d - 1).clamp(-10.0, 10.0)
+    return kl_estimate(token_log_prob(response.student, response, t), masked, "k3")
 
 
 def cross_entropy(batch: Batch, *, aggregation: str = "token") -> Tensor:

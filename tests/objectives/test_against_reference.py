@@ -8,7 +8,7 @@ import pytest
 import reference as ref
 import torch
 from harness import Batch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vicur.objectives.clipping import Clipping
@@ -79,6 +79,18 @@ PAIRS = {
         VisualSteeringOPD(steering="language", scale=0.5, beta=0.4),
         lambda b: ref.vgs(b, steering="language", beta=0.4, scale=0.5),
     ),
+    "VGS, prior live": (
+        VisualSteeringOPD(detach_prior=False, beta=0.3, scale=0.41),
+        lambda b: ref.vgs(b, detach_prior=False, beta=0.3, scale=0.41),
+    ),
+    "adaptive, prior live": (
+        VisualSteeringOPD(detach_prior=False, adaptive=True, beta=0.0, scale=1.0),
+        lambda b: ref.vgs(b, detach_prior=False, adaptive=True, beta=0.0),
+    ),
+    "language VP, prior live": (
+        VisualSteeringOPD(detach_prior=False, steering="language", scale=1.0, beta=0.4),
+        lambda b: ref.vgs(b, detach_prior=False, steering="language", beta=0.4),
+    ),
     "GRPO": (GRPO(), lambda b: ref.grpo(b)),
     "GRPO sequence": (
         GRPO(aggregation="sequence", clip=Clipping(high=0.28, dual=2.0)),
@@ -144,8 +156,8 @@ def random_batch(lengths, seed, words=5):
     return [[response(count) for count in siblings] for siblings in lengths]
 
 
-def check(objective, reference, batch, chunk_size=None):
-    loss, gradient, blind = Batch(batch, chunk_size).run(objective)
+def check(objective, reference, batch, chunk_size=None, removed=None):
+    loss, gradient, blind = Batch(batch, chunk_size, removed).run(objective)
     expected = reference(batch)
     leaves = [getattr(r, name) for name in ("student", "student_blind") for p in batch for r in p]
     gradients = torch.autograd.grad(expected, leaves, allow_unused=True, materialize_grads=True)
@@ -167,6 +179,37 @@ SHAPES = st.integers(1, 4).flatmap(
 @given(lengths=SHAPES, seed=st.integers(0, 2**31), chunk_size=st.integers(1, 9))
 def test_loss_and_gradient(name, lengths, seed, chunk_size):
     check(*PAIRS[name], random_batch(lengths, seed), chunk_size)
+
+
+REMOVED = st.dictionaries(st.integers(0, 5), st.floats(-100, 100), min_size=1, max_size=3)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@settings(max_examples=4)
+@given(lengths=SHAPES, seed=st.integers(0, 2**31), chunk_size=st.integers(1, 9), removed=REMOVED)
+@example(lengths=[[3, 2], [1, 4]], seed=0, chunk_size=2, removed={0: 100.0, 3: -100.0, 7: 100.0})
+def test_removed_words_change_neither_loss_nor_gradient(name, lengths, seed, chunk_size, removed):
+    """Whatever logit a word outside the scoring vocabulary has, first, between or after the others."""
+    objective, reference = PAIRS[name]
+    check(objective, reference, random_batch(lengths, seed), chunk_size, removed)
+
+
+def test_a_word_that_is_not_removed_does_change_them():
+    """The control."""
+    objective, _ = PAIRS["reverse KL"]
+    batch = random_batch([[3, 2]], 0)
+    without = [
+        [
+            replace(r, **{k: v[:, :4] for k, v in vars(r).items() if k.startswith(("stud", "teach"))})
+            for r in prompt
+        ]
+        for prompt in batch
+    ]
+    for response in without[0]:
+        response.ids = response.ids.clamp(max=3)
+    loss, gradient, _ = Batch(batch).run(objective)
+    smaller, other, _ = Batch(without).run(objective)
+    assert abs(loss - smaller) > 1e-3 and (gradient[:, :4] - other).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -308,6 +308,12 @@ def test_quantile():
     assert ref.quantile([float(i) for i in range(91)], 0.7) == 63.0  # 0.7 * 90 is 62.99... in floats
 
 
+def test_threshold():
+    # position 2.8 of 1 1 2 2.0002 3: 2, plus 1e-6 + 2e-4
+    close(ref.threshold([1.0, 3.0, 2.0, 1.0, 2.0002], 0.7), 2.000201, 1e-12)
+    close(ref.threshold([7.0], 0.7), 7.000701, 1e-12)
+
+
 # Blind student (.6, .4), blind teacher (.25, .75); the dependency score is KL(q||q0) with q = (.5, .5):
 # .5 ln 2 + .5 ln(2/3) = .5 ln(4/3) = .143841
 BLIND_STUDENT, BLIND_TEACHER = [0.6, 0.4], [0.25, 0.75]
@@ -329,6 +335,16 @@ def test_vgs_terms():
     close(ref.language_term(response, 0), 0.273838, 1e-6)
     close(ref.standard_term(response, 0), KL_PQ)
     close(ref.dependency_score(response, 0), 0.143841, 1e-6)
+
+
+def test_vgs_visual_term_with_a_live_prior():
+    # same value; d KL(p||q*) / d blind logit = q* - p = (.818182 - .75, .181818 - .25)
+    response = one_token()
+    response.student_blind.requires_grad_()
+    term = ref.visual_term(response, 0, detach_prior=False)
+    close(term, 0.014355, 1e-6)
+    (gradient,) = torch.autograd.grad(term, response.student_blind)
+    close(gradient, [[0.068182, -0.068182]], 1e-6)
 
 
 def test_vgs_limits():
@@ -433,6 +449,9 @@ def test_kl_estimators():
     log_p, log_q = torch.tensor([0.75, 0.5], dtype=torch.float64).log()
     for kind, value in (("k1", 0.405465), ("k2", 0.082201), ("k3", 0.072132)):
         close(ref.kl_estimate(log_p, log_q, kind), value, 1e-6)
+    # k3 is clamped as PAPO's: d = 5 gives e^5 - 6 = 142 -> 10; d = -40 -> -20 gives 19 -> 10
+    for shift in (5.0, -40.0):
+        close(ref.kl_estimate(log_p, log_p + shift, "k3"), 10.0)
     # expected under p, k1 and k3 are KL(p||q): .75 k(.75, .5) + .25 k(.25, .5)
     other = torch.tensor(0.25, dtype=torch.float64).log()
     for kind in ("k1", "k3"):

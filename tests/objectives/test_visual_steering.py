@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from vicur.objectives.objective import STUDENT_BLIND, ScoredTokens
 from vicur.objectives.visual_steering import VDS, VisualSteeringOPD, derived_scale
 from vicur.scoring.terms import generalized_jsd, reverse_kl, visual_target_kl
+from vicur.scoring.vocabulary import STUDENT
 
 
 def distributions(seed, count=4):
@@ -40,10 +43,17 @@ def test_jsd_turned_round(seed, beta):
     torch.testing.assert_close(generalized_jsd(p, p, beta), torch.zeros(6).double())
 
 
-def test_the_blind_student_in_the_target_carries_no_gradient():
+def test_the_blind_student_in_the_target_carries_a_gradient_only_if_asked():
     p, p0, q, q0 = distributions(0)
     p0.requires_grad_()
     assert not visual_target_kl(p, p0, q, q0).requires_grad
+    live = visual_target_kl(p, p0, q, q0, detach_prior=False)
+    torch.testing.assert_close(live, visual_target_kl(p, p0, q, q0))
+    # d KL(p || q*) / d log p0_v = q*_v - p_v
+    (gradient,) = torch.autograd.grad(live.sum(), p0)
+    target = (p0 + q - q0).softmax(-1)
+    torch.testing.assert_close(gradient, (target - p.exp()).detach())
+    assert gradient.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("ratio, published", [(0.80, 0.41), (0.98, 0.36)])
@@ -86,7 +96,23 @@ def test_language_steering_exchanges_the_two():
     assert found["language_kl"] == pytest.approx([2.0] * 11)
     assert found["visual_kl"] == pytest.approx([0.0] * 8 + [0.5] * 3)
     live = {term.name: term.live for term in objective.terms(scored_of(VALUES))}
-    assert live == {"standard_kl": "student", "language_kl": STUDENT_BLIND, "visual_kl": "student"}
+    assert live == {
+        "standard_kl": (STUDENT,),
+        "language_kl": (STUDENT_BLIND,),
+        "visual_kl": (STUDENT,),
+    }
+    terms = replace(objective, detach_prior=False).terms(scored_of(VALUES))
+    assert {term.name: term.live for term in terms} == {**live, "visual_kl": (STUDENT, STUDENT_BLIND)}
+
+
+def test_tokens_that_tie_with_a_quantile_are_treated_alike():
+    """Siblings share their first token, and so its VDS, up to rounding: here 4 at the lower quantile and
+    7 at the upper one, three tokens each."""
+    vds = [1.0, 2.0, 3.0, 4.0 - 4e-6, 4.0, 4.0 + 4e-6, 7.0 - 7e-6, 7.0, 7.0 + 7e-6, 8.0, 9.0]
+    for objective in (VisualSteeringOPD(scale=1.0, beta=0.5, adaptive=True),):
+        found = weights_of(objective, vds)
+        assert found["visual_kl"] == pytest.approx([0.0] * 6 + [1.0] * 3 + [2.0] * 2)
+        assert found["language_kl"] == pytest.approx([0.0] * 9 + [0.5] * 2)
 
 
 def test_nothing_is_run_that_no_term_takes():

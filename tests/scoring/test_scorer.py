@@ -56,6 +56,33 @@ def test_an_adapted_head_is_refused(base):
         Scorer(base)
 
 
+@pytest.mark.parametrize("which", ["spoken", "shared"])
+def test_scores_are_normalised_over_the_scoring_vocabulary(base, samples, responses, which):
+    """Against the model's own logits; a special token that dominates counts in one setting only."""
+    head = base.model.lm_head.weight
+    head.data[base.vocabulary.forbidden_ids[0]] *= 20.0
+    scorer = Scorer(base, ScoringConfig(vocabulary=which))
+    found = scorer.log_probs(samples[:2], [[ids] for ids in responses[:2]], Plain())
+    expected = []
+    for sample, ids in zip(samples[:2], responses[:2], strict=True):
+        rows = scorer.rows(scorer.encode([sample], Plain()), [[ids]])
+        with torch.no_grad():
+            logits = base.model(**rows.model_inputs()).logits[0, -len(ids) - 1 : -1].double()
+        logits[:, len(base.processor.tokenizer) :] = -torch.inf
+        if which == "spoken":
+            logits[:, list(base.vocabulary.forbidden_ids)] = -torch.inf
+        expected.append(logits.log_softmax(-1)[torch.arange(len(ids)), ids])
+    torch.testing.assert_close(found.double(), torch.cat(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_a_special_token_in_a_response_has_no_score_unless_it_is_in_the_vocabulary(base, samples):
+    ids = torch.tensor([5, base.processor.tokenizer.convert_tokens_to_ids("<|im_start|>")])
+    with pytest.raises(ValueError, match=r"token ids that cannot be scored.*scoring\.vocabulary"):
+        Scorer(base).log_probs(samples[:1], [[ids]], Plain())
+    scorer = Scorer(base, ScoringConfig(vocabulary="shared"))
+    assert scorer.log_probs(samples[:1], [[ids]], Plain()).isfinite().all()
+
+
 def test_settings_that_make_no_sense():
     with pytest.raises(ValueError, match="samples_per_batch must be at least 1"):
         ScoringConfig(samples_per_batch=0)

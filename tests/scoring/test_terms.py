@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from vicur.scoring.terms import clipped_policy, log_prob_advantage, was_clipped
+from vicur.objectives.policy import ESTIMATORS
+from vicur.scoring.terms import clipped_policy, forward_kl, k3, log_prob_advantage, was_clipped
 
 
 def test_advantage_is_clamped_and_detached():
@@ -56,3 +57,35 @@ def test_asymmetric_clip_and_its_fraction():
 def test_log_ratio_is_clamped():
     term = clipped_policy(torch.tensor([0.0]), torch.tensor([-100.0]), torch.tensor([-1.0]), dual_clip=1e12)
     assert term.item() == pytest.approx(math.exp(20), rel=1e-5)
+
+
+def test_the_gradient_of_the_forward_kl_is_the_teachers_mean_of_the_students_scores():
+    """-sum_v q_v d log p_v / d logits = p - q (ViCuR eq. 34)."""
+    torch.manual_seed(0)
+    logits = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
+    log_q = torch.randn(4, 7, dtype=torch.float64).log_softmax(-1)
+    (gradient,) = torch.autograd.grad(forward_kl(logits.log_softmax(-1), log_q).sum(), logits)
+    torch.testing.assert_close(gradient, (logits.softmax(-1) - log_q.exp()).detach())
+
+
+# d = log r - log p; at either bound the gradient, 1 - e^d, is cut off.
+@pytest.mark.parametrize(
+    "d, value, slope",
+    [
+        (0.5, math.exp(0.5) - 1.5, 1 - math.exp(0.5)),
+        (-3.0, math.exp(-3) + 2, 1 - math.exp(-3)),
+        (5.0, 10.0, 0.0),
+        (-15.0, 10.0, 0.0),
+        (-60.0, 10.0, 0.0),
+    ],
+)
+def test_clamped_k3(d, value, slope):
+    log_prob = torch.tensor([-2.0], dtype=torch.float64, requires_grad=True)
+    found = ESTIMATORS["k3"](log_prob, torch.tensor([-2.0 + d], dtype=torch.float64))
+    found.sum().backward()
+    assert found.item() == pytest.approx(value) and log_prob.grad.item() == pytest.approx(slope)
+
+
+def test_k3_by_itself_has_no_bound():
+    log_prob = torch.zeros(1, dtype=torch.float64)
+    assert k3(log_prob, log_prob + 5).item() == pytest.approx(math.exp(5) - 6)

@@ -32,6 +32,7 @@ class Case:
         self.blind = torch.randn(tokens, size, dtype=dtype, requires_grad=True)
         self.head = torch.randn(WORDS, size, dtype=dtype, requires_grad=True)
         self.teacher = Scores(torch.randn(tokens, 3).to(dtype), torch.randn(WORDS + 2, 3).to(dtype))
+        self.other = Scores(torch.randn(tokens, 3).to(dtype), self.teacher.head_WD)
         kept = torch.randperm(WORDS)[:KEPT].sort().values
         self.reading = Reading(kept[torch.randint(KEPT, (tokens,))], kept, chunk_size)
         self.weights = torch.randn(3, tokens, dtype=torch.float64)
@@ -46,18 +47,31 @@ class Case:
                 lambda b: forward_kl(b.distribution("blind"), b.distribution("t")),
                 self.weights[2],
                 reads=("t", "blind"),
-                live="blind",
+                live=("blind",),
             ),
             Term(
                 "visual",
-                lambda b: visual_target_kl(*map(b.distribution, ("student", "blind", "t", "t"))),
+                lambda b: visual_target_kl(*map(b.distribution, ("student", "blind", "t", "other"))),
                 self.weights[1],
-                reads=("blind", "t"),
+                reads=("blind", "t", "other"),
+            ),
+            Term(
+                "visual, prior live",
+                lambda b: visual_target_kl(
+                    *map(b.distribution, ("student", "blind", "t", "other")), detach_prior=False
+                ),
+                self.weights[0],
+                reads=("blind", "t", "other"),
+                live=("student", "blind"),
             ),
         ]
 
     def others(self):
-        return {"t": self.teacher, "blind": Scores(self.blind.detach(), self.head.detach())}
+        return {
+            "t": self.teacher,
+            "other": self.other,
+            "blind": Scores(self.blind.detach(), self.head.detach()),
+        }
 
     def run(self, head_gradient=None):
         return weighted_terms(
@@ -79,13 +93,15 @@ class Case:
 
         p, blind = log_probs(self.hidden, self.head), log_probs(self.blind, self.head)
         q = log_probs(self.teacher.hidden_ND, self.teacher.head_WD)
+        q0 = log_probs(self.other.hidden_ND, self.other.head_WD)
         slot = torch.tensor([kept.tolist().index(i) for i in self.reading.ids_N.tolist()], dtype=torch.long)
         sampled = p[torch.arange(len(slot)), slot]
         weights = self.weights.to(p.dtype)
         values = weights[0] * (p.exp() * (p - q)).sum(-1) - weights[1] * weights[2] * sampled
         values = values + weights[2] * (q.exp() * (q - blind)).sum(-1)
-        target = (blind.detach() + q - q).log_softmax(-1)
-        values = values + weights[1] * (p.exp() * (p - target)).sum(-1)
+        for prior, weight in ((blind.detach(), weights[1]), (blind, weights[0])):
+            target = (prior + q - q0).log_softmax(-1)
+            values = values + weight * (p.exp() * (p - target)).sum(-1)
         loss = values.sum()
         return loss.detach(), *torch.autograd.grad(loss, (self.hidden, self.head, self.blind))
 
@@ -108,21 +124,42 @@ def test_equals_plain_autograd(tokens, chunk_size, block_rows, seed):
 @given(st.integers(0, 2**31))
 def test_float32_agrees_to_1e_5(seed):
     case = Case(40, seed, dtype=torch.float32, size=64, chunk_size=7)
-    for ours, theirs in zip(case.gradients(), case.plain(), strict=True):
+    (loss, *gradients), (expected, *others) = case.gradients(), case.plain()
+    # Terms of both signs cancel in the loss: its rounding is that of what is added.
+    assert (loss - expected).abs() <= 1e-6 * case.run().values_JN.abs().sum()
+    for ours, theirs in zip(gradients, others, strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
 
 
 def test_gradcheck(monkeypatch):
     size_of_blocks(monkeypatch, 2)
     case = Case(4, 0, size=3, chunk_size=3)
-    terms = [term for term in case.terms() if term.live != "blind"]
+    terms = [term for term in case.terms() if "blind" not in term.live]
     # A head of its own: finite differences would see the target of the visual term move with it.
-    others = {"t": case.teacher, "blind": Scores(case.blind.detach(), case.head.detach().clone())}
+    others = {**case.others(), "blind": Scores(case.blind.detach(), case.head.detach().clone())}
 
     def loss(hidden, head):
         return weighted_terms(hidden, head, case.reading, terms, others).loss
 
     assert torch.autograd.gradcheck(loss, (case.hidden, case.head))
+
+
+def test_the_gradient_in_the_other_views_hidden_states_by_finite_differences():
+    """Of all terms that flow through the blind student, that with a live prior included."""
+    case = Case(3, 0, size=4, chunk_size=2)
+    terms = [term for term in case.terms() if "blind" in term.live]
+    assert len(terms) == 2
+
+    def weighted(blind):
+        others = {**case.others(), "blind": Scores(blind, case.head.detach())}
+        return weighted_terms(case.hidden, case.head, case.reading, terms, others)
+
+    found = weighted(case.blind.detach()).hidden_gradients["blind"]
+    for place in range(found.numel()):
+        step = torch.zeros(found.numel(), dtype=torch.float64)
+        step[place] = 1e-6
+        up, down = (weighted(case.blind.detach() + sign * step.view_as(found)).loss for sign in (1, -1))
+        assert found.view(-1)[place].item() == pytest.approx(((up - down) / 2e-6).item(), rel=1e-5, abs=1e-8)
 
 
 def test_a_loss_that_is_scaled_scales_its_gradient():
@@ -147,7 +184,7 @@ def test_a_tied_head_gets_both_gradients():
     case = Case(5, 0)
     ids = torch.tensor([1, 4, 4, 0, 2])
     weight = case.head.detach().clone().requires_grad_()
-    terms = [term for term in case.terms() if term.live != "blind"]
+    terms = [term for term in case.terms() if "blind" not in term.live]
     weighted_terms(weight[ids], weight, case.reading, terms, case.others()).loss.backward()
     hidden = case.head.detach()[ids].requires_grad_()
     head = case.head.detach().clone().requires_grad_()
@@ -171,7 +208,7 @@ def test_no_token_is_an_honest_zero():
     case = Case(0, 0)
     found = case.run()
     found.loss.backward()
-    assert found.loss.item() == 0.0 and found.values_JN.shape == (5, 0)
+    assert found.loss.item() == 0.0 and found.values_JN.shape == (6, 0)
     assert case.hidden.grad.shape == (0, 5) and not case.head.grad.any()
 
 
@@ -206,11 +243,16 @@ def test_bfloat16_is_scored_in_float32(monkeypatch, head_rows):
     for name in ("hidden", "blind", "head"):
         rounded = getattr(exact, name).detach().bfloat16().double().requires_grad_()
         setattr(exact, name, rounded)
-    exact.teacher = Scores(*(t.bfloat16().double() for t in (exact.teacher.hidden_ND, exact.teacher.head_WD)))
+    for name in ("teacher", "other"):
+        scores = getattr(exact, name)
+        rounded = Scores(*(t.bfloat16().double() for t in (scores.hidden_ND, scores.head_WD)))
+        setattr(exact, name, rounded)
     half = Case(6, 0, dtype=torch.float64, size=8)
     for name in ("hidden", "blind", "head"):
         setattr(half, name, getattr(exact, name).detach().bfloat16().requires_grad_())
-    half.teacher = Scores(*(t.bfloat16() for t in (exact.teacher.hidden_ND, exact.teacher.head_WD)))
+    for name in ("teacher", "other"):
+        scores = getattr(exact, name)
+        setattr(half, name, Scores(scores.hidden_ND.bfloat16(), scores.head_WD.bfloat16()))
     half.reading = exact.reading
     loss, hidden, head, blind = half.gradients()
     assert (loss.dtype, hidden.dtype, head.dtype, blind.dtype) == (
@@ -223,6 +265,12 @@ def test_bfloat16_is_scored_in_float32(monkeypatch, head_rows):
 def test_a_removed_token_cannot_be_scored():
     with pytest.raises(ValueError, match=r"cannot be scored: \[1\]"):
         Reading(torch.tensor([1]), torch.tensor([0, 2])).slots()
+
+
+def test_the_shared_vocabulary_keeps_every_token_of_the_tokenizer(base: LoadedModel):
+    vocabulary = base.vocabulary
+    assert vocabulary.scored_ids("shared").tolist() == list(range(len(base.processor.tokenizer)))
+    assert torch.equal(vocabulary.scored_ids("spoken"), vocabulary.kept_ids)
 
 
 def test_media_and_chat_tokens_are_removed_and_end_of_turn_stays(base: LoadedModel):

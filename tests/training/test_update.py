@@ -23,7 +23,7 @@ from vicur.objectives.visual_advantage import VisualAdvantageOPD
 from vicur.objectives.visual_steering import VisualSteeringOPD
 from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.sampler import Response
-from vicur.scoring.scorer import Scorer, ScoringConfig
+from vicur.scoring.scorer import Policy, Scorer, ScoringConfig
 from vicur.scoring.teacher import Teacher
 from vicur.training.measurement import Measurement
 from vicur.training.optimizer import Optimizer, OptimizerConfig
@@ -37,6 +37,7 @@ OBJECTIVES = {
     "VA-OPD": VisualAdvantageOPD(),
     "random mask": VisualAdvantageOPD(drop="random", drop_fraction=0.4),
     "VGS": STEERING,
+    "VGS, prior live": replace(STEERING, detach_prior=False),
     "VGS measured": VisualSteeringOPD(beta=0.5, scale="measured", adaptive=True),
     "language": VisualSteeringOPD(steering="language", scale="measured", beta=0.5),
     "GRPO": GRPO(kl_weight=0.1),
@@ -197,6 +198,81 @@ def test_the_blind_graph_is_run_after_the_seeing_one(shared_student, teacher, ro
     for name, parameter in loaded.model.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=2e-3, atol=2e-6)
+
+
+def test_the_modules_gradient_is_the_advantage_times_the_score(shared_student, teacher, rollouts):
+    """Of cue recovery as of all weights: -1/N sum_t A_t d log p(y_t) (ViCuR eq. 8 and 30)."""
+    objective = SampledTokenOPD()
+    loaded = copy.deepcopy(shared_student)
+    student = Scorer(loaded)
+    ids = torch.cat([r.ids for r in rollouts.flat_responses])
+    rows = student.rows(student.encode(rollouts.samples, Plain()), rollouts.response_ids)
+    kept = loaded.vocabulary.kept_ids
+    log_p = student.policy(rows, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
+    slots = torch.searchsorted(kept, ids)
+    log_prob = log_p[torch.arange(len(ids)), slots]
+    taught = teacher.scorer.log_probs(rollouts.samples, rollouts.response_ids, teacher.view)
+    advantage = (taught - log_prob).detach().clamp(-10, 10)
+    (-(advantage * log_prob).mean()).backward()
+    needs = objective.needs(1)
+    measurement = Measurement(student, teacher, seed=0)
+    measured = measurement.of_update(measurement.of_rollouts(rollouts, needs, 1, None), needs)
+    expected = {n: p.grad.clone() for n, p in loaded.model.named_parameters() if p.grad is not None}
+    loaded.model.zero_grad(set_to_none=True)
+    optimizer = Optimizer(loaded.model, OptimizerConfig(), total_steps=1)
+    Updater(student, objective, optimizer, prompts_per_micro_batch=2).gradient(measured, needs)
+    found = {n: p.grad for n, p in loaded.model.named_parameters() if p.grad is not None}
+    for name, own in expected.items():
+        torch.testing.assert_close(found[name], own, rtol=2e-3, atol=2e-6)
+    assert any(own.abs().max() > 1e-4 for name, own in expected.items() if name.startswith("recovery"))
+
+
+@pytest.mark.parametrize("detach_prior", [True, False])
+def test_a_live_prior_has_the_gradient_of_both_views(shared_student, teacher, rollouts, detach_prior):
+    """As autograd finds it with the seeing and the blind graph in memory together."""
+    objective = VisualSteeringOPD(standard=0.0, beta=0.0, scale=1.0, detach_prior=detach_prior)
+    update, gradients = gradient(shared_student, teacher, objective, rollouts)
+    loaded = copy.deepcopy(shared_student)
+    student, kept = Scorer(loaded), loaded.vocabulary.kept_ids
+
+    def live(view):
+        rows = student.rows(student.encode(rollouts.samples, view), rollouts.response_ids)
+        return student.policy(rows, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
+
+    def taught(view):
+        scores = teacher.scorer.scores(rollouts.samples, rollouts.response_ids, view)
+        return (scores.hidden_ND @ scores.head_WD.T)[:, kept].log_softmax(-1)
+
+    p, p0 = live(Plain()), live(Blind())
+    prior = p0.detach() if detach_prior else p0
+    target = (prior + taught(teacher.view) - taught(Blind())).log_softmax(-1)
+    lengths = torch.tensor([len(r.ids) for r in rollouts.flat_responses])
+    weights = torch.repeat_interleave(2 / (len(lengths) * lengths), lengths)
+    loss = (weights * (p.exp() * (p - target)).sum(-1)).sum()
+    loss.backward()
+    assert update.losses["visual_kl"] == pytest.approx(loss.item(), rel=1e-4)
+    for name, parameter in loaded.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=2e-3, atol=2e-6)
+
+
+def test_two_graphs_are_never_in_memory_together(shared_student, teacher, rollouts, monkeypatch):
+    """The blind rows are run with gradient only after the seeing ones have been backpropagated."""
+    events = []
+    run, backward = Policy.forward, torch.Tensor.backward
+    monkeypatch.setattr(
+        Policy, "forward", lambda self, rows, read: events.append("forward") or run(self, rows, read)
+    )
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self: events.append("backward") or backward(self))
+    objective = VisualSteeringOPD(beta=0.0, scale=1.0, detach_prior=False)
+    student = Scorer(copy.deepcopy(shared_student))
+    needs = objective.needs(1)
+    measurement = Measurement(student, teacher, seed=0)
+    measured = measurement.of_update(measurement.of_rollouts(rollouts, needs, 1, None), needs)
+    optimizer = Optimizer(student.policy.model, OptimizerConfig(), total_steps=1)
+    events.clear()
+    Updater(student, objective, optimizer, prompts_per_micro_batch=2).gradient(measured, needs)
+    assert events == ["forward", "backward"] * 4  # two micro-batches of each view
 
 
 def test_each_view_of_a_model_is_run_once(shared_student, samples, rollouts, base):

@@ -67,7 +67,7 @@ class Plain:
 class Hinted:
     """The problem with a privilege: `[Hint]: <text>` on a new line after the question.
 
-    ViCuR section 3.1; the hint's place is our choice, nobody states it. With the kind
+    ViCuR section 4.2; the hint's place is our choice, nobody states it. With the kind
     `teacher_prompt` the sample's ready-made messages replace the problem's.
 
     Attributes:

@@ -24,16 +24,16 @@ _VISION = r"model\.visual\.blocks\.\d+\.(attn|mlp)\.(qkv|proj|linear_fc\d)"
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """Low-rank adapters. The base's weights stay as they are: as the teacher they cost nothing more."""
+    """Low-rank adapters (LoRA). The base's weights do not change, so a self-teacher needs no second copy."""
 
     rank: int = 16
-    """Of each pair of matrices."""
+    """Rank of the adapters."""
     alpha: float = 32.0
-    """The product of the pair is multiplied by alpha / rank."""
+    """Scaling: the adapters' output is multiplied by alpha / rank."""
     dropout: float = 0.0
-    """Of the adapters' inputs, in training."""
+    """Dropout probability on the adapters' inputs during training."""
     vision: bool = False
-    """Whether the vision tower gets adapters too, beside the language model."""
+    """Whether to add adapters to the vision tower, besides the language model."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:

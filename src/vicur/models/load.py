@@ -42,17 +42,18 @@ class RecoveryConfig:
     """The cue recovery module that a student gets."""
 
     enabled: bool | None = None
-    """Whether the student has the module; None: if its checkpoint has it."""
+    """Whether the student has the cue recovery module; null for whatever its checkpoint has."""
     interval: int | None = None
-    """It acts after decoder layers i with i % interval == 0; None: where the checkpoint has it, and in a
-    fresh module 5."""
+    """The module acts after decoder layers i with i % interval == 0; null for the layers that the checkpoint
+    names, or every fifth in a fresh module."""
     layers: list[int] | None = None
-    """The decoder layers after which it acts, in place of an interval."""
+    """Numbers of the decoder layers after which the module acts, instead of an interval."""
     output_init: OutputInit = "zero"
-    """"zero": a fresh student equals its base exactly. "normal": N(0, 0.02), as transformers would."""
+    """Initialisation of the module's output matrix. "zero": a fresh student equals its base exactly.
+    "normal": N(0, 0.02), the default of transformers."""
     learning_rate: float | None = None
-    """Of the module's parameters; the optimizer's if not given. With a zero start and 1e-6 the
-    module stays nearly inert, so it usually needs a larger one."""
+    """Learning rate of the module's parameters; null for optimizer.learning_rate. With output_init=zero and
+    1e-6 the module stays nearly inert, so it usually needs a larger one."""
 
     def __post_init__(self) -> None:
         if self.interval is not None and self.interval < 1:
@@ -77,16 +78,16 @@ class StudentConfig:
     """The model that learns."""
 
     model: str = "vicur:tiny-student"
-    """Checkpoint folder, hub id, or "vicur:NAME" for one that ships with the package."""
+    """Checkpoint of the student: a folder, a hub id, or "vicur:NAME" for one that ships with the package."""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     """Cue recovery."""
     dtype: Dtype = "float32"
-    """In which it computes. What is trained are float32 master weights in any case: in bfloat16 a step
-    of 1e-6 would change nothing."""
+    """Compute dtype. The optimizer updates float32 master weights in either case: in bfloat16 a step of 1e-6
+    would be rounded away."""
     freeze_vision: bool = False
-    """Whether the vision tower stays as it is. (The published runs train it.)"""
+    """Whether to leave the vision tower untrained. The published runs train it."""
     lora: LoRAConfig | None = None
-    """Train low-rank adapters, and cue recovery where it is enabled, instead of all weights."""
+    """Train low-rank adapters, and the cue recovery module where it is enabled, instead of all weights."""
 
     def __post_init__(self) -> None:
         if self.freeze_vision and self.lora is not None and self.lora.vision:

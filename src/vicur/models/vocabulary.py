@@ -1,26 +1,29 @@
-"""Which tokens a response may consist of, and where two models' vocabularies agree."""
+"""Which tokens are sampled and scored, and where two models' vocabularies agree."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+ScoringVocabulary = Literal["spoken", "shared"]
+""""spoken": the tokens that a response may consist of. "shared": every token of the tokenizer."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """The tokens that are sampled and scored.
 
-    Head rows beyond the tokenizer are padding. Media and chat special tokens are never part of a
-    response (a sampled image placeholder would make every later scoring fail), so they are left
-    out of every distribution, in sampling and in scoring alike; the stop tokens stay.
+    Head rows beyond the tokenizer are padding and always cut off. Media and chat special tokens, except
+    the stop tokens, are never sampled: a sampled image placeholder would make every later scoring fail.
+    Whether they keep their share of the probability in scoring is a setting, `scoring.vocabulary`.
 
     Attributes:
-        size: tokens of the tokenizer; logits beyond are cut off.
+        size: number of tokens of the tokenizer; logits beyond are cut off.
         forbidden_ids: special tokens that a response cannot contain, sorted.
         stop_ids: tokens that end a response.
         pad_id: fills up short rows.
@@ -56,10 +59,18 @@ class Vocabulary:
 
     @cached_property
     def kept_ids(self) -> Int[Tensor, " V"]:
-        """The ids that remain, ascending."""
+        """The ids that a response may consist of, ascending."""
         allowed = torch.ones(self.size, dtype=torch.bool)
         allowed[[i for i in self.forbidden_ids if i < self.size]] = False
         return allowed.nonzero()[:, 0]
+
+    def scored_ids(self, which: ScoringVocabulary) -> Int[Tensor, " V"]:
+        """The ids over which distributions are normalised and compared, ascending.
+
+        Args:
+            which: "spoken" removes the forbidden ids, "shared" keeps them.
+        """
+        return self.kept_ids if which == "spoken" else torch.arange(self.size)
 
 
 def check_same_vocabulary(student: Any, teacher: Any) -> None:

@@ -14,13 +14,14 @@ class Clipping:
     """How far one update may move the probability of a token."""
 
     low: float = 0.2
-    """The probability ratio may fall this far below 1."""
+    """Lower clip range: the probability ratio to the old policy is clipped at 1 - low."""
     high: float = 0.2
-    """The probability ratio may rise this far above 1."""
+    """Upper clip range: the probability ratio to the old policy is clipped at 1 + high."""
     dual: float | None = None
-    """Bound on the loss where the advantage is negative, in multiples of |A|; None for no bound."""
+    """Dual clip: upper bound on the loss of a token with negative advantage, in multiples of |A|; null for
+    no bound."""
     max_log_ratio: float = 20.0
-    """The log-ratio to the old policy is clamped to plus and minus this."""
+    """Bound on the absolute log-ratio to the old policy, against overflow."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= 1 or self.high < 0:

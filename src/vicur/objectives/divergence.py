@@ -20,20 +20,22 @@ DivergenceKind = Literal["reverse_kl", "forward_kl", "jsd"]
 
 @dataclass(frozen=True)
 class DivergenceOPD:
-    """The mean divergence of the student's from the teacher's whole next-token distribution.
+    """The mean divergence between the student's and the teacher's next-token distributions.
 
     With the reverse KL and the student's own responses it is the Standard OPD of VA-OPD (eq. 1) and
     VGS (eq. 4). With the forward KL and rollout.source: teacher, it is off-policy KD (VGS eq. 1).
     """
 
     weight: float = 1.0
-    """Coefficient where several objectives are added."""
+    """Coefficient of this objective in the sum of several."""
     kind: DivergenceKind = "reverse_kl"
-    """KL(p || q), KL(q || p), or the generalized Jensen-Shannon divergence between them."""
+    """Divergence of student p and teacher q: reverse_kl is KL(p || q), forward_kl is KL(q || p), jsd the
+    generalized Jensen-Shannon divergence."""
     beta: float = 0.5
-    """Of the JSD alone: 0 is the forward and 1 the reverse KL."""
+    """Interpolation of kind=jsd: 0 is the forward KL, 1 the reverse KL."""
     aggregation: Aggregation = "sequence"
-    """Mean over responses of their token means (both papers), or over all tokens."""
+    """Reduction: "sequence", the mean over responses of their token means (both papers), or "token", the
+    mean over all tokens."""
 
     def __post_init__(self) -> None:
         check_weight("divergence", self.weight)

@@ -23,25 +23,24 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised: the sum of the objectives that are given, each times its `weight`.
-
-    Without any, sampled-token distillation.
+    """What is minimised: the sum of the objectives that are given, each times its `weight`. Without any it is
+    `sampled_token`.
     """
 
     sampled_token: SampledTokenOPD | None = None
     """ViCuR's sampled-token distillation."""
     divergence: DivergenceOPD | None = None
-    """Standard OPD over the whole vocabulary, forward KL, JSD."""
+    """Standard OPD over the whole vocabulary, forward KL, JSD, off-policy KD."""
     visual_advantage: VisualAdvantageOPD | None = None
     """VA-OPD and its ablations."""
     visual_steering: VisualSteeringOPD | None = None
     """VGS, its variants and its control."""
     grpo: GRPO | None = None
-    """Policy gradient on graded answers."""
+    """GRPO: policy gradient on graded answers."""
     papo: PAPO | None = None
-    """GRPO that looks."""
+    """PAPO: GRPO plus a KL term that rewards dependence on the image."""
     supervised: SupervisedFineTuning | None = None
-    """Cross-entropy on the responses of a teacher or of the data."""
+    """Cross-entropy on responses of the teacher or of the data (CoT-SFT)."""
 
     def __post_init__(self) -> None:
         if self.grpo is not None and self.papo is not None:

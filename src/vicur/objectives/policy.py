@@ -25,8 +25,11 @@ from vicur.objectives.reduction import Aggregation, mean_weights, standardised
 from vicur.scoring.terms import cross_entropy, k2, k3
 from vicur.scoring.vocabulary import Block, Term
 
+clamped_k3 = partial(k3, max_log_ratio=20.0, max_value=10.0)
+"""k3 as PAPO's code computes it, for the reference penalty and the perception term alike. A token at
+either bound has no gradient."""
 Estimator = Literal["k2", "k3"]
-ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {"k2": k2, "k3": k3}
+ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {"k2": k2, "k3": clamped_k3}
 
 
 @dataclass(frozen=True)
@@ -38,19 +41,21 @@ class GRPO:
     """
 
     weight: float = 1.0
-    """Coefficient where several objectives are added."""
+    """Coefficient of this objective in the sum of several."""
     epsilon: float = 1e-4
-    """Added to the group's standard deviation."""
+    """Added to the standard deviation of a group's rewards."""
     clip: Clipping = field(default_factory=Clipping)
     """PPO's clip, without a dual clip."""
     kl_weight: float = 0.0
-    """Coefficient of a penalty for leaving the reference, which is the recipe's teacher on the student's
-    own prompt; with teacher.model=self that is the student's start."""
+    """Coefficient of the KL penalty to the reference policy, which is the recipe's teacher on the student's
+    own prompt; with teacher.model=self it is the student's initial weights."""
     kl_estimator: Estimator = "k3"
-    """How that KL is estimated from the sampled tokens. The expected gradient of k2 is the KL's, that of
-    k3 an approximation; k1 has none, so it is no choice here."""
+    """How that KL is estimated from the sampled tokens. The expected gradient of k2 is that of the KL; k3's
+    is an approximation, with its log-ratio clamped to ±20 and its value to at most 10. k1 is not offered,
+    as its expected gradient is 0."""
     aggregation: Aggregation = "token"
-    """Mean over the tokens of the global batch, or over responses of their token means."""
+    """Reduction: "token", the mean over the tokens of the global batch, or "sequence", the mean over
+    responses of their token means (the original GRPO)."""
 
     def __post_init__(self) -> None:
         check_weight("grpo", self.weight)
@@ -110,24 +115,24 @@ class GRPO:
 
 @dataclass(frozen=True)
 class PAPO:
-    """GRPO - gamma * k3 + eta * H: perception-aware policy optimization (arXiv 2507.06448).
+    """Perception-aware policy optimization: GRPO - gamma * k3 + eta * H (arXiv 2507.06448).
 
     k3 estimates KL(pi || pi on a masked image) and is to grow; the entropies are penalised. The
     masked log-probs carry no gradient, so H on the masked image is recorded only.
     """
 
     weight: float = 1.0
-    """Coefficient where several objectives are added."""
+    """Coefficient of this objective in the sum of several."""
     grpo: GRPO = field(default_factory=GRPO)
     """The policy gradient underneath; its weight counts within PAPO."""
     gamma: float = 0.01
-    """Coefficient of the KL between the seeing and the masked student."""
+    """Coefficient of the KL between the student on the image and on the masked image, which is maximised."""
     entropy_weight: float = 0.03
-    """Coefficient of H = -mean log p(y_t)."""
+    """Coefficient of the entropy penalty H = -mean log p(y_t)."""
     masked_probability: float = 0.6
-    """With which each patch of the raw image is black."""
+    """Probability with which each patch of the raw image is blacked out."""
     masked_patch: int = 14
-    """Side of a patch in pixels."""
+    """Side length of a masked patch in pixels."""
 
     def __post_init__(self) -> None:
         check_weight("papo", self.weight)
@@ -173,7 +178,7 @@ def _penalty(block: Block, reference: Tensor, estimator: Estimator) -> Tensor:
 
 
 def _perception(block: Block, reference: Tensor) -> Tensor:
-    return k3(block.log_prob_C, reference, max_log_ratio=20.0, max_value=10.0)
+    return clamped_k3(block.log_prob_C, reference)
 
 
 def _surprise(block: Block) -> Tensor:

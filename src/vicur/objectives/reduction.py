@@ -8,10 +8,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Aggregation = Literal["token", "sequence"]
+
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-4, 1e-6
+"""How far above a quantile a value must lie to count as above it (the absolute one in the values' unit).
+KL divergences of float32 models differ by less when only padding or batch size change."""
 
 
 def mean_weights(response_index: Int[Tensor, " N"], aggregation: Aggregation) -> Float[Tensor, " N"]:
@@ -105,16 +109,34 @@ def in_top_fraction(
     return group_ranks(values, index, descending=descending) < chosen[index]
 
 
-def quantile(values: Float[Tensor, " N"], q: float) -> Float[Tensor, ""]:
-    """The q-quantile with linear interpolation.
+def above_quantile(values: Float[Tensor, " N"], q: float) -> Bool[Tensor, " N"]:
+    """Whether each value is above the q-quantile of all of them; values that tie with it are not.
 
-    Where it falls on a value it is exactly that value, so that "above the quantile" leaves it out;
-    torch.quantile may miss it by a rounding error, and takes at most 16 million values.
+    With linear interpolation, "above the quantile" means above the sorted value t at position
+    floor(q * (N - 1)). Here a value must exceed t by more than
+
+        ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * |t|
+
+    so that values that are equal up to rounding end up on the same, low, side. Such ties are common: the
+    first tokens of siblings have one value, and t is one of them. Where no value is that close above t, the
+    result is that of an exact comparison.
     """
+    below, _ = _place(len(values), q)
+    threshold = values.double().sort().values[below]
+    return values.double() > threshold + ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * threshold.abs()
+
+
+def quantile(values: Float[Tensor, " N"], q: float) -> Float[Tensor, ""]:
+    """The q-quantile with linear interpolation, of any number of values (torch.quantile: 16 million)."""
     ordered = values.sort().values
-    position = q * (len(ordered) - 1)
+    below, rest = _place(len(values), q)
+    return ordered[below] if rest == 0 else ordered[below].lerp(ordered[below + 1], rest)
+
+
+def _place(count: int, q: float) -> tuple[int, float]:
+    """Where the q-quantile lies among sorted values: after which one, and how far towards the next."""
+    position = q * (count - 1)
     nearest = round(position)
-    if abs(position - nearest) < 1e-6:
-        return ordered[nearest]
-    below = int(position)
-    return ordered[below].lerp(ordered[below + 1], position - below)
+    if abs(position - nearest) < 1e-6:  # in floats 0.7 * 90 is 62.99...
+        return nearest, 0.0
+    return int(position), position - int(position)

@@ -24,17 +24,17 @@ class SampledTokenOPD:
     """
 
     weight: float = 1.0
-    """Coefficient where several objectives are added."""
+    """Coefficient of this objective in the sum of several."""
     advantage_limit: float = 10.0
-    """A_t is clamped to plus and minus this, in nats."""
+    """Bound on the absolute advantage of a token, in nats."""
     advantage_at: Literal["current", "start"] = "current"
-    """The student's log-prob in A_t: of the current policy, as the authors' code does, or of the
-    start of the rollout batch. With one update per rollout batch they are the same."""
+    """Which student's log-prob the advantage takes: the current policy's, as the authors' code does, or
+    that of the start of the rollout batch. With one update per rollout batch they are the same."""
     clip: Clipping = field(default_factory=lambda: Clipping(dual=3.0))
     """PPO's clip, with a dual clip of 3."""
     aggregation: Aggregation = "token"
-    """Mean over the tokens of the global batch (the authors' code), or over responses of their
-    token means (the paper's formula)."""
+    """Reduction: "token", the mean over the tokens of the global batch (the authors' code), or "sequence",
+    the mean over responses of their token means (the paper's formula)."""
 
     def __post_init__(self) -> None:
         check_weight("sampled_token", self.weight)

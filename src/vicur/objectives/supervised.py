@@ -19,9 +19,10 @@ class SupervisedFineTuning:
     """The mean of -log p(y_t) over responses that the student did not write."""
 
     weight: float = 1.0
-    """Coefficient where several objectives are added."""
+    """Coefficient of this objective in the sum of several."""
     aggregation: Aggregation = "token"
-    """Mean over the tokens of the global batch, or over responses of their token means."""
+    """Reduction: "token", the mean over the tokens of the global batch, or "sequence", the mean over
+    responses of their token means."""
 
     def __post_init__(self) -> None:
         check_weight("supervised", self.weight)

@@ -33,34 +33,35 @@ from vicur.scoring.vocabulary import Term
 
 @dataclass(frozen=True)
 class VisualAdvantageOPD:
-    """Reverse KL, each response weighted by its visual advantage (VA) among its siblings, and its
-    high-VA and low-VA tokens averaged apart (VA-OPD eq. 6).
+    """Reverse KL with each response weighted by its visual advantage (VA) among its siblings, and with
+    high-VA and low-VA tokens averaged separately (VA-OPD eq. 6).
 
     VA is measured on the student's own prompt, also where the teacher that is distilled is hinted: a
     cue replaces the image, and would hide which tokens need it.
     """
 
     weight: float = 1.0
-    """Coefficient where several objectives are added."""
+    """Coefficient of this objective in the sum of several."""
     degraded_ratio: float = 0.1
-    """Side length to which the degraded image shrinks before it grows back."""
+    """Ratio of side lengths by which the degraded image is downsampled before it is upsampled again."""
     rollout_weights: bool = True
-    """Weight siblings by their mean VA; otherwise all alike, as with one response to a prompt."""
+    """Whether to weight the responses to a prompt by their mean VA; false for equal weights. Set it to false
+    with one response per prompt."""
     rollout_temperature: float = 1.0
-    """Of the softmax over siblings; high makes them alike."""
+    """Temperature of the softmax over the responses to a prompt; a high one makes their weights equal."""
     epsilon: float = 1e-6
-    """Added to the standard deviation of the siblings' mean VA."""
+    """Added to the standard deviation of the responses' mean VA."""
     grouped: bool = True
-    """Average high-VA and low-VA tokens apart; otherwise take the mean over all tokens."""
+    """Whether to average high-VA and low-VA tokens separately; false for the mean over all tokens."""
     top_fraction: float = 0.2
     """Share of a response's tokens, rounded up and at least one, that form the high-VA group."""
     visual_share: float = 0.5
     """Weight of the high-VA group (lambda)."""
     drop: Literal["none", "top", "lowest", "random"] = "none"
-    """Mask ablation: leave out the KL of the tokens with the highest or lowest VA, or of random ones.
-    The paper's is that of Standard OPD: rollout_weights and grouped both false."""
+    """Mask ablation: drop the KL of the tokens with the highest or lowest VA, or of random tokens. The paper
+    masks Standard OPD, so set rollout_weights and grouped to false."""
     drop_fraction: float = 0.1
-    """Share of a response's tokens, rounded up, that are dropped, where `drop` says which."""
+    """Share of a response's tokens, rounded up, that `drop` drops."""
 
     def __post_init__(self) -> None:
         check_weight("visual_advantage", self.weight)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -33,9 +34,9 @@ from vicur.objectives.objective import (
     check_weight,
     look_of,
 )
-from vicur.objectives.reduction import Aggregation, mean_weights, quantile
+from vicur.objectives.reduction import Aggregation, above_quantile, mean_weights
 from vicur.scoring.terms import reverse_kl, visual_target_kl
-from vicur.scoring.vocabulary import Block, Term
+from vicur.scoring.vocabulary import STUDENT, Block, Term
 
 VDS = "vds"
 ANGLE = 42.0
@@ -44,34 +45,41 @@ ANGLE = 42.0
 
 @dataclass(frozen=True)
 class VisualSteeringOPD:
-    """Visual Gradient Steering, with language preservation, adaptive, or turned round as a control."""
+    """Visual Gradient Steering (VGS) with language preservation, its adaptive form, and its control."""
 
     weight: float = 1.0
-    """Coefficient where several objectives are added."""
+    """Coefficient of this objective in the sum of several."""
     standard: float = 1.0
-    """Coefficient of l_std; 0 where another objective of a mixture distils already."""
+    """Coefficient of l_std; 0 where another objective of a mixture already distils."""
     alpha: float = 2.0
-    """Steering coefficient."""
+    """Coefficient of the steering term."""
     beta: float = 0.01
     """Coefficient of the preservation term; 0 switches it off."""
     steering: Literal["visual", "language"] = "visual"
-    """Steer towards l_vis and preserve l_lang, or the reverse: the control (VGS eq. 19 to 21)."""
+    """"visual" steers towards l_vis and preserves l_lang; "language", the control, does the reverse (VGS
+    eq. 19 to 21)."""
+    detach_prior: bool = True
+    """Whether the blind student p0 is a constant inside the visual target q*. The paper does not say. false
+    lets the gradient of l_vis also flow through p0: the update takes another direction, and every update
+    runs the blind student once more with gradient. The two graphs are never in memory together."""
     adaptive: bool = False
-    """Steer by tokens: not at all up to the lower quantile of VDS, by alpha / 2 up to the upper one,
-    by alpha above (VGS eq. 24 and 25)."""
+    """Steer each token by its VDS: by 0 up to the lower quantile, by alpha / 2 up to the upper quantile, by
+    alpha above it (VGS eq. 24 and 25)."""
     upper_quantile: float = 0.7
-    """Of VDS over the update's tokens: above it, tokens are preserved, and fully steered."""
+    """Quantile of VDS over the update's tokens above which a token is preserved and, in the adaptive form,
+    fully steered. A token that ties with the quantile up to rounding (1e-6 + 1e-4 relative) is not above."""
     lower_quantile: float = 0.4
-    """Of VDS: up to it, the adaptive form does not steer."""
+    """Quantile of VDS up to which the adaptive form does not steer; ties as for upper_quantile."""
     scale: float | Literal["derived", "measured"] = "derived"
-    """s (VGS eq. 15): a number; "derived" from alpha, norm_ratio and the published angle (eq. 23); or
-    "measured" at every update, which runs the student once for each of the three parts. In a mixture a
-    number: 1 for none, as in the paper's."""
+    """Scale s of the gradient (VGS eq. 15): a number; "derived" from alpha, norm_ratio and the published
+    angle (eq. 23); or "measured" at every update, which runs the student once per part, three times. In a
+    mixture it must be a number; 1 is no scale, as in the paper's mixture with GRPO."""
     norm_ratio: float = 0.80
-    """|visual gradient| / |standard gradient|, for the derived scale: 0.80 gives the published 0.41
-    (2B, alpha 2), 0.98 the published 0.36 (4B)."""
+    """|visual gradient| / |standard gradient| for scale=derived: 0.80 gives the published 0.41 (2B, alpha 2),
+    0.98 the published 0.36 (4B)."""
     aggregation: Aggregation = "sequence"
-    """Mean over responses of their token means (the paper), or over all tokens."""
+    """Reduction: "sequence", the mean over responses of their token means (the paper), or "token", the mean
+    over all tokens."""
 
     def __post_init__(self) -> None:
         check_weight("visual_steering", self.weight)
@@ -129,11 +137,12 @@ class VisualSteeringOPD:
         visual = self.steering == "visual"
         standard = None if self.standard == 0 else self.standard * mean
         terms = [Term("standard_kl", student_reverse_kl, standard, reads=(TEACHER,))]
+        towards_visual = partial(_visual, detach_prior=self.detach_prior)
         if self.alpha != 0:
-            steered = _visual if visual else _language
+            steered = towards_visual if visual else _language
             terms.append(steered(mean * self._alphas(scored), stage=1 if staged else 0))
         if self.beta != 0:
-            preserved = _language if visual else _visual
+            preserved = _language if visual else towards_visual
             terms.append(preserved(mean * self.beta * self._is_visual(scored), stage=2 if staged else 0))
         return terms if self._weighs_by_vds else [*terms, Term(VDS, _vds, reads=(TEACHER, TEACHER_BLIND))]
 
@@ -150,16 +159,15 @@ class VisualSteeringOPD:
 
     def _is_visual(self, scored: ScoredTokens) -> Tensor:
         """1[VDS > Q_upper], over the tokens of the update."""
-        vds = scored.divergences[VDS]
-        return (vds > quantile(vds, self.upper_quantile)).double()
+        return above_quantile(scored.divergences[VDS], self.upper_quantile).double()
 
     def _alphas(self, scored: ScoredTokens) -> Tensor | float:
         """alpha_t (VGS eq. 25), or the one alpha."""
         if not self.adaptive:
             return self.alpha
         vds = scored.divergences[VDS]
-        steps = [(vds > quantile(vds, q)).double() for q in (self.lower_quantile, self.upper_quantile)]
-        return self.alpha * 0.5 * torch.stack(steps).sum(0)
+        steps = [above_quantile(vds, q) for q in (self.lower_quantile, self.upper_quantile)]
+        return self.alpha * 0.5 * torch.stack(steps).double().sum(0)
 
 
 def derived_scale(alpha: float, norm_ratio: float, angle: float = ANGLE) -> float:
@@ -174,21 +182,23 @@ def derived_scale(alpha: float, norm_ratio: float, angle: float = ANGLE) -> floa
     return (1 + reach**2 + 2 * reach * math.cos(math.radians(angle))) ** -0.5
 
 
-def _visual(weights: Tensor, stage: int) -> Term:
-    """l_vis: the gradient flows through the student that sees."""
+def _visual(weights: Tensor, stage: int, *, detach_prior: bool) -> Term:
+    """l_vis: the gradient flows through the seeing student, and through the prior where it is live."""
+    function = partial(_visual_kl, detach_prior=detach_prior)
     reads = (STUDENT_BLIND, TEACHER, TEACHER_BLIND)
-    return Term("visual_kl", _visual_kl, weights, reads=reads, stage=stage)
+    live = (STUDENT,) if detach_prior else (STUDENT, STUDENT_BLIND)
+    return Term("visual_kl", function, weights, reads=reads, live=live, stage=stage)
 
 
 def _language(weights: Tensor, stage: int) -> Term:
     """l_lang: the gradient flows through the blind student."""
     reads = (STUDENT_BLIND, TEACHER_BLIND)
-    return Term("language_kl", _language_kl, weights, reads=reads, live=STUDENT_BLIND, stage=stage)
+    return Term("language_kl", _language_kl, weights, reads=reads, live=(STUDENT_BLIND,), stage=stage)
 
 
-def _visual_kl(block: Block) -> Tensor:
+def _visual_kl(block: Block, *, detach_prior: bool) -> Tensor:
     blind, seeing, teacher_blind = map(block.distribution, (STUDENT_BLIND, TEACHER, TEACHER_BLIND))
-    return visual_target_kl(block.log_p_CV, blind, seeing, teacher_blind)
+    return visual_target_kl(block.log_p_CV, blind, seeing, teacher_blind, detach_prior=detach_prior)
 
 
 def _language_kl(block: Block) -> Tensor:

@@ -17,15 +17,16 @@ class SamplingConfig:
     """How responses are sampled."""
 
     temperature: float = 1.0
-    """Logits are divided by it; 0 takes the most likely token."""
+    """Sampling temperature; 0 for greedy decoding."""
     top_p: float = 1.0
-    """Keep the fewest most likely words whose probabilities reach this sum."""
+    """Nucleus sampling: keep the fewest most likely tokens whose probabilities sum to at least this; 1 for
+    no cut-off."""
     top_k: int = 0
-    """Keep this many most likely words; 0 keeps all."""
+    """Keep only this many most likely tokens; 0 for no cut-off."""
     presence_penalty: float = 0.0
-    """Subtracted from the logit of every word that the response already has."""
+    """Subtracted from the logit of every token that the response already contains."""
     max_new_tokens: int = 256
-    """A response without a stop token is cut off after this many tokens."""
+    """Maximum length of a response in tokens; a longer one is cut off."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0:

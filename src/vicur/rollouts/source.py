@@ -26,14 +26,14 @@ class RolloutConfig:
     """How the responses of a training step are made."""
 
     source: SourceName = "student"
-    """Who writes them: the student (on-policy), the teacher under its own view (off-policy), or the
-    data (`target_response`)."""
+    """Where responses come from: the student (on-policy), the teacher under its own view (off-policy), or
+    the data (`target_response`)."""
     siblings: int = 1
-    """Responses to each prompt (K)."""
+    """Number of responses to each prompt (K; group size in GRPO)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How they are sampled. Of given responses, max_new_tokens is where they are cut off."""
+    """How responses are sampled. Given responses are cut off at max_new_tokens."""
     prompts_per_batch: int = 64
-    """Prompts that are prefilled and decoded together; memory grows with it."""
+    """Number of prompts that are prefilled and decoded together; memory grows with it."""
 
     def __post_init__(self) -> None:
         for name in ("siblings", "prompts_per_batch"):

@@ -19,6 +19,7 @@ from vicur.data.rows import EncodedPrompt, PromptEncoder, Rows, build_rows, sibl
 from vicur.data.sample import Sample
 from vicur.data.views import View
 from vicur.models.load import LoadedModel
+from vicur.models.vocabulary import ScoringVocabulary
 from vicur.scoring.vocabulary import Reading, Scores, Term, Weighted, sampled_log_probs, weighted_terms
 
 Result = TypeVar("Result")
@@ -26,17 +27,23 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """How responses are laid out and scored. None of it changes a result beyond rounding."""
+    """How responses are laid out and scored. Only `vocabulary` changes a result beyond rounding."""
 
+    vocabulary: ScoringVocabulary = "spoken"
+    """Tokens over which every distribution is normalised and compared. "spoken": those that a response may
+    consist of; media and chat special tokens, except end of turn, are removed by index. "shared": all
+    tokens of the tokenizer, as in the authors' code. Special tokens are never sampled in either case."""
     samples_per_batch: int = 64
-    """Samples in one forward pass without gradient. (With gradient: optimizer.prompts_per_micro_batch.)"""
+    """Number of samples in one forward pass without gradient. With gradient it is
+    optimizer.prompts_per_micro_batch."""
     share_prompts: Literal["auto", "always", "never"] = "auto"
-    """Whether siblings share a row and its prompt: as the estimated cost says, all of them, or none."""
+    """Whether the responses to a prompt share one row that holds the prompt once: "auto" chooses by
+    estimated cost."""
     chunk_tokens: int | None = None
-    """Response tokens whose logits exist at a time; by default as many as take about 96 MiB (on a GPU,
-    1 GiB) for all distributions that are compared."""
+    """Number of response tokens whose logits exist at a time; null for as many as take about 96 MiB (on a
+    GPU, 1 GiB) for all distributions that are compared."""
     gradient_checkpointing: bool = False
-    """Compute the student's layers again in the backward pass instead of keeping their insides."""
+    """Recompute the student's layers in the backward pass instead of storing their activations."""
 
     def __post_init__(self) -> None:
         for name in ("samples_per_batch", "chunk_tokens"):
@@ -122,8 +129,8 @@ class Scorer:
         self._head = None
 
     def reading(self, response_ids: Tensor) -> Reading:
-        """How the vocabulary is read at given response tokens."""
-        kept = self.vocabulary.kept_ids.to(self.device)
+        """The scoring vocabulary and where given response tokens are in it."""
+        kept = self.vocabulary.scored_ids(self.config.vocabulary).to(self.device)
         return Reading(response_ids.to(self.device), kept, self.config.chunk_tokens)
 
     def rows(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> Rows:

@@ -27,21 +27,23 @@ class TeacherConfig:
     """Who teaches, and what the teacher sees beyond the student's prompt."""
 
     model: str = SELF
-    """"self": the student's own weights without recovery and adapters (OPSD). Else a checkpoint (OPD)."""
+    """Checkpoint of the teacher: a folder, a hub id or "vicur:NAME" (OPD), or "self" for the student's own
+    weights without cue recovery and adapters (OPSD)."""
     dtype: Dtype = "float32"
-    """In which another checkpoint computes; a self-teacher has the student's."""
+    """Compute dtype of a teacher with a checkpoint of its own; a self-teacher uses the student's."""
     update: Literal["frozen", "ema", "live"] = "frozen"
-    """A self-teacher has the student's weights of the start (frozen), their moving average (ema), or
-    those of the moment (live)."""
+    """Weights of a self-teacher: the student's at the start (frozen), their exponential moving average
+    (ema), or the student's current ones (live)."""
     ema_decay: float = 0.999
-    """What the moving average keeps of itself at each update of the student."""
+    """Decay of the moving average per update of the student, for update=ema."""
     keep_modules: bool = False
-    """Whether a self-teacher has the student's cue recovery and adapters too."""
+    """Whether a self-teacher also has the student's cue recovery and adapters."""
     privilege: Literal["none", "answer", "rationale", "cue", "teacher_prompt"] = "cue"
-    """Which training-time text the teacher is shown as a hint; teacher_prompt takes the place of the
-    student's prompt."""
+    """Training-time text that only the teacher sees: a hint of that kind after the question, or a whole
+    teacher_prompt instead of the student's prompt."""
     missing_privilege: Literal["plain", "skip", "error"] = "plain"
-    """A sample without that text: show the student's prompt, leave the sample out, or stop."""
+    """What to do with a sample that lacks that text: show the teacher the student's prompt, skip the sample,
+    or stop."""
 
     def __post_init__(self) -> None:
         if self.model != SELF and (self.update != "frozen" or self.keep_modules):

@@ -57,10 +57,24 @@ def visual_target(log_p_blind: LogProbs, log_q: LogProbs, log_q_blind: LogProbs)
 
 
 def visual_target_kl(
-    log_p: LogProbs, log_p_blind: LogProbs, log_q: LogProbs, log_q_blind: LogProbs
+    log_p: LogProbs,
+    log_p_blind: LogProbs,
+    log_q: LogProbs,
+    log_q_blind: LogProbs,
+    *,
+    detach_prior: bool = True,
 ) -> PerToken:
-    """KL(p || q*) (VGS eq. 11). The blind student inside q* carries no gradient."""
-    return reverse_kl(log_p, visual_target(log_p_blind.detach(), log_q, log_q_blind))
+    """KL(p || q*) (VGS eq. 11).
+
+    Args:
+        log_p: of the student.
+        log_p_blind: of the blind student, the prior inside q*.
+        log_q: of the teacher.
+        log_q_blind: of the blind teacher.
+        detach_prior: keep the gradient out of `log_p_blind`.
+    """
+    prior = log_p_blind.detach() if detach_prior else log_p_blind
+    return reverse_kl(log_p, visual_target(prior, log_q, log_q_blind))
 
 
 def entropy(log_p: LogProbs) -> PerToken:

@@ -98,8 +98,8 @@ class Term:
             term is only observed.
         inputs: detached per-token numbers for the function, e.g. advantages.
         reads: the distributions it takes besides the student's.
-        live: the one distribution that its gradient flows through, whatever else it takes; another than
-            the student's is one of the same model under another view.
+        live: the distributions through which its gradient flows; every other one that it reads is
+            detached. Each is the student's own, or the student under another view.
         stage: terms of a higher stage are differentiated after all those of a lower one, so that the
             norm of the gradient can be taken in between.
     """
@@ -109,7 +109,7 @@ class Term:
     weights: Float[Tensor, " N"] | None = None
     inputs: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
     reads: tuple[str, ...] = ()
-    live: str = STUDENT
+    live: tuple[str, ...] = (STUDENT,)
     stage: int = 0
 
     def part(self, tokens: slice, dtype: torch.dtype | None = None) -> Term:
@@ -128,8 +128,8 @@ class Reading:
 
     Attributes:
         ids_N: the response tokens; each must be a kept word.
-        kept_V: the words that a response may consist of, ascending. The others are left out by index,
-            of every distribution: an infinite logit would make their KL NaN.
+        kept_V: ids of the scoring vocabulary, ascending. Other ids are removed by index from every
+            distribution; a logit of minus infinity would make the KL NaN.
         chunk_size: tokens of a chunk; chosen by `CHUNK_BYTES` if not given.
     """
 
@@ -147,7 +147,8 @@ class Reading:
         strays = self.ids_N[self.kept_V[slot_N] != self.ids_N]
         if len(strays):
             raise ValueError(
-                f"Responses contain token ids that cannot be scored: {sorted(set(strays.tolist()))[:5]}."
+                f"Responses contain token ids that cannot be scored: {sorted(set(strays.tolist()))[:5]}. "
+                "They are not in the scoring vocabulary (scoring.vocabulary)."
             )
         return slot_N
 
@@ -170,9 +171,9 @@ class Weighted:
     Attributes:
         loss: sum over terms and tokens of weight times value; differentiable once.
         values_JN: detached values of every term.
-        hidden_gradients: of the loss, with respect to the hidden states of the other live
-            distributions, (N, D) by name. Their graphs are not in memory: who has run them again
-            hands these to them.
+        hidden_gradients: gradient of the loss in the hidden states of each live distribution other
+            than the student's, (N, D) by name. Those graphs are not in memory: the caller reruns the
+            views with gradient and backpropagates these.
     """
 
     loss: Float[Tensor, ""]
@@ -206,7 +207,8 @@ def weighted_terms(
     Raises:
         ValueError: a response token is not among the kept words.
     """
-    live = [name for name in dict.fromkeys(t.live for t in terms if t.weights is not None) if name != STUDENT]
+    flowing = dict.fromkeys(name for t in terms if t.weights is not None for name in t.live)
+    live = [name for name in flowing if name != STUDENT]
     loss, values_JN, *gradients = _WeightedTerms.apply(  # type: ignore[no-untyped-call]
         hidden_ND, head_WD, reading, terms, others, live, head_gradient_WD
     )
@@ -344,7 +346,7 @@ class _Run:
         with torch.enable_grad():
             for row, term in enumerate(terms):
                 if term.weights is not None:
-                    live = {k: leaf for k, leaf in leaves.items() if k == term.live}
+                    live = {k: leaf for k, leaf in leaves.items() if k in term.live}
                     values_C = term.function(Block({**log_probs, **live}, slot_C), **term.inputs)
                     self.values_JN[row, tokens] = values_C.detach()
                     loss = loss + (term.weights * values_C).sum()

@@ -226,7 +226,7 @@ class _Checks:
         reading = scorer.reading(torch.cat(self.responses))
         term = Term("entropy", lambda block: entropy(block.log_p_CV))
         mean = float(observed_terms(self._scores(scorer, Plain()), reading, [term], {})[0].mean())
-        most = math.log(len(scorer.vocabulary.kept_ids))
+        most = math.log(len(reading.kept_V))
         if math.isfinite(mean) and mean < UNIFORM * most:
             return Check(name, True, f"entropy {mean:.2f} of at most {most:.2f} nats a token")
         return Check(
