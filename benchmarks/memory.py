@@ -39,23 +39,19 @@ class Case:
 
 CASES = {
     "small": Case(512, 8, 1536, 32_768),
-    "small_bf16": Case(512, 8, 1536, 32_768, dtype="bfloat16"),
     "vocabulary": Case(512, 8, 1536, 151_936),
     "vocabulary_bf16": Case(512, 8, 1536, 151_936, dtype="bfloat16"),
-    "long": Case(256, 12, 768, 8_192, side=1024),
-    "long_checkpointing": Case(
-        256, 12, 768, 8_192, settings=("scoring.gradient_checkpointing=true",), side=1024
-    ),
-    "decoding": Case(
-        256, 12, 768, 8_192, settings=("rollout.siblings=8", "optimizer.prompts_per_micro_batch=1"), side=512
-    ),
+    "large": Case(1024, 16, 3072, 60_000, vision=(512, 12)),
+    "large_live": Case(1024, 20, 3072, 151_936, settings=("teacher.update=live",), vision=(512, 12)),
+    "long": Case(256, 12, 768, 8_192, side=768),
+    "checkpointing": Case(256, 12, 768, 8_192, settings=("scoring.gradient_checkpointing=true",), side=768),
     "two_views": Case(
         512, 8, 1536, 32_768, settings=("objective.visual_steering={scale: 1.0}", "rollout.siblings=2")
     ),
-    "average": Case(512, 12, 1536, 32_768, settings=("teacher.update=ema",), dtype="bfloat16"),
-    "live": Case(768, 12, 3072, 151_936, settings=("teacher.update=live",)),
-    "large": Case(1024, 16, 3072, 60_000, vision=(512, 12)),
-    "large_bf16": Case(1024, 20, 3072, 151_936, vision=(1024, 12), dtype="bfloat16"),
+    "decoding": Case(
+        256, 12, 768, 151_936, settings=("rollout.siblings=32", "optimizer.prompts_per_micro_batch=1")
+    ),
+    "average_bf16": Case(512, 8, 1536, 32_768, settings=("teacher.update=ema",), dtype="bfloat16"),
 }
 
 
@@ -109,11 +105,11 @@ def run(case: Case, checkpoint: Path, data: Path) -> dict[str, Any]:
         f"data.train={data}",
         f"data.min_pixels={pixels}",
         f"data.max_pixels={pixels}",
-        "training.prompts_per_step=4",
+        "training.prompts_per_step=2",
         "training.steps=2",
         "training.save_model=false",
         "training.old_log_probs=scored",
-        "rollout.sampling.max_new_tokens=64",
+        "rollout.sampling.max_new_tokens=12",
         *case.settings,
     ]
     recipe = load_recipe("cuebench/opsd_cue", overrides)
@@ -139,9 +135,7 @@ def run(case: Case, checkpoint: Path, data: Path) -> dict[str, Any]:
 
 
 def estimated(assembled: Any) -> dict[str, float]:
-    plan = assembled.plan()
-    assembled.preflight(plan)
-    return plan.memory.parts
+    return dict(assembled.plan().memory.parts)
 
 
 def watch(phases: dict[str, int], name: str, owner: Any, method: str) -> None:

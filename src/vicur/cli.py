@@ -285,13 +285,17 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         return
     training = recipe.training
     folder = run_folder(training.name, training.output, overwrite=training.overwrite)
-    if not options.dry_run:
+    try:
         check_folder(folder, overwrite=training.overwrite)
+    except ValueError as error:
+        if not options.dry_run:
+            raise
+        _say(str(error))
     console.print(f"Output folder: {folder}", markup=False, highlight=False, soft_wrap=True)
     run = build(recipe, _passing_bar)
     plan = run.plan(_passing_bar)
     for sentence in [*run.notices, *([] if plan.warning is None else [plan.warning])]:
-        Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+        _say(sentence)
     if options.dry_run:
         _tell_plan(run, plan, console)
         return
@@ -300,6 +304,11 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     run.execute(folder, plan, Progress("training"), _passing_bar)
     print_run_summary(summarise_run(folder), console)
     console.print(f"Done. Everything is in {folder}.", markup=False, highlight=False, soft_wrap=True)
+
+
+def _say(sentence: str) -> None:
+    """Print a sentence on standard error."""
+    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _tell_plan(run: Run, plan: Plan, console: Console) -> None:

@@ -43,6 +43,8 @@ SAMPLING_BYTES = 44
 """Bytes for each word that may be sampled next, of each response being decoded: logits and log-probabilities
 in float32, the penalty's mask, and their cumulative sum in float64."""
 
+HELD = "activations, held by the C library"
+
 Phase = Literal["sampling", "scoring", "update", "optimizer step"]
 
 
@@ -142,18 +144,22 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
     if student.device.type == "cpu":
         resident |= {"Python and its libraries": PROCESS, "problems of a step": _problems(model, needs, work)}
     distributions = _distributions(model, teacher, needs, work)
+    update = _update(student, work)
+    # glibc keeps freed blocks below 32 MiB for itself: the update's are still resident in the step after it.
+    held = sum(update.values()) if student.device.type == "cpu" else 0.0
     phases: dict[Phase, dict[str, float]] = {
         "sampling": _sampling(student, teacher, work),
         "scoring": {"distributions": distributions, "one layer of a batch": _scoring(student, teacher, work)},
         "update": {
             "distributions": distributions,
             "gradient": FLOAT * count,
-            **_update(student, work),
+            **update,
         },
         "optimizer step": {
             "distributions": distributions,
             "gradient": FLOAT * count,
             "temporaries": _temporaries(trained, student.device),
+            HELD: held,
         },
     }
     return MemoryEstimate(resident, phases)
@@ -338,12 +344,15 @@ def _remedies(estimate: MemoryEstimate, work: Workload) -> list[str]:
         "sampling": ("rollout.prompts_per_batch", work.decoding_batch),
         "scoring": ("scoring.samples_per_batch", work.scoring_batch),
         "update": ("optimizer.prompts_per_micro_batch", work.micro_batch),
+        "optimizer step": ("", 1),
     }
-    name, size = batches.get(estimate.largest, ("", 1))
+    held = estimate.phases["optimizer step"][HELD] > 0
+    phase: Phase = "update" if estimate.largest == "optimizer step" and held else estimate.largest
+    name, size = batches[phase]
     found = [f"{name}={size // 2} or less (now {size})"] if size > 1 else []
-    if estimate.largest == "update" and not work.checkpointing:
+    if phase == "update" and not work.checkpointing:
         found.append("scoring.gradient_checkpointing=true")
-    if estimate.largest in batches:
+    if phase != "optimizer step":
         visual = work.student.mean_visual > work.response_tokens
         longer = ["a lower data.max_pixels", "a lower rollout.sampling.max_new_tokens"]
         found += longer if visual else longer[::-1]
