@@ -78,7 +78,7 @@ def test_the_cuebench_recipes_differ_only_where_they_say():
         "student.recovery.learning_rate",
         "teacher.model",
         "teacher.privilege",
-        "training.output",
+        "training.name",
     }
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar, get_args
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
 
 import torch
+from rich.console import Console
 
 from vicur.data.lengths import Overlong, fit_prompts
 from vicur.data.sample import PrivilegeKind
 from vicur.data.sources import FileSource
 from vicur.data.views import Hinted, Plain, View
+from vicur.diagnostics.leakage import HintLeakage
+from vicur.evaluation.runner import evaluate
+from vicur.models.devices import available_memory, choose_device, cpu_notice, forget_peak
 from vicur.models.load import LoadedModel, load_student
-from vicur.recipe import Recipe
+from vicur.recipe import Recipe, to_yaml
+from vicur.reporting.run_summary import write_run_summary
 from vicur.rewards.grader import Grader
 from vicur.rollouts.sampler import Sampler
 from vicur.rollouts.source import DatasetSource, RolloutSource, SampledSource
@@ -21,10 +28,12 @@ from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
 from vicur.training.loop import Trainer
 from vicur.training.measurement import Measurement
-from vicur.training.memory import Workload
+from vicur.training.memory import MemoryEstimate, Workload, estimate_memory, memory_warning
 from vicur.training.optimizer import Optimizer
-from vicur.training.preflight import Preflight, run_preflight
+from vicur.training.preflight import Check, Preflight, check_lengths, run_preflight
 from vicur.training.progress import Progress
+from vicur.training.prompt_sizes import PromptSizes, outlines
+from vicur.training.records import Records
 from vicur.training.update import Updater
 
 Result = TypeVar("Result")
@@ -72,6 +81,28 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a step will take, known before any model is run.
+
+    Attributes:
+        work: its sizes.
+        fitting: whether the prompts fit the models.
+        memory: the estimated peak.
+        available: bytes of the device; None if unknown.
+    """
+
+    work: Workload
+    fitting: tuple[Check, ...]
+    memory: MemoryEstimate
+    available: int | None
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence if the run will probably run out of memory, with what to change first."""
+        return memory_warning(self.memory, self.work, self.available)
+
+
+@dataclass(frozen=True)
 class Run:
     """A recipe, ready to be run.
 
@@ -80,39 +111,129 @@ class Run:
         data: the problems.
         student: the model that the trainer changes.
         trainer: runs the steps.
+        held_out: problems that are answered before and after training; None for none.
     """
 
     recipe: Recipe
     data: Data
     student: LoadedModel
     trainer: Trainer
+    held_out: FileSource | None = None
 
-    def preflight(self, bars: Bars | None = None) -> Preflight:
+    @property
+    def notices(self) -> list[str]:
+        """Sentences about what was left out, and about a CPU in place of a GPU."""
+        cpu = cpu_notice(self.recipe.training.device, self.trainer.measurement.student.device)
+        return [*self.data.told(), *([] if cpu is None else [cpu])]
+
+    def execute(self, folder: Path, plan: Plan, progress: Progress, bars: Bars | None = None) -> HintLeakage:
+        """The whole run: preflight, held-out problems, training, held-out problems again, model, summary.
+
+        Args:
+            folder: of the run.
+            plan: as `plan` found it.
+            progress: of the training steps.
+            bars: for what takes a while besides them; silent if not given.
+
+        Returns:
+            hint leakage over all rollouts.
+
+        Raises:
+            PreflightError: a check failed; nothing was written.
+            ValueError: the folder is taken.
+        """
+        self.preflight(plan, bars).raise_if_failed()
+        training, device = self.recipe.training, self.trainer.measurement.student.device
+        records = Records(folder, to_yaml(self.recipe), device, overwrite=training.overwrite)
+        try:
+            with records:
+                records.expect_memory(plan.memory.parts, plan.available)
+                self._validate("before", records, bars)
+                leakage = self.trainer.train(records, progress)
+                self._validate("after", records, bars)
+                if training.save_model:
+                    started = time.perf_counter()
+                    final = folder / "checkpoints" / "final"
+                    _during(bars, "saving", lambda: self.student.save(final))
+                    records.count_seconds("saving", time.perf_counter() - started)
+        finally:
+            write_run_summary(folder)
+        return leakage
+
+    def _validate(self, when: Literal["before", "after"], records: Records, bars: Bars | None) -> None:
+        """Let the student answer the held-out problems, if there are any."""
+        if self.held_out is None:
+            return
+        started = time.perf_counter()
+        recipe, title = self.recipe, f"validation {when}"
+        found = evaluate(
+            self.student,
+            self.held_out,
+            recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
+            bars(title) if bars is not None else Progress(title, Console(quiet=True)),
+            grader=self.trainer.measurement.grader,
+            limits=recipe.data.pixel_limits(),
+        )
+        records.write_validation(when, list(self.held_out.outlines()), found.responses, found.correct)
+        records.count_seconds("validation", time.perf_counter() - started)
+
+    def plan(self, bars: Bars | None = None) -> Plan:
+        """Find out what a step will take. No model is run and no image decoded."""
+        measurement = self.trainer.measurement
+        student, teacher = measurement.student, measurement.teacher
+        measured = _during(bars, "measuring prompts", lambda: list(outlines(self.data.problems)))
+        own = PromptSizes.of(measured, student.encoder, Plain())
+        theirs = None if teacher is None else PromptSizes.of(measured, teacher.scorer.encoder, teacher.view)
+        work = self._workload(own, theirs)
+        return Plan(
+            work=work,
+            fitting=tuple(self._fitting(work)),
+            memory=estimate_memory(student, teacher, self.trainer.objective.needs(1), work),
+            available=available_memory(student.device),
+        )
+
+    def preflight(self, plan: Plan, bars: Bars | None = None) -> Preflight:
         """Check with the real models that teacher and student see what they should, and nothing else."""
         measurement = self.trainer.measurement
-        limit = self.recipe.rollout.sampling.max_new_tokens
-        needs = self.trainer.objective.needs(1)
-        looked_at = (self.data.problems, measurement.student, measurement.teacher, needs, limit)
-        text_only = self.recipe.data.text_only
-        return _during(bars, "preflight", lambda: run_preflight(*looked_at, text_only=text_only))
+        return _during(
+            bars,
+            "preflight",
+            lambda: run_preflight(
+                self.data.problems,
+                measurement.student,
+                measurement.teacher,
+                self.trainer.objective.needs(1),
+                fitting=plan.fitting,
+                text_only=self.recipe.data.text_only,
+            ),
+        )
 
-    def workload(self, found: Preflight) -> Workload:
-        """The sizes of a step, with the prompts' lengths as the preflight found them."""
+    def _fitting(self, work: Workload) -> Iterator[Check]:
+        measurement = self.trainer.measurement
+        yield _check_lengths("student", work.student, measurement.student, work)
+        if measurement.teacher is not None and work.teacher is not None:
+            yield _check_lengths("teacher", work.teacher, measurement.teacher.scorer, work)
+
+    def _workload(self, student: PromptSizes, teacher: PromptSizes | None) -> Workload:
         recipe = self.recipe
         prompts = recipe.training.prompts_per_step
         return Workload(
             prompts=prompts,
             siblings=recipe.rollout.siblings,
-            prompt_tokens=found.student_tokens,
-            teacher_prompt_tokens=found.teacher_tokens or found.student_tokens,
+            student=student,
+            teacher=teacher,
             response_tokens=recipe.rollout.sampling.max_new_tokens,
             micro_batch=min(recipe.optimizer.prompts_per_micro_batch, recipe.training.update_size),
             scoring_batch=min(recipe.scoring.samples_per_batch, prompts),
-            decoding_batch=0
-            if recipe.rollout.source == "dataset"
-            else min(recipe.rollout.prompts_per_batch, prompts),
+            decoding_batch=min(recipe.rollout.prompts_per_batch, prompts),
+            writer=recipe.rollout.source,
             checkpointing=recipe.scoring.gradient_checkpointing,
         )
+
+
+def _check_lengths(who: str, sizes: PromptSizes, scorer: Scorer, work: Workload) -> Check:
+    positions = scorer.policy.model.config.text_config.max_position_embeddings
+    return check_lengths(who, sizes, positions, work.response_tokens)
 
 
 def build(recipe: Recipe, bars: Bars | None = None) -> Run:
@@ -125,10 +246,15 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     Raises:
         ValueError: a model or the data is missing or does not fit.
     """
+    device = choose_device(recipe.training.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    forget_peak(device)
     torch.manual_seed(recipe.training.seed)
+    held_out = recipe.validation.open(recipe.data)
     grader = Grader(recipe.rewards)
     problems = _problems(recipe, bars)
-    loaded = _during(bars, "loading the student", lambda: load_student(recipe.student))
+    loaded = _during(bars, "loading the student", lambda: load_student(recipe.student, device))
     if recipe.scoring.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     limits = recipe.data.pixel_limits()
@@ -154,7 +280,7 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         config=recipe.training,
         skip_bad_rows=recipe.data.bad_rows == "skip",
     )
-    return Run(recipe, data, loaded, trainer)
+    return Run(recipe, data, loaded, trainer, held_out)
 
 
 def _during(bars: Bars | None, title: str, work: Callable[[], Result]) -> Result:

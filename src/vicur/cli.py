@@ -15,7 +15,7 @@ import shtab
 import torch
 from rich.console import Console
 
-from vicur.assembly import Run, build
+from vicur.assembly import Plan, Run, build
 from vicur.cue_commands import add_cues
 from vicur.cuebench.generate import write_parquet
 from vicur.cuebench.pretrain import pretrain_checkpoint
@@ -30,15 +30,15 @@ from vicur.models.checkpoints import read_config, read_processor, saved_dtype
 from vicur.models.load import RecoveryConfig, StudentConfig, check_free, load_model, load_student
 from vicur.quickstart import run_quickstart
 from vicur.recipe import load_recipe, to_yaml
+from vicur.reporting.run_summary import print_run_summary, summarise_run
 from vicur.reporting.tables import headlines, study_table
 from vicur.reporting.terminal import print_addition, print_inspection, print_memory, print_preflight
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.teacher import TeacherConfig
 from vicur.study import StudyConfig, load_study, run_study, summarise
-from vicur.training.memory import available_memory, estimate_memory
+from vicur.training.folder import check_folder, run_folder
 from vicur.training.preflight import PreflightError
 from vicur.training.progress import Progress
-from vicur.training.records import Records
 
 MISTAKE, USAGE, PREFLIGHT, INTERRUPTED = 1, 2, 3, 130
 PRIVILEGES = ("none", "answer", "rationale", "cue", "teacher_prompt")
@@ -283,35 +283,45 @@ def _train(options: argparse.Namespace, console: Console) -> None:
         sys.stdout.flush()
     if options.print_config:
         return
-    output = Path(recipe.training.output)
-    Records.check_free(output)
+    training = recipe.training
+    folder = run_folder(training.name, training.output, overwrite=training.overwrite)
+    try:
+        check_folder(folder, overwrite=training.overwrite)
+    except ValueError as error:
+        if not options.dry_run:
+            raise
+        _say(str(error))
+    console.print(f"Output folder: {folder}", markup=False, highlight=False, soft_wrap=True)
     run = build(recipe, _passing_bar)
-    for sentence in run.data.told():
-        Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+    plan = run.plan(_passing_bar)
+    for sentence in [*run.notices, *([] if plan.warning is None else [plan.warning])]:
+        _say(sentence)
     if options.dry_run:
-        _tell_plan(run, console)
+        _tell_plan(run, plan, console)
         return
-    run.preflight(_passing_bar).raise_if_failed()
-    with Records(output, to_yaml(recipe)) as records:
-        run.trainer.train(records, Progress("training"))
-        if recipe.training.save_model:
-            _passing_bar("saving").during(lambda: run.student.save(output / "checkpoints" / "final"))
-    console.print(f"Done. Everything is in {output}.", markup=False, highlight=False)
+    # Meanwhile another run of the same name may have begun.
+    folder = run_folder(training.name, training.output, overwrite=training.overwrite)
+    run.execute(folder, plan, Progress("training"), _passing_bar)
+    print_run_summary(summarise_run(folder), console)
+    console.print(f"Done. Everything is in {folder}.", markup=False, highlight=False, soft_wrap=True)
 
 
-def _tell_plan(run: Run, console: Console) -> None:
-    found = run.preflight(_passing_bar)
-    print_preflight(found, console)
-    measurement, needs = run.trainer.measurement, run.trainer.objective.needs(1)
-    work = run.workload(found)
+def _say(sentence: str) -> None:
+    """Print a sentence on standard error."""
+    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell_plan(run: Run, plan: Plan, console: Console) -> None:
+    needs = run.trainer.objective.needs(1)
     console.print(
         f"{len(run.data.problems)} problems, "
         f"{run.recipe.training.rollout_batches(len(run.data.problems))} steps. A step writes up to "
-        f"{work.generated:,} response tokens and reads up to {work.scored(needs):,} tokens.",
+        f"{plan.work.generated:,} response tokens and reads up to {plan.work.scored(needs):,} tokens.",
         highlight=False,
     )
-    parts = estimate_memory(measurement.student, measurement.teacher, needs, work)
-    print_memory(parts, available_memory(run.student), console)
+    print_memory(plan.memory.parts, plan.available, console)
+    found = run.preflight(plan, _passing_bar)
+    print_preflight(found, console)
     found.raise_if_failed()
 
 

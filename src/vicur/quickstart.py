@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from vicur.data.sources import FileSource
-from vicur.diagnostics.attention import sink_attention
-from vicur.models.load import load_model
-from vicur.study import Outcome, StudyConfig, load_study, run_study, summarise
+from vicur.data.views import Hinted, Plain, Shown
+from vicur.study import BASE, Outcome, StudyConfig, load_study, run_study, summarise
 
-SHOWN = "opsd_cue_recovery"
-SHOWN_PROBLEMS = 3
+if TYPE_CHECKING:  # with matplotlib, which nothing else needs
+    from vicur.reporting.showcase import Bar, Case
+
+SHOWN = "opsd_cue"
+"""The method whose responses are shown beside those of the base."""
+LABELS = {
+    BASE: "base,\nuntrained",
+    "opsd_answer": "self-teacher,\nshown the\nanswer",
+    "opsd_cue": "self-teacher,\nshown the\ncue",
+    "opsd_cue_recovery": "the same,\nstudent with\nrecovery",
+    "opd_cue": "larger\nteacher, shown\nthe cue",
+}
+"""The bars, from left to right."""
 
 
 def run_quickstart(config: StudyConfig, console: Console) -> dict[str, Any]:
@@ -28,31 +38,75 @@ def run_quickstart(config: StudyConfig, console: Console) -> dict[str, Any]:
     """
     study = load_study("quickstart")
     outcomes = run_study(study, config, console)
-    _show_cases(Path(config.output), outcomes)
-    return summarise(study, outcomes)
+    summary = summarise(study, outcomes)
+    _draw(Path(config.output), summary, outcomes)
+    return summary
 
 
-def _show_cases(output: Path, outcomes: dict[str, list[Outcome]]) -> None:
-    """Draw the first problems of seed 0 that only one of base and student gets right.
+def _draw(output: Path, summary: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> None:
+    from vicur.reporting.showcase import draw_showcase
 
-    Where there are too few of them, others fill up.
-    """
-    from vicur.reporting.showcase import draw_showcase  # with matplotlib, which nothing else needs
-
-    folder = output / "seed-0"
-    samples = FileSource(folder / "data" / "test.parquet")
-    base, student = outcomes["base"][0].in_domain, outcomes[SHOWN][0].in_domain
-    differs = [i for i, (a, b) in enumerate(zip(base.correct, student.correct, strict=True)) if a != b]
-    same = [i for i in range(len(samples)) if i not in differs]
-    chosen = sorted((differs + same)[:SHOWN_PROBLEMS])
-    shown = [samples[i] for i in chosen]
-    student_model = load_model(str(folder / SHOWN / "checkpoints" / "final"))
-    draw_showcase(
-        shown,
-        sink_attention(student_model, shown),
-        {
-            "base": [base.responses[i] for i in chosen],
-            "student": [student.responses[i] for i in chosen],
-        },
-        output / "showcase.png",
+    seeds = summary["seeds"]
+    spread = f"Student's t over {seeds} seeds" if seeds > 1 else "from drawing the test problems, one seed"
+    points = "; points: seeds" if seeds > 1 else ""
+    count = len(outcomes[BASE][0].in_domain.correct)
+    caption = (
+        f"Greedy answers to {count} CueBench problems each. Intervals: 95 %, {spread}{points}. Every method "
+        "trains the same base; nobody is shown a cue at test time."
     )
+    draw_showcase(_bars(summary, outcomes), _case(output, outcomes), caption, output / "showcase.png")
+
+
+def _bars(summary: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> list[Bar]:
+    from vicur.reporting.showcase import BLUE, GREEN, GREY, ORANGE, SKY, Bar
+
+    colours = dict(zip(LABELS, (GREY, ORANGE, BLUE, SKY, GREEN), strict=True))
+
+    def interval(name: str, domain: str) -> tuple[float, float, float]:
+        found = summary["methods"][name][domain]
+        return found["accuracy"], found["low"], found["high"]
+
+    return [
+        Bar(
+            label,
+            colours[name],
+            interval(name, "in_domain"),
+            interval(name, "out_of_domain"),
+            tuple(outcome.in_domain.accuracy.value for outcome in outcomes[name]),
+        )
+        for name, label in LABELS.items()
+    ]
+
+
+def _case(output: Path, outcomes: dict[str, list[Outcome]]) -> Case:
+    """The first test problem of seed 0 that the base gets wrong and the student right; else the first."""
+    from vicur.reporting.showcase import Case
+
+    base, student = outcomes[BASE][0].in_domain, outcomes[SHOWN][0].in_domain
+    pairs = list(zip(base.correct, student.correct, strict=True))
+    gained = [index for index, pair in enumerate(pairs) if pair == (False, True)]
+    index = gained[0] if gained else 0
+    chosen = "The first test problem of seed 0"
+    if gained:
+        lost = sum(pair == (True, False) for pair in pairs)
+        chosen += (
+            f" that only the trained student gets right. There are {len(gained)} such problems among "
+            f"{len(pairs)}, and {lost} that only the base gets right."
+        )
+    sample = FileSource(output / "seed-0" / "data" / "test.parquet")[index]
+    return Case(
+        sample,
+        _text(Plain().show(sample)),
+        _text(Hinted("cue").show(sample)),
+        [
+            ("Student before training", base.responses[index], bool(base.correct[index])),
+            ("Student taught by the cue", student.responses[index], bool(student.correct[index])),
+        ],
+        chosen,
+    )
+
+
+def _text(shown: Shown) -> str:
+    """The words of a prompt."""
+    content = shown.messages[-1]["content"]
+    return "".join(part["text"] for part in content if part["type"] == "text").strip()

@@ -15,6 +15,7 @@ import jsonargparse
 import yaml
 
 from vicur.data.sources import DataConfig
+from vicur.evaluation.validation import ValidationConfig
 from vicur.models.checkpoints import resolve_packaged
 from vicur.models.load import StudentConfig
 from vicur.objectives.mixture import ObjectiveConfig
@@ -49,6 +50,8 @@ class Recipe:
     """How the student changes."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How long, how much at once, and where to."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Held-out problems, answered before and after training."""
 
     def __post_init__(self) -> None:
         sampling = self.rollout.sampling
@@ -129,13 +132,20 @@ def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
         RecipeError: no such file, no such setting (naming the nearest), or a value that does not fit.
     """
     file = find_packaged(path, "recipes")
-    flat = inherited_settings(file)
+    flat = {"training.name": recipe_name(file)} | inherited_settings(file)
     for override in overrides or []:
         key, equals, value = override.removeprefix("--").partition("=")
         if not equals:
             raise RecipeError(f"Override {override!r} must have the form key=value.")
         _merge(flat, _flatten(_nest({key: _parse(override, key, value)})))
     return _resolve(flat, str(file))
+
+
+def recipe_name(file: Path) -> str:
+    """The name of a packaged recipe, e.g. cuebench/opsd_cue; of another file its stem."""
+    packaged = resolve_packaged("recipes").resolve()
+    own = file.resolve()
+    return own.relative_to(packaged).with_suffix("").as_posix() if packaged in own.parents else own.stem
 
 
 def recipe_of(*settings: dict[str, Any], source: str) -> Recipe:

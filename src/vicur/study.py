@@ -28,12 +28,10 @@ from vicur.recipe import (
     load_recipe,
     read_settings,
     recipe_of,
-    to_yaml,
 )
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.scorer import Scorer
 from vicur.training.progress import Progress
-from vicur.training.records import Records
 
 DOMAINS: dict[str, Split] = {"in_domain": "test", "out_of_domain": "test_ood"}
 BASE = "base"
@@ -259,11 +257,7 @@ class _Seed:
         data = replace(recipe.data, train=str(self.folder / "data" / "train.parquet"))
         recipe = replace(recipe, data=data, training=training)
         run = build(recipe)
-        run.preflight().raise_if_failed()
-        with Records(Path(training.output), to_yaml(recipe)) as records:
-            leakage = run.trainer.train(records, self._bar(name))
-            if training.save_model:
-                run.student.save(Path(training.output) / "checkpoints" / "final")
+        leakage = run.execute(self.folder / name, run.plan(), self._bar(name))
         seconds = time.perf_counter() - started
         found = self._assess(name, run.student, "none")
         advantage = self._advantage(run.student, found)

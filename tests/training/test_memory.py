@@ -1,55 +1,74 @@
-"""The estimate of a run's memory, against arithmetic done by hand."""
+"""The estimate of a run's memory: against arithmetic done by hand, and against what autograd really keeps."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
+from vicur.assembly import build
+from vicur.cuebench.generate import write_parquet
+from vicur.data.pixels import PixelLimits
 from vicur.data.views import Plain
-from vicur.models.load import StudentConfig, load_student
+from vicur.models.load import StudentConfig, checkpoint_activations, load_student
 from vicur.objectives.objective import Look, Needs
+from vicur.recipe import load_recipe
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher, TeacherConfig
-from vicur.training.memory import Workload, estimate_memory
+from vicur.training.memory import (
+    GIB,
+    HELD,
+    PROCESS,
+    MemoryEstimate,
+    Workload,
+    estimate_memory,
+    memory_warning,
+)
+from vicur.training.prompt_sizes import PromptSizes
 
+SIZES = PromptSizes(8, 90.0, 100, "longest", 16.0, 16, 4096.0)
 WORK = Workload(
     prompts=8,
-    siblings=2,
-    prompt_tokens=100,
-    teacher_prompt_tokens=120,
+    siblings=1,
+    student=SIZES,
+    teacher=replace(SIZES, mean_tokens=110.0, most_tokens=120),
     response_tokens=50,
     micro_batch=2,
     scoring_batch=1,
     decoding_batch=1,
+    writer="student",
     checkpointing=False,
 )
 NEEDS = Needs(log_probs={"old": Look("student", Plain())}, distributions={"teacher": Look("teacher", None)})
 
 
 def test_tokens_of_a_step():
-    assert WORK.generated == 8 * 2 * 50
+    work = replace(WORK, siblings=2)
+    assert work.generated == 8 * 2 * 50
     # the student with gradient, its old log-probs, the teacher once
-    assert WORK.scored(NEEDS) == 8 * ((100 + 100) + (100 + 100) + (120 + 100))
+    assert work.scored(NEEDS) == 8 * ((90 + 100) + (90 + 100) + (110 + 100))
 
 
-def test_weights_states_and_activations(base_folder):
+def test_weights_states_and_caches(base_folder):
     student = load_student(StudentConfig(base_folder))
     count = sum(p.numel() for p in student.model.parameters())
     teacher = Teacher.of(TeacherConfig(), student)
     found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
-    assert found["student's weights"] == 4 * count
-    assert found["its gradient and AdamW's moments"] == 12 * count
-    assert found["teacher's weights"] == 4 * count
-    # 8 prompts, 2 x 50 tokens, one distribution, 64 float32 numbers
-    assert found["distributions of a rollout batch, as hidden states"] == 8 * 100 * 64 * 4
-    # 2 prompts of 200 tokens, 4 layers, 17 states of 64 float32 numbers
-    assert found["update: activations of a micro-batch"] == 2 * 200 * 64 * 4 * 4 * 17
-    less = estimate_memory(Scorer(student), teacher, NEEDS, replace(WORK, checkpointing=True))
-    assert less["update: activations of a micro-batch"] == 2 * 200 * 64 * 4 * (4 + 17)
-    decoding = estimate_memory(Scorer(student), teacher, NEEDS, replace(WORK, decoding_batch=1000))
-    # 4 layers, 2 heads of 16, keys and values, float32
-    assert decoding["decoding: keys and values"] == 1000 * 2 * 150 * 2 * 4 * 2 * 16 * 4
+    assert found.resident["student's weights"] == found.resident["teacher's weights"] == 4 * count
+    assert found.resident["AdamW's moments"] == 8 * count
+    assert found.resident["Python and its libraries"] == PROCESS
+    # 8 problems: an image of 64 x 64 in RGB; 64 patches of 384 float32 numbers, for two readers
+    assert found.resident["problems of a step"] == 8 * (3 * 4096 + 2 * 64 * 384 * 4)
+    assert found.phases["update"]["gradient"] == 4 * count
+    # 8 prompts, 50 tokens, one distribution, 64 float32 numbers
+    assert found.phases["update"]["distributions"] == 8 * 50 * 64 * 4
+    # the largest matrix twice, its 484 words of 64 numbers
+    assert found.phases["optimizer step"]["temporaries"] == 2 * 4 * 484 * 64
+    # 4 layers, 2 heads of 16, keys and values, float32; 150 tokens
+    assert found.phases["sampling"]["keys and values of the responses"] == 150 * 2 * 4 * 2 * 16 * 4
+    assert found.total == sum(found.parts.values())
+    assert set(found.resident) < set(found.parts) and found.largest == "optimizer step"
 
 
 def test_half_precision_and_shared_weights(base_folder):
@@ -57,7 +76,88 @@ def test_half_precision_and_shared_weights(base_folder):
     count = sum(p.numel() for p in student.model.parameters())
     teacher = Teacher.of(TeacherConfig(update="live"), student)
     found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
-    assert found["student's weights"] == (2 + 4) * count
-    assert found["its gradient and AdamW's moments"] == 12 * count
-    assert "teacher's weights" not in found
-    assert student.model.dtype == torch.bfloat16
+    assert found.resident["student's weights"] == (2 + 4) * count
+    assert "teacher's weights" not in found.parts
+    # float32 while it is computed, and then in bfloat16
+    assert found.phases["update"]["the head's gradient before it is added"] == (4 + 2) * 484 * 64
+
+
+def kept(scorer, samples, checkpointing):
+    """Bytes that autograd keeps of a pass over some prompts and responses, weights left out."""
+    model = scorer.policy.model
+    model.train()
+    rows = scorer.rows(scorer.encode(samples, Plain()), [[torch.full((50,), 9)]] * len(samples))
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    storages: dict[int, int] = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.model(**rows.model_inputs(model.dtype), use_cache=False)
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("recovery, freeze", [(False, False), (True, False), (False, True)])
+def test_activations_are_what_autograd_keeps(base_folder, samples, dtype, recovery, freeze):
+    config = StudentConfig(base_folder, dtype=dtype, freeze_vision=freeze)
+    config = replace(config, recovery=replace(config.recovery, enabled=recovery))
+    scorer = Scorer(load_student(config), limits=PixelLimits(min_pixels=160 * 160))
+    chosen = samples[:4]
+    sizes = PromptSizes.of(chosen, scorer.encoder, Plain())
+    found = estimate_memory(scorer, None, NEEDS, replace(WORK, student=sizes, teacher=None, micro_batch=4))
+    parts = found.phases["update"]
+    ours = parts["activations of the language model"] + parts["activations of the vision tower"]
+    theirs = kept(scorer, chosen, checkpointing=False)
+    assert 0.95 * theirs <= ours <= 1.25 * theirs
+
+
+def test_checkpointing_keeps_the_inputs_of_layers(base_folder, samples):
+    scorer = Scorer(load_student(StudentConfig(base_folder)))
+    checkpoint_activations(scorer.policy.model)
+    plain = estimate_memory(scorer, None, NEEDS, replace(WORK, teacher=None)).phases["update"]
+    found = estimate_memory(scorer, None, NEEDS, replace(WORK, teacher=None, checkpointing=True))
+    name = "activations of the language model"
+    # per token: 4 layers' inputs of 64 float32 numbers, and the inside of one layer
+    assert found.phases["update"][name] == 2 * 150 * (4 * 64 * 4) + plain[name] / 4
+
+
+@pytest.mark.parametrize(
+    "phase, change, first",
+    [
+        ("update", {}, "optimizer.prompts_per_micro_batch=1 or less (now 2)"),
+        ("update", {"micro_batch": 1}, "scoring.gradient_checkpointing=true"),
+        ("update", {"micro_batch": 1, "checkpointing": True}, "a lower rollout.sampling.max_new_tokens"),
+        ("scoring", {"scoring_batch": 6}, "scoring.samples_per_batch=3 or less (now 6)"),
+        ("sampling", {"decoding_batch": 9}, "rollout.prompts_per_batch=4 or less (now 9)"),
+        ("optimizer step", {}, "teacher.dtype=bfloat16"),
+        ("optimizer step", {"teacher": None}, "student.lora={rank: 16}"),
+    ],
+)
+def test_a_warning_names_the_settings_in_their_order(phase, change, first):
+    phases = {name: {HELD: 0.0} for name in ("sampling", "scoring", "update", "optimizer step")}
+    phases[phase] = {HELD: 0.0, "much": 3.0 * GIB}
+    estimate = MemoryEstimate({"weights": 2.0 * GIB}, phases)
+    assert memory_warning(estimate, replace(WORK, **change), 5 * GIB) is None
+    assert memory_warning(estimate, replace(WORK, **change), None) is None
+    sentence = memory_warning(estimate, replace(WORK, **change), 4 * GIB)
+    assert f"5.0 GiB ({phase}) is above the device's 4.0 GiB" in sentence
+    assert sentence.partition("in this order: ")[2].startswith(first)
+
+
+def test_a_plan_measures_prompts_without_a_pixel(base_folder, tmp_path, monkeypatch):
+    path = tmp_path / "train.parquet"
+    write_parquet("segments", "train", 8, path)
+    overrides = [f"student.model={base_folder}", f"data.train={path}", "training.prompts_per_step=4"]
+    run = build(load_recipe("cuebench/opsd_cue", overrides))
+    monkeypatch.setattr("PIL.Image.Image.convert", None)  # what decoding an image begins with
+    plan = run.plan()
+    lengths = plan.work.student
+    assert lengths.problems == 8 and lengths.mean_visual == lengths.most_visual == 16
+    assert plan.work.teacher.most_tokens > lengths.most_tokens > 16
+    assert [check.passed for check in plan.fitting] == [True, True]
+    assert plan.warning is None and plan.memory.total > PROCESS

@@ -16,7 +16,8 @@ from vicur.models.load import RecoveryConfig, StudentConfig, as_base, load_model
 from vicur.objectives.objective import Look, Needs
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher, TeacherConfig
-from vicur.training.preflight import PreflightError, _chosen, run_preflight
+from vicur.training.preflight import PreflightError, _chosen, check_lengths, run_preflight
+from vicur.training.prompt_sizes import PromptSizes
 
 NEEDS = Needs(log_probs={"old": Look("student", Plain())}, distributions={"teacher": Look("teacher", None)})
 
@@ -31,8 +32,18 @@ def teacher(student):
     return Teacher.of(TeacherConfig(privilege="cue"), student)
 
 
+def lengths(samples, student, teacher, max_new_tokens):
+    """What is checked before any model is run."""
+    readers = {"student": (Scorer(student), Plain())}
+    if teacher is not None:
+        readers["teacher"] = (teacher.scorer, teacher.view)
+    for who, (scorer, view) in readers.items():
+        yield check_lengths(who, PromptSizes.of(samples, scorer.encoder, view), 4096, max_new_tokens)
+
+
 def checked(samples, student, teacher, needs=NEEDS, max_new_tokens=32, text_only=False):
-    found = run_preflight(samples, Scorer(student), teacher, needs, max_new_tokens, text_only=text_only)
+    fitting = tuple(lengths(samples, student, teacher, max_new_tokens))
+    found = run_preflight(samples, Scorer(student), teacher, needs, fitting=fitting, text_only=text_only)
     return found, {check.name: check.passed for check in found.checks}
 
 
@@ -48,7 +59,6 @@ def test_all_is_well(samples, student, teacher):
     found.raise_if_failed()
     assert all(passed.values()) and len(passed) == 11
     assert found.student_prompt in found.teacher_prompt.replace("\n[Hint]: " + hint(samples[0]), "")
-    assert found.teacher_tokens > found.student_tokens
 
 
 def hint(sample):
@@ -151,6 +161,40 @@ def test_a_hint_in_the_problem_itself(samples, student, teacher):
 def test_prompts_that_do_not_fit(samples, student, teacher):
     names, message = failure(samples, student, teacher, max_new_tokens=4090)
     assert names == ["student's prompts fit", "teacher's prompts fit"] and "4096 positions" in message
+    assert message.endswith("Lower rollout.sampling.max_new_tokens.")
+
+
+def test_no_model_is_run_where_a_prompt_does_not_fit(samples, student, teacher, monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("a model was run")
+
+    for loaded in (student, teacher.loaded):
+        monkeypatch.setattr(loaded.model, "forward", forbidden)
+        monkeypatch.setattr(loaded.model.model, "forward", forbidden)
+    failure(samples, student, teacher, max_new_tokens=4090)
+    with pytest.raises(AssertionError, match="a model was run"):
+        checked(samples, student, teacher)
+
+
+@pytest.mark.parametrize(
+    "longest, new, fits, fix",
+    [
+        (900, 100, True, ""),
+        (901, 100, False, "data.max_pixels, or skip such problems with data.max_prompt_tokens=900."),
+        (300, 701, False, "Lower rollout.sampling.max_new_tokens."),
+        (990, 1000, False, "Lower rollout.sampling.max_new_tokens."),
+    ],
+)
+def test_lengths_against_positions(longest, new, fits, fix):
+    sizes = PromptSizes(7, 200.0, longest, "problem-3", 100.0, 800, 1e6)
+    check = check_lengths("student", sizes, 1000, new)
+    assert check.passed is fits
+    assert fits or ("problem-3" in check.finding and check.finding.endswith(fix))
+
+
+def test_the_teachers_limit_is_a_setting_of_its_own():
+    sizes = PromptSizes(7, 200.0, 950, "problem-3", 100.0, 800, 1e6)
+    assert "data.max_teacher_prompt_tokens=900." in check_lengths("teacher", sizes, 1000, 100).finding
 
 
 def test_a_privilege_that_nobody_has_and_one_that_says_nothing(samples, student):

@@ -47,6 +47,14 @@ def prompt_length(encoder: PromptEncoder, shown: Shown) -> int:
     return length + len(batch["input_ids"][0])
 
 
+def visual_tokens(encoder: PromptEncoder, shown: Shown) -> int:
+    """Visual tokens of a prompt's images and videos; only their sizes are read."""
+    sizes = encoder.sizes
+    images = sum(sizes.image_tokens(image.size) for image in shown.images)
+    counts = [(len(video.frames), video.size) for video in shown.videos]
+    return images + sum(sizes.frame_groups(n) * sizes.frame_tokens(n, size) for n, size in counts)
+
+
 def _dot(side: int) -> Image.Image:
     return Image.new("RGB", (side, side))
 

@@ -32,6 +32,7 @@ from vicur.models.checkpoints import (
     read_processor,
     stock_settings,
 )
+from vicur.models.devices import choose_device
 from vicur.models.recovery import CueRecovery, OutputInit
 from vicur.models.student import INTERVAL, layers_with_recovery
 from vicur.models.vocabulary import Vocabulary
@@ -164,29 +165,29 @@ def check_free(folder: Path) -> None:
         raise OSError(f"{folder} exists already. Choose another place or remove it.")
 
 
-def default_device() -> torch.device:
-    """The first GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def load_model(name: str, dtype: Dtype | None = "float32") -> LoadedModel:
+def load_model(name: str, dtype: Dtype | None = "float32", device: torch.device | None = None) -> LoadedModel:
     """Load a checkpoint, with or without cue recovery as it was saved.
 
     Args:
         name: folder, hub id or "vicur:NAME".
-        dtype: in which it computes; None for the one it was saved in.
+        dtype: compute dtype; None for the one it was saved in.
+        device: where it goes; a GPU if there is one, else the CPU, if not given.
 
     Raises:
         ValueError: the checkpoint is missing or broken, lacks weights of its model or has others.
     """
     model = read_model(name, dtype=dtype)
-    return LoadedModel.of(model.to(default_device()), read_processor(name))
+    return LoadedModel.of(model.to(device or choose_device()), read_processor(name))
 
 
-def load_student(config: StudentConfig) -> LoadedModel:
+def load_student(config: StudentConfig, device: torch.device | None = None) -> LoadedModel:
     """Load the student; with recovery enabled, a base checkpoint gets a fresh module.
 
     The fresh module's and adapter's weights depend on torch's random state.
+
+    Args:
+        config: the student.
+        device: as of `load_model`.
 
     Raises:
         ValueError: as `load_model`; or the checkpoint has a recovery module and is to have none, or has
@@ -201,10 +202,10 @@ def load_student(config: StudentConfig) -> LoadedModel:
             "student.recovery.enabled=true, or leave its other settings out."
         )
     if has_recovery(saved) or not config.recovery.enabled:
-        loaded = load_model(config.model, config.dtype)
+        loaded = load_model(config.model, config.dtype, device)
     else:
         model = read_model(config.model, augmented_config(saved, config.recovery), config.dtype)
-        loaded = LoadedModel.of(model.to(default_device()), read_processor(config.model))
+        loaded = LoadedModel.of(model.to(device or choose_device()), read_processor(config.model))
     if config.lora is not None:
         add_adapter(loaded.model, config.lora)
     if config.freeze_vision:

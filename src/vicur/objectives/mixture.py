@@ -23,8 +23,9 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised: the sum of the objectives that are given, each times its `weight`. Without any it is
-    `sampled_token`.
+    """What is minimised: the sum of the objectives that are given, each times its `weight`.
+
+    If none is given, `sampled_token` with its defaults.
     """
 
     sampled_token: SampledTokenOPD | None = None
@@ -47,12 +48,14 @@ class ObjectiveConfig:
             raise ValueError(
                 "The objective papo holds grpo already; set objective.papo.grpo, or leave one out."
             )
+        if not self.parts:  # written out, so that a printed or saved recipe shows what acts
+            object.__setattr__(self, "sampled_token", SampledTokenOPD())
 
     @property
     def parts(self) -> dict[str, WeightedObjective]:
         """The objectives that are given, by name."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: v for k, v in given.items() if v is not None} or {"sampled_token": SampledTokenOPD()}
+        return {k: v for k, v in given.items() if v is not None}
 
     def build(self) -> Objective:
         """The one objective, or the mixture of several.

@@ -1,100 +1,176 @@
-"""One picture to open: problems, answers, and where the recovery module's sink looked."""
+"""The quickstart's picture: what each way of teaching gains, and one problem as both sides see it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch import Tensor
 
 from vicur.data.sample import Sample
 from vicur.data.sources import cue_boxes
-from vicur.diagnostics.attention import mass_in_boxes
-from vicur.rewards.grader import is_correct
 
 matplotlib.use("Agg")
 
-RIGHT, WRONG, BOX = "#1a7f37", "#c4261d", "#0b5cad"
+BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#7F7F7F"
+"""Colours that colour-blind readers can tell apart (Okabe and Ito)."""
+WRAP, LINE = 44, 13.5
+"""Characters a line of the texts beside the image, and points from one line to the next."""
 
 
-def draw_showcase(
-    samples: Sequence[Sample],
-    maps: Sequence[Mapping[int, Tensor]],
-    responses: Mapping[str, Sequence[str]],
-    path: Path,
-) -> None:
-    """Draw each sample on a line: its image with the cue's boxes, the sink's attention, the answers.
+@dataclass(frozen=True)
+class Bar:
+    """One method.
+
+    Attributes:
+        label: under the bar; may have several lines.
+        colour: of the bar.
+        in_domain, out_of_domain: accuracy in percent, with the ends of its 95 % interval.
+        seeds: in-domain accuracy of each seed.
+    """
+
+    label: str
+    colour: str
+    in_domain: tuple[float, float, float]
+    out_of_domain: tuple[float, float, float]
+    seeds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem.
+
+    Attributes:
+        sample: with one image.
+        student_reads, teacher_reads: the text of their prompts.
+        responses: (when, text, whether it is right).
+        chosen: how the problem was chosen.
+    """
+
+    sample: Sample
+    student_reads: str
+    teacher_reads: str
+    responses: Sequence[tuple[str, str, bool]]
+    chosen: str
+
+
+def draw_showcase(bars: Sequence[Bar], case: Case, caption: str, path: Path) -> None:
+    """Draw the methods' accuracies on the left and one problem on the right.
 
     Args:
-        samples: problems with one image each.
-        maps: for each sample and recovery layer, the sink's attention on the image's grid.
-        responses: for each model name, one response a sample.
+        bars: the first is what the others are compared with.
+        case: the problem.
+        caption: what bars and intervals are.
         path: of the PNG.
     """
-    layers = list(maps[0])
-    figure = Figure(figsize=(3.0 * (len(layers) + 1) + 3.6, 3.3 * len(samples) + 0.7), layout="constrained")
-    widths = [1.0] * (len(layers) + 1) + [1.2]
-    axes = figure.subplots(len(samples), len(widths), width_ratios=widths, squeeze=False)
-    figure.suptitle(
-        "The first test problems that only one of base and student gets right. Blue: what the cue names. "
-        "Red: where the sink of the trained student looks.",
-        fontsize=11,
-    )
-    for i, (sample, line) in enumerate(zip(samples, axes, strict=True)):
-        _draw_image(line[0], sample)
-        line[0].set_title("what the student sees", fontsize=9)
-        for axis, layer in zip(line[1:-1], layers, strict=True):
-            _draw_attention(axis, sample, layer, maps[i][layer])
-        _write_answers(line[-1], sample, {name: texts[i] for name, texts in responses.items()})
+    figure = Figure(figsize=(14, 6.2), layout="constrained")
+    sides: Any = figure.subfigures(1, 2, width_ratios=(1.0, 1.12), wspace=0.03)
+    left, right = sides
+    _draw_bars(left.subplots(), bars)
+    left.supxlabel(fill(caption, 88), fontsize=9, color="#444444")
+    image, texts = right.subplots(1, 2, width_ratios=(0.85, 1.0))
+    right.suptitle("One problem, as student and teacher see it", fontsize=13, weight="bold")
+    _draw_image(image, case)
+    _write_texts(texts, case)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=120)
 
 
-def _draw_image(axis: Any, sample: Sample) -> None:
-    image = sample.images[0]
-    axis.imshow(np.asarray(image), interpolation="nearest")
-    for name, value, (left, top, right, bottom) in cue_boxes(sample):
+def _draw_bars(axis: Any, bars: Sequence[Bar]) -> None:
+    places = np.arange(len(bars))
+    for place, bar in zip(places, bars, strict=True):
+        points = bar.seeds if len(bar.seeds) > 1 else ()
+        _draw_bar(axis, place - 0.2, bar.in_domain, bar.colour, 1.0, points)
+        _draw_bar(axis, place + 0.2, bar.out_of_domain, bar.colour, 0.35)
+    axis.axhline(bars[0].in_domain[0], color=GREY, lw=1, ls="--", zorder=0)
+    axis.set_xticks(places, [bar.label for bar in bars], fontsize=9.5)
+    axis.set_ylim(0, 100)
+    axis.set_ylabel("accuracy on held-out problems, %")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title("Accuracy of the student, by who teaches it", fontsize=13, weight="bold")
+    solid, pale = Rectangle((0, 0), 1, 1, fc=GREY), Rectangle((0, 0), 1, 1, fc=GREY, alpha=0.35)
+    axis.legend([solid, pale], ["in domain", "out of domain"], frameon=False, loc="upper left")
+
+
+def _draw_bar(
+    axis: Any,
+    place: float,
+    found: tuple[float, float, float],
+    colour: str,
+    alpha: float,
+    points: Sequence[float] = (),
+) -> None:
+    value, low, high = found
+    top = max((high, *points))
+    reach = [[max(0.0, value - low)], [max(0.0, high - value)]]
+    axis.bar(place, value, 0.38, color=colour, alpha=alpha)
+    axis.errorbar(place, value, yerr=reach, color="black", lw=1.2, capsize=3)
+    axis.scatter([place] * len(points), points, s=14, color="white", ec="black", zorder=3)
+    axis.annotate(
+        f"{value:.0f}",
+        (place, top),
+        (0, 4),
+        textcoords="offset points",
+        ha="center",
+        fontsize=10,
+        weight="bold",
+    )
+
+
+def _draw_image(axis: Any, case: Case) -> None:
+    """The image, with boxes around what the cue names, and how the problem was chosen."""
+    axis.imshow(np.asarray(case.sample.images[0]), interpolation="nearest")
+    for name, value, (left, top, right, bottom) in cue_boxes(case.sample):
         axis.add_patch(
-            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec=BOX, lw=2)
+            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec=BLUE, lw=2)
         )
-        above = top > 6  # a name above the image would run into its title
-        place = (left, top - 1.5) if above else (left, bottom + 0.5)
-        axis.annotate(f"{name} {value}", place, color=BOX, fontsize=8, va="bottom" if above else "top")
+        above = top > 8  # a name above the image would run into its title
+        axis.annotate(
+            f"{name} {value}",
+            ((left + right) / 2 - 0.5, top - 1 if above else bottom),
+            color=BLUE,
+            fontsize=10,
+            ha="center",
+            va="bottom" if above else "top",
+            bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.8},
+        )
+    axis.set_anchor("N")
+    axis.set_title("Blue: what the cue names (drawn for you only)", fontsize=9.5, color="#444444")
+    axis.set_xlabel(fill(case.chosen, 44), fontsize=9, color="#444444", labelpad=8)
     axis.set_xticks([])
     axis.set_yticks([])
 
 
-def _draw_attention(axis: Any, sample: Sample, layer: int, attention: Tensor) -> None:
-    image = sample.images[0]
-    boxes = [box for *_, box in cue_boxes(sample)]
-    inside = mass_in_boxes(attention, boxes, image.size)
-    even = mass_in_boxes(torch.full_like(attention, 1 / attention.numel()), boxes, image.size)
-    _draw_image(axis, sample)
-    axis.imshow(
-        attention.numpy(),
-        cmap="Reds",
-        alpha=0.65,
-        vmin=0,
-        vmax=max(float(attention.max()), 4 / attention.numel()),  # even attention looks pale
-        extent=(-0.5, image.width - 0.5, image.height - 0.5, -0.5),
-    )
-    axis.set_title(
-        f"sink, layer {layer}: {100 * inside:.0f} % in the boxes (even: {100 * even:.0f} %)", fontsize=9
-    )
+def _write_texts(axis: Any, case: Case) -> None:
+    marks = {True: ("right", GREEN), False: ("wrong", ORANGE)}
+    said = [(f"{when}: {marks[ok][0]}", text, marks[ok][1]) for when, text, ok in case.responses]
+    prompts = [
+        ("The student is shown the image and", case.student_reads, "black"),
+        ("Its teacher is shown the same, and the cue", case.teacher_reads, BLUE),
+        ("Right answer (shown to neither)", str(case.sample.answer), "black"),
+    ]
+    _write(axis, [*prompts, *said])
 
 
-def _write_answers(axis: Any, sample: Sample, texts: Mapping[str, str]) -> None:
+def _write(axis: Any, blocks: Sequence[tuple[str, str, str]]) -> None:
+    """Titles and texts below one another, from the top."""
     axis.axis("off")
-    question = " ".join(p["text"] for p in sample.messages[-1]["content"] if p["type"] == "text")
-    axis.text(0, 0.95, fill(question, 40), fontsize=10, weight="bold", va="top")
-    axis.text(0, 0.72, f"right answer: {sample.answer}", fontsize=10, va="top")
-    for place, (name, text) in zip((0.55, 0.27), texts.items(), strict=False):
-        colour = RIGHT if is_correct(text, sample.answer) else WRONG
-        axis.text(0, place, fill(f"{name}: {text}", 42), fontsize=10, va="top", color=colour)
+    down = 0.0
+    for title, text, colour in blocks:
+        wrapped = "\n".join(fill(part, WRAP) for part in text.splitlines())
+        _line(axis, down, title, fontsize=10.5, weight="bold", color=colour)
+        _line(axis, down + LINE + 2, wrapped, fontsize=9.5, family="monospace", linespacing=1.25)
+        down += LINE * (wrapped.count("\n") + 2) + 14
+
+
+def _line(axis: Any, down: float, text: str, **style: Any) -> None:
+    """Text whose top is so many points below the top of the axis."""
+    axis.annotate(
+        text, (0, 1), (0, -down), xycoords="axes fraction", textcoords="offset points", va="top", **style
+    )

@@ -138,7 +138,7 @@ class Scorer:
         row_prompts: list[EncodedPrompt] = []
         row_responses: list[Sequence[Tensor]] = []
         for prompt, siblings in zip(prompts, responses, strict=True):
-            width = self._siblings_per_row(prompt, siblings)
+            width = self.siblings_per_row(len(prompt), [len(ids) for ids in siblings])
             for first in range(0, len(siblings), width):
                 row_prompts.append(prompt)
                 row_responses.append(siblings[first : first + width])
@@ -146,10 +146,11 @@ class Scorer:
         _check_alignment(rows, responses)
         return rows
 
-    def _siblings_per_row(self, prompt: EncodedPrompt, siblings: Sequence[Tensor]) -> int:
+    def siblings_per_row(self, prompt_length: int, response_lengths: Sequence[int]) -> int:
+        """How many responses share a row and its prompt, as the settings say."""
         if self.config.share_prompts == "auto":
-            return siblings_per_row(len(prompt), [len(ids) for ids in siblings], self.hidden_size)
-        return len(siblings) if self.config.share_prompts == "always" else 1
+            return siblings_per_row(prompt_length, response_lengths, self.hidden_size)
+        return len(response_lengths) if self.config.share_prompts == "always" else 1
 
     def batches(
         self,

@@ -151,7 +151,7 @@ class MovingAverage:
 
 
 def _other(config: TeacherConfig, student: LoadedModel) -> LoadedModel:
-    loaded = load_model(config.model, config.dtype)
+    loaded = load_model(config.model, config.dtype, student.model.device)
     check_same_vocabulary(student.processor.tokenizer, loaded.processor.tokenizer)
     if loaded.model.get_output_embeddings().weight.shape[0] < student.vocabulary.size:
         raise ValueError(

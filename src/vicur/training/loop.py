@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -13,8 +13,10 @@ import numpy as np
 from vicur.data.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
+from vicur.models.devices import check_name
 from vicur.objectives.objective import OLD, Objective
 from vicur.rollouts.source import RolloutSource
+from vicur.training.clock import Clock
 from vicur.training.measurement import Measurement
 from vicur.training.metrics import describe_responses, describe_tokens, describe_updates, join_tokens
 from vicur.training.progress import Progress
@@ -37,8 +39,15 @@ class TrainingConfig:
     """Problems of one update; by default all of the rollout batch."""
     seed: int = 0
     """Decides the order of the problems, the responses, and fresh weights."""
-    output: str = "runs/run"
-    """Folder of the run."""
+    device: str = "auto"
+    """Device of student and teacher: cpu, cuda or cuda:N; auto for a GPU if torch finds one, else the CPU."""
+    name: str = "run"
+    """Name of the run, by default that of its recipe. Its folder is runs/NAME, or runs/NAME-2 and so on if
+    that exists."""
+    output: str | None = None
+    """Folder of the run, instead of one made of its name. One that already holds a run is refused."""
+    overwrite: bool = False
+    """Delete the run that the folder already holds. Nothing but a run is ever deleted."""
     old_log_probs: Literal["scored", "sampled"] = "scored"
     """Log-probs of the policy that wrote the responses: scored once more by the student, or taken
     from the sampler, which is cheaper and only right at temperature 1 without any cut-off."""
@@ -54,6 +63,13 @@ class TrainingConfig:
             raise ValueError(
                 f"training.prompts_per_update={self.prompts_per_update} does not divide "
                 f"training.prompts_per_step={self.prompts_per_step}."
+            )
+        check_name(self.device)
+        parts = PurePosixPath(self.name).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise ValueError(
+                f"training.name must be the name of a folder below runs, not {self.name!r}; training.output "
+                "takes any folder."
             )
 
     @property
@@ -111,18 +127,21 @@ class Trainer:
         leakage = HintLeakage()
         index = 0
         for step in progress.steps(self.config.rollout_batches(len(self.samples))):
-            started = time.perf_counter()
+            clock = Clock()
             self.measurement.forget()
             needs = self.objective.needs(step)
             rollouts = self.source.rollouts(next(batches), step)
+            clock.lap("sampling")
             sampled = self.config.old_log_probs == "sampled" and OLD in needs.log_probs
             old = rollouts.sampling_log_probs if sampled else None
             measured = self.measurement.of_rollouts(rollouts, needs, step, old)
             updates = []
             for batch in measured.updates(self.config.update_size):
                 complete = self.measurement.of_update(batch, needs)
+                clock.lap("scoring")
                 updates.append(self.updater.update(complete, needs, index))
                 self.measurement.follow()
+                clock.lap("update")
                 index += 1
             tokens = join_tokens(updates)
             leaked = hint_leakage(rollouts.flat_texts)
@@ -130,7 +149,7 @@ class Trainer:
             metrics = describe_updates(updates)
             metrics |= describe_tokens(tokens, rollouts.response_index.to(self.measurement.student.device))
             metrics |= describe_responses(measured, leaked)
-            metrics["seconds"] = time.perf_counter() - started
+            metrics |= clock.metrics()
             if skipped:
                 metrics["bad_rows"] = float(len(skipped))
             records.write_rollouts(step, rollouts, tokens, measured.grades)

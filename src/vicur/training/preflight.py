@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
 from vicur.scoring.terms import entropy
 from vicur.scoring.vocabulary import Scores, Term, divergence, observed_terms
+from vicur.training.prompt_sizes import PromptSizes
 
 PROBLEMS = 2
 """Problems with media that are looked at."""
@@ -67,14 +69,11 @@ class Preflight:
         checks: in the order in which they were made.
         student_prompt: what the student is shown of the first problem, as text.
         teacher_prompt: the same for the teacher, if there is one.
-        student_tokens, teacher_tokens: mean length of the prompts looked at.
     """
 
     checks: tuple[Check, ...]
     student_prompt: str
     teacher_prompt: str | None
-    student_tokens: int
-    teacher_tokens: int | None
 
     def raise_if_failed(self) -> None:
         """Stop here if a check failed.
@@ -92,23 +91,27 @@ def run_preflight(
     student: Scorer,
     teacher: Teacher | None,
     needs: Needs,
-    max_new_tokens: int,
     *,
+    fitting: Sequence[Check] = (),
     text_only: bool = False,
 ) -> Preflight:
-    """Make all checks.
+    """Run the models on a few problems and make all checks.
+
+    No model is run if a check that needs none has failed.
 
     Args:
         samples: the training problems, of which the first ones with media are taken.
         student: the model that learns.
         teacher: who teaches it; None where no one does.
         needs: what the objective looks at.
-        max_new_tokens: of a response in training.
+        fitting: what `check_lengths` found.
         text_only: whether problems without media are meant.
     """
     chosen = _chosen(samples)
-    checks = _Checks(chosen, student, teacher, needs, max_new_tokens, text_only)
-    found = tuple(checks.all())
+    checks = _Checks(chosen, student, teacher, needs, text_only)
+    found = (checks.problems_have_media(), *fitting)
+    if all(check.passed is not False for check in found):
+        found += tuple(checks.by_models())
     teacher_view = None if teacher is None else teacher.view
     return Preflight(
         checks=found,
@@ -116,8 +119,39 @@ def run_preflight(
         teacher_prompt=None
         if teacher is None or teacher_view is None
         else teacher.scorer.encoder.render(teacher_view.show(chosen[0])),
-        student_tokens=_mean_length(student, chosen, Plain()),
-        teacher_tokens=None if teacher is None else _mean_length(teacher.scorer, chosen, teacher.view),
+    )
+
+
+def check_lengths(who: str, sizes: PromptSizes, positions: int, max_new_tokens: int) -> Check:
+    """Check without running a model that prompt and response lie within the positions that it knows.
+
+    Args:
+        who: "student" or "teacher".
+        sizes: of its prompts.
+        positions: that the model knows.
+        max_new_tokens: of a response in training.
+    """
+    name, longest = f"{who}'s prompts fit", sizes.most_tokens
+    if longest + max_new_tokens <= positions:
+        return Check(
+            name,
+            True,
+            f"at most {longest} tokens in {sizes.problems} prompts and {max_new_tokens} new ones, of "
+            f"{positions} positions",
+        )
+    if max_new_tokens >= positions or longest <= max_new_tokens:
+        fix = "Lower rollout.sampling.max_new_tokens."
+    else:
+        prefix = "" if who == "student" else "teacher_"
+        fix = (
+            f"Lower data.max_pixels, or skip such problems with data.max_{prefix}prompt_tokens="
+            f"{positions - max_new_tokens}."
+        )
+    return Check(
+        name,
+        False,
+        f"the prompt of problem {sizes.longest} has {longest} tokens; with a response of {max_new_tokens} "
+        f"that is more than the {who}'s {positions} positions. {fix}",
     )
 
 
@@ -130,22 +164,23 @@ class _Checks:
         student: Scorer,
         teacher: Teacher | None,
         needs: Needs,
-        max_new_tokens: int,
         text_only: bool,
     ) -> None:
         self.samples, self.student, self.teacher = samples, student, teacher
-        self.needs, self.max_new_tokens, self.text_only = needs, max_new_tokens, text_only
+        self.needs, self.text_only = needs, text_only
         self.has_media = any(sample.images or sample.videos for sample in samples)
-        self.responses = _respond(student, samples)
 
-    def all(self) -> Iterator[Check]:
-        yield self.problems_have_media()
-        yield self.prompts_fit("student", self.student, Plain())
+    @cached_property
+    def responses(self) -> list[Tensor]:
+        """A short response of the student to each problem."""
+        return _respond(self.student, self.samples)
+
+    def by_models(self) -> Iterator[Check]:
+        """The checks on what the models say."""
         yield self.student_sees_no_privilege()
         yield self.working_order("student", self.student)
         if self.teacher is None:
             return
-        yield self.prompts_fit("teacher", self.teacher.scorer, self.teacher.view)
         yield self.hint_is_shown()
         yield self.working_order("teacher", self.teacher.scorer)
         yield self.same_view_twice()
@@ -165,23 +200,6 @@ class _Checks:
             False,
             "no problem has an image or a video. See what was read with vicur data inspect, name the column "
             "with data.columns.images=..., or set data.text_only=true if that is meant.",
-        )
-
-    def prompts_fit(self, who: str, scorer: Scorer, view: View) -> Check:
-        """Prompt and response lie within the positions that the model knows."""
-        name = f"{who}'s prompts fit"
-        limit = scorer.policy.model.config.text_config.max_position_embeddings
-        longest = max(map(len, scorer.encode(self.samples, view)))
-        if longest + self.max_new_tokens <= limit:
-            return Check(
-                name, True, f"{longest} tokens and {self.max_new_tokens} new ones, of {limit} positions"
-            )
-        setting = "data.max_pixels" if longest > self.max_new_tokens else "rollout.sampling.max_new_tokens"
-        return Check(
-            name,
-            False,
-            f"a prompt of {longest} tokens and a response of {self.max_new_tokens} are more than the "
-            f"{limit} positions of the {who}. Lower {setting}.",
         )
 
     def student_sees_no_privilege(self) -> Check:
@@ -337,8 +355,3 @@ def _same_function(teacher: LoadedModel, student: LoadedModel) -> bool:
     if recovery is None or (teacher.recovery is not None and teacher.mode is student.mode):
         return True
     return not any(bool(p.any()) for name, p in recovery.named_parameters() if "output" in name)
-
-
-def _mean_length(scorer: Scorer, samples: Sequence[Sample], view: View) -> int:
-    lengths = [len(prompt) for prompt in scorer.encode(samples, view)]
-    return round(sum(lengths) / len(lengths))

@@ -1,11 +1,13 @@
 """A run is a folder: what was done, in files that plots and reports read.
 
-recipe.yaml          the resolved recipe, which `vicur train` takes again
-environment.json     versions, hardware, command
-metrics.jsonl        one line a step
-rollouts/*.parquet   every response with its token statistics
-status.json          running, finished, interrupted or failed, and how far it came
-checkpoints/         models
+recipe.yaml           the resolved recipe, which `vicur train` takes again
+environment.json      versions, hardware, command
+metrics.jsonl         one line a step
+rollouts/*.parquet    every response with its token statistics
+validation/*.parquet  responses to held-out problems before and after training, where there are any
+memory.json           the estimated and the measured peak
+status.json           running, finished, interrupted or failed, how far it came, and where the time went
+checkpoints/          models
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,21 +26,24 @@ import torch
 from torch import Tensor
 
 from vicur.data.files import write_json, write_rows, write_whole
+from vicur.data.sample import Sample
+from vicur.models.devices import peak_memory
 from vicur.rewards.grader import Grade
 from vicur.rollouts.rollout import Rollouts
+from vicur.training.folder import check_folder, remove_run
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 STEPS_PER_FILE = 20
 
 
-def environment() -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """Versions and hardware that the numbers of a run depend on."""
     names = "vicur torch torchvision transformers numpy pillow peft datasets math-verify av"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in names.split()},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "command": sys.argv,
     }
@@ -57,34 +63,74 @@ class Records:
     Args:
         folder: where; created.
         recipe: the resolved recipe as YAML text.
+        device: of the run.
+        overwrite: delete the run that the folder holds.
 
     Raises:
         ValueError: the folder already holds a run, or cannot be made.
     """
 
-    def __init__(self, folder: Path, recipe: str) -> None:
-        self.folder = folder
-        self.check_free(folder)
+    def __init__(
+        self, folder: Path, recipe: str, device: torch.device | None = None, *, overwrite: bool = False
+    ) -> None:
+        self.folder, self.device = folder, device or torch.device("cpu")
+        check_folder(folder, overwrite=overwrite)
+        if overwrite:
+            remove_run(folder)
         try:
             (folder / "rollouts").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"Output folder {folder} cannot be made: {error.strerror}.") from error
         write_whole(folder / "recipe.yaml", lambda partial: partial.write_text(recipe))
-        write_json(folder / "environment.json", environment())
+        write_json(folder / "environment.json", environment(self.device))
         self._metrics = (folder / "metrics.jsonl").open("a")
         self._rollouts: list[dict[str, Any]] = []
         self._step = 0
+        self._started = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+        self._memory: dict[str, Any] = {"device": str(self.device)}
         self._write_status("running")
 
-    @staticmethod
-    def check_free(folder: Path) -> None:
-        """Make sure that a folder holds no run.
+    def expect_memory(self, parts: Mapping[str, float], available: int | None) -> None:
+        """Keep the estimated peak, to which the measured one is added at the end.
 
-        Raises:
-            ValueError: it does.
+        Args:
+            parts: bytes by what they are for.
+            available: bytes of the device.
         """
-        if (folder / "metrics.jsonl").exists():
-            raise ValueError(f"{folder} already holds a run. Choose another output folder or remove it.")
+        self._memory |= {"estimate": sum(parts.values()), "parts": dict(parts), "available": available}
+        write_json(self.folder / "memory.json", self._memory)
+
+    def count_seconds(self, what: str, seconds: float) -> None:
+        """Keep the time of something outside the steps."""
+        self._seconds[what] = self._seconds.get(what, 0.0) + seconds
+
+    def write_validation(
+        self,
+        name: Literal["before", "after"],
+        samples: Sequence[Sample],
+        responses: Sequence[str],
+        correct: Sequence[bool | None],
+    ) -> None:
+        """Keep the responses to held-out problems.
+
+        Args:
+            name: of the file.
+            samples: the problems; outlines are enough.
+            responses, correct: one for each.
+        """
+        rows = [
+            {
+                "sample": sample.id,
+                "question": _question(sample),
+                "answer": sample.answer,
+                "response": response,
+                "correct": is_correct,
+            }
+            for sample, response, is_correct in zip(samples, responses, correct, strict=True)
+        ]
+        types = {"correct": pa.bool_(), "answer": pa.string()}
+        write_rows(self.folder / "validation" / f"{name}.parquet", rows, types)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics, on disk when this returns."""
@@ -105,13 +151,15 @@ class Records:
         """Keep a step's responses; `tokens` are per-token numbers in the flat order."""
         lengths = [len(response.ids) for response in rollouts.flat_responses]
         split = {name: tensor.cpu().float().split(lengths) for name, tensor in tokens.items()}
-        ids = [s.id for s, own in zip(rollouts.samples, rollouts.responses, strict=True) for _ in own]
+        samples = [s for s, own in zip(rollouts.samples, rollouts.responses, strict=True) for _ in own]
         texts = rollouts.flat_texts
         for i, response in enumerate(rollouts.flat_responses):
             grade = grades[i]
             row = {
                 "step": step,
-                "sample": ids[i],
+                "sample": samples[i].id,
+                "question": _question(samples[i]),
+                "answer": samples[i].answer,
                 "response": texts[i],
                 "finish_reason": response.finish_reason,
                 "reward": None if grade is None else grade.reward,
@@ -126,11 +174,13 @@ class Records:
         if not self._rollouts:
             return
         path = self.folder / "rollouts" / f"until-step-{self._rollouts[-1]['step']:06d}.parquet"
-        write_rows(path, self._rollouts, {"correct": pa.bool_(), "reward": pa.float64()})
+        types = {"correct": pa.bool_(), "reward": pa.float64(), "answer": pa.string()}
+        write_rows(path, self._rollouts, types)
         self._rollouts = []
 
     def _write_status(self, status: Status) -> None:
-        write_json(self.folder / "status.json", {"status": status, "step": self._step})
+        seconds = {"total": time.perf_counter() - self._started, **self._seconds}
+        write_json(self.folder / "status.json", {"status": status, "step": self._step, "seconds": seconds})
 
     def __enter__(self) -> Records:
         return self
@@ -146,3 +196,10 @@ class Records:
                 status = "interrupted"
         finally:
             self._write_status(status)
+            peak = peak_memory(self.device)
+            write_json(self.folder / "memory.json", self._memory | {"peak": peak})
+
+
+def _question(sample: Sample) -> str:
+    """The text of the last message that the student is shown."""
+    return " ".join(part["text"] for part in sample.messages[-1]["content"] if part["type"] == "text").strip()

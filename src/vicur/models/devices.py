@@ -1,0 +1,129 @@
+"""Which device a run is on, and what its memory holds."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import torch
+
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+"""What the setting `training.device` may be."""
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of a setting.
+
+    Args:
+        name: "auto" for a GPU if torch finds one, else the CPU; or "cpu", "cuda", "cuda:N".
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    check_name(name)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError(f"training.device={name}, but {_why_no_gpu()}.")
+    device = torch.device(name)
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise ValueError(
+            f"training.device={name}, but torch finds {count} GPU(s): cuda:0 to cuda:{count - 1}."
+        )
+    return device
+
+
+def check_name(name: str) -> None:
+    """Check how a device is spelled, not whether it is there.
+
+    Raises:
+        ValueError: it is no device that a run can use.
+    """
+    if name.partition(":")[0] == "mps":
+        raise ValueError(
+            "training.device=mps is not supported: sampling needs float64, which Apple GPUs lack. Set "
+            "training.device=cpu."
+        )
+    if DEVICE.fullmatch(name) is None:
+        raise ValueError(f"training.device must be auto, cpu, cuda or cuda:N, not {name!r}.")
+
+
+def cpu_notice(name: str, device: torch.device) -> str | None:
+    """One sentence if a run is on the CPU although nobody asked for that; None otherwise.
+
+    Args:
+        name: the setting.
+        device: what it became.
+    """
+    if name != "auto" or device.type != "cpu":
+        return None
+    return f"Running on the CPU: {_why_no_gpu()}. (training.device=cpu hides this line.)"
+
+
+def _why_no_gpu() -> str:
+    if not _driver_present():
+        return "no GPU was found"
+    if torch.version.cuda is None and torch.version.hip is None:
+        return (
+            f"an NVIDIA driver is installed, but torch {torch.__version__} is a build without CUDA; install "
+            "a CUDA build (https://pytorch.org/get-started/locally)"
+        )
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides every GPU"
+    return (
+        f"an NVIDIA driver is installed, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot "
+        "use a GPU; compare with the driver's version in nvidia-smi"
+    )
+
+
+def _driver_present() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes of a device's memory; None if unknown. Of a CPU: of the container, where that is less."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    limits = [_read_number(Path(f"/sys/fs/cgroup/{name}")) for name in CGROUP_LIMITS]
+    return min([machine, *(limit for limit in limits if limit is not None)])
+
+
+CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+"""Version 2 and 1."""
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such limit; or it is the word "max"
+        return None
+
+
+def forget_peak(device: torch.device) -> None:
+    """Start measuring a GPU's peak anew; that of a CPU process cannot be reset portably."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes that were in use: by torch's allocator on a GPU, by the whole process on a CPU.
+
+    None where the operating system does not say.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,232 @@
+"""What a run did, in a page: read from the files of its folder alone, printed, and written beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vicur.data.files import write_json, write_whole
+from vicur.evaluation.statistics import Estimate, accuracy_interval, paired_difference
+
+CURVES = {
+    "loss": "loss",
+    "gap_whole": "log-prob gap, nats a token",
+    "rollout_accuracy": "rollouts right, %",
+    "response_tokens": "response tokens",
+}
+"""Metrics whose course is summarised, and what they are called."""
+WINDOW = 10
+"""A curve's first and last values are means over this part of the steps, a tenth, so that one batch does not
+decide them."""
+EXAMPLES = 5
+GIB = 2**30
+
+
+def write_run_summary(folder: Path) -> None:
+    """Write summary.json and summary.md into a run's folder; nothing if it has no step to tell of."""
+    summary = summarise_run(folder)
+    if summary["steps"] == 0:
+        return
+    write_json(folder / "summary.json", summary)
+    write_whole(folder / "summary.md", lambda partial: partial.write_text(as_markdown(summary)))
+
+
+def summarise_run(folder: Path) -> dict[str, Any]:
+    """Summarise a run from the files of its folder.
+
+    Returns:
+        `status`, `steps`, `validation` (accuracies in percent before and after, with their difference; None
+        without held-out problems), `curves` (first and last values), `examples`, `seconds` by phase, and
+        `memory` in bytes.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    if not (folder / "status.json").is_file():
+        raise ValueError(f"{folder} holds no run: it has no status.json.")
+    status = json.loads((folder / "status.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "folder": str(folder),
+        "status": status["status"],
+        "steps": len(lines),
+        "validation": _validation(folder),
+        "curves": _curves(lines),
+        "examples": _examples(folder),
+        "seconds": _seconds(lines, status["seconds"]),
+        "memory": _memory(folder),
+    }
+
+
+def _validation(folder: Path) -> dict[str, Any] | None:
+    """Accuracies of the held-out problems that could be graded, and their paired difference."""
+    found = {name: _rows(folder / "validation" / f"{name}.parquet") for name in ("before", "after")}
+    graded = {name: [r["correct"] for r in rows if r["correct"] is not None] for name, rows in found.items()}
+    if not graded["before"]:
+        return None
+    before, after = graded["before"], graded["after"]
+    summary: dict[str, Any] = {"problems": len(before), "before": _interval(accuracy_interval(before))}
+    if after:
+        summary["after"] = _interval(accuracy_interval(after))
+        summary["difference"] = _interval(paired_difference(after, before))
+    return summary
+
+
+def _interval(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def _curves(lines: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    window = max(1, len(lines) // WINDOW)
+    found = {}
+    for name in CURVES:
+        values = [line[name] for line in lines if name in line]
+        if values:
+            found[name] = {"first": _mean(values[:window]), "last": _mean(values[-window:]), "steps": window}
+    return found
+
+
+def _examples(folder: Path) -> list[dict[str, Any]]:
+    """Responses to the first held-out problems after training; without those, to the last step's problems."""
+    rows = _rows(folder / "validation" / "after.parquet")[:EXAMPLES]
+    source = "held-out problems after training"
+    if not rows:
+        files = sorted((folder / "rollouts").glob("*.parquet"))
+        all_rows = _rows(files[-1]) if files else []
+        last = [row for row in all_rows if row["step"] == all_rows[-1]["step"]]
+        rows = list({row["sample"]: row for row in reversed(last)}.values())[::-1][:EXAMPLES]
+        source = f"training problems of step {rows[0]['step']}" if rows else ""
+    keys = ("sample", "question", "response", "answer", "correct")
+    return [{"source": source, **{key: row[key] for key in keys}} for row in rows]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    wanted = ["step", "sample", "question", "response", "answer", "correct"]
+    schema = pq.read_schema(path)
+    table: pa.Table = pq.read_table(path, columns=[name for name in wanted if name in schema.names])
+    return table.to_pylist()
+
+
+def _seconds(lines: Sequence[dict[str, float]], around: dict[str, float]) -> dict[str, float]:
+    """The whole run, the phases of its steps, and what came before and after them."""
+    phases: dict[str, float] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name.startswith("seconds_"):
+                own = name.removeprefix("seconds_")
+                phases[own] = phases.get(own, 0.0) + value
+    return {"total": around["total"], **phases, **{k: v for k, v in around.items() if k != "total"}}
+
+
+def _memory(folder: Path) -> dict[str, Any] | None:
+    """Estimated and measured peak; the relative error is positive where the estimate was too high."""
+    path = folder / "memory.json"
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    estimate, peak = found.get("estimate"), found.get("peak")
+    error = None if not estimate or not peak else estimate / peak - 1
+    return {"device": found["device"], "estimate": estimate, "peak": peak, "relative_error": error}
+
+
+def print_run_summary(summary: dict[str, Any], console: Console) -> None:
+    """The summary as tables and lines."""
+    table = Table("", "first", "last", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for title, first, last in _course(summary):
+        table.add_row(title, first, last)
+    console.print(table)
+    for example in summary["examples"]:
+        colour = {True: "green", False: "red", None: "yellow"}[example["correct"]]
+        console.print(f"[bold]{escape(_short(example['question']))}[/]", highlight=False, soft_wrap=True)
+        verdict = f"gold {example['answer']}, {_verdict(example['correct'])}"
+        response = escape(_short(example["response"]))
+        console.print(f"  {response} [{colour}]({escape(verdict)})[/]", highlight=False, soft_wrap=True)
+    for line in _footer(summary):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def as_markdown(summary: dict[str, Any]) -> str:
+    """The summary as a page of Markdown."""
+    lines = [f"# {summary['folder']}", "", f"{summary['status']} after {summary['steps']} steps.", ""]
+    lines += ["| | first | last |", "|---|---|---|"]
+    lines += [f"| {title} | {first} | {last} |" for title, first, last in _course(summary)]
+    if summary["examples"]:
+        lines += ["", f"## Examples: {summary['examples'][0]['source']}", ""]
+        lines += ["| question | response | gold | verdict |", "|---|---|---|---|"]
+        lines += [
+            f"| {_cell(e['question'])} | {_cell(e['response'])} | {_cell(e['answer'])} | "
+            f"{_verdict(e['correct'])} |"
+            for e in summary["examples"]
+        ]
+    return "\n".join([*lines, "", *_footer(summary)]) + "\n"
+
+
+def _course(summary: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
+    """Rows of (what, first, last)."""
+    held_out = summary["validation"]
+    if held_out is not None:
+        after = _shown(held_out["after"]) if "after" in held_out else ""
+        yield f"held-out accuracy, % (n={held_out['problems']})", _shown(held_out["before"]), after
+        if "difference" in held_out:
+            yield "  difference, points", "", _shown(held_out["difference"], "+.1f")
+    for name, curve in summary["curves"].items():
+        form = ".1f" if name in ("rollout_accuracy", "response_tokens") else ".3f"
+        yield CURVES[name], format(curve["first"], form), format(curve["last"], form)
+
+
+def _footer(summary: dict[str, Any]) -> Iterable[str]:
+    """How curves are averaged, time, and memory, a line each."""
+    window = max((curve["steps"] for curve in summary["curves"].values()), default=1)
+    if window > 1:
+        yield f"Curves: means over the first and the last {window} steps."
+    seconds = summary["seconds"]
+    parts = ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items() if name != "total")
+    yield f"Time: {_duration(seconds['total'])} ({parts})."
+    memory = summary["memory"]
+    if memory is not None and memory["peak"]:
+        line = f"Peak memory ({memory['device']}): {memory['peak'] / GIB:.2f} GiB"
+        if memory["relative_error"] is not None:
+            line += f"; estimated {memory['estimate'] / GIB:.2f} GiB, {100 * memory['relative_error']:+.0f} %"
+        yield f"{line}."
+
+
+def _shown(estimate: dict[str, float], form: str = ".1f") -> str:
+    value, low, high = (format(estimate[key], form) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 1:
+        return f"{rest:.1f} s"
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest:.0f} s"
+
+
+def _verdict(correct: bool | None) -> str:
+    return {True: "right", False: "wrong", None: "not graded"}[correct]
+
+
+def _short(text: str, length: int = 300) -> str:
+    joined = " ".join(text.split())
+    return joined if len(joined) <= length else f"{joined[: length - 2]} …"
+
+
+def _cell(text: str | None) -> str:
+    """Text for a cell of a Markdown table."""
+    return "" if text is None else _short(text).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

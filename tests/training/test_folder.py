@@ -1,0 +1,104 @@
+"""The folder of a run: named, numbered, refused, and overwritten only where it is a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vicur.recipe import RecipeError, load_recipe, to_yaml
+from vicur.training.folder import ENTRIES, check_folder, remove_run, run_folder
+from vicur.training.records import Records
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def a_run(folder):
+    with Records(Path(folder), "recipe"):
+        pass
+    return Path(folder)
+
+
+def test_a_folder_is_named_after_the_recipe_and_numbered():
+    assert run_folder("mine/first", None) == Path("runs/mine/first")
+    a_run("runs/mine/first")
+    assert run_folder("mine/first", None) == Path("runs/mine/first-2")
+    a_run("runs/mine/first-2")
+    assert run_folder("mine/first", None) == Path("runs/mine/first-3")
+    assert run_folder("mine/first", None, overwrite=True) == Path("runs/mine/first")
+    Path("runs/empty").mkdir()
+    assert run_folder("empty", None) == Path("runs/empty")
+    Path("runs/file").write_text("")
+    assert run_folder("file", None) == Path("runs/file-2")
+
+
+def test_a_folder_of_ones_own_is_taken_as_it_is(monkeypatch):
+    assert run_folder("x", "elsewhere/y") == Path("elsewhere/y")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert run_folder("x", "~/y") == Path("/home/somebody/y")
+
+
+def test_names_of_recipes(here):
+    assert load_recipe("cuebench/opd_cue").training.name == "cuebench/opd_cue"
+    (here / "mine.yaml").write_text("rollout: {siblings: 2}")
+    recipe = load_recipe("mine.yaml")
+    assert recipe.training.name == "mine" and recipe.training.output is None
+    assert load_recipe("mine.yaml", ["training.name=other"]).training.name == "other"
+    run = a_run(run_folder("mine", None))
+    (run / "recipe.yaml").write_text(to_yaml(recipe))
+    again = load_recipe(str(run / "recipe.yaml")).training
+    assert run_folder(again.name, again.output) == Path("runs/mine-2")
+
+
+@pytest.mark.parametrize("name", ["", "/tmp/x", "../x", "a/../../b", "."])
+def test_names_that_leave_the_folder(name):
+    with pytest.raises(RecipeError, match=r"training\.name must be the name of a folder below runs"):
+        load_recipe("cuebench/opsd_cue", [f"training.name={name}"])
+
+
+def test_a_run_is_refused_and_overwriting_is_offered():
+    folder = a_run("out")
+    with pytest.raises(ValueError, match=r"out already holds a run\. Set training\.overwrite=true"):
+        check_folder(folder, overwrite=False)
+    check_folder(folder, overwrite=True)
+    check_folder(Path("new"), overwrite=False)
+    Path("notes").mkdir()
+    Path("notes/ideas.txt").write_text("keep")
+    check_folder(Path("notes"), overwrite=False)  # a run may be put beside other files
+    Path("file").write_text("")
+    with pytest.raises(ValueError, match="file is a file"):
+        check_folder(Path("file"), overwrite=True)
+
+
+def test_overwriting_deletes_a_run_and_nothing_else():
+    folder = a_run("out")
+    (folder / "checkpoints/final").mkdir(parents=True)
+    Path("elsewhere").mkdir()
+    Path("elsewhere/model.bin").write_text("keep")
+    (folder / "validation").symlink_to(Path("elsewhere").resolve())
+    with Records(folder, "another", overwrite=True):
+        assert (folder / "recipe.yaml").read_text() == "another"
+        assert not (folder / "checkpoints").exists() and not (folder / "validation").exists()
+    assert Path("elsewhere/model.bin").read_text() == "keep"
+    assert {entry.name for entry in folder.iterdir()} <= ENTRIES
+
+
+@pytest.mark.parametrize("extra", ["notes.txt", "data", ".git"])
+def test_a_folder_with_something_else_is_never_deleted(extra):
+    folder = a_run("out")
+    (folder / extra).mkdir()
+    for attempt in (lambda: check_folder(folder, overwrite=True), lambda: remove_run(folder)):
+        with pytest.raises(ValueError, match=f"also holds {extra}"):
+            attempt()
+    assert (folder / "recipe.yaml").exists() and (folder / extra).exists()
+
+
+def test_a_folder_that_only_looks_like_a_run_is_never_deleted():
+    Path("models/checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"models has no recipe\.yaml"):
+        remove_run(Path("models"))
+    assert Path("models/checkpoints").exists()
