@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vicur.recipe import Recipe, load_recipe, setting_types
+from vicur.recipe import Recipe, load_recipe
+from vicur.settings import setting_types
 
 ROOT = Path(__file__).parent.parent
 ROOMS = "models|data|rollouts|scoring|objectives|training|diagnostics|student|teacher|objective|rollout"

@@ -23,15 +23,16 @@ from vicur.evaluation.statistics import Estimate, mean_interval, paired_differen
 from vicur.models.load import LoadedModel, load_model
 from vicur.recipe import (
     Recipe,
-    RecipeError,
     find_packaged,
     load_recipe,
     read_settings,
     recipe_of,
+    shown,
     to_yaml,
 )
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.scorer import Scorer
+from vicur.settings import SettingsError
 from vicur.training.progress import Progress
 from vicur.training.records import Records
 
@@ -135,15 +136,15 @@ def load_study(path: str) -> Study:
     with `settings` that differ from those of `base`, and pairs to `compare`.
 
     Raises:
-        RecipeError: there is no such study, or it makes no sense.
+        SettingsError: there is no such study, or it makes no sense.
     """
     file = find_packaged(path, "studies")
     found = read_settings(file)
     try:
-        return _study(str(file), **found)
+        return _study(shown(file), **found)
     except (TypeError, AttributeError, ValueError) as error:
-        text = str(error).replace("_study()", "the study").removeprefix(f"{file}: ")
-        raise RecipeError(f"{file}: {text}") from error
+        text = str(error).replace("_study()", "the study").removeprefix(f"{shown(file)}: ")
+        raise SettingsError(f"{shown(file)}: {text}") from error
 
 
 def _study(
