@@ -21,7 +21,6 @@ from vicur.cues.prompts import CuePrompt, load_prompt
 from vicur.cues.requests import (
     MissingAnswer,
     estimated_tokens,
-    media_digest,
     question_for,
     request_key,
 )
@@ -29,6 +28,7 @@ from vicur.cues.settings import BuildConfig
 from vicur.cues.store import MAGIC, CueStore
 from vicur.cues.summary import BuildPlan, BuildSummary, Watch
 from vicur.data.bad_rows import BadRowError
+from vicur.data.digests import media_digest
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource, Progress
 from vicur.data.tables import Table, open_table

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from vicur.cues.requests import Asking, CueRequest
+from vicur.data.files import folder_digest
 from vicur.data.rows import PromptEncoder
 from vicur.models.load import LoadedModel, load_model
 from vicur.rollouts.processors import SamplingConfig
@@ -173,7 +174,7 @@ class LocalClient:
     def __init__(self, name: str, load: Callable[[str], LoadedModel] = load_model) -> None:
         self.name = name
         self._load = load
-        self._identity = f"local {name} {_folder_digest(name)}"
+        self._identity = f"local {name} {folder_digest(Path(name))}"
         self._loaded: LoadedModel | None = None
         self._thread = ThreadPoolExecutor(1, "local model")
 
@@ -205,31 +206,21 @@ class LocalClient:
         return Reply(text, len(prompt), len(response.ids), response.finish_reason == "length")
 
 
-def _folder_digest(name: str) -> str:
-    """Of what a checkpoint's folder holds now: the same path may hold another model tomorrow."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return ""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    stated = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.blake2b(repr(stated).encode(), digest_size=8).hexdigest()
-
-
 @dataclass(frozen=True)
 class EndpointConfig:
     """An OpenAI-compatible endpoint."""
 
     base_url: str | None = None
-    """Where it is, usually with /v1 at its end, as http://127.0.0.1:8000/v1; None for OpenAI's own."""
+    """Address, usually ending in /v1, e.g. http://127.0.0.1:8000/v1; null for OpenAI's own."""
     api_key_env: str = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key; an endpoint of your own may need none."""
+    """Environment variable that holds the key; an endpoint of your own may need none."""
     header_envs: dict[str, str] = field(default_factory=dict)
-    """More headers to send: name of the header to name of the environment variable with its value."""
+    """Additional headers: name of the header to the environment variable that holds its value."""
     structured: Structured = "auto"
-    """How a JSON object is asked for beside the prompt's words: "schema", "object" (any JSON), "off", or
-    "auto": the strictest that the endpoint takes."""
+    """How a JSON object is requested beside the prompt: "schema", "object" (any JSON), "off", or "auto": the
+    strictest that the endpoint supports."""
     timeout_seconds: float = 120.0
-    """After which a request counts as failed."""
+    """Time after which a request counts as failed."""
 
     def __post_init__(self) -> None:
         if not self.timeout_seconds > 0:

@@ -35,6 +35,7 @@ from vicur.models.checkpoints import (
 from vicur.models.recovery import CueRecovery, OutputInit
 from vicur.models.student import INTERVAL, layers_with_recovery
 from vicur.models.vocabulary import Vocabulary
+from vicur.paths import PathText
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class RecoveryConfig:
 class StudentConfig:
     """The model that learns."""
 
-    model: str = "vicur:tiny-student"
+    model: PathText = "vicur:tiny-student"
     """Checkpoint folder, hub id, or "vicur:NAME" for one that ships with the package."""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     """Cue recovery."""

@@ -14,6 +14,7 @@ from vicur.data.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
 from vicur.objectives.objective import OLD, Objective
+from vicur.paths import PathText
 from vicur.rollouts.source import RolloutSource
 from vicur.training.measurement import Measurement
 from vicur.training.metrics import describe_responses, describe_tokens, describe_updates, join_tokens
@@ -37,7 +38,7 @@ class TrainingConfig:
     """Problems of one update; by default all of the rollout batch."""
     seed: int = 0
     """Decides the order of the problems, the responses, and fresh weights."""
-    output: str = "runs/run"
+    output: PathText = "runs/run"
     """Folder of the run."""
     old_log_probs: Literal["scored", "sampled"] = "scored"
     """Log-probs of the policy that wrote the responses: scored once more by the student, or taken

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vicur.data.files import write_json, write_rows, write_whole
+from vicur.paths import check_folder
 from vicur.rewards.grader import Grade
 from vicur.rollouts.rollout import Rollouts
 
@@ -78,11 +79,12 @@ class Records:
 
     @staticmethod
     def check_free(folder: Path) -> None:
-        """Make sure that a folder holds no run.
+        """Make sure that a folder holds no run, and that it can be written to.
 
         Raises:
-            ValueError: it does.
+            ValueError: it does, or cannot.
         """
+        check_folder(folder, "training.output")
         if (folder / "metrics.jsonl").exists():
             raise ValueError(f"{folder} already holds a run. Choose another output folder or remove it.")
 
