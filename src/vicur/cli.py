@@ -105,7 +105,7 @@ def _run(arguments: Sequence[str]) -> int:
         command(options, Console())
     except BrokenPipeError:
         raise
-    except (ValueError, OSError, FloatingPointError, *_imported("torch", "OutOfMemoryError")) as error:
+    except _mistakes() as error:
         Console(stderr=True).print(f"vicur: {error}", markup=False, highlight=False, soft_wrap=True)
         return (
             PREFLIGHT
@@ -113,6 +113,11 @@ def _run(arguments: Sequence[str]) -> int:
             else MISTAKE
         )
     return 0
+
+
+def _mistakes() -> tuple[type[BaseException], ...]:
+    """What ends in a sentence; anything else is a fault of this program."""
+    return (ValueError, OSError, FloatingPointError, *_imported("torch", "OutOfMemoryError"))
 
 
 def _imported(module: str, name: str) -> tuple[type[BaseException], ...]:
@@ -568,7 +573,7 @@ def _open(options: argparse.Namespace, bad_rows: Any) -> FileSource:
     from vicur.data.sources import FileSource
 
     columns = {}
-    for pair in options.column:
+    for pair in options.column_pairs:
         ours, equals, theirs = pair.partition("=")
         if not equals:
             raise ValueError(f"--column {pair} must have the form OURS=THEIRS.")

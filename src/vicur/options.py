@@ -74,6 +74,7 @@ def add_column_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--column",
         action="append",
+        dest="column_pairs",
         default=[],
         metavar="OURS=THEIRS",
         help="column that a field is read from, e.g. answer=label; may be repeated",
@@ -100,7 +101,7 @@ def layers_of(
         if value is not None:
             origin = option.flag if option.switch else f"{option.flag} {value}"
             layers.append(schema.override(f"{option.setting}={value}", origin))
-    for pair in options.get("column", []):
+    for pair in options.get("column_pairs", []):
         layers.append(schema.override(f"{COLUMN}{pair}", f"--column {pair}"))
     return [*layers, *schema.overrides(rest)]
 

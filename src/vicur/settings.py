@@ -144,8 +144,8 @@ class Schema(Generic[Component]):
             answer = f"it is {own[0]} here."
         if answer is not None:
             return f"there is no setting {key!r}: {answer}"
-        near = difflib.get_close_matches(key, list(self.kinds), n=1, cutoff=0.0)[0]
-        return f"there is no setting {key!r}; did you mean {near!r}?"
+        (nearest,) = difflib.get_close_matches(key, list(self.kinds), n=1, cutoff=0.0)
+        return f"there is no setting {key!r}; did you mean {nearest!r}?"
 
     def _parse(self, origin: str, key: str, value: str) -> Any:
         """A value as YAML would read it, but text where the setting is text: a path may hold anything."""
@@ -219,7 +219,7 @@ class Schema(Generic[Component]):
 
 def schema_of(component: type[Component], command: str = "") -> Schema[Component]:
     """The schema of a component, made once."""
-    return _schema(component, command)
+    return _schema(cast(Any, component), command)
 
 
 @functools.cache

@@ -28,7 +28,7 @@ from vicur.cues.clients import (
     backoff,
 )
 from vicur.cues.output import mover, write_output
-from vicur.cues.parsing import Unusable, parse_reply
+from vicur.cues.parsing import Unusable, cue_of
 from vicur.cues.prompts import CuePrompt
 from vicur.cues.requests import (
     CueRequest,
@@ -266,10 +266,10 @@ class Asker:
         self.last_reply, self._heard = time.monotonic(), True
         cost, counted = self._count_in(request, reply)
         try:
-            cue = parse_reply(reply.text, request.field, cut_off=reply.cut_off)
+            cue = cue_of(reply, request.field)
         except Unusable as error:
             self.store.add_cost(key, cost, str(error))
-            return RequestFailed(str(error), again=True)
+            return RequestFailed(str(error), again=error.again)
         about = {"id": request.sample_id, "number": request.number, "seed": request.seed}
         about |= {"model": self.client.name, "prompt": self.prompt.label, "cut_off": reply.cut_off}
         self.store.add(key, cue, cost=cost, **about, **counted)

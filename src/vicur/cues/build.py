@@ -81,7 +81,11 @@ def plan_cues(
     count = num_problems(config, source)
     client = make_client(config, source, prompt) if config.backend != "endpoint" else None
     # A dry run needs no key.
-    identity = client.identity if client is not None else lambda _: endpoint_identity(str(config.model))
+    identity = (
+        client.identity
+        if client is not None
+        else lambda _: endpoint_identity(str(config.model), config.endpoint)
+    )
     kept = prompt_tokens = 0
     first: Shown | None = None
     remarks = remarks or {}

@@ -35,7 +35,7 @@ class StoredResponse:
     Attributes:
         id: of the problem.
         digest: of what the model was shown (`data.digests.shown_digest`).
-        response: as text.
+        response: the model's turn as text, with the `<think>` that the prompt may have opened for it.
         response_ids: as tokens, stop token included.
         finish_reason: "stop", or "length" where it was cut off.
     """

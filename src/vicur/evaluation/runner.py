@@ -27,6 +27,7 @@ from vicur.models.load import LoadedModel
 from vicur.rewards.grader import Grader
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
+from vicur.rollouts.thinking import opened_thought
 from vicur.training.progress import Progress
 
 SCHEMA = pa.schema(
@@ -278,7 +279,8 @@ class _Evaluating:
                 StoredResponse(
                     sample.id,
                     shown_digest(own),
-                    encoder.tokenizer.decode(response.ids, skip_special_tokens=True),
+                    opened_thought(encoder.render(own))
+                    + encoder.tokenizer.decode(response.ids, skip_special_tokens=True),
                     response.ids.tolist(),
                     response.finish_reason,
                 )
