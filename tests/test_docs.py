@@ -12,7 +12,8 @@ from typing import Literal
 import pytest
 
 from vicur.cues.settings import BuildConfig
-from vicur.recipe import Recipe, load_recipe, setting_types
+from vicur.recipe import Recipe, load_recipe
+from vicur.settings import setting_types
 from vicur.settings_doc import Setting, in_words, page, settings_of
 
 ROOT = Path(__file__).parent.parent

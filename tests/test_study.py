@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from vicur.cli import main
-from vicur.recipe import RecipeError, load_recipe
+from vicur.recipe import load_recipe
+from vicur.settings import SettingsError
 from vicur.study import load_study
 
 HEAD = "problems: 4\nuntrained: {base: {title: a, model: b}}"
@@ -90,7 +91,7 @@ def test_a_study_from_the_command_line(tmp_path, capsys):
 def test_studies_that_cannot_be_read(tmp_path, text, message):
     path = tmp_path / "study.yaml"
     path.write_text(text)
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(SettingsError, match=message):
         load_study(str(path))
 
 

@@ -85,7 +85,7 @@ def test_a_prompt_that_does_not_fit_stops_the_run_before_a_model_is_run(here, ca
 def test_too_little_memory_is_said_before_training(here, capsys, monkeypatch):
     monkeypatch.setattr("vicur.assembly.available_memory", lambda device: 2**28)
     assert main(["train", "mine.yaml", "--dry-run"]) == 0
-    out, err = said(capsys)
+    err = said(capsys)[1]
     assert "above the device's 0.2 GiB. Change first, in this order: optimizer.prompts_per_micro" in err
     assert main(["train", "mine.yaml"]) == 0
     assert "above the device's 0.2 GiB" in said(capsys)[1]

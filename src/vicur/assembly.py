@@ -167,7 +167,7 @@ class Run:
         started = time.perf_counter()
         recipe, title = self.recipe, f"validation {when}"
         found = evaluate(
-            self.student,
+            lambda: self.student,
             self.held_out,
             recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
             bars(title) if bars is not None else Progress(title, Console(quiet=True)),

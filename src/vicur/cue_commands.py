@@ -9,7 +9,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -29,75 +28,44 @@ from vicur.cues.audit.cuebench import CueBenchVerifier
 from vicur.cues.audit.endpoint import EndpointAsk
 from vicur.cues.build import build_cues, plan_cues
 from vicur.cues.clients import EndpointConfig
-from vicur.cues.output import check_output, write_output
+from vicur.cues.output import check_output, mover, write_output
 from vicur.cues.prompts import load_prompt
-from vicur.cues.settings import BuildConfig
+from vicur.cues.settings import AuditSettings, BuildConfig, WorthSettings
 from vicur.cues.summary import BuildSummary, Tick
-from vicur.data.files import write_json, write_whole
+from vicur.data.files import write_or_rescue
 from vicur.data.sources import FileSource
-from vicur.data.tables import open_table
+from vicur.data.tables import Table, open_table
 from vicur.diagnostics.privilege import PrivilegeConfig, measure_privileges
 from vicur.diagnostics.privilege_responses import read_responses, sample_responses
 from vicur.diagnostics.privilege_worth import privilege_worth
 from vicur.models.load import load_model
+from vicur.options import Option, layers_of
+from vicur.paths import check_file, check_folder
 from vicur.reporting.privilege import rank_lines, reading, worth_table
+from vicur.rewards.grader import Grader
 from vicur.scoring.teacher import Teacher, TeacherConfig
+from vicur.settings import as_yaml, schema_of
 from vicur.training.progress import Progress
 
 MOST_SHOWN = 10
-"""Flags that are printed."""
-
-
-def add_cues(parser: argparse.ArgumentParser) -> None:
-    """The commands below `vicur cues`."""
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    build = commands.add_parser(
-        "build", add_help=False, help="ask a vision-language model for the cue of every problem"
-    )
-    build.set_defaults(run=build_command, rest=[])
-
-    audit = commands.add_parser("audit", help="look for cues that leak, guess or say nothing")
-    audit.add_argument("--data", required=True, help="file, folder or hub id, with @split")
-    audit.add_argument("--column", choices=("cue", "rationale", "answer"), default="cue")
-    audit.add_argument(
-        "--cuebench", action="store_true", help="the data is CueBench's: check every claim against its boxes"
-    )
-    audit.add_argument("--verifier", metavar="MODEL", help="a model that checks every claim, with the image")
-    audit.add_argument("--base-url", help="its endpoint, e.g. http://127.0.0.1:8000/v1")
-    audit.add_argument("--api-key-env", default="OPENAI_API_KEY", help="variable that holds its key")
-    audit.add_argument("--flags", help="parquet file for every flag, with its span and reason")
-    audit.add_argument("--drop", help="write the data here, without the cues that certainly leak")
-    audit.add_argument("--possible", action="store_true", help="drop what is only a possible fault too")
-    audit.add_argument("--json", action="store_true", help="print counts and rates as JSON")
-    audit.set_defaults(run=audit_command)
-
-    worth = commands.add_parser("worth", help="what cue, rationale and answer change in a teacher's mind")
-    worth.add_argument("--data", required=True, help="problems with what the teacher may be shown")
-    worth.add_argument("--student", required=True, help="who answers: checkpoint folder, hub id, vicur:NAME")
-    worth.add_argument("--teacher", default="self", help="who is shown the texts (default: the student)")
-    worth.add_argument("--run", dest="folder", help="take the student's responses of this training run")
-    worth.add_argument("--problems", type=int, help="only the first so many")
-    worth.add_argument("--siblings", type=int, default=4, help="responses to each problem (default 4)")
-    worth.add_argument(
-        "--kinds", nargs="+", choices=("cue", "rationale", "answer"), help="default: all there"
-    )
-    worth.add_argument("--batch", type=int, default=16, help="problems scored together (default 16)")
-    worth.add_argument("--seed", type=int, default=0)
-    worth.add_argument("--output", help="folder for worth.json and tokens.parquet")
-    worth.set_defaults(run=worth_command)
+"""Number of flags that are printed."""
 
 
 def build_command(options: argparse.Namespace, console: Console) -> None:
     """`vicur cues build`: the settings of `BuildConfig`, by their names."""
-    config, dry_run, repairs = _build_settings(options.rest)
+    schema = schema_of(BuildConfig, "cues build")
+    if options.help:
+        sys.stdout.write(options.own.format_help() + "\n" + schema.parser().format_help())
+        return
+    config = build_settings(options.rest, repairs=options.repair)
     check = Progress("checking the data", transient=True).over
-    if dry_run:
+    if options.dry_run:
         for sentence in plan_cues(config, progress=check).sentences():
-            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            _say(sentence, console)
         return
     summary = _built(config, {})
     remarks: dict[str, str] = {}
-    for number in range(1, repairs + 1):
+    for number in range(1, options.repair + 1):
         faulty = {} if summary.out is None else _remarks(summary.out, config)
         if not faulty:
             break
@@ -108,24 +76,30 @@ def build_command(options: argparse.Namespace, console: Console) -> None:
         remarks |= {own: remark + again for own, remark in faulty.items()}
         summary = _built(replace(config, overwrite=True), remarks)
     for sentence in summary.sentences():
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        _say(sentence, console)
     if summary.stopped is not None:
-        raise ValueError("The build stopped early; the same command goes on where it was.")
+        raise ValueError("Build stopped early; rerun the same command to resume.")
 
 
-def _build_settings(rest: list[str]) -> tuple[BuildConfig, bool, int]:
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog="vicur cues build")
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="tell what it would do and cost")
-    parser.add_argument("--repair", type=int, default=0, help="audit, and ask again so often for what leaks")
-    parser.add_class_arguments(BuildConfig)
-    values = parser.parse_args(rest)
-    settings = parser.instantiate(values).as_dict()
-    dry_run, repairs = settings.pop("dry_run"), settings.pop("repair")
-    config = BuildConfig(**settings)
+def build_settings(overrides: list[str], repairs: int = 0) -> BuildConfig:
+    """The settings of a build.
+
+    Args:
+        overrides: `key=value` or `--key=value`.
+        repairs: how often leaking cues are to be asked for again.
+
+    Raises:
+        ValueError: a setting does not fit, or repairs are asked for of something that is not a cue.
+    """
+    schema = schema_of(BuildConfig, "cues build")
+    config = schema.load(schema.overrides(overrides))
     if repairs and load_prompt(config.prompt).field != "cue":
-        raise ValueError(f"--repair mends cues; the prompt {config.prompt} asks for something else.")
-    return config, dry_run, repairs
+        raise ValueError(f"--repair works on cues; the prompt {config.prompt} asks for something else.")
+    return config
+
+
+def _say(sentence: str, console: Console) -> None:
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _built(config: BuildConfig, remarks: dict[str, str]) -> BuildSummary:
@@ -151,34 +125,41 @@ def _remarks(built: Path, config: BuildConfig) -> dict[str, str]:
     return {own: correction(certain[own], row) for own, row in rows.items()}
 
 
-def audit_command(options: argparse.Namespace, console: Console) -> None:
+def audit_command(options: argparse.Namespace, declared: tuple[Option, ...], console: Console) -> None:
     """`vicur cues audit`."""
-    bar = Progress("checking the data", transient=True)
-    source = FileSource(options.data, bad_rows="skip", progress=bar.over)
+    schema = schema_of(AuditSettings, "cues audit")
+    data = schema.load(layers_of(schema, vars(options), declared, options.rest)).data
+    for name in ("flags", "drop"):
+        if getattr(options, name):
+            check_file(Path(getattr(options, name)), f"--{name}")
+    source = data.open(progress=Progress("checking the data", transient=True).over)
     config = AuditConfig(column=options.column)
     verifier: Verifier | None = CueBenchVerifier() if options.cuebench else None
     if options.verifier:
         endpoint = EndpointConfig(base_url=options.base_url, api_key_env=options.api_key_env)
         verifier = ModelVerifier(EndpointAsk(options.verifier, endpoint))
+    table = open_table(data.train) if options.drop else None
+    if table is not None:
+        _check_drop(table, source, options)
     found = Progress("reading cues", transient=True).during(
         lambda: audit_cues(source, config, verifier=verifier)
     )
-    if options.flags:
-        _write_flags(found, Path(options.flags))
-    if options.drop:
-        _write_dropped(source, found, Path(options.drop), options)
     if options.json:
         sys.stdout.write(json.dumps(found.as_dict(), indent=2) + "\n")
-        return
-    _print_audit(found, console)
+    else:
+        _print_audit(found, console)
+    if options.flags:
+        _write_flags(found, Path(options.flags))
+    if table is not None:
+        _write_dropped(table, source, found, Path(options.drop), options)
 
 
 def _write_flags(found: Audit, path: Path) -> None:
-    """Of no flags, the columns alone."""
+    """Write the flags; without any, a table of the right columns."""
     numbers = {"start": pa.int64(), "end": pa.int64()}
     schema = pa.schema([(field.name, numbers.get(field.name, pa.string())) for field in fields(Flag)])
     table = pa.Table.from_pylist(found.rows(), schema=schema)
-    write_whole(path, lambda partial: pq.write_table(table, partial))
+    write_or_rescue(path, lambda partial: pq.write_table(table, partial))
 
 
 def _print_audit(found: Audit, console: Console) -> None:
@@ -195,47 +176,76 @@ def _print_audit(found: Audit, console: Console) -> None:
         console.print(f"... and {len(found.flags) - MOST_SHOWN} more; --flags FILE has all.", highlight=False)
 
 
-def _write_dropped(source: FileSource, found: Audit, out: Path, options: argparse.Namespace) -> None:
-    """The same rows, without the text where it is faulty."""
-    gone = drop(found, possible=options.possible)
+def _check_drop(table: Table, source: FileSource, options: argparse.Namespace) -> None:
+    """Make sure that the data can be written without some texts, before the audit."""
     column = source.schema[options.column]
-    assert column is not None, "an audited column has a name"
+    if column is None:
+        raise ValueError(f"{source.name} has no column that is read as {options.column}.")
     if "." in column:
         raise ValueError(f"--drop cannot leave out {column}, which is inside another column.")
+    check_output(table, source.path, Path(options.drop), [column], replace=True)
+
+
+def _write_dropped(
+    table: Table, source: FileSource, found: Audit, out: Path, options: argparse.Namespace
+) -> None:
+    """Write the same rows, without the text where it is faulty."""
+    gone = drop(found, possible=options.possible)
+    column = source.schema[options.column]
+    assert column is not None, "_check_drop came first"
     numbers = {source.row_number(i): own for i, own in enumerate(source.column("id"))}
-    table = open_table(options.data)
-    check_output(table, Path(options.data), out, [column], replace=True)
     kept = [
         None if numbers.get(number) in gone else row.get(column) for number, row in enumerate(table.rows())
     ]
-    write_output(table, out, range(len(kept)), {column: kept}, {column: pa.string()})
+    move = mover(table, source, out)
+    write_output(table, out, range(len(kept)), {column: kept}, {column: pa.string()}, move=move)
 
 
-def worth_command(options: argparse.Namespace, console: Console) -> None:
+def worth_command(options: argparse.Namespace, declared: tuple[Option, ...], console: Console) -> None:
     """`vicur cues worth`."""
-    source = FileSource(options.data, bad_rows="skip", progress=Progress("checking", transient=True).over)
-    samples = source if options.problems is None else source.select(range(min(options.problems, len(source))))
+    schema = schema_of(WorthSettings, "cues worth")
+    settings = schema.load(layers_of(schema, vars(options), declared, options.rest))
+    if options.print_config:
+        sys.stdout.write(as_yaml(settings))
+        return
+    if settings.output is not None:
+        check_folder(Path(settings.output), "--output")
+    grader = Grader(settings.rewards)
+    source = settings.data.open(progress=Progress("checking the data", transient=True).over)
+    samples = (
+        source if settings.problems is None else source.select(range(min(settings.problems, len(source))))
+    )
+    limits = settings.data.pixel_limits()
     loading = Progress("loading the models", transient=True)
-    student = loading.during(lambda: load_model(options.student))
-    teacher = loading.during(lambda: Teacher.of(TeacherConfig(model=options.teacher), student))
-    if options.folder:
-        responses = read_responses(Path(options.folder), samples, student.processor.tokenizer)
+    student = loading.during(lambda: load_model(settings.student))
+    teacher = loading.during(
+        lambda: Teacher.of(TeacherConfig(model=settings.teacher), student, limits=limits)
+    )
+    if settings.run is not None:
+        responses = read_responses(Path(settings.run), samples, student.processor.tokenizer)
     else:
-        answering = Progress("answering")
         responses = sample_responses(
-            student, samples, siblings=options.siblings, seed=options.seed, progress=answering
+            student,
+            samples,
+            siblings=settings.siblings,
+            sampling=settings.sampling,
+            seed=settings.seed,
+            grader=grader,
+            limits=limits,
+            progress=Progress("answering"),
         )
     config = PrivilegeConfig(
         kinds=None if options.kinds is None else tuple(options.kinds),
-        seed=options.seed,
-        samples_per_batch=options.batch,
+        seed=settings.seed,
+        samples_per_batch=settings.samples_per_batch,
     )
-    scoring = Progress("scoring")
-    tokens = measure_privileges(teacher.scorer, samples, responses, config, progress=scoring)
-    found = privilege_worth(tokens, seed=options.seed)
-    if options.output:
-        write_json(Path(options.output) / "worth.json", found.as_dict())
-        tokens.write(Path(options.output) / "tokens.parquet")
+    tokens = measure_privileges(teacher.scorer, samples, responses, config, progress=Progress("scoring"))
+    found = privilege_worth(tokens, seed=settings.seed)
     console.print(worth_table(found))
     for line in [*rank_lines(found), reading(found)]:
         console.print(line, markup=False, highlight=False)
+    if settings.output is not None:
+        folder = Path(settings.output)
+        write_or_rescue(folder / "tokens.parquet", tokens.write)
+        text = json.dumps(found.as_dict(), indent=2) + "\n"
+        write_or_rescue(folder / "worth.json", lambda partial: partial.write_text(text))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import functools
-import json
-import re
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-import jsonargparse
 import yaml
 
 from vicur.data.sources import DataConfig
@@ -20,10 +16,12 @@ from vicur.models.checkpoints import resolve_packaged
 from vicur.models.load import StudentConfig
 from vicur.objectives.mixture import ObjectiveConfig
 from vicur.objectives.objective import OLD, Needs
+from vicur.paths import expand
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.source import RolloutConfig
 from vicur.scoring.scorer import ScoringConfig
 from vicur.scoring.teacher import SELF, TeacherConfig
+from vicur.settings import Layer, Schema, SettingsError, as_yaml, schema_of
 from vicur.training.loop import TrainingConfig
 from vicur.training.optimizer import OptimizerConfig
 
@@ -109,19 +107,12 @@ class Recipe:
         return self.needs.teacher or self.rollout.source == "teacher"
 
 
-class RecipeError(ValueError):
-    """A recipe that cannot be read or makes no sense; the message is one sentence for the user."""
+def recipe_schema() -> Schema[Recipe]:
+    """The settings of a recipe, with the fields' docstrings as help."""
+    return schema_of(Recipe, "train")
 
 
-def recipe_parser() -> jsonargparse.ArgumentParser:
-    """Parses every setting of a recipe, with the fields' docstrings as help."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(prog="vicur train RECIPE", exit_on_error=False)
-    parser.add_class_arguments(Recipe)
-    return parser
-
-
-def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe and apply dotted overrides, e.g. ["optimizer.learning_rate=1e-4"].
 
     Args:
@@ -129,16 +120,12 @@ def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
         overrides: `key=value` or `--key=value`.
 
     Raises:
-        RecipeError: no such file, no such setting (naming the nearest), or a value that does not fit.
+        SettingsError: no such file, no such setting (naming the nearest), or a value that does not fit.
     """
     file = find_packaged(path, "recipes")
-    flat = {"training.name": recipe_name(file)} | inherited_settings(file)
-    for override in overrides or []:
-        key, equals, value = override.removeprefix("--").partition("=")
-        if not equals:
-            raise RecipeError(f"Override {override!r} must have the form key=value.")
-        _merge(flat, _flatten(_nest({key: _parse(override, key, value)})))
-    return _resolve(flat, str(file))
+    schema = recipe_schema()
+    name = Layer(shown(file), {"training.name": recipe_name(file)})
+    return schema.load([name, inherited_settings(file), *schema.overrides(overrides)])
 
 
 def recipe_name(file: Path) -> str:
@@ -148,23 +135,23 @@ def recipe_name(file: Path) -> str:
     return own.relative_to(packaged).with_suffix("").as_posix() if packaged in own.parents else own.stem
 
 
-def recipe_of(*settings: dict[str, Any], source: str) -> Recipe:
+def recipe_of(*settings: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from settings by name, nested as in a file; later ones override earlier ones.
 
     Args:
         settings: e.g. those of a base, and of what differs.
         source: where they come from, for messages.
+        overrides: as of `load_recipe`.
 
     Raises:
-        RecipeError: no such setting (naming the nearest), or a value that does not fit.
+        SettingsError: no such setting (naming the nearest), or a value that does not fit.
     """
-    merged: dict[str, Any] = {}
-    for own in settings:
-        _merge(merged, _flatten(own))
-    return _resolve(merged, source)
+    schema = recipe_schema()
+    layers = [Layer(source, schema.flatten(own)) for own in settings]
+    return schema.load([*layers, *schema.overrides(overrides)])
 
 
-def inherited_settings(file: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+def inherited_settings(file: Path, heirs: tuple[Path, ...] = ()) -> Layer:
     """Settings by dotted name from a YAML file and from the files that it names under `base`.
 
     `base` is a file name, or a list of them in the order in which they are merged, relative to the file
@@ -175,94 +162,55 @@ def inherited_settings(file: Path, heirs: tuple[Path, ...] = ()) -> dict[str, An
         heirs: the files that led here.
 
     Raises:
-        RecipeError: a file is missing or not settings, or files are each other's base.
+        SettingsError: a file is missing or not settings, or files are each other's base.
     """
     if file in heirs:
-        raise RecipeError(f"{file} is its own base, by way of {heirs[-1]}.")
+        raise SettingsError(f"{shown(file)} is its own base, by way of {shown(heirs[-1])}.")
     settings = read_settings(file)
     bases = settings.pop("base", None) or []
-    merged: dict[str, Any] = {}
+    layers: list[Layer] = []
     for name in [bases] if isinstance(bases, str) else bases:
-        base = (file.parent / str(name)).resolve()
+        base = (file.parent / expand(str(name))).resolve()
         if not base.is_file():
-            raise RecipeError(f"{file}: its base {name} does not exist.")
-        _merge(merged, inherited_settings(base, (*heirs, file)))
-    _merge(merged, _flatten(settings))
-    return merged
+            raise SettingsError(f"{shown(file)}: its base {name} does not exist.")
+        layers.append(inherited_settings(base, (*heirs, file)))
+    layers.append(Layer(shown(file), recipe_schema().flatten(settings)))
+    return recipe_schema().merged(shown(file), layers)
+
+
+def shown(file: Path) -> str:
+    """A settings file as its user knows it: a packaged one by its name, others by their path."""
+    for folder in ("recipes", "studies"):
+        root = resolve_packaged(folder)
+        if file.resolve().is_relative_to(root.resolve()):
+            name = file.resolve().relative_to(root.resolve()).with_suffix("").as_posix()
+            return f"{'recipe' if folder == 'recipes' else 'study'} {name}"
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
 def read_settings(file: Path) -> dict[str, Any]:
     """Settings by name from a YAML file.
 
     Raises:
-        RecipeError: it is not YAML, or something else than settings.
+        SettingsError: it is not YAML, or something else than settings.
     """
     try:
         settings = yaml.safe_load(file.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"{shown(file)} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
-        raise RecipeError(f"{file} must hold settings by name, not a {type(settings).__name__}.")
+        raise SettingsError(f"{shown(file)} must hold settings by name, not a {type(settings).__name__}.")
     return settings
-
-
-def _resolve(flat: dict[str, Any], source: str) -> Recipe:
-    _check_keys(flat, source)
-    for key, value in flat.items():
-        wanted = _unfit(_kinds().get(key), value)
-        if wanted is not None:
-            raise RecipeError(f"{source}: {key} must be {wanted}, not {value!r}.")
-    parser = recipe_parser()
-    try:
-        values = parser.parse_object(_nest(flat))
-        return Recipe(**parser.instantiate(values).as_dict())
-    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise RecipeError(f"{source}: {_sentence(error)}") from error
-
-
-def _sentence(error: Exception) -> str:
-    """What is wrong, without the parser's account of the types that it tried for an optional component."""
-    text = " ".join(str(error).split()).replace("Parser key", "setting")
-    tried = re.search(r"Errors: - (.*?) - Expected a <class 'NoneType'>", text)
-    if tried is None:
-        return text
-    inner = re.sub(r"Problem with given class_path '[^']*': ", "", tried[1])
-    outer = re.match(r'setting "([\w.]+)"', text)
-    return inner if outer is None else inner.replace('setting "', f'setting "{outer[1]}.', 1)
-
-
-def _parse(override: str, key: str, value: str) -> Any:
-    """A value as YAML would read it, but text where the setting is text: a path may hold anything."""
-    kind = _kinds().get(key)
-    if kind is str or (kind == str | None and value not in ("null", "")):
-        return value
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"Override {override!r}: {value!r} is not a value that YAML can read.") from error
-
-
-def setting_types(component: type, prefix: str = "") -> dict[str, Any]:
-    """The type of every setting by its dotted name; of optional components also their own name."""
-    hints = get_type_hints(component)
-    found: dict[str, Any] = {}
-    for name in (own.name for own in fields(component)):
-        kinds: list[Any] = [hints[name], *get_args(hints[name])]
-        nested = next((kind for kind in kinds if is_dataclass(kind)), None)
-        if nested is not hints[name]:
-            found[f"{prefix}{name}"] = hints[name]
-        if nested is not None:
-            found |= setting_types(cast(type, nested), f"{prefix}{name}.")
-    return found
 
 
 def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
     """A YAML file, or the packaged one of that name.
 
     Raises:
-        RecipeError: there is neither.
+        SettingsError: there is neither.
     """
-    file, root = Path(path), resolve_packaged(folder)
+    file, root = Path(expand(path)), resolve_packaged(folder)
     if file.is_file():
         return file
     packaged = root / f"{path}.yaml"
@@ -271,102 +219,12 @@ def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
     found = (p.relative_to(root).with_suffix("") for p in root.rglob("*.yaml") if p.parent.name != "bases")
     known = sorted(map(str, found))
     if file.suffix in (".yaml", ".yml") and not path.startswith(tuple(known)):
-        raise RecipeError(f"There is no file {path}.")
+        raise SettingsError(f"There is no file {path}.")
     kind = {"recipes": "recipe", "studies": "study"}[folder]
     near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
-    raise RecipeError(f"There is no {kind} {path}; did you mean {' or '.join(near)}?")
-
-
-@functools.cache
-def _kinds() -> dict[str, Any]:
-    return setting_types(Recipe)
-
-
-def _is_table(key: str) -> bool:
-    """Whether a setting is itself a table of the user's words, as data.columns."""
-    return get_origin(_kinds().get(key)) is dict
-
-
-def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and value and not _is_table(f"{prefix}{key}"):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:  # an empty one names an optional component without changing its settings
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _merge(flat: dict[str, Any], later: dict[str, Any]) -> None:
-    """Put later settings after earlier ones. A null removes what was set under its name; where the
-    setting itself cannot be null, that leaves its default."""
-    for key, value in later.items():
-        before = flat.get(key)
-        for old in list(flat):
-            if old == key or (value is None and old.startswith(f"{key}.")):
-                del flat[old]
-        if _is_table(key) and isinstance(before, dict) and isinstance(value, dict):
-            value = before | value
-        if value is not None or not _has_default(key):
-            flat[key] = value
-
-
-def _has_default(key: str) -> bool:
-    """Whether a null means "as if it were not there": for sections, and settings that cannot be null."""
-    if key in _kinds():
-        return NoneType not in get_args(_kinds()[key])
-    return any(known.startswith(f"{key}.") for known in _kinds())
-
-
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, last = key.split(".")
-        place = nested
-        for parent in parents:
-            if not place.get(parent):
-                place[parent] = {}
-            place = place[parent]
-        if not (value == {} and place.get(last)):
-            place[last] = value
-    return nested
-
-
-def _check_keys(flat: dict[str, Any], source: str) -> None:
-    known = list(_kinds())
-    for key, value in flat.items():
-        if key not in known and not (value == {} and any(k.startswith(f"{key}.") for k in known)):
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise RecipeError(f"{source}: there is no setting {key!r}; did you mean {near!r}?")
-
-
-def _unfit(kind: Any, value: Any) -> str | None:
-    """What a setting takes, where the value is none of it; None where it fits, or the parser has to say."""
-    kinds = [
-        own for own in (get_args(kind) if NoneType in get_args(kind) else (kind,)) if own is not NoneType
-    ]
-    if len(kinds) != 1 or value is None:
-        return None
-    (own,) = kinds
-    if get_origin(own) is Literal:
-        near = difflib.get_close_matches(str(value), map(str, get_args(own)), n=1)
-        wanted = f"one of {', '.join(map(str, get_args(own)))}" + (f" ({near[0]}?)" if near else "")
-        return None if value in get_args(own) else wanted
-    if is_dataclass(own):
-        return None if isinstance(value, dict) else "a section: {} for its defaults, or settings by name"
-    if own is bool:
-        return None if isinstance(value, bool) else "true or false"
-    if own is int:
-        return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
-    if own is float:
-        try:  # YAML reads 1e-4 as text
-            return None if not isinstance(value, bool) and float(value) is not None else "a number"
-        except (TypeError, ValueError):
-            return "a number"
-    return None
+    raise SettingsError(f"There is no {kind} {path}; did you mean {' or '.join(near)}?")
 
 
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe, every setting written out; `load_recipe` reads it back."""
-    plain = json.loads(json.dumps(asdict(recipe)))  # tuples become lists, which YAML has too
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+    return as_yaml(recipe)

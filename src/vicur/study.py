@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,16 +21,19 @@ from vicur.diagnostics.leakage import HintLeakage
 from vicur.evaluation.runner import Evaluation, EvaluationConfig, evaluate
 from vicur.evaluation.statistics import Estimate, mean_interval, paired_difference
 from vicur.models.load import LoadedModel, load_model
+from vicur.paths import check_folder
 from vicur.recipe import (
     Recipe,
-    RecipeError,
     find_packaged,
     load_recipe,
     read_settings,
     recipe_of,
+    shown,
 )
+from vicur.rewards.grader import Grader, RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.scorer import Scorer
+from vicur.settings import SettingsError
 from vicur.training.progress import Progress
 
 DOMAINS: dict[str, Split] = {"in_domain": "test", "out_of_domain": "test_ood"}
@@ -77,12 +80,14 @@ class Study:
         problems: to train on; methods that need more see them again.
         untrained, trained: the rows of the table, by name.
         compare: pairs (ours, theirs) whose difference is told besides those to the base.
+        rewards: how the answers of all rows are graded.
     """
 
     problems: int
     untrained: Mapping[str, Untrained]
     trained: Mapping[str, Trained]
     compare: tuple[tuple[str, str], ...] = ()
+    rewards: RewardConfig = field(default_factory=RewardConfig)
 
 
 @dataclass(frozen=True)
@@ -126,26 +131,32 @@ class Outcome:
     seconds: float
 
 
-def load_study(path: str) -> Study:
+def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
     """Read a study: a YAML file, or the name of a packaged one.
 
     The file has the number of training `problems`, `untrained` rows, `trained` rows with a `recipe` or
-    with `settings` that differ from those of `base`, and pairs to `compare`.
+    with `settings` that differ from those of `base`, and pairs to `compare`. The answers of all rows are
+    graded by the `rewards` of the trained rows, which must agree.
+
+    Args:
+        path: the file or the name.
+        overrides: `key=value`, for every trained row.
 
     Raises:
-        RecipeError: there is no such study, or it makes no sense.
+        SettingsError: there is no such study, or it makes no sense.
     """
     file = find_packaged(path, "studies")
     found = read_settings(file)
     try:
-        return _study(str(file), **found)
+        return _study(shown(file), overrides, **found)
     except (TypeError, AttributeError, ValueError) as error:
-        text = str(error).replace("_study()", "the study").removeprefix(f"{file}: ")
-        raise RecipeError(f"{file}: {text}") from error
+        text = str(error).replace("_study()", "the study").removeprefix(f"{shown(file)}: ")
+        raise SettingsError(f"{shown(file)}: {text}") from error
 
 
 def _study(
     source: str,
+    overrides: Sequence[str],
     *,
     problems: int,
     untrained: dict[str, dict[str, Any]],
@@ -162,16 +173,25 @@ def _study(
     unknown = {name for pair in pairs for name in pair} - set(untrained) - set(trained)
     if unknown:
         raise ValueError(f"compare names {min(unknown)}, which is no row.")
+    rows = {
+        name: _trained(base, overrides, source=f"{source}, {name}", **own) for name, own in trained.items()
+    }
+    # Strings, as reward settings cannot be hashed where they hold a list.
+    rules = {str(row.recipe.rewards): row.recipe.rewards for row in rows.values()}
+    if len(rules) > 1:
+        raise ValueError("the trained rows have different rewards; all answers must be graded alike.")
     return Study(
         problems,
         {name: Untrained(**own) for name, own in untrained.items()},
-        {name: _trained(base, source=f"{source}, {name}", **own) for name, own in trained.items()},
+        rows,
         pairs,
+        next(iter(rules.values()), RewardConfig()),
     )
 
 
 def _trained(
     base: dict[str, Any] | None,
+    overrides: Sequence[str],
     source: str,
     title: str,
     recipe: str | None = None,
@@ -180,8 +200,8 @@ def _trained(
     if (recipe is None) == (settings is None):
         raise ValueError(f"{source}: a trained row has either a recipe or settings.")
     if recipe is not None:
-        return Trained(title, load_recipe(recipe))
-    return Trained(title, recipe_of(base or {}, settings or {}, source=source))
+        return Trained(title, load_recipe(recipe, overrides))
+    return Trained(title, recipe_of(base or {}, settings or {}, source=source, overrides=overrides))
 
 
 def run_study(study: Study, config: StudyConfig, console: Console) -> dict[str, list[Outcome]]:
@@ -197,6 +217,7 @@ def run_study(study: Study, config: StudyConfig, console: Console) -> dict[str, 
     output = Path(config.output)
     if (output / "summary.json").exists() or any(output.glob("seed-*")):
         raise ValueError(f"{output} already holds a study. Choose another --output or remove it.")
+    check_folder(output, "--output")
     unknown = set(config.only) - set(study.trained)
     if unknown:
         raise ValueError(f"The study has no method {sorted(unknown)[0]}; it has {', '.join(study.trained)}.")
@@ -218,6 +239,7 @@ class _Seed:
     def __init__(self, study: Study, config: StudyConfig, seed: int, console: Console) -> None:
         self.study, self.config, self.seed, self.console = study, config, seed, console
         self.folder = Path(config.output) / f"seed-{seed}"
+        self.grader = Grader(study.rewards)
 
     def write_data(self) -> None:
         """Draw the training problems, the same whichever methods are run, and the test sets."""
@@ -270,9 +292,10 @@ class _Seed:
         found = {}
         for domain in DOMAINS:
             view = None if privilege == "none" else Hinted(privilege)
-            settings = EvaluationConfig(SamplingConfig(temperature=0.0, max_new_tokens=64))
+            settings = EvaluationConfig(SamplingConfig(temperature=0.0, max_new_tokens=64), 100)
+            bar = self._bar(f"{name} {domain}")
             found[domain] = evaluate(
-                loaded, self.tests[domain], settings, self._bar(f"{name} {domain}"), view
+                lambda: loaded, self.tests[domain], settings, bar, view, grader=self.grader
             )
             found[domain].write(self.folder / "evaluation" / f"{name}-{domain}.parquet")
         return found

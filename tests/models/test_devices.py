@@ -7,7 +7,8 @@ import torch
 
 from vicur.models import devices
 from vicur.models.devices import available_memory, choose_device, cpu_notice, peak_memory
-from vicur.recipe import RecipeError, load_recipe
+from vicur.recipe import load_recipe
+from vicur.settings import SettingsError
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_a_gpu_that_is_not_there_is_refused(gpus):
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "CPU", "", "mps", "mps:0"])
 def test_unknown_devices(name):
-    with pytest.raises(RecipeError, match=r"training\.device"):
+    with pytest.raises(SettingsError, match=r"training\.device"):
         load_recipe("cuebench/opsd_cue", [f"training.device={name}"])
 
 

@@ -11,13 +11,14 @@ from rich.console import Console
 from vicur.assembly import build
 from vicur.cuebench.generate import write_parquet
 from vicur.data.files import write_json, write_rows
-from vicur.recipe import RecipeError, load_recipe
+from vicur.recipe import load_recipe
 from vicur.reporting.run_summary import (
     as_markdown,
     print_run_summary,
     summarise_run,
     write_run_summary,
 )
+from vicur.settings import SettingsError
 from vicur.training.progress import Progress
 
 
@@ -170,7 +171,7 @@ def test_a_run_with_held_out_problems(base_folder, files, tmp_path):
     ],
 )
 def test_mistakes_in_validation(override, message):
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(SettingsError, match=message):
         load_recipe("cuebench/opsd_cue", [override])
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vicur.recipe import RecipeError, load_recipe, to_yaml
-from vicur.training.folder import ENTRIES, check_folder, remove_run, run_folder
+from vicur.recipe import load_recipe, to_yaml
+from vicur.settings import SettingsError
+from vicur.training.folder import ENTRIES, check_run_folder, remove_run, run_folder
 from vicur.training.records import Records
 
 
@@ -56,22 +57,22 @@ def test_names_of_recipes(here):
 
 @pytest.mark.parametrize("name", ["", "/tmp/x", "../x", "a/../../b", "."])
 def test_names_that_leave_the_folder(name):
-    with pytest.raises(RecipeError, match=r"training\.name must be the name of a folder below runs"):
+    with pytest.raises(SettingsError, match=r"training\.name must be the name of a folder below runs"):
         load_recipe("cuebench/opsd_cue", [f"training.name={name}"])
 
 
 def test_a_run_is_refused_and_overwriting_is_offered():
     folder = a_run("out")
     with pytest.raises(ValueError, match=r"out already holds a run\. Set training\.overwrite=true"):
-        check_folder(folder, overwrite=False)
-    check_folder(folder, overwrite=True)
-    check_folder(Path("new"), overwrite=False)
+        check_run_folder(folder, overwrite=False)
+    check_run_folder(folder, overwrite=True)
+    check_run_folder(Path("new"), overwrite=False)
     Path("notes").mkdir()
     Path("notes/ideas.txt").write_text("keep")
-    check_folder(Path("notes"), overwrite=False)  # a run may be put beside other files
+    check_run_folder(Path("notes"), overwrite=False)  # a run may be put beside other files
     Path("file").write_text("")
     with pytest.raises(ValueError, match="file is a file"):
-        check_folder(Path("file"), overwrite=True)
+        check_run_folder(Path("file"), overwrite=True)
 
 
 def test_overwriting_deletes_a_run_and_nothing_else():
@@ -91,7 +92,7 @@ def test_overwriting_deletes_a_run_and_nothing_else():
 def test_a_folder_with_something_else_is_never_deleted(extra):
     folder = a_run("out")
     (folder / extra).mkdir()
-    for attempt in (lambda: check_folder(folder, overwrite=True), lambda: remove_run(folder)):
+    for attempt in (lambda: check_run_folder(folder, overwrite=True), lambda: remove_run(folder)):
         with pytest.raises(ValueError, match=f"also holds {extra}"):
             attempt()
     assert (folder / "recipe.yaml").exists() and (folder / extra).exists()

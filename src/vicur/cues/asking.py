@@ -27,14 +27,13 @@ from vicur.cues.clients import (
     Unreachable,
     backoff,
 )
-from vicur.cues.output import write_output
-from vicur.cues.parsing import Unusable, parse_reply
+from vicur.cues.output import mover, write_output
+from vicur.cues.parsing import Unusable, cue_of
 from vicur.cues.prompts import CuePrompt
 from vicur.cues.requests import (
     CueRequest,
     MissingAnswer,
     estimated_tokens,
-    media_digest,
     request_key,
     requests_for,
 )
@@ -42,6 +41,7 @@ from vicur.cues.settings import BuildConfig
 from vicur.cues.store import CueStore
 from vicur.cues.summary import BuildSummary, FailedProblem, Tick, Watch
 from vicur.data.bad_rows import BadRowError
+from vicur.data.digests import media_digest
 from vicur.data.files import write_whole
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
@@ -266,10 +266,10 @@ class Asker:
         self.last_reply, self._heard = time.monotonic(), True
         cost, counted = self._count_in(request, reply)
         try:
-            cue = parse_reply(reply.text, request.field, cut_off=reply.cut_off)
+            cue = cue_of(reply, request.field)
         except Unusable as error:
             self.store.add_cost(key, cost, str(error))
-            return RequestFailed(str(error), again=True)
+            return RequestFailed(str(error), again=error.again)
         about = {"id": request.sample_id, "number": request.number, "seed": request.seed}
         about |= {"model": self.client.name, "prompt": self.prompt.label, "cut_off": reply.cut_off}
         self.store.add(key, cue, cost=cost, **about, **counted)
@@ -359,8 +359,10 @@ class Asker:
         if self.stopped is None or config.write_partial:
             out = Path(config.out)
             rows, added = self._columns(table)
-            write_output(table, out, rows, added, new_columns(config, self.prompt))
-            notes += _moved_media(self.source, table, out, config)
+            move = None if config.image_dir is not None else mover(table, self.source, out)
+            write_output(table, out, rows, added, new_columns(config, self.prompt), move)
+            if move is None:
+                notes += _media_elsewhere(self.source, table, out, config)
         return BuildSummary(
             problems=self.count,
             asked=self.asked,
@@ -406,8 +408,8 @@ def _nothing() -> AbstractAsyncContextManager[None]:
     return nullcontext()
 
 
-def _moved_media(source: FileSource, table: Table, out: Path, config: BuildConfig) -> list[str]:
-    """Whether paths in the output start from another folder than the output's own."""
+def _media_elsewhere(source: FileSource, table: Table, out: Path, config: BuildConfig) -> list[str]:
+    """Which option the output needs if paths in it do not start from its own folder."""
     folder = Path(config.image_dir) if config.image_dir is not None else table.folders[0]
     columns = [source.schema[ours] for ours in ("images", "videos") if source.schema[ours] is not None]
     if config.image_dir is None and folder.resolve() == out.parent.resolve():
@@ -419,5 +421,7 @@ def _moved_media(source: FileSource, table: Table, out: Path, config: BuildConfi
     paths = [e.get("path") if isinstance(e, dict) and not e.get("bytes") else e for e in named]
     relative = [p for p in paths if isinstance(p, str) and not p.startswith(("data:", "/"))]
     return (
-        [f"Its media are named by paths that start from {folder}: say so by image_dir."] if relative else []
+        [f"Commands that read it need --image-dir {folder}, where its paths of images start."]
+        if relative
+        else []
     )

@@ -21,7 +21,6 @@ from vicur.cues.prompts import CuePrompt, load_prompt
 from vicur.cues.requests import (
     MissingAnswer,
     estimated_tokens,
-    media_digest,
     question_for,
     request_key,
 )
@@ -29,6 +28,7 @@ from vicur.cues.settings import BuildConfig
 from vicur.cues.store import MAGIC, CueStore
 from vicur.cues.summary import BuildPlan, BuildSummary, Watch
 from vicur.data.bad_rows import BadRowError
+from vicur.data.digests import media_digest
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource, Progress
 from vicur.data.tables import Table, open_table
@@ -81,7 +81,11 @@ def plan_cues(
     count = num_problems(config, source)
     client = make_client(config, source, prompt) if config.backend != "endpoint" else None
     # A dry run needs no key.
-    identity = client.identity if client is not None else lambda _: endpoint_identity(str(config.model))
+    identity = (
+        client.identity
+        if client is not None
+        else lambda _: endpoint_identity(str(config.model), config.endpoint)
+    )
     kept = prompt_tokens = 0
     first: Shown | None = None
     remarks = remarks or {}

@@ -26,10 +26,12 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from vicur.cues.requests import Asking, CueRequest
+from vicur.data.files import folder_digest
 from vicur.data.rows import PromptEncoder
 from vicur.models.load import LoadedModel, load_model
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
+from vicur.rollouts.thinking import opened_thought
 
 Sleep = Callable[[float], Awaitable[Any]]
 Structured = Literal["auto", "schema", "object", "off"]
@@ -37,6 +39,8 @@ Structured = Literal["auto", "schema", "object", "off"]
 OPENAI = "https://api.openai.com/v1"
 _FORM_WORDS = ("response_format", "json_schema", "json schema", "json_object", "guided", "structured")
 """In what an endpoint says that does not take our `response_format`."""
+REASONING = ("reasoning_content", "reasoning")
+"""Names of the field for a model's thoughts: of vLLM, SGLang and DeepSeek; of newer vLLM and OpenRouter."""
 _BUSY = (429, 502, 503, 504)
 """Statuses of an endpoint that is overloaded or about to start."""
 _AGAIN = (408, 409, 500)
@@ -88,12 +92,14 @@ class Reply:
         text: as it was said.
         prompt_tokens, completion_tokens: as counted by who said it; None where nobody did.
         cut_off: whether it ended because there were no tokens left.
+        thoughts: the model's reasoning, where the server keeps it apart from the text.
     """
 
     text: str
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cut_off: bool = False
+    thoughts: str = ""
 
 
 class CueClient(Protocol):
@@ -173,7 +179,7 @@ class LocalClient:
     def __init__(self, name: str, load: Callable[[str], LoadedModel] = load_model) -> None:
         self.name = name
         self._load = load
-        self._identity = f"local {name} {_folder_digest(name)}"
+        self._identity = f"local {name} {folder_digest(Path(name))}"
         self._loaded: LoadedModel | None = None
         self._thread = ThreadPoolExecutor(1, "local model")
 
@@ -201,18 +207,9 @@ class LocalClient:
         except ValueError as error:
             raise RequestFailed(f"the model's processor refuses it: {error}", again=False) from error
         ((response,),) = Sampler(loaded, sampling, 1).sample([prompt], [request.sample_id], seed=request.seed)
-        text = loaded.processor.tokenizer.decode(response.ids, skip_special_tokens=True)
+        text = opened_thought(encoder.render(request.shown))
+        text += loaded.processor.tokenizer.decode(response.ids, skip_special_tokens=True)
         return Reply(text, len(prompt), len(response.ids), response.finish_reason == "length")
-
-
-def _folder_digest(name: str) -> str:
-    """Of what a checkpoint's folder holds now: the same path may hold another model tomorrow."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return ""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    stated = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.blake2b(repr(stated).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -220,16 +217,19 @@ class EndpointConfig:
     """An OpenAI-compatible endpoint."""
 
     base_url: str | None = None
-    """Where it is, usually with /v1 at its end, as http://127.0.0.1:8000/v1; None for OpenAI's own."""
+    """Address, usually ending in /v1, e.g. http://127.0.0.1:8000/v1; null for OpenAI's own."""
     api_key_env: str = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key; an endpoint of your own may need none."""
+    """Environment variable that holds the key; an endpoint of your own may need none."""
     header_envs: dict[str, str] = field(default_factory=dict)
-    """More headers to send: name of the header to name of the environment variable with its value."""
+    """Additional headers: name of the header to the environment variable that holds its value."""
     structured: Structured = "auto"
-    """How a JSON object is asked for beside the prompt's words: "schema", "object" (any JSON), "off", or
-    "auto": the strictest that the endpoint takes."""
+    """How a JSON object is requested beside the prompt: "schema", "object" (any JSON), "off", or "auto": the
+    strictest that the endpoint supports."""
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    """Additional fields of every request, e.g. {chat_template_kwargs: {enable_thinking: false}}. No keys or
+    other secrets: it is written to the store."""
     timeout_seconds: float = 120.0
-    """After which a request counts as failed."""
+    """Time after which a request counts as failed."""
 
     def __post_init__(self) -> None:
         if not self.timeout_seconds > 0:
@@ -251,12 +251,13 @@ class EndpointConfig:
             )
 
 
-def endpoint_identity(model: str) -> str:
-    """All about an endpoint that decides on its reply.
+def endpoint_identity(model: str, config: EndpointConfig) -> str:
+    """Everything about an endpoint that decides its reply.
 
     Not the address, so that a moved server keeps its cues; nor the form in which a JSON object is asked for.
     """
-    return f"endpoint {model}"
+    extra = f" {json.dumps(config.extra_body, sort_keys=True)}" if config.extra_body else ""
+    return f"endpoint {model}{extra}"
 
 
 class EndpointClient:
@@ -309,7 +310,7 @@ class EndpointClient:
         return f"EndpointClient({self.name!r})"
 
     def identity(self, index: int) -> str:
-        return endpoint_identity(self.name)
+        return endpoint_identity(self.name, self.config)
 
     async def close(self) -> None:
         await self._client.close()
@@ -350,6 +351,8 @@ class EndpointClient:
             body["seed"] = request.seed
         if request.temperature is not None:
             body["temperature"] = request.temperature
+        if self.config.extra_body:
+            body["extra_body"] = self.config.extra_body
         if self._form == "schema":
             body["response_format"] = response_schema(request.field)
         elif self._form == "object":
@@ -392,6 +395,7 @@ class EndpointClient:
             None if usage is None else usage.prompt_tokens,
             None if usage is None else usage.completion_tokens,
             reason == "length",
+            self._without_secrets(_reasoning(message)),
         )
 
     def _of_status(self, error: Any) -> Exception:
@@ -419,6 +423,13 @@ class EndpointClient:
         for secret in self._secrets:
             text = text.replace(secret, "[removed]")
         return text
+
+
+def _reasoning(message: Any) -> str:
+    """The reasoning field of a message, which OpenAI's own protocol does not have; "" if it has none."""
+    extra = message.model_extra or {}
+    found = next((extra[name] for name in REASONING if isinstance(extra.get(name), str)), "")
+    return str(found)
 
 
 def response_schema(field_name: str) -> dict[str, Any]:

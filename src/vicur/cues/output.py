@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
-from vicur.data.files import ROW_GROUP, write_whole
+from vicur.data.files import ROW_GROUP, write_or_rescue
+from vicur.data.sources import FileSource
 from vicur.data.tables import ArrowTable, ListTable, Table
+from vicur.paths import check_file
+
+LONGEST_PATH = 1024
+"""Characters. Longer text is not taken for a path."""
 
 
 def check_output(table: Table, data: Path, out: Path, added: Sequence[str], *, replace: bool) -> None:
@@ -31,8 +39,9 @@ def check_output(table: Table, data: Path, out: Path, added: Sequence[str], *, r
     allowed = (".jsonl", ".json") if as_text else (".parquet",)
     if out.suffix not in allowed:
         raise ValueError(f"The output {out} must end in {' or '.join(allowed)}, as {data} is of that format.")
-    if out.exists() and (out.is_dir() or (data.exists() and out.samefile(data))):
-        raise ValueError(f"The output {out} is the data itself or a folder; give another file.")
+    if out.exists() and data.exists() and out.samefile(data):
+        raise ValueError(f"The output {out} is the data itself; give another file.")
+    check_file(out, "The output")
     names = {column.partition(".")[0] if isinstance(table, ListTable) else column for column in table.columns}
     there = [name for name in added if name in names]
     if there and not replace:
@@ -42,8 +51,61 @@ def check_output(table: Table, data: Path, out: Path, added: Sequence[str], *, r
         )
 
 
+@dataclass(frozen=True)
+class PathMove:
+    """New paths for media that are named relative to the data's folder.
+
+    Attributes:
+        columns: the columns that hold media.
+        folder: that the paths start from in the data.
+        target: folder of the output, that they are to start from.
+    """
+
+    columns: tuple[str, ...]
+    folder: Path
+    target: Path
+
+    def value(self, value: Any) -> Any:
+        """The entry of a column, with its paths moved."""
+        if isinstance(value, list):
+            return [self.value(entry) for entry in value]
+        if isinstance(value, dict):
+            named = value.get("bytes") is None and isinstance(value.get("path"), str)
+            return {**value, "path": self.value(value["path"])} if named else value
+        return self._path(value) if isinstance(value, str) else value
+
+    def _path(self, text: str) -> str:
+        if len(text) > LONGEST_PATH or text.startswith("data:") or Path(text).is_absolute():
+            return text
+        file = self.folder / text
+        return os.path.relpath(file, self.target) if file.exists() else text
+
+
+def mover(table: Table, source: FileSource, out: Path) -> PathMove | None:
+    """How paths of media change so that they are found from the output's own folder; None if they need not.
+
+    Paths may not leave the folder of the file that names them. So nothing can be done where the media do not
+    lie below the output's folder.
+
+    Args:
+        table: the rows.
+        source: the same, read as problems.
+        out: the output.
+    """
+    folder, target = table.folders[0].resolve(), out.parent.resolve()
+    columns = [source.schema.get(field) for field in ("images", "videos")]
+    if folder == target or not folder.is_relative_to(target):
+        return None
+    return PathMove(tuple(name for name in columns if name is not None and "." not in name), folder, target)
+
+
 def write_output(
-    table: Table, out: Path, rows: Sequence[int], added: Mapping[str, Sequence[Any]], types: Mapping[str, Any]
+    table: Table,
+    out: Path,
+    rows: Sequence[int],
+    added: Mapping[str, Sequence[Any]],
+    types: Mapping[str, Any],
+    move: PathMove | None = None,
 ) -> None:
     """Write rows with more columns; the file appears whole or not at all.
 
@@ -53,20 +115,50 @@ def write_output(
         rows: which, ascending.
         added: the columns, a value for each of these rows; a column of that name is replaced in its place.
         types: of the columns, in Arrow.
+        move: new paths for media.
 
     Raises:
         ValueError: rows of different kinds are to become one parquet file.
         OSError: it cannot be written.
     """
     if out.suffix == ".parquet":
-        content = _with_columns(_arrow(table, out), rows, added, types)
-        write_whole(out, lambda partial: pq.write_table(content, partial, row_group_size=ROW_GROUP))
+        content = _with_columns(_moved(_arrow(table, out), move), rows, added, types)
+        write_or_rescue(out, lambda partial: pq.write_table(content, partial, row_group_size=ROW_GROUP))
         return
     assert isinstance(table, ListTable)
-    lines = (
-        {**table[row], **{name: values[i] for name, values in added.items()}} for i, row in enumerate(rows)
-    )
-    write_whole(out, lambda partial: _write_json(partial, lines, as_list=out.suffix == ".json"))
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for i, row in enumerate(rows):
+            moved = (
+                {name: move.value(table[row][name]) for name in move.columns if name in table[row]}
+                if move
+                else {}
+            )
+            yield {**table[row], **moved, **{name: values[i] for name, values in added.items()}}
+
+    write_or_rescue(out, lambda partial: _write_json(partial, lines(), as_list=out.suffix == ".json"))
+
+
+def _moved(content: pa.Table, move: PathMove | None) -> pa.Table:
+    """A table with the paths of its media moved; columns that hold the media themselves stay as they are."""
+    for name in () if move is None else move.columns:
+        column = content.column(name)
+        if name in content.column_names and not _holds_bytes(column):
+            assert move is not None
+            moved = pa.array([move.value(value) for value in column.to_pylist()], column.type)
+            content = content.set_column(content.column_names.index(name), content.field(name), moved)
+    return content
+
+
+def _holds_bytes(column: pa.ChunkedArray) -> bool:
+    """Whether entries are not paths alone."""
+    kind = column.type
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind, column = kind.value_type, pa.compute.list_flatten(column)
+    if not pa.types.is_struct(kind):
+        return not (pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    names = [field.name for field in kind]
+    return "bytes" in names and pa.compute.struct_field(column, "bytes").null_count < len(column)
 
 
 def _arrow(table: Table, out: Path) -> pa.Table:

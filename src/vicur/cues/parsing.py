@@ -7,22 +7,60 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_OPEN_THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+from vicur.cues.clients import Reply
+from vicur.rollouts.thinking import without_thoughts
+
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _SENTENCES = re.compile(r".*[.!?](?=[\"')\]]*(?:\s|\Z))", re.DOTALL)
+MOST_WORDS_BEFORE = 20
+"""Words before the object of a reply that was cut off; with more, the object may be a draft."""
 _MOST_STARTS = 40
 """Braces at which an object is looked for; a reply of nothing but braces would take for ever."""
 
 
+THINKING_OFF = (
+    "switch thinking off, for vLLM and SGLang with "
+    "--endpoint.extra_body '{chat_template_kwargs: {enable_thinking: false}}'"
+)
+
+
 class Unusable(ValueError):
-    """A reply without a cue in it; the message is half a sentence that says what it is instead."""
+    """A reply without a cue in it.
+
+    Args:
+        reason: half a sentence that says what it is instead.
+        again: whether another reply to the same request may have one.
+    """
+
+    def __init__(self, reason: str, *, again: bool = True) -> None:
+        super().__init__(reason)
+        self.again = again
+
+
+def cue_of(reply: Reply, field: str = "cue") -> str:
+    """The cue of a reply, as `parse_reply` finds it.
+
+    Raises:
+        Unusable: there is no cue in it.
+    """
+    if not reply.text.strip() and reply.thoughts:
+        ended = (
+            "max_tokens ended them before the reply began. Raise --asking.max_tokens, or "
+            if reply.cut_off
+            else "the reply itself is empty. Start the server without its reasoning parser, or "
+        )
+        raise Unusable(
+            f"the model's words are in the reasoning field of the message, and {ended}{THINKING_OFF}",
+            again=False,
+        )
+    return parse_reply(reply.text, field, cut_off=reply.cut_off)
 
 
 def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
     """The cue of a reply: a JSON object, alone or inside other text or a code fence, or plain text.
 
-    A reply that was cut off, or whose JSON breaks off, gives its whole sentences.
+    A reply that was cut off, or whose JSON breaks off, gives its whole sentences. What stands before the last
+    closing tag of a thought is no part of the reply, as drafts of a cue often are.
 
     Args:
         text: the reply.
@@ -32,9 +70,16 @@ def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
     Raises:
         Unusable: there is no cue in it.
     """
-    text = _THOUGHT.sub("", text).strip()
-    if _OPEN_THOUGHT.match(text):
-        raise Unusable("the reply ended while the model was still thinking; raise max_tokens")
+    text = text.strip()
+    if _as_json(text) is None:  # tags inside of a whole object are part of the cue
+        text, thinking = without_thoughts(text)
+        text = text.strip()
+        if thinking:
+            raise Unusable(
+                "max_tokens ended the reply while the model was still thinking. Raise --asking.max_tokens, or "
+                f"{THINKING_OFF}",
+                again=False,
+            )
     if not text:
         raise Unusable("the reply is empty")
     fences = [found.strip() for found in _FENCE.findall(text)]
@@ -42,8 +87,14 @@ def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
         value = _as_json(candidate)
         if value is not None:
             return _of_value(value, field)
-    for value in _objects(text):
+    for start, value in _objects(text):
         if _named(value, field) is not None:
+            if cut_off and len(text[:start].split()) > MOST_WORDS_BEFORE:
+                raise Unusable(
+                    "max_tokens ended the reply after many words around a draft; the model seems to think "
+                    f"aloud. Raise --asking.max_tokens, or {THINKING_OFF}",
+                    again=False,
+                )
             return _of_value(value, field)
     begun = _begun(text, field)
     if begun is not None:
@@ -65,8 +116,8 @@ def _as_json(text: str) -> Any:
         return None
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Objects inside a text."""
+def _objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Objects inside a text, and where each begins."""
     decoder = json.JSONDecoder(strict=False)
     for start in [found.start() for found in re.finditer(r"\{", text)][:_MOST_STARTS]:
         try:
@@ -74,7 +125,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
-            yield value
+            yield start, value
 
 
 def _named(value: dict[str, Any], field: str) -> Any:

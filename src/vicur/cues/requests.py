@@ -31,17 +31,17 @@ class Asking:
     """How a model is asked, as far as it decides on the reply."""
 
     temperature: float | None = 0.7
-    """Of sampling; None leaves it to the endpoint, for models that refuse the setting."""
+    """Sampling temperature; null leaves it to the endpoint, for models that refuse the setting."""
     max_tokens: int = 400
-    """Of a reply; one that is cut off keeps its whole sentences."""
+    """Length limit of a reply, thoughts included. Of a reply that is cut off, the whole sentences are kept."""
     seed: int = 0
-    """Several cues of a problem have seeds of their own, derived from it."""
+    """Seed; several cues of a problem get seeds of their own, derived from it."""
     max_image_pixels: int | None = 2_000_000
-    """Larger images and frames are sent smaller; None for as they are."""
+    """Larger images and frames are scaled down before they are sent; null for no limit."""
     image_format: Literal["png", "jpeg"] = "png"
-    """How images are sent: PNG keeps thin lines and small print, JPEG makes photographs small."""
+    """Format in which images are sent: PNG keeps thin lines and small print, JPEG makes photographs small."""
     max_video_frames: int = 16
-    """Sent of each video, at even distances."""
+    """Frames sent per video, evenly spaced."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not 0 <= self.temperature < math.inf:
@@ -202,23 +202,6 @@ def bounded_size(size: tuple[int, int], most: int | None) -> tuple[int, int]:
 def _within(image: Image.Image, most: int | None) -> Image.Image:
     size = bounded_size(image.size, most)
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
-
-
-def media_digest(sample: Sample) -> str:
-    """Of the pixels of a problem's media, whatever their files are called or how they are packed."""
-    digest = hashlib.blake2b(digest_size=16)
-    for image in sample.images:
-        _add_image(digest, "image", image)
-    for video in sample.videos:
-        digest.update(f"video {video.frames_per_second!r} {len(video.frames)}\n".encode())
-        for frame in video.frames:
-            _add_image(digest, "frame", frame)
-    return digest.hexdigest()
-
-
-def _add_image(digest: Any, kind: str, image: Image.Image) -> None:
-    digest.update(f"{kind} {image.mode} {image.size}\n".encode())
-    digest.update(image.tobytes())
 
 
 def request_key(request: CueRequest, identity: str, prompt: CuePrompt, asking: Asking, media: str) -> str:

@@ -10,78 +10,87 @@ from typing import Literal
 from vicur.cues.clients import EndpointConfig
 from vicur.cues.requests import Asking
 from vicur.data.media import PIL_LIMIT, VideoConfig
+from vicur.data.sources import DataConfig
+from vicur.paths import PathText
+from vicur.rewards.grader import RewardConfig
+from vicur.rollouts.processors import SamplingConfig
+from vicur.scoring.teacher import SELF
 
 Backend = Literal["endpoint", "local", "exact", "null"]
 
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """What cues are built of, by whom, and at what price."""
+    """The settings of `vicur cues build`."""
 
-    data: str = "train.parquet"
+    data: PathText = "train.parquet"
     """The problems: a .parquet, .json or .jsonl file, a folder, or a data set on the hub, with `@split`
     behind it if it has several splits."""
-    out: str = "train_cues.parquet"
-    """The same rows with the cue column, in the data's own format; .parquet for folders and the hub."""
+    out: PathText = "train_cues.parquet"
+    """Output file: the same rows with the cue column, in the data's own format; .parquet for folders and hub
+    ids."""
     backend: Backend = "endpoint"
-    """Who is asked: "endpoint" (any OpenAI-compatible one), "local" (a checkpoint in this process), "exact"
-    (the data's own column, as CueBench has it), "null" (nobody; for measuring)."""
-    model: str | None = None
-    """Its name at the endpoint; or, for "local", a folder, a hub id or "vicur:NAME"."""
+    """Where cues come from: "endpoint" (any OpenAI-compatible one), "local" (a checkpoint in this process),
+    "exact" (the data's own column, as CueBench has it), "null" (a fixed text; for measuring throughput)."""
+    model: PathText | None = None
+    """Name of the model at the endpoint; for "local", a checkpoint folder, hub id or "vicur:NAME"."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    """Where the endpoint is."""
-    prompt: str = "general"
-    """The words that ask: general, geometry, charts, video, rationale, or the path of a file like them."""
+    """The endpoint."""
+    prompt: PathText = "general"
+    """Prompt template: general, geometry, charts, video, rationale, or the path of your own YAML file."""
     asking: Asking = field(default_factory=Asking)
     """Sampling, and how media are sent."""
     samples: int = 1
-    """Cues of each problem; with several there is a list of them beside the column."""
+    """Cues per problem; with more than one, a list of them is written beside the column."""
     include_answer: bool = False
-    """Send the gold answer too: only for the baseline of explained answers, never for cues. It takes a
-    prompt with words for it, as rationale has."""
+    """Send the gold answer too: only for the baseline of explained answers, never for cues. Needs a prompt
+    template with a text for it, as rationale has."""
     column: str | None = None
-    """Name of the new column; the prompt's own field, cue or rationale, if not given."""
+    """Name of the new column; null for the prompt's own field, cue or rationale."""
     replace: bool = False
     """Whether a column of that name may be replaced."""
     overwrite: bool = False
-    """Whether an output file may be replaced that was not written with the same store."""
-    store: str | None = None
-    """Where replies are kept: a file, or a folder that several builds may use one after another. Beside the
-    output if not given."""
+    """Whether an output file that was not written with the same store may be replaced."""
+    store: PathText | None = None
+    """File for the model's replies, or a folder that several builds may use one after another; null for a file
+    beside the output."""
     limit: int | None = None
-    """Only the first so many problems; the output has only their rows."""
+    """Use only the first N problems; the output has only their rows. Null for all."""
     retry_failed: bool = False
-    """Ask again for problems that were set aside by an earlier run."""
+    """Ask again for problems that failed in an earlier run."""
     concurrency: int = 8
-    """Requests in flight."""
+    """Number of requests in flight."""
     requests_per_minute: float | None = None
-    """At most; None for no limit."""
+    """Maximum requests per minute; null for no limit."""
     tries: int = 4
-    """Of a problem, before it is set aside. Times when the endpoint was out of reach do not count."""
+    """Attempts per problem before it counts as failed. Times when the endpoint could not be reached do not
+    count."""
     backoff_seconds: float = 1.0
-    """Before the second try; doubled with each further one, up to a minute."""
+    """Wait before the second attempt; doubled with each further one, up to a minute."""
     patience_seconds: float = 300.0
-    """The run stops when the endpoint was out of reach, or too busy, for so long."""
+    """Stop when the endpoint could not be reached, or was too busy, for this long."""
     stop_after_failures: int = 20
-    """The run stops when so many problems in a row had to be set aside."""
+    """Stop when this many problems in a row have failed."""
     prompt_price: float = 0.0
-    """Of a million tokens sent."""
+    """Price per million prompt tokens."""
     completion_price: float = 0.0
-    """Of a million tokens received."""
+    """Price per million completion tokens."""
     budget: float | None = None
-    """The run stops before all that the store has paid for, in this run and earlier ones, costs more."""
+    """Stop before the total cost of this run and earlier ones with the same store exceeds this; null for no
+    limit."""
     write_partial: bool = False
-    """Whether the output is also written when the run stopped early, without cues for the rest."""
-    image_dir: str | None = None
-    """Folder that paths of images and videos start from, and may not leave; None for the data's own."""
+    """Whether the output is also written when the build stops early, without cues for the rest."""
+    image_dir: PathText | None = None
+    """Folder that paths of images and videos start from, and may not leave; null for the data's own."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Our field to the column that holds it, where the usual names do not fit: `question: text`."""
+    """Columns that fields are read from, where the usual names do not fit: `question: text`."""
     bad_rows: Literal["error", "skip"] = "error"
-    """What a row is that cannot become a problem: the end, or left without a cue."""
+    """What to do with unreadable rows: stop, or write them without a cue."""
     max_raw_pixels: int = PIL_LIMIT
-    """Of an image as the file has it; a row with a larger one is bad: it may be a decompression bomb."""
+    """Upper bound on pixels per image as stored; rows with a larger one count as unreadable, since it may be a
+    decompression bomb."""
     video: VideoConfig = field(default_factory=VideoConfig)
-    """How frames are taken from videos."""
+    """How frames are sampled from videos."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "limit", "concurrency", "tries", "stop_after_failures"):
@@ -97,7 +106,7 @@ class BuildConfig:
         if self.budget is not None and self.prompt_price == self.completion_price == 0:
             raise ValueError("A budget needs prices: set prompt_price and completion_price.")
         if self.model is None and self.backend in ("endpoint", "local"):
-            raise ValueError(f"The backend {self.backend} needs a model: say which by `model`.")
+            raise ValueError(f"The backend {self.backend} needs a model: set model=NAME.")
         if self.model is not None and self.backend in ("exact", "null"):
             raise ValueError(f"The backend {self.backend} asks no model; leave `model` out.")
         if self.samples > 1 and self.asking.temperature == 0:
@@ -119,5 +128,53 @@ class BuildConfig:
         return Path(self.out + ".failed.jsonl")
 
     def price(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """Of so many tokens."""
+        """The cost of these tokens."""
         return (prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6
+
+
+def skipping_bad_rows() -> DataConfig:
+    """How data is read where unreadable rows are left out unless set otherwise."""
+    return DataConfig(bad_rows="skip")
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """The settings of `vicur cues audit`."""
+
+    data: DataConfig = field(default_factory=skipping_bad_rows)
+    """The data with cues; `data.train` is the file, folder or hub id."""
+
+
+@dataclass(frozen=True)
+class WorthSettings:
+    """The settings of `vicur cues worth`."""
+
+    data: DataConfig = field(default_factory=skipping_bad_rows)
+    """The problems with cues, rationales or answers; `data.train` is the file, folder or hub id."""
+    student: PathText = "vicur:tiny-student"
+    """The model that responds: checkpoint folder, hub id, or "vicur:NAME"."""
+    teacher: PathText = SELF
+    """The model that is shown the texts; "self" for the student."""
+    run: PathText | None = None
+    """Folder of a training run whose responses are used; null to sample them now."""
+    problems: int | None = None
+    """Use only the first N problems; null for all."""
+    siblings: int = 4
+    """Responses per problem."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How responses are sampled."""
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    """How responses are graded. Responses of a run keep the grades that the run gave them unless a setting
+    here is changed."""
+    samples_per_batch: int = 16
+    """Problems scored together."""
+    seed: int = 0
+    """Seed for sampling, and for the choice of other problems' texts."""
+    output: PathText | None = None
+    """Folder for worth.json and tokens.parquet; null to write none."""
+
+    def __post_init__(self) -> None:
+        for name in ("problems", "siblings", "samples_per_batch"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, not {count}.")

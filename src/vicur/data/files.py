@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,3 +48,33 @@ def write_rows(
         index = table.column_names.index(name)
         table = table.set_column(index, name, table.column(name).cast(kind))
     write_whole(path, lambda partial: pq.write_table(table, partial, row_group_size=ROW_GROUP))
+
+
+def write_or_rescue(path: Path, write: Callable[[Path], object]) -> None:
+    """As `write_whole`; where the file cannot be written, write it to the folder for temporary files.
+
+    For results that took long or cost money: a full disk must not lose them.
+
+    Raises:
+        OSError: the file was not written; the message says where its content is instead, if anywhere.
+    """
+    try:
+        write_whole(path, write)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        rescued = Path(tempfile.mkdtemp(prefix="vicur-")) / path.name
+        try:
+            write(rescued)
+        except OSError:
+            shutil.rmtree(rescued.parent, ignore_errors=True)
+            raise OSError(f"{path} cannot be written: {reason}.") from error
+        raise OSError(f"{path} cannot be written: {reason}. Its content was written to {rescued}.") from error
+
+
+def folder_digest(folder: Path) -> str:
+    """A digest of the names, sizes and times of the files in a folder; "" where there is no such folder."""
+    if not folder.is_dir():
+        return ""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    stated = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.blake2b(repr(stated).encode(), digest_size=8).hexdigest()

@@ -17,11 +17,15 @@ from PIL import Image
 
 from vicur.data.bad_rows import BadRow, BadRowError, RowProblem
 from vicur.data.columns import Columns, Fields
-from vicur.data.media import PIL_LIMIT, MediaReader, SizeOnly, VideoConfig
+from vicur.data.media import IMAGE_SUFFIXES, PIL_LIMIT, MediaReader, SizeOnly, VideoConfig
 from vicur.data.pixels import PixelLimits
 from vicur.data.sample import Privilege, Sample, Video
 from vicur.data.tables import Row, Table, open_table
 from vicur.data.views import View
+from vicur.paths import PathText
+
+MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, ".mp4", ".mkv", ".webm", ".mov", ".avi")
+"""How paths of images and videos end."""
 
 Item = TypeVar("Item")
 Progress = Callable[[Iterable[Row], int], Iterable[Row]]
@@ -32,13 +36,13 @@ Progress = Callable[[Iterable[Row], int], Iterable[Row]]
 class DataConfig:
     """The training problems."""
 
-    train: str = "train.parquet"
+    train: PathText = "train.parquet"
     """A .parquet, .json or .jsonl file, a folder (also of `save_to_disk`), or a data set on the hub, with
     `@split` behind it if it has several splits."""
     system_prompt: str | None = None
     """Put before every problem, in the place of a system message of the data; None for the data's own. A
     ready-made `teacher_prompt` that has a system message keeps it."""
-    image_dir: str | None = None
+    image_dir: PathText | None = None
     """Folder that paths of images and videos start from, and may not leave; None for the data's own."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our field to the column that holds it, where the usual names do not fit: `answer: label.text`. A dot
@@ -207,6 +211,34 @@ class FileSource(Sequence[Sample]):
         """Columns that no field is read from."""
         used = {column.partition(".")[0] for column in self.schema.values() if column is not None}
         return [name for name in self._table.columns if "." not in name and name not in used]
+
+    def unused_media(self) -> str | None:
+        """A sentence about columns that hold images or videos which no problem shows; None if there is none.
+
+        Judged by the first row in which such a column is not empty.
+        """
+        shown = {self.schema.get("images"), self.schema.get("videos")}
+        found = [name for name in self.unused if name not in shown and self._holds_media(name)]
+        if not found:
+            return None
+        listed = " and ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        return (
+            f"{self.name} has images or videos in {listed}, which no problem shows. Name the column with "
+            f"data.columns.images={found[0]}."
+        )
+
+    def _holds_media(self, column: str) -> bool:
+        for row in self._table.rows([column]):
+            value = row.get(column)
+            entry = value[0] if isinstance(value, list) and value else value
+            if entry is None or entry == []:
+                continue
+            if isinstance(entry, dict):
+                return bool({"bytes", "path"} <= entry.keys())
+            return isinstance(entry, str) and (
+                entry.lower().endswith(MEDIA_SUFFIXES) or entry.startswith("data:image")
+            )
+        return False
 
     @property
     def num_rows(self) -> int:

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 
-from vicur.data.files import write_rows
+from vicur.data.bad_rows import BadRowError
+from vicur.data.digests import shown_digest
+from vicur.data.files import ROW_GROUP, write_whole
 from vicur.data.pixels import PixelLimits
 from vicur.data.rows import PromptEncoder
 from vicur.data.sample import Sample
 from vicur.data.views import Plain, View
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
+from vicur.evaluation.responses import ResponseStore, StoredResponse
 from vicur.evaluation.statistics import Estimate, accuracy_interval
+from vicur.evaluation.verdicts import Verdict, verdict_of
 from vicur.models.load import LoadedModel
-from vicur.rewards.answers import extract_answer
 from vicur.rewards.grader import Grader
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
+from vicur.rollouts.thinking import opened_thought
 from vicur.training.progress import Progress
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("gold", pa.string()),
+        ("response", pa.string()),
+        ("extracted", pa.string()),
+        ("correct", pa.bool_()),
+        ("reward", pa.float64()),
+        ("finish_reason", pa.string()),
+        ("response_tokens", pa.int64()),
+        ("excluded", pa.string()),
+        ("response_ids", pa.list_(pa.int64())),
+        ("digest", pa.string()),
+    ]
+)
+"""Columns of the output: see docs/evaluation.md."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +53,11 @@ class EvaluationConfig:
     """How a model is asked."""
 
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
-    """Greedy unless set otherwise."""
-    prompts_per_batch: int = 100
+    """How responses are sampled; greedy unless set otherwise."""
+    prompts_per_batch: int = 32
     """Problems answered together."""
     seed: int = 0
-    """Decides the responses where sampling is not greedy."""
+    """Seed of the sampled responses."""
 
     def __post_init__(self) -> None:
         if self.prompts_per_batch < 1:
@@ -42,29 +65,83 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What a model answered.
+class Answer:
+    """One problem, the model's response to it, and the verdict.
 
     Attributes:
-        samples: ids of the problems.
-        responses: one text each.
-        correct: None where the problem has no gold answer; such problems do not count.
-        response_ids: their tokens.
+        id: of the problem.
+        gold: its gold answer.
+        stored: the response; None where the problem could not be asked.
+        verdict: what the grader says of it.
     """
 
-    samples: tuple[str, ...]
-    responses: tuple[str, ...]
-    correct: tuple[bool | None, ...]
-    response_ids: tuple[Tensor, ...]
+    id: str
+    gold: str | None
+    stored: StoredResponse | None
+    verdict: Verdict
+
+    def row(self) -> dict[str, Any]:
+        """As a row of the output."""
+        own = self.stored
+        return {
+            "id": self.id,
+            "gold": self.gold,
+            "response": None if own is None else own.response,
+            "extracted": self.verdict.extracted,
+            "correct": self.verdict.correct,
+            "reward": self.verdict.reward,
+            "finish_reason": None if own is None else own.finish_reason,
+            "response_tokens": None if own is None else len(own.response_ids),
+            "excluded": self.verdict.excluded,
+            "response_ids": None if own is None else own.response_ids,
+            "digest": None if own is None else own.digest,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model responded, and how it was graded.
+
+    Attributes:
+        answers: of all problems with a response, in the order of the data.
+        unasked: of problems without one: their row is unreadable, or their prompt too long.
+    """
+
+    answers: tuple[Answer, ...]
+    unasked: tuple[Answer, ...] = ()
+
+    @property
+    def stored(self) -> list[StoredResponse]:
+        """The responses."""
+        return [answer.stored for answer in self.answers if answer.stored is not None]
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """The responses as text."""
+        return tuple(own.response for own in self.stored)
+
+    @property
+    def response_ids(self) -> tuple[Tensor, ...]:
+        """The responses as tokens."""
+        return tuple(torch.tensor(own.response_ids) for own in self.stored)
+
+    @property
+    def correct(self) -> tuple[bool | None, ...]:
+        """Whether each response is right; None where it cannot be graded."""
+        return tuple(answer.verdict.correct for answer in self.answers)
 
     @property
     def graded(self) -> list[bool]:
-        """Of the problems with a gold answer, whether the response is right."""
+        """Whether each response is right, of those that can be graded."""
         return [value for value in self.correct if value is not None]
 
     @property
     def accuracy(self) -> Estimate:
-        """In percent, with Wilson's 95 % interval."""
+        """In percent, with Wilson's 95 % interval.
+
+        Raises:
+            ValueError: no response could be graded.
+        """
         return accuracy_interval(self.graded)
 
     @property
@@ -72,17 +149,36 @@ class Evaluation:
         """The whole word "hint" in the responses."""
         return hint_leakage(self.responses)
 
+    @property
+    def truncated(self) -> int:
+        """Responses that were cut off at the limit on their length."""
+        return sum(own.finish_reason == "length" for own in self.stored)
+
+    @property
+    def unextracted(self) -> int:
+        """Graded responses in which no answer was found; they count as wrong."""
+        return sum(answer.verdict.lacks_answer for answer in self.answers)
+
+    @property
+    def excluded(self) -> Counter[str]:
+        """How many problems are not part of the accuracy, by reason."""
+        found = (answer.verdict.kind for answer in (*self.answers, *self.unasked))
+        return Counter(kind for kind in found if kind is not None)
+
+    def table(self) -> pa.Table:
+        """One row for each problem, with the columns of `SCHEMA`."""
+        return pa.Table.from_pylist([own.row() for own in (*self.answers, *self.unasked)], schema=SCHEMA)
+
     def write(self, path: Path) -> None:
-        """One row for each problem."""
-        rows: list[dict[str, Any]] = [
-            {"sample": s, "response": r, "extracted": extract_answer(r), "correct": c}
-            for s, r, c in zip(self.samples, self.responses, self.correct, strict=True)
-        ]
-        write_rows(path, rows, {"correct": pa.bool_(), "extracted": pa.string()})
+        """Write the table as parquet."""
+        import pyarrow.parquet as pq
+
+        table = self.table()
+        write_whole(path, lambda partial: pq.write_table(table, partial, row_group_size=ROW_GROUP))
 
 
 def evaluate(
-    loaded: LoadedModel,
+    load: Callable[[], LoadedModel],
     samples: Sequence[Sample],
     config: EvaluationConfig,
     progress: Progress,
@@ -90,40 +186,155 @@ def evaluate(
     *,
     grader: Grader | None = None,
     limits: PixelLimits | None = None,
+    store: ResponseStore | None = None,
+    skip_bad_rows: bool = False,
 ) -> Evaluation:
-    """Let the model answer every problem once.
+    """Let a model answer every problem once, and grade its responses.
 
     Args:
-        loaded: the model.
+        load: loads the model; called only if a response is missing.
         samples: the problems.
-        config: how it is asked.
+        config: how the model is asked.
         progress: shows how far it is.
-        view: what it is shown; plain if not given.
-        grader: of its responses; one with default settings if not given.
+        view: what the model is shown; the plain problem if not given.
+        grader: of the responses; one with default settings if not given.
         limits: on the pixels of what it is shown; the checkpoint's own if not given.
+        store: keeps responses as they come, and may have some already; in memory if not given.
+        skip_bad_rows: whether a problem whose image turns out unreadable is left out, or an error.
 
     Raises:
-        ValueError: no problem has a gold answer.
+        ValueError: the store holds a response to another problem of the same id.
+        BadRowError: an image or video cannot be decoded, and such rows are not skipped.
+        OSError: the store cannot be written.
     """
-    view, grader = view or Plain(), grader or Grader()
-    encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index, limits)
-    sampler = Sampler(loaded, config.sampling, config.prompts_per_batch)
-    ids: list[str] = []
-    texts: list[str] = []
-    correct: list[bool | None] = []
-    response_ids: list[Tensor] = []
-    starts = range(0, len(samples), config.prompts_per_batch)
-    for start in progress.over(starts, len(starts)):
-        batch = [samples[i] for i in range(start, min(start + config.prompts_per_batch, len(samples)))]
-        prompts = encoder.encode([view.show(sample) for sample in batch])
-        responses = sampler.sample(prompts, [s.id for s in batch], seed=config.seed)
-        for sample, own in zip(batch, responses, strict=True):
-            text = encoder.tokenizer.decode(own[0].ids, skip_special_tokens=True)
-            ids.append(sample.id)
-            texts.append(text)
-            response_ids.append(own[0].ids)
-            grade = grader.grade(text, sample.answer, choices=sample.meta.get("choices"), meta=sample.meta)
-            correct.append(None if grade is None else grade.correct)
-    if all(value is None for value in correct):
-        raise ValueError("No problem has a gold answer that can be graded against.")
-    return Evaluation(tuple(ids), tuple(texts), tuple(correct), tuple(response_ids))
+    run = _Evaluating(
+        samples, view or Plain(), grader or Grader(), store or ResponseStore(None), skip_bad_rows
+    )
+    missing = run.reuse(progress)
+    if missing:
+        run.ask(load(), missing, config, limits, progress)
+    return run.result()
+
+
+class _Evaluating:
+    """One evaluation while it runs."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        view: View,
+        grader: Grader,
+        store: ResponseStore,
+        skip_bad_rows: bool,
+    ) -> None:
+        self.samples, self.view, self.grader, self.store = samples, view, grader, store
+        self.skip_bad_rows = skip_bad_rows
+        self.answers: dict[int, Answer] = {}
+        self.unasked: dict[int, Answer] = {}
+
+    def reuse(self, progress: Progress) -> list[int]:
+        """Grade the responses that are stored already; the numbers of the problems that have none."""
+        if not len(self.store):
+            return list(range(len(self.samples)))
+        missing: list[int] = []
+        seen: set[str] = set()
+        bar = Progress("checking stored responses", progress.console, transient=True)
+        for index in bar.over(range(len(self.samples)), len(self.samples)):
+            sample = self._sample(index)
+            if sample is None:
+                continue
+            seen.add(sample.id)
+            stored = self.store.get(sample.id)
+            if stored is not None and stored.digest != shown_digest(self.view.show(sample)):
+                self._other_problem(sample.id, "has changed since")
+                stored = None
+            if stored is None:
+                missing.append(index)
+            else:
+                self._grade(index, sample, stored)
+        for own in [own for own in self.store if own not in seen]:
+            self._other_problem(own, "is not among the problems to evaluate now")
+        return missing
+
+    def ask(
+        self,
+        loaded: LoadedModel,
+        missing: Sequence[int],
+        config: EvaluationConfig,
+        limits: PixelLimits | None,
+        progress: Progress,
+    ) -> None:
+        """Sample, store and grade a response to each of some problems."""
+        encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index, limits)
+        sampler = Sampler(loaded, config.sampling, config.prompts_per_batch)
+        size = config.prompts_per_batch
+        starts = range(0, len(missing), size)
+        for start in progress.over(starts, len(starts)):
+            batch = list(self._readable(missing[start : start + size]))
+            if not batch:
+                continue
+            shown = [self.view.show(sample) for _, sample in batch]
+            found = sampler.sample(encoder.encode(shown), [s.id for _, s in batch], seed=config.seed)
+            stored = [
+                StoredResponse(
+                    sample.id,
+                    shown_digest(own),
+                    opened_thought(encoder.render(own))
+                    + encoder.tokenizer.decode(response.ids, skip_special_tokens=True),
+                    response.ids.tolist(),
+                    response.finish_reason,
+                )
+                for (_, sample), own, (response,) in zip(batch, shown, found, strict=True)
+            ]
+            self.store.add(stored)
+            for (index, sample), response in zip(batch, stored, strict=True):
+                self._grade(index, sample, response)
+
+    def result(self) -> Evaluation:
+        """All answers in the order of the data."""
+        ordered = [dict(sorted(found.items())).values() for found in (self.answers, self.unasked)]
+        return Evaluation(tuple(ordered[0]), tuple(ordered[1]))
+
+    def _readable(self, indices: Sequence[int]) -> Iterator[tuple[int, Sample]]:
+        for index in indices:
+            sample = self._sample(index)
+            if sample is not None:
+                yield index, sample
+
+    def _sample(self, index: int) -> Sample | None:
+        """A problem; None, and a note of it, where it turns out unreadable."""
+        if index in self.unasked:
+            return None
+        try:
+            return self.samples[index]
+        except BadRowError as error:
+            if not self.skip_bad_rows:
+                raise
+            bad = error.bad
+            verdict = Verdict.unasked("unreadable rows", str(bad))
+            self.unasked[index] = Answer(bad.id or f"row {bad.row}", None, None, verdict)
+            return None
+
+    def _grade(self, index: int, sample: Sample, stored: StoredResponse) -> None:
+        verdict = verdict_of(self.grader, sample, stored.response)
+        self.answers[index] = Answer(sample.id, sample.answer, stored, verdict)
+
+    def _other_problem(self, problem: str, reason: str) -> None:
+        if not self.store.overwrite:
+            raise ValueError(
+                f"{self.store.output} holds a response to problem {problem}, which {reason}. Give another "
+                "output, or overwrite=true to discard it."
+            )
+        self.store.discard(problem)
+
+
+def unasked(
+    ids: Sequence[tuple[str, str]], kind: Literal["unreadable rows", "prompts too long"]
+) -> list[Answer]:
+    """Answers for problems that are not asked.
+
+    Args:
+        ids: id and reason of each.
+        kind: for counting.
+    """
+    return [Answer(own, None, None, Verdict.unasked(kind, reason)) for own, reason in ids]

@@ -36,6 +36,7 @@ from vicur.models.devices import choose_device
 from vicur.models.recovery import CueRecovery, OutputInit
 from vicur.models.student import INTERVAL, layers_with_recovery
 from vicur.models.vocabulary import Vocabulary
+from vicur.paths import PathText
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class RecoveryConfig:
 class StudentConfig:
     """The model that learns."""
 
-    model: str = "vicur:tiny-student"
+    model: PathText = "vicur:tiny-student"
     """Checkpoint of the student: a folder, a hub id, or "vicur:NAME" for one that ships with the package."""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     """Cue recovery."""

@@ -11,6 +11,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print it
     from vicur.data.inspect import Inspection, Spread
+    from vicur.evaluation.runner import Evaluation
+    from vicur.evaluation.settings import EvaluationSettings
     from vicur.models.augment import Addition
     from vicur.training.preflight import Check, Preflight
 
@@ -31,6 +33,30 @@ def print_addition(addition: Addition, console: Console) -> None:
         f"{100 * addition.share:.2f} % are new.",
         highlight=False,
     )
+
+
+def evaluation_lines(found: Evaluation, settings: EvaluationSettings) -> list[str]:
+    """The accuracy, and everything that a reader must know to trust it."""
+    count, leakage = len(found.answers), found.leakage
+    graded = f"accuracy {found.accuracy} % on {len(found.graded)} problems" if found.graded else "no accuracy"
+    lines = [
+        f"{graded}; the word hint {leakage.occurrences} times in {leakage.samples} of {count} responses",
+    ]
+    if found.truncated:
+        lines.append(
+            f"Warning: {found.truncated} of {count} responses were cut off at "
+            f"{settings.sampling.max_new_tokens} tokens. Raise --max-new-tokens."
+        )
+    if found.unextracted:
+        lenient = "" if settings.rewards.lenient else " rewards.lenient=true accepts unmarked answers too."
+        lines.append(
+            f"Warning: no answer was found in {found.unextracted} of {count} responses; they count as "
+            f"wrong.{lenient}"
+        )
+    lines += [
+        f"Left out of the accuracy: {number} problems, {kind}." for kind, number in found.excluded.items()
+    ]
+    return lines
 
 
 def print_inspection(found: Inspection, console: Console) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vicur.paths import PathText
 from vicur.rewards.answers import extract_answer, unwrap_gold
 from vicur.rewards.comparison import compare, needs_maths, split_option, tidy
 from vicur.rewards.functions import load_function
@@ -18,7 +19,7 @@ from vicur.rewards.latex import LatexComparer
 class RewardConfig:
     """How responses are graded."""
 
-    function: str | None = None
+    function: PathText | None = None
     """A function of your own, `package.module:name` or `path/to/file.py:name`. It is called as
     `function(response, gold, meta)` and returns a bool, a number, or None for a response that cannot be
     graded. It replaces all of the comparison, so that only `correct_from` still counts."""

@@ -15,6 +15,7 @@ from vicur.models.adapters import LoRAConfig, adapter_parameters, add_adapter, h
 from vicur.models.checkpoints import Dtype
 from vicur.models.load import LoadedModel, as_base, copy_of, load_model, with_adapter
 from vicur.models.vocabulary import check_same_vocabulary
+from vicur.paths import PathText
 from vicur.scoring.scorer import Scorer, ScoringConfig
 
 SELF = "self"
@@ -26,7 +27,7 @@ AVERAGE = "average"
 class TeacherConfig:
     """Who teaches, and what the teacher sees beyond the student's prompt."""
 
-    model: str = SELF
+    model: PathText = SELF
     """Checkpoint of the teacher: a folder, a hub id or "vicur:NAME" (OPD), or "self" for the student's own
     weights without cue recovery and adapters (OPSD)."""
     dtype: Dtype = "float32"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from vicur.paths import check_folder
+
 RUNS = Path("runs")
 """Folder for the runs that name no folder of their own."""
 CERTAIN = ("recipe.yaml", "status.json")
@@ -26,7 +28,7 @@ def run_folder(name: str, output: str | None, *, overwrite: bool = False) -> Pat
             runs/NAME itself.
     """
     if output is not None:
-        return Path(output).expanduser()
+        return Path(output)
     folder, number = RUNS / name, 1
     while not overwrite and _is_taken(folder):
         number += 1
@@ -34,7 +36,7 @@ def run_folder(name: str, output: str | None, *, overwrite: bool = False) -> Pat
     return folder
 
 
-def check_folder(folder: Path, *, overwrite: bool) -> None:
+def check_run_folder(folder: Path, *, overwrite: bool) -> None:
     """Make sure that a run can be written to a folder. Nothing is deleted.
 
     Raises:
@@ -43,6 +45,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output folder {folder} is a file. Choose another training.output.")
+    check_folder(folder, "training.output")
     old = _entries(folder)
     if overwrite:
         _check_only_a_run(folder, old)

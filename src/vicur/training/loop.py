@@ -15,6 +15,7 @@ from vicur.data.sample import Sample
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
 from vicur.models.devices import check_name
 from vicur.objectives.objective import OLD, Objective
+from vicur.paths import PathText
 from vicur.rollouts.source import RolloutSource
 from vicur.training.clock import Clock
 from vicur.training.measurement import Measurement
@@ -44,7 +45,7 @@ class TrainingConfig:
     name: str = "run"
     """Name of the run, by default that of its recipe. Its folder is runs/NAME, or runs/NAME-2 and so on if
     that exists."""
-    output: str | None = None
+    output: PathText | None = None
     """Folder of the run, instead of one made of its name. One that already holds a run is refused."""
     overwrite: bool = False
     """Delete the run that the folder already holds. Nothing but a run is ever deleted."""

@@ -30,7 +30,7 @@ from vicur.data.sample import Sample
 from vicur.models.devices import peak_memory
 from vicur.rewards.grader import Grade
 from vicur.rollouts.rollout import Rollouts
-from vicur.training.folder import check_folder, remove_run
+from vicur.training.folder import check_run_folder, remove_run
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 STEPS_PER_FILE = 20
@@ -74,7 +74,7 @@ class Records:
         self, folder: Path, recipe: str, device: torch.device | None = None, *, overwrite: bool = False
     ) -> None:
         self.folder, self.device = folder, device or torch.device("cpu")
-        check_folder(folder, overwrite=overwrite)
+        check_run_folder(folder, overwrite=overwrite)
         if overwrite:
             remove_run(folder)
         try:

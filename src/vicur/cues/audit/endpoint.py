@@ -10,6 +10,7 @@ from vicur.cues.clients import (
     EndpointClient,
     EndpointConfig,
     Hopeless,
+    Reply,
     RequestFailed,
     Unreachable,
     backoff,
@@ -17,6 +18,7 @@ from vicur.cues.clients import (
 from vicur.cues.requests import Asking, CueRequest
 from vicur.data.sample import Sample
 from vicur.data.views import Shown
+from vicur.rollouts.thinking import without_thoughts
 
 MOST_TOKENS = 60
 """Of a reply: a word, and what a model likes to say around it."""
@@ -55,7 +57,7 @@ class EndpointAsk:
     async def _reply(self, client: EndpointClient, request: CueRequest) -> str:
         for attempt in range(self.tries):
             try:
-                return (await client.ask(request)).text
+                return self._said(await client.ask(request))
             except RequestFailed as error:
                 if not error.again:
                     return ""
@@ -66,6 +68,20 @@ class EndpointAsk:
                     raise ValueError(f"The verifier {self.model} cannot be asked: {error}.") from error
             await asyncio.sleep(backoff(attempt, self.backoff_seconds, after))
         return ""
+
+    def _said(self, reply: Reply) -> str:
+        """A reply without thoughts.
+
+        Raises:
+            ValueError: it has nothing else, and nor would others.
+        """
+        text, thinking = without_thoughts(reply.text)
+        if thinking or (reply.thoughts and not text.strip()):
+            raise ValueError(
+                f"The verifier {self.model} spends its reply of {MOST_TOKENS} tokens on reasoning. Serve it with "
+                "thinking switched off, or take a model that does not think."
+            )
+        return text
 
     def _request(self, sample: Sample, text: str) -> CueRequest:
         media: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]

@@ -1,0 +1,248 @@
+"""Responses of an evaluation, stored as they come.
+
+While an evaluation runs, `OUTPUT.parquet.responses.jsonl` gets a line for each response: first the settings
+that the responses depend on, then {"id", "digest", "response", "response_ids", "finish_reason"}. When the
+evaluation is done, OUTPUT.parquet takes over all of them, with the same settings in its metadata, and the
+line file is removed. Either file lets a later run with the same settings go on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vicur.data.files import ROW_GROUP, write_or_rescue
+
+METADATA = b"vicur.evaluation"
+"""Key of the settings in the metadata of the parquet file."""
+COLUMNS = ("id", "digest", "response", "response_ids", "finish_reason")
+
+
+@dataclass(frozen=True)
+class StoredResponse:
+    """A response to one problem.
+
+    Attributes:
+        id: of the problem.
+        digest: of what the model was shown (`data.digests.shown_digest`).
+        response: the model's turn as text, with the `<think>` that the prompt may have opened for it.
+        response_ids: as tokens, stop token included.
+        finish_reason: "stop", or "length" where it was cut off.
+    """
+
+    id: str
+    digest: str
+    response: str
+    response_ids: list[int]
+    finish_reason: Literal["stop", "length"]
+
+
+class ResponseStore:
+    """The responses of one evaluation: in memory, and in files if an output is given.
+
+    Args:
+        output: the parquet file; None to keep nothing.
+        identity: all settings that the responses depend on, as JSON can hold them.
+        overwrite: whether stored responses that do not belong to this evaluation are discarded.
+
+    Attributes:
+        notes: sentences about what was found in the files.
+
+    Raises:
+        ValueError: the files hold something else, or responses of other settings, or another process is
+            writing them.
+        OSError: a file cannot be made or read.
+    """
+
+    def __init__(
+        self, output: Path | None, identity: Mapping[str, Any] | None = None, *, overwrite: bool = False
+    ) -> None:
+        self.output = output
+        self.identity = json.loads(json.dumps(dict(identity or {})))
+        self.notes: list[str] = []
+        self.overwrite = overwrite
+        self._found: dict[str, StoredResponse] = {}
+        self._lines = 0
+        self._file = -1
+        if output is None:
+            return
+        self._take(self._from_output(output))
+        self._open_lines(self.lines_path)
+
+    def __enter__(self) -> ResponseStore:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids of the problems that have a response."""
+        return iter(self._found)
+
+    @property
+    def lines_path(self) -> Path:
+        """The file that responses are added to as they come."""
+        assert self.output is not None
+        return self.output.with_name(f"{self.output.name}.responses.jsonl")
+
+    def get(self, problem: str) -> StoredResponse | None:
+        """The response to a problem; None if there is none yet."""
+        return self._found.get(problem)
+
+    def add(self, responses: Sequence[StoredResponse]) -> None:
+        """Keep responses; they are on their way to the disk when this returns.
+
+        Raises:
+            OSError: they cannot be written. All responses before them can still be read.
+        """
+        if self._file >= 0:
+            end = os.fstat(self._file).st_size
+            try:
+                _append(self._file, "".join(json.dumps(asdict(own)) + "\n" for own in responses).encode())
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, end)
+                raise OSError(
+                    f"{self.lines_path} cannot be written: {error.strerror or error}. It holds the "
+                    f"{len(self)} responses so far; rerun the same command to go on from there."
+                ) from error
+        self._lines += len(responses)
+        self._take(responses)
+
+    def discard(self, problem: str) -> None:
+        """Forget a response, e.g. because the problem has changed."""
+        del self._found[problem]
+
+    def finish(self, table: pa.Table) -> None:
+        """Write the output, which must hold all responses, and remove the file of lines.
+
+        Raises:
+            OSError: it cannot be written; the message says where the responses are.
+        """
+        if self.output is None:
+            return
+        metadata = {**(table.schema.metadata or {}), METADATA: json.dumps(self.identity).encode()}
+        table = table.replace_schema_metadata(metadata)
+        try:
+            write_or_rescue(
+                self.output, lambda partial: pq.write_table(table, partial, row_group_size=ROW_GROUP)
+            )
+        except OSError as error:
+            raise OSError(
+                f"{error} All responses are kept in {self.lines_path} too: rerun the same command to write "
+                "the output without asking the model again."
+            ) from error
+        self._lines = 0
+
+    def close(self) -> None:
+        """Close the file; without a response in it, it is removed."""
+        if self._file < 0:
+            return
+        if not self._lines:
+            self.lines_path.unlink(missing_ok=True)
+        os.close(self._file)
+        self._file = -1
+
+    def _take(self, responses: Sequence[StoredResponse]) -> None:
+        self._found |= {own.id: own for own in responses}
+
+    def _from_output(self, output: Path) -> list[StoredResponse]:
+        if not output.exists():
+            return []
+        try:
+            schema = pq.read_schema(output)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{output} exists and is not a parquet file; give another output.") from error
+        written = (schema.metadata or {}).get(METADATA)
+        if written is None or not set(COLUMNS) <= set(schema.names):
+            if self.overwrite:
+                return []
+            raise ValueError(
+                f"{output} exists and was not written by this command; give another output, or overwrite=true."
+            )
+        if not self._is_ours(output, json.loads(written)):
+            return []
+        rows = pq.read_table(output, columns=list(COLUMNS)).to_pylist()
+        return [StoredResponse(**row) for row in rows if row["response"] is not None]
+
+    def _open_lines(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o644)
+        try:
+            self._lock(path)
+            self._read_lines(path)
+        except BaseException:
+            os.close(self._file)
+            self._file = -1
+            raise
+
+    def _lock(self, path: Path) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise OSError(f"{path} cannot be locked: {error.strerror}.") from error
+            raise ValueError(
+                f"Another process is writing {path}; wait until it has ended, or give another output."
+            ) from error
+
+    def _read_lines(self, path: Path) -> None:
+        """Take in what is there, cut off a line that broke off, and write the first line of an empty file."""
+        with open(self._file, "rb", closefd=False) as file:
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.ftruncate(self._file, len(whole))
+            self.notes.append(f"The last line of {path} was incomplete and was removed.")
+        if not whole:
+            self._write_settings()
+            return
+        first, *lines = whole.splitlines()
+        try:
+            settings = json.loads(first)["settings"]
+            responses = [StoredResponse(**json.loads(line)) for line in lines]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} does not hold responses of an evaluation; give another output, or overwrite=true."
+            ) from error
+        if self._is_ours(path, settings):
+            self._lines = len(responses)
+            self._take(responses)
+        else:
+            os.ftruncate(self._file, 0)
+            self._write_settings()
+
+    def _write_settings(self) -> None:
+        _append(self._file, json.dumps({"settings": self.identity}).encode() + b"\n")
+
+    def _is_ours(self, path: Path, written: Mapping[str, Any]) -> bool:
+        """Whether responses were stored with our settings; others must be meant to be discarded."""
+        for name in dict.fromkeys([*self.identity, *written]):
+            before, now = written.get(name), self.identity.get(name)
+            if before != now and self.overwrite:
+                return False
+            if before != now:
+                raise ValueError(
+                    f"{path} holds responses of another evaluation: {name} was {before!r} and is {now!r} now. "
+                    "Give another output, or overwrite=true to discard them."
+                )
+        return True
+
+
+def _append(file: int, content: bytes) -> None:
+    written = 0
+    while written < len(content):
+        written += os.write(file, content[written:])

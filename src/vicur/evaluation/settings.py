@@ -1,0 +1,86 @@
+"""The settings of `vicur eval`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vicur.data.files import folder_digest
+from vicur.data.sources import DataConfig
+from vicur.evaluation.runner import EvaluationConfig
+from vicur.models.checkpoints import Dtype, resolve_checkpoint
+from vicur.paths import PathText, check_file
+from vicur.rewards.grader import RewardConfig
+from vicur.rollouts.processors import SamplingConfig
+
+MAX_NEW_TOKENS = 2048
+"""Default length limit of a response: room for a chain of thought."""
+
+
+def greedy() -> SamplingConfig:
+    """Greedy decoding with the default length limit of evaluations."""
+    return SamplingConfig(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """A model, the problems it is asked, and how its responses are sampled and graded."""
+
+    model: PathText = "vicur:tiny-student"
+    """Checkpoint folder, hub id, or "vicur:NAME" for one that ships with the package."""
+    dtype: Dtype = "float32"
+    """Compute dtype."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The problems; `data.train` is the file, folder or hub id."""
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    """How responses are graded."""
+    sampling: SamplingConfig = field(default_factory=greedy)
+    """How responses are sampled; greedy by default."""
+    prompts_per_batch: int = 32
+    """Problems answered together; memory grows with it."""
+    seed: int = 0
+    """Seed of the sampled responses; without effect on greedy ones."""
+    limit: int | None = None
+    """Use only the first N problems; null for all."""
+    output: PathText | None = None
+    """Parquet file for the responses and verdicts; null to keep none."""
+    overwrite: bool = False
+    """Whether responses of an earlier evaluation in the output file may be discarded."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, not {self.limit}.")
+        if self.output is not None and Path(self.output).suffix != ".parquet":
+            raise ValueError(f"output {self.output} must end in .parquet.")
+        self.config  # noqa: B018  a wrong batch size is a mistake in these settings
+
+    @property
+    def config(self) -> EvaluationConfig:
+        """How the model is asked."""
+        return EvaluationConfig(self.sampling, self.prompts_per_batch, self.seed)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything but the problems that decides what the model responds, by setting.
+
+        Problems are not part of it: each stored response names its own, with a digest of its content.
+        """
+        limits = self.data.pixel_limits()
+        folder = Path(resolve_checkpoint(self.model))
+        return {
+            "model": self.model,
+            "files of the model": folder_digest(folder),
+            "dtype": self.dtype,
+            "seed": self.seed if self.sampling.temperature else None,
+            **{f"sampling.{name}": value for name, value in asdict(self.sampling).items()},
+            **{f"data.{name}": value for name, value in asdict(limits).items()},
+        }
+
+    def check_output(self) -> None:
+        """Make sure that the output can be written, before anything expensive runs.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if self.output is not None:
+            check_file(Path(self.output), "--output")

@@ -1,0 +1,85 @@
+"""Paths as users write them: what they mean, and whether a command will be able to write there.
+
+A relative path starts from the current directory and `~` is the home folder, in every setting and option of
+every command. Nothing else may interpret a path.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+PATH = "path"
+PathText = Annotated[str, PATH]
+"""The type of a setting that holds a path. `vicur.settings` expands such settings when it reads them."""
+
+
+def expand(text: str) -> str:
+    """A path with `~` replaced by the home folder. Hub ids and "vicur:NAME" are returned unchanged.
+
+    Raises:
+        ValueError: it begins with the name of a user who has no home folder here.
+    """
+    if not text.startswith("~"):
+        return text
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"The path {text} starts with a home folder that does not exist; write it out in full."
+        )
+    return expanded
+
+
+def check_file(path: Path, name: str) -> None:
+    """Make sure, before anything expensive runs, that a file can be written.
+
+    Nothing is left behind: folders made for the check are removed again.
+
+    Args:
+        path: the file.
+        name: the option or setting that names it, for the message.
+
+    Raises:
+        ValueError: it is a folder, or its folder cannot be made or written to.
+    """
+    if path.is_dir():
+        raise ValueError(f"{name} {path} is a folder; give the path of a file.")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"{name} {path} cannot be written: permission denied.")
+    _check_writable(path.parent, name, path)
+
+
+def check_folder(path: Path, name: str) -> None:
+    """Make sure that a folder exists or can be made, and can be written to. Nothing is left behind.
+
+    Args:
+        path: the folder.
+        name: the option or setting that names it, for the message.
+
+    Raises:
+        ValueError: it is a file, or cannot be made or written to.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{name} {path} is a file; give the path of a folder.")
+    _check_writable(path, name, path)
+
+
+def _check_writable(folder: Path, name: str, path: Path) -> None:
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    made: list[Path] = []
+    try:
+        for parent in reversed(missing):
+            parent.mkdir()
+            made.append(parent)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".vicur-check-"):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(
+            f"{name} {path} cannot be written: {reason} ({error.filename or folder})."
+        ) from error
+    finally:
+        for parent in reversed(made):
+            parent.rmdir()

@@ -1,0 +1,156 @@
+"""Responses are stored as they come, and serve a later run with the same settings only."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vicur.evaluation.responses import ResponseStore, StoredResponse
+
+SETTINGS = {"model": "m", "sampling.temperature": 0.0, "seed": None}
+
+
+def stored(name, text="It is 4."):
+    return StoredResponse(name, f"digest of {name}", text, [1, 2, 3], "stop")
+
+
+def table(*responses):
+    rows = [
+        {
+            "id": own.id,
+            "digest": own.digest,
+            "response": own.response,
+            "response_ids": own.response_ids,
+            "finish_reason": own.finish_reason,
+        }
+        for own in responses
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def test_what_a_killed_process_leaves_is_found_again(tmp_path):
+    out = tmp_path / "deep" / "r.parquet"
+    first = ResponseStore(out, SETTINGS)
+    first.add([stored("a"), stored("b", "Ä \u2028 {")])
+    first.add([stored("c")])
+    # Not closed: the process is gone, in the middle of a line.
+    with first.lines_path.open("a") as file:
+        file.write('{"id": "d", "diges')
+    lines = first.lines_path.read_text().splitlines()
+    assert json.loads(lines[1])["response"] == "It is 4."
+    first.close()
+    with ResponseStore(out, SETTINGS) as second:
+        assert list(second) == ["a", "b", "c"] and second.get("b") == stored("b", "Ä \u2028 {")
+        assert second.get("d") is None and "incomplete" in second.notes[0]
+        second.add([stored("d")])
+    with ResponseStore(out, SETTINGS) as third:
+        assert list(third) == ["a", "b", "c", "d"] and third.notes == []
+        third.finish(table(*(third.get(own) for own in third)))
+    assert [path.name for path in out.parent.iterdir()] == ["r.parquet"]
+    with ResponseStore(out, SETTINGS) as fourth:
+        assert fourth.get("c") == stored("c")
+    assert [path.name for path in out.parent.iterdir()] == ["r.parquet"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_responses_of_other_settings_are_refused(tmp_path, finished):
+    out = tmp_path / "r.parquet"
+    with ResponseStore(out, SETTINGS) as store:
+        store.add([stored("a")])
+        if finished:
+            store.finish(table(stored("a")))
+    other = SETTINGS | {"sampling.temperature": 0.7}
+    with pytest.raises(ValueError, match=r"sampling\.temperature was 0\.0 and is 0\.7 now.*overwrite=true"):
+        ResponseStore(out, other)
+    with ResponseStore(out, SETTINGS) as store:
+        assert len(store) == 1
+    with ResponseStore(out, other, overwrite=True) as store:
+        assert len(store) == 0
+        store.add([stored("b")])
+    with ResponseStore(out, other, overwrite=True) as store:  # an interrupted new start is not lost again
+        assert list(store) == ["b"]
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+    foreign = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"id": ["a"]}), foreign)
+    with pytest.raises(ValueError, match="was not written by this command"):
+        ResponseStore(foreign, SETTINGS)
+    text = tmp_path / "t.parquet"
+    text.write_text("hello")
+    with pytest.raises(ValueError, match="is not a parquet file"):
+        ResponseStore(text, SETTINGS)
+    lines = tmp_path / "x.parquet.responses.jsonl"
+    lines.write_text("[1, 2]\n")
+    with pytest.raises(ValueError, match="does not hold responses"):
+        ResponseStore(tmp_path / "x.parquet", SETTINGS)
+    assert text.read_text() == "hello" and lines.read_text() == "[1, 2]\n"
+
+
+def test_two_processes_cannot_write_one_output(tmp_path):
+    with (
+        ResponseStore(tmp_path / "r.parquet", SETTINGS),
+        pytest.raises(ValueError, match="Another process is writing"),
+    ):
+        ResponseStore(tmp_path / "r.parquet", SETTINGS)
+
+
+def test_a_full_disk_at_the_end_loses_nothing(tmp_path, monkeypatch):
+    out, spare = tmp_path / "o" / "r.parquet", tmp_path / "spare"
+    spare.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(spare))
+    write = pq.write_table
+
+    def full(content, path, **options):
+        if path.is_relative_to(out.parent):
+            raise OSError(28, "No space left on device")
+        write(content, path, **options)
+
+    with ResponseStore(out, SETTINGS) as store:
+        store.add([stored("a")])
+        monkeypatch.setattr("vicur.evaluation.responses.pq.write_table", full)
+        with pytest.raises(OSError, match=r"(?s)No space left.*written to .*spare.*kept in .*responses\.jsonl"):
+            store.finish(table(stored("a")))
+    assert len(list(spare.glob("*/r.parquet"))) == 1
+    with ResponseStore(out, SETTINGS) as store:
+        assert store.get("a") == stored("a")
+
+
+def test_a_full_disk_in_the_middle_keeps_what_was_there(tmp_path, monkeypatch):
+    with ResponseStore(tmp_path / "r.parquet", SETTINGS) as store:
+        store.add([stored("a")])
+        import os
+
+        real = os.write
+
+        def full(file, content):
+            real(file, content[:10])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("vicur.evaluation.responses.os.write", full)
+        with pytest.raises(OSError, match="cannot be written: No space left on device. It holds the 1 responses"):
+            store.add([stored("b")])
+        monkeypatch.undo()
+        store.add([stored("c")])
+    with ResponseStore(tmp_path / "r.parquet", SETTINGS) as store:
+        assert list(store) == ["a", "c"] and store.notes == []
+
+
+@given(st.lists(st.text(), max_size=4), st.integers(0, 400))
+def test_any_cut_leaves_whole_responses(tmp_path_factory, texts, cut):
+    out = tmp_path_factory.mktemp("cut") / "r.parquet"
+    with ResponseStore(out, SETTINGS) as store:
+        store.add([stored(str(number), text) for number, text in enumerate(texts)] or [stored("0")])
+        count = len(store)
+    path = store.lines_path
+    content = path.read_bytes()
+    path.write_bytes(content[: max(0, len(content) - cut)])
+    with ResponseStore(out, SETTINGS) as store:
+        found = [store.get(own) for own in store]
+        assert len(found) <= count
+        assert all(own == stored(own.id, texts[int(own.id)] if texts else "It is 4.") for own in found)

@@ -1,0 +1,70 @@
+"""Paths: what they mean, and that nothing expensive starts where a result cannot be written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vicur.data.files import write_or_rescue
+from vicur.paths import check_file, check_folder, expand
+
+
+def test_the_home_folder_is_expanded_and_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand("~/runs/a") == f"{tmp_path}/runs/a" and expand("~") == str(tmp_path)
+    for text in ("runs/~x", "owner/name", "vicur:tiny-student", "a~b", "", "data.parquet@test"):
+        assert expand(text) == text
+    with pytest.raises(ValueError, match="home folder that does not exist"):
+        expand("~nobody-of-this-name/x")
+
+
+def test_checks_leave_nothing_behind(tmp_path):
+    check_file(tmp_path / "new" / "deep" / "a.parquet", "--out")
+    check_folder(tmp_path / "new" / "run", "--out")
+    (tmp_path / "there.txt").write_text("x")
+    check_file(tmp_path / "there.txt", "--out")
+    assert [p.name for p in tmp_path.iterdir()] == ["there.txt"] and (tmp_path / "there.txt").read_text() == "x"
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"--out .*file/x/a\.parquet cannot be written: not a directory"):
+        check_file(tmp_path / "file" / "x" / "a.parquet", "--out")
+    with pytest.raises(ValueError, match="is a folder; give the path of a file"):
+        check_file(tmp_path, "--out")
+    with pytest.raises(ValueError, match="is a file; give the path of a folder"):
+        check_folder(tmp_path / "file", "training.output")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match="permission denied"):
+        check_file(tmp_path / "a.parquet", "--out")
+
+
+def _full_disk(folder: Path):
+    """Writes text, but fails in one folder as a full disk does."""
+
+    def write(path: Path) -> None:
+        if path.is_relative_to(folder):
+            raise OSError(28, "No space left on device")
+        path.write_text("all of it")
+
+    return write
+
+
+def test_what_cannot_be_written_to_its_place_is_rescued(tmp_path, monkeypatch):
+    spare, target = tmp_path / "spare", tmp_path / "target" / "worth.json"
+    spare.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(spare))
+    with pytest.raises(OSError, match=r"No space left on device\. Its content was written to") as caught:
+        write_or_rescue(target, _full_disk(target.parent))
+    (rescued,) = spare.glob("*/worth.json")
+    assert rescued.read_text() == "all of it" and str(rescued) in str(caught.value)
+    with pytest.raises(OSError, match=r"worth\.json cannot be written: No space left on device\.$"):
+        write_or_rescue(target, _full_disk(tmp_path))
+    write_or_rescue(target, lambda path: path.write_text("fine"))
+    assert target.read_text() == "fine"
