@@ -95,11 +95,11 @@ def available_memory(device: torch.device) -> int | None:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-    limits = [_read_number(Path(f"/sys/fs/cgroup/{name}")) for name in CGROUP_LIMITS]
+    limits = [_read_number(Path(name)) for name in CGROUP_LIMITS]
     return min([machine, *(limit for limit in limits if limit is not None)])
 
 
-CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Version 2 and 1."""
 
 
