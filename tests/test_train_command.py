@@ -67,14 +67,13 @@ def test_runs_are_named_numbered_refused_and_overwritten(here, capsys):
 
 
 def test_a_prompt_that_does_not_fit_stops_the_run_before_a_model_is_run(here, capsys, monkeypatch):
-    from vicur.models.student import ViCuRQwen3VLForConditionalGeneration
-    from vicur.scoring.scorer import Policy
+    from transformers import Qwen3VLForConditionalGeneration, Qwen3VLModel
 
     def forbidden(*args, **kwargs):
         raise AssertionError("a model was run")
 
-    monkeypatch.setattr(Policy, "forward", forbidden)
-    monkeypatch.setattr(ViCuRQwen3VLForConditionalGeneration, "forward", forbidden)
+    for kind in (Qwen3VLForConditionalGeneration, Qwen3VLModel):
+        monkeypatch.setattr(kind, "forward", forbidden)
     too_long = ["train", "mine.yaml", "rollout.sampling.max_new_tokens=4080"]
     assert main(too_long) == 3
     assert "Preflight failed, student's prompts fit: the prompt of problem" in said(capsys)[1]
@@ -85,8 +84,8 @@ def test_a_prompt_that_does_not_fit_stops_the_run_before_a_model_is_run(here, ca
 def test_too_little_memory_is_said_before_training(here, capsys, monkeypatch):
     monkeypatch.setattr("vicur.assembly.available_memory", lambda device: 2**28)
     assert main(["train", "mine.yaml", "--dry-run"]) == 0
-    err = said(capsys)[1]
-    assert "above the device's 0.2 GiB. Change first, in this order: optimizer.prompts_per_micro" in err
+    sentence = "above the device's 0.2 GiB. Change first, in this order: optimizer.prompts_per_micro"
+    assert sentence in said(capsys)[1]
     assert main(["train", "mine.yaml"]) == 0
     assert "above the device's 0.2 GiB" in said(capsys)[1]
     memory = json.loads(Path("runs/mine/memory.json").read_text())

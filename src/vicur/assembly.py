@@ -174,17 +174,16 @@ class Run:
             grader=self.trainer.measurement.grader,
             limits=recipe.data.pixel_limits(),
         )
-        records.write_validation(when, list(self.held_out.outlines()), found.responses, found.correct)
+        by_id = {sample.id: sample for sample in self.held_out.outlines()}
+        answered = [by_id[own] for own in found.samples]
+        records.write_validation(when, answered, found.responses, found.correct)
         records.count_seconds("validation", time.perf_counter() - started)
 
     def plan(self, bars: Bars | None = None) -> Plan:
         """Find out what a step will take. No model is run and no image decoded."""
         measurement = self.trainer.measurement
         student, teacher = measurement.student, measurement.teacher
-        measured = _during(bars, "measuring prompts", lambda: list(outlines(self.data.problems)))
-        own = PromptSizes.of(measured, student.encoder, Plain())
-        theirs = None if teacher is None else PromptSizes.of(measured, teacher.scorer.encoder, teacher.view)
-        work = self._workload(own, theirs)
+        work = self._workload(*_during(bars, "measuring prompts", self._prompt_sizes))
         return Plan(
             work=work,
             fitting=tuple(self._fitting(work)),
@@ -207,6 +206,16 @@ class Run:
                 text_only=self.recipe.data.text_only,
             ),
         )
+
+    def _prompt_sizes(self) -> tuple[PromptSizes, PromptSizes | None]:
+        """Those of the student and of the teacher."""
+        measurement = self.trainer.measurement
+        student, teacher = measurement.student, measurement.teacher
+        samples = list(outlines(self.data.problems))
+        own = PromptSizes.of(samples, student.encoder, Plain())
+        if teacher is None:
+            return own, None
+        return own, PromptSizes.of(samples, teacher.scorer.encoder, teacher.view)
 
     def _fitting(self, work: Workload) -> Iterator[Check]:
         measurement = self.trainer.measurement

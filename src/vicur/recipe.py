@@ -52,6 +52,7 @@ class Recipe:
     """Held-out problems, answered before and after training."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "objective", self.objective.written_out())
         sampling = self.rollout.sampling
         needs, names = self.needs, " + ".join(self.objective.parts)
         if self.training.old_log_probs == "sampled" and OLD in needs.log_probs and not sampling.is_policy:

@@ -24,7 +24,7 @@ def gpus(monkeypatch):
 
 def test_auto_takes_a_gpu_where_there_is_one(gpus):
     gpus(2)
-    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda:0")
     assert choose_device("cuda:1") == torch.device("cuda:1")
     assert choose_device("cpu") == torch.device("cpu")
     gpus(0)
@@ -67,7 +67,15 @@ def test_a_run_on_the_cpu_says_why(monkeypatch, driver, cuda, visible, sentence)
     cpu = torch.device("cpu")
     assert sentence in cpu_notice("auto", cpu)
     assert cpu_notice("cpu", cpu) is None
-    assert cpu_notice("auto", torch.device("cuda")) is None
+    assert cpu_notice("auto", torch.device("cuda:0")) is None
+
+
+def test_memory_of_a_gpu(monkeypatch):
+    gpu = torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70, 80) if device == gpu else None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 6 if device == gpu else None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 if device == gpu else None)
+    assert available_memory(gpu) == 76 and peak_memory(gpu) == 5
 
 
 def test_memory_of_the_cpu(monkeypatch, tmp_path):

@@ -23,15 +23,13 @@ def choose_device(name: str = "auto") -> torch.device:
         ValueError: there is no such device.
     """
     check_name(name)
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cpu":
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError(f"training.device={name}, but {_why_no_gpu()}.")
-    device = torch.device(name)
+    device = torch.device(name if ":" in name else "cuda:0")  # with its number, which set_device asks for
     count = torch.cuda.device_count()
-    if device.index is not None and device.index >= count:
+    if device.index >= count:
         raise ValueError(
             f"training.device={name}, but torch finds {count} GPU(s): cuda:0 to cuda:{count - 1}."
         )
@@ -86,18 +84,22 @@ def _driver_present() -> bool:
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes of a device's memory; None if unknown. Of a CPU: of the container, where that is less."""
+    """Bytes that a run may use; None if unknown.
+
+    On a GPU what is free and what torch holds already; on a CPU the machine's, or its container's limit.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device))
     try:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-    limits = [_read_number(Path(f"/sys/fs/cgroup/{name}")) for name in CGROUP_LIMITS]
+    limits = [_read_number(Path(name)) for name in CGROUP_LIMITS]
     return min([machine, *(limit for limit in limits if limit is not None)])
 
 
-CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Version 2 and 1."""
 
 
@@ -111,6 +113,7 @@ def _read_number(path: Path) -> int | None:
 def forget_peak(device: torch.device) -> None:
     """Start measuring a GPU's peak anew; that of a CPU process cannot be reset portably."""
     if device.type == "cuda":
+        torch.cuda.init()  # before it there are no statistics to reset
         torch.cuda.reset_peak_memory_stats(device)
 
 

@@ -48,14 +48,16 @@ class ObjectiveConfig:
             raise ValueError(
                 "The objective papo holds grpo already; set objective.papo.grpo, or leave one out."
             )
-        if not self.parts:  # written out, so that a printed or saved recipe shows what acts
-            object.__setattr__(self, "sampled_token", SampledTokenOPD())
 
     @property
     def parts(self) -> dict[str, WeightedObjective]:
         """The objectives that are given, by name."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: v for k, v in given.items() if v is not None}
+        return {k: v for k, v in given.items() if v is not None} or {"sampled_token": SampledTokenOPD()}
+
+    def written_out(self) -> ObjectiveConfig:
+        """The same with the objective that acts by default, so that a printed recipe shows its settings."""
+        return replace(self, **self.parts)
 
     def build(self) -> Objective:
         """The one objective, or the mixture of several.

@@ -68,13 +68,19 @@ def outlines(source: FileSource) -> Iterator[Sample]:
     """Problems at even distances, with media of which only the size is known.
 
     Problems whose video cannot be read are left out; the loop decides whether they end the run.
+
+    Raises:
+        BadRowError: none can be read.
     """
     count = min(len(source), LOOKED_AT)
+    unreadable: list[BadRowError] = []
     for place in range(count):
         try:
             yield source.outline(place * len(source) // count)
-        except BadRowError:
-            continue
+        except BadRowError as error:
+            unreadable.append(error)
+    if len(unreadable) == count:
+        raise unreadable[0]
 
 
 def _raw_pixels(shown: Shown) -> int:
