@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from PIL import Image
 
 from vicur.cues.settings import BuildConfig
 from vicur.recipe import Recipe, load_recipe
@@ -82,6 +84,25 @@ def test_every_example_is_a_recipe(text, tmp_path):
     path.write_text(text)
     needs_siblings = [] if "rollout:" in text else ["rollout.siblings=4"]
     assert load_recipe(str(path), needs_siblings).objective.parts
+
+
+README = (ROOT / "README.md").read_text().split("## Your own images")[1].split("\n## ")[0]
+
+
+def test_the_readmes_folder_of_images_loads(tmp_path):
+    """The line of metadata.jsonl, and the recipe as it stands there."""
+    (line,) = re.findall(r"```json\n(.*?)\n```", README)
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (96, 64), "white").save(folder / "000.jpg")
+    (folder / "metadata.jsonl").write_text(line + "\n")
+    (tmp_path / "photos.yaml").write_text(recipe)
+    found = load_recipe(str(tmp_path / "photos.yaml"), [f"data.train={folder}"])
+    (sample,) = found.data.open()
+    assert (sample.answer, len(sample.images)) == ("5", 1)
+    assert sample.privilege.cue == json.loads(line)["cue"]
+    assert found.training.output == "runs/photos" and "runs/photos/checkpoints/final" in README
 
 
 def test_the_page_of_settings_is_up_to_date():
