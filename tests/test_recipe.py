@@ -210,8 +210,8 @@ def test_sampled_old_log_probs_matter_only_where_they_are_taken():
 
 def test_every_setting_has_its_help():
     text = " ".join(recipe_schema().parser().format_help().split())
-    assert "Logits are divided by it; 0 takes the most likely token." in text
-    assert "Which training-time text the teacher is shown as a hint;" in text
+    assert "Sampling temperature; 0 for greedy decoding." in text
+    assert "Training-time text that only the teacher sees:" in text
 
 
 def test_the_recipes_folder_of_the_repository_is_the_packaged_one():

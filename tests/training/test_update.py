@@ -200,6 +200,20 @@ def test_the_blind_graph_is_run_after_the_seeing_one(shared_student, teacher, ro
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=2e-3, atol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["sampled", "VGS", "GRPO"])
+def test_a_split_changes_nothing_over_the_shared_vocabulary(shared_student, teacher, rollouts, name):
+    """And its result is another than that over the tokens that a response may consist of."""
+    whole = ScoringConfig(vocabulary="shared")
+    split = ScoringConfig(vocabulary="shared", samples_per_batch=1, share_prompts="never", chunk_tokens=3)
+    runs = [
+        gradient(shared_student, teacher, OBJECTIVES[name], rollouts, micro_batch=size, scoring=scoring)
+        for size, scoring in ((3, whole), (1, split), (3, None))
+    ]
+    assert_same(runs[1], runs[0])
+    with pytest.raises(AssertionError):
+        assert_same(runs[2], runs[0])
+
+
 def test_the_modules_gradient_is_the_advantage_times_the_score(shared_student, teacher, rollouts):
     """Of cue recovery as of all weights: -1/N sum_t A_t d log p(y_t) (ViCuR eq. 8 and 30)."""
     objective = SampledTokenOPD()

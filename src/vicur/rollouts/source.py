@@ -113,7 +113,8 @@ class DatasetSource:
         if foreign:
             token = self.tokenizer.decode([min(foreign)])
             raise ValueError(
-                f"The target_response of sample {sample.id} contains {token}, which no response can have."
+                f"The target_response of sample {sample.id} contains {token}, which no response can have: "
+                "remove it from the text, or leave the row out."
             )
         ids = [*ids, self.vocabulary.stop_ids[0]]
         cut = len(ids) > self.max_tokens
