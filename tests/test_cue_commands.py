@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vicur.cli import main
-from vicur.cue_commands import _build_settings, _remarks
+from vicur.cue_commands import _remarks, build_settings
 
 
 @pytest.fixture
@@ -58,8 +58,7 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
 
 
 def test_repair_says_what_leaked_and_never_the_answer(leaking):
-    config, dry_run, repairs = _build_settings(["--data", "x", "--backend", "null", "--repair", "2"])
-    assert (dry_run, repairs) == (False, 2)
+    config = build_settings(["data=x", "--backend=null"], repairs=2)
     table = pq.read_table(leaking)
     remarks = _remarks(leaking, config)
     assert list(remarks) == [table["id"][0].as_py()]
@@ -96,3 +95,26 @@ def test_unknown_settings_of_a_build_are_refused(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["cues", "build", "--data", "x", "--modle", "y"])
     assert caught.value.code == 2
+
+
+def test_the_grades_of_worth_follow_rewards(tmp_path, problems, capsys):
+    """A function that calls everything right leaves no wrong response to compare with."""
+    (tmp_path / "always.py").write_text("def right(response, gold, meta):\n    return True\n")
+    out = tmp_path / "worth"
+    models = ["--student", "vicur:tiny-student", "--siblings", "1", "--problems", "2", "--output", str(out)]
+    settings = [f"rewards.function={tmp_path}/always.py:right", "--sampling.max_new_tokens", "4"]
+    assert main(["cues", "worth", "--data", str(problems), *models, *settings]) == 0
+    assert pq.read_table(out / "tokens.parquet")["correct"].to_pylist() == [True, True]
+
+
+def test_commands_of_cues_refuse_what_they_do_not_know(problems, capsys):
+    assert main(["cues", "audit", "--data", str(problems), "data.colums.answer=x"]) == 1
+    assert "there is no setting 'data.colums" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["cues", "audit", "--data", str(problems), "--flag", "x", "--imgae-dir", "y"])
+    assert "did you mean --image-dir?" in " ".join(capsys.readouterr().err.split())
+    assert main(["cues", "build", "--data", str(problems), "--modle", "x"]) == 1
+    assert "there is no setting 'modle'; did you mean 'model'" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main(["cues", "worth", "--data", str(problems)])
+    assert "required: --student" in capsys.readouterr().err

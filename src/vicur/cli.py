@@ -142,7 +142,7 @@ def _take_rest(options: argparse.Namespace, rest: list[str]) -> None:
         option.flag
         for option in options.declared
         if option.setting in options.needed
-        and getattr(options, option.setting) is None
+        and getattr(options, option.dest) is None
         and option.setting not in given
     ]
     if missing and not options.print_config:

@@ -12,7 +12,7 @@ from vicur.rollouts.thinking import without_thoughts
 
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _SENTENCES = re.compile(r".*[.!?](?=[\"')\]]*(?:\s|\Z))", re.DOTALL)
-MOST_WORDS_BEFORE = 20
+MOST_WORDS_BEFORE = 12
 """Words before the object of a reply that was cut off; with more, the object may be a draft."""
 _MOST_STARTS = 40
 """Braces at which an object is looked for; a reply of nothing but braces would take for ever."""

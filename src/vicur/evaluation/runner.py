@@ -208,7 +208,11 @@ def evaluate(
         OSError: the store cannot be written.
     """
     run = _Evaluating(
-        samples, view or Plain(), grader or Grader(), store or ResponseStore(None), skip_bad_rows
+        samples,
+        view or Plain(),
+        grader or Grader(),
+        ResponseStore(None) if store is None else store,
+        skip_bad_rows,
     )
     missing = run.reuse(progress)
     if missing:
