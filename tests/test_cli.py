@@ -246,7 +246,7 @@ def test_eval_refuses_images_that_no_problem_shows(tmp_path, capsys):
 
 
 def test_the_output_is_checked_before_anything_runs(tmp_path, train_file, capsys, monkeypatch):
-    monkeypatch.setattr("vicur.eval_command.evaluate", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr("vicur.eval_command.resume_evaluation", lambda *_, **__: pytest.fail("it ran"))
     (tmp_path / "file").write_text("x")
     output = str(tmp_path / "file" / "r.parquet")
     assert main(["eval", "--model", "vicur:tiny-student", "--data", str(train_file), "--output", output]) == 1

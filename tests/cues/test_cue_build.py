@@ -18,10 +18,10 @@ from vicur.cuebench.generate import write_parquet
 from vicur.cues.build import build_cues, plan_cues
 from vicur.cues.clients import ExactClient, LocalClient, NullClient, Reply, RequestFailed
 from vicur.cues.prompts import CuePrompt, load_prompt, packaged_prompts
-from vicur.data.digests import media_digest
 from vicur.cues.requests import Asking, question_for, request_key, requests_for
 from vicur.cues.settings import BuildConfig
 from vicur.cues.summary import Tick
+from vicur.data.digests import media_digest
 from vicur.data.sample import Sample, Video
 from vicur.data.sources import FileSource
 from vicur.training.progress import Progress

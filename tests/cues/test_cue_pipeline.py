@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -50,7 +51,7 @@ def test_build_audit_and_worth(photos, endpoint, capsys):
     models = ["--student", "vicur:tiny-student", "--problems", "2", "--siblings", "1"]
     brief = ["--sampling.max_new_tokens", "3", "--kinds", "cue", "--output", "worth"]
     assert main(["cues", "worth", "--data", "photos_cues.parquet", *models, *brief]) == 0
-    assert json.loads(open("worth/worth.json").read())["problems"] == 2
+    assert json.loads(Path("worth/worth.json").read_text())["problems"] == 2
 
 
 def test_paths_that_cannot_be_moved_need_an_image_dir(photos, endpoint, capsys):

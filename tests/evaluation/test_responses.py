@@ -136,7 +136,7 @@ def test_a_full_disk_in_the_middle_keeps_what_was_there(tmp_path, monkeypatch):
 
         monkeypatch.setattr("vicur.evaluation.responses.os.write", full)
         with pytest.raises(
-            OSError, match="cannot be written: No space left on device. It holds the 1 responses"
+            OSError, match=r"cannot be written: No space left on device\. It holds the 1 responses"
         ):
             store.add([stored("b")])
         monkeypatch.undo()

@@ -8,7 +8,7 @@ import pytest
 
 from vicur.data.bad_rows import BadRow, BadRowError
 from vicur.evaluation.responses import ResponseStore
-from vicur.evaluation.runner import SCHEMA, EvaluationConfig, evaluate
+from vicur.evaluation.runner import SCHEMA, EvaluationConfig, evaluate, resume_evaluation
 from vicur.rewards.grader import Grader, RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.training.progress import Progress
@@ -29,8 +29,11 @@ class Problems(list):
         return super().__getitem__(index)
 
 
-def run(student, samples, **options):
-    return evaluate(lambda: student, samples, CONFIG, Progress("test", transient=True), **options)
+def run(student, samples, store=None, **options):
+    bar = Progress("test", transient=True)
+    if store is None:
+        return evaluate(student, samples, CONFIG, bar, **options)
+    return resume_evaluation(lambda: student, samples, CONFIG, bar, store, **options)
 
 
 def no_model():
@@ -76,9 +79,8 @@ def test_an_interrupted_evaluation_goes_on(shared_student, problems, tmp_path):
     assert rest.responses == whole.responses and rest.correct == whole.correct
     with ResponseStore(tmp_path / "r.parquet", {"a": 1}) as store:
         config = RewardConfig(correct_from=0.0)  # then a wrong response counts as right
-        again = evaluate(
-            no_model, problems, CONFIG, Progress("test", transient=True), store=store, grader=Grader(config)
-        )
+        bar = Progress("test", transient=True)
+        again = resume_evaluation(no_model, problems, CONFIG, bar, store, grader=Grader(config))
     assert again.responses == whole.responses and all(again.graded)
 
 

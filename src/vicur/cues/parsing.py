@@ -76,8 +76,8 @@ def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
         text = text.strip()
         if thinking:
             raise Unusable(
-                "max_tokens ended the reply while the model was still thinking. Raise --asking.max_tokens, or "
-                f"{THINKING_OFF}",
+                "max_tokens ended the reply while the model was still thinking. Raise --asking.max_tokens, "
+                f"or {THINKING_OFF}",
                 again=False,
             )
     if not text:
