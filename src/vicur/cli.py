@@ -83,9 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         understood; 3 a preflight check failed; 130 interrupted; 141 the reader of the output went away.
     """
     try:
-        code = _run(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is caught, also after --help
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted. Everything written so far can be read.\n")
         return INTERRUPTED
