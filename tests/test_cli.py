@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from vicur.cli import main
@@ -52,7 +53,14 @@ def test_print_config(capsys):
     "arguments, message",
     [
         (["train", "nowhere.yaml"], "There is no file nowhere.yaml"),
-        (["train", "cuebench/opsd_cue", "optimizer.lr=1"], "did you mean 'optimizer."),
+        (["train", "cuebench/opsd_cue", "optimizer.lr=1"], "it is optimizer.learning_rate here"),
+        (["train", "cuebench/opsd_cue", "--image-dir", "photos"], "it is data.image_dir here"),
+        (["train", "cuebench/opsd_cue", "--num_generations", "8"], "it is rollout.siblings here"),
+        (["train", "cuebench/opsd_cue", "--resume", "true"], "a run cannot be resumed yet"),
+        (["eval", "--model", "x", "--data", "y", "reward.tolerance=1"], "did you mean 'rewards.tolerance'?"),
+        (["eval", "--model", "x", "--data", "y", "--top-p", "2"], "--top-p 2: top_p must be above 0"),
+        (["eval", "--model", "x", "--data", "y", "--output", "r.csv"], "must end in .parquet"),
+        (["cuebench", "make", "--n", "1", "--out", "/proc/x/y.parquet"], "--out /proc/x/y.parquet cannot be"),
         (
             ["train", "cuebench/opsd_cue", "data.train=gone.parquet"],
             "Data file gone.parquet does not exist",
@@ -144,6 +152,7 @@ def test_interrupt_leaves_a_readable_run(tmp_path, train_file):
         (["data", "inpsect", "x"], "inspect"),
         (["init", "--base", "x", "--intervall", "2"], "--interval"),
         (["eval", "--model", "a", "--data", "b", "--max-new-token5", "3"], "--max-new-tokens"),
+        (["cuebench", "make", "--n", "2", "--out", "x", "--sed", "3"], "--seed"),
     ],
 )
 def test_a_typo_is_answered_with_the_nearest_word(arguments, meant, capsys):
@@ -158,6 +167,141 @@ def test_shells_can_complete(shell, capsys):
         main(["--print-completion", shell])
     script = capsys.readouterr().out
     assert caught.value.code == 0 and "--dry-run" in script and "inspect" in script
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["eval", "--model", "a", "--data", "b", "--batch_size", "3"], "it is prompts_per_batch here"),
+        (["eval", "--model", "a", "--data", "b", "--n", "3"], "each problem is answered once"),
+        (["eval", "--data", "b"], "required: --model"),
+        (["train", "cuebench/opsd_cue", "--bf16", "--gradient_checkpointing"], "it is student.dtype here"),
+    ],
+)
+def test_familiar_options_are_answered(arguments, answer, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and answer in sentence(capsys)
+
+
+def test_an_option_of_another_command_is_not_suggested(capsys):
+    """`--image-dir` is not an option here, and it is no help to be asked whether `--image-dir` was meant."""
+    with pytest.raises(SystemExit):
+        main(["cuebench", "make", "--n", "2", "--out", "x", "--image-dir", "photos"])
+    assert "did you mean" not in sentence(capsys)
+
+
+def test_eval_stores_what_it_says_and_grades_again_without_a_model(tmp_path, train_file, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    common = ["eval", "--model", "vicur:tiny-student", "--data", str(train_file), "--output=~/e/r.parquet"]
+    short = ["--max-new-tokens", "3", "--limit", "5"]
+    assert main([*common, *short, "rewards.lenient=false"]) == 0
+    text = capsys.readouterr().out
+    assert "5 of 5 responses were cut off at 3 tokens" in text and "--max-new-tokens" in text
+    assert "no answer was found in 5 of 5 responses" in text
+    table = pq.read_table(tmp_path / "e" / "r.parquet")
+    assert {"id", "gold", "correct", "extracted", "finish_reason", "response_ids", "excluded"} <= set(
+        table.column_names
+    )
+    assert [p.name for p in (tmp_path / "e").iterdir()] == ["r.parquet"]
+    monkeypatch.setattr("vicur.eval_command.load_model", lambda *_: pytest.fail("the model was loaded"))
+    own = tmp_path / "own.py"
+    own.write_text("def always(response, gold, meta):\n    return 1.0\n")
+    assert main([*common, *short, "--rewards.function", "~/own.py:always"]) == 0
+    assert "accuracy 100.0" in capsys.readouterr().out
+    assert main([*common, "--max-new-tokens", "4", "--limit", "5"]) == 1
+    assert "sampling.max_new_tokens was 3 and is 4 now" in sentence(capsys)
+    assert main([*common, *short[:2], "--limit", "4"]) == 1
+    assert "is not among the problems to evaluate now" in sentence(capsys)
+
+
+def test_eval_leaves_bad_rows_out_and_says_so(tmp_path, capsys):
+    from PIL import Image
+
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    rows = [
+        {"problem": "<image>How many?", "images": [name], "answer": "4"} for name in ("a.png", "gone.png")
+    ]
+    data = tmp_path / "d.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    common = ["eval", "--model", "vicur:tiny-student", "--data", str(data), "--max-new-tokens", "2"]
+    assert main(common) == 1
+    assert "row 1" in sentence(capsys)
+    out = tmp_path / "r.parquet"
+    assert main([*common, "--bad_rows=skip", "--output", str(out)]) == 0
+    assert "1 problems, unreadable rows" in capsys.readouterr().out
+    assert [row["response"] is None for row in pq.read_table(out).to_pylist()] == [False, True]
+
+
+def test_eval_refuses_images_that_no_problem_shows(tmp_path, capsys):
+    from PIL import Image
+
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    data = tmp_path / "d.jsonl"
+    data.write_text(json.dumps({"question": "How many?", "photo_of_scene": "a.png", "answer": "4"}))
+    common = ["eval", "--model", "vicur:tiny-student", "--data", str(data), "--max-new-tokens", "2"]
+    assert main(common) == 1
+    assert "photo_of_scene" in sentence(capsys)
+    assert main([*common, "data.text_only=true"]) == 0
+
+
+def test_the_output_is_checked_before_anything_runs(tmp_path, train_file, capsys, monkeypatch):
+    monkeypatch.setattr("vicur.eval_command.resume_evaluation", lambda *_, **__: pytest.fail("it ran"))
+    (tmp_path / "file").write_text("x")
+    output = str(tmp_path / "file" / "r.parquet")
+    assert main(["eval", "--model", "vicur:tiny-student", "--data", str(train_file), "--output", output]) == 1
+    assert "cannot be written: not a directory" in sentence(capsys)
+    run = ["train", "cuebench/opsd_cue", f"data.train={train_file}", f"training.output={tmp_path}/file"]
+    assert main([*run, *SMALL]) == 1
+    assert "training.output" in sentence(capsys)
+
+
+def _run_cli(*arguments, **options):
+    command = [sys.executable, "-m", "vicur.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.fixture
+def poisoned(tmp_path):
+    """An environment in which importing torch is like Ctrl-C."""
+    folder = tmp_path / "poison"
+    folder.mkdir()
+    (folder / "torch.py").write_text("raise KeyboardInterrupt\n")
+    (folder / "transformers.py").write_text("raise KeyboardInterrupt\n")
+    paths = [str(folder), str(Path(__file__).parent.parent / "src"), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["eval", "--help"], ["train", "--help"]])
+def test_version_and_help_need_no_torch(poisoned, arguments):
+    done = _run_cli(*arguments, env=poisoned)
+    assert done.returncode == 0 and "vicur" in done.stdout, done.stderr
+
+
+def test_ctrl_c_during_imports_is_one_line(poisoned, tmp_path):
+    done = _run_cli("eval", "--model", "x", "--data", "y", env=poisoned)
+    assert (done.returncode, done.stderr.count("\n")) == (130, 1)
+    assert done.stderr.startswith("Interrupted")
+
+
+def test_importing_the_package_registers_the_student():
+    code = (
+        "import vicur\nfrom transformers import AutoConfig\n"
+        "print(type(AutoConfig.for_model('vicur_qwen3_vl')) is vicur.ViCuRQwen3VLConfig)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(poisoned):
+    """As `vicur --help | head -1`: the pipe is closed before anything is written."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "vicur.cli", "--help"]
+    process = subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, text=True, env=poisoned)
+    os.close(write)
+    _, error = process.communicate(timeout=120)
+    assert "Traceback" not in error and "BrokenPipe" not in error
 
 
 def test_help_names_every_command_and_the_exit_codes(capsys):
@@ -183,7 +327,7 @@ def test_init_tells_what_it_would_add_and_writes_it(tmp_path, base_folder, capsy
     assert main([*common, "--out", str(tmp_path / "student")]) == 1
     assert "exists already" in sentence(capsys)
     assert main(common) == 1
-    assert "--out is needed" in sentence(capsys)
+    assert "--out is required unless --dry-run is given" in sentence(capsys)
     assert main(["init", "--base", base_folder, "--layers", "0", "9", "--dry-run"]) == 1
     assert "decoder layers between 0 and 3" in sentence(capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["student"]

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vicur.cli import main
-from vicur.cue_commands import _build_settings, _remarks
+from vicur.cue_commands import _remarks, build_settings
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
     out = tmp_path / "cues.parquet"
     common = ["cues", "build", "--data", str(bare), "--out", str(out), "--backend", "null"]
     assert main([*common, "--dry-run"]) == 0
-    assert "12 problems, 12 cues, of which 0 are there already" in capsys.readouterr().out
+    assert "12 problems, 12 cues, of which 0 are in the store already" in capsys.readouterr().out
     assert not out.exists()
     assert main(common) == 0
     assert len(pq.read_table(out)["cue"]) == 12
@@ -58,8 +58,7 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
 
 
 def test_repair_says_what_leaked_and_never_the_answer(leaking):
-    config, dry_run, repairs = _build_settings(["--data", "x", "--backend", "null", "--repair", "2"])
-    assert (dry_run, repairs) == (False, 2)
+    config = build_settings(["data=x", "--backend=null"], repairs=2)
     table = pq.read_table(leaking)
     remarks = _remarks(leaking, config)
     assert list(remarks) == [table["id"][0].as_py()]
@@ -93,6 +92,28 @@ def test_mistakes_end_in_one_sentence(arguments, message, capsys):
 
 
 def test_unknown_settings_of_a_build_are_refused(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["cues", "build", "--data", "x", "--modle", "y"])
-    assert caught.value.code == 2
+    assert main(["cues", "build", "--data", "x", "--modle", "y"]) == 1
+    assert "--modle=y: there is no setting 'modle'; did you mean 'model'?" in capsys.readouterr().err
+    assert main(["cues", "build", "--data", "x"]) == 1
+    assert capsys.readouterr().err.startswith("vicur: The backend endpoint needs a model")
+
+
+def test_the_grades_of_worth_follow_rewards(tmp_path, problems, capsys):
+    """A function that calls everything right leaves no wrong response to compare with."""
+    (tmp_path / "always.py").write_text("def right(response, gold, meta):\n    return True\n")
+    out = tmp_path / "worth"
+    models = ["--student", "vicur:tiny-student", "--siblings", "1", "--problems", "2", "--output", str(out)]
+    settings = [f"rewards.function={tmp_path}/always.py:right", "--sampling.max_new_tokens", "4"]
+    assert main(["cues", "worth", "--data", str(problems), *models, *settings]) == 0
+    assert pq.read_table(out / "tokens.parquet")["correct"].to_pylist() == [True, True]
+
+
+def test_commands_of_cues_refuse_what_they_do_not_know(problems, capsys):
+    assert main(["cues", "audit", "--data", str(problems), "data.colums.answer=x"]) == 1
+    assert "there is no setting 'data.colums" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["cues", "audit", "--data", str(problems), "--flag", "x", "--imgae-dir", "y"])
+    assert "did you mean --image-dir?" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main(["cues", "worth", "--data", str(problems)])
+    assert "required: --student" in capsys.readouterr().err

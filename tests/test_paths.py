@@ -25,7 +25,9 @@ def test_checks_leave_nothing_behind(tmp_path):
     check_folder(tmp_path / "new" / "run", "--out")
     (tmp_path / "there.txt").write_text("x")
     check_file(tmp_path / "there.txt", "--out")
-    assert [p.name for p in tmp_path.iterdir()] == ["there.txt"] and (tmp_path / "there.txt").read_text() == "x"
+    assert [p.name for p in tmp_path.iterdir()] == ["there.txt"] and (
+        tmp_path / "there.txt"
+    ).read_text() == "x"
 
 
 def test_what_cannot_be_written_is_named(tmp_path):

@@ -68,6 +68,7 @@ def test_later_layers_win_and_paths_are_expanded(monkeypatch, tmp_path):
         (["count=4", "count=x"], r"^count=x: count must be a whole number, not 'x'\.$"),
         (["count=x", "inner.rate=2"], r"^count=x: "),
         (["inner.kind=c"], r"^inner\.kind=c: inner\.kind must be one of a, b"),
+        (["inner.kind=null"], r"^inner\.kind=null: inner\.kind must be one of"),
         (["inner.rat=1"], r"^inner\.rat=1: there is no setting 'inner\.rat'; did you mean 'inner\.rate'\?$"),
         (["rate=1"], r"^rate=1: there is no setting 'rate': it is inner\.rate here\.$"),
     ],
@@ -98,14 +99,26 @@ def test_a_base_is_blamed_for_its_own_mistake_and_no_packaged_path_is_shown(tmp_
 
 def test_options_are_settings_under_a_shorter_name():
     declared = (Option("--count", "count", "a count"), Option("--kind", "inner.kind", "a kind"))
-    given_options = {"count": "7", "inner.kind": None, "column_pairs": []}
-    assert SCHEMA.load(layers_of(SCHEMA, given_options, declared, ["inner.kind=b"])) == Outer(Inner(1.0, "b"), 7)
+    given_options = {"setting count": "7", "setting inner.kind": None, "column_pairs": []}
+    assert SCHEMA.load(layers_of(SCHEMA, given_options, declared, ["inner.kind=b"])) == Outer(
+        Inner(1.0, "b"), 7
+    )
     with pytest.raises(SettingsError, match=r"^--count many: count must be a whole number"):
-        SCHEMA.load(layers_of(SCHEMA, {**given_options, "count": "many"}, declared, []))
+        SCHEMA.load(layers_of(SCHEMA, {**given_options, "setting count": "many"}, declared, []))
 
 
 def test_values_of_dotted_names_are_never_taken_for_arguments():
-    words = ["train", "--a.b", "5", "r.yaml", "--max_new_tokens", "3", "--c.d_e=x_y", "f_g=h", "--print_config"]
+    words = [
+        "train",
+        "--a.b",
+        "5",
+        "r.yaml",
+        "--max_new_tokens",
+        "3",
+        "--c.d_e=x_y",
+        "f_g=h",
+        "--print_config",
+    ]
     wanted = ["train", "--a.b=5", "r.yaml", "--max-new-tokens", "3", "--c.d_e=x_y", "f_g=h", "--print-config"]
     assert canonical(words) == wanted
     assert canonical(["x", "--a.b"]) == ["x", "--a.b"]
@@ -163,7 +176,9 @@ def test_names_of_other_libraries_are_answered(name, ours):
     assert answer_for(name, "train") == f"it is {ours} here."
 
 
-@pytest.mark.parametrize("name", ["save_steps", "--resume", "beta", "trainer.save_freq", "eval_steps", "use_vllm"])
+@pytest.mark.parametrize(
+    "name", ["save_steps", "--resume", "beta", "trainer.save_freq", "eval_steps", "use_vllm"]
+)
 def test_what_does_not_exist_is_said_so(name):
     answer = answer_for(name, "train")
     assert answer is not None and not answer.startswith("it is")

@@ -1,7 +1,7 @@
 """On-policy distillation for vision-language models, supervised by what can be seen.
 
-Importing the package registers the student model with transformers' Auto classes. Only the command line leaves
-that to its commands, which import what they need: `vicur --help` should not take seconds and a gigabyte.
+Importing the package registers the student model with transformers' Auto classes. Only the command line
+leaves that to its commands, which import what they need, so that `vicur --help` is quick.
 """
 
 from __future__ import annotations

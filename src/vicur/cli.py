@@ -83,9 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         understood; 3 a preflight check failed; 130 interrupted; 141 the reader of the output went away.
     """
     try:
-        code = _run(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is caught, also after --help
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted. Everything written so far can be read.\n")
         return INTERRUPTED
@@ -142,7 +143,7 @@ def _take_rest(options: argparse.Namespace, rest: list[str]) -> None:
         option.flag
         for option in options.declared
         if option.setting in options.needed
-        and getattr(options, option.setting) is None
+        and getattr(options, option.dest) is None
         and option.setting not in given
     ]
     if missing and not options.print_config:

@@ -36,13 +36,13 @@ from vicur.data.files import write_or_rescue
 from vicur.data.sources import FileSource
 from vicur.data.tables import Table, open_table
 from vicur.diagnostics.privilege import PrivilegeConfig, measure_privileges
-from vicur.diagnostics.privilege_responses import read_responses, sample_responses
+from vicur.diagnostics.privilege_responses import read_responses, regraded, sample_responses
 from vicur.diagnostics.privilege_worth import privilege_worth
 from vicur.models.load import load_model
 from vicur.options import Option, layers_of
 from vicur.paths import check_file, check_folder
 from vicur.reporting.privilege import rank_lines, reading, worth_table
-from vicur.rewards.grader import Grader
+from vicur.rewards.grader import Grader, RewardConfig
 from vicur.scoring.teacher import Teacher, TeacherConfig
 from vicur.settings import as_yaml, schema_of
 from vicur.training.progress import Progress
@@ -223,6 +223,8 @@ def worth_command(options: argparse.Namespace, declared: tuple[Option, ...], con
     )
     if settings.run is not None:
         responses = read_responses(Path(settings.run), samples, student.processor.tokenizer)
+        if settings.rewards != RewardConfig():
+            responses = regraded(responses, samples, grader)
     else:
         responses = sample_responses(
             student,

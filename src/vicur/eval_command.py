@@ -13,7 +13,7 @@ from vicur.data.lengths import fit_prompts
 from vicur.data.rows import PromptEncoder
 from vicur.data.sources import FileSource
 from vicur.evaluation.responses import ResponseStore
-from vicur.evaluation.runner import Answer, Evaluation, evaluate, unasked
+from vicur.evaluation.runner import Answer, Evaluation, resume_evaluation, unasked
 from vicur.evaluation.settings import EvaluationSettings
 from vicur.models.checkpoints import read_processor
 from vicur.models.load import load_model
@@ -45,14 +45,14 @@ def run_evaluation(options: argparse.Namespace, declared: tuple[Option, ...], co
     with ResponseStore(output, settings.identity(), overwrite=settings.overwrite) as store:
         for sentence in _about_store(store):
             _say(sentence)
-        found = evaluate(
+        found = resume_evaluation(
             lambda: _bar("loading the model").during(lambda: load_model(settings.model, settings.dtype)),
             source,
             settings.config,
             Progress("evaluating"),
+            store,
             grader=grader,
             limits=settings.data.pixel_limits(),
-            store=store,
             skip_bad_rows=settings.data.bad_rows == "skip",
         )
         found = Evaluation(found.answers, (*left_out, *found.unasked))

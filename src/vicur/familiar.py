@@ -17,7 +17,8 @@ _PYTORCH = "responses are sampled with PyTorch in this process; other engines ar
 
 _TRAIN = {
     "training.prompts_per_step": (
-        "batch_size train_batch_size global_batch_size rollout_batch_size generation_batch_size gen_batch_size"
+        "batch_size train_batch_size global_batch_size rollout_batch_size generation_batch_size "
+        "gen_batch_size"
     ),
     "training.prompts_per_update": "mini_batch_size ppo_mini_batch_size update_batch_size",
     "optimizer.prompts_per_micro_batch": (
@@ -28,8 +29,8 @@ _TRAIN = {
         "num_generations num_return_sequences n_samples_per_prompt num_samples group_size rollout.n n k"
     ),
     "rollout.sampling.max_new_tokens": (
-        "max_completion_length max_new_tokens max_tokens max_response_length response_length generate_max_len "
-        "max_generation_length max_gen_toks completion_length"
+        "max_completion_length max_new_tokens max_tokens max_response_length response_length "
+        "generate_max_len max_generation_length max_gen_toks completion_length"
     ),
     "rollout.prompts_per_batch": "decoding_batch_size generate_batch_size max_num_seqs",
     "rollout.source": "lmbda on_policy",
@@ -91,8 +92,8 @@ _TRAIN = {
 
 _TRAIN_ABSENT = {
     "gradient_accumulation_steps accumulation_steps": (
-        "training.prompts_per_step is the whole batch, of which optimizer.prompts_per_micro_batch are in memory "
-        "at a time."
+        "training.prompts_per_step is the whole batch, of which optimizer.prompts_per_micro_batch are in "
+        "memory at a time."
     ),
     "max_length max_seq_length max_seq_len cutoff_len max_model_len": (
         "prompts are limited by data.max_prompt_tokens and responses by rollout.sampling.max_new_tokens."
@@ -107,21 +108,26 @@ _TRAIN_ABSENT = {
     "resume resume_from_checkpoint resume_mode resume_from resume_path auto_resume": (
         "a run cannot be resumed yet; start it again with another training.output."
     ),
-    "eval_steps eval_strategy evaluation_strategy do_eval eval_dataset eval_file val_files val_dataset test_freq "
-    "val_freq eval_freq per_device_eval_batch_size eval_data": _NO_EVALUATION,
+    "eval_steps eval_strategy evaluation_strategy do_eval eval_dataset eval_file val_files val_dataset "
+    "test_freq val_freq eval_freq per_device_eval_batch_size eval_data": _NO_EVALUATION,
     "logging_steps log_interval log_freq logging_strategy logging_first_step": (
         "every step is a line of metrics.jsonl in training.output."
     ),
     "report_to logger wandb_project project_name use_wandb tensorboard swanlab": _NO_TRACKER,
     "num_gpus n_gpus n_gpus_per_node nnodes num_nodes nproc_per_node world_size deepspeed fsdp fsdp_config "
-    "tensor_parallel_size tensor_model_parallel_size ulysses_sequence_parallel_size device_map ddp": _ONE_DEVICE,
+    "tensor_parallel_size tensor_model_parallel_size ulysses_sequence_parallel_size device_map ddp": (
+        _ONE_DEVICE
+    ),
     "use_vllm vllm_mode vllm_gpu_memory_utilization gpu_memory_utilization infer_backend sglang use_sglang": (
         _PYTORCH
     ),
     "fp16": "float16 is not supported; student.dtype is float32 or bfloat16.",
-    "load_in_4bit load_in_8bit quantization quantization_bit quant_bits": "quantised models are not supported.",
+    "load_in_4bit load_in_8bit quantization quantization_bit quant_bits": (
+        "quantised models are not supported."
+    ),
     "lora_target_modules target_modules lora_target": (
-        "adapters are on the linear layers of the language model; student.lora.vision=true adds the vision tower."
+        "adapters are on the linear layers of the language model; student.lora.vision=true adds those of the "
+        "vision tower."
     ),
     "repetition_penalty frequency_penalty": "only rollout.sampling.presence_penalty is supported.",
     "min_p": "sampling is limited by rollout.sampling.top_p and rollout.sampling.top_k only.",
@@ -139,7 +145,9 @@ _TRAIN_ABSENT = {
 
 _EVAL = {
     "model": "model_path model_name model_name_or_path model_id pretrained ckpt checkpoint model_args",
-    "data.train": "task tasks dataset dataset_name data_path data_files benchmark benchmarks test_file val_files",
+    "data.train": (
+        "task tasks dataset dataset_name data_path data_files benchmark benchmarks test_file val_files"
+    ),
     "prompts_per_batch": "batch_size eval_batch_size per_device_eval_batch_size bs max_num_seqs",
     "output": "output_dir output_path out out_path save_path work_dir log_samples results_path output_file",
     "sampling.max_new_tokens": (

@@ -40,17 +40,18 @@ class Option:
     metavar: str | None = None
     switch: bool = False
 
+    @property
+    def dest(self) -> str:
+        """Where argparse keeps the value; no destination of another kind looks like it."""
+        return f"setting {self.setting}"
+
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Declare it."""
         if self.switch:
-            parser.add_argument(
-                self.flag, dest=self.setting, action="store_const", const="true", help=self.help
-            )
+            parser.add_argument(self.flag, dest=self.dest, action="store_const", const="true", help=self.help)
             return
         metavar = self.metavar or (None if self.choices else self.flag.removeprefix("--").upper())
-        parser.add_argument(
-            self.flag, dest=self.setting, choices=self.choices, metavar=metavar, help=self.help
-        )
+        parser.add_argument(self.flag, dest=self.dest, choices=self.choices, metavar=metavar, help=self.help)
 
 
 DATA_OPTIONS = (
@@ -97,7 +98,7 @@ def layers_of(
     """
     layers = []
     for option in declared:
-        value = options[option.setting]
+        value = options[option.dest]
         if value is not None:
             origin = option.flag if option.switch else f"{option.flag} {value}"
             layers.append(schema.override(f"{option.setting}={value}", origin))

@@ -127,7 +127,8 @@ class Schema(Generic[Component]):
         try:
             return self._build(merged.flat)
         except SettingsError as error:
-            raise SettingsError(f"{self._culprit(layers, str(error))}: {error}") from error
+            culprit = self._culprit(layers, str(error))
+            raise SettingsError(f"{culprit}: {error}" if culprit else str(error)) from error
 
     def knows(self, key: str, value: Any) -> bool:
         """Whether there is such a setting; or such a section, where the value is {} or null."""
@@ -153,7 +154,8 @@ class Schema(Generic[Component]):
         kinds = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
         is_none = NoneType in kinds and value in ("null", "")
         is_list = value.startswith("[") and any(get_origin(own) in (list, tuple) for own in kinds)
-        if str in kinds and not is_none and not is_list:
+        is_word = any(get_origin(own) is Literal and value in get_args(own) for own in kinds)
+        if is_word or (str in kinds and not is_none and not is_list):
             return value
         try:
             return yaml.safe_load(value)
@@ -194,14 +196,14 @@ class Schema(Generic[Component]):
             raise SettingsError(_sentence(error)) from error
 
     def _culprit(self, layers: Sequence[Layer], message: str) -> str:
-        """The origin of the first layer with which the settings fail in this way."""
-        for count in range(1, len(layers)):
+        """The origin of the first layer with which the settings fail in this way; "" if all lack something."""
+        for count in range(len(layers)):
             try:
                 self._build(self.merged("", layers[:count]).flat)
             except SettingsError as error:
                 if str(error) == message:
-                    return layers[count - 1].origin
-        return layers[-1].origin if layers else self.component.__name__
+                    return layers[count - 1].origin if count else ""
+        return layers[-1].origin if layers else ""
 
     def _is_table(self, key: str) -> bool:
         """Whether a setting is itself a table of the user's words, as data.columns."""

@@ -294,9 +294,7 @@ class _Seed:
             view = None if privilege == "none" else Hinted(privilege)
             settings = EvaluationConfig(SamplingConfig(temperature=0.0, max_new_tokens=64), 100)
             bar = self._bar(f"{name} {domain}")
-            found[domain] = evaluate(
-                lambda: loaded, self.tests[domain], settings, bar, view, grader=self.grader
-            )
+            found[domain] = evaluate(loaded, self.tests[domain], settings, bar, view, grader=self.grader)
             found[domain].write(self.folder / "evaluation" / f"{name}-{domain}.parquet")
         return found
 

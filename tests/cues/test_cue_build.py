@@ -18,10 +18,10 @@ from vicur.cuebench.generate import write_parquet
 from vicur.cues.build import build_cues, plan_cues
 from vicur.cues.clients import ExactClient, LocalClient, NullClient, Reply, RequestFailed
 from vicur.cues.prompts import CuePrompt, load_prompt, packaged_prompts
-from vicur.data.digests import media_digest
 from vicur.cues.requests import Asking, question_for, request_key, requests_for
 from vicur.cues.settings import BuildConfig
 from vicur.cues.summary import Tick
+from vicur.data.digests import media_digest
 from vicur.data.sample import Sample, Video
 from vicur.data.sources import FileSource
 from vicur.training.progress import Progress
@@ -443,13 +443,17 @@ def test_json_stays_json_with_rows_as_they_were(suffix, tmp_path):
     assert FileSource(summary.out).column("cue") == [cue] * 3
 
 
-def test_an_image_folder_becomes_parquet_and_it_is_told_where_its_images_are(tmp_path):
+def test_an_image_folder_becomes_parquet_that_finds_its_images(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a.png").write_bytes(png("red"))
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "question": "What?", "answer": "red"}\n')
     summary = build_cues(null(folder, tmp_path))
-    assert any(f"paths that start from {folder}" in note for note in summary.notes)
+    assert summary.notes == () and FileSource(summary.out)[0].images[0].size == (8, 8)
+    elsewhere = tmp_path / "else" / "where"
+    elsewhere.mkdir(parents=True)
+    summary = build_cues(null(folder, tmp_path, out=str(elsewhere / "out.parquet")))
+    assert f"--image-dir {folder}" in summary.notes[0]
     assert FileSource(summary.out, image_dir=folder)[0].images[0].size == (8, 8)
     with pytest.raises(ValueError, match=r"must end in \.parquet"):
         build_cues(null(folder, tmp_path, out=str(tmp_path / "out.jsonl")))

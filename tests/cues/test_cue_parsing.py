@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicur.cues.parsing import Unusable, parse_reply
+from vicur.cues.clients import Reply
+from vicur.cues.parsing import Unusable, cue_of, parse_reply
 
 CUE = "Two chords cross; one is labelled 4 and 6."
 
@@ -67,6 +68,8 @@ def test_a_reply_that_was_cut_off_keeps_its_whole_sentences():
         ('{"cue": 3}', "is a int"),
         ('{"cue": {"a": "b"}}', "is a dict"),
         ("<think>Let me see. It shows", "still thinking"),
+        ('Ah.</think>{"cue": "A box."}<think>Or rather', "still thinking"),
+        ("I see a box.\n</think>\n", "is empty"),
         ("```json\n{}\n```", "without"),
         ("[]", "is a list"),
     ],
@@ -74,6 +77,44 @@ def test_a_reply_that_was_cut_off_keeps_its_whole_sentences():
 def test_what_has_no_cue_says_why(text, reason):
     with pytest.raises(Unusable, match=reason):
         parse_reply(text)
+
+
+DRAFT = json.dumps({"cue": "A draft with the answer 12."})
+
+
+@pytest.mark.parametrize("opening", ["", "<think>", "<thinking>\n", "<think>a</think><think>"])
+@pytest.mark.parametrize(
+    "reply", [json.dumps({"cue": CUE}), f"```json\n{json.dumps({'cue': CUE})}\n```", CUE]
+)
+def test_a_draft_inside_of_thoughts_is_no_cue(opening, reply):
+    closing = "</thinking>" if "thinking" in opening else "</think>"
+    assert parse_reply(f"{opening}Perhaps {DRAFT}? No: {DRAFT}{closing}\n\n{reply}") == CUE
+
+
+def test_a_tag_inside_of_a_whole_object_belongs_to_the_cue():
+    text = "The sign reads </think>, in red."
+    assert parse_reply(json.dumps({"cue": text})) == text
+
+
+def test_a_draft_in_thoughts_that_were_cut_off_is_no_cue():
+    aloud = (
+        "Let me look at the image closely. There are two chords, and the question asks for the product, so "
+    )
+    with pytest.raises(Unusable, match="think aloud") as caught:
+        parse_reply(f"{aloud}perhaps {DRAFT}. But", cut_off=True)
+    assert not caught.value.again
+    assert parse_reply(f"Sure, here is the cue: {json.dumps({'cue': CUE})} And", cut_off=True) == CUE
+
+
+@pytest.mark.parametrize(
+    "cut_off, advice", [(True, "--asking.max_tokens"), (False, "without its reasoning parser")]
+)
+def test_words_in_the_reasoning_field_are_named(cut_off, advice):
+    with pytest.raises(Unusable, match="reasoning field") as caught:
+        cue_of(Reply("", thoughts="Let me see", cut_off=cut_off))
+    assert advice in str(caught.value) and "enable_thinking: false" in str(caught.value)
+    assert not caught.value.again
+    assert cue_of(Reply(json.dumps({"cue": CUE}), thoughts=DRAFT, cut_off=cut_off)) == CUE
 
 
 def test_what_no_file_can_hold_is_left_out():

@@ -114,7 +114,9 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path, monkeypatch):
     with ResponseStore(out, SETTINGS) as store:
         store.add([stored("a")])
         monkeypatch.setattr("vicur.evaluation.responses.pq.write_table", full)
-        with pytest.raises(OSError, match=r"(?s)No space left.*written to .*spare.*kept in .*responses\.jsonl"):
+        with pytest.raises(
+            OSError, match=r"(?s)No space left.*written to .*spare.*kept in .*responses\.jsonl"
+        ):
             store.finish(table(stored("a")))
     assert len(list(spare.glob("*/r.parquet"))) == 1
     with ResponseStore(out, SETTINGS) as store:
@@ -133,7 +135,9 @@ def test_a_full_disk_in_the_middle_keeps_what_was_there(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("vicur.evaluation.responses.os.write", full)
-        with pytest.raises(OSError, match="cannot be written: No space left on device. It holds the 1 responses"):
+        with pytest.raises(
+            OSError, match=r"cannot be written: No space left on device\. It holds the 1 responses"
+        ):
             store.add([stored("b")])
         monkeypatch.undo()
         store.add([stored("c")])

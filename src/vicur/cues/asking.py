@@ -61,7 +61,7 @@ def new_columns(config: BuildConfig, prompt: CuePrompt) -> dict[str, pa.DataType
 
 
 def num_problems(config: BuildConfig, source: FileSource) -> int:
-    """That are to be answered."""
+    """Number of problems to process."""
     return len(source) if config.limit is None else min(config.limit, len(source))
 
 

@@ -103,11 +103,11 @@ class Reply:
 
 
 class CueClient(Protocol):
-    """Somebody to ask."""
+    """A source of cues."""
 
     @property
     def name(self) -> str:
-        """Of the model, for records."""
+        """Name of the model, for records."""
         ...
 
     def identity(self, index: int) -> str:

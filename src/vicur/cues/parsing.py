@@ -12,7 +12,7 @@ from vicur.rollouts.thinking import without_thoughts
 
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _SENTENCES = re.compile(r".*[.!?](?=[\"')\]]*(?:\s|\Z))", re.DOTALL)
-MOST_WORDS_BEFORE = 20
+MOST_WORDS_BEFORE = 12
 """Words before the object of a reply that was cut off; with more, the object may be a draft."""
 _MOST_STARTS = 40
 """Braces at which an object is looked for; a reply of nothing but braces would take for ever."""
@@ -76,8 +76,8 @@ def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
         text = text.strip()
         if thinking:
             raise Unusable(
-                "max_tokens ended the reply while the model was still thinking. Raise --asking.max_tokens, or "
-                f"{THINKING_OFF}",
+                "max_tokens ended the reply while the model was still thinking. Raise --asking.max_tokens, "
+                f"or {THINKING_OFF}",
                 again=False,
             )
     if not text:

@@ -33,7 +33,7 @@ class Asking:
     temperature: float | None = 0.7
     """Sampling temperature; null leaves it to the endpoint, for models that refuse the setting."""
     max_tokens: int = 400
-    """Length limit of a reply, thoughts included. Of a reply that is cut off, the whole sentences are kept."""
+    """Length limit of a reply, thoughts included. Whole sentences of a reply that is cut off are kept."""
     seed: int = 0
     """Seed; several cues of a problem get seeds of their own, derived from it."""
     max_image_pixels: int | None = 2_000_000

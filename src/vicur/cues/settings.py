@@ -52,8 +52,8 @@ class BuildConfig:
     overwrite: bool = False
     """Whether an output file that was not written with the same store may be replaced."""
     store: PathText | None = None
-    """File for the model's replies, or a folder that several builds may use one after another; null for a file
-    beside the output."""
+    """File for the model's replies, or a folder that several builds may use one after another; null for a
+    file beside the output."""
     limit: int | None = None
     """Use only the first N problems; the output has only their rows. Null for all."""
     retry_failed: bool = False
@@ -87,8 +87,8 @@ class BuildConfig:
     bad_rows: Literal["error", "skip"] = "error"
     """What to do with unreadable rows: stop, or write them without a cue."""
     max_raw_pixels: int = PIL_LIMIT
-    """Upper bound on pixels per image as stored; rows with a larger one count as unreadable, since it may be a
-    decompression bomb."""
+    """Upper bound on pixels per image as stored; rows with a larger one count as unreadable, since it may be
+    a decompression bomb."""
     video: VideoConfig = field(default_factory=VideoConfig)
     """How frames are sampled from videos."""
 

@@ -1,4 +1,4 @@
-"""How far a build is, what it has done, and what it would do, for people."""
+"""What a build has done so far, did in all, or would do, in sentences."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Tick:
-    """How far a build is.
+    """Progress of a build.
 
     Attributes:
-        done, count: problems.
-        rate: problems a second that were asked for in this run; 0 before the first.
-        cost: of this run.
-        failed: problems that were set aside.
+        done, count: problems that are done, and all of them.
+        rate: problems per second that were asked in this run; 0 before the first.
+        cost: cost of this run.
+        failed: problems that have failed.
     """
 
     done: int
@@ -26,7 +26,7 @@ class Tick:
 
     @property
     def note(self) -> str:
-        """In a few words, for beside a bar."""
+        """The same in a few words, for beside a progress bar."""
         failed = f", {self.failed} failed" if self.failed else ""
         cost = f", cost {self.cost:.2f}" if self.cost else ""
         return f"{self.rate:.1f}/s{cost}{failed}"
@@ -41,11 +41,11 @@ class FailedProblem:
     """A problem without a cue.
 
     Attributes:
-        row: in the data, from 0.
-        id: of the problem.
-        number: which of its cues.
-        reason: of the last try.
-        tries: how many there were; 0 where it could not even be read.
+        row: number of its row in the data, from 0.
+        id: id of the problem.
+        number: which of its cues is missing, from 0.
+        reason: why the last attempt failed.
+        tries: number of attempts; 0 where the row could not be read.
     """
 
     row: int
@@ -60,21 +60,21 @@ class BuildSummary:
     """What a build has done.
 
     Attributes:
-        problems: that were to be answered.
-        asked: cues that were got in this run.
+        problems: number of problems to process.
+        asked: cues generated in this run.
         kept: cues that were in the store before.
-        failed: cues that could not be got.
-        bad_rows: rows that are no problem.
-        requests: sent in this run.
-        prompt_tokens, completion_tokens: in this run.
-        cost: of this run.
-        total_cost: of all that the store has paid for.
-        seconds: that this run took.
-        stopped: why it stopped early; None if it did not.
+        failed: cues that could not be generated.
+        bad_rows: unreadable rows.
+        requests: requests sent in this run.
+        prompt_tokens, completion_tokens: tokens of this run.
+        cost: cost of this run.
+        total_cost: cost of everything in the store.
+        seconds: duration of this run.
+        stopped: why the build stopped early; None if it did not.
         out: the output; None if it was not written.
-        failed_file: the list of what failed; None if nothing did.
-        store: where replies are kept.
-        notes: what else there is to say.
+        failed_file: the list of failed problems; None if there are none.
+        store: file that the replies are kept in.
+        notes: further remarks.
     """
 
     problems: int
@@ -97,20 +97,20 @@ class BuildSummary:
     def sentences(self) -> list[str]:
         """For people."""
         said = [
-            f"{self.problems} problems: {self.asked} cues asked for and got, {self.kept} there already, "
-            f"{len(self.failed)} failed.",
-            f"{self.requests} requests with {self.prompt_tokens} tokens sent and {self.completion_tokens} "
-            f"received in {self.seconds:.1f} s; cost {self.cost:.4f}, with earlier runs "
+            f"{self.problems} problems: generated {self.asked} cues, reused {self.kept}, failed "
+            f"{len(self.failed)}.",
+            f"{self.requests} requests with {self.prompt_tokens} prompt tokens and {self.completion_tokens} "
+            f"completion tokens in {self.seconds:.1f} s; cost {self.cost:.4f}, including earlier runs "
             f"{self.total_cost:.4f}.",
         ]
         said += self.notes
         if self.bad_rows:
-            said.append(f"{self.bad_rows} rows are no problem and have no cue.")
+            said.append(f"{self.bad_rows} unreadable rows have no cue.")
         if self.failed:
             first = self.failed[0]
             said.append(
-                f"Without a cue: {len(self.failed)}, the first in row {first.row} ({first.reason}); all are "
-                f"in {self.failed_file}. Ask for them again with retry_failed=true."
+                f"Problems without a cue: {len(self.failed)}, the first in row {first.row} ({first.reason}). "
+                f"All are listed in {self.failed_file}; retry them with --retry_failed true."
             )
         if self.stopped is not None:
             said.append(f"Stopped: {self.stopped}")
@@ -118,8 +118,8 @@ class BuildSummary:
             said.append(f"Written: {self.out}.")
         else:
             said.append(
-                f"The output was not written. The replies are kept in {self.store}; the same command goes on "
-                "from there."
+                f"The output was not written. The replies are kept in {self.store}; rerun the same command to "
+                "resume."
             )
         return said
 
@@ -129,14 +129,14 @@ class BuildPlan:
     """What a build would do.
 
     Attributes:
-        problems: to be answered.
-        bad_rows: rows that are no problem.
-        cues: that were to be got in all.
-        kept: of these in the store.
-        prompt_tokens: an estimate for those that are not, each asked once.
-        completion_tokens: the most that they may take.
-        cost: an estimate of what it would cost, if all replies were so long.
-        request: the first one, as text.
+        problems: number of problems to process.
+        bad_rows: unreadable rows.
+        cues: number of cues in all.
+        kept: cues that are in the store already.
+        prompt_tokens: estimated prompt tokens of the others, each asked once.
+        completion_tokens: upper bound on their completion tokens.
+        cost: estimated cost if all replies have that length.
+        request: the first request, as text.
     """
 
     problems: int
@@ -151,9 +151,9 @@ class BuildPlan:
     def sentences(self) -> list[str]:
         """For people."""
         return [
-            f"{self.problems} problems, {self.cues} cues, of which {self.kept} are there already.",
-            f"To ask: {self.cues - self.kept}, with about {self.prompt_tokens} tokens sent and at most "
-            f"{self.completion_tokens} received; cost about {self.cost:.4f} if all were so long.",
-            "A request:",
+            f"{self.problems} problems, {self.cues} cues, of which {self.kept} are in the store already.",
+            f"Requests to send: {self.cues - self.kept}, with about {self.prompt_tokens} prompt tokens and at "
+            f"most {self.completion_tokens} completion tokens; cost at most about {self.cost:.4f}.",
+            "The first request:",
             self.request,
         ]

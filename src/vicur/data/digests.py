@@ -1,4 +1,4 @@
-"""Digests of what models are shown: equal for equal text and pixels, however the files are named or packed."""
+"""Digests of what models are shown: equal for equal text and pixels, however files are named or packed."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,6 +153,21 @@ def read_responses(
         tuple(tuple(row["response"] for row in rows) for rows in chosen),
         tuple(tuple(row["correct"] for row in rows) for rows in chosen),
     )
+
+
+def regraded(responses: StudentResponses, samples: Sequence[Sample], grader: Grader) -> StudentResponses:
+    """The same responses with the grades of another grader.
+
+    Args:
+        responses: to some of the samples.
+        samples: the problems.
+        grader: whose grades they get.
+    """
+    correct = tuple(
+        tuple(_grade(grader, samples[index], text) for text in own)
+        for index, own in zip(responses.index, responses.texts, strict=True)
+    )
+    return replace(responses, correct=correct)
 
 
 def _files(run: Path) -> list[Path]:

@@ -171,7 +171,8 @@ class ResponseStore:
             if self.overwrite:
                 return []
             raise ValueError(
-                f"{output} exists and was not written by this command; give another output, or overwrite=true."
+                f"{output} exists and was not written by this command; give another output, or "
+                "overwrite=true."
             )
         if not self._is_ours(output, json.loads(written)):
             return []
@@ -236,8 +237,8 @@ class ResponseStore:
                 return False
             if before != now:
                 raise ValueError(
-                    f"{path} holds responses of another evaluation: {name} was {before!r} and is {now!r} now. "
-                    "Give another output, or overwrite=true to discard them."
+                    f"{path} holds responses of another evaluation: {name} was {before!r} and is {now!r} "
+                    "now. Give another output, or overwrite=true to discard them."
                 )
         return True
 

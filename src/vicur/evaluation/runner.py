@@ -178,7 +178,7 @@ class Evaluation:
 
 
 def evaluate(
-    load: Callable[[], LoadedModel],
+    loaded: LoadedModel,
     samples: Sequence[Sample],
     config: EvaluationConfig,
     progress: Progress,
@@ -186,30 +186,52 @@ def evaluate(
     *,
     grader: Grader | None = None,
     limits: PixelLimits | None = None,
-    store: ResponseStore | None = None,
     skip_bad_rows: bool = False,
 ) -> Evaluation:
     """Let a model answer every problem once, and grade its responses.
 
     Args:
-        load: loads the model; called only if a response is missing.
+        loaded: the model.
         samples: the problems.
         config: how the model is asked.
         progress: shows how far it is.
         view: what the model is shown; the plain problem if not given.
         grader: of the responses; one with default settings if not given.
         limits: on the pixels of what it is shown; the checkpoint's own if not given.
-        store: keeps responses as they come, and may have some already; in memory if not given.
         skip_bad_rows: whether a problem whose image turns out unreadable is left out, or an error.
+
+    Raises:
+        BadRowError: an image or video cannot be decoded, and such rows are not skipped.
+    """
+    run = _Evaluating(samples, view or Plain(), grader or Grader(), ResponseStore(None), skip_bad_rows)
+    run.ask(loaded, range(len(samples)), config, limits, progress)
+    return run.result()
+
+
+def resume_evaluation(
+    load: Callable[[], LoadedModel],
+    samples: Sequence[Sample],
+    config: EvaluationConfig,
+    progress: Progress,
+    store: ResponseStore,
+    *,
+    grader: Grader | None = None,
+    limits: PixelLimits | None = None,
+    skip_bad_rows: bool = False,
+) -> Evaluation:
+    """As `evaluate`, but reuse the responses that a store has, and add the others to it as they come.
+
+    Args:
+        load: loads the model; called only if a response is missing.
+        samples, config, progress, grader, limits, skip_bad_rows: as of `evaluate`.
+        store: keeps the responses.
 
     Raises:
         ValueError: the store holds a response to another problem of the same id.
         BadRowError: an image or video cannot be decoded, and such rows are not skipped.
         OSError: the store cannot be written.
     """
-    run = _Evaluating(
-        samples, view or Plain(), grader or Grader(), store or ResponseStore(None), skip_bad_rows
-    )
+    run = _Evaluating(samples, Plain(), grader or Grader(), store, skip_bad_rows)
     missing = run.reuse(progress)
     if missing:
         run.ask(load(), missing, config, limits, progress)

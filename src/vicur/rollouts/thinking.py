@@ -1,7 +1,7 @@
 """Thoughts of thinking models, between tags such as `<think>` and `</think>`.
 
-Some chat templates end the prompt with the opening tag, so that a response holds the closing tag alone, or none
-where the response was cut off before.
+Some chat templates end the prompt with the opening tag, so that a response holds the closing tag alone, or
+none where the response was cut off before.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ class EndpointAsk:
         text, thinking = without_thoughts(reply.text)
         if thinking or (reply.thoughts and not text.strip()):
             raise ValueError(
-                f"The verifier {self.model} spends its reply of {MOST_TOKENS} tokens on reasoning. Serve it with "
-                "thinking switched off, or take a model that does not think."
+                f"The verifier {self.model} spends its reply of {MOST_TOKENS} tokens on reasoning. Serve it "
+                "with thinking switched off, or use another model."
             )
         return text
 

@@ -215,7 +215,7 @@ def _ground(
             told.setdefault(index, []).append(verdict)
             counts["unknown" if verdict is None else "accepted" if verdict else "rejected"] += 1
             if verdict is False:
-                reason = "Who looked at the image rejects it."
+                reason = "Rejected by the verifier."
                 findings[index].append(
                     Finding("grounding", "certain", "rejected", claim.start, claim.end, reason)
                 )

@@ -1,0 +1,145 @@
+"""Evaluations: what is asked, stored, graded and left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vicur.data.bad_rows import BadRow, BadRowError
+from vicur.evaluation.responses import ResponseStore
+from vicur.evaluation.runner import SCHEMA, EvaluationConfig, evaluate, resume_evaluation
+from vicur.rewards.grader import Grader, RewardConfig
+from vicur.rollouts.processors import SamplingConfig
+from vicur.training.progress import Progress
+
+CONFIG = EvaluationConfig(SamplingConfig(temperature=0.0, max_new_tokens=4), prompts_per_batch=2)
+
+
+class Problems(list):
+    """Samples of which some turn out unreadable, once the evaluation runs: the check of types that
+    these tests run under looks at samples too."""
+
+    bad: frozenset[int] = frozenset()
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise BadRowError("data", BadRow(index, f"id {index}", "unreadable_media", "is truncated"))
+        return super().__getitem__(index)
+
+
+class Breaks(Progress):
+    """Makes problem 5 unreadable."""
+
+    def __init__(self, problems):
+        super().__init__("test", transient=True)
+        self.problems = problems
+
+    def over(self, items, count):
+        self.problems.bad = frozenset({5})
+        yield from super().over(items, count)
+
+
+class Interrupts(Progress):
+    """Ctrl-C after the first batch."""
+
+    def over(self, items, count):
+        for number, item in enumerate(items):
+            if number == 1:
+                raise KeyboardInterrupt
+            yield item
+
+
+def run(student, samples, store=None, bar=None, **options):
+    bar = bar or Progress("test", transient=True)
+    if store is None:
+        return evaluate(student, samples, CONFIG, bar, **options)
+    return resume_evaluation(lambda: student, samples, CONFIG, bar, store, **options)
+
+
+def no_model():
+    raise AssertionError("every response is there already")
+
+
+@pytest.fixture
+def problems(samples):
+    """Gold answers: none, unreadable, and some that can be graded against."""
+    answers = [None, "\\frac{", *(sample.answer for sample in samples[2:])]
+    return [replace(sample, answer=answer) for sample, answer in zip(samples, answers, strict=True)]
+
+
+def test_the_table_holds_what_a_reader_must_know(shared_student, problems):
+    source = Problems(problems)
+    found = run(shared_student, source, bar=Breaks(source), skip_bad_rows=True)
+    table = found.table()
+    assert table.schema == SCHEMA
+    rows = table.to_pylist()
+    assert [row["id"] for row in rows] == [*(problem.id for problem in problems[:5]), "id 5"]
+    assert rows[2]["gold"] == problems[2].answer and rows[2]["correct"] in (True, False)
+    assert rows[0]["correct"] is None and rows[0]["excluded"] == "no gold answer"
+    assert rows[5]["response"] is None and rows[5]["excluded"] == "unreadable rows: row 5: is truncated"
+    for row in rows[:5]:
+        assert row["finish_reason"] == "length" and row["response_tokens"] == len(row["response_ids"]) == 4
+        assert (row["correct"] is None) == (row["excluded"] is not None)
+    assert found.truncated == 5 and sum(found.excluded.values()) + len(found.graded) == 6
+    source = Problems(problems)
+    with pytest.raises(BadRowError):
+        run(shared_student, source, bar=Breaks(source))
+
+
+def test_an_interrupted_evaluation_goes_on(shared_student, problems, tmp_path):
+    """What the first batch gave is kept; the rest is sampled later, and is the same."""
+    whole = run(shared_student, problems)
+    with (
+        ResponseStore(tmp_path / "r.parquet", {"a": 1}) as store,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        run(shared_student, problems, store, Interrupts("test"))
+    with ResponseStore(tmp_path / "r.parquet", {"a": 1}) as store:
+        assert list(store) == [problem.id for problem in problems[:2]]
+        rest = run(shared_student, problems, store=store)
+        store.finish(rest.table())
+    assert rest.responses == whole.responses and rest.correct == whole.correct
+    with ResponseStore(tmp_path / "r.parquet", {"a": 1}) as store:
+        config = RewardConfig(correct_from=0.0)  # then a wrong response counts as right
+        bar = Progress("test", transient=True)
+        again = resume_evaluation(no_model, problems, CONFIG, bar, store, grader=Grader(config))
+    assert again.responses == whole.responses and all(again.graded)
+
+
+@pytest.mark.parametrize("change", ["question", "missing"])
+def test_responses_to_other_problems_are_refused(shared_student, problems, tmp_path, change):
+    with ResponseStore(tmp_path / "r.parquet", {}) as store:
+        run(shared_student, problems[:3], store=store)
+    if change == "question":
+        text = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Another?"}]}
+        others = [replace(problems[0], messages=(text,)), *problems[1:3]]
+    else:
+        others = problems[1:3]
+    said = "has changed since" if change == "question" else "is not among the problems"
+    with (
+        ResponseStore(tmp_path / "r.parquet", {}) as store,
+        pytest.raises(ValueError, match=f"{problems[0].id}, which {said}"),
+    ):
+        run(shared_student, others, store=store)
+    with ResponseStore(tmp_path / "r.parquet", {}, overwrite=True) as store:
+        found = run(shared_student, others, store=store)
+    assert len(found.answers) == len(others)
+
+
+def test_a_thought_that_the_prompt_opens_is_part_of_the_turn(shared_student, problems, monkeypatch):
+    """Cut off inside of it, a response must not be graded by the numbers it thought of."""
+    from vicur.data.rows import PromptEncoder
+
+    render = PromptEncoder.render
+    monkeypatch.setattr(PromptEncoder, "render", lambda self, shown: render(self, shown) + "<think>\n")
+    found = run(shared_student, problems[2:4])
+    assert all(response.startswith("<think>\n") for response in found.responses)
+
+
+def test_a_function_of_the_users_may_grade_nothing(shared_student, problems, tmp_path):
+    (tmp_path / "own.py").write_text("def grade(response, gold, meta):\n    return None\n")
+    grader = Grader(RewardConfig(function=f"{tmp_path}/own.py:grade"))
+    found = run(shared_student, problems[2:4], grader=grader)
+    assert found.graded == [] and found.excluded == {"rewards.function returned None": 2}
+    assert found.unextracted == 0
