@@ -57,7 +57,8 @@ class ObjectiveConfig:
 
     def written_out(self) -> ObjectiveConfig:
         """The same with the objective that acts by default, so that a printed recipe shows its settings."""
-        return replace(self, **self.parts)
+        given = any(getattr(self, f.name) is not None for f in fields(self))
+        return self if given else replace(self, sampled_token=SampledTokenOPD())
 
     def build(self) -> Objective:
         """The one objective, or the mixture of several.

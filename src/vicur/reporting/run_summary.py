@@ -85,7 +85,7 @@ def _interval(estimate: Estimate) -> dict[str, float]:
     return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
-def _curves(lines: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+def _curves(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     window = max(1, len(lines) // WINDOW)
     found = {}
     for name in CURVES:
@@ -118,7 +118,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return table.to_pylist()
 
 
-def _seconds(lines: Sequence[dict[str, float]], around: dict[str, float]) -> dict[str, float]:
+def _seconds(lines: Sequence[dict[str, Any]], around: dict[str, float]) -> dict[str, float]:
     """The whole run, the phases of its steps, and what came before and after them."""
     phases: dict[str, float] = {}
     for line in lines:

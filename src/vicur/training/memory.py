@@ -43,6 +43,8 @@ SAMPLING_BYTES = 44
 """Bytes for each word that may be sampled next, of each response being decoded: logits and log-probabilities
 in float32, the penalty's mask, and their cumulative sum in float64."""
 
+Bytes = int | float
+
 HELD = "activations, held by the C library"
 
 Phase = Literal["sampling", "scoring", "update", "optimizer step"]
@@ -103,8 +105,8 @@ class MemoryEstimate:
         phases: what each phase of a step adds to it.
     """
 
-    resident: Mapping[str, float]
-    phases: Mapping[Phase, Mapping[str, float]]
+    resident: Mapping[str, Bytes]
+    phases: Mapping[Phase, Mapping[str, Bytes]]
 
     @property
     def largest(self) -> Phase:
@@ -135,7 +137,7 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
     model = student.policy.model
     trained = [p for p in model.parameters() if p.requires_grad]
     count = sum(p.numel() for p in trained)
-    resident: dict[str, float] = {
+    resident: dict[str, Bytes] = {
         "student's weights": _bytes(model.parameters())
         + sum(FLOAT * p.numel() for p in trained if p.dtype != torch.float32),
         "AdamW's moments": 2 * FLOAT * count,
@@ -147,7 +149,7 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
     update = _update(student, work)
     # glibc keeps freed blocks below 32 MiB for itself: the update's are still resident in the step after it.
     held = sum(update.values()) if student.device.type == "cpu" else 0.0
-    phases: dict[Phase, dict[str, float]] = {
+    phases: dict[Phase, dict[str, Bytes]] = {
         "sampling": _sampling(student, teacher, work),
         "scoring": {"distributions": distributions, "one layer of a batch": _scoring(student, teacher, work)},
         "update": {
@@ -176,10 +178,10 @@ class _Batch:
         mask: entries of the attention mask, where siblings share a row.
     """
 
-    tokens: float
-    visual: float
-    patches: float
-    mask: float = 0.0
+    tokens: Bytes
+    visual: Bytes
+    patches: Bytes
+    mask: Bytes = 0.0
 
 
 def _batch(scorer: Scorer, sizes: PromptSizes, prompts: int, siblings: int, response_tokens: int) -> _Batch:
@@ -194,13 +196,13 @@ def _batch(scorer: Scorer, sizes: PromptSizes, prompts: int, siblings: int, resp
     return _Batch(prompts * rows * length, visual, visual * merged, mask)
 
 
-def _update(student: Scorer, work: Workload) -> dict[str, float]:
+def _update(student: Scorer, work: Workload) -> dict[str, Bytes]:
     """The graph of a micro-batch, and what its backward pass and the vocabulary need beside it."""
     model = student.policy.model
     batch = _batch(student, work.student, work.micro_batch, work.siblings, work.response_tokens)
     head = model.lm_head.weight
     kind = "cuda" if student.device.type == "cuda" else "cpu"
-    found = {
+    found: dict[str, Bytes] = {
         "activations of the language model": batch.tokens * _kept_text(model, work.checkpointing)
         + batch.mask * model.dtype.itemsize,
         "activations of the vision tower": _kept_vision(model, batch, work.checkpointing),
@@ -212,7 +214,7 @@ def _update(student: Scorer, work: Workload) -> dict[str, float]:
     return found
 
 
-def _kept_text(model: Any, checkpointing: bool) -> float:
+def _kept_text(model: Any, checkpointing: bool) -> Bytes:
     """Bytes of one token in the graph."""
     text, size = model.config.text_config, model.dtype.itemsize
     layer = kept_by_text_layer(text, size)
@@ -221,7 +223,7 @@ def _kept_text(model: Any, checkpointing: bool) -> float:
     return text.num_hidden_layers * layer
 
 
-def _kept_vision(model: Any, batch: _Batch, checkpointing: bool) -> float:
+def _kept_vision(model: Any, batch: _Batch, checkpointing: bool) -> Bytes:
     """Bytes of the images in the graph: the tower's where it is trained, and what recovery reads."""
     text, vision, size = model.config.text_config, model.config.vision_config, model.dtype.itemsize
     recovered = len(layers_with_recovery(model.config)) if has_recovery(model.config) else 0
@@ -234,7 +236,7 @@ def _kept_vision(model: Any, batch: _Batch, checkpointing: bool) -> float:
     return kept + batch.patches * blocks + batch.visual * kept_by_mergers(vision, size)
 
 
-def _passing(model: Any, batch: _Batch) -> float:
+def _passing(model: Any, batch: _Batch) -> Bytes:
     """Bytes inside the widest layer; tower and language model follow one another."""
     text, vision, size = model.config.text_config, model.config.vision_config, model.dtype.itemsize
     return max(
@@ -242,7 +244,7 @@ def _passing(model: Any, batch: _Batch) -> float:
     )
 
 
-def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> float:
+def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> Bytes:
     """A pass of the student or of the teacher, whichever needs more."""
     scorers = [(student, work.student)]
     if teacher is not None:
@@ -256,7 +258,7 @@ def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> float:
     return max(found)
 
 
-def _sampling(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[str, float]:
+def _sampling(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[str, Bytes]:
     """Prefill, then keys and values of all responses, and the distribution that the next token has."""
     if work.writer == "dataset" or not work.decoding_batch:
         return {}
@@ -284,7 +286,7 @@ def _temporaries(trained: list[nn.Parameter], device: torch.device) -> int:
     return 2 * FLOAT * max((p.numel() for p in trained), default=0)
 
 
-def _distributions(model: Any, teacher: Teacher | None, needs: Needs, work: Workload) -> float:
+def _distributions(model: Any, teacher: Teacher | None, needs: Needs, work: Workload) -> Bytes:
     """Hidden states of a rollout batch that wait for the update."""
     width = work.prompts * work.siblings * work.response_tokens
     models = [
@@ -294,7 +296,7 @@ def _distributions(model: Any, teacher: Teacher | None, needs: Needs, work: Work
     return float(sum(width * one.config.text_config.hidden_size * one.dtype.itemsize for one in models))
 
 
-def _problems(model: Any, needs: Needs, work: Workload) -> float:
+def _problems(model: Any, needs: Needs, work: Workload) -> Bytes:
     """Decoded images, and their pixel values under every view that shows them."""
     vision = model.config.vision_config
     seeing = {(look.who, look.view) for look in needs.looks if look.view != Blind()} | {("student", Plain())}
