@@ -17,11 +17,14 @@ from PIL import Image
 
 from vicur.data.bad_rows import BadRow, BadRowError, RowProblem
 from vicur.data.columns import Columns, Fields
-from vicur.data.media import PIL_LIMIT, MediaReader, SizeOnly, VideoConfig
+from vicur.data.media import PIL_LIMIT, MediaReader, SizeOnly, VideoConfig, is_frame
 from vicur.data.pixels import PixelLimits
 from vicur.data.sample import Privilege, Sample, Video
 from vicur.data.tables import Row, Table, open_table
 from vicur.data.views import View
+
+PEEKED = 20
+"""Rows that are looked at to see what a column holds."""
 
 Item = TypeVar("Item")
 Progress = Callable[[Iterable[Row], int], Iterable[Row]]
@@ -161,6 +164,7 @@ class FileSource(Sequence[Sample]):
         self.bad_rows: list[BadRow] = []
         self.skips_bad_rows = bad_rows == "skip"
         self.inapplicable = 0
+        self._shows_media = False
         self._rows = self._check(only_for, progress)
         if self.bad_rows and not self.skips_bad_rows:
             raise ValueError(self._complaint())
@@ -207,6 +211,27 @@ class FileSource(Sequence[Sample]):
         """Columns that no field is read from."""
         used = {column.partition(".")[0] for column in self.schema.values() if column is not None}
         return [name for name in self._table.columns if "." not in name and name not in used]
+
+    def unused_media(self) -> str | None:
+        """A sentence where no problem shows an image or a video, though a column of the data holds some.
+
+        Evaluation and training call it before anything is loaded: a model would answer without seeing.
+        """
+        if self._shows_media:
+            return None
+        first = [self._table[row] for row in self._rows[:PEEKED]]
+        columns = [name for name in self._media_columns(first) if name not in self.schema.values()]
+        if not columns:
+            return None
+        return (
+            f"No problem of {self.name} shows an image or a video, but the column {columns[0]} holds some; "
+            f"name it with columns.images={columns[0]}."
+        )
+
+    @staticmethod
+    def _media_columns(rows: Sequence[Row]) -> list[str]:
+        names = dict.fromkeys(name for row in rows for name in row)
+        return [name for name in names if any(is_frame(row.get(name)) for row in rows)]
 
     @property
     def num_rows(self) -> int:
@@ -288,6 +313,7 @@ class FileSource(Sequence[Sample]):
                     # Random numbers are keyed by the id: such problems would not be independent.
                     raise RowProblem("repeated_id", f"the id {own} is that of row {seen[own]} already")
                 seen[own] = number
+                self._shows_media |= bool(fields.images or fields.videos)
             except RowProblem as problem:
                 self.bad_rows.append(self._bad(number, row, problem))
                 continue
