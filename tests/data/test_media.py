@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vicur.data.bad_rows import RowProblem
-from vicur.data.media import MediaReader, VideoConfig, VideoSupportMissing
+from vicur.data.media import MediaReader
 from vicur.data.sample import Video
+from vicur.data.videos import VideoConfig, VideoSupportMissing
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from vicur.data.bad_rows import BadRow, BadRowError
-from vicur.data.media import VideoConfig
 from vicur.data.sources import DataConfig, FileSource
+from vicur.data.videos import VideoConfig
 from vicur.data.views import Hinted
 
 

@@ -9,7 +9,8 @@ from typing import Literal
 
 from vicur.cues.clients import EndpointConfig
 from vicur.cues.requests import Asking
-from vicur.data.media import PIL_LIMIT, VideoConfig
+from vicur.data.images import PIL_LIMIT
+from vicur.data.videos import VideoConfig
 
 Backend = Literal["endpoint", "local", "exact", "null"]
 
