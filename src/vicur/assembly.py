@@ -8,6 +8,7 @@ from typing import TypeVar, get_args
 
 import torch
 
+from vicur.data.bad_rows import reasons_in_words
 from vicur.data.lengths import Overlong, fit_prompts
 from vicur.data.sample import PrivilegeKind
 from vicur.data.sources import FileSource
@@ -51,12 +52,15 @@ class Data:
     def told(self) -> list[str]:
         """A sentence for each kind of problem that was left out, with the first of them."""
         kinds: dict[str, Sequence[object]] = {
-            "unreadable rows": self.problems.bad_rows,
             "too long": self.overlong,
             "answers that cannot be graded": self.ungradable,
         }
         name = self.problems.name
-        told = [
+        told = []
+        if self.problems.bad_rows:
+            count, why = len(self.problems.bad_rows), reasons_in_words(self.problems.bad_rows)
+            told.append(f"Left out of {name}, bad rows: {count}: {why}.")
+        told += [
             f"Left out of {name}, {why}: {len(found)}, the first: {found[0]}."
             for why, found in kinds.items()
             if found

@@ -23,7 +23,8 @@ from vicur.data.files import write_whole
 from vicur.data.inspect import inspect_source
 from vicur.data.pixels import PixelLimits
 from vicur.data.rows import PromptEncoder
-from vicur.data.sources import FileSource
+from vicur.data.sources import CHECKED, FileSource
+from vicur.data.spelling import AS_OPTIONS
 from vicur.evaluation.runner import EvaluationConfig, evaluate
 from vicur.models.augment import describe, save_augmented
 from vicur.models.checkpoints import read_config, read_processor, saved_dtype
@@ -192,6 +193,18 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("--model", help="checkpoint whose chat template and tokenizer are used")
     inspect.add_argument(
         "--privilege", choices=PRIVILEGES, default="cue", help="what the teacher is shown (default cue)"
+    )
+    inspect.add_argument(
+        "--options", default="letters", help="how options are written: letters (default), off, or a format"
+    )
+    inspect.add_argument(
+        "--answer-from-response", action="store_true", help="take missing answers out of the responses"
+    )
+    inspect.add_argument(
+        "--check-images",
+        default=str(CHECKED),
+        metavar="N",
+        help=f"images to decode, or all (default {CHECKED})",
     )
     inspect.add_argument("--example", type=int, default=0, help="number of the problem that is shown")
     inspect.add_argument("--json", action="store_true", help="print JSON")
@@ -374,7 +387,17 @@ def _init(options: argparse.Namespace, console: Console) -> None:
 
 
 def _inspect(options: argparse.Namespace, console: Console) -> None:
-    source = _open(options, "skip")
+    checked = options.check_images
+    if checked != "all" and not checked.isdigit():
+        raise ValueError(f"--check-images must be a number or all, not {checked}.")
+    source = _open(
+        options,
+        "skip",
+        options=options.options,
+        answer_from_response=options.answer_from_response,
+        check_images=None if checked == "all" else int(checked),
+        may_be_empty=True,
+    )
     encoder = None
     if options.model is not None:
         encoder = PromptEncoder(read_processor(options.model), _no_positions, _limits(options))
@@ -391,20 +414,22 @@ def _no_positions(*args: Any, **kwargs: Any) -> NoReturn:
     raise AssertionError("lengths need no positions, for which the model would have to be loaded")
 
 
-def _open(options: argparse.Namespace, bad_rows: Any) -> FileSource:
+def _open(parsed: argparse.Namespace, bad_rows: Any, **settings: Any) -> FileSource:
     columns = {}
-    for pair in options.column:
+    for pair in parsed.column:
         ours, equals, theirs = pair.partition("=")
         if not equals:
             raise ValueError(f"--column {pair} must have the form OURS=THEIRS.")
         columns[ours] = theirs
     return FileSource(
-        options.data,
-        options.system_prompt,
-        image_dir=options.image_dir,
+        parsed.data,
+        parsed.system_prompt,
+        image_dir=parsed.image_dir,
         columns=columns,
         bad_rows=bad_rows,
         progress=_passing_bar("checking the data").over,
+        spelling=AS_OPTIONS,
+        **settings,
     )
 
 

@@ -39,7 +39,7 @@ def source(tmp_path) -> FileSource:
 
 def test_counts(source):
     found = inspect_source(source, teacher_view=Hinted("cue"))
-    assert found.name == "a.json" and (found.rows, found.problems) == (8, 4)
+    assert found.name == "a.json" and (found.rows, found.problems) == (8, 6)
     assert found.schema == {
         "question": "problem",
         "images": "images",
@@ -50,20 +50,26 @@ def test_counts(source):
         "target_response": "response",
         "id": "qid",
     }
-    assert found.bad_rows == {"question": 1, "repeated_id": 1, "answer": 2}
-    assert found.first_bad_rows[0] == "row 2: the question has no text" and len(found.first_bad_rows) == 4
-    assert (found.without_answer, found.with_target_response) == (2, 1)
-    assert found.images_per_problem == {0: 1, 1: 2, 2: 1} and found.videos_per_problem == {0: 3, 1: 1}
-    assert (found.image_width.low, found.image_width.p50, found.image_width.high) == (16, 40, 100)
-    assert (found.image_height.low, found.image_height.high) == (10, 50)
-    assert (found.image_megapixels.low, found.image_megapixels.high) == (0.0002, 0.005)
+    assert found.bad_rows == {"answer": 2}
+    assert list(found.first_bad_rows) == ["answer"] and found.first_bad_rows["answer"].startswith(
+        "row 4: the"
+    )
+    assert (found.repeated_ids, found.duplicates) == (1, 0)
+    assert found.notes == [
+        "1 rows repeat the id of an earlier row and are told apart by a number (#2, #3, ...)."
+    ]
+    assert (found.without_answer, found.with_target_response, found.with_choices) == (4, 1, 0)
+    assert found.images_per_problem == {0: 2, 1: 3, 2: 1} and found.videos_per_problem == {0: 5, 1: 1}
+    assert (found.image_width.low, found.image_width.p50, found.image_width.high) == (8, 20, 100)
+    assert (found.image_height.low, found.image_height.high) == (8, 50)
+    assert (found.image_megapixels.low, found.image_megapixels.high) == (0.000064, 0.005)
     assert found.video_frames == Spread(3.0, 3.0, 3.0, 3.0, 3.0)
     assert found.privileges == {"answer": 2, "rationale": 0, "cue": 1, "teacher_prompt": 1}
     assert found.prompt_tokens is None and found.teacher_prompt_tokens is None
     assert found.example_id == "a" and found.student_sees == "user: <image>Why?"
     assert found.teacher_sees == "user: <image>Why?\n[Hint]: x"
     assert (
-        inspect_source(source, teacher_view=Hinted("teacher_prompt"), example=3).teacher_sees
+        inspect_source(source, teacher_view=Hinted("teacher_prompt"), example=5).teacher_sees
         == "user: <image>Look!"
     )
 
@@ -85,7 +91,7 @@ def test_lengths_and_the_chat_template_of_a_model(base, source):
 def test_as_json(base, source):
     found = json.loads(json.dumps(inspect_source(source).as_dict()))
     assert found["image_width"]["high"] == 100 and found["bad_rows"]["answer"] == 2
-    assert found["images_per_problem"] == {"0": 1, "1": 2, "2": 1}
+    assert found["images_per_problem"] == {"0": 2, "1": 3, "2": 1}
 
 
 def test_percentiles():
@@ -95,5 +101,5 @@ def test_percentiles():
 
 
 def test_an_example_must_be_there(source):
-    with pytest.raises(ValueError, match="has no problem 4; it has 4"):
-        inspect_source(source, example=4)
+    with pytest.raises(ValueError, match="has no problem 6; it has 6"):
+        inspect_source(source, example=6)

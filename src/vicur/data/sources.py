@@ -182,6 +182,7 @@ class FileSource(Sequence[Sample]):
         name: short, for messages.
         schema: our fields, and the columns they are read from.
         notes: sentences on how the columns were understood, for people.
+        spelling: as given.
         bad_rows: the rows that were left out.
         skips_bad_rows: whether such rows are left out, or an error.
         inapplicable: how many problems were left out because `only_for` does not apply to them.
@@ -216,7 +217,7 @@ class FileSource(Sequence[Sample]):
         self._table: Table = open_table(path) if named else path  # type: ignore[arg-type, assignment]
         self.name = name_of(path) if named else self._table.name  # type: ignore[arg-type]
         self.path = Path(self.name)
-        self._spelling = spelling
+        self.spelling = spelling
         if not len(self._table):
             raise ValueError(f"{self.name} is empty: it has no rows.")
         home = None if image_dir is None else Path(image_dir).expanduser()
@@ -302,7 +303,7 @@ class FileSource(Sequence[Sample]):
         columns = [name for name in self.unused if any(_holds_pictures(row.get(name)) for row in first)]
         if not columns:
             return None
-        hint = self._spelling.of_column("images", columns[0])
+        hint = self.spelling.of_column("images", columns[0])
         return (
             f"No problem of {self.name} shows an image or a video, but the column {columns[0]} holds images "
             f"that nothing reads. Name it with {hint}."
@@ -375,7 +376,7 @@ class FileSource(Sequence[Sample]):
         """One for each file: paths start from its own folder, unless one folder is set for all."""
         parts = self._table.parts if isinstance(self._table, JoinedTable) else (self._table,)
         folders = [part.folders if home is None else (home,) for part in parts]
-        return tuple(MediaReader(own, video, max_raw_pixels, self._spelling) for own in folders)
+        return tuple(MediaReader(own, video, max_raw_pixels, self.spelling) for own in folders)
 
     def _media(self, row: int) -> MediaReader:
         return self._readers[self._table.locate(row)[0] if isinstance(self._table, JoinedTable) else 0]
@@ -456,7 +457,7 @@ class FileSource(Sequence[Sample]):
         first_of[self._new_ids[number]] = number
 
     def _complaint(self) -> str:
-        fix = f"Fix the data, or leave such rows out with {self._spelling.bad_rows or 'bad_rows=skip'}."
+        fix = f"Fix the data, or leave such rows out with {self.spelling.bad_rows or 'bad_rows=skip'}."
         if len(self.bad_rows) == 1:
             return f"{self.name}, {self.bad_rows[0]}. {fix}"
         return (
