@@ -345,6 +345,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     source = _open(options, "error")
     if not any(answer is not None for answer in source.column("answer")):
         raise ValueError(f"No problem of {source.name} has an answer to grade by; see vicur data inspect.")
+    for note in (*source.notes, source.media_in_words()):
+        Console(stderr=True).print(note, markup=False, highlight=False, soft_wrap=True)
     output = None if options.output is None else Path(options.output)
     if output is not None:
         write_whole(output.with_name(f".{output.name}.check"), lambda path: path.touch())

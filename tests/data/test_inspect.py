@@ -56,7 +56,7 @@ def test_counts(source):
     )
     assert (found.repeated_ids, found.duplicates) == (1, 0)
     assert found.notes == [
-        "1 rows repeat the id of an earlier row and are told apart by a number (#2, #3, ...)."
+        "1 row(s) repeat the id of an earlier row and got a number behind it (#2, #3, ...)."
     ]
     assert (found.without_answer, found.with_target_response, found.with_choices) == (4, 1, 0)
     assert found.images_per_problem == {0: 2, 1: 3, 2: 1} and found.videos_per_problem == {0: 5, 1: 1}
@@ -103,3 +103,33 @@ def test_percentiles():
 def test_an_example_must_be_there(source):
     with pytest.raises(ValueError, match="has no problem 6; it has 6"):
         inspect_source(source, example=6)
+
+
+def test_of_nothing_but_bad_rows_the_reasons_are_told(tmp_path, monkeypatch, capsys):
+    """By the command too, as text and as JSON; each kind with its count and its first row."""
+    from vicur.cli import main
+
+    rows = [{"problem": "<image>?", "images": [name]} for name in ("gone.png", "../x.png", "lost.png")]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "inspect", "a.json", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bad_rows"] == {"missing_media": 2, "outside_folder": 1} and found["problems"] == 0
+    assert found["first_bad_rows"]["missing_media"].startswith("row 0: there is no file gone.png")
+    assert main(["data", "inspect", "a.json"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 missing_media, first: row 0" in said and "1 outside_folder, first: row 1" in said
+    assert "--image-dir FOLDER" in said and "data.image_dir" not in said
+
+
+def test_answers_in_responses_are_offered(tmp_path):
+    chat = [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "So it is \\boxed{7}."}]
+    vague = [chat[0], {"from": "gpt", "value": "It depends on what the picture is meant to show."}]
+    rows = [{"conversations": own, "images": [png((8, 8))]} for own in (chat, vague)]
+    table = ListTable("a.json", (tmp_path,), rows)
+    found = inspect_source(FileSource(table))
+    assert (found.without_answer, found.answers_in_responses) == (2, 1)
+    assert any("data.answer_from_response=true" in note for note in found.notes)
+    source = FileSource(table, answer_from_response=True)
+    assert source.column("answer") == ["7", None] and source[0].target_response == "So it is \\boxed{7}."
+    assert inspect_source(source).notes == []

@@ -391,8 +391,9 @@ class Columns:
         meta = {key: value for key, value in row.items() if key not in used}
         if choices is not None:
             return meta | {"choices": list(choices.texts)}
-        stated = self._value(row, "choices")
-        return meta if _is_nothing(stated) else meta | {str(self.schema["choices"]): stated}
+        stated = stated_options(self._value(row, "choices"))
+        # Under `choices` the grader expects a list.
+        return meta if stated is None else meta | {"options_text": stated}
 
 
 def _at(row: Mapping[str, Any], column: str) -> Any:

@@ -197,13 +197,13 @@ def _notes(source: FileSource, in_responses: int) -> list[str]:
         notes.append(unused)
     if in_responses:
         notes.append(
-            f"{in_responses} problems have no gold answer, but a response that ends in one: take it with "
+            f"{in_responses} problem(s) have no gold answer, but a response that ends in one: take it with "
             f"{source.spelling.answer_from_response}."
         )
     if source.repeated_ids:
         same = f"; {source.duplicates} of them repeat the whole row" if source.duplicates else ""
         notes.append(
-            f"{source.repeated_ids} rows repeat the id of an earlier row and are told apart by a number "
+            f"{source.repeated_ids} row(s) repeat the id of an earlier row and got a number behind it "
             f"(#2, #3, ...){same}."
         )
     return notes

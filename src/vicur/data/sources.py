@@ -23,7 +23,7 @@ from vicur.data.media import MediaReader
 from vicur.data.pixels import PixelLimits
 from vicur.data.readers import Row
 from vicur.data.sample import Privilege, Sample, Video
-from vicur.data.spelling import IN_RECIPES, Spelling
+from vicur.data.spelling import IN_RECIPES, Spelling, listed
 from vicur.data.tables import JoinedTable, Table, name_of, open_table
 from vicur.data.videos import VideoConfig
 from vicur.data.views import View
@@ -186,6 +186,7 @@ class FileSource(Sequence[Sample]):
         bad_rows: the rows that were left out.
         skips_bad_rows: whether such rows are left out, or an error.
         inapplicable: how many problems were left out because `only_for` does not apply to them.
+        num_seeing: how many problems of the files show an image or a video.
         decoded: how many images were decoded in the check.
         repeated_ids: how many rows had the id of an earlier one, and have a number behind it now.
         duplicates: how many of these are that row once more, in every column.
@@ -243,7 +244,7 @@ class FileSource(Sequence[Sample]):
         self.skips_bad_rows = bad_rows == "skip"
         self.inapplicable = self.decoded = self.repeated_ids = self.duplicates = 0
         self._new_ids: dict[int, str] = {}
-        self._shows_media = False
+        self.num_seeing = 0
         self._check_images = check_images
         self._rows = self._check(only_for, progress)
         if self.bad_rows and not self.skips_bad_rows:
@@ -297,7 +298,7 @@ class FileSource(Sequence[Sample]):
 
         Training and evaluation stop there: a model would answer without seeing anything.
         """
-        if self._shows_media:
+        if self.num_seeing:
             return None
         first = [self._table[row] for row in self._rows[:PEEKED]]
         columns = [name for name in self.unused if any(_holds_pictures(row.get(name)) for row in first)]
@@ -308,6 +309,12 @@ class FileSource(Sequence[Sample]):
             f"No problem of {self.name} shows an image or a video, but the column {columns[0]} holds images "
             f"that nothing reads. Name it with {hint}."
         )
+
+    def media_in_words(self) -> str:
+        """How many problems show an image or a video, and from which columns."""
+        columns = [name for ours in ("images", "videos") for name in self.columns_of(ours)]
+        source = f" (columns {listed(columns)})" if columns and self.num_seeing else ""
+        return f"{self.num_seeing} problem(s) of {self.name} show an image or a video{source}."
 
     @property
     def num_rows(self) -> int:
@@ -426,7 +433,7 @@ class FileSource(Sequence[Sample]):
                 self._note_id(number, row, first_of)
             if only_for is None or only_for.applies(self._without_media(number, fields)):
                 good.append(number)
-                self._shows_media |= bool(fields.images or fields.videos)
+                self.num_seeing += bool(fields.images or fields.videos)
             else:
                 self.inapplicable += 1
         return good
