@@ -11,6 +11,7 @@ from typing import Literal, TypeVar, get_args
 import torch
 from rich.console import Console
 
+from vicur.data.bad_rows import reasons_in_words
 from vicur.data.lengths import Overlong, fit_prompts
 from vicur.data.sample import PrivilegeKind
 from vicur.data.sources import FileSource
@@ -60,12 +61,15 @@ class Data:
     def told(self) -> list[str]:
         """A sentence for each kind of problem that was left out, with the first of them."""
         kinds: dict[str, Sequence[object]] = {
-            "unreadable rows": self.problems.bad_rows,
             "too long": self.overlong,
             "answers that cannot be graded": self.ungradable,
         }
         name = self.problems.name
-        told = [
+        told = []
+        if self.problems.bad_rows:
+            count, why = len(self.problems.bad_rows), reasons_in_words(self.problems.bad_rows)
+            told.append(f"Left out of {name}, bad rows: {count}: {why}.")
+        told += [
             f"Left out of {name}, {why}: {len(found)}, the first: {found[0]}."
             for why, found in kinds.items()
             if found
@@ -167,7 +171,7 @@ class Run:
         started = time.perf_counter()
         recipe, title = self.recipe, f"validation {when}"
         found = evaluate(
-            lambda: self.student,
+            self.student,
             self.held_out,
             recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
             bars(title) if bars is not None else Progress(title, Console(quiet=True)),
@@ -175,7 +179,7 @@ class Run:
             limits=recipe.data.pixel_limits(),
         )
         by_id = {sample.id: sample for sample in self.held_out.outlines()}
-        answered = [by_id[own] for own in found.samples]
+        answered = [by_id[own.id] for own in found.answers]
         records.write_validation(when, answered, found.responses, found.correct)
         records.count_seconds("validation", time.perf_counter() - started)
 

@@ -298,6 +298,18 @@ def _add_data(parser: Parser) -> None:
     inspect.add_argument(
         "--privilege", choices=PRIVILEGES, default="cue", help="what the teacher is shown (default cue)"
     )
+    inspect.add_argument(
+        "--options", default="letters", help="how options are written: letters (default), off, or a format"
+    )
+    inspect.add_argument(
+        "--answer-from-response", action="store_true", help="take missing answers out of the responses"
+    )
+    inspect.add_argument(
+        "--check-images",
+        default="1000",
+        metavar="N",
+        help="number of images to decode, or all (default 1000)",
+    )
     inspect.add_argument("--example", type=int, default=0, help="number of the problem that is shown")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(run=_inspect)
@@ -563,7 +575,17 @@ def _inspect(options: argparse.Namespace, console: Console) -> None:
     from vicur.reporting.terminal import print_inspection
     from vicur.scoring.teacher import TeacherConfig
 
-    source = _open(options, "skip")
+    checked = options.check_images
+    if checked != "all" and not checked.isdigit():
+        raise ValueError(f"--check-images must be a number or all, not {checked}.")
+    source = _open(
+        options,
+        "skip",
+        options=options.options,
+        answer_from_response=options.answer_from_response,
+        check_images=None if checked == "all" else int(checked),
+        may_be_empty=True,
+    )
     encoder = None
     if options.model is not None:
         encoder = PromptEncoder(read_processor(options.model), _no_positions, _limits(options))
@@ -580,22 +602,25 @@ def _no_positions(*args: Any, **kwargs: Any) -> NoReturn:
     raise AssertionError("lengths need no positions, for which the model would have to be loaded")
 
 
-def _open(options: argparse.Namespace, bad_rows: Any) -> FileSource:
+def _open(parsed: argparse.Namespace, bad_rows: Any, **settings: Any) -> FileSource:
     from vicur.data.sources import FileSource
+    from vicur.data.spelling import AS_OPTIONS
 
     columns = {}
-    for pair in options.column_pairs:
+    for pair in parsed.column_pairs:
         ours, equals, theirs = pair.partition("=")
         if not equals:
             raise ValueError(f"--column {pair} must have the form OURS=THEIRS.")
         columns[ours] = theirs
     return FileSource(
-        options.data,
-        options.system_prompt,
-        image_dir=options.image_dir,
+        parsed.data,
+        parsed.system_prompt,
+        image_dir=parsed.image_dir,
         columns=columns,
         bad_rows=bad_rows,
         progress=_passing_bar("checking the data").over,
+        spelling=AS_OPTIONS,
+        **settings,
     )
 
 

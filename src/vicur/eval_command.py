@@ -86,6 +86,8 @@ def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource,
 
 def _check_media(source: FileSource, text_only: bool) -> None:
     """A model that is not shown the images must not get an accuracy without a word."""
+    for note in (*source.notes, source.media_in_words()):
+        _say(note)
     unused = source.unused_media()
     if unused is not None and not text_only:
         raise ValueError(f"{unused} Set data.text_only=true to evaluate without these images.")

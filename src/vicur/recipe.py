@@ -194,15 +194,45 @@ def read_settings(file: Path) -> dict[str, Any]:
     """Settings by name from a YAML file.
 
     Raises:
-        SettingsError: it is not YAML, or something else than settings.
+        SettingsError: it is not YAML, names a key twice, or is something else than settings.
     """
     try:
-        settings = yaml.safe_load(file.read_text()) or {}
+        text = file.read_text()
+        _check_unique(yaml.compose(text), file)
+        settings = yaml.safe_load(text) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{shown(file)} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise SettingsError(f"{shown(file)} must hold settings by name, not a {type(settings).__name__}.")
     return settings
+
+
+def _check_unique(root: yaml.Node | None, file: Path) -> None:
+    """No section names a key twice: YAML itself would keep the last one without a word.
+
+    Raises:
+        SettingsError: one does.
+    """
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if not isinstance(node, yaml.MappingNode):
+            waiting += node.value
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    first = lines[key.value]
+                    raise SettingsError(
+                        f"{shown(file)} sets {key.value} twice, in line {first} and in line {line}."
+                    )
+                lines[key.value] = line
+            waiting.append(value)
 
 
 def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:

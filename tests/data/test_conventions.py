@@ -346,8 +346,14 @@ def test_columns_are_told_and_may_lie_inside_objects(tmp_path):
 @pytest.mark.parametrize(
     "columns, message",
     [
-        ({"awnser": "a"}, r"columns\.awnser is not a field of ours; the nearest is answer"),
-        ({"answer": "anser"}, r"a\.json has no column anser \(columns\.answer\); the nearest is answer"),
+        (
+            {"awnser": "a"},
+            r"data\.columns\.awnser=a: awnser is not a field .*; the nearest is answer",
+        ),
+        (
+            {"answer": "anser"},
+            r"a\.json has no column anser \(data\.columns\.answer=anser\); .* answer",
+        ),
         ({"answer": "body.god"}, r"no column body\.god .*; the nearest is body\.gold"),
     ],
 )

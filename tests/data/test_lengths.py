@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vicur.data.bad_rows import BadRow, BadRowError
+from vicur.data.images import SizeOnly
 from vicur.data.lengths import fit_prompts, prompt_length, split_by_length
-from vicur.data.media import SizeOnly
 from vicur.data.pixels import PixelLimits
 from vicur.data.rows import PromptEncoder
 from vicur.data.sample import Video

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vicur.data.bad_rows import RowProblem
-from vicur.data.media import MediaReader, VideoConfig, VideoSupportMissing
+from vicur.data.media import MediaReader
 from vicur.data.sample import Video
+from vicur.data.videos import VideoConfig, VideoSupportMissing
 
 
 @pytest.fixture
@@ -111,14 +112,19 @@ def test_images_of_any_mode_become_rgb(reader, mode):
     "entry, kind, message",
     [
         ("https://example.org/a.png", "network_media", "is on the network; download it"),
-        ("../outside.png", "outside_folder", r"lies outside the data folder .*; set image_dir"),
+        (
+            "../outside.png",
+            "outside_folder",
+            r"lies outside the data folder .*data\.image_dir=FOLDER",
+        ),
         ("/etc/hostname", "outside_folder", "lies outside"),
         ("inside/../../outside.png", "outside_folder", "lies outside"),
         ("file:///etc/hostname", "outside_folder", "lies outside"),
         ("link.png", "outside_folder", "lies outside"),
         ("linked/outside.png", "outside_folder", "lies outside"),
         ("gone.png", "missing_media", r"no file gone\.png in"),
-        ("a" * 5000, "missing_media", "there is no file a{60}"),
+        ("a.b/" * 1300, "missing_media", r"there is no file (a\.b/){15}"),
+        ("abc/" * 100, "missing_media", "there is no file abc/.*nor is it an image in base64"),
         ("a\0b", "missing_media", "there is no file"),
         (".", "missing_media", "there is no file"),
         ({"bytes": None, "path": None}, "missing_media", "neither bytes nor path"),
@@ -299,7 +305,7 @@ def test_lists_of_frames(tmp_path):
         ([], "has no frames"),
         ([picture((8, 6)), picture((6, 8))], "frames of a video must have one size, not 6 x 8 and 8 x 6"),
         ([picture(), "gone.png"], "no file gone.png"),
-        ({"frames": [picture()], "fps": 0}, "0.0 frames a second; a rate above 0"),
+        ({"frames": [picture()], "fps": 0}, "fps is 0; a number above 0"),
         (b"no film", "cannot be decoded"),
         (picture(), "a video is a single image"),
         (film(24)[:1000], "cannot be decoded"),

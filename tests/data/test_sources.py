@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vicur.data.bad_rows import BadRow, BadRowError
-from vicur.data.media import VideoConfig
+from vicur.data.bad_rows import BadRowError
 from vicur.data.sources import DataConfig, FileSource
+from vicur.data.videos import VideoConfig
 from vicur.data.views import Hinted
 
 
@@ -109,9 +109,9 @@ BAD = [
     ({"problem": "<image> and <image>"}, "placeholders", r"2 image placeholder\(s\), but the row has 1"),
     ({"problem": "<video><image>?"}, "placeholders", r"1 video placeholder\(s\), but the row has 0 video"),
     ({"images": []}, "placeholders", r"1 image placeholder\(s\), but the row has 0 image"),
-    ({"problem": None}, "question", "the question is missing"),
-    ({"problem": " \n"}, "question", "the question is empty"),
-    ({"problem": "<image>"}, "question", "the question has no text"),
+    ({"problem": None, "images": None}, "question", "the question is empty, and no image"),
+    ({"problem": " \n", "images": []}, "question", "the question is empty, and no image"),
+    ({"problem": [{"role": "user", "content": ""}], "images": ""}, "question", "the question is empty"),
     ({"answer": ""}, "answer", "the answer is empty"),
     ({"answer": " "}, "answer", "the answer is empty"),
     ({"answer": "\\boxed{}"}, "answer", "the answer is empty"),
@@ -182,13 +182,20 @@ def _table(folder: Path, *rows):
     return ListTable("a.json", (folder,), rows)
 
 
-def test_a_repeated_id_is_a_bad_row(tmp_path):
-    path = write(tmp_path / "b.parquet", row(id="a"), row(id="a"), row(id="b"), row(id="a"), row(id="b"))
-    with pytest.raises(ValueError, match=r"row 1: the id a is that of row 0 already. 2 more row"):
-        FileSource(path)
-    source = FileSource(path, bad_rows="skip")
-    assert source.bad_rows[2] == BadRow(4, "b", "repeated_id", "the id b is that of row 2 already")
-    assert source.column("id") == ["a", "b"]
+def test_repeated_ids_are_told_apart_and_no_row_is_lost(tmp_path):
+    """Two sets in one file count from 0 each; one row is there twice; an id looks like one of ours."""
+    rows = [row(id="0"), row(id="1"), row(id="0", answer="8"), row(id="0"), row(id="0#2")]
+    source = FileSource(write(tmp_path / "b.parquet", *rows))
+    ids = ["0", "1", "0#2", "0#3", "0#2#2"]
+    assert source.column("id") == ids and [sample.id for sample in source] == ids
+    assert (source.repeated_ids, source.duplicates) == (3, 1) and source.bad_rows == []
+    assert source.select([3, 2]).column("id") == ["0#3", "0#2"]
+
+
+def test_ids_do_not_depend_on_what_is_skipped(tmp_path):
+    rows = [row(id=7, answer=""), row(id=7), row(id=7)]
+    source = FileSource(write(tmp_path / "b.parquet", *rows), bad_rows="skip")
+    assert source.column("id") == ["7#2", "7#3"] and [bad.id for bad in source.bad_rows] == ["7"]
 
 
 def test_a_missing_answer_is_no_fault(tmp_path):
@@ -199,7 +206,7 @@ def test_a_missing_answer_is_no_fault(tmp_path):
 def test_a_truncated_image_is_named_when_it_is_asked_for(tmp_path):
     content = png(size=(64, 64))
     bad = row(id="b", images=[{"bytes": content[: len(content) - 30], "path": None}])
-    source = FileSource(write(tmp_path / "a.parquet", row(id="a"), bad))
+    source = FileSource(write(tmp_path / "a.parquet", row(id="a"), bad), check_images=1)
     assert source[0].id == "a" and source.bad_rows == []
     with pytest.raises(
         BadRowError, match=r"a\.parquet, row 1: the image in the data cannot be decoded"
@@ -213,10 +220,13 @@ def test_bad_files(tmp_path):
         ValueError, match=r"has no question column: looked for problem or question.*found text"
     ):
         FileSource(write(tmp_path / "a.parquet", {"text": "?"}))
-    with pytest.raises(ValueError, match="no problem to train or evaluate on; 1 rows are bad"):
+    with pytest.raises(
+        ValueError,
+        match=r"train or evaluate on: all rows are bad: 1 answer \(first: row 0: the",
+    ):
         FileSource(write(tmp_path / "b.parquet", row(answer="")), bad_rows="skip")
     (tmp_path / "c.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"has no question column.*found none"):
+    with pytest.raises(ValueError, match=r"c\.jsonl is empty: it has no rows"):
         FileSource(tmp_path / "c.jsonl")
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vicur.data import tables
+from vicur.data import readers, tables
 from vicur.data.sources import FileSource
 from vicur.data.tables import open_table
 
@@ -64,9 +64,13 @@ def test_rows_in_json_may_be_ragged_where_arrow_would_refuse(tmp_path):
     "name, text, message",
     [
         ("a.json", "[{]", "is not valid JSON: .*line 1"),
-        ("a.jsonl", '{"problem": "a"}\n{"problem"\n', "line 2 is not valid JSON"),
-        ("a.jsonl", '{"problem": "a"}\n7\n', "row 1 is a int; an object was expected"),
-        ("a.json", '{"data": [\n{"problem": "a"}]}', "is one object whose 'data' holds the rows"),
+        (
+            "a.json",
+            '{"train": [{"problem": "a"}], "test": [{"a": 1}]}',
+            "rows under 'train' and 'test'",
+        ),
+        ("a.csv", "problem,problem\na,b", "two columns 'problem'"),
+        ("a.json.gz", "no gzip", "cannot be read"),
         ("a.json", "nothing", "neither a JSON list of rows nor one row a line"),
         ("a.json", "\n7 8", "neither a JSON list of rows nor one row a line"),
         ("a.txt", "x", r"neither \.parquet nor \.jsonl nor \.json"),
@@ -169,7 +173,7 @@ def test_large_files_are_mapped_from_disk(tmp_path, monkeypatch):
     write_parquet(tmp_path / "f" / "train-00000-of-00002.parquet", "a", "b")
     write_parquet(tmp_path / "f" / "train-00001-of-00002.parquet", "c")
     in_memory = problems(tmp_path / "f")
-    monkeypatch.setattr(tables, "LARGEST_IN_MEMORY", 100)
+    monkeypatch.setattr(readers, "LARGEST_IN_MEMORY", 100)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     before = pa.total_allocated_bytes()
     table = open_table(tmp_path / "f")
@@ -203,7 +207,7 @@ def test_hub_names_go_to_datasets(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert problems("owner/name") == ["b"] and problems("owner/name-v1.5@test") == ["c"]
-    with pytest.raises(ValueError, match=r"owner/gone is no file or folder here, .*doesn't exist$"):
+    with pytest.raises(ValueError, match=r"owner/gone is neither a file nor a folder here, .*doesn't exist$"):
         open_table("owner/gone")
     assert asked == ["owner/name", "owner/name-v1.5", "owner/gone"]
 

@@ -36,13 +36,16 @@ def test_given_responses_have_no_sampling_log_probs(source, samples):
         _ = source.rollouts(samples[:1], step=1).sampling_log_probs
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [(None, "has no target_response"), ("a<|image_pad|>b", r"contains <\|image_pad\|>, which no")],
-)
-def test_responses_that_cannot_be_learnt(source, samples, text, message):
-    with pytest.raises(ValueError, match=f"{samples[0].id}.*{message}"):
-        source.rollouts([replace(samples[0], target_response=text)], step=1)
+def test_a_problem_without_a_response_cannot_be_learnt(source, samples):
+    with pytest.raises(ValueError, match=f"{samples[0].id}.*has no target_response"):
+        source.rollouts([replace(samples[0], target_response=None)], step=1)
+
+
+def test_special_tokens_that_a_response_quotes_are_text(source, samples, base):
+    quoting = replace(samples[0], target_response="a<|image_pad|>b<|im_end|>c")
+    (response,) = source.rollouts([quoting], step=1).responses[0]
+    assert not {*base.vocabulary.forbidden_ids, *base.vocabulary.stop_ids} & set(response.ids[:-1].tolist())
+    assert base.processor.tokenizer.decode(response.ids[:-1]) == quoting.target_response
 
 
 def test_the_data_have_one_response_each():

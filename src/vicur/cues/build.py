@@ -31,6 +31,7 @@ from vicur.data.bad_rows import BadRowError
 from vicur.data.digests import media_digest
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource, Progress
+from vicur.data.spelling import FOR_CUES
 from vicur.data.tables import Table, open_table
 from vicur.data.views import Shown
 
@@ -192,6 +193,7 @@ def _open(config: BuildConfig, prompt: CuePrompt, progress: Progress | None) -> 
         video=config.video,
         max_raw_pixels=config.max_raw_pixels,
         progress=progress,
+        spelling=FOR_CUES,
     )
     return table, source
 

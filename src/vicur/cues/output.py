@@ -164,9 +164,10 @@ def _holds_bytes(column: pa.ChunkedArray) -> bool:
 def _arrow(table: Table, out: Path) -> pa.Table:
     if isinstance(table, ArrowTable):
         return table.content
-    names = list(dict.fromkeys(name for row in table.content for name in row))
+    rows = list(table.rows())
+    names = list(dict.fromkeys(name for row in rows for name in row))
     try:
-        return pa.table({name: [row.get(name) for row in table.content] for name in names})
+        return pa.table({name: [row.get(name) for row in rows] for name in names})
     except (pa.ArrowException, OverflowError) as error:
         raise ValueError(
             f"The rows of {table.name} do not fit into the columns of {out}: {error}. Give them as one "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 BadRowKind = Literal[
+    "unreadable_row",
     "question",
     "answer",
     "malformed",
@@ -15,13 +17,12 @@ BadRowKind = Literal[
     "media_size",
     "outside_folder",
     "network_media",
-    "repeated_id",
 ]
 """What is wrong with a row, in the few kinds that a report counts."""
 
 
 class RowProblem(ValueError):
-    """What is wrong with one row, said without naming file and row: the source adds them.
+    """What is wrong with one row, without naming file and row: the source adds them.
 
     Args:
         kind: for counting.
@@ -43,19 +44,21 @@ class BadRow:
         id: its id, where it has one.
         kind: for counting.
         reason: what was found, what was expected.
+        place: file and row in words, where the table comes from several files; else None.
     """
 
     row: int
     id: str | None
     kind: BadRowKind
     reason: str
+    place: str | None = None
 
     def __str__(self) -> str:
-        return f"row {self.row}: {self.reason}"
+        return f"{self.place or f'row {self.row}'}: {self.reason}"
 
 
 class BadRowError(ValueError):
-    """A row that turned out bad when it was read, as a truncated image does; it can be skipped.
+    """A row that turned out bad when it was read, such as a truncated image; it can be skipped.
 
     Args:
         source: name of the file or data set.
@@ -66,3 +69,32 @@ class BadRowError(ValueError):
         super().__init__(f"{source}, {bad}")
         self.source = source
         self.bad = bad
+
+
+@dataclass(frozen=True)
+class Reason:
+    """All bad rows of one kind.
+
+    Attributes:
+        count: how many there are.
+        first: the first of them.
+    """
+
+    count: int
+    first: BadRow
+
+
+def reasons(bad_rows: Iterable[BadRow]) -> dict[str, Reason]:
+    """The bad rows by kind, the most frequent kind first; the counts add up to the number of rows."""
+    found: dict[str, list[BadRow]] = {}
+    for bad in bad_rows:
+        found.setdefault(bad.kind, []).append(bad)
+    ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+    return {kind: Reason(len(rows), min(rows, key=lambda bad: bad.row)) for kind, rows in ordered}
+
+
+def reasons_in_words(bad_rows: Sequence[BadRow]) -> str:
+    """Each kind with its count and its first row: "2 missing_media (first: row 4: ...); 1 answer (...)"."""
+    return "; ".join(
+        f"{reason.count} {kind} (first: {reason.first})" for kind, reason in reasons(bad_rows).items()
+    )

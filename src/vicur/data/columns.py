@@ -1,14 +1,11 @@
 """From one row, in any of the usual conventions, to the fields of a problem.
 
-Which column holds what is found by an alias table, or told by the setting `columns`. Media are
-counted and put in order here, but neither opened nor decoded.
+Which column holds what is found by an alias table, or given by the setting `columns`.
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,40 +13,60 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vicur.data.bad_rows import RowProblem
-from vicur.data.media import FRAME_RATES, is_frame
+from vicur.data.chat import (
+    Given,
+    Turn,
+    as_turns,
+    count_placeholders,
+    is_numbered,
+    parts,
+    place,
+    text_of,
+    turns,
+    whole,
+    with_text,
+)
+from vicur.data.choices import (
+    LETTERS,
+    Choices,
+    choice_columns,
+    option_lines,
+    read_choices,
+    stated_options,
+    states_options,
+)
+from vicur.data.images import is_picture
+from vicur.data.readers import QUESTIONS, UNREADABLE
+from vicur.data.responses import answer_in_response
 from vicur.data.sample import Message
+from vicur.data.spelling import IN_RECIPES, Spelling, listed
+from vicur.data.written import unwritten
 from vicur.rewards.answers import unwrap_gold
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "question": ("problem", "question", "prompt", "messages", "conversations"),
+    "question": QUESTIONS,
     "system": ("system", "system_prompt"),
-    "images": ("images", "image"),
-    "videos": ("videos", "video"),
-    "answer": ("answer", "solution", "ground_truth", "reward_model.ground_truth"),
+    "images": ("images", "image", "image_path", "image_paths", "img_path", "file_name"),
+    "videos": ("videos", "video", "video_path"),
+    "answer": (
+        *("answer", "solution", "ground_truth", "reward_model.ground_truth"),
+        *("answerKey", "answer_key", "correct_answer"),
+    ),
     "cue": ("cue", "visual_cue", "visual_cues", "privileged_context", "hint"),
     "rationale": ("rationale", "reasoning", "explanation"),
     "teacher_prompt": ("teacher_prompt",),
     "target_response": ("target_response", "completion", "response"),
     "choices": ("choices", "options"),
-    "id": ("id", "qid", "uid", "extra_info.index"),
+    "id": ("id", "qid", "uid", "pid", "question_id", "index", "extra_info.index"),
 }
 """Our name for a field, and the columns it goes by; the first that is there is taken.
 
-A dot leads into a column that holds an object. `question` may be a text or a whole chat.
+A dot leads into a column that holds an object. `question` may be a text or a whole chat. A row that lacks a
+column altogether has the field in the next one.
 """
-
-_ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-}
-_PLACEHOLDER = re.compile(r"(<image>|<video>)")
+_RESTATED = ("question", "images", "videos")
+"""Fields that an empty column leaves to the next one, too."""
+_NUMBERED = re.compile(r"(image|img|picture|video)[ _]?(\d{1,3})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,10 @@ class Columns:
         chosen: our field to their column, before the alias table; "" for a field to be left out.
         system_prompt: put before every problem, in the place of a system message of the data.
         where: the table, for messages.
+        peeked: some rows, to see which texts spell out an object.
+        options: how options are written after the question; None to leave them out.
+        answer_from_response: whether a missing gold answer is taken out of the response to learn from.
+        spelling: how messages name settings.
 
     Raises:
         ValueError: `chosen` has a field or a column that does not exist, or nothing holds a question.
@@ -97,32 +118,62 @@ class Columns:
         chosen: Mapping[str, str] | None = None,
         system_prompt: str | None = None,
         where: str = "The data",
+        *,
+        peeked: Sequence[Mapping[str, Any]] = (),
+        options: str | None = LETTERS,
+        answer_from_response: bool = False,
+        spelling: Spelling = IN_RECIPES,
     ) -> None:
         chosen = dict(chosen or {})
-        self.system_prompt = system_prompt
+        names = [*names, *_written_fields(peeked)]
+        self.system_prompt, self.options = system_prompt, options
+        self.answer_from_response = answer_from_response
         for ours, theirs in chosen.items():
+            said = spelling.of_column(ours, theirs)
             if ours not in ALIASES:
-                raise ValueError(f"columns.{ours} is not a field of ours{_nearest(ours, ALIASES)}.")
+                raise ValueError(f"{said}: {ours} is not a field of a problem{_nearest(ours, ALIASES)}.")
             if theirs and theirs not in names:
-                raise ValueError(f"{where} has no column {theirs} (columns.{ours}){_nearest(theirs, names)}.")
-        self.schema: dict[str, str | None] = {
-            ours: chosen[ours] or None
+                raise ValueError(f"{where} has no column {theirs} ({said}){_nearest(theirs, names)}.")
+        self._tried: dict[str, tuple[str, ...]] = {
+            ours: tuple(filter(None, [chosen[ours]]))
             if ours in chosen
-            else next((alias for alias in aliases if alias in names), None)
+            else tuple(alias for alias in aliases if alias in names)
             for ours, aliases in ALIASES.items()
         }
-        """Our field, and the column that it is read from."""
-        if self.schema["question"] is None:
+        self._families = self._find_families(names, chosen)
+        if not self._tried["question"]:
             raise ValueError(
                 f"{where} has no question column: looked for {' or '.join(ALIASES['question'])}, found "
-                f"{', '.join(names) or 'none'}. Say which it is: columns.question=..."
+                f"{listed(names)}. Name the column with {spelling.of_column('question')}."
             )
-        self._used = {column for column in self.schema.values() if column is not None}
+
+    @property
+    def schema(self) -> dict[str, str | None]:
+        """Our field, and the column that it is read from; of several, the first."""
+        return {ours: next(iter(self.columns_of(ours)), None) for ours in ALIASES}
+
+    def columns_of(self, ours: str) -> tuple[str, ...]:
+        """All columns that a field is read from."""
+        return self._tried[ours] or tuple(self._families.get(ours, {}).values())
+
+    def read_from(self, ours: str, column: str) -> None:
+        """Read a field from a column first."""
+        others = tuple(name for name in self._tried[ours] if name != column)
+        self._tried[ours] = (column, *others)
+
+    @property
+    def used(self) -> set[str]:
+        """Columns that a field is read from."""
+        media = {name for ours in ("images", "videos") for name in self.columns_of(ours)}
+        families = {name for family in self._families.values() for name in family.values()}
+        return media | families | {column for column in self.schema.values() if column is not None}
 
     def text_columns(self) -> list[str]:
         """Top-level columns that hold anything but media."""
-        kept = (column for ours, column in self.schema.items() if ours not in ("images", "videos"))
-        return list(dict.fromkeys(column.partition(".")[0] for column in kept if column is not None))
+        kept = (
+            column for ours in ALIASES if ours not in ("images", "videos") for column in self.columns_of(ours)
+        )
+        return list(dict.fromkeys(column.partition(".")[0] for column in kept))
 
     def answer(self, row: Mapping[str, Any]) -> str | None:
         """The gold answer.
@@ -130,17 +181,35 @@ class Columns:
         Raises:
             RowProblem: it is empty, or nothing that can be taken for one text.
         """
-        value = self._value(row, "answer")
+        value, choices = self._value(row, "answer"), None
+        if self.columns_of("choices"):
+            choices = self.choices(row)
         if isinstance(value, list | tuple) and len(value) == 1:
             value = value[0]
-        if isinstance(value, list | tuple | dict):
+        if isinstance(value, list | tuple) and choices is not None and _are_labels(value, choices):
+            value = ", ".join(map(str, value))
+        if isinstance(value, list | tuple | dict | bytes):
             raise RowProblem("answer", f"the answer is a {type(value).__name__}; one text was expected")
         if value is None:
-            return None
-        answer = _unwrapped(str(value)).strip()
+            response = self.target_response(row) if self.answer_from_response else None
+            return None if response is None else answer_in_response(response)
+        answer = whole(_unwrapped(_as_text(value)).strip(), "the answer")
         if not answer:
             raise RowProblem("answer", "the answer is empty; a problem without one should have none at all")
-        return answer
+        return answer if choices is None else choices.letter_of(answer)
+
+    def choices(self, row: Mapping[str, Any]) -> Choices | None:
+        """The options of a multiple-choice question, where they have columns of their own.
+
+        Raises:
+            RowProblem: they are no texts.
+        """
+        family = self._families.get("choices")
+        value: Any = [row.get(name) for name in family.values()] if family else self._value(row, "choices")
+        found = read_choices(value)
+        for text in () if found is None else found.texts:
+            whole(text, "an option")
+        return found
 
     def text(self, row: Mapping[str, Any], ours: str) -> str | None:
         """A text field; one that is blank counts as absent.
@@ -153,7 +222,7 @@ class Columns:
             value = "\n".join(value)
         if isinstance(value, list | tuple | dict | bytes):
             raise RowProblem("malformed", f"{ours} is a {type(value).__name__}; a text was expected")
-        return str(value) if value is not None and str(value).strip() else None
+        return whole(str(value), ours) if value is not None and str(value).strip() else None
 
     def target_response(self, row: Mapping[str, Any]) -> str | None:
         """The response to learn from: a column of its own, or the assistant's last turn.
@@ -161,26 +230,24 @@ class Columns:
         Raises:
             RowProblem: it is not a text or a message.
         """
-        value = self._value(row, "target_response")
+        value = unwritten(self._value(row, "target_response"))
         if isinstance(value, list | tuple | dict):
-            turns = _turns(value, "target_response")
-            found = "".join(_text_of(turn) for turn in turns if turn["role"] == "assistant")
+            chat = turns(value, "target_response")
+            found = "".join(text_of(turn) for turn in chat if turn["role"] == "assistant")
             return found if found.strip() else None
         if value is not None:
             return self.text(row, "target_response")
         asked = self._value(row, "question")
-        if isinstance(asked, str):
+        chat = [] if asked is None else as_turns(asked, "the chat")
+        if not chat or chat[-1]["role"] != "assistant":
             return None
-        turns = _turns(asked, "the chat")
-        if not turns or turns[-1]["role"] != "assistant":
-            return None
-        found = _text_of(turns[-1])
+        found = text_of(chat[-1])
         return found if found.strip() else None
 
     def id(self, row: Mapping[str, Any]) -> str | None:
         """The row's id."""
         value = self._value(row, "id")
-        return None if value is None else str(value)
+        return None if value is None else _as_text(value)
 
     def read(self, row: Mapping[str, Any]) -> Fields:
         """Everything that a row says.
@@ -188,12 +255,13 @@ class Columns:
         Raises:
             RowProblem: what is wrong with it.
         """
-        images = list(_entries(self._value(row, "images"), _is_one_image))
-        videos = list(_entries(self._value(row, "videos"), _is_one_video))
-        asked = self._chat(row)
-        messages, images, videos = _place(asked, images, videos)
+        if UNREADABLE in row:
+            raise RowProblem("unreadable_row", row[UNREADABLE])
+        choices = self.choices(row)
+        asked = self._chat(row, choices)
+        given = self.media(row, asked)
+        messages, images, videos = place(asked, *given)
         _check_question(messages, images, videos)
-        teacher_prompt = self._value(row, "teacher_prompt")
         return Fields(
             id=self.id(row),
             messages=messages,
@@ -202,82 +270,176 @@ class Columns:
             answer=self.answer(row),
             cue=self.text(row, "cue"),
             rationale=self.text(row, "rationale"),
-            teacher_prompt=self._teacher_prompt(teacher_prompt, images, videos),
+            teacher_prompt=self._teacher_prompt(row, given, images, videos),
             target_response=self.target_response(row),
-            meta=self._meta(row),
+            meta=self._meta(row, choices),
         )
+
+    def media(self, row: Mapping[str, Any], asked: Sequence[Turn] = ()) -> tuple[Given, Given]:
+        """The images and the videos that a row has beside its chat."""
+        found = []
+        for ours, kind in (("images", "image"), ("videos", "video")):
+            family = self._families.get(ours)
+            if family is None:
+                entries = _entries(self._value(row, ours))
+                if kind == "video":
+                    entries = _videos(entries, count_placeholders(asked, kind))
+                found.append(Given(tuple(entries)))
+            else:
+                there = {n: row[name] for n, name in family.items() if not _is_nothing(row.get(name))}
+                found.append(Given(tuple(there.values()), tuple(map(int, there))))
+        return found[0], found[1]
+
+    def _find_families(self, names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """Fields that are spread over several columns: image_1, image_2, ... and A, B, C, ..."""
+        families: dict[str, dict[str, str]] = {}
+        for name in names:
+            found = _NUMBERED.fullmatch(name)
+            if found is not None:
+                ours = "videos" if found[1].lower() == "video" else "images"
+                families.setdefault(ours, {})[found[2]] = name
+        families["choices"] = {name: name for name in choice_columns(names)}
+        return {
+            ours: dict(sorted(family.items(), key=lambda item: item[0].zfill(3)))
+            for ours, family in families.items()
+            if family and not self._tried[ours] and ours not in chosen
+        }
 
     def _value(self, row: Mapping[str, Any], ours: str) -> Any:
         """The value of a field; what stands for nothing (None, NaN) is None."""
-        column = self.schema[ours]
-        if column is None:
-            return None
-        value: Any = row
-        # A column may itself have a dot in its name.
-        for key in [column] if column in row else column.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        return None if isinstance(value, float) and math.isnan(value) else value
+        value = None
+        for column in self._tried[ours]:
+            value = _at(row, column)
+            if not _is_nothing(value):
+                return value
+            if column.partition(".")[0] in row and ours not in _RESTATED:
+                break
+        return None if _is_missing(value) else value
 
-    def _chat(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The turns up to the student's answer, with the system prompt that applies."""
+    def _chat(self, row: Mapping[str, Any], choices: Choices | None) -> list[Turn]:
+        """The turns up to the student's answer, with the options and the system prompt that apply."""
         value = self._value(row, "question")
-        if value is None or (isinstance(value, str) and not value.strip()):
-            raise RowProblem("question", f"the question is {'missing' if value is None else 'empty'}")
-        turns = _as_turns(value, "the question")
-        if turns and turns[-1]["role"] == "assistant":
-            turns = turns[:-1]
-        if not turns or turns[-1]["role"] not in ("user", "tool"):
-            last = f"ends with the role {turns[-1]['role']}" if turns else "has no turn"
+        chat = as_turns("" if value is None else value, "the question")
+        if chat and chat[-1]["role"] == "assistant":
+            chat = chat[:-1]
+        if not chat or chat[-1]["role"] not in ("user", "tool"):
+            last = f"ends with the role {chat[-1]['role']}" if chat else "has no turn"
             raise RowProblem("question", f"the chat {last}; the user's turn was expected before the answer")
+        options = self._options(row, choices, chat)
+        if options is not None:
+            asking = max((i for i, turn in enumerate(chat) if turn["role"] == "user"), default=None)
+            if asking is not None:
+                chat[asking] = with_text(chat[asking], options)
         system = self.system_prompt
-        if system is None and turns[0]["role"] != "system":
+        if system is None and chat[0]["role"] != "system":
             system = self.text(row, "system")
         if system is not None:
-            turns = [turn for turn in turns if turn["role"] != "system"]
-            turns = [{"role": "system", "content": system}, *turns]
-        return turns
+            chat = [turn for turn in chat if turn["role"] != "system"]
+            chat = [{"role": "system", "content": system}, *chat]
+        return chat
 
-    def _teacher_prompt(self, value: Any, images: list[Any], videos: list[Any]) -> tuple[Message, ...] | None:
+    def _options(self, row: Mapping[str, Any], choices: Choices | None, chat: Sequence[Turn]) -> str | None:
+        """The options as they are written after the question; None where they are not, or stand in it."""
+        if self.options is None:
+            return None
+        asked = next((text_of(turn) for turn in reversed(chat) if turn["role"] == "user"), "")
+        if choices is not None:
+            return None if states_options(asked, choices.texts) else option_lines(choices.texts, self.options)
+        stated = stated_options(self._value(row, "choices"))
+        return None if stated is None or stated in asked else stated
+
+    def _teacher_prompt(
+        self, row: Mapping[str, Any], given: tuple[Given, Given], images: list[Any], videos: list[Any]
+    ) -> tuple[Message, ...] | None:
         """A complete prompt for the teacher, which sees the student's media.
 
         Its own system message is kept; without one it gets ours.
 
         Raises:
-            RowProblem: it asks nothing, or does not show every medium once.
+            RowProblem: it asks nothing, or does not show every medium once and in the student's order.
         """
+        value = self._value(row, "teacher_prompt")
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
-        turns = _as_turns(value, "teacher_prompt")
-        if not any(turn["role"] == "user" for turn in turns):
+        chat = as_turns(value, "teacher_prompt")
+        if not any(turn["role"] == "user" for turn in chat):
             raise RowProblem("malformed", "teacher_prompt has no message of the user")
-        if self.system_prompt is not None and turns[0]["role"] != "system":
-            turns = [{"role": "system", "content": self.system_prompt}, *turns]
-        turns = [{"role": turn["role"], "content": _parts(turn["content"])} for turn in turns]
-        shown = {"image": images, "video": videos}
-        for kind, media in shown.items():
-            parts = [part for turn in turns for part in turn["content"] if part["type"] == kind]
-            own = [part.pop("entry") for part in parts if part.get("entry") is not None]
-            if own and own != media:
+        if self.system_prompt is not None and chat[0]["role"] != "system":
+            chat = [{"role": "system", "content": self.system_prompt}, *chat]
+        if not is_numbered(chat):
+            given = Given(tuple(images)), Given(tuple(videos))
+        messages, own_images, own_videos = place(chat, *given)
+        for kind, shown, own in (("image", images, own_images), ("video", videos, own_videos)):
+            asked = sum(part["type"] == kind for message in messages for part in message["content"])
+            if _carries(chat, kind) and own[:asked] != shown:
                 raise RowProblem(
                     "malformed", f"teacher_prompt has {kind}s of its own; a teacher sees the student's"
                 )
-        messages, _, _ = _place(turns, images, videos)
-        for kind, media in shown.items():
-            asked = sum(part["type"] == kind for message in messages for part in message["content"])
-            if asked != len(media):
+            if asked != len(shown):
                 raise RowProblem(
                     "placeholders",
-                    f"teacher_prompt has {asked} <{kind}> placeholder(s) for {len(media)} {kind}(s)",
+                    f"teacher_prompt has {asked} <{kind}> placeholder(s) for {len(shown)} {kind}(s)",
+                )
+            if own[:asked] != shown:
+                raise RowProblem(
+                    "placeholders", f"teacher_prompt shows the {kind}s in another order than the question"
                 )
         return messages
 
-    def _meta(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        meta = {key: value for key, value in row.items() if key not in self._used}
-        stated = self._value(row, "choices")
-        choices = _choices(stated)
+    def _meta(self, row: Mapping[str, Any], choices: Choices | None) -> dict[str, Any]:
+        used = self.used
+        meta = {key: value for key, value in row.items() if key not in used}
         if choices is not None:
-            return meta | {"choices": choices}
-        return meta if stated is None else meta | {str(self.schema["choices"]): stated}
+            return meta | {"choices": list(choices.texts)}
+        stated = stated_options(self._value(row, "choices"))
+        # Under `choices` the grader expects a list.
+        return meta if stated is None else meta | {"options_text": stated}
+
+
+def _at(row: Mapping[str, Any], column: str) -> Any:
+    """The value in a column; a dot leads into an object, also one that is written as text."""
+    if column in row:  # a column may itself have a dot in its name
+        return row[column]
+    value: Any = row
+    for key in column.split("."):
+        value = unwritten(value)
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether a value says nothing: missing, a blank text, an empty list."""
+    if _is_missing(value):
+        return True
+    return not value.strip() if isinstance(value, str) else isinstance(value, list | tuple) and not value
+
+
+def _as_text(value: Any) -> str:
+    """A value as text; a whole number that a table keeps as a float is a whole number again."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _written_fields(peeked: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Fields inside columns that hold objects as text, with a dot."""
+    found: dict[str, None] = {}
+    for row in peeked:
+        for name, value in row.items():
+            if isinstance(value, str) and value.lstrip().startswith("{"):
+                inside = unwritten(value)
+                if isinstance(inside, Mapping):
+                    found.update({f"{name}.{key}": None for key in inside})
+    return list(found)
+
+
+def _are_labels(answers: Sequence[Any], choices: Choices) -> bool:
+    """Whether each of several gold answers is an option's letter, label or text."""
+    return all(
+        isinstance(own, str) and (own in choices.labels or own in choices.texts) for own in answers
+    ) and bool(answers)
 
 
 def _unwrapped(answer: str) -> str:
@@ -291,151 +453,34 @@ def _nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     if close:
         return f"; the nearest is {close[0]}"
-    return f"; there are {', '.join(known)}"
+    return f"; there are {listed(list(known))}"
 
 
-def _entries(value: Any, is_one: Any) -> list[Any]:
+def _entries(value: Any) -> list[Any]:
     """The media of a column that holds one or several."""
-    if value is None:
+    value = unwritten(value)
+    if _is_nothing(value):
         return []
-    if is_one(value):
-        return [value]
+    if isinstance(value, Mapping):
+        lists = {key: own for key, own in value.items() if own is not None}
+        # An object of lists, as older versions of `datasets` make of a list of images.
+        if lists and set(lists) <= {"bytes", "path"} and all(isinstance(own, list) for own in lists.values()):
+            count = max(map(len, lists.values()))
+            return [{key: own[i] for key, own in lists.items() if i < len(own)} for i in range(count)]
     # An empty entry stays: its placeholder may be there, and then it is the row's fault.
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _is_one_image(value: Any) -> bool:
-    return not isinstance(value, list | tuple)
+def _videos(entries: list[Any], placeholders: int) -> list[Any]:
+    """Whole videos out of what may be the frames of one: images, unless each has its own placeholder."""
+    frames = bool(entries) and all(map(is_picture, entries))
+    return [entries] if frames and not (placeholders == len(entries) > 1) else entries
 
 
-def _is_one_video(value: Any) -> bool:
-    """A file, or a list of images: the frames of one video."""
-    return not isinstance(value, list | tuple) or (bool(value) and all(map(is_frame, value)))
-
-
-def _as_turns(value: Any, what: str) -> list[dict[str, Any]]:
-    """A text as the user's only turn, or a chat."""
-    return [{"role": "user", "content": value}] if isinstance(value, str) else _turns(value, what)
-
-
-def _turns(value: Any, what: str) -> list[dict[str, Any]]:
-    """A chat as a list of {"role", "content"}, from the keys and roles of any convention.
-
-    Raises:
-        RowProblem: it is no list of messages, or a role is unknown.
-    """
-    problem = f"{what} must be a text, or a list of messages with role and content"
-    if isinstance(value, dict):
-        lists = [inner for inner in value.values() if isinstance(inner, list)]
-        if lists and len(lists) == len(value):  # an Arrow struct of lists, as older data sets have
-            if len({len(inner) for inner in lists}) > 1:
-                raise RowProblem("malformed", f"{problem}, not lists of different lengths")
-            value = [dict(zip(value, items, strict=True)) for items in zip(*lists, strict=True)]
-        else:
-            value = [value]
-    if not isinstance(value, list | tuple):
-        raise RowProblem("malformed", f"{problem}, not a {type(value).__name__}")
-    turns = []
-    for turn in value:
-        if not isinstance(turn, dict):
-            raise RowProblem("malformed", f"{problem}, not of {type(turn).__name__}s")
-        role = turn.get("role", turn.get("from"))
-        content = turn.get("content", turn.get("value"))
-        if not isinstance(role, str) or not isinstance(content, str | list | tuple):
-            raise RowProblem("malformed", f"{problem}; one has {', '.join(map(str, turn)) or 'nothing'}")
-        if role.lower() not in _ROLES:
-            raise RowProblem("malformed", f"{what} has the role {role!r}; known are {', '.join(_ROLES)}")
-        turns.append({"role": _ROLES[role.lower()], "content": content})
-    return turns
-
-
-def _parts(content: Any) -> list[dict[str, Any]]:
-    """The parts of a message: text, and media with the entry they carry, if they do."""
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    parts = []
-    for part in content:
-        if isinstance(part, str):
-            parts.append({"type": "text", "text": part})
-            continue
-        if not isinstance(part, dict):
-            raise RowProblem("malformed", f"a message has a part that is a {type(part).__name__}")
-        kind = str(part.get("type", "text")).removesuffix("_url")
-        if kind in ("text", "input_text") and isinstance(part.get("text"), str):
-            parts.append({"type": "text", "text": part["text"]})
-        elif kind in ("image", "video"):
-            parts.append({"type": kind, "entry": part.get("entry") or _carried(part, kind)})
-        else:
-            raise RowProblem(
-                "malformed",
-                f"a message has a part of type {part.get('type')!r} with {', '.join(map(str, part))}; text, "
-                "image and video are known",
-            )
-    return parts
-
-
-def _carried(part: Mapping[str, Any], kind: str) -> Any:
-    """The medium inside a part; None if the part is a bare placeholder."""
-    keys = (kind, f"{kind}_url", "path", "url", "bytes")
-    entry = next((part[key] for key in keys if part.get(key) is not None), None)
-    if isinstance(entry, dict) and set(entry) == {"url"}:
-        return entry["url"]
-    rates = {key: part[key] for key in FRAME_RATES if part.get(key) is not None}
-    if kind == "video" and entry is not None and rates:
-        return {"video": entry, **rates}
-    return entry
-
-
-def _text_of(turn: Mapping[str, Any]) -> str:
-    return "".join(part.get("text", "") for part in _parts(turn["content"]))
-
-
-def _place(
-    turns: Sequence[Mapping[str, Any]], images: list[Any], videos: list[Any]
-) -> tuple[tuple[Message, ...], list[Any], list[Any]]:
-    """Messages with a placeholder for every medium, and the media in that order.
-
-    `<image>` and `<video>` in texts are placeholders, unless the chat has parts of these types. Media
-    of a kind without any placeholder go first in the user's first message. A part that carries its
-    own medium does not take one of the row's column.
-    """
-    chat = [(turn["role"], _parts(turn["content"])) for turn in turns]
-    if all(part["type"] == "text" for _, parts in chat for part in parts):
-        chat = [(role, [piece for part in parts for piece in _split(part["text"])]) for role, parts in chat]
-    given: dict[str, list[Any]] = {"image": images, "video": videos}
-    present = {part["type"] for _, parts in chat for part in parts}
-    first = next((parts for role, parts in chat if role == "user"), None)
-    if first is None:
-        raise RowProblem("question", "the chat has no message of the user")
-    front = [{"type": kind} for kind, entries in given.items() if kind not in present for _ in entries]
-    first[:0] = front
-    messages: list[Message] = []
-    found: dict[str, list[Any]] = {"image": [], "video": []}
-    left = {kind: list(entries) for kind, entries in given.items()}
-    for role, parts in chat:
-        content = []
-        for part in parts:
-            if part["type"] == "text":
-                content.append({"type": "text", "text": part["text"]})
-                continue
-            kind, entry = part["type"], part.get("entry")
-            if entry is None:
-                entry = left[kind].pop(0) if left[kind] else None
-            if entry is not None:
-                found[kind].append(entry)
-            content.append({"type": kind})
-        messages.append({"role": role, "content": content})
-    # What is left over has no placeholder; the caller sees that by the count.
-    return tuple(messages), found["image"] + left["image"], found["video"] + left["video"]
-
-
-def _split(text: str) -> list[dict[str, Any]]:
-    """Text with placeholders in it, as parts."""
-    return [
-        {"type": piece[1:-1]} if piece in ("<image>", "<video>") else {"type": "text", "text": piece}
-        for piece in _PLACEHOLDER.split(text)
-        if piece
-    ]
+def _carries(chat: Sequence[Turn], kind: str) -> bool:
+    """Whether a part of a chat has a medium of its own."""
+    own = (part for turn in chat for part in parts(turn["content"]) if part["type"] == kind)
+    return any(part.get("entry") is not None for part in own)
 
 
 def _check_question(messages: Sequence[Message], images: Sequence[Any], videos: Sequence[Any]) -> None:
@@ -446,24 +491,6 @@ def _check_question(messages: Sequence[Message], images: Sequence[Any], videos: 
                 "placeholders",
                 f"the messages have {asked} {kind} placeholder(s), but the row has {len(media)} {kind}(s)",
             )
-    if not any(part.get("text", "").strip() for part in messages[-1]["content"]):
-        raise RowProblem("question", "the question has no text")
-
-
-def _choices(value: Any) -> list[str] | None:
-    """The choices of a question as a list of texts; None if they are not stated as one."""
-    if isinstance(value, str):
-        value = _parse_list(value)
-    if isinstance(value, dict):
-        value = [item for item in value.values() if item is not None]
-    return [str(item) for item in value] if isinstance(value, list | tuple) and value else None
-
-
-def _parse_list(text: str) -> Any:
-    """A list written as text, in JSON or as Python prints it."""
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return None
+    # A question without words may stand in its image.
+    if not any(part["type"] != "text" or part["text"].strip() for part in messages[-1]["content"]):
+        raise RowProblem("question", "the question is empty, and no image or video could hold it")

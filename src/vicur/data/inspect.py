@@ -9,8 +9,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from vicur.data.bad_rows import BadRowError
+from vicur.data.bad_rows import BadRowError, reasons
 from vicur.data.lengths import prompt_length
+from vicur.data.responses import answer_in_response
 from vicur.data.rows import PromptEncoder
 from vicur.data.sample import PrivilegeKind, Sample
 from vicur.data.sources import FileSource
@@ -46,14 +47,20 @@ class Inspection:
 
     Attributes:
         name: of the source.
-        schema: our field, and the column it is read from; only fields that were found.
-        unused: columns that no field is read from.
+        schema: our field, and the columns it is read from in words; only fields that were found.
+        unused: columns that no field is read from; their values are in `meta`.
+        notes: sentences that somebody should know who is about to train on this.
         rows: of the table, bad ones included.
         problems: that can be used.
         bad_rows: how many rows are bad, by kind.
-        first_bad_rows: the first ten of them, in words.
+        first_bad_rows: the first row of each kind, in words.
+        decoded_images: how many images were decoded; of the others only the header was read.
+        repeated_ids: rows whose id is that of an earlier one; they got an id of their own.
+        duplicates: rows that are an earlier one once more, in every column, among these.
         without_answer: problems without a gold answer.
+        answers_in_responses: of these, how many have a response that ends in an answer.
         with_target_response: problems with a response to learn from.
+        with_choices: problems with options in columns of their own.
         images_per_problem, videos_per_problem: how many problems have how many.
         image_width, image_height: in pixels, as the files have them, upright.
         image_megapixels: in millions of pixels.
@@ -61,7 +68,7 @@ class Inspection:
         prompt_tokens: of the student's prompt, media included; None without an encoder.
         teacher_prompt_tokens: of the teacher's, likewise.
         privileges: how many problems have each privilege.
-        example_id: the problem that is rendered.
+        example_id: the problem that is rendered; None if there is none.
         student_sees, teacher_sees: its prompt as text, media as placeholders; with an encoder through
             the model's chat template.
     """
@@ -69,12 +76,18 @@ class Inspection:
     name: str
     schema: dict[str, str]
     unused: list[str]
+    notes: list[str]
     rows: int
     problems: int
     bad_rows: dict[str, int]
-    first_bad_rows: list[str]
+    first_bad_rows: dict[str, str]
+    decoded_images: int
+    repeated_ids: int
+    duplicates: int
     without_answer: int
+    answers_in_responses: int
     with_target_response: int
+    with_choices: int
     images_per_problem: dict[int, int]
     videos_per_problem: dict[int, int]
     image_width: Spread | None
@@ -84,7 +97,7 @@ class Inspection:
     prompt_tokens: Spread | None
     teacher_prompt_tokens: Spread | None
     privileges: dict[str, int]
-    example_id: str
+    example_id: str | None
     student_sees: str
     teacher_sees: str
 
@@ -101,19 +114,20 @@ def inspect_source(
     example: int = 0,
     progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
 ) -> Inspection:
-    """Count, measure and render, without decoding an image.
+    """Count, measure and render.
 
     Args:
-        source: opened with `bad_rows="skip"`, or bad rows are an error before they are counted.
+        source: opened with `bad_rows="skip"`, or bad rows are an error before they are counted; and with
+            `may_be_empty`, or a source of nothing but bad rows is one.
         encoder: for lengths, and for prompts as the model's chat template renders them.
         teacher_view: what the teacher is shown; the plain problem if not given.
         example: number of the problem that is rendered; the next one that can be read, if it cannot.
         progress: shows how far it is.
 
     Raises:
-        ValueError: there is no problem `example`, or none can be read.
+        ValueError: there is no problem `example`.
     """
-    if not 0 <= example < len(source):
+    if example < 0 or (len(source) and example >= len(source)):
         raise ValueError(f"{source.name} has no problem {example}; it has {len(source)}.")
     view = teacher_view or Plain()
     bad = list(source.bad_rows)
@@ -134,21 +148,31 @@ def inspect_source(
             teacher_lengths.append(prompt_length(encoder, view.show(sample)))
         if index >= example and shown_example is None:
             shown_example = sample
-    if not samples:
-        raise ValueError(f"{source.name} has no problem that can be read; the first: {bad[0]}.")
-    shown_example = shown_example or samples[0]
+    shown_example = shown_example or next(iter(samples), None)
     sizes = [image.size for sample in samples for image in sample.images]
     render = _plain_text if encoder is None else encoder.render
+    found = reasons(bad)
+    unanswered = [sample for sample in samples if sample.answer is None]
+    in_responses = sum(
+        sample.target_response is not None and answer_in_response(sample.target_response) is not None
+        for sample in unanswered
+    )
     return Inspection(
         name=source.name,
-        schema={ours: column for ours, column in source.schema.items() if column is not None},
+        schema={ours: " or ".join(own) for ours in source.schema if (own := source.columns_of(ours))},
         unused=source.unused,
+        notes=[*source.notes, *_notes(source, in_responses)],
         rows=source.num_rows,
         problems=len(samples),
-        bad_rows=dict(Counter(row.kind for row in bad)),
-        first_bad_rows=[str(row) for row in bad[:10]],
-        without_answer=sum(sample.answer is None for sample in samples),
+        bad_rows={kind: reason.count for kind, reason in found.items()},
+        first_bad_rows={kind: str(reason.first) for kind, reason in found.items()},
+        decoded_images=source.decoded,
+        repeated_ids=source.repeated_ids,
+        duplicates=source.duplicates,
+        without_answer=len(unanswered),
+        answers_in_responses=in_responses,
         with_target_response=sum(sample.target_response is not None for sample in samples),
+        with_choices=sum("choices" in sample.meta for sample in samples),
         images_per_problem=_counts(len(sample.images) for sample in samples),
         videos_per_problem=_counts(len(sample.videos) for sample in samples),
         image_width=Spread.of([width for width, _ in sizes]),
@@ -160,10 +184,29 @@ def inspect_source(
         privileges={
             kind: sum(Hinted(kind).applies(sample) for sample in samples) for kind in get_args(PrivilegeKind)
         },
-        example_id=shown_example.id,
-        student_sees=render(Plain().show(shown_example)),
-        teacher_sees=render(view.show(shown_example)),
+        example_id=None if shown_example is None else shown_example.id,
+        student_sees="" if shown_example is None else render(Plain().show(shown_example)),
+        teacher_sees="" if shown_example is None else render(view.show(shown_example)),
     )
+
+
+def _notes(source: FileSource, in_responses: int) -> list[str]:
+    notes = []
+    unused = source.unused_media()
+    if unused is not None:
+        notes.append(unused)
+    if in_responses:
+        notes.append(
+            f"{in_responses} problem(s) have no gold answer, but a response that ends in one: take it with "
+            f"{source.spelling.answer_from_response}."
+        )
+    if source.repeated_ids:
+        same = f"; {source.duplicates} of them repeat the whole row" if source.duplicates else ""
+        notes.append(
+            f"{source.repeated_ids} row(s) repeat the id of an earlier row and got a number behind it "
+            f"(#2, #3, ...){same}."
+        )
+    return notes
 
 
 def _counts(numbers: Iterable[int]) -> dict[int, int]:

@@ -30,21 +30,21 @@ def prompt_length(encoder: PromptEncoder, shown: Shown) -> int:
     # An image's placeholder is one token in the text and becomes as many as the image has.
     length = sum(sizes.image_tokens(image.size) - 1 for image in shown.images)
     if not shown.videos:
-        return length + len(encoder.tokenizer(encoder.render(shown))["input_ids"])
+        return length + len(encoder.text_ids(shown))
     # Between the frames of a video stand times and marks, whose layout is the processor's affair: it
     # is asked, with frames of a single visual token each.
     for video in shown.videos:
         count = len(video.frames)
         length += sizes.frame_groups(count) * (sizes.frame_tokens(count, video.size) - 1)
     videos = [replace(video, frames=(_dot(sizes.frame_side),) * len(video.frames)) for video in shown.videos]
-    batch = encoder.processor(
-        text=[encoder.render(shown)],
+    _, (ids,), _ = encoder.process(
+        [shown],
         images=[_dot(sizes.image_side)] * len(shown.images) or None,
         videos=[torch.stack([pil_to_tensor(frame) for frame in video.frames]) for video in videos],
         images_kwargs={"do_resize": False},
         videos_kwargs=encoder.video_options(videos),
     )
-    return length + len(batch["input_ids"][0])
+    return length + len(ids)
 
 
 def visual_tokens(encoder: PromptEncoder, shown: Shown) -> int:

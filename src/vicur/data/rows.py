@@ -29,6 +29,7 @@ from torchvision.transforms.v2 import functional
 from vicur.compat import video_processor_options
 from vicur.data.pixels import PixelLimits, VisualSizes
 from vicur.data.sample import Video
+from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import Shown
 
 RopeIndex = Callable[..., tuple[Tensor, Tensor]]
@@ -61,7 +62,7 @@ class EncodedPrompt:
 
 
 class PromptEncoder:
-    """Renders chats with a model's own processor.
+    """Renders chats with a model's own processor. Special tokens in their texts are text.
 
     Args:
         processor: a Qwen3-VL style processor (chat template, tokenizer, image processor).
@@ -74,12 +75,44 @@ class PromptEncoder:
         self.tokenizer = processor.tokenizer
         self.rope_index = rope_index
         self.sizes = VisualSizes(processor, limits or PixelLimits())
+        self._quoted = QuotedTokens(self.tokenizer)
+        self._token_type = {processor.image_token_id: 1, processor.video_token_id: 2}
 
     def render(self, shown: Shown) -> str:
         """The prompt as text, media as single placeholders, up to where the response begins."""
-        return self.processor.apply_chat_template(
-            list(shown.messages), tokenize=False, add_generation_prompt=True
-        )
+        text, mark = self._render(shown)
+        return text if mark is None else text.replace(mark, "")
+
+    def text_ids(self, shown: Shown) -> list[int]:
+        """The tokens of `render`, every medium a single placeholder."""
+        text, mark = self._render(shown)
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids if mark is None else [own for part in self._quoted.restored(ids, mark) for own in part]
+
+    def process(self, shown: Sequence[Shown], **media: Any) -> tuple[Any, list[list[int]], list[list[int]]]:
+        """Call the processor.
+
+        Args:
+            shown: the prompts.
+            media: images, videos, and the processor's keyword arguments for them.
+
+        Returns:
+            its output; of each prompt the token ids, and the token types (0 text, 1 image, 2 video).
+
+        Raises:
+            ValueError: from the processor, when placeholders and media do not match.
+        """
+        rendered = [self._render(one) for one in shown]
+        batch = self.processor(text=[text for text, _ in rendered], **media)
+        ids: list[list[int]] = []
+        types: list[list[int]] = []
+        prompts = zip(batch["input_ids"], batch["mm_token_type_ids"], rendered, strict=True)
+        for own_ids, own_types, (_, mark) in prompts:
+            if mark is not None:
+                own_ids, own_types = self._restored(own_ids, own_types, mark)
+            ids.append(list(own_ids))
+            types.append(list(own_types))
+        return batch, ids, types
 
     def encode(self, shown: Sequence[Shown]) -> list[EncodedPrompt]:
         """Encode several prompts in one call of the processor.
@@ -94,20 +127,36 @@ class PromptEncoder:
             options["images_kwargs"] = {"size": self.sizes.image_bounds}
         if videos:
             options["videos_kwargs"] = self.video_options(videos)
-        batch = self.processor(
-            text=[self.render(one) for one in shown],
-            images=images or None,
-            videos=[self._frames(video) for video in videos] or None,
-            **options,
+        frames = [self._frames(video) for video in videos]
+        batch, all_ids, all_types = self.process(
+            shown, images=images or None, videos=frames or None, **options
         )
         media = _split_media(batch, shown)
         prompts = []
-        for ids, types, own_media in zip(batch["input_ids"], batch["mm_token_type_ids"], media, strict=True):
+        for ids, types, own_media in zip(all_ids, all_types, media, strict=True):
             input_ids, token_types = torch.tensor(ids), torch.tensor(types)
             grids = {k: v for k, v in own_media.items() if k.endswith("grid_thw")}
             positions = self._positions(input_ids, token_types, grids)
             prompts.append(EncodedPrompt(input_ids, token_types, positions, own_media))
         return prompts
+
+    def _render(self, shown: Shown) -> tuple[str, str | None]:
+        """The prompt with special tokens of its texts broken by a mark, and the mark if there is one."""
+        messages, mark = self._quoted.marked(shown.messages)
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text, mark
+
+    def _restored(self, ids: Sequence[int], types: Sequence[int], mark: str) -> tuple[list[int], list[int]]:
+        """Token ids and types of a marked prompt, as the text without the mark has them."""
+        new_ids: list[int] = []
+        new_types: list[int] = []
+        for part in self._quoted.restored(ids, mark):
+            # Media are special tokens, each a part of its own; every token of a text is of type 0.
+            kind = self._token_type.get(part[0], 0)
+            new_ids += part
+            new_types += [kind] * len(part)
+        assert new_types.count(0) - len(new_ids) == list(types).count(0) - len(ids), "no medium was lost"
+        return new_ids, new_types
 
     def video_options(self, videos: Sequence[Video]) -> dict[str, Any]:
         """For a call of the processor: frames as they are, at their true times."""

@@ -15,66 +15,90 @@ from typing import Any, Literal, TypeVar
 
 from PIL import Image
 
-from vicur.data.bad_rows import BadRow, BadRowError, RowProblem
+from vicur.data.bad_rows import BadRow, BadRowError, RowProblem, reasons_in_words
+from vicur.data.choices import LETTERS, check_format
 from vicur.data.columns import Columns, Fields
-from vicur.data.media import IMAGE_SUFFIXES, PIL_LIMIT, MediaReader, SizeOnly, VideoConfig
+from vicur.data.images import PIL_LIMIT, SizeOnly, is_picture
+from vicur.data.media import MediaReader
 from vicur.data.pixels import PixelLimits
+from vicur.data.readers import Row
 from vicur.data.sample import Privilege, Sample, Video
-from vicur.data.tables import Row, Table, open_table
+from vicur.data.spelling import IN_RECIPES, Spelling, listed
+from vicur.data.tables import JoinedTable, Table, name_of, open_table
+from vicur.data.videos import VideoConfig
 from vicur.data.views import View
+from vicur.data.written import unwritten
 from vicur.paths import PathText
 
-MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, ".mp4", ".mkv", ".webm", ".mov", ".avi")
-"""How paths of images and videos end."""
+PEEKED = 20
+"""Rows that are looked at to see what a column holds."""
+CHECKED = 1000
+"""Images that are decoded when a source is opened, unless set otherwise."""
 
 Item = TypeVar("Item")
 Progress = Callable[[Iterable[Row], int], Iterable[Row]]
-"""Goes through so many rows and shows how far it is; `training.progress.Progress.over` is one."""
+"""Goes through a number of rows and shows how far it is; `training.progress.Progress.over` is one."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """The training problems."""
 
-    train: PathText = "train.parquet"
-    """A .parquet, .json or .jsonl file, a folder (also of `save_to_disk`), or a data set on the hub, with
-    `@split` behind it if it has several splits."""
+    train: PathText | list[PathText] = "train.parquet"
+    """A .parquet, .json, .jsonl, .csv or .tsv file, a folder (also of `save_to_disk`, or of images with a
+    metadata file), a pattern such as part-*.parquet, several of these in a list or between commas, or a data
+    set on the hub; with `@split` behind it if it has several splits."""
     system_prompt: str | None = None
-    """Put before every problem, in the place of a system message of the data; None for the data's own. A
+    """System prompt of every problem, in place of a system message of the data; null keeps the data's own. A
     ready-made `teacher_prompt` that has a system message keeps it."""
     image_dir: PathText | None = None
-    """Folder that paths of images and videos start from, and may not leave; None for the data's own."""
+    """Folder that paths of images and videos start from, and may not leave; null for the folder of the data
+    file."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Our field to the column that holds it, where the usual names do not fit: `answer: label.text`. A dot
-    leads into an object; "" leaves a field out."""
+    """Field of a problem to the column that holds it, where the usual names do not fit: `answer: label.text`.
+    A dot leads into an object; "" leaves a field out."""
+    options: str | None = "letters"
+    """How the options of a multiple-choice question are written after it, one per line, where they have
+    columns of their own and the question does not list them: `letters` ("A. 3 cm"), or a format with
+    {letter}, {number} and {text}, such as "({letter}) {text}"; null leaves them out."""
+    answer_from_response: bool = False
+    """Whether a missing gold answer is taken out of the response to learn from, where that ends in a
+    `\\boxed{}`, an `<answer>` or "answer is", or is itself no longer than three words."""
     text_only: bool = False
-    """Whether problems without any image or video are meant. Else a run on such data is refused: most often
-    its images are in a column that was not recognised."""
+    """Whether problems without any image or video are expected. If not, a run on such data is refused: most
+    often its images are in a column that was not recognised."""
     bad_rows: Literal["error", "skip"] = "error"
-    """What a row is that cannot become a problem: the end, or left out and counted."""
+    """What to do with rows that cannot become a problem: stop, or skip and count them."""
+    check_images: int | None = CHECKED
+    """Number of images that are decoded before the run, to find broken ones; null for all, 0 for none. Later
+    ones are checked by their header, and treated like other bad rows where they cannot be decoded."""
     min_pixels: int | None = None
-    """Of an image as the model sees it; None for the checkpoint's own bound."""
+    """Lower bound on pixels per image after resizing; null for the checkpoint's own."""
     max_pixels: int | None = None
-    """Of an image as the model sees it; None for the checkpoint's own bound."""
+    """Upper bound on pixels per image after resizing; null for the checkpoint's own."""
     max_raw_pixels: int = PIL_LIMIT
-    """Of an image as the file has it; a row with a larger one is bad: it may be a decompression bomb."""
+    """Upper bound on pixels of an image file; a row with a larger one is bad: it may be a decompression
+    bomb."""
     video: VideoConfig = field(default_factory=VideoConfig)
     max_prompt_tokens: int | None = None
-    """Of the student's prompt; None for no limit."""
+    """Upper bound on tokens of the student's prompt, media included; null for no limit."""
     max_teacher_prompt_tokens: int | None = None
-    """Of the teacher's; None: it may be as much longer as its hint makes it."""
+    """Upper bound on tokens of the teacher's prompt; null for no limit."""
     overlong: Literal["error", "drop"] = "drop"
-    """What a problem with a longer prompt is: the end, or left out and counted. Nothing is ever cut."""
+    """What to do with problems whose prompt is too long: stop, or drop and count them."""
 
     def __post_init__(self) -> None:
         for name in ("max_prompt_tokens", "max_teacher_prompt_tokens", "max_raw_pixels"):
             bound = getattr(self, name)
             if bound is not None and bound < 1:
                 raise ValueError(f"data.{name} must be at least 1, not {bound}.")
+        if self.check_images is not None and self.check_images < 0:
+            raise ValueError(f"data.check_images must be at least 0, not {self.check_images}.")
         if self.max_raw_pixels > 2 * PIL_LIMIT:  # there Pillow refuses by itself
             raise ValueError(
                 f"data.max_raw_pixels may be {2 * PIL_LIMIT} at most, not {self.max_raw_pixels}."
             )
+        option_format(self.options)
         self.pixel_limits()
 
     def pixel_limits(self) -> PixelLimits:
@@ -86,7 +110,10 @@ class DataConfig:
         return PixelLimits(self.min_pixels, self.max_pixels, self.video.min_pixels, self.video.max_pixels)
 
     def open(
-        self, path: str | Path | None = None, only_for: View | None = None, progress: Progress | None = None
+        self,
+        path: str | Path | Sequence[str] | None = None,
+        only_for: View | None = None,
+        progress: Progress | None = None,
     ) -> FileSource:
         """The problems of `path`, read as these settings say.
 
@@ -103,75 +130,128 @@ class DataConfig:
             only_for,
             image_dir=self.image_dir,
             columns=self.columns,
+            options=self.options,
+            answer_from_response=self.answer_from_response,
             bad_rows=self.bad_rows,
+            check_images=self.check_images,
             video=self.video,
             max_raw_pixels=self.max_raw_pixels,
             progress=progress,
         )
 
 
-class FileSource(Sequence[Sample]):
-    """The problems of a file, a folder or a data set on the hub.
+def option_format(options: str | None) -> str | None:
+    """The format of an option's line that a setting stands for; None for no lines.
 
-    Every row is checked as it is opened: text, placeholders, ids, and the headers of its media. What
-    shows only in decoding, a truncated image, raises a `BadRowError` where the problem is asked for.
+    Raises:
+        ValueError: it is no format.
+    """
+    if options in (None, "", "off", "none"):
+        return None
+    if options == "letters":
+        return LETTERS
+    assert options is not None
+    check_format(options)
+    return options
+
+
+class FileSource(Sequence[Sample]):
+    """The problems of files, a folder or a data set on the hub.
+
+    Every row is checked when the source is opened: text, placeholders, and the headers of its media; of the
+    first images also the pixels. What shows only later, such as a truncated image further down, raises a
+    `BadRowError` where the problem is asked for.
 
     Args:
-        path: its name, as `tables.open_table` takes it, or a table.
+        path: its name or names, as `tables.open_table` takes them, or a table.
         system_prompt: put before every problem, in the place of a system message of the data.
         only_for: keep only samples that have what this view shows.
         image_dir: folder that paths of media start from; that of the data if not given.
         columns: our field to their column, before the alias table.
+        options: how options in columns of their own are written after a question, as `DataConfig.options`.
+        answer_from_response: whether a missing gold answer is taken out of the response to learn from.
         bad_rows: whether a bad row is an error or left out.
+        check_images: how many images are decoded here; None for all.
         video: how frames are taken.
         max_raw_pixels: of an image; one with more makes a bad row.
         progress: shows how far the check of the rows is.
+        may_be_empty: whether a source without any problem is one too, rather than an error.
+        spelling: how messages name settings.
 
     Attributes:
         path: as given.
         name: short, for messages.
         schema: our fields, and the columns they are read from.
+        notes: sentences on how the columns were understood, for people.
+        spelling: as given.
         bad_rows: the rows that were left out.
         skips_bad_rows: whether such rows are left out, or an error.
         inapplicable: how many problems were left out because `only_for` does not apply to them.
+        num_seeing: how many problems of the files show an image or a video.
+        decoded: how many images were decoded in the check.
+        repeated_ids: how many rows had the id of an earlier one, and have a number behind it now.
+        duplicates: how many of these are that row once more, in every column.
 
     Raises:
-        ValueError: there is no such data, it cannot be read, it has no question column, a row is bad and
-            bad rows are errors, or no problem is left.
+        ValueError: there is no such data, it cannot be read, it is empty, it has no question column, a row is
+            bad and bad rows are errors, or no problem is left.
     """
 
     def __init__(
         self,
-        path: str | Path | Table,
+        path: str | Path | Sequence[str] | Table,
         system_prompt: str | None = None,
         only_for: View | None = None,
         *,
         image_dir: str | Path | None = None,
         columns: Mapping[str, str] | None = None,
+        options: str | None = "letters",
+        answer_from_response: bool = False,
         bad_rows: Literal["error", "skip"] = "error",
+        check_images: int | None = CHECKED,
         video: VideoConfig | None = None,
         max_raw_pixels: int = PIL_LIMIT,
         progress: Progress | None = None,
+        may_be_empty: bool = False,
+        spelling: Spelling = IN_RECIPES,
     ) -> None:
-        self._table = open_table(path) if isinstance(path, str | Path) else path
-        self.path = Path(path) if isinstance(path, str | Path) else Path(path.name)
-        self.name = str(path) if isinstance(path, str | Path) else path.name
-        if image_dir is not None and not Path(image_dir).is_dir():
+        named = isinstance(path, str | Path | list | tuple)
+        self._table: Table = open_table(path) if named else path  # type: ignore[arg-type, assignment]
+        self.name = name_of(path) if named else self._table.name  # type: ignore[arg-type]
+        self.path = Path(self.name)
+        self.spelling = spelling
+        if not len(self._table):
+            raise ValueError(f"{self.name} is empty: it has no rows.")
+        home = None if image_dir is None else Path(image_dir).expanduser()
+        if home is not None and not home.is_dir():
             raise ValueError(f"image_dir {image_dir} is not a folder.")
-        folders = self._table.folders if image_dir is None else (Path(image_dir),)
-        self._columns = Columns(self._table.columns, columns, system_prompt, self.name)
-        self._media = MediaReader(folders, video or VideoConfig(), max_raw_pixels)
-        self.schema = dict(self._columns.schema)
+        self._readers = self._media_readers(home, video or VideoConfig(), max_raw_pixels)
+        peeked = [self._table[row] for row in range(min(PEEKED, len(self._table)))]
+        self._columns = Columns(
+            self._table.columns,
+            columns,
+            system_prompt,
+            self.name,
+            peeked=peeked,
+            options=option_format(options),
+            answer_from_response=answer_from_response,
+            spelling=spelling,
+        )
+        self.notes: list[str] = []
+        if "images" not in (columns or {}):
+            self._find_pictures(peeked)
+        self.schema = self._columns.schema
         self.bad_rows: list[BadRow] = []
         self.skips_bad_rows = bad_rows == "skip"
-        self.inapplicable = 0
+        self.inapplicable = self.decoded = self.repeated_ids = self.duplicates = 0
+        self._new_ids: dict[int, str] = {}
+        self.num_seeing = 0
+        self._check_images = check_images
         self._rows = self._check(only_for, progress)
         if self.bad_rows and not self.skips_bad_rows:
             raise ValueError(self._complaint())
-        if not self._rows:
-            missing = f"; {len(self.bad_rows)} rows are bad" if self.bad_rows else ""
-            wanted = f" that {only_for.name} applies to" if only_for is not None else ""
-            raise ValueError(f"{self.name} has no problem to train or evaluate on{wanted}{missing}.")
+        if not self._rows and not may_be_empty:
+            raise ValueError(self._emptiness(only_for))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -196,11 +276,9 @@ class FileSource(Sequence[Sample]):
         Raises:
             BadRowError: a video has no frame that can be decoded.
         """
-        return self._read(
-            self._rows[index],
-            lambda entry: SizeOnly(self._media.image_size(entry)),
-            self._media.outline_video,
-        )
+        row = self._rows[index]
+        media = self._media(row)
+        return self._read(row, lambda entry: SizeOnly(media.image_size(entry)), media.outline_video)
 
     def outlines(self) -> Iterator[Sample]:
         """All problems in order, as `outline` gives them."""
@@ -209,36 +287,35 @@ class FileSource(Sequence[Sample]):
     @property
     def unused(self) -> list[str]:
         """Columns that no field is read from."""
-        used = {column.partition(".")[0] for column in self.schema.values() if column is not None}
+        used = {column.partition(".")[0] for column in self._columns.used}
         return [name for name in self._table.columns if "." not in name and name not in used]
 
-    def unused_media(self) -> str | None:
-        """A sentence about columns that hold images or videos which no problem shows; None if there is none.
+    def columns_of(self, ours: str) -> tuple[str, ...]:
+        """The columns that a field is read from, in the order in which they are tried."""
+        return self._columns.columns_of(ours)
 
-        Judged by the first row in which such a column is not empty.
+    def unused_media(self) -> str | None:
+        """A sentence where no problem shows an image or a video, though a column of the data holds some.
+
+        Training and evaluation stop there: a model would answer without seeing anything.
         """
-        shown = {self.schema.get("images"), self.schema.get("videos")}
-        found = [name for name in self.unused if name not in shown and self._holds_media(name)]
-        if not found:
+        if self.num_seeing:
             return None
-        listed = " and ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        first = [self._table[row] for row in self._rows[:PEEKED]]
+        columns = [name for name in self.unused if any(_holds_pictures(row.get(name)) for row in first)]
+        if not columns:
+            return None
+        hint = self.spelling.of_column("images", columns[0])
         return (
-            f"{self.name} has images or videos in {listed}, which no problem shows. Name the column with "
-            f"data.columns.images={found[0]}."
+            f"No problem of {self.name} shows an image or a video, but the column {columns[0]} holds images "
+            f"that nothing reads. Name it with {hint}."
         )
 
-    def _holds_media(self, column: str) -> bool:
-        for row in self._table.rows([column]):
-            value = row.get(column)
-            entry = value[0] if isinstance(value, list) and value else value
-            if entry is None or entry == []:
-                continue
-            if isinstance(entry, dict):
-                return bool({"bytes", "path"} <= entry.keys())
-            return isinstance(entry, str) and (
-                entry.lower().endswith(MEDIA_SUFFIXES) or entry.startswith("data:image")
-            )
-        return False
+    def media_in_words(self) -> str:
+        """How many problems show an image or a video, and from which columns."""
+        columns = [name for ours in ("images", "videos") for name in self.columns_of(ours)]
+        source = f" (columns {listed(columns)})" if columns and self.num_seeing else ""
+        return f"{self.num_seeing} problem(s) of {self.name} show an image or a video{source}."
 
     @property
     def num_rows(self) -> int:
@@ -301,45 +378,119 @@ class FileSource(Sequence[Sample]):
         }
         return [found[row] for row in self._rows]
 
+    def _media_readers(
+        self, home: Path | None, video: VideoConfig, max_raw_pixels: int
+    ) -> tuple[MediaReader, ...]:
+        """One for each file: paths start from its own folder, unless one folder is set for all."""
+        parts = self._table.parts if isinstance(self._table, JoinedTable) else (self._table,)
+        folders = [part.folders if home is None else (home,) for part in parts]
+        return tuple(MediaReader(own, video, max_raw_pixels, self.spelling) for own in folders)
+
+    def _media(self, row: int) -> MediaReader:
+        return self._readers[self._table.locate(row)[0] if isinstance(self._table, JoinedTable) else 0]
+
+    def _find_pictures(self, peeked: Sequence[Row]) -> None:
+        """Read images from another column where those of the usual one cannot be opened, and it has some."""
+        current = self._columns.columns_of("images")
+        stated = {n: list(self._columns.media(row)[0].entries) for n, row in enumerate(peeked)}
+        if not any(stated.values()) or any(self._opens(n, entries) for n, entries in stated.items()):
+            return
+        others = [
+            name for name in dict.fromkeys(name for row in peeked for name in row) if name not in current
+        ]
+        for name in others:
+            found = {n: row[name] for n, row in enumerate(peeked) if _holds_pictures(row.get(name))}
+            if found and all(self._opens(n, _listed(entry)) for n, entry in found.items()):
+                self._columns.read_from("images", name)
+                self.notes.append(
+                    f"Images are read from {name}: what {' and '.join(current)} names cannot be opened."
+                )
+                return
+
+    def _opens(self, row: int, entries: Sequence[Any]) -> bool:
+        """Whether a row's images are there, by their headers."""
+        try:
+            for entry in entries:
+                self._media(row).check_image(entry)
+        except RowProblem:
+            return False
+        return bool(entries)
+
     def _check(self, only_for: View | None, progress: Progress | None) -> list[int]:
         """The rows that are problems; the others go to `bad_rows`."""
         good: list[int] = []
-        seen: dict[str, int] = {}
+        first_of: dict[str, int] = {}
         rows: Iterable[Row] = self._table.rows()
         if progress is not None:
             rows = progress(rows, len(self._table))
         for number, row in enumerate(rows):
             try:
                 fields = self._columns.read(row)
-                for entry in fields.images:
-                    self._media.check_image(entry)
-                for entry in fields.videos:
-                    self._media.check_video(entry)
-                own = self._id(number, fields.id)
-                if own in seen:
-                    # Random numbers are keyed by the id: such problems would not be independent.
-                    raise RowProblem("repeated_id", f"the id {own} is that of row {seen[own]} already")
-                seen[own] = number
+                self._check_media(number, fields)
             except RowProblem as problem:
                 self.bad_rows.append(self._bad(number, row, problem))
                 continue
+            finally:
+                self._note_id(number, row, first_of)
             if only_for is None or only_for.applies(self._without_media(number, fields)):
                 good.append(number)
+                self.num_seeing += bool(fields.images or fields.videos)
             else:
                 self.inapplicable += 1
         return good
 
+    def _check_media(self, number: int, fields: Fields) -> None:
+        media = self._media(number)
+        for entry in fields.images:
+            if self._check_images is None or self.decoded < self._check_images:
+                media.read_image(entry)
+                self.decoded += 1
+            else:
+                media.check_image(entry)
+        for entry in fields.videos:
+            media.check_video(entry)
+
+    def _note_id(self, number: int, row: Row, first_of: dict[str, int]) -> None:
+        """Give a row whose id an earlier one has an id of its own: random numbers are keyed by it."""
+        stated = self._id(number, self._columns.id(row))
+        if stated not in first_of:
+            first_of[stated] = number
+            return
+        self.repeated_ids += 1
+        self.duplicates += self._table[first_of[stated]] == row
+        repeat = 2
+        while f"{stated}#{repeat}" in first_of:
+            repeat += 1
+        self._new_ids[number] = f"{stated}#{repeat}"
+        first_of[self._new_ids[number]] = number
+
     def _complaint(self) -> str:
-        first, *others = self.bad_rows
-        more = f" {len(others)} more row(s) are bad, the next: {others[0]}." if others else ""
-        mend = "Mend the data, or leave such rows out with bad_rows=skip (data.bad_rows in a recipe)."
-        return f"{self.name}, {first}.{more} {mend}"
+        fix = f"Fix the data, or leave such rows out with {self.spelling.bad_rows or 'bad_rows=skip'}."
+        if len(self.bad_rows) == 1:
+            return f"{self.name}, {self.bad_rows[0]}. {fix}"
+        return (
+            f"{self.name}: {len(self.bad_rows):,} of {self.num_rows:,} rows are bad: "
+            f"{reasons_in_words(self.bad_rows)}. {fix}"
+        )
+
+    def _emptiness(self, only_for: View | None) -> str:
+        wanted = f" that {only_for.name} applies to" if only_for is not None and self.inapplicable else ""
+        why = ""
+        if self.bad_rows:
+            count = "all rows" if len(self.bad_rows) == self.num_rows else f"{len(self.bad_rows):,} rows"
+            why = f": {count} are bad: {reasons_in_words(self.bad_rows)}"
+        return f"{self.name} has no problem to train or evaluate on{wanted}{why}."
 
     def _bad(self, number: int, row: Row, problem: RowProblem) -> BadRow:
-        return BadRow(number, self._columns.id(row), problem.kind, problem.reason)
+        place = None
+        if isinstance(self._table, JoinedTable):
+            part, own = self._table.locate(number)
+            place = f"{self._table.parts[part].name}, row {own}"
+        return BadRow(number, self._columns.id(row), problem.kind, problem.reason, place)
 
     def _sample(self, row: int) -> Sample:
-        return self._read(row, self._media.read_image, self._media.read_video)
+        media = self._media(row)
+        return self._read(row, media.read_image, media.read_video)
 
     def _read(
         self, row: int, read_image: Callable[[Any], Image.Image], read_video: Callable[[Any], Video]
@@ -360,7 +511,14 @@ class FileSource(Sequence[Sample]):
         return self._build(row, fields, images, (Video((nothing,), 1.0),) * len(fields.videos))
 
     def _id(self, row: int, stated: str | None) -> str:
-        return f"{self._table.name}:{row}" if stated is None else stated
+        if row in self._new_ids:
+            return self._new_ids[row]
+        if stated is not None:
+            return stated
+        if isinstance(self._table, JoinedTable):
+            part, own = self._table.locate(row)
+            return f"{self._table.parts[part].name}:{own}"
+        return f"{self._table.name}:{row}"
 
     def _build(
         self, row: int, fields: Fields, images: tuple[Image.Image, ...], videos: tuple[Video, ...]
@@ -380,6 +538,17 @@ class FileSource(Sequence[Sample]):
             target_response=fields.target_response,
             meta=fields.meta,
         )
+
+
+def _listed(value: Any) -> list[Any]:
+    value = unwritten(value)
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _holds_pictures(value: Any) -> bool:
+    """Whether a column's value is an image, or a list of images, by its form."""
+    entries = _listed(value)
+    return bool(entries) and all(map(is_picture, entries))
 
 
 def _last_text(fields: Fields) -> str:

@@ -1,37 +1,49 @@
 """What a name stands for: a table of rows.
 
-A name is a file, a folder or a data set on the hub, with `@split` behind it if it has several splits:
+A name is a file, a folder, a pattern, several of them, or a data set on the hub, with `@split` behind it if
+it has several splits:
 
-    train.parquet    problems.jsonl    saved-folder@test    owner/name@train
+    train.parquet    problems.jsonl    saved-folder@test    owner/name@train    part-*.parquet    a.csv,b.csv
 
 Rows are plain dictionaries; media in them are what the file holds, not decoded.
 """
 
 from __future__ import annotations
 
+import bisect
+import glob
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-LARGEST_IN_MEMORY = 1 << 30
-"""Bytes of parquet files beyond which they are mapped from disk instead of read into memory."""
+from vicur.data.readers import (
+    TEXT_SUFFIXES,
+    UNREADABLE,
+    Row,
+    import_datasets,
+    read_parquet,
+    read_text_file,
+    suffix_of,
+)
+
 BATCH = 64
 """Rows that are turned into dictionaries at a time."""
 
 _NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that `datasets` writes beside the data."""
-_FILE_SUFFIXES = (".parquet", ".json", ".jsonl", ".csv", ".txt", ".arrow", ".gz", ".yaml")
+_FILE_SUFFIXES = (".parquet", *TEXT_SUFFIXES, ".txt", ".arrow", ".gz", ".yaml", ".xlsx")
 """Of names that are meant as files, even where there is none; a hub's name may well end in `-v1.5`."""
+_METADATA = ("metadata.jsonl", "metadata.csv")
+"""Files that describe a folder of images."""
+_FILE_NAME = re.compile(r"(?:(.+)_)?file_names?")
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,8 @@ class ListTable:
         found: dict[str, None] = {}
         for row in self.content:
             for key, value in row.items():
+                if key == UNREADABLE:
+                    continue
                 found[key] = None
                 if isinstance(value, dict):
                     found.update({f"{key}.{inner}": None for inner in value})
@@ -101,20 +115,93 @@ class ArrowTable:
             yield from batch.to_pylist()
 
 
-Table = ListTable | ArrowTable
+@dataclass(frozen=True)
+class JoinedTable:
+    """Rows of several tables one after another, with what `ListTable` has."""
+
+    name: str
+    parts: tuple[ListTable | ArrowTable, ...]
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return self.parts[0].folders
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The number of the first row of each part."""
+        return [sum(map(len, self.parts[:i])) for i in range(len(self.parts))]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.columns))
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """The number of the part that holds a row, and the row's number in it."""
+        part = bisect.bisect_right(self.starts, row) - 1
+        return part, row - self.starts[part]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, row: int) -> Row:
+        part, own = self.locate(row)
+        return self.parts[part][own]
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        for part in self.parts:
+            own = columns
+            if columns is not None and isinstance(part, ArrowTable):
+                own = [name for name in columns if name in part.columns]
+            yield from part.rows(own)
+
+
+Table = ListTable | ArrowTable | JoinedTable
 """Rows that are read when they are asked for."""
 
 
-def open_table(name: str | Path) -> Table:
+def open_table(name: str | Path | Sequence[str]) -> Table:
     """Open what a name stands for.
+
+    Args:
+        name: as the module says; several names in a list, or in one text between commas.
 
     Raises:
         ValueError: there is no such thing, no such split, or it cannot be read.
     """
-    path, split = Path(name), None
-    if not path.exists() and "@" in str(name):
-        before, _, split = str(name).rpartition("@")
-        path = Path(before)
+    names = _names(name)
+    if not names:
+        raise ValueError(f"{name!r} names no data.")
+    parts: list[ListTable | ArrowTable] = []
+    for own in names:
+        table = _open_one(own)
+        parts += table.parts if isinstance(table, JoinedTable) else [table]
+    return parts[0] if len(parts) == 1 else JoinedTable(name_of(name), tuple(parts))
+
+
+def name_of(name: str | Path | Sequence[str]) -> str:
+    """A name as one text, also where it is a list."""
+    return ",".join(name) if isinstance(name, list | tuple) else str(name)
+
+
+def _names(name: str | Path | Sequence[str]) -> list[str]:
+    """The names in a name; a file may have a comma or brackets in its own."""
+    if isinstance(name, list | tuple):
+        return [own for several in name for own in _names(several)]
+    text = str(name).strip()
+    if Path(text).expanduser().exists() or not ("," in text or text.startswith("[")):
+        return [text] if text else []
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    return [own.strip(" '\"") for own in text.split(",") if own.strip(" '\"")]
+
+
+def _open_one(name: str) -> Table:
+    path, split = Path(name).expanduser(), None
+    if not path.exists() and any(character in name for character in "*?["):
+        return _open_pattern(name)
+    if not path.exists() and "@" in name:
+        before, _, split = name.rpartition("@")
+        path = Path(before).expanduser()
     if path.is_file():
         if split is not None:
             raise ValueError(f"{path} is one file and has no splits; leave out @{split}.")
@@ -126,10 +213,18 @@ def open_table(name: str | Path) -> Table:
     raise ValueError(f"Data file {path} does not exist.")
 
 
+def _open_pattern(pattern: str) -> Table:
+    """All files that a pattern such as `part-*.parquet` matches, in the order of their names."""
+    found = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+    if not found:
+        raise ValueError(f"No file matches {pattern}.")
+    return open_table(found)
+
+
 def _open_folder(folder: Path, split: str | None) -> Table:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _open_saved(folder, split)
-    metadata = {path.parent: path for path in _found(folder, "metadata.jsonl")}
+    metadata = {path.parent: path for own in reversed(_METADATA) for path in _found(folder, own)}
     if metadata:
         names = {"train" if home == folder else home.name: home for home in metadata}
         chosen = _choose(names, split, folder)
@@ -137,8 +232,8 @@ def _open_folder(folder: Path, split: str | None) -> Table:
     splits = _split_files(folder)
     if not splits:
         raise ValueError(
-            f"The folder {folder} has no data: no .parquet, .jsonl or .json file in it or in its data/, no "
-            "metadata.jsonl, and nothing that datasets.save_to_disk has written."
+            f"The folder {folder} has no data: no .parquet, .jsonl, .json, .csv or .tsv file in it or in its "
+            "data/, no metadata.jsonl or metadata.csv, and nothing that datasets.save_to_disk has written."
         )
     chosen = _choose(splits, split, folder)
     return _open_files(splits[chosen], f"{folder.name}@{chosen}", folder)
@@ -151,8 +246,9 @@ def _found(folder: Path, pattern: str) -> list[Path]:
 
 def _split_files(folder: Path) -> dict[str, list[Path]]:
     """The files of each split: by the start of their name, or by the folder they lie in."""
-    for suffix in (".parquet", ".jsonl", ".json"):
-        files = [path for path in _found(folder, f"*{suffix}") if path.name not in _NOT_ROWS]
+    for suffix in (".parquet", *TEXT_SUFFIXES):
+        files = _found(folder, f"*{suffix}") + _found(folder, f"*{suffix}.gz")
+        files = [path for path in files if path.name not in _NOT_ROWS]
         splits: dict[str, list[Path]] = {}
         for path in files:
             own = path.parent not in (folder, folder / "data")
@@ -164,7 +260,7 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
 
 def _split_of(path: Path) -> str:
     """`train` of `train-00000-of-00002.parquet`, `train-00000-of-00002-a1b2.parquet` and `train.parquet`."""
-    return re.sub(r"-\d{5,}-of-\d{5,}.*$", "", path.stem)
+    return re.sub(r"-\d{5,}-of-\d{5,}.*$", "", Path(path.name.removesuffix(".gz")).stem)
 
 
 def _choose(splits: Any, split: str | None, where: object) -> str:
@@ -183,113 +279,36 @@ def _choose(splits: Any, split: str | None, where: object) -> str:
 
 
 def _open_files(paths: list[Path], name: str, folder: Path) -> Table:
-    suffixes = {path.suffix for path in paths}
-    if suffixes <= {".jsonl", ".json"}:
-        content = [row for path in paths for row in _read_json(path)]
+    suffixes = {suffix_of(path) for path in paths}
+    if suffixes <= set(TEXT_SUFFIXES):
+        content = [row for path in paths for row in read_text_file(path)]
         return ListTable(name, (folder,), content)
     if suffixes == {".parquet"}:
-        return ArrowTable(name, (folder,), _read_parquet(paths))
-    raise ValueError(f"Data file {paths[0]} is neither .parquet nor .jsonl nor .json.")
-
-
-def _read_parquet(paths: list[Path]) -> pa.Table:
-    if sum(path.stat().st_size for path in paths) > LARGEST_IN_MEMORY:
-        return _map_parquet(paths)
-    tables = []
-    for path in paths:
-        try:
-            # One group of rows after another: read at once, a file takes four times its size for a moment.
-            file = pq.ParquetFile(path, pre_buffer=False)
-            tables += [file.read_row_group(i) for i in range(file.num_row_groups)]
-            tables = tables or [file.schema_arrow.empty_table()]
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"Data file {path} cannot be read: {error}") from error
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise ValueError(f"The files {paths[0]} ... have columns of different types: {error}") from error
-
-
-def _map_parquet(paths: list[Path]) -> pa.Table:
-    """Through `datasets`, which writes them once as Arrow files into its cache and maps these."""
-    datasets = _datasets(f"{paths[0]} and its like are over {LARGEST_IN_MEMORY >> 20} MiB")
-    try:
-        loaded = datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
-    except (ValueError, OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"Data file {paths[0]} cannot be read: {error}") from error
-    return loaded.data.table
-
-
-def _read_json(path: Path) -> list[Row]:
-    """A list of rows, one row a line, or one row.
-
-    Raises:
-        ValueError: it is none of these; the message names the line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Data file {path} cannot be read: {error}") from error
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"Data file {path} is not valid JSON: {error}.") from error
-    else:
-        rows = _read_lines(path, text)
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, row {number} is a {type(row).__name__}; an object was expected.")
-    return list(rows)
-
-
-def _read_lines(path: Path, text: str) -> list[Any]:
-    rows = []
-    # Not splitlines: a line separator of Unicode may stand inside a JSON string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if not rows:  # perhaps one object over several lines
-                return [_read_object(path, text, error)]
-            raise ValueError(f"{path}, line {number} is not valid JSON: {error}.") from error
-    return rows
-
-
-def _read_object(path: Path, text: str, of_line: json.JSONDecodeError) -> Row:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        raise ValueError(
-            f"{path} is neither a JSON list of rows nor one row a line: its first line is not valid JSON "
-            f"({of_line})."
-        ) from of_line
-    lists = [key for key, inner in value.items() if isinstance(inner, list)]
-    if lists and all(isinstance(item, dict) for item in value[lists[0]]):
-        raise ValueError(
-            f"{path} is one object whose {lists[0]!r} holds the rows; write that list, or one row a line."
-        )
-    return dict(value)
+        return ArrowTable(name, (folder,), read_parquet(paths))
+    raise ValueError(f"Data file {paths[0]} is neither .parquet nor {' nor '.join(TEXT_SUFFIXES)}.")
 
 
 def _open_image_folder(metadata: Path, name: str) -> Table:
-    """A folder of media described by `metadata.jsonl`, whose `file_name` becomes an image or a video."""
+    """A folder of media described by a metadata file.
+
+    Its `file_name` becomes an image or a video, and so does `left_file_name` under the name `left`.
+    """
     rows = []
-    for row in _read_json(metadata):
-        named = row.get("file_name", row.get("file_names"))
-        if named is not None:
-            first = named[0] if isinstance(named, list) and named else named
-            kind = "video" if str(first).lower().endswith(_VIDEO_SUFFIXES) else "image"
-            row = {k: v for k, v in row.items() if k not in ("file_name", "file_names")} | {kind: named}
-        rows.append(row)
+    for row in read_text_file(metadata):
+        named: Row = {}
+        for key, value in row.items():
+            found = _FILE_NAME.fullmatch(key)
+            if found is not None and value is not None:
+                first = value[0] if isinstance(value, list) and value else value
+                kind = "video" if str(first).lower().endswith(_VIDEO_SUFFIXES) else "image"
+                named[found[1] or kind] = value
+        rows.append({key: value for key, value in row.items() if not _FILE_NAME.fullmatch(key)} | named)
     return ListTable(name, (metadata.parent,), rows)
 
 
 def _open_saved(folder: Path, split: str | None) -> Table:
     """What `save_to_disk` has written, mapped from disk."""
-    datasets = _datasets(f"{folder} was written by datasets.save_to_disk")
+    datasets = import_datasets(f"{folder} was written by datasets.save_to_disk")
     try:
         saved = datasets.load_from_disk(str(folder))
     except (ValueError, OSError, pa.ArrowException, json.JSONDecodeError) as error:
@@ -305,7 +324,7 @@ def _open_saved(folder: Path, split: str | None) -> Table:
 
 def _open_hub(name: str, split: str | None) -> Table:
     """A data set of the hub, downloaded once by `datasets` into its cache."""
-    datasets = _datasets(f"{name} is no file here, so it is looked for on the hub")
+    datasets = import_datasets(f"{name} is not a file here, so it is looked up on the hub")
     from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
@@ -317,22 +336,12 @@ def _open_hub(name: str, split: str | None) -> Table:
         datasets.exceptions.DatasetsError,
     ) as error:
         raise ValueError(
-            f"{name} is no file or folder here, and as a data set on the hub it could not be opened: "
+            f"{name} is neither a file nor a folder here, and could not be opened as a data set on the hub: "
             f"{str(error).splitlines()[0]}"
         ) from error
     chosen = _choose(loaded, split, name)
     folders = (Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))
     return ArrowTable(f"{name}@{chosen}", folders, _whole(loaded[chosen]))
-
-
-def _datasets(reason: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            f"{reason}; that needs the package datasets, which is not installed: pip install datasets."
-        ) from error
-    return datasets
 
 
 def _whole(dataset: Any) -> pa.Table:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vicur.data.spelling import listed
+
 if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print it
     from vicur.data.inspect import Inspection, Spread
     from vicur.evaluation.runner import Evaluation
@@ -67,10 +69,15 @@ def print_inspection(found: Inspection, console: Console) -> None:
         table.add_row("bad rows", f"{count} {kind}")
     fields = ", ".join(f"{ours} <- {column}" for ours, column in found.schema.items())
     table.add_row("fields", escape(fields))
-    table.add_row("columns not used", escape(", ".join(found.unused)) or "none")
+    table.add_row("columns not used", escape(listed(found.unused)))
     table.add_row("without an answer", str(found.without_answer))
     table.add_row("with a target response", str(found.with_target_response))
-    table.add_row("images a problem", _counts(found.images_per_problem))
+    if found.with_choices:
+        table.add_row("with options", str(found.with_choices))
+    table.add_row("images a problem", _counts(found.images_per_problem) or "none")
+    if found.images_per_problem:
+        total = sum(number * count for number, count in found.images_per_problem.items())
+        table.add_row("images decoded", f"{found.decoded_images} of {total}")
     if set(found.videos_per_problem) - {0}:
         table.add_row("videos a problem", _counts(found.videos_per_problem))
         table.add_row("frames a video", _spread(found.video_frames, "{:.0f}"))
@@ -82,12 +89,17 @@ def print_inspection(found: Inspection, console: Console) -> None:
         table.add_row("tokens, teacher's prompt", _spread(found.teacher_prompt_tokens, "{:.0f}"))
     table.add_row("privileges", ", ".join(f"{kind} {count}" for kind, count in found.privileges.items()))
     console.print(table, highlight=False)
-    if set(found.images_per_problem) | set(found.videos_per_problem) == {0}:
-        console.print("No problem has an image or a video: is a column not recognised?", highlight=False)
-    for row in found.first_bad_rows:
-        console.print(f"bad: {row}", markup=False, highlight=False, soft_wrap=True)
-    _prompt(f"The student sees ({found.example_id})", found.student_sees, console)
-    _prompt("The teacher sees", found.teacher_sees, console)
+    notes = list(found.notes)
+    if found.problems and set(found.images_per_problem) | set(found.videos_per_problem) == {0}:
+        notes.append("No problem has an image or a video: is a column not recognised?")
+    if not found.problems:
+        notes.append("No row can be used.")
+    notes += [f"{found.bad_rows[kind]} {kind}, first: {row}" for kind, row in found.first_bad_rows.items()]
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    if found.example_id is not None:
+        _prompt(f"The student sees ({found.example_id})", found.student_sees, console)
+        _prompt("The teacher sees", found.teacher_sees, console)
 
 
 def print_preflight(found: Preflight, console: Console) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from vicur.data.rows import EncodedPrompt
 from vicur.data.sample import Sample
+from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import View
 from vicur.models.vocabulary import Vocabulary
 from vicur.rollouts.processors import SamplingConfig
@@ -93,29 +94,24 @@ class DatasetSource:
 
     def __init__(self, tokenizer: Any, vocabulary: Vocabulary, max_tokens: int) -> None:
         self.tokenizer, self.vocabulary, self.max_tokens = tokenizer, vocabulary, max_tokens
-        self.forbidden = {*vocabulary.forbidden_ids, *vocabulary.stop_ids}
+        self.quoted = QuotedTokens(tokenizer)
+        self.stops = tuple(tokenizer.convert_ids_to_tokens(vocabulary.stop_ids))
 
     def rollouts(self, samples: Sequence[Sample], step: int) -> Rollouts:
         """The samples' target responses, with a stop token at the end.
 
         Raises:
-            ValueError: a sample has none, or one with a token that no response can have.
+            ValueError: a sample has none.
         """
         return _rollouts(samples, [[self._response(sample)] for sample in samples], self.tokenizer)
 
     def _response(self, sample: Sample) -> Response:
         if sample.target_response is None:
             raise ValueError(f"Sample {sample.id} has no target_response to learn from.")
-        ids = self.tokenizer(sample.target_response)["input_ids"]
-        while ids and ids[-1] in self.vocabulary.stop_ids:
-            ids.pop()
-        foreign = self.forbidden & set(ids)
-        if foreign:
-            token = self.tokenizer.decode([min(foreign)])
-            raise ValueError(
-                f"The target_response of sample {sample.id} contains {token}, which no response can have: "
-                "remove it from the text, or leave the row out."
-            )
+        text = sample.target_response
+        while text.endswith(self.stops):
+            text = text.removesuffix(next(stop for stop in self.stops if text.endswith(stop)))
+        ids = self.quoted.plain_ids(text)  # a special token that the response quotes is text
         ids = [*ids, self.vocabulary.stop_ids[0]]
         cut = len(ids) > self.max_tokens
         return Response(torch.tensor(ids[: self.max_tokens]), None, "length" if cut else "stop")

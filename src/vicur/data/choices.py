@@ -1,0 +1,240 @@
+"""The options of a multiple-choice question, where the data keep them apart from its text."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vicur.data.bad_rows import RowProblem
+from vicur.data.written import parse_written, unwritten
+
+LETTERS = "{letter}. {text}"
+"""The format that `letters` stands for: one option a line, as "A. 3 cm"."""
+
+_LABEL_KEYS = ("label", "letter", "key", "id", "index", "option")
+_TEXT_KEYS = ("text", "content", "value", "option", "choice", "answer", "name")
+_LABELLED = re.compile(r"\s*[(\[]?([A-Za-z]|\d{1,2})[)\].:、\uff0e]\s*(?=\S)")
+"""An option's own label at its front: "A. ", "(b) ", "1) "."""
+_COLUMN = re.compile(r"(?:(option|choice|opt)s?[ _]?([a-z]|\d{1,2})|([A-Z]))", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Options in the order of their letters.
+
+    Attributes:
+        texts: without a label.
+        labels: as the data state them; A, B, ... where they state none.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    def letter_of(self, gold: str) -> str:
+        """The letter for a gold answer that is a label of another kind ("2" of "1", "2"), else itself."""
+        letters = tuple(letter(i) for i in range(len(self.labels)))
+        if tuple(label.upper() for label in self.labels) == letters or gold not in self.labels:
+            return gold
+        return letters[self.labels.index(gold)]
+
+
+def letter(index: int) -> str:
+    """A, B, ... Z, AA, AB, ..."""
+    name = ""
+    index += 1
+    while index:
+        index, last = divmod(index - 1, 26)
+        name = string.ascii_uppercase[last] + name
+    return name
+
+
+def choice_columns(names: Sequence[str]) -> tuple[str, ...]:
+    """Columns that hold one option each, in order: A, B, C, ... or option_a, option_b, ... or choice1, ...
+
+    Returns:
+        none if there are fewer than two that follow each other from the first letter or number.
+    """
+    families: dict[tuple[str, bool], dict[str, str]] = {}
+    for name in names:
+        found = _COLUMN.fullmatch(name)
+        if found is None or (found[3] is not None and not name.isupper()):
+            continue
+        label = (found[2] or found[3]).upper()
+        families.setdefault(((found[1] or "").lower(), label.isdigit()), {})[label] = name
+    for family in families.values():
+        for labels in (
+            [letter(i) for i in range(26)],
+            list(map(str, range(26))),
+            list(map(str, range(1, 26))),
+        ):
+            following = [family[label] for label, _ in zip(labels, family, strict=False) if label in family]
+            if len(following) >= 2 and labels[0] in family and labels[1] in family:
+                return tuple(following)
+    return ()
+
+
+def read_choices(value: Any) -> Choices | None:
+    """The options that a value states; None if it states none.
+
+    Args:
+        value: a list of texts, a list as text, an object from letters to texts, an object of the lists
+            `label` and `text`, a list of objects with a label and a text, or one text with an option a line.
+
+    Raises:
+        RowProblem: it has options that are no texts.
+    """
+    value = _lines(value) if isinstance(value, str) else value
+    if isinstance(value, Mapping):
+        value = _of_mapping(value)
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    pairs = [_pair(item) for item in value]
+    while pairs and pairs[-1][1] is None:  # a column, or a key of Arrow's, that this row does not use
+        pairs.pop()
+    if not pairs:
+        return None
+    labels = [label for label, _ in pairs]
+    texts = ["" if text is None else _text(text) for _, text in pairs]
+    if any(label is None for label in labels):
+        return _without_labels(texts)
+    return _in_order([str(label).strip() for label in labels], texts)
+
+
+def _of_mapping(value: Mapping[str, Any]) -> list[Any]:
+    keys = {str(key).lower(): key for key in value}
+    lists = {name: own for name, own in value.items() if isinstance(own, list | tuple)}
+    if lists:  # an object of lists
+        if len({len(own) for own in lists.values()}) > 1:
+            raise RowProblem("malformed", "the options are lists of different lengths")
+        return [dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)]
+    if any(name in keys for name in _TEXT_KEYS) and any(name in keys for name in _LABEL_KEYS):
+        return [value]
+    return [{"label": key, "text": own} for key, own in value.items() if own is not None]
+
+
+def _pair(item: Any) -> tuple[Any, Any]:
+    """Label and text of one option; None for what it does not have."""
+    if not isinstance(item, Mapping):
+        return None, item
+    text_key = next((key for key in _TEXT_KEYS if item.get(key) is not None), None)
+    label_key = next((key for key in _LABEL_KEYS if key != text_key and item.get(key) is not None), None)
+    if text_key is None and len(item) == 1:  # {"A": "3 cm"}
+        ((label_key, text),) = item.items()
+        return label_key, text
+    if text_key is None:
+        raise RowProblem(
+            "malformed",
+            f"an option has {', '.join(map(str, item)) or 'nothing'}; label and text were expected",
+        )
+    return (None if label_key is None else item[label_key]), item[text_key]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes | list | tuple | dict) or not isinstance(value, str | int | float | bool):
+        raise RowProblem("malformed", f"an option is a {type(value).__name__}; a text was expected")
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _in_order(labels: list[str], texts: list[str]) -> Choices:
+    """By their letters, where the labels are letters: the n-th option is the n-th letter's."""
+    upper = [label.strip("()[].: ").upper() for label in labels]
+    if sorted(upper) == [letter(i) for i in range(len(upper))]:
+        order = sorted(range(len(upper)), key=upper.__getitem__)
+        return Choices(tuple(texts[i] for i in order), tuple(upper[i] for i in order))
+    return Choices(tuple(texts), tuple(labels))
+
+
+def _without_labels(texts: list[str]) -> Choices:
+    """The texts without labels of their own, where these are A, B, ... or 1, 2, ... in order."""
+    letters, numbers = ([name(i) for i in range(len(texts))] for name in (letter, lambda i: str(i + 1)))
+    found = [_LABELLED.match(text) for text in texts]
+    labels = [match[1].upper() for match in found if match is not None]
+    if len(texts) < 2 or labels not in (letters, numbers):
+        return Choices(tuple(texts), tuple(letters))
+    bare = [text[match.end() :] for text, match in zip(texts, found, strict=True) if match is not None]
+    return Choices(tuple(bare), tuple(labels))
+
+
+def _lines(text: str) -> Any:
+    """The options in one text: a list in JSON or Python, one a line, or marked A, B, ... in one line."""
+    parsed = parse_written(text)
+    if parsed is not None:
+        return parsed
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 1:
+        return lines
+    starts: list[int] = []
+    for index in range(26):
+        own = letter(index)
+        marked = re.compile(rf"(?:^|(?<=[\s,;]))[(\[]?{own}[)\].:]\s*(?=\S)").search(
+            text, starts[-1] + 1 if starts else 0
+        )
+        if marked is None:
+            break
+        starts.append(marked.start())
+    if len(starts) < 2:
+        return None
+    return [
+        text[start:end].strip(" \t,;") for start, end in zip(starts, [*starts[1:], len(text)], strict=True)
+    ]
+
+
+def check_format(template: str) -> None:
+    """Whether options can be written by a format.
+
+    Raises:
+        ValueError: it has another field than letter, number and text, or no text.
+    """
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"data.options is not a format: {error}, in {template!r}.") from error
+    if "text" not in fields or not fields <= {"letter", "number", "text"}:
+        raise ValueError(
+            "data.options must be letters, null, or a format for one option with {text}, and perhaps "
+            f"{{letter}} or {{number}}, such as '({{letter}}) {{text}}'; it is {template!r}."
+        )
+
+
+def option_lines(texts: Sequence[str], template: str) -> str:
+    """The options as lines of a prompt.
+
+    Args:
+        texts: of the options; one that is empty has no line.
+        template: of a line, with {letter}, {number} and {text}.
+    """
+    return "\n".join(
+        template.format(letter=letter(i), number=i + 1, text=text)
+        for i, text in enumerate(texts)
+        if text.strip()
+    )
+
+
+def states_options(question: str, texts: Sequence[str]) -> bool:
+    """Whether a question's text already lists the options.
+
+    It does where they follow each other, each after a label of its own ("(A) 3 cm (B) 4 cm"), where each has
+    a line of its own, or where they are announced ("Options: red, blue").
+    """
+    wanted = [" ".join(text.split()) for text in texts if text.strip()]
+    lines = {" ".join(line.split()).strip("-*\u2022 ") for line in question.splitlines()}
+    if not wanted or wanted == [letter(i) for i in range(len(wanted))]:  # A to D stand in the image
+        return True
+    if len(wanted) > 1 and lines.issuperset(wanted):
+        return True
+    text = " ".join(question.split())
+    patterns = [re.escape(own) for own in wanted]
+    labelled = [rf"\b(?:{letter(i)}|{i + 1})[)\].:、\uff0e]*\W*?{own}" for i, own in enumerate(patterns)]
+    announced = r"\b(?:options|choices|选项)\W*" + r"\W+".join(patterns)
+    return any(
+        re.search(pattern + r"(?!\w)", text, re.IGNORECASE) for pattern in (r"\W*?".join(labelled), announced)
+    )
+
+
+def stated_options(value: Any) -> str | None:
+    """Options in a form that cannot be split, as the text they are; None if the value is no text."""
+    value = unwritten(value)
+    return value.strip() if isinstance(value, str) and value.strip() else None

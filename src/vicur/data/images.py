@@ -1,0 +1,426 @@
+"""Images, from all the forms in which data sets state them.
+
+An image is a PIL image, bytes, a path, a data URI, base64, or a dictionary with one of them and perhaps with
+bounds on its pixels. `ImageReader.size` reads only what its header says.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+import re
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from vicur.data.bad_rows import RowProblem
+from vicur.data.pixels import LARGEST_SIDE_RATIO
+from vicur.data.spelling import IN_RECIPES, Spelling
+
+PIL_LIMIT = 89_478_485
+"""Pixels above which Pillow warns of a decompression bomb: 256 MiB of RGB."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
+
+DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's and FFmpeg's decoders raise for files that are not what they say."""
+_HEADERS = threading.Lock()
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image of each EXIF orientation is turned upright."""
+_INSIDE = ("bytes", "path", "image", "video", "url", "image_url", "video_url")
+"""Keys of a dictionary that hold the medium itself."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+_SHORTEST_BASE64 = 48
+"""Characters. No image of any format is shorter, and few paths are longer."""
+_LONGEST_PATH = 4096
+_NO_PICTURES = ("MPEG", "BUFR", "GRIB", "HDF5", "WMF")
+"""Formats that Pillow recognises and cannot decode."""
+_RANGES = (255, 4095, 65535, 2**32 - 1)
+"""The largest values of 8, 12, 16 and 32 bits."""
+
+
+class SizeOnly(Image.Image):
+    """Stands for an image of which nothing but the size was read."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self._size, self._mode = size, "RGB"
+
+    def load(self) -> Any:
+        raise AssertionError("an image of which only the size was read has no pixels")
+
+
+@dataclass(frozen=True)
+class SizeRequest:
+    """The size that a row asks for, in the keys of qwen-vl-utils.
+
+    Attributes:
+        min_pixels, max_pixels: bounds on the number of pixels.
+        resized_width, resized_height: the sides themselves.
+    """
+
+    min_pixels: float | None = None
+    max_pixels: float | None = None
+    resized_width: float | None = None
+    resized_height: float | None = None
+
+    @classmethod
+    def of(cls, entry: Any) -> SizeRequest:
+        """What an entry asks for.
+
+        Raises:
+            RowProblem: a value is no number above 0, or the bounds cross.
+        """
+        if not isinstance(entry, Mapping):
+            return cls()
+        asked = cls(*(number(entry, key) for key in cls.__dataclass_fields__))
+        if (asked.resized_width is None) != (asked.resized_height is None):
+            raise RowProblem("malformed", "of resized_width and resized_height only one is given")
+        if asked.min_pixels and asked.max_pixels and asked.min_pixels > asked.max_pixels:
+            low, high = asked.min_pixels, asked.max_pixels
+            raise RowProblem("malformed", f"min_pixels ({low:g}) is above max_pixels ({high:g})")
+        return asked
+
+    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of an image of a width and height, in its proportions."""
+        if self.resized_width is not None and self.resized_height is not None:
+            return math.ceil(self.resized_width), math.ceil(self.resized_height)
+        width, height = size
+        if self.max_pixels is not None and width * height > self.max_pixels:
+            scale = math.sqrt(self.max_pixels / (width * height))
+            return max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
+        if self.min_pixels is not None and width * height < self.min_pixels:
+            scale = math.sqrt(self.min_pixels / (width * height))
+            return math.ceil(width * scale), math.ceil(height * scale)
+        return size
+
+
+def number(entry: Mapping[str, Any], key: str, *, zero: bool = False) -> float | None:
+    """A number above 0 that an entry has under a key; None if it has none.
+
+    Args:
+        entry: an image or a video with its settings.
+        key: of the setting.
+        zero: whether it may be 0.
+
+    Raises:
+        RowProblem: it is something else.
+    """
+    value = entry.get(key)
+    if value is None:
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not (math.isfinite(found) and (found > 0 or (zero and found == 0))):
+        bound = "of at least 0" if zero else "above 0"
+        raise RowProblem("malformed", f"{key} is {value!r}; a number {bound} was expected")
+    return found
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads the images of one source.
+
+    Attributes:
+        folders: where files may lie. Relative paths start from the first. Links are followed before a path
+            is judged, so one that leads out of all of them is refused.
+        max_raw_pixels: of an image; one with more is taken for a decompression bomb.
+        spelling: how messages name settings.
+    """
+
+    folders: tuple[Path, ...]
+    max_raw_pixels: int = PIL_LIMIT
+    spelling: Spelling = IN_RECIPES
+
+    def read(self, entry: Any) -> Image.Image:
+        """The pixels: upright, RGB, transparent parts over white, of an animation the first frame.
+
+        Raises:
+            RowProblem: there is no such image, or it cannot be shown.
+        """
+        asked = SizeRequest.of(entry)
+        with self.opened(entry) as (image, orientation):
+            image.load()
+            return self.resized(as_shown(image, orientation), asked)
+
+    def size(self, entry: Any) -> tuple[int, int]:
+        """Width and height of what `read` would give, from the header.
+
+        Raises:
+            RowProblem: there is no such image, or its header shows that it cannot be read.
+        """
+        asked = SizeRequest.of(entry)
+        with self.opened(entry) as (image, orientation):
+            width, height = image.size
+            size = asked.size((height, width) if orientation >= 5 else (width, height))
+        self.check_size(size)
+        return size
+
+    def resized(self, image: Image.Image, asked: SizeRequest) -> Image.Image:
+        """An image at the size that its row asks for.
+
+        Raises:
+            RowProblem: it is too large.
+        """
+        size = asked.size(image.size)
+        if size == image.size:
+            return image
+        self.check_size(size)
+        return image.resize(size, Image.Resampling.BICUBIC)
+
+    @contextmanager
+    def opened(self, entry: Any) -> Iterator[tuple[Image.Image, int]]:
+        """The image with its header read, and its orientation; errors inside are the row's problem."""
+        try:
+            content = self.content(entry)
+            if isinstance(content, Image.Image):
+                self.check_size(content.size)
+                yield content, _orientation(content)
+                return
+            with ExitStack() as stack:
+                # Pillow's warning of a bomb is our error, and its complaints of odd headers help no one.
+                # Warnings are switched for the whole process: one thread at a time, and not while decoding.
+                with _HEADERS, warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    named = content if isinstance(content, Path) else io.BytesIO(content)
+                    image = stack.enter_context(Image.open(named))
+                    self.check_size(image.size)
+                    orientation = _orientation(image)
+                yield image, orientation
+        except RowProblem:
+            raise
+        except Image.DecompressionBombError as error:
+            raise RowProblem("media_size", f"the image {in_words(entry)} is too large: {error}") from error
+        except UnidentifiedImageError as error:
+            reason = f"{in_words(entry)} is not an image Pillow can read"
+            raise RowProblem("unreadable_media", reason) from error
+        except DECODING_ERRORS as error:
+            reason = f"the image {in_words(entry)} cannot be decoded: {error}"
+            raise RowProblem("unreadable_media", reason) from error
+
+    def content(self, entry: Any) -> bytes | Path | Image.Image:
+        """What an entry stands for: bytes, a file that exists, or an image that is already there.
+
+        Raises:
+            RowProblem: it stands for nothing.
+        """
+        if isinstance(entry, Mapping):
+            inside = next((entry[key] for key in _INSIDE if entry.get(key) is not None), None)
+            if inside is None:
+                raise RowProblem("missing_media", "an image or video has neither bytes nor path")
+            return self.content(inside)
+        if isinstance(entry, Image.Image):
+            return entry
+        if isinstance(entry, bytes | bytearray | memoryview):
+            return bytes(entry)
+        if isinstance(entry, str):
+            if entry.startswith("data:"):
+                return _from_data_uri(entry)
+            decoded = from_base64(entry)
+            return self._file(entry) if decoded is None else decoded
+        raise RowProblem(
+            "malformed",
+            f"an image or video is a {type(entry).__name__}; a path, bytes or a dictionary was expected",
+        )
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Whether an image of a width and height can be shown.
+
+        Raises:
+            RowProblem: it has too many pixels, or is too thin for the model's processor.
+        """
+        width, height = size
+        if width * height > self.max_raw_pixels:
+            raise RowProblem(
+                "media_size",
+                f"an image has {width} x {height} pixels, more than max_raw_pixels={self.max_raw_pixels}; it "
+                "may be a decompression bomb",
+            )
+        if min(width, height) < 1 or max(width, height) > LARGEST_SIDE_RATIO * min(width, height):
+            raise RowProblem(
+                "media_size",
+                f"an image has {width} x {height} pixels; the longer side may be {LARGEST_SIDE_RATIO} times "
+                "the shorter one at most",
+            )
+
+    def _file(self, name: str) -> Path:
+        """An existing file inside the folders."""
+        scheme = name.partition("://")[0].lower()
+        if scheme in ("http", "https", "ftp", "s3", "gs", "hf") and "://" in name:
+            raise RowProblem(
+                "network_media", f"{in_words(name)} is on the network; download it and give its path instead"
+            )
+        shown = in_words(name)
+        try:
+            path = Path(name[len("file://") :] if scheme == "file" else name).expanduser()
+            found = (self.folders[0] / path).resolve()
+            inside = any(found.is_relative_to(folder.resolve()) for folder in self.folders)
+            exists = inside and found.is_file()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a circle, no such home
+            raise RowProblem("missing_media", f"there is no file {shown}: {error}") from error
+        if not inside:
+            raise RowProblem(
+                "outside_folder",
+                f"{shown} lies outside the data folder {self.folders[0]}; set the folder of the media with "
+                f"{self.spelling.image_dir}",
+            )
+        if not exists:
+            also = ", nor is it an image in base64" if len(name) > 200 and "." not in name else ""
+            raise RowProblem("missing_media", f"there is no file {shown} in {self.folders[0]}{also}")
+        return found
+
+
+def is_image(content: bytes) -> bool:
+    """Whether bytes begin as an image that Pillow can decode."""
+    Image.init()
+    start = content[:16]
+    for name, (_, accept) in Image.OPEN.items():
+        if accept is None or name in _NO_PICTURES:
+            continue
+        try:
+            accepted = accept(start)
+        except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open expects of them
+            continue
+        if accepted and not isinstance(accepted, str):
+            return True
+    return False
+
+
+def is_picture(entry: Any) -> bool:
+    """Whether an entry is an image by its form: its bytes, or the end of its name. Nothing is opened."""
+    if isinstance(entry, Image.Image):
+        return True
+    if isinstance(entry, bytes):
+        return is_image(entry)
+    if isinstance(entry, str):
+        if entry.startswith("data:image/") or (len(entry) < _LONGEST_PATH and _is_picture_name(entry)):
+            return True
+        decoded = from_base64(entry)
+        return decoded is not None and is_image(decoded)
+    if isinstance(entry, Mapping):
+        inside = (entry.get(key) for key in ("image", "bytes", "path", "url", "image_url"))
+        first = next((value for value in inside if value is not None), None)
+        return first is not None and is_picture(first)
+    return False
+
+
+def _is_picture_name(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and "\n" not in name
+
+
+def from_base64(text: str) -> bytes | None:
+    """The bytes of an image or a video in base64, told by the bytes themselves; None for any other text."""
+    if len(text) < _SHORTEST_BASE64 or not _BASE64.fullmatch(text[:_SHORTEST_BASE64].rstrip("\r\n")):
+        return None
+    start = _b64decode(text[:_SHORTEST_BASE64])
+    if start is None or not (is_image(start) or len(text) > _LONGEST_PATH):
+        return None
+    return _b64decode(text)
+
+
+def _b64decode(text: str) -> bytes | None:
+    """With line breaks, in the alphabet for addresses, and without padding, as people write it."""
+    plain = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
+    try:
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _from_data_uri(uri: str) -> bytes:
+    header, comma, body = uri.partition(",")
+    if not comma or not header.endswith(";base64"):
+        raise RowProblem("malformed", f"{in_words(uri)} is not a data URI in base64")
+    decoded = _b64decode(body)
+    if decoded is None:
+        raise RowProblem("malformed", f"{in_words(uri)} is not valid base64")
+    return decoded
+
+
+def as_shown(image: Image.Image, orientation: int) -> Image.Image:
+    """A decoded image as RGB, turned upright."""
+    return _to_rgb(image if orientation == 1 else image.transpose(_UPRIGHT[orientation]))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation that is still to be undone, 1 to 8."""
+    if image.format == "TIFF":  # Pillow turns these itself, in the header's size too
+        return 1
+    if image.format == "PNG" and "exif" not in image.info:  # looking behind the pixels would decode them
+        return 1
+    value = image.getexif().get(_ORIENTATION, 1)
+    return value if value in _UPRIGHT else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent shows white, as paper and browsers do."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return Image.fromarray(_grey_bytes(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, "white")
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_bytes(values: Shaped[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+    """Grey values of any depth as 0 to 255; Pillow itself would cut them off there.
+
+    Nothing in a file says how many bits a value really has, so the fewest of 8, 12, 16 and 32 that hold the
+    largest one are taken, and 0 to 1 for floats. Values below 0 have no such scale: the lowest becomes black
+    and the highest white.
+    """
+    grey = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    if low < 0 or high > _RANGES[-1]:
+        top = high - low
+        grey = grey - low
+    elif np.issubdtype(values.dtype, np.floating) and high <= 1:
+        top = 1.0
+    else:
+        top = float(next(limit for limit in _RANGES if high <= limit))
+    return (grey * (255.0 / top if top else 0.0)).round().astype(np.uint8)
+
+
+def in_words(entry: Any) -> str:
+    """An entry in words, short enough for a message."""
+    if isinstance(entry, Mapping):
+        entry = entry.get("path") or next((v for v in entry.values() if v is not None), None)
+    if isinstance(entry, str):
+        return entry if len(entry) <= 80 else entry[:60] + "..."
+    return "in the data" if isinstance(entry, bytes) else f"of type {type(entry).__name__}"

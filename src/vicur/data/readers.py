@@ -1,0 +1,215 @@
+"""Files as rows: parquet, JSON, JSON lines, CSV and TSV, the text formats also with .gz behind.
+
+A row that cannot be read takes its place in the table all the same, as a row with the single key
+`UNREADABLE`, so that one broken line can be left out like any other bad row.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = dict[str, Any]
+
+UNREADABLE = "\0unreadable"
+"""The key of a row that could not be read; its value says why."""
+LARGEST_IN_MEMORY = 1 << 30
+"""Bytes of parquet files beyond which they are mapped from disk instead of read into memory."""
+TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+QUESTIONS = ("problem", "question", "prompt", "messages", "conversations")
+"""Columns that hold a question, in the order in which they are looked for."""
+
+_SHARED_IMAGE = 64
+"""Characters. In VLMEvalKit's tables a shorter `image` is the index of the row that holds the image."""
+
+
+def suffix_of(path: Path) -> str:
+    """The end of a file's name that says its format, without .gz, in small letters."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return "".join(suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:])
+
+
+def read_text_file(path: Path) -> list[Row]:
+    """The rows of a .json, .jsonl, .csv or .tsv file.
+
+    Raises:
+        ValueError: it cannot be read, or no part of it is rows.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix.lower() == ".gz":
+            content = gzip.decompress(content)
+        text = content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise ValueError(f"Data file {path} cannot be read: {error}") from error
+    if suffix_of(path) in (".csv", ".tsv"):
+        return _separated(path, text)
+    return _json(path, text)
+
+
+def _separated(path: Path, text: str) -> list[Row]:
+    """Rows of a CSV or TSV file, every value a text; empty ones are left out."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images in base64
+    header = text.partition("\n")[0]
+    separator = "\t" if suffix_of(path) == ".tsv" else ";" if ";" in header and "," not in header else ","
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        names = next(lines, [])
+        rows = [_record(path, names, values, lines.line_num) for values in lines if values]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {lines.line_num} is not valid CSV: {error}.") from error
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"{path} has two columns {repeated[0]!r}.")
+    return _with_shared_images(rows) if separator == "\t" else rows
+
+
+def _record(path: Path, names: list[str], values: list[str], line: int) -> Row:
+    if len(values) != len(names):
+        return {UNREADABLE: f"line {line} has {len(values)} values for {len(names)} columns"}
+    return {name: value for name, value in zip(names, values, strict=True) if value != ""}
+
+
+def _with_shared_images(rows: list[Row]) -> list[Row]:
+    """With the image itself where a row names the index of another row that holds it (VLMEvalKit)."""
+    images = {row["index"]: row["image"] for row in rows if "index" in row and "image" in row}
+    for row in rows:
+        named = row.get("image", "")
+        if named.isdigit() and len(named) <= _SHARED_IMAGE and len(images.get(named, "")) > _SHARED_IMAGE:
+            row["image"] = images[named]
+    return rows
+
+
+def _json(path: Path, text: str) -> list[Row]:
+    """A list of rows, one row a line, an object from ids to rows, or one row.
+
+    Raises:
+        ValueError: it is none of these; the message names the line.
+    """
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"Data file {path} is not valid JSON: {error}.") from error
+        if isinstance(rows, list):
+            return [_object(row, f"entry {number}") for number, row in enumerate(rows)]
+    # Not splitlines: a line separator of Unicode may stand inside a JSON string.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    try:
+        json.loads(lines[0][1]) if lines else None
+    except (json.JSONDecodeError, RecursionError) as error:  # perhaps one object over several lines
+        return _whole_object(path, text, lines, error)
+    rows = list(_read_lines(lines))
+    return _of_object(path, rows[0]) if len(rows) == 1 else rows
+
+
+def _read_lines(lines: Iterable[tuple[int, str]]) -> Iterator[Row]:
+    for number, line in lines:
+        try:
+            yield _object(json.loads(line), f"line {number}")
+        except (json.JSONDecodeError, RecursionError) as error:
+            yield {UNREADABLE: f"line {number} is not valid JSON: {error}"}
+
+
+def _object(value: Any, place: str) -> Row:
+    if isinstance(value, dict):
+        return value
+    return {UNREADABLE: f"{place} is a {type(value).__name__}; an object was expected"}
+
+
+def _whole_object(
+    path: Path, text: str, lines: list[tuple[int, str]], of_line: json.JSONDecodeError | RecursionError
+) -> list[Row]:
+    """The rows of an object that is written over several lines, or lines of which the first is broken."""
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        rows = list(_read_lines(lines))
+        if any(UNREADABLE not in row for row in rows):
+            return rows
+        raise ValueError(
+            f"{path} is neither a JSON list of rows nor one row a line: its first line is not valid JSON "
+            f"({of_line})."
+        ) from of_line
+    return _of_object(path, _object(value, "the file"))
+
+
+def _of_object(path: Path, value: Row) -> list[Row]:
+    """The rows of a file that is one object: a row itself, rows by their ids, or rows under one key.
+
+    Raises:
+        ValueError: several keys hold rows.
+    """
+    if UNREADABLE in value or any(name in value for name in QUESTIONS):
+        return [value]
+    if value and all(isinstance(row, dict) for row in value.values()):
+        return [{"id": key, **row} for key, row in value.items()]
+    lists = [
+        key
+        for key, rows in value.items()
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
+    ]
+    if len(lists) > 1:
+        raise ValueError(
+            f"{path} is one object with rows under {' and '.join(map(repr, lists))}; write one of these "
+            "lists into a file of its own."
+        )
+    return list(value[lists[0]]) if lists else [value]
+
+
+def read_parquet(paths: list[Path]) -> pa.Table:
+    """The rows of parquet files, mapped from disk where they are large.
+
+    Raises:
+        ValueError: a file cannot be read, or they have columns of different types.
+    """
+    if sum(path.stat().st_size for path in paths) > LARGEST_IN_MEMORY:
+        return _map_parquet(paths)
+    tables = []
+    for path in paths:
+        try:
+            # One group of rows after another: read at once, a file takes four times its size for a moment.
+            file = pq.ParquetFile(path, pre_buffer=False)
+            tables += [file.read_row_group(i) for i in range(file.num_row_groups)]
+            tables = tables or [file.schema_arrow.empty_table()]
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"Data file {path} cannot be read: {error}") from error
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise ValueError(f"The files {paths[0]} ... have columns of different types: {error}") from error
+
+
+def _map_parquet(paths: list[Path]) -> pa.Table:
+    """Through `datasets`, which writes them once as Arrow files into its cache and maps these."""
+    datasets = import_datasets(f"{paths[0]} and its like are over {LARGEST_IN_MEMORY >> 20} MiB")
+    try:
+        loaded = datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
+    except (ValueError, OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"Data file {paths[0]} cannot be read: {error}") from error
+    return loaded.data.table
+
+
+def import_datasets(reason: str) -> Any:
+    """The package `datasets`.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"{reason}; that needs the package datasets, which is not installed: pip install datasets."
+        ) from error
+    return datasets

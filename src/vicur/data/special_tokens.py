@@ -1,0 +1,124 @@
+"""Special tokens that a text quotes are text.
+
+A question may ask what `<|image_pad|>` means, and a hint may hold `<|im_end|>`. Read as tokens, the first
+is a placeholder without an image and the second ends the user's turn. So texts are marked before the chat
+template sees them: a character that no text has, the mark, breaks every special token in them. Neither
+template nor processor then finds one. After tokenising, the stretches that hold the mark are tokenised
+again, without the mark and with special tokens read as plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vicur.data.sample import Message
+
+_LIKE_ONE = r"<\|[^<>|]*\|>"
+"""Also what only looks like a special token: processors use some of their own while they expand media."""
+_LAST_PRIVATE = 0x10FFFD
+"""The last character of Unicode's last private use plane; marks are searched from here downwards."""
+
+
+class QuotedTokens:
+    """Keeps special tokens in texts from being read as such.
+
+    Args:
+        tokenizer: a byte-level tokenizer, whose `decode` gives back the text that it encoded.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        special = {
+            str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special
+        }
+        self._ids = frozenset(special.values())
+        names = sorted({*special, *tokenizer.all_special_tokens}, key=len, reverse=True)
+        # A look-ahead: tokens may overlap, and each is broken behind its own first character.
+        self._start = re.compile(f"(?=(?:{'|'.join([*map(re.escape, names), _LIKE_ONE])}))(.)", re.DOTALL)
+
+    def marked(self, messages: Sequence[Message]) -> tuple[list[Message], str | None]:
+        """The messages with every special token in their texts broken by the mark.
+
+        Returns:
+            the messages, and the mark; None where no text holds a special token.
+        """
+        merged = [self._merged(message) for message in messages]
+        texts = list(_texts(merged))
+        if not any(self._start.search(text) for text in texts):
+            return list(messages), None
+        used = set().union(*texts)
+        mark = next(chr(code) for code in range(_LAST_PRIVATE, 0, -1) if chr(code) not in used)
+        return [self._broken(message, mark) for message in merged], mark
+
+    def restored(self, ids: Sequence[int], mark: str) -> list[list[int]]:
+        """Tokens of a marked prompt, in stretches between special tokens, as the text without the mark has.
+
+        Args:
+            ids: what the tokenizer or the processor made of the marked text.
+            mark: as `marked` gave it.
+
+        Returns:
+            one list for each stretch of text, and one for each special token between them.
+        """
+        return [self._restored(stretch, mark) for stretch in self._stretches(ids)]
+
+    def _stretches(self, ids: Sequence[int]) -> Iterator[list[int]]:
+        text: list[int] = []
+        for own in ids:
+            if own not in self._ids:
+                text.append(own)
+                continue
+            if text:
+                yield text
+                text = []
+            yield [own]
+        if text:
+            yield text
+
+    def _restored(self, stretch: list[int], mark: str) -> list[int]:
+        if len(stretch) == 1 and stretch[0] in self._ids:
+            return stretch
+        text = self.tokenizer.decode(stretch, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self.plain_ids(text.replace(mark, "")) if mark in text else stretch
+
+    def plain_ids(self, text: str) -> list[int]:
+        """The tokens of a text in which special tokens are text."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
+        return ids
+
+    @staticmethod
+    def _merged(message: Message) -> Message:
+        """With adjacent texts as one: the template joins them, and with them the halves of a token."""
+        if isinstance(message["content"], str):
+            return message
+        content: list[dict[str, Any]] = []
+        for part in message["content"]:
+            if part["type"] == "text" and content and content[-1]["type"] == "text":
+                content[-1] = {**content[-1], "text": content[-1]["text"] + part["text"]}
+            else:
+                content.append(part)
+        return {**message, "content": content}
+
+    def _broken(self, message: Message, mark: str) -> Message:
+        def broken(text: str) -> str:
+            return self._start.sub(lambda found: found[1] + mark, text)
+
+        if isinstance(message["content"], str):
+            return {**message, "content": broken(message["content"])}
+        content = [
+            {**part, "text": broken(part["text"])} if part["type"] == "text" else part
+            for part in message["content"]
+        ]
+        return {**message, "content": content}
+
+
+def _texts(messages: Sequence[Message]) -> Iterator[str]:
+    for message in messages:
+        if isinstance(message["content"], str):
+            yield message["content"]
+        else:
+            yield from (part["text"] for part in message["content"] if part["type"] == "text")

@@ -1,0 +1,451 @@
+"""Videos: files, animations, and lists of images.
+
+Frames are taken at even distances in time, as many as the settings of the data or of the row itself ask for.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from vicur.data.bad_rows import RowProblem
+from vicur.data.images import (
+    DECODING_ERRORS,
+    ImageReader,
+    SizeOnly,
+    SizeRequest,
+    as_shown,
+    in_words,
+    is_image,
+    number,
+)
+from vicur.data.sample import Video
+
+FRAME_RATES = ("frames_per_second", "sample_fps", "fps")
+"""Keys beside a video that may say how many frames there are to a second, or are to be taken."""
+VIDEO_SETTINGS = (
+    *FRAME_RATES,
+    *("nframes", "min_frames", "max_frames", "video_start", "video_end"),
+    *("min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width"),
+)
+"""Keys beside a video that say how it is read, those of qwen-vl-utils among them."""
+MISSING_TAIL = 0.1
+"""Share of the frames that a header may announce too many; beyond it, a video file is broken."""
+_STILL = 0.1
+"""Seconds that a frame of an animation stands where its file says nothing, as in browsers."""
+_TURNED = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+"""By quarter turns counter-clockwise."""
+
+
+class VideoSupportMissing(ValueError):
+    """PyAV is not installed: no fault of any row."""
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """How frames are taken from videos, and how large the model sees them."""
+
+    frames_per_second: float = 2.0
+    """Frames per second taken from a video file. A list of frames without a rate is taken to have it."""
+    min_frames: int = 4
+    """Minimum frames taken from a short video file, as far as it has them."""
+    max_frames: int = 512
+    """Maximum frames taken from a video; longer ones are read at a lower rate."""
+    min_pixels: int | None = None
+    """Lower bound on pixels per frame after resizing; null for the checkpoint's own."""
+    max_pixels: int | None = None
+    """Upper bound on pixels per frame after resizing; null for the checkpoint's own."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.frames_per_second < float("inf"):
+            raise ValueError(f"video.frames_per_second must be above 0, not {self.frames_per_second}.")
+        if not 1 <= self.min_frames <= self.max_frames:
+            raise ValueError(
+                f"video.min_frames ({self.min_frames}) must be at least 1 and at most "
+                f"video.max_frames ({self.max_frames})."
+            )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How one video is read: the settings of its row over those of the data.
+
+    Attributes:
+        fps: frames a second that are taken; of a list of frames, that it has.
+        nframes: how many frames are taken, whatever the rate.
+        min_frames, max_frames: bounds on their number.
+        start, end: in seconds, the part that is read.
+        total_pixels: bound on the pixels of all frames, of which two count as one: models merge them.
+        size: asked for each frame.
+    """
+
+    fps: float
+    nframes: int | None
+    min_frames: int
+    max_frames: int
+    start: float | None
+    end: float | None
+    total_pixels: float | None
+    size: SizeRequest
+
+    @classmethod
+    def of(cls, entry: Any, config: VideoConfig) -> _Asked:
+        """Settings of an entry over those of the data.
+
+        Raises:
+            RowProblem: a setting is no number, or two contradict each other.
+        """
+        own: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
+        rate = next((found for key in FRAME_RATES if (found := number(own, key)) is not None), None)
+        nframes = _count(own, "nframes")
+        if rate is not None and nframes is not None and not isinstance(_inside(entry), list | tuple):
+            raise RowProblem(
+                "malformed", "a video has both a rate (fps) and nframes; one of them was expected"
+            )
+        low, high = _count(own, "min_frames"), _count(own, "max_frames")
+        # One bound of the row wins over the data's other bound.
+        min_frames = low or min(config.min_frames, high or config.min_frames)
+        max_frames = high or max(config.max_frames, min_frames)
+        if min_frames > max_frames:
+            raise RowProblem(
+                "malformed", f"a video's min_frames ({min_frames}) is above its max_frames ({max_frames})"
+            )
+        start, end = number(own, "video_start", zero=True), number(own, "video_end")
+        if start is not None and end is not None and start >= end:
+            raise RowProblem("malformed", f"a video starts at {start:g} s and ends at {end:g} s")
+        return cls(
+            fps=rate or config.frames_per_second,
+            nframes=nframes,
+            min_frames=min_frames,
+            max_frames=max_frames,
+            start=start,
+            end=end,
+            total_pixels=number(own, "total_pixels"),
+            size=SizeRequest.of(entry),
+        )
+
+    def frames(self, seconds: float, count: int) -> int:
+        """How many of `count` frames, which last so many seconds, are taken."""
+        if self.nframes is not None:
+            return min(self.nframes, count)
+        return max(1, min(max(int(seconds * self.fps), self.min_frames), self.max_frames, count))
+
+    def frame_size(self, count: int) -> SizeRequest:
+        """What is asked of the size of each of `count` frames."""
+        if self.total_pixels is None:
+            return self.size
+        share = max(1.0, self.total_pixels / math.ceil(count / 2))
+        return replace(self.size, max_pixels=min(share, self.size.max_pixels or share))
+
+
+def _count(entry: Mapping[str, Any], key: str) -> int | None:
+    found = number(entry, key)
+    if found is not None and (found < 1 or not found.is_integer()):
+        raise RowProblem("malformed", f"{key} is {entry[key]!r}; a whole number above 0 was expected")
+    return None if found is None else int(found)
+
+
+@dataclass(frozen=True)
+class _Timeline:
+    """Which frames of a video are taken, by their number, and how many a second these are."""
+
+    chosen: tuple[int, ...]
+    frames_per_second: float
+
+
+@dataclass(frozen=True)
+class VideoReader:
+    """Reads the videos of one source.
+
+    Attributes:
+        images: reads the frames of lists and the files.
+        config: how frames are taken, where a row does not say.
+    """
+
+    images: ImageReader
+    config: VideoConfig = field(default_factory=VideoConfig)
+
+    def read(self, entry: Any) -> Video:
+        """The frames that are asked for.
+
+        Raises:
+            RowProblem: there is no such video, or it cannot be shown.
+            VideoSupportMissing: it is a file, and PyAV is not installed.
+        """
+        asked = _Asked.of(entry, self.config)
+        frames = self._frames(entry, asked)
+        if frames is not None:
+            chosen = self._chosen(frames, asked)
+            size = asked.frame_size(len(chosen.chosen))
+            images = tuple(self.images.resized(self.images.read(frames[i]), size) for i in chosen.chosen)
+            return _as_video(images, chosen.frames_per_second)
+        entry = _lone(entry)
+        timeline = self._timeline(entry, asked)
+        decoded = self._decode_animation if self._is_animation(entry) else self._decode_film
+        images = self._filled(entry, decoded(entry, timeline), timeline)
+        size = asked.frame_size(len(images))
+        return _as_video(
+            tuple(self.images.resized(image, size) for image in images), timeline.frames_per_second
+        )
+
+    def outline(self, entry: Any) -> Video:
+        """What `read` would give, with frames of which only the size is known.
+
+        Of a film one frame is decoded: its turned display and pixel shape stand nowhere else.
+
+        Raises:
+            RowProblem, VideoSupportMissing: as `read`.
+        """
+        asked = _Asked.of(entry, self.config)
+        frames = self._frames(entry, asked)
+        if frames is not None:
+            chosen = self._chosen(frames, asked)
+            size = asked.frame_size(len(chosen.chosen))
+            sizes = [size.size(self.images.size(frames[i])) for i in chosen.chosen]
+            rate = chosen.frames_per_second
+        else:
+            entry = _lone(entry)
+            timeline = self._timeline(entry, asked)
+            first = self.images.size(entry) if self._is_animation(entry) else self._film_size(entry)
+            count, rate = len(timeline.chosen), timeline.frames_per_second
+            sizes = [asked.frame_size(count).size(first)] * count
+        for own in set(sizes):
+            self.images.check_size(own)
+        return _as_video(tuple(SizeOnly(own) for own in sizes), rate)
+
+    def check(self, entry: Any) -> None:
+        """Raise what the header of a film, or of every frame of a list, shows to be wrong."""
+        asked = _Asked.of(entry, self.config)
+        if self._frames(entry, asked) is None and not self._is_animation(_lone(entry)):
+            self._timeline(_lone(entry), asked)
+        else:
+            self.outline(entry)
+
+    def _frames(self, entry: Any, asked: _Asked) -> list[Any] | None:
+        """The frames of a video that is a list of images; None for a file."""
+        frames = _inside(entry)
+        if not isinstance(frames, list | tuple):
+            return None
+        if not frames:
+            raise RowProblem("missing_media", "a video has no frames")
+        if (
+            len(frames) == 1
+            and not isinstance(_bare(frames[0]), Image.Image)
+            and self._is_animation(frames[0])
+        ):
+            return None
+        if asked.start is not None or asked.end is not None:
+            raise RowProblem(
+                "malformed", "video_start and video_end belong to a file, not to a list of frames"
+            )
+        return list(frames)
+
+    @staticmethod
+    def _chosen(frames: list[Any], asked: _Asked) -> _Timeline:
+        count = min(len(frames), asked.nframes or asked.max_frames)
+        return _Timeline(_evenly(len(frames), count), _rate(len(frames), count, asked.fps))
+
+    def _is_animation(self, entry: Any) -> bool:
+        """Whether a file is an image, of one frame or many, and so nothing for PyAV."""
+        content = self.images.content(entry)
+        if isinstance(content, Image.Image):
+            raise RowProblem(
+                "malformed", "a video is a single image; a file or a list of frames was expected"
+            )
+        if isinstance(content, Path):
+            try:
+                with content.open("rb") as file:
+                    content = file.read(16)
+            except OSError as error:
+                raise RowProblem("unreadable_media", f"{in_words(entry)} cannot be read: {error}") from error
+        return is_image(content)
+
+    def _timeline(self, entry: Any, asked: _Asked) -> _Timeline:
+        """Which frames of a file are taken."""
+        if self._is_animation(entry):
+            return self._animation_timeline(entry, asked)
+        with self._container(entry) as (container, stream):
+            rate = stream.average_rate or stream.guessed_rate
+            seconds = _seconds(container, stream)
+            if not rate or (not stream.frames and not seconds):
+                raise RowProblem("unreadable_media", f"the video {in_words(entry)} states no rate or length")
+            count = int(stream.frames or max(1, round(float(seconds) * float(rate))))
+        first = 0 if asked.start is None else math.ceil(round(asked.start * float(rate), 6))
+        last = count - 1 if asked.end is None else math.floor(round(asked.end * float(rate), 6))
+        last = min(last, count - 1)
+        if first > last:
+            raise RowProblem(
+                "malformed",
+                f"the video {in_words(entry)} lasts {count / float(rate):.1f} s, and has no frame between "
+                f"video_start and video_end",
+            )
+        count = last - first + 1
+        wanted = asked.frames(count / float(rate), count)
+        chosen = tuple(first + index for index in _evenly(count, wanted))
+        return _Timeline(chosen, _rate(count, wanted, float(rate)))
+
+    def _animation_timeline(self, entry: Any, asked: _Asked) -> _Timeline:
+        """By the time that each frame of an animation stands, which differs from frame to frame."""
+        with self.images.opened(entry) as (image, _):
+            stands = [_seconds_of(frame) for frame in ImageSequence.Iterator(image)]
+        if len(stands) == 1:
+            return _Timeline((0,), asked.fps)
+        starts = np.concatenate([[0.0], np.cumsum(stands)])
+        begin = 0.0 if asked.start is None else asked.start
+        end = float(starts[-1]) if asked.end is None else min(asked.end, float(starts[-1]))
+        shown = [i for i in range(len(stands)) if starts[i + 1] > begin + 1e-6 and starts[i] < end - 1e-6]
+        if not shown:
+            raise RowProblem(
+                "malformed",
+                f"the video {in_words(entry)} lasts {starts[-1]:.1f} s, and has no frame between video_start "
+                "and video_end",
+            )
+        wanted = asked.frames(end - begin, len(shown))
+        last = max(float(starts[shown[-1]]), begin)
+        times = np.linspace(begin, last, wanted)
+        chosen = np.searchsorted(starts[:-1], times + 1e-6, side="right") - 1
+        # A single frame has no distance to a next one: it stands as long as the part that is read.
+        rate = (wanted - 1) / (last - begin) if wanted > 1 and last > begin else 1 / (end - begin)
+        return _Timeline(tuple(chosen.tolist()), rate)
+
+    def _decode_animation(self, entry: Any, timeline: _Timeline) -> dict[int, Image.Image]:
+        wanted = set(timeline.chosen)
+        with self.images.opened(entry) as (image, orientation):
+            return {
+                index: as_shown(frame.copy(), orientation)
+                for index, frame in enumerate(ImageSequence.Iterator(image))
+                if index in wanted
+            }
+
+    def _decode_film(self, entry: Any, timeline: _Timeline) -> dict[int, Image.Image]:
+        wanted = set(timeline.chosen)
+        decoded: dict[int, Image.Image] = {}
+        with self._container(entry) as (container, stream):
+            for index, frame in enumerate(_upright_frames(container, stream)):
+                if index in wanted:
+                    decoded[index] = frame()
+                elif index > timeline.chosen[-1]:
+                    break
+        return decoded
+
+    @staticmethod
+    def _filled(entry: Any, decoded: dict[int, Image.Image], timeline: _Timeline) -> tuple[Image.Image, ...]:
+        """The frames in their order.
+
+        Raises:
+            RowProblem: more are missing than a header may announce too many.
+        """
+        missing = [index for index in timeline.chosen if index not in decoded]
+        if not decoded or len(missing) > max(1, MISSING_TAIL * len(timeline.chosen)):
+            raise RowProblem(
+                "unreadable_media",
+                f"the video {in_words(entry)} ends early: of {len(timeline.chosen)} frames "
+                f"{len(decoded)} could be decoded",
+            )
+        last = decoded[max(decoded)]  # it stays on the screen
+        return tuple(decoded.get(index, last) for index in timeline.chosen)
+
+    def _film_size(self, entry: Any) -> tuple[int, int]:
+        with self._container(entry) as (container, stream):
+            first = next(_upright_frames(container, stream), None)
+            size = None if first is None else first().size
+        if size is None:
+            raise RowProblem("unreadable_media", "the video has no frame that can be decoded")
+        return size
+
+    @contextmanager
+    def _container(self, entry: Any) -> Iterator[tuple[Any, Any]]:
+        """An open film and its picture stream; whatever goes wrong inside is the row's problem."""
+        try:
+            import av
+        except ImportError as error:
+            raise VideoSupportMissing(
+                "Video files are read with PyAV, which is not installed: pip install 'vicur[video]'."
+            ) from error
+        content = self.images.content(entry)
+        assert not isinstance(content, Image.Image), "told apart before"
+        try:
+            with av.open(str(content) if isinstance(content, Path) else io.BytesIO(content)) as container:
+                if not container.streams.video:
+                    raise RowProblem("unreadable_media", f"{in_words(entry)} has no moving picture in it")
+                stream = container.streams.video[0]
+                if stream.codec_context is None:
+                    raise RowProblem("unreadable_media", f"the video {in_words(entry)} has an unknown codec")
+                stream.thread_type = "AUTO"
+                size = stream.codec_context.width * stream.codec_context.height
+                if size > self.images.max_raw_pixels:
+                    raise RowProblem("media_size", f"the video {in_words(entry)} has frames of {size} pixels")
+                yield container, stream
+        except RowProblem:
+            raise
+        except (av.FFmpegError, *DECODING_ERRORS) as error:
+            reason = f"the video {in_words(entry)} cannot be decoded: {error}"
+            raise RowProblem("unreadable_media", reason) from error
+
+
+def _inside(entry: Any) -> Any:
+    """A video without the settings beside it."""
+    if not isinstance(entry, Mapping):
+        return entry
+    return next((entry[key] for key in ("frames", "video") if entry.get(key) is not None), entry)
+
+
+def _bare(frame: Any) -> Any:
+    """A frame out of a dictionary that holds it as an image."""
+    return frame.get("image") if isinstance(frame, Mapping) else frame
+
+
+def _lone(entry: Any) -> Any:
+    """The file in a list that holds one animation; any other entry as it is."""
+    inside = _inside(entry)
+    return inside[0] if isinstance(inside, list | tuple) else inside
+
+
+def _as_video(frames: tuple[Image.Image, ...], rate: float) -> Video:
+    try:
+        return Video(frames, rate)
+    except ValueError as error:
+        raise RowProblem("unreadable_media", str(error).rstrip(".")) from error
+
+
+def _rate(count: int, chosen: int, rate: float) -> float:
+    """Frames a second of `chosen` ones at even distances, from the first of `count` to the last."""
+    return rate if chosen in (1, count) else rate * (chosen - 1) / (count - 1)
+
+
+def _evenly(count: int, wanted: int) -> tuple[int, ...]:
+    """Numbers of at most `wanted` of `count` frames at even distances, the first and the last included."""
+    return tuple(np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist())
+
+
+def _seconds(container: Any, stream: Any) -> float:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1_000_000  # microseconds
+
+
+def _seconds_of(frame: Image.Image) -> float:
+    """How long a frame of an animation stands."""
+    frame.load()  # a WebP's duration is known only then
+    milliseconds = frame.info.get("duration", 0)
+    return float(milliseconds) / 1000 if milliseconds and milliseconds > 0 else _STILL
+
+
+def _upright_frames(container: Any, stream: Any) -> Iterator[Callable[[], Image.Image]]:
+    """The frames, each to be converted only when it is wanted."""
+    for frame in container.decode(stream):
+
+        def picture(frame: Any = frame) -> Image.Image:
+            image: Image.Image = frame.to_image()
+            method = _TURNED[round(frame.rotation / 90) % 4]
+            return image if method is None else image.transpose(method)
+
+        yield picture
