@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -416,3 +417,18 @@ def test_a_text_only_teacher_and_a_damaged_shard(tmp_path, train_file, base_fold
     assert main([*common, f"student.model={broken}"]) == 1
     assert "its file model.safetensors is damaged" in sentence(capsys)
     assert not out.exists()
+
+
+def test_the_process_shows_no_deprecations_unless_asked(monkeypatch):
+    def warn(arguments):
+        warnings.warn("a keyword will be renamed", FutureWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("vicur.cli._run", warn)
+    monkeypatch.setattr("sys.argv", ["vicur"])
+    for options, expected in (([], 0), (["default"], 1)):
+        monkeypatch.setattr("sys.warnoptions", options)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            assert main() == 0
+        assert len(seen) == expected

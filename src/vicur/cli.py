@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -82,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exit code: 0 done; 1 what was asked for cannot be done; 2 it was asked for in a way that cannot be
         understood; 3 a preflight check failed; 130 interrupted; 141 the reader of the output went away.
     """
+    if arguments is None:
+        _hide_deprecations()
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else arguments)
@@ -93,6 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as behind `| head`: nobody is left to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+
+
+def _hide_deprecations() -> None:
+    """For the whole process, unless -W or PYTHONWARNINGS asks for warnings.
+
+    What a library will change concerns the developers of this one and not those who run it.
+    """
+    if not sys.warnoptions:
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -7,7 +7,6 @@ transformers is checked by a forward pass in `vicur.models.contract`.
 from __future__ import annotations
 
 import inspect
-import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -62,16 +61,6 @@ def peft_warnings_ignored() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         yield
-
-
-def hide_deprecations() -> None:
-    """For a whole process: hide what libraries will change, which concerns developers and not users.
-
-    Options of Python (`-W`, PYTHONWARNINGS) go before it.
-    """
-    if not sys.warnoptions:
-        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
 
 
 def checkpoint_activations(model: Any) -> None:
