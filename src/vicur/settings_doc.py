@@ -121,6 +121,8 @@ def in_words(kind: Any) -> str:
         ValueError: a type that no setting has had so far.
     """
     simple = {bool: "true or false", int: "whole number", float: "number", str: "text", NoneType: "null"}
+    if kind == dict[str, Any]:
+        return "table"
     if kind in simple:
         return simple[kind]
     if is_dataclass(kind):

@@ -29,10 +29,10 @@ Result = TypeVar("Result")
 class ScoringConfig:
     """How responses are laid out and scored. Only `vocabulary` changes a result beyond rounding."""
 
-    vocabulary: ScoringVocabulary = "spoken"
-    """Tokens over which every distribution is normalised and compared. "spoken": those that a response may
-    consist of; media and chat special tokens, except end of turn, are removed by index. "shared": all
-    tokens of the tokenizer, as in the authors' code. Special tokens are never sampled in either case."""
+    vocabulary: ScoringVocabulary = "shared"
+    """Tokens over which every distribution is normalised and compared. "shared": all tokens of the tokenizer,
+    as in the authors' code. "spoken": those that a response may consist of; media and chat special tokens,
+    except end of turn, are removed by index. Special tokens are never sampled in either case."""
     samples_per_batch: int = 64
     """Number of samples in one forward pass without gradient. With gradient it is
     optimizer.prompts_per_micro_batch."""
