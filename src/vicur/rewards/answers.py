@@ -32,10 +32,12 @@ _CLOSEST = 40
 _BE = r"(?:is|are|was|would be|should be|must be|will be|can only be)"
 _PHRASE = re.compile(
     rf"(?<!this )(?<!hope the )(?<!hope my )\banswers?\b[\"'*_]*(?:\s+(?:to|for)\s+[^\n.:]{{1,60}}?)?[\"'*_\s]*"
-    rf"(?:{_BE}\b|[:=]|-\s|→|->)[\s:*\"'_]*(?:therefore|thus|hence|clearly|definitely|indeed|then|simply)?[\s:*,]*"
+    rf"(?:{_BE}\b|:|=(?!\s*[\"'\[(])|-\s|→|->)[\s:*\"'_]*(?:therefore|thus|hence|clearly|definitely|indeed|then|simply)?[\s:*,]*"
     rf"|\b(?:correct|right|best|proper|appropriate|final)\s+(?:option|choice|statement|response|result|value)\b"
     rf"[^\n.:;]{{0,30}}?\s*(?:{_BE}\b|[:=])[\s:*]*"
-    rf"|\b(?:option|choice|solution)\s*(?:{_BE}\b|:)[\s:*]*"
+    rf"|\b(?:option|choice)(?!s?\s*[(*]*[A-J]\b)[^\n.:;]{{0,40}}?\s*(?:{_BE}\b|:)[\s:*]*"
+    rf"|\bsolution\s*(?:{_BE}\b|:)[\s:*]*"
+    r"|\bis\s+(?:therefore\s+|thus\s+)?(?:option|choice)\s+(?=[*(]*[A-J]\b)"
     r"|\b(?:I|we)(?:'d|'ll| would| will)?\s+(?:choose|chose|pick|select|go with|opt for|conclude|say)\s+(?:that\s+)?"
     r"(?:the\s+answer\s+is\s+)?"
     r"|\b(?:so|thus|hence|therefore),?\s+(?:it(?:'s|\s+is|\s+must be)\s+)?(?:(?:the\s+)?(?:option|choice)\s+)?"
@@ -49,10 +51,14 @@ _PHRASE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _NO_PHRASE = re.compile(r"不|非|未|错误的?|not\s+$|n't\s+$|never\s+$|cannot\s+$", re.IGNORECASE)
+_SENTENCE = re.compile(r"[.!?]\s|\n")
+_CONDITION = re.compile(r"\b(?:if|otherwise|unless|suppose|whether|hope)\b", re.IGNORECASE)
+"""Before "the answer is" in its sentence: then it only might be."""
 _AFTERWARDS = re.compile(
     r"(?<![\w(])(?:option\s+|choice\s+|选项\s*)?[*]*[(\[]?([A-J])[)\]]?[*]*\s*"
-    rf"(?:(?:{_BE})\s+(?:therefore\s+|clearly\s+|thus\s+)?(?:the\s+)?(?:most\s+|only\s+|best\s+)?"
-    r"(?:correct|right|answer|accurate|appropriate)\b|(?:是正确|正确|是对))"
+    rf"(?:(?:{_BE})\s+(?:therefore\s+|clearly\s+|thus\s+)?(?:(?:correct|right)\b(?!\s+angle)|"
+    r"the\s+(?:(?:most|only|best|correct|right|final)\s+)*(?:correct\s+|accurate\s+|appropriate\s+)?"
+    r"(?:answer|option|choice|statement|one)\b)|(?:是正确|正确|是对))"
 )
 _TAIL = re.compile(
     r"\$\$[^$]*\$\$|\$[^$\n]*\$|\\\((?:[^\\]|\\(?![()]))*\\\)|\\\[(?:[^\\]|\\(?![\[\]]))*\\\]"
@@ -66,9 +72,18 @@ _MARKED = re.compile(r"\(([A-J])\)|\b(?:option|choice)\s+([A-J])\b", re.IGNORECA
 _OPTION_LINE = re.compile(
     r"[\s*]*(?:option\s+|choice\s+)?(?:[(\[]([A-J])[)\]]|([A-J])(?:[.):]|\b(?=[\s*]*$)))", re.IGNORECASE
 )
+_REFUSAL = re.compile(
+    r"\b(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|not possible to)\s+(?:be\s+)?(?:\w+ly\s+)?"
+    r"(?:be\s+)?(?:determine|answer|provide|identify|calculate|select|choose|solve|tell|give|see|view)|"
+    r"\bnot?\s+(?:provided|listed|given|available|enough|sufficient|an option|in the options|among the|any of the)\b|"
+    r"\bnone\b(?:\s+of\s+(?:the|these)|\s*$)|无法|不能确定",
+    re.IGNORECASE,
+)
+_PROGRAM = re.compile(r"^\s*(?:print\(.*\)|import \w+|from \w+ import .*|def \w+\(.*\):)\s*$", re.MULTILINE)
 _FENCED = re.compile(r"```[^`]*(?:```|$)")
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _LONGEST_WORDS = 60
+_LONGEST_REFUSAL = 200
 
 
 @dataclass(frozen=True)
@@ -142,6 +157,8 @@ def stated(read: Response) -> str | None:
 def fallback(text: str) -> str | None:
     """The answer of a response that marks none."""
     text = _FENCED.sub("\n", text).strip() or text
+    if _PROGRAM.search(text) or is_refusal(text[-_LONGEST_REFUSAL:]):
+        return None
     line = text.rpartition("\n")[2]
     if _OPTION_LINE.match(line):
         return line.strip(" \t*")
@@ -154,6 +171,11 @@ def fallback(text: str) -> str | None:
     if letter is not None and (found is None or letter.start() > found[0]):
         return letter.group(1) or letter.group(2)
     return None if found is None else found[1]
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text says that there is no answer."""
+    return _REFUSAL.search(text) is not None
 
 
 def is_bare(text: str) -> bool:
@@ -267,7 +289,8 @@ def _phrases(text: str) -> list[Statement]:
     """What phrases such as "the answer is" introduce, and letters that "is correct" follows."""
     found = []
     for match in _PHRASE.finditer(text):
-        if _NO_PHRASE.search(text[max(0, match.start() - 8) : match.start()]):
+        before = _SENTENCE.split(text[max(0, match.start() - 300) : match.start()])[-1]
+        if _NO_PHRASE.search(before[-8:]) or _CONDITION.search(before):
             continue
         if tail := _sentence(text, match.end()):
             found.append(Statement("phrase", tail, match.start()))

@@ -20,6 +20,10 @@ _JOINED = re.compile(r"[\s,]*(?:and|or)\s+")
 _SCALE = re.compile(rf"\s+(?:{'|'.join(SCALES)})\b", re.IGNORECASE)
 _ENUMERATION = re.compile(r"(?:^|\n)[ \t]*(?:step\s+)?$", re.IGNORECASE)
 _REFERENCE = re.compile(r"\b(?:step|figure|fig\.?|image|table|question|problem|case|method|equation|eq\.?)\s*\(?$", re.I)
+_COMPARED = re.compile(
+    r"(?:\b(?:than|not|isn't|n't|except|below|under|exceeds?|versus|vs\.?)|不是)\s+(?:equal to\s+)?(?:the \w+\s+)?$", re.IGNORECASE
+)
+"""Before a number that something is compared with, which is no answer."""
 _LONGEST = 4000
 
 
@@ -35,9 +39,16 @@ def last_formula(text: str) -> tuple[int, str] | None:
         formula = _trimmed(text[start:end])
         start += text[start:end].index(formula)
         torn = (start > 0 and text[start - 1].isalnum()) or (end < len(text) and _continues(text, end))
-        if formula and not torn and not _counts_steps(text, start, end):
+        compared = _COMPARED.search(text[max(0, start - 40) : start])
+        if formula and not torn and not compared and not _counts_steps(text, start, end):
             return (start, formula) if is_balanced(formula) else None
     return None
+
+
+def only_formula(text: str) -> str | None:
+    """The formula of a text that has exactly one."""
+    found = last_formula(text)
+    return found[1] if found is not None and last_formula(text[: found[0]]) is None else None
 
 
 def _runs(text: str) -> list[tuple[int, int]]:

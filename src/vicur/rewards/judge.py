@@ -10,16 +10,20 @@ from vicur.rewards.answers import (
     Response,
     fallback,
     first_line,
+    is_refusal,
     last_line,
     read_response,
     stated,
 )
 from vicur.rewards.comparison import Maths, compare, is_words
+from vicur.rewards.formulas import only_formula
 from vicur.rewards.notation import key, tidy, words_key
 from vicur.rewards.options import Key, contained, mentioned, named, read_key, split_option
 from vicur.rewards.structure import read_quantity, read_ratio
 
 _LAST_SENTENCE = re.compile(r"[.!?。！？]\s+|\n")
+_LETTER_ALONE = re.compile(r"^[ \t]*[*(\[]*([A-J])[)\].*]*[ \t]*$", re.MULTILINE)
+_ENDS_WITH_LETTER = re.compile(r"\b(?:is|be)\s+[*]*\(?([A-J])\)?[.\s*]*$")
 _LONGEST_BARE = 200
 
 
@@ -85,6 +89,8 @@ class Judge:
         box: frozenset[int] = frozenset()
         for statement in read.statements:
             own = self._of(statement.text, right)
+            if not own and is_refusal(statement.text):
+                found = box = frozenset()
             if statement.kind == "box":
                 box = own
             elif box and own and own != box:
@@ -119,16 +125,24 @@ class Judge:
             found |= self._of_line(line, right)
         if found:
             return found
-        last = [sentence for sentence in _LAST_SENTENCE.split(text) if sentence.strip()][-1:]
-        for sentence in last:
-            found = mentioned(sentence, right.options) or contained(sentence, right.options)
-        if found:
+        if alone := set(_LETTER_ALONE.findall(text)):
+            return self._of(", ".join(sorted(alone)), right)
+        sentence = [sentence for sentence in _LAST_SENTENCE.split(text) if sentence.strip()][-1]
+        ends = _ENDS_WITH_LETTER.search(sentence)
+        if ends and (found := self._of(ends[1], right)):
+            return found
+        if found := mentioned(sentence, right.options) or contained(sentence, right.options):
             return found
         everywhere = mentioned(text, right.options)
-        if len(everywhere) == 1:
-            return everywhere
-        formula = fallback(text)
-        return self._of(formula, right) if formula and not everywhere else frozenset()
+        if everywhere or is_refusal(text[-_LONGEST_BARE:]):
+            return everywhere if len(everywhere) == 1 else frozenset()
+        formula = fallback(text) if len(self._texts_in(sentence, right)) < 2 else None
+        return self._of(formula, right) if formula else frozenset()
+
+    def _texts_in(self, sentence: str, right: Key) -> list[str]:
+        words = f" {' '.join(re.findall(r'[A-Za-z0-9]+', sentence.casefold()))} "
+        texts = {" ".join(re.findall(r"[A-Za-z0-9]+", text.casefold())) for text in right.options.texts}
+        return [text for text in texts if text and f" {text} " in words]
 
     def _of_line(self, line: str, right: Key) -> frozenset[int]:
         """What a line names that is an option, or starts with one."""
@@ -159,7 +173,8 @@ class Judge:
             return True
         option = split_option(found)
         if option is None:
-            return False
+            formula = only_formula(found) if is_words(tidy(found)) and read_quantity(tidy(gold)) else None
+            return formula is not None and not is_refusal(found) and self.equal(formula, gold)
         place = ord(option[0]) - ord("A")
         texts = [option[1], choices[place] if choices and place < len(choices) else ""]
         return any(self.equal(text, gold) for text in texts if text)

@@ -41,7 +41,7 @@ _WRONG = re.compile(
 )
 _MENTION = re.compile(
     r"(?P<not>\b(?:not|isn't|neither|nor|eliminate|exclude|rule out|ruled out|except)\s+(?:option\s+|choice\s+)?)?"
-    r"(?:(?:\b(?:options?|choices?|answer)\s+|选项\s*)[*(\[]*(?P<named>[A-J])\b[)\]*]*|[*]*[(\[](?P<marked>[A-J])[)\]][*]*)"
+    r"(?:(?:\b(?:options?|choices?|answer)\s+|选项\s*)[*(\[]*(?P<named>[A-J])\b[)\]*]*(?P<more>(?:\s*(?:,|/|and|or|&)\s*[*(\[]*[A-J]\b[)\]*]*)*)|[*]*[(\[](?P<marked>[A-J])[)\]][*]*)"
 )
 _CLAUSE = r"(?=\s*$|\s*[,.;:!(\[*\"，。：；]|\s+(?:because|since|as|which|—|-)\b)"
 
@@ -175,7 +175,8 @@ def mentioned(text: str, options: Options) -> frozenset[int]:
     for match in _MENTION.finditer(text):
         letter = match["named"] or match["marked"]
         if letter in options.letters and not match["not"] and not _WRONG.match(text[match.end() : match.end() + 30]):
-            found.add(options.letters.index(letter))
+            letters = [letter, *re.findall("[A-J]", match["more"] or "")]
+            found |= {options.letters.index(letter) for letter in letters if letter in options.letters}
     return frozenset(found)
 
 
@@ -194,11 +195,16 @@ def contained(text: str, options: Options) -> frozenset[int]:
 
 
 def _by_letter(text: str, options: Options, equal: Equal) -> frozenset[int]:
+    if re.fullmatch("[a-j]", text):
+        text = text.upper()
     match = _LETTER.match(text)
     if match is None or not any(options.letters):
         return frozenset()
     letter = (match["marked"] or match["bare"]).upper()
-    if letter not in options.letters or (match["marked"] or "").islower() and len(text) > 60:
+    if letter not in options.letters:  # no option has it: what is behind it decides
+        marked = match["marked"] or match["colon"]
+        return _by_text(text[match.end("colon") if match["colon"] else match.end() :].strip(), options, equal) if marked else frozenset()
+    if (match["marked"] or "").islower() and len(text) > 60:
         return frozenset()
     places = {options.letters.index(letter)}
     start = match.start("after")
@@ -224,9 +230,9 @@ def _states(rest: str, option: str, equal: Equal) -> bool:
     if not option:
         return False
     head = re.split(r"\)|[.;](?:\s|$)|,\s+(?:as|because|since|so|which)\b", rest, maxsplit=1)[0].strip(" $*")
-    return words_key(head) == words_key(tidy(option)) or words_key(rest) == words_key(tidy(option)) or (
-        bool(head) and len(head) < 80 and equal(head, option)
-    )
+    whole = {words_key(head), words_key(rest)}
+    begun = re.match(re.escape(tidy(option)) + _CLAUSE, rest, re.IGNORECASE) is not None
+    return begun or words_key(tidy(option)) in whole or (0 < len(head) < 80 and equal(head, option))
 
 
 def _by_text(text: str, options: Options, equal: Equal, negated: bool = False) -> frozenset[int]:
