@@ -6,6 +6,7 @@ time linear in the length, which rules out the usual lazy regular expressions ov
 
 from __future__ import annotations
 
+import collections
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -36,7 +37,7 @@ _PHRASE = re.compile(
     rf"|\b(?:correct|right|best|proper|appropriate|final)\s+(?:option|choice|statement|response|result|value)\b"
     rf"[^\n.:;]{{0,30}}?\s*(?:{_BE}\b|[:=])[\s:*]*"
     rf"|\b(?:option|choice)(?!s?\s*[(*]*[A-J]\b)[^\n.:;]{{0,40}}?\s*(?:{_BE}\b|:)[\s:*]*"
-    rf"|\bsolution\s*(?:{_BE}\b|:)[\s:*]*"
+    rf"|\b(?:the|final|only)\s+solutions?\s*{_BE}\b[\s:*]*"
     r"|\bis\s+(?:therefore\s+|thus\s+)?(?:option|choice)\s+(?=[*(]*[A-J]\b)"
     r"|\b(?:I|we)(?:'d|'ll| would| will)?\s+(?:choose|chose|pick|select|go with|opt for|conclude|say)\s+(?:that\s+)?"
     r"(?:the\s+answer\s+is\s+)?"
@@ -67,6 +68,8 @@ _TAIL = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_TAIL = 1000
+_MOST_PHRASES = 20
+"""Only the last ones are read, or a response that repeats one would take long."""
 
 _MARKED = re.compile(r"\(([A-J])\)|\b(?:option|choice)\s+([A-J])\b", re.IGNORECASE)
 _OPTION_LINE = re.compile(
@@ -157,7 +160,7 @@ def stated(read: Response) -> str | None:
 def fallback(text: str) -> str | None:
     """The answer of a response that marks none."""
     text = _FENCED.sub("\n", text).strip() or text
-    if _PROGRAM.search(text) or is_refusal(text[-_LONGEST_REFUSAL:]):
+    if is_program(text) or is_refusal(text[-_LONGEST_REFUSAL:]):
         return None
     line = text.rpartition("\n")[2]
     if _OPTION_LINE.match(line):
@@ -176,6 +179,11 @@ def fallback(text: str) -> str | None:
 def is_refusal(text: str) -> bool:
     """Whether a text says that there is no answer."""
     return _REFUSAL.search(text) is not None
+
+
+def is_program(text: str) -> bool:
+    """Whether a text is code, whose numbers are no answers."""
+    return _PROGRAM.search(text) is not None
 
 
 def is_bare(text: str) -> bool:
@@ -282,13 +290,13 @@ def _grouped(text: str, boxes: list[tuple[int, int, str]]) -> list[Statement]:
         else:
             groups.append((start, [content]))
         before = end
-    return [Statement("box", ", ".join(contents), start) for start, contents in groups]
+    return [Statement("box", ", ".join(contents), start) for start, contents in groups[-_MOST_PHRASES:]]
 
 
 def _phrases(text: str) -> list[Statement]:
     """What phrases such as "the answer is" introduce, and letters that "is correct" follows."""
     found = []
-    for match in _PHRASE.finditer(text):
+    for match in collections.deque(_PHRASE.finditer(text), _MOST_PHRASES):
         before = _SENTENCE.split(text[max(0, match.start() - 300) : match.start()])[-1]
         if _NO_PHRASE.search(before[-8:]) or _CONDITION.search(before):
             continue
@@ -296,7 +304,7 @@ def _phrases(text: str) -> list[Statement]:
             found.append(Statement("phrase", tail, match.start()))
     found += [
         Statement("phrase", match.group(1), match.start())
-        for match in _AFTERWARDS.finditer(text)
+        for match in collections.deque(_AFTERWARDS.finditer(text), _MOST_PHRASES)
         if not _NO_PHRASE.search(match.group())
     ]
     return found

@@ -28,6 +28,7 @@ from vicur.rewards.structure import (
     without_hedge,
     without_qualifier,
 )
+from vicur.rewards.units import Unit
 
 Maths = Callable[[str, str, float], bool | None]
 """Whether formulas (gold answer, found) are equal within a relative tolerance; None if that is not known."""
@@ -281,7 +282,7 @@ def _close(found: Quantity, gold: Quantity, tolerance: float) -> bool:
     values = [found.value]
     if found.unit and gold.unit and found.unit.name and gold.unit.name:
         factor = found.unit.factor(gold.unit)
-        if factor is None and not _same_things(found.unit.name, gold.unit.name):
+        if factor is None and not _same_things(found.unit, gold.unit):
             return False
         values = [found.value * (factor or 1)]
     elif "percent" in (found.unit and found.unit.name, gold.unit and gold.unit.name):
@@ -291,10 +292,10 @@ def _close(found: Quantity, gold: Quantity, tolerance: float) -> bool:
     return any(abs(value - gold.value) <= largest for value in values)
 
 
-def _same_things(one: str, other: str) -> bool:
+def _same_things(one: Unit, other: Unit) -> bool:
     """Whether "apple" may be what another calls "red apple"."""
-    words = set(one.split()), set(other.split())
-    return words[0] <= words[1] or words[1] <= words[0]
+    words = set(one.name.split()), set(other.name.split())
+    return not (one.scale or other.scale) and (words[0] <= words[1] or words[1] <= words[0])
 
 
 def _may_agree(gold: Labelled, found: Labelled) -> bool:

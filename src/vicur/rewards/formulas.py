@@ -24,6 +24,8 @@ _COMPARED = re.compile(
     r"(?:\b(?:than|not|isn't|n't|except|below|under|exceeds?|versus|vs\.?)|不是)\s+(?:equal to\s+)?(?:the \w+\s+)?$", re.IGNORECASE
 )
 """Before a number that something is compared with, which is no answer."""
+_BOX = re.compile(r"\\[bf]?(?:boxed|box)")
+"""A box that the response did not close."""
 _LONGEST = 4000
 
 
@@ -41,7 +43,7 @@ def last_formula(text: str) -> tuple[int, str] | None:
         torn = (start > 0 and text[start - 1].isalnum()) or (end < len(text) and _continues(text, end))
         compared = _COMPARED.search(text[max(0, start - 40) : start])
         if formula and not torn and not compared and not _counts_steps(text, start, end):
-            return (start, formula) if is_balanced(formula) else None
+            return (start, formula) if is_balanced(formula) and not _BOX.search(formula) else None
     return None
 
 

@@ -10,13 +10,14 @@ from vicur.rewards.answers import (
     Response,
     fallback,
     first_line,
+    is_program,
     is_refusal,
     last_line,
     read_response,
     stated,
 )
 from vicur.rewards.comparison import Maths, compare, is_words
-from vicur.rewards.formulas import only_formula
+from vicur.rewards.formulas import last_formula, only_formula
 from vicur.rewards.notation import key, tidy, words_key
 from vicur.rewards.options import Key, contained, mentioned, named, read_key, split_option
 from vicur.rewards.structure import read_quantity, read_ratio
@@ -135,9 +136,9 @@ class Judge:
             return found
         everywhere = mentioned(text, right.options)
         if everywhere or is_refusal(text[-_LONGEST_BARE:]):
-            return everywhere if len(everywhere) == 1 else frozenset()
-        formula = fallback(text) if len(self._texts_in(sentence, right)) < 2 else None
-        return self._of(formula, right) if formula else frozenset()
+            return everywhere if len(everywhere) == 1 and not is_refusal(text) else frozenset()
+        formula = last_formula(text) if len(self._texts_in(sentence, right)) < 2 else None
+        return self._of(formula[1], right) if formula and not is_program(text) else frozenset()
 
     def _texts_in(self, sentence: str, right: Key) -> list[str]:
         words = f" {' '.join(re.findall(r'[A-Za-z0-9]+', sentence.casefold()))} "

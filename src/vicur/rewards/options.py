@@ -116,7 +116,7 @@ def read_key(gold: str, choices: Sequence[str] | None, equal: Equal) -> Key | No
         if words_key(gold) in texts:
             return Key(Options(("",) * len(texts), texts), frozenset({texts.index(words_key(gold))}))
     option = split_option(gold)
-    named = [option[0]] if option is not None else _letter_list(gold)
+    named = _letter_list(gold) or ([option[0]] if option is not None else [])
     if not named:
         return None
     texts = tuple(option[1] if option is not None and letter == option[0] else "" for letter in LETTERS)
@@ -129,7 +129,7 @@ def _right(gold: str, options: Options, equal: Equal) -> list[int]:
         own = options.letters.index(gold.strip()) if gold.strip() in options.letters else -1
         return [own] if own in literal else literal[:1]
     option = split_option(gold)
-    letters = [option[0]] if option is not None else _letter_list(gold)
+    letters = _letter_list(gold) or ([option[0]] if option is not None else [])
     if letters and all(letter in options.letters for letter in letters):
         return [options.letters.index(letter) for letter in letters]
     if same := [place for place in places if options.texts[place] and equal(options.texts[place], gold)]:
@@ -157,8 +157,9 @@ def named(text: str, options: Options, equal: Equal) -> frozenset[int]:
         equal: compares a text with that of an option.
     """
     text = tidy(text)
+    option = split_option(text)
     exact = [place for place, own in enumerate(options.texts) if own and key(tidy(own)) == key(text)]
-    if exact:
+    if exact and not (option and option[1]):
         return _chosen(exact, text, options)
     bare = text[match.end() :] if (match := _LEAD.match(text)) and match.end() < len(text) else text
     for candidate in dict.fromkeys((text, bare)):
@@ -197,6 +198,8 @@ def contained(text: str, options: Options) -> frozenset[int]:
 def _by_letter(text: str, options: Options, equal: Equal) -> frozenset[int]:
     if re.fullmatch("[a-j]", text):
         text = text.upper()
+    if re.fullmatch("[A-J]{2,6}", text) and sorted(set(text)) == list(text) and set(text) <= set(options.letters):
+        return frozenset(options.letters.index(letter) for letter in text)  # "AC"
     match = _LETTER.match(text)
     if match is None or not any(options.letters):
         return frozenset()
@@ -213,7 +216,7 @@ def _by_letter(text: str, options: Options, equal: Equal) -> frozenset[int]:
         if other in options.letters:
             places.add(options.letters.index(other))
         start = more.end()
-    rest = text[start:].strip(" .,:;*-=$})]")
+    rest = text[start:].lstrip(" .,:;*-=$})]").rstrip(" .,;*$")
     rest = rest[1:] if rest.startswith("(") else rest
     if _WRONG.match(" " + rest):
         return frozenset()

@@ -17,9 +17,10 @@ _OPEN, _CLOSE = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}, {
 _ENCLOSED = re.compile(r"(\\\{|\\langle|[(\[])(.*)(\\\}|\\rangle|[)\]])", re.DOTALL)
 _AND = re.compile(r"\s+(?:and|or|&)\s+|(?<=[)\]}$0-9])\s*(?:and|or)\s*(?=[(\[\\$0-9])", re.IGNORECASE)
 
+_AND_WORD = re.compile(r"\b(?:and|or)\b", re.IGNORECASE)
 _DECORATION = re.compile(r"\\(?:angle|overline|widehat|triangle|vec|hat|bar|overrightarrow|odot)(?![A-Za-z])")
 _NAME = re.compile(
-    r"(?:m\s*)?[|{]?\s*(?:\\[A-Za-z]{2,10}|[A-Za-z]{1,7}|[0-9])'*\s*[|}]?\s*(?:_\s*(?:\{[\w, ]{1,12}\}|\w))?'*"
+    r"(?:m\s*)?[|{]?\s*(?:\\[A-Za-z]{2,10}|[A-Z]{1,6}|[A-Za-z]{1,3}|[0-9])'*\s*[|}]?\s*(?:_\s*(?:\{[\w, ]{1,12}\}|\w))?'*"
     r"(?:\s*\([A-Za-z0-9, ]{1,12}\))?|\(\s*[A-Za-z]\w?(?:\s*,\s*[A-Za-z]\w?)+\s*\)"
 )
 _WORDS = re.compile(r"[^\W\d_][\w'.,() -]{1,60}")
@@ -124,6 +125,8 @@ def read_label(text: str) -> Labelled:
         if said := _SAID.match(plain):
             return Labelled(_bare(said.group()), tidy(plain[said.end() :]), False)
         return Labelled("", text, False)
+    if any(len(split_top(side, "[,;]")) > 1 or _AND_WORD.search(side) for side in sides[1:-1]):
+        return Labelled("", text, False)  # "x = 2, y = 5"
     first, last = sides[0], tidy(sides[-1])
     if is_name(first):
         return Labelled(key(first).removeprefix("m\\angle"), last, True)

@@ -109,7 +109,7 @@ def should_be_complex(text: str) -> bool:
 
 def as_maths(text: str) -> str:
     """Without dollar signs, and with single upright letters, as in `\\mathrm{e}`, as variables and constants."""
-    text = re.sub(r"\\?\$|\\[()\[\]](?![A-Za-z])", "", text)
+    text = re.sub(r"\\?\$|\\[()\[\]]", "", text)
     text = re.sub(r"\\(?:mathrm|text|rm|operatorname|mathit|mathbf)\s*\{\s*([A-Za-z])\s*\}", r"{\1}", text)
     return re.sub(r"_\s*(?![{\\])(\w)", r"_{\1}", text)
 
