@@ -19,7 +19,9 @@ _THINKING = re.compile(
     r"[<◁](/?)(?:seed:)?(?:think|thinking|thought|thoughts|reason|reasoning|analysis)[>▷]", re.IGNORECASE
 )
 _FINAL_CHANNEL = "<|channel|>final<|message|>"
-_END = re.compile(r"<\|(?:im_end|endoftext|end|eot_id|eos|end_of_text|im_start)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>")
+_END = re.compile(
+    r"<\|(?:im_end|endoftext|end|eot_id|eos|end_of_text|im_start)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>"
+)
 _GLM_BOX = re.compile(r"<\|(begin|end)_of_box\|>")
 _TAG = re.compile(r"<(/?)(?:answer|final_answer|conclusion)>", re.IGNORECASE)
 _BARE_BOX = re.compile(rf"\\(?:boxed|fbox)\s*([-+]?(?:{NUMBER})%?|[A-Z]\b)")
@@ -32,16 +34,20 @@ _CLOSEST = 40
 
 _BE = r"(?:is|are|was|would be|should be|must be|will be|can only be)"
 _PHRASE = re.compile(
-    rf"(?<!this )(?<!hope the )(?<!hope my )\banswers?\b[\"'*_]*(?:\s+(?:to|for)\s+[^\n.:]{{1,60}}?)?[\"'*_\s]*"
-    rf"(?:{_BE}\b|:|=(?!\s*[\"'\[(])|-\s|→|->)[\s:*\"'_]*(?:therefore|thus|hence|clearly|definitely|indeed|then|simply)?[\s:*,]*"
+    rf"(?<!this )(?<!hope the )(?<!hope my )\banswers?\b[\"'*_]*"
+    rf"(?:\s+(?:to|for)\s+[^\n.:]{{1,60}}?)?[\"'*_\s]*"
+    rf"(?:{_BE}\b|:|=(?!\s*[\"'\[(])|-\s|→|->)[\s:*\"'_]*"
+    rf"(?:therefore|thus|hence|clearly|definitely|indeed|then|simply)?[\s:*,]*"
     rf"|\b(?:correct|right|best|proper|appropriate|final)\s+(?:option|choice|statement|response|result|value)\b"
     rf"[^\n.:;]{{0,30}}?\s*(?:{_BE}\b|[:=])[\s:*]*"
     rf"|\b(?:option|choice)(?!s?\s*[(*]*[A-J]\b)[^\n.:;]{{0,40}}?\s*(?:{_BE}\b|:)[\s:*]*"
     rf"|\b(?:the|final|only)\s+solutions?\s*{_BE}\b[\s:*]*"
     r"|\bis\s+(?:therefore\s+|thus\s+)?(?:option|choice)\s+(?=[*(]*[A-J]\b)"
-    r"|\b(?:I|we)(?:'d|'ll| would| will)?\s+(?:choose|chose|pick|select|go with|opt for|conclude|say)\s+(?:that\s+)?"
+    r"|\b(?:I|we)(?:'d|'ll| would| will)?\s+(?:choose|chose|pick|select|go with|opt for|conclude|say)"
+    r"\s+(?:that\s+)?"
     r"(?:the\s+answer\s+is\s+)?"
-    r"|\b(?:so|thus|hence|therefore),?\s+(?:it(?:'s|\s+is|\s+must be)\s+)?(?:(?:the\s+)?(?:option|choice)\s+)?"
+    r"|\b(?:so|thus|hence|therefore),?\s+(?:it(?:'s|\s+is|\s+must be)\s+)?"
+    r"(?:(?:the\s+)?(?:option|choice)\s+)?"
     r"(?=[*]*(?:\([A-J]\)|[A-J](?:[.,:]?\s*[*]*\s*$|[.]\s|\s*\()))"
     r"|^[#*\s]*(?:the\s+)?(?:final\s+|correct\s+)?answer[*#:\s]*\n\s*"
     r"|\banswer\s+(?=[*]*(?:\([A-J]\)|[A-J])[\s.:*]*$)"
@@ -76,9 +82,11 @@ _OPTION_LINE = re.compile(
     r"[\s*]*(?:option\s+|choice\s+)?(?:[(\[]([A-J])[)\]]|([A-J])(?:[.):]|\b(?=[\s*]*$)))", re.IGNORECASE
 )
 _REFUSAL = re.compile(
-    r"\b(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|not possible to)\s+(?:be\s+)?(?:\w+ly\s+)?"
+    r"\b(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|not possible to)"
+    r"\s+(?:be\s+)?(?:\w+ly\s+)?"
     r"(?:be\s+)?(?:determine|answer|provide|identify|calculate|select|choose|solve|tell|give|see|view)|"
-    r"\bnot?\s+(?:provided|listed|given|available|enough|sufficient|an option|in the options|among the|any of the)\b|"
+    r"\bnot?\s+(?:provided|listed|given|available|enough|sufficient|"
+    r"an option|in the options|among the|any of the)\b|"
     r"\bnone\b(?:\s+of\s+(?:the|these)|\s*$)|无法|不能确定",
     re.IGNORECASE,
 )
@@ -213,7 +221,7 @@ def unwrap_gold(text: str) -> str:
     Any other text comes back as it is.
     """
     stripped = text.strip()
-    solution, mark, last = stripped.rpartition("\n#### ")
+    _, mark, last = stripped.rpartition("\n#### ")
     if mark or stripped.startswith("#### "):
         return last.strip() if mark else stripped.removeprefix("#### ").strip()
     tags = list(_TAG.finditer(stripped))

@@ -42,9 +42,10 @@ class Kind(Enum):
 
 Verdict = bool | None | Kind
 
-_FUNCTIONS = frozenset(
-    "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log ln exp lim max min gcd lcm mod det sqrt pi".split()
-)
+_FUNCTIONS_NAMES = """\
+arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log ln exp lim max min gcd lcm mod det sqrt pi
+"""
+_FUNCTIONS = frozenset(_FUNCTIONS_NAMES.split())
 _CALCULATED = frozenset({"sqrt", "pi", "sin", "cos", "tan", "log", "ln", "exp", "e"})
 _LETTERS = re.compile(r"[^\W\d_]+")
 _RELATION = re.compile(r"[<>=]|\\(?:le|ge|ne|lt|gt)(?![A-Za-z])")
@@ -131,20 +132,29 @@ class _Comparison:
             return True
         if not found:
             return False
-        for kind in (self._clocks, self._ratios, self._quantities, self._letters, self._collections, self._words):
+        for kind in (
+            self._clocks,
+            self._ratios,
+            self._quantities,
+            self._letters,
+            self._collections,
+            self._words,
+        ):
             verdict = kind(found, gold)
             if not isinstance(verdict, Kind):
                 return verdict
         return self._formulas(found, gold)
 
     def _clocks(self, found: str, gold: str) -> Verdict:
-        times = [read_clock(text) for text in (found, gold)]
-        if times[0] is None or times[1] is None:
+        first, second = read_clock(found), read_clock(gold)
+        if first is None or second is None:
             return Kind.OTHER
-        (*own, half), (*theirs, other_half) = times
+        (*own, half), (*theirs, other_half) = first, second
         if half and other_half:
             return _minutes(own, half) == _minutes(theirs, other_half) and own[1:] == theirs[1:]
-        return own == theirs or bool(half or other_half) and _afternoon(own, half) == _afternoon(theirs, other_half)
+        return own == theirs or (
+            bool(half or other_half) and _afternoon(own, half) == _afternoon(theirs, other_half)
+        )
 
     def _ratios(self, found: str, gold: str) -> Verdict:
         own, theirs = read_ratio(gold), read_ratio(found)

@@ -19,9 +19,13 @@ _TOKEN = re.compile(
 _JOINED = re.compile(r"[\s,]*(?:and|or)\s+")
 _SCALE = re.compile(rf"\s+(?:{'|'.join(SCALES)})\b", re.IGNORECASE)
 _ENUMERATION = re.compile(r"(?:^|\n)[ \t]*(?:step\s+)?$", re.IGNORECASE)
-_REFERENCE = re.compile(r"\b(?:step|figure|fig\.?|image|table|question|problem|case|method|equation|eq\.?)\s*\(?$", re.I)
+_REFERENCE = re.compile(
+    r"\b(?:step|figure|fig\.?|image|table|question|problem|case|method|equation|eq\.?)\s*\(?$", re.I
+)
 _COMPARED = re.compile(
-    r"(?:\b(?:than|not|isn't|n't|except|below|under|exceeds?|versus|vs\.?)|不是)\s+(?:equal to\s+)?(?:the \w+\s+)?$", re.IGNORECASE
+    r"(?:\b(?:than|not|isn't|n't|except|below|under|exceeds?|versus|vs\.?)|不是)"
+    r"\s+(?:equal to\s+)?(?:the \w+\s+)?$",
+    re.IGNORECASE,
 )
 """Before a number that something is compared with, which is no answer."""
 _BOX = re.compile(r"\\[bf]?(?:boxed|box)")
@@ -79,9 +83,12 @@ def _runs(text: str) -> list[tuple[int, int]]:
 def _is_word(text: str, place: int) -> bool:
     """Whether a single letter is a word: "a" or "I", with no operator beside it."""
     before, after = text[:place][-2:], text[place + 1 : place + 3]
-    return before.strip() == before[:-1].strip() and not re.search(r"[-+*/^=<>_\\(|]\s?$", before) and not re.match(
-        r"\s?[-+*/^=<>_\\)|]|[0-9(\[]", after
-    ) and not before[-1:].isalnum()
+    return (
+        before.strip() == before[:-1].strip()
+        and not re.search(r"[-+*/^=<>_\\(|]\s?$", before)
+        and not re.match(r"\s?[-+*/^=<>_\\)|]|[0-9(\[]", after)
+        and not before[-1:].isalnum()
+    )
 
 
 def _with_unit(text: str, start: int, end: int) -> tuple[int, int]:
@@ -129,5 +136,7 @@ def _counts_steps(text: str, start: int, end: int) -> bool:
     if not text[start:end].strip(" .:)").isdigit():
         return False
     before = text[max(0, start - 24) : start]
-    numbered = _ENUMERATION.search(before) and re.match(r"[.):]*\s+[A-Za-z]", text[start:end][-2:].lstrip("0123456789") + text[end : end + 3])
+    numbered = _ENUMERATION.search(before) and re.match(
+        r"[.):]*\s+[A-Za-z]", text[start:end][-2:].lstrip("0123456789") + text[end : end + 3]
+    )
     return bool(numbered and text[end - 1] in ".:)") or _REFERENCE.search(before) is not None

@@ -24,7 +24,7 @@ from vicur.rewards.structure import read_quantity, read_ratio
 
 _LAST_SENTENCE = re.compile(r"[.!?。！？]\s+|\n")
 _LETTER_ALONE = re.compile(r"^[ \t]*[*(\[]*([A-J])[)\].*]*[ \t]*$", re.MULTILINE)
-_ENDS_WITH_LETTER = re.compile(r"\b(?:is|be)\s+[*]*\(?([A-J])\)?[.\s*]*$")
+_ENDS_WITH_LETTER = re.compile(r"\b(?:is|be)\s+(?:letter\s+)?[*]*\(?([A-J])\)?[.\s*]*$")
 _LONGEST_BARE = 200
 
 
@@ -73,7 +73,9 @@ class Judge:
 
     def _choice(self, read: Response, right: Key) -> Verdict:
         found = self._named(read, right)
-        text = ", ".join(right.options.letters[place] or right.options.texts[place] for place in sorted(found))
+        text = ", ".join(
+            right.options.letters[place] or right.options.texts[place] for place in sorted(found)
+        )
         if not found:
             text = stated(read) or (fallback(read.text) if self.lenient else None) or ""
             return Verdict(False, text[: self.max_length] or None)
@@ -114,7 +116,9 @@ class Judge:
             return True
         ratios = any(read_ratio(tidy(text)) for text in right.options.texts)
         parts = read_ratio(tidy(found)) if ratios else None
-        return parts is not None and len(parts) == 2 and self.equal(rf"\frac{{{parts[0]}}}{{{parts[1]}}}", own)
+        return (
+            parts is not None and len(parts) == 2 and self.equal(rf"\frac{{{parts[0]}}}{{{parts[1]}}}", own)
+        )
 
     def _unmarked(self, text: str, right: Key) -> frozenset[int]:
         """Where no phrase marks the answer: a short response, its first or last line, its last sentence."""
@@ -153,7 +157,11 @@ class Judge:
         begun = re.match(r"[*\"']*([A-Za-z]+)[*\"']*(?=[,.;:!]|\s*$)", line)
         if begun and words_key(begun[1]) in map(words_key, right.options.texts):
             return self._of(begun[1], right)
-        return self._of(line, right) if len(line) <= 40 and words_key(line) in map(words_key, right.options.texts) else frozenset()
+        return (
+            self._of(line, right)
+            if len(line) <= 40 and words_key(line) in map(words_key, right.options.texts)
+            else frozenset()
+        )
 
     def _open(self, read: Response, gold: str, choices: Sequence[str] | None) -> Verdict:
         found = self._final(read, gold)
@@ -162,7 +170,13 @@ class Judge:
         if len(found) > self.max_length:
             return Verdict(False, found[: self.max_length])
         correct = self._answers(found, gold, choices)
-        if not correct and self.lenient and not read.statements and len(read.text) <= _LONGEST_BARE and "\n" not in read.text:
+        if (
+            not correct
+            and self.lenient
+            and not read.statements
+            and len(read.text) <= _LONGEST_BARE
+            and "\n" not in read.text
+        ):
             return Verdict(self.equal(read.text, gold), found)
         later = self._after_box(read, gold)
         if correct and later is not None and not self._answers(later, gold, choices):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙ", "0123456789+-=()aeoxn")
@@ -57,8 +58,8 @@ _SYMBOLS = str.maketrans(
     }
 )
 _GREEK_NAMES = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau "
-    "upsilon phi chi psi omega"
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma "
+    "tau upsilon phi chi psi omega"
 )
 _GREEK = {ord("α") + place: rf"\{name} " for place, name in enumerate(_GREEK_NAMES.split())}
 _GREEK |= {ord(capital): rf"\{name} " for capital, name in zip("ΓΘΛΞΠΣΦΨΩ", (
@@ -73,13 +74,16 @@ TEXT_COMMAND = (
     r"boldsymbol|bm|operatorname|unit|rm|bf)"
 )
 TEXT_GROUP = re.compile(TEXT_COMMAND + r"\s*\{([^{}]*)\}")
-_DRESS = [
+_DRESS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\\\\(?=[A-Za-z])"), r"\\"),  # a formula as a string literal would have it
     (re.compile(r"\{,\}"), ","),  # 1{,}000
     (re.compile(r",?\s*\\!\s*"), lambda match: "," if match.group().startswith(",") else ""),
     (re.compile(r",\\,(?=\s*[0-9])"), ","),  # 41,\,275
     (re.compile(r"\\[,;:> ]|~|\\q?quad(?![A-Za-z])|\\ "), " "),
-    (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?|\\(?:display|text)style(?![A-Za-z])"), ""),
+    (
+        re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?|\\(?:display|text)style(?![A-Za-z])"),
+        "",
+    ),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\*?\s*\\degree(?![A-Za-z])"), r"^\\circ "),
@@ -97,7 +101,16 @@ _DRESS = [
     (re.compile(r"(?<![A-Za-z\\])triangle (?=[A-Z]{3}\b)"), r"\\triangle "),
     (re.compile(r"\*\*|__"), ""),
 ]
-_PAIRS = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("*", "*"), ("`", "`"), ('"', '"'), ("'", "'")]
+_PAIRS = [
+    ("$$", "$$"),
+    ("$", "$"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ("*", "*"),
+    ("`", "`"),
+    ('"', '"'),
+    ("'", "'"),
+]
 _WRAPPING = re.compile(rf"(?:{TEXT_COMMAND}|\\boxed|\\fbox)?\s*(?=\{{)")
 # One or two backslashes: some models write a box as a string literal would. `\\.` skips `\{` and `\}`.
 BRACE = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)

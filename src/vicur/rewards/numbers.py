@@ -1,4 +1,4 @@
-"""Read the number at the start of an answer, exactly: `1,250.75`, `3 1/2`, `1.6 \\times 10^{-19}`, `213_5`."""
+"""Read the number that starts an answer, exactly: `1,250.75`, `3 1/2`, `1.6 \\times 10^{-19}`, `213_5`."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class Number:
 def read_number(text: str) -> Number | None:
     """The number that a tidied text starts with; None where it starts with something else."""
     if word := _WORD.match(text):
-        value = _in_words(word["words"])
-        return None if value is None else Number(Fraction(-value if word["minus"] else value), 10, word.end())
+        count = _in_words(word["words"])
+        return None if count is None else Number(Fraction(-count if word["minus"] else count), 10, word.end())
     match = _VALUE.match(text)
     if match is None or match.end() - match.start() > _MOST_DIGITS:
         return None

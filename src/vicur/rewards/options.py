@@ -24,24 +24,31 @@ _LEAD = re.compile(
 )
 # A bare letter is an option only in front of what ends or explains it: "A triangle" names none.
 _LETTER = re.compile(
-    r"[*$\\{(\[\s]*?(?:\\text(?:bf|rm)?\s*\{)?(?:[(\[]\s*(?P<marked>[A-Ja-j])\s*[)\]]|(?P<bare>[A-J])(?P<colon>[.):])?)"
-    r"[*}$]*(?P<after>\s*$|[\s*]*[.,:;()*\-=!。，：；\[\]]|\s+(?:and|or|&|because|since|as|for|which|is|are|with)\b|\s*[/&]"
+    r"[*$\\{(\[\s]*?(?:\\text(?:bf|rm)?\s*\{)?(?:[(\[]\s*(?P<marked>[A-Ja-j])\s*[)\]]|"
+    r"(?P<bare>[A-J])(?P<colon>[.):])?)"
+    r"[*}$]*(?P<after>\s*$|[\s*]*[.,:;()*\-=!。，：；\[\]]"
+    r"|\s+(?:and|or|&|because|since|as|for|which|is|are|with)\b|\s*[/&]"
     r"|(?<=[)\]])|\s+(?=[^\x00-\x7f])|(?=[^\x00-\x7f]))",
 )
 _MORE = re.compile(
-    r"(?:\s*[,/&;、，]\s*(?:and\s+|or\s+)?|\s+(?:and|or|&)\s+|\s+)?(?:options?\s+)?[*]*(?:[(\[]\s*([A-J])\s*[)\]]|([A-J])(?=[\s,.;/&)*、，]|$))",
+    r"(?:\s*[,/&;、，]\s*(?:and\s+|or\s+)?|\s+(?:and|or|&)\s+|\s+)?"
+    r"(?:options?\s+)?[*]*(?:[(\[]\s*([A-J])\s*[)\]]|([A-J])(?=[\s,.;/&)*、，]|$))",
 )
 _NEGATION = re.compile(
-    r"\b(?:not|n't|never|no|neither|nor|cannot|incorrect|wrong|false|except|unlike|rather than|instead of|than|opposite)\b|不|非|错",
+    r"\b(?:not|n't|never|no|neither|nor|cannot|incorrect|wrong|false|except|unlike|"
+    r"rather than|instead of|than|opposite)\b|不|非|错",
     re.IGNORECASE,
 )
 _WRONG = re.compile(
-    r"^[\s*.:,]*(?:is|are|was)\s+(?:not|in|un|wrong|false|clearly (?:not|wrong)|also (?:not|wrong|incorrect))|^\s*(?:不|错)",
+    r"^[\s*.:,]*(?:is|are|was)\s+(?:not|in|un|wrong|false|clearly (?:not|wrong)|"
+    r"also (?:not|wrong|incorrect))|^\s*(?:不|错)",
     re.IGNORECASE,
 )
 _MENTION = re.compile(
-    r"(?P<not>\b(?:not|isn't|neither|nor|eliminate|exclude|rule out|ruled out|except)\s+(?:option\s+|choice\s+)?)?"
-    r"(?:(?:\b(?:options?|choices?|answer)\s+|选项\s*)[*(\[]*(?P<named>[A-J])\b[)\]*]*(?P<more>(?:\s*(?:,|/|and|or|&)\s*[*(\[]*[A-J]\b[)\]*]*)*)|[*]*[(\[](?P<marked>[A-J])[)\]][*]*)"
+    r"(?P<not>\b(?:not|isn't|neither|nor|eliminate|exclude|"
+    r"rule out|ruled out|except)\s+(?:option\s+|choice\s+)?)?"
+    r"(?:(?:\b(?:options?|choices?|answer)\s+|选项\s*)[*(\[]*(?P<named>[A-J])\b[)\]*]*"
+    r"(?P<more>(?:\s*(?:,|/|and|or|&)\s*[*(\[]*[A-J]\b[)\]*]*)*)|[*]*[(\[](?P<marked>[A-J])[)\]][*]*)"
 )
 _CLAUSE = r"(?=\s*$|\s*[,.;:!(\[*\"，。：；]|\s+(?:because|since|as|which|—|-)\b)"
 
@@ -102,8 +109,8 @@ def option_texts(choices: Sequence[str]) -> tuple[str, ...]:
 def read_key(gold: str, choices: Sequence[str] | None, equal: Equal) -> Key | None:
     """The right options by a gold answer, which may be a letter, a text, an index, or several of them.
 
-    A text of an option that is the gold answer literally comes first, then a letter, a text that is equal to it, and
-    last an index, counted from 0: an integer is an index only where no option is that number.
+    First comes an option whose text is literally the gold answer, then a letter, a text that is equal to it,
+    and last an index, counted from 0: an integer is an index only where no option is that number.
 
     Returns:
         None where the gold answer names no option.
@@ -112,9 +119,9 @@ def read_key(gold: str, choices: Sequence[str] | None, equal: Equal) -> Key | No
         options = Options(tuple(LETTERS[: len(choices)].ljust(len(choices))), option_texts(choices))
         right = _right(gold, options, equal)
         return Key(options, frozenset(right)) if right else None
-    for texts in _YES_NO:
-        if words_key(gold) in texts:
-            return Key(Options(("",) * len(texts), texts), frozenset({texts.index(words_key(gold))}))
+    for pair in _YES_NO:
+        if words_key(gold) in pair:
+            return Key(Options(("", ""), pair), frozenset({pair.index(words_key(gold))}))
     option = split_option(gold)
     named = _letter_list(gold) or ([option[0]] if option is not None else [])
     if not named:
@@ -175,7 +182,11 @@ def mentioned(text: str, options: Options) -> frozenset[int]:
     found: set[int] = set()
     for match in _MENTION.finditer(text):
         letter = match["named"] or match["marked"]
-        if letter in options.letters and not match["not"] and not _WRONG.match(text[match.end() : match.end() + 30]):
+        if (
+            letter in options.letters
+            and not match["not"]
+            and not _WRONG.match(text[match.end() : match.end() + 30])
+        ):
             letters = [letter, *re.findall("[A-J]", match["more"] or "")]
             found |= {options.letters.index(letter) for letter in letters if letter in options.letters}
     return frozenset(found)
@@ -191,14 +202,22 @@ def contained(text: str, options: Options) -> frozenset[int]:
         words = " ".join(re.findall(r"\w+|[^\w\s]", tidy(own).casefold()))
         if re.search(r"[^\W\d_]{2}", words) and f" {words} " in plain:
             hits[place] = words
-    whole = [place for place, words in hits.items() if not any(words != other and words in other for other in hits.values())]
+    whole = [
+        place
+        for place, words in hits.items()
+        if not any(words != other and words in other for other in hits.values())
+    ]
     return frozenset(whole)
 
 
 def _by_letter(text: str, options: Options, equal: Equal) -> frozenset[int]:
     if re.fullmatch("[a-j]", text):
         text = text.upper()
-    if re.fullmatch("[A-J]{2,6}", text) and sorted(set(text)) == list(text) and set(text) <= set(options.letters):
+    if (
+        re.fullmatch("[A-J]{2,6}", text)
+        and sorted(set(text)) == list(text)
+        and set(text) <= set(options.letters)
+    ):
         return frozenset(options.letters.index(letter) for letter in text)  # "AC"
     match = _LETTER.match(text)
     if match is None or not any(options.letters):
@@ -206,7 +225,11 @@ def _by_letter(text: str, options: Options, equal: Equal) -> frozenset[int]:
     letter = (match["marked"] or match["bare"]).upper()
     if letter not in options.letters:  # no option has it: what is behind it decides
         marked = match["marked"] or match["colon"]
-        return _by_text(text[match.end("colon") if match["colon"] else match.end() :].strip(), options, equal) if marked else frozenset()
+        return (
+            _by_text(text[match.end("colon") if match["colon"] else match.end() :].strip(), options, equal)
+            if marked
+            else frozenset()
+        )
     if (match["marked"] or "").islower() and len(text) > 60:
         return frozenset()
     places = {options.letters.index(letter)}
@@ -224,7 +247,9 @@ def _by_letter(text: str, options: Options, equal: Equal) -> frozenset[int]:
         (own,) = places
         if options.texts[own] and _states(rest, options.texts[own], equal):
             return frozenset(places)
-        places |= {place for place, text in enumerate(options.texts) if place != own and _states(rest, text, equal)}
+        places |= {
+            place for place, text in enumerate(options.texts) if place != own and _states(rest, text, equal)
+        }
     return frozenset(places)
 
 

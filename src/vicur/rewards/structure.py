@@ -11,16 +11,18 @@ from vicur.rewards.numbers import read_number
 from vicur.rewards.units import Unit, currency, read_unit
 
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[<>!]?=(?!=)|.", re.DOTALL)
-_OPEN, _CLOSE = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}, {
-    *(")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil")
-}
+_OPEN, _CLOSE = (
+    {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"},
+    {*(")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil")},
+)
 _ENCLOSED = re.compile(r"(\\\{|\\langle|[(\[])(.*)(\\\}|\\rangle|[)\]])", re.DOTALL)
 _AND = re.compile(r"\s+(?:and|or|&)\s+|(?<=[)\]}$0-9])\s*(?:and|or)\s*(?=[(\[\\$0-9])", re.IGNORECASE)
 
 _AND_WORD = re.compile(r"\b(?:and|or)\b", re.IGNORECASE)
 _DECORATION = re.compile(r"\\(?:angle|overline|widehat|triangle|vec|hat|bar|overrightarrow|odot)(?![A-Za-z])")
 _NAME = re.compile(
-    r"(?:m\s*)?[|{]?\s*(?:\\[A-Za-z]{2,10}|[A-Z]{1,6}|[A-Za-z]{1,3}|[0-9])'*\s*[|}]?\s*(?:_\s*(?:\{[\w, ]{1,12}\}|\w))?'*"
+    r"(?:m\s*)?[|{]?\s*(?:\\[A-Za-z]{2,10}|[A-Z]{1,6}|[A-Za-z]{1,3}|[0-9])'*\s*[|}]?\s*"
+    r"(?:_\s*(?:\{[\w, ]{1,12}\}|\w))?'*"
     r"(?:\s*\([A-Za-z0-9, ]{1,12}\))?|\(\s*[A-Za-z]\w?(?:\s*,\s*[A-Za-z]\w?)+\s*\)"
 )
 _WORDS = re.compile(r"[^\W\d_][\w'.,() -]{1,60}")
@@ -37,11 +39,13 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _QUALIFIER = re.compile(
-    r"[,\s(]*(?:\\text\s*\{\s*)?\b(?:for (?:all|any|every|each|some)\b|where\b|with\b|for \$?[a-z]\$? \\in).*$",
+    r"[,\s(]*(?:\\text\s*\{\s*)?\b(?:for (?:all|any|every|each|some)\b|"
+    r"where\b|with\b|for \$?[a-z]\$? \\in).*$",
     re.IGNORECASE | re.DOTALL,
 )
 _TRAILING_UNIT = re.compile(
-    r"(?P<unit>(?:(?:\\(?:text|mathrm|textrm|rm|operatorname)\s*)?\{[^{}]{1,40}\}\s*|\s[A-Za-z%°µ][\w/ .]{0,30}|%|"
+    r"(?P<unit>(?:(?:\\(?:text|mathrm|textrm|rm|operatorname)\s*)?\{[^{}]{1,40}\}\s*|"
+    r"\s[A-Za-z%°µ][\w/ .]{0,30}|%|"
     r"\^\\circ\s*[CF]?)\s*(?:\^\s*(?:\{\s*[23]\s*\}|[23]))?)$"
 )
 _CLOCK = re.compile(
@@ -147,7 +151,7 @@ def is_name(text: str) -> bool:
 
 
 def expression_label(text: str) -> str:
-    """The value of an equation with variables alone on its left: 7 of `x + y = 7`, but nothing of `2x = 8`."""
+    """The value of an equation with only variables on its left: 7 of `x + y = 7`, but nothing of `2x = 8`."""
     sides = split_top(text, "=")
     left = re.sub(r"_\s*(?:\{[^{}]*\}|\w)", "", sides[0])
     if len(sides) == 2 and re.search("[A-Za-z]", left) and not re.search(r"[0-9^<>]|^\s*-", left):
@@ -164,7 +168,11 @@ def without_hedge(text: str) -> str:
 def without_qualifier(text: str) -> str:
     """`2x + 1` of `2x + 1 \\text{ for all real } x`."""
     match = _QUALIFIER.search(text)
-    if match is None or not text[: match.start()].strip() or not re.search(r"[0-9\\=]", text[: match.start()]):
+    if (
+        match is None
+        or not text[: match.start()].strip()
+        or not re.search(r"[0-9\\=]", text[: match.start()])
+    ):
         return text
     return tidy(text[: match.start()])
 
@@ -267,5 +275,7 @@ def _and_word(match: re.Match[str]) -> str:
 
 
 def _bare(words: str) -> str:
-    words = re.sub(r"\b(?:the|is|are|equals|was|will be|would be|equal to|its|total|an?)\b|[:.]", " ", words.lower())
+    words = re.sub(
+        r"\b(?:the|is|are|equals|was|will be|would be|equal to|its|total|an?)\b|[:.]", " ", words.lower()
+    )
     return " ".join(words.split())

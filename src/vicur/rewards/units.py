@@ -39,14 +39,17 @@ rupee = [currency_rupee] = INR = _ = rupees
 @alias kilometer_per_hour = kmph = kmh
 """
 """What pint lacks: currencies, and plurals of abbreviations."""
-_PREFIXES = frozenset({"", "kilo", "centi", "milli", "micro", "nano", "pico", "mega", "giga", "deci", "hecto"})
-_SYMBOLS = frozenset(
-    "meter gram second liter newton joule watt volt ampere coulomb farad ohm hertz pascal tesla kelvin mole "
-    "electron_volt bar hour minute inch foot yard mile pound ounce degree radian percent weber henry lumen lux "
-    "becquerel gray sievert calorie watt_hour year gallon mile_per_hour kilometer_per_hour decibel "
-    "kilometer_per_second revolutions_per_minute degree_Celsius degree_Fahrenheit ppm cubic_centimeter "
-    "dollar cent euro sterling yen yuan rupee byte bit parsec light_year atmosphere".split()
+_PREFIXES = frozenset(
+    {"", "kilo", "centi", "milli", "micro", "nano", "pico", "mega", "giga", "deci", "hecto"}
 )
+_SYMBOLS_NAMES = """\
+meter gram second liter newton joule watt volt ampere coulomb farad ohm hertz pascal tesla kelvin mole
+electron_volt bar hour minute inch foot yard mile pound ounce degree radian percent weber henry lumen lux
+becquerel gray sievert calorie watt_hour year gallon mile_per_hour kilometer_per_hour decibel
+kilometer_per_second revolutions_per_minute degree_Celsius degree_Fahrenheit ppm cubic_centimeter dollar
+cent euro sterling yen yuan rupee byte bit parsec light_year atmosphere
+"""
+_SYMBOLS = frozenset(_SYMBOLS_NAMES.split())
 _LETTERS = frozenset("mgsLlNJWVACFTKh")
 """The single letters that are units where they stand apart."""
 _DEGREES = {"deg": "degree", "degC": "degree_Celsius", "degF": "degree_Fahrenheit"}
@@ -172,7 +175,8 @@ def _read(text: str, attached: bool, nouns: bool) -> Unit | None:
 
 def _expression(text: str, attached: bool) -> str | None:
     """A product of units in pint's words."""
-    end, parts = 0, []
+    end = 0
+    parts: list[tuple[str, str]] = []
     while end < len(text):
         match = _FACTOR.match(text, end)
         if match is None or len(parts) == 6:

@@ -77,10 +77,15 @@ def answer(question: dict[str, Any]) -> dict[str, bool]:
 def _parse(text: str) -> Any:
     """The formula, all of it, as math-verify reads it; None where it cannot.
 
-    Different from its defaults: units are no units (they are read before, and `h` in `\\pi r^2 h` is none), and
-    R and r are two variables.
+    Different from its defaults: units are not removed (`h` in `\\pi r^2 h` is none, and real ones were
+    read before), and R and r are two variables.
     """
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy, normalize_latex
+    from latex2sympy2_extended.latex2sympy2 import (
+        ConversionConfig,
+        NormalizationConfig,
+        latex2sympy,
+        normalize_latex,
+    )
 
     normalization = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
@@ -108,7 +113,7 @@ def should_be_complex(text: str) -> bool:
 
 
 def as_maths(text: str) -> str:
-    """Without dollar signs, and with single upright letters, as in `\\mathrm{e}`, as variables and constants."""
+    """Without dollar signs, and with upright single letters, as in `\\mathrm{e}`, made plain."""
     text = re.sub(r"\\?\$|\\[()\[\]]", "", text)
     text = re.sub(r"\\(?:mathrm|text|rm|operatorname|mathit|mathbf)\s*\{\s*([A-Za-z])\s*\}", r"{\1}", text)
     return re.sub(r"_\s*(?![{\\])(\w)", r"_{\1}", text)
