@@ -104,6 +104,13 @@ class _Comparison:
         own, theirs = read_label(gold), read_label(found)
         if not _may_agree(own, theirs):
             return False
+        if (
+            bool(own.label) != bool(theirs.label)
+            and "=" in found
+            and "=" in gold
+            and own.named | theirs.named
+        ):
+            return self.maths(gold, found, self.tolerance)  # `y = 3 - x` and `x + y = 3`
         if not own.label and not _RELATION.search(gold) and not theirs.label:
             theirs = Labelled("", expression_label(theirs.value), False)
         return self._values(theirs.value, own.value)
@@ -276,7 +283,8 @@ def may_be_number(text: str) -> bool:
     if "\\" in text:
         text = TEXT_GROUP.sub(r"\1", text)
         if "\\" in text:
-            return not re.search(r"(?<![A-Za-z\\])[A-Za-z]{3,}", re.sub(r"\\[A-Za-z]+", "", text))
+            runs = re.findall("[A-Za-z]{3,}", re.sub(r"\\[A-Za-z]+", " ", text))
+            return all(run in _FUNCTIONS for run in runs)
     if not re.search("[0-9]|[!^√]", text) and "pi" not in text:
         return False
     if any(run not in _CALCULATED for run in _LETTERS.findall(text)):

@@ -28,6 +28,11 @@ _COMPARED = re.compile(
     re.IGNORECASE,
 )
 """Before a number that something is compared with, which is no answer."""
+_PARTS = re.compile(
+    r"\s+(?:dozens?|half|halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth)s?|more|less)\b",
+    re.IGNORECASE,
+)
+"""Behind a number, which is then not the answer: "3 dozen", "2 thirds"."""
 _BOX = re.compile(r"\\[bf]?(?:boxed|box)")
 """A box that the response did not close."""
 _LONGEST = 4000
@@ -45,7 +50,7 @@ def last_formula(text: str) -> tuple[int, str] | None:
         formula = _trimmed(text[start:end])
         start += text[start:end].index(formula)
         torn = (start > 0 and text[start - 1].isalnum()) or (end < len(text) and _continues(text, end))
-        compared = _COMPARED.search(text[max(0, start - 40) : start])
+        compared = _COMPARED.search(text[max(0, start - 40) : start]) or _PARTS.match(text, end)
         if formula and not torn and not compared and not _counts_steps(text, start, end):
             return (start, formula) if is_balanced(formula) and not _BOX.search(formula) else None
     return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from vicur.rewards.notation import TEXT_GROUP, key, tidy
-from vicur.rewards.numbers import read_number
+from vicur.rewards.numbers import Number, read_number
 from vicur.rewards.units import Unit, currency, read_unit
 
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[<>!]?=(?!=)|.", re.DOTALL)
@@ -138,7 +138,8 @@ def read_label(text: str) -> Labelled:
     if _WORDS.fullmatch(plain):
         return Labelled(_bare(plain), last, False)
     if not re.search(r"[A-Za-z]", re.sub(r"\\(?:times|cdot|div|frac|sqrt|pi)(?![A-Za-z])", "", first)):
-        return Labelled("", last, False)  # `= 7`, `3 + 4 = 7`
+        values = {number.value for number in map(_whole_number, sides) if number is not None}
+        return Labelled("", text if len(values) > 1 else last, False)  # `= 7`, `3 + 4 = 7`, but not `5 = 6`
     if len(sides) == 2 and is_name(last) and read_number(first):
         return Labelled(key(last), first, True)  # `5 = s`
     return Labelled("", text, False)
@@ -272,6 +273,11 @@ def _is_one_group(text: str) -> bool:
 def _and_word(match: re.Match[str]) -> str:
     word = match[1].strip(" ,").lower()
     return ", " if word in ("and", "or") else match.group()
+
+
+def _whole_number(text: str) -> Number | None:
+    number = read_number(text)
+    return number if number is not None and not text[number.end :].strip() else None
 
 
 def _bare(words: str) -> str:

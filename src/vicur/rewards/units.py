@@ -82,6 +82,7 @@ _LATEX: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\s+per\s+", re.I), " / "),
     (re.compile(r"\^\s*\{\s*(-?[0-9])\s*\}|\^\s*\(?(-?[0-9])\)?|\*\*\s*([0-9])"), r" **\1\2\3 "),
 ]
+_POWER = re.compile(r"\^\s*\{\s*(-?[0-9])\s*\}")
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _FACTOR = re.compile(
     r"\s*(?P<joined>[*/]?)\s*(?P<before>square |cubic )?(?P<name>[^\W\d][\w.]*?)"
@@ -140,7 +141,7 @@ def read_unit(tail: str, attached: bool | None = None, nouns: bool = True) -> Un
     """
     if not tail.strip() or len(tail) > _LONGEST:
         return None
-    grouped = TEXT_GROUP.sub(r" \1 ", tail)
+    grouped = TEXT_GROUP.sub(r" \1 ", _POWER.sub(r"^\1", tail))
     if attached is None:
         attached = not (grouped[:1].isspace() or grouped[:1] in "([{" or tail[:1] in "([")
     return _read(grouped, attached, nouns)
@@ -195,6 +196,8 @@ def _expression(text: str, attached: bool) -> str | None:
 def _known(name: str, attached: bool) -> str | None:
     """pint's name of a unit that is written out or a common symbol."""
     name = name.strip(".").replace("micro_", "µ")
+    if name.lower() in _NO_NOUNS:
+        return None
     if name in _DEGREES:
         return _DEGREES[name]
     if (attached and _AMBIGUOUS.fullmatch(name)) or (len(name) == 1 and name not in _LETTERS):

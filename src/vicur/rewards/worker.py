@@ -116,6 +116,7 @@ def as_maths(text: str) -> str:
     """Without dollar signs, and with upright single letters, as in `\\mathrm{e}`, made plain."""
     text = re.sub(r"\\?\$|\\[()\[\]]", "", text)
     text = re.sub(r"\\(?:mathrm|text|rm|operatorname|mathit|mathbf)\s*\{\s*([A-Za-z])\s*\}", r"{\1}", text)
+    text = re.sub(r"(?<![\\A-Za-z])(arc)?(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![A-Za-z])", r"\\\1\2", text)
     return re.sub(r"_\s*(?![{\\])(\w)", r"_{\1}", text)
 
 
