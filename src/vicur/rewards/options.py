@@ -35,7 +35,7 @@ _MORE = re.compile(
     r"(?:options?\s+)?[*]*(?:[(\[]\s*([A-J])\s*[)\]]|([A-J])(?=[\s,.;/&)*、，]|$))",
 )
 _NEGATION = re.compile(
-    r"\b(?:not|n't|never|no|neither|nor|cannot|incorrect|wrong|false|except|unlike|"
+    r"n't\b|\b(?:not|never|no|neither|nor|cannot|incorrect|wrong|false|except|unlike|"
     r"rather than|instead of|than|opposite)\b|不|非|错",
     re.IGNORECASE,
 )
@@ -50,6 +50,7 @@ _MENTION = re.compile(
     r"(?:(?:\b(?:options?|choices?|answer)\s+|选项\s*)[*(\[]*(?P<named>[A-J])\b[)\]*]*"
     r"(?P<more>(?:\s*(?:,|/|and|or|&)\s*[*(\[]*[A-J]\b[)\]*]*)*)|[*]*[(\[](?P<marked>[A-J])[)\]][*]*)"
 )
+_LISTED = re.compile(r"\s*(?:,|;|/|\band\b|\bor\b)\s*(?:\b(?:and|or)\b\s*)?", re.IGNORECASE)
 _CLAUSE = r"(?=\s*$|\s*[,.;:!(\[*\"，。：；]|\s+(?:because|since|as|which|—|-)\b)"
 
 
@@ -195,7 +196,7 @@ def mentioned(text: str, options: Options) -> frozenset[int]:
 def contained(text: str, options: Options) -> frozenset[int]:
     """The options whose text is in a sentence as whole words, the longest where one is part of another."""
     plain = " " + " ".join(re.findall(r"\w+|[^\w\s]", tidy(text).casefold())) + " "
-    if _NEGATION.search(plain):
+    if _NEGATION.search(tidy(text)):
         return frozenset()
     hits: dict[int, str] = {}
     for place, own in enumerate(options.texts):
@@ -269,6 +270,10 @@ def _by_text(text: str, options: Options, equal: Equal, negated: bool = False) -
         return _chosen(same, text, options)
     if negated:
         return frozenset()
+    parts = [words_key(part) for part in _LISTED.split(text)]
+    texts = [words_key(tidy(own)) for own in options.texts]
+    if len(parts) > 1 and all(part and part in texts for part in parts):
+        return frozenset(texts.index(part) for part in parts)
     begun = {
         place: own
         for place, own in enumerate(options.texts)

@@ -134,14 +134,14 @@ def read_label(text: str) -> Labelled:
     first, last = sides[0], tidy(sides[-1])
     if is_name(first):
         return Labelled(key(first).removeprefix("m\\angle"), last, True)
+    if len(sides) == 2 and is_name(last) and read_number(first):
+        return Labelled(key(last), first, True)  # `5 = s`
     plain = TEXT_GROUP.sub(r"\1", first).replace("$", "").strip()
     if _WORDS.fullmatch(plain):
         return Labelled(_bare(plain), last, False)
     if not re.search(r"[A-Za-z]", re.sub(r"\\(?:times|cdot|div|frac|sqrt|pi)(?![A-Za-z])", "", first)):
         values = {number.value for number in map(_whole_number, sides) if number is not None}
         return Labelled("", text if len(values) > 1 else last, False)  # `= 7`, `3 + 4 = 7`, but not `5 = 6`
-    if len(sides) == 2 and is_name(last) and read_number(first):
-        return Labelled(key(last), first, True)  # `5 = s`
     return Labelled("", text, False)
 
 
