@@ -87,7 +87,7 @@ def _runs(text: str) -> list[tuple[int, int]]:
 
 def _is_word(text: str, place: int) -> bool:
     """Whether a single letter is a word: "a" or "I", with no operator beside it."""
-    before, after = text[:place][-2:], text[place + 1 : place + 3]
+    before, after = text[max(0, place - 2) : place], text[place + 1 : place + 3]
     return (
         before.strip() == before[:-1].strip()
         and not re.search(r"[-+*/^=<>_\\(|]\s?$", before)

@@ -99,8 +99,9 @@ class Judge:
             elif box and own and own != box:
                 return box | own  # a box, and another answer after it
             found = own or found
-        if found or (read.statements and not self.lenient):
-            return found
+        boxed = any(statement.kind == "box" for statement in read.statements)
+        if found or boxed or (read.statements and not self.lenient):
+            return found  # what a box holds is the answer, even if it is no option
         if read.tagged or self.lenient:
             return self._unmarked(read.text, right)
         return frozenset()

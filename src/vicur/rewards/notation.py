@@ -159,7 +159,7 @@ def words_key(text: str) -> str:
     """The key of a text of words: without case, articles and punctuation at its ends."""
     bare = TEXT_GROUP.sub(r"\1", text).strip(" \t\n.;:,!?\"'`*")
     bare = _ARTICLE.sub("", bare)
-    return key(re.sub(r"(?<=\w)[-/](?=\w)", lambda match: match.group(), bare)).casefold()
+    return key(bare).casefold()
 
 
 def closing_brace(text: str, opening: int) -> int | None:

@@ -66,11 +66,6 @@ class Options:
     letters: tuple[str, ...]
     texts: tuple[str, ...]
 
-    @property
-    def known(self) -> bool:
-        """Whether the texts are known."""
-        return any(self.texts)
-
 
 @dataclass(frozen=True)
 class Key:
