@@ -92,7 +92,7 @@ class Judge:
         box: frozenset[int] = frozenset()
         for statement in read.statements:
             own = self._of(statement.text, right)
-            if not own and is_refusal(statement.text):
+            if not own and (is_refusal(statement.text) or split_option(statement.text)):
                 found = box = frozenset()
             if statement.kind == "box":
                 box = own
