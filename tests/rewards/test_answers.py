@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicur.rewards.answers import closing_brace, extract_answer, unwrap_gold
+from vicur.rewards.answers import extract_answer, unwrap_gold
+from vicur.rewards.notation import closing_brace
 
 
 @pytest.mark.parametrize(
@@ -46,13 +47,14 @@ from vicur.rewards.answers import closing_brace, extract_answer, unwrap_gold
         ("\\\\boxed{5}", "5"),
         ("from 3 to 1/2", "1/2"),
         ("it is 12,345.5", "12,345.5"),
-        ("7-4", "4"),
+        ("7-4", "7-4"),
         ("it is -4", "-4"),
         ("I compared 3 and 4.\n**B**", "B"),
         ("I compared 3 and 4.\n(B) 12", "(B) 12"),
         ("With 3 sides, option C is right", "C"),
-        ("A triangle", None),
-        ("no idea", None),
+        ("A triangle", "A triangle"),
+        ("left", "left"),
+        ("I have no idea what this is about", None),
         ("", None),
     ],
 )

@@ -48,7 +48,11 @@ def test_default_grading(response, gold, right):
         ("no idea", "2\\sqrt{3}", WRONG),
         ("\\boxed{12x}", "12", WRONG),
         ("\\boxed{12}", "12x", WRONG),
-        # Unreadable, so that not even the same text counts
+        # What math-verify cannot read is compared as text
+        ("\\boxed{[0, 2) \\text{ up, } (2, 3) \\text{ down}}", "$[0,2)$ up, $(2,3)$ down", RIGHT),
+        ("\\boxed{[0, 3) \\text{ up, } (2, 3) \\text{ down}}", "$[0,2)$ up, $(2,3)$ down", WRONG),
+        ("<answer>\\foo\\bar</answer>", "\\foo \\bar", RIGHT),
+        # Torn LaTeX, so that not even the same text counts
         ("\\boxed{5}", "\\sqrt{", None),
         ("<answer>\\foo{</answer>", "\\foo{", None),
     ],
@@ -124,6 +128,39 @@ def test_junk_is_wrong_and_the_next_response_is_graded(grader, junk, gold):
     assert grader.grade(junk, gold) == WRONG
     assert grader.grade("\\boxed{\\sqrt{884}}", "2 \\sqrt { 221 }") == RIGHT
     assert grader.timeouts == 0
+
+
+@pytest.mark.parametrize(
+    "gold, reason",
+    [
+        (None, "no gold answer"),
+        (" ", "empty gold answer"),
+        ("\\boxed{}", "empty gold answer"),
+        ("1" * 513, "gold answer of more than 512 characters"),
+        ("\\frac{1}{", "gold answer with unbalanced braces"),
+        ("domain: $[0,2)$, range: all", None),
+        ("7", None),
+    ],
+)
+def test_why_a_gold_answer_is_excluded(grader, gold, reason):
+    assert grader.exclusion(gold) == reason
+    assert grader.can_grade(gold) is (reason is None)
+    assert (grader.grade("\\boxed{3}", gold) is None) is (reason is not None)
+
+
+@pytest.mark.parametrize(
+    "response, gold, choices, extracted",
+    [
+        ("So it is \\boxed{12 \\text{ cm}}.", "12", None, "12 \\text{ cm}"),
+        ("The answer is C (plum).", "plum", ["apple", "pear", "plum"], "C"),
+        ("A and B", "A", ["apple", "pear", "plum"], "A, B"),
+        ("<think>It is 5", "5", None, None),
+        ("\\boxed{5}. So the answer is 6.", "5", None, "5; 6"),
+    ],
+)
+def test_a_grade_holds_the_answer_that_was_found(grader, response, gold, choices, extracted):
+    grade = grader.grade(response, gold, choices=choices)
+    assert grade is not None and grade.extracted == extracted
 
 
 def test_an_endless_answer_is_wrong_and_the_next_response_is_graded():
@@ -265,10 +302,28 @@ def test_a_path_that_leads_nowhere(path, message):
         Grader(RewardConfig(function=path))
 
 
+def test_the_line_that_failed_is_the_users(tmp_path):
+    (tmp_path / "deep.py").write_text(
+        "import json\n\ndef helper(text):\n    return json.loads(text)\n\ndef f(response, gold, meta):\n"
+        "    return helper(response)\n"
+    )
+    grader = Grader(RewardConfig(function=f"{tmp_path}/deep.py:f"))
+    with pytest.raises(ValueError, match=r"raised JSONDecodeError: .* \(deep.py, line 4\)\.$"):
+        grader.grade("{", "b")
+    assert grader.grade("1", "b") == RIGHT
+
+
+def test_a_file_with_a_syntax_error(tmp_path):
+    (tmp_path / "typo.py").write_text("x = 1\ndef f(:\n")
+    with pytest.raises(ValueError, match=r"SyntaxError: .*line 2"):
+        Grader(RewardConfig(function=f"{tmp_path}/typo.py:f"))
+
+
 def test_a_file_that_fails_on_import(tmp_path):
     (tmp_path / "broken.py").write_text("1 / 0")
     with pytest.raises(
-        ValueError, match=r"broken.py:f' cannot be loaded: ZeroDivisionError: division by zero"
+        ValueError,
+        match=r"broken.py:f' cannot be loaded: ZeroDivisionError: division by zero \(broken.py, line 1\)",
     ):
         Grader(RewardConfig(function=f"{tmp_path}/broken.py:f"))
 
@@ -278,7 +333,7 @@ def test_a_file_that_fails_on_import(tmp_path):
     [
         ("text", r":text' returned '1' \(str\), not a bool"),
         ("infinite", r":infinite' returned inf \(float\), not a bool, a finite number or None"),
-        ("fails", r":fails' raised KeyError: 'colour'"),
+        ("fails", r":fails' raised KeyError: 'colour' \(my_rewards.py, line 27\)\."),
         ("two", r":two' raised TypeError: two\(\) takes 2 positional arguments but 3 were given"),
     ],
 )

@@ -229,9 +229,9 @@ def test_prints_do_not_reach_the_replies(tmp_path, monkeypatch, short):
     assert short.equal("2x", "5x - 3x")
 
 
-def test_formulas_in_a_sentence_stay_formulas():
-    assert worker.as_maths("2 \\sqrt { 221 }") == "$2 \\sqrt { 221 }$"
-    assert worker.as_maths("$2$ and $3$") == "$2$ and $3$"
-    assert worker.as_maths("it is \\(x\\)") == "it is \\(x\\)"
-    assert worker.as_maths("\\$5x") == "$5x$"
-    assert worker.as_maths("5$") == "$5$"
+def test_a_formula_loses_its_dollar_signs_and_upright_letters():
+    assert worker.as_maths("$2 \\sqrt { 221 }$") == "2 \\sqrt { 221 }"
+    assert worker.as_maths("\\(x\\)") == "x"
+    assert worker.as_maths("\\$5x") == "5x"
+    assert worker.as_maths("1 + \\frac{1}{\\mathrm{e}}") == "1 + \\frac{1}{{e}}"
+    assert worker.as_maths("E_3") == "E_{3}"

@@ -6,76 +6,252 @@ time linear in the length, which rules out the usual lazy regular expressions ov
 
 from __future__ import annotations
 
+import collections
 import re
+from dataclasses import dataclass
+from typing import Literal
 
-NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
-"""Digits without a sign, with commas between thousands or without."""
+from vicur.rewards.formulas import last_formula
+from vicur.rewards.notation import BRACE, closing_brace, unify
+from vicur.rewards.numbers import NUMBER
 
-_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-# One or two backslashes: some models write a box as a string literal would. `\\.` skips `\{` and `\}`.
-_BRACE = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_BARE_BOX = re.compile(rf"\\(?:boxed|fbox)\s*([-+]?(?:{NUMBER})%?|[A-Z]\b)")
-_STATED = re.compile(r"\banswer\**\s*(?::|is\b)[\s:*]*", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"\.(?=\s|$)|\n|,?\s(?:because|since)\b", re.IGNORECASE)
-# A minus directly after a word or a bracket subtracts. `1/2` is one number, not a 1 and a 2.
-_SIGNED = re.compile(rf"(?:(?<![\w)\]}}])[-+\u2212])?(?:{NUMBER})(?:/[0-9]+)?")
-_LETTER = re.compile(r"\(([A-J])\)|\b(?:option|choice)\s+([A-J])\b", re.IGNORECASE)
-_LETTER_LINE = re.compile(
-    r"[\s*]*(?:option\s+|choice\s+)?(?:\(([A-J])\)|([A-J])(?:[.):]|\b(?=[\s*]*$)))", re.I
+_THINKING = re.compile(
+    r"[<◁](/?)(?:seed:)?(?:think|thinking|thought|thoughts|reason|reasoning|analysis)[>▷]", re.IGNORECASE
 )
+_FINAL_CHANNEL = "<|channel|>final<|message|>"
+_END = re.compile(
+    r"<\|(?:im_end|endoftext|end|eot_id|eos|end_of_text|im_start)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>"
+)
+_GLM_BOX = re.compile(r"<\|(begin|end)_of_box\|>")
+_TAG = re.compile(r"<(/?)(?:answer|final_answer|conclusion)>", re.IGNORECASE)
+_BARE_BOX = re.compile(rf"\\(?:boxed|fbox)\s*([-+]?(?:{NUMBER})%?|[A-Z]\b)")
+_TOGETHER = re.compile(
+    r"[\s$\\()\[\].]*(?:[,;]|\b(?:and|or)\b|\\text\s*\{\s*(?:and|or)\s*\}|和|或)(?:\s|and|or|[$\\()\[\]])*"
+    r"(?:\\?[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
+)
+"""What stands between boxes that are one answer: `\\boxed{3} and $y = \\boxed{4}$`."""
+_CLOSEST = 40
+
+_BE = r"(?:is|are|was|would be|should be|must be|will be|can only be)"
+_PHRASE = re.compile(
+    rf"(?<!this )(?<!hope the )(?<!hope my )\banswers?\b[\"'*_]*"
+    rf"(?:\s+(?:to|for)\s+[^\n.:]{{1,60}}?)?[\"'*_\s]*"
+    rf"(?:{_BE}\b|:|=(?!\s*[\"'\[(])|-\s|→|->)[\s:*\"'_]*"
+    rf"(?:therefore|thus|hence|clearly|definitely|indeed|then|simply)?[\s:*,]*"
+    rf"|\b(?:correct|right|best|proper|appropriate|final)\s+(?:option|choice|statement|response|result|value)\b"
+    rf"[^\n.:;]{{0,30}}?\s*(?:{_BE}\b|[:=])[\s:*]*"
+    rf"|\b(?:option|choice)(?!s?\s*[(*]*[A-J]\b)[^\n.:;]{{0,40}}?\s*(?:{_BE}\b|:)[\s:*]*"
+    rf"|\b(?:the|final|only)\s+solutions?\s*{_BE}\b[\s:*]*"
+    r"|\bis\s+(?:therefore\s+|thus\s+)?(?:option|choice)\s+(?=[*(]*[A-J]\b)"
+    r"|\b(?:I|we)(?:'d|'ll| would| will)?\s+(?:choose|chose|pick|select|go with|opt for|conclude|say)"
+    r"\s+(?:that\s+)?"
+    r"(?:the\s+answer\s+is\s+)?"
+    r"|\b(?:so|thus|hence|therefore),?\s+(?:it(?:'s|\s+is|\s+must be)\s+)?"
+    r"(?:(?:the\s+)?(?:option|choice)\s+)?"
+    r"(?=[*]*(?:\([A-J]\)|[A-J](?:[.,:]?\s*[*]*\s*$|[.]\s|\s*\()))"
+    r"|^[#*\s]*(?:the\s+)?(?:final\s+|correct\s+)?answer[*#:\s]*\n\s*"
+    r"|\banswer\s+(?=[*]*(?:\([A-J]\)|[A-J])[\s.:*]*$)"
+    r"|^####\s*"
+    r"|(?:答案|正确选项)\s*(?:应该|应当|应|就|便)?\s*(?:是|为|选|[:：])+[\s:：]*"
+    r"|选(?:择|项|出)?\s*(?:答案|的是|是|为)?\s*[:：]?\s*(?=[*]*[(（\[]?[A-J])"
+    r"|(?:最终|最后)?结果\s*(?:是|为)[\s:：]*",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NO_PHRASE = re.compile(r"不|非|未|错误的?|not\s+$|n't\s+$|never\s+$|cannot\s+$", re.IGNORECASE)
+_SENTENCE = re.compile(r"[.!?]\s|\n")
+_CONDITION = re.compile(r"\b(?:if|otherwise|unless|suppose|whether|hope)\b", re.IGNORECASE)
+"""Before "the answer is" in its sentence: then it only might be."""
+_AFTERWARDS = re.compile(
+    r"(?<![\w(])(?:option\s+|choice\s+|选项\s*)?[*]*[(\[]?([A-J])[)\]]?[*]*\s*"
+    rf"(?:(?:{_BE})\s+(?:therefore\s+|clearly\s+|thus\s+)?(?:(?:correct|right)\b(?!\s+angle)|"
+    r"the\s+(?:(?:most|only|best|correct|right|final)\s+)*(?:correct\s+|accurate\s+|appropriate\s+)?"
+    r"(?:answer|option|choice|statement|one)\b)|(?:是正确|正确|是对))"
+)
+_TAIL = re.compile(
+    r"\$\$[^$]*\$\$|\$[^$\n]*\$|\\\((?:[^\\]|\\(?![()]))*\\\)|\\\[(?:[^\\]|\\(?![\[\]]))*\\\]"
+    r"|(?P<end>[.!](?=[*\"')]*(?:\s|$))|\n|[。！；]|\"\s*[,}]|,?\s(?:because|since)\b|,\s+(?:as|which|where|so)\s"
+    r"|\s[-–—]\s+(?=[A-Za-z]{2})|\s?\((?:since|because|as|i\.e\.|that is|given|from|using|by|see)\b)",
+    re.IGNORECASE,
+)
+_LONGEST_TAIL = 1000
+_MOST_PHRASES = 20
+"""Only the last ones are read, or a response that repeats one would take long."""
+
+_MARKED = re.compile(r"\(([A-J])\)|\b(?:option|choice)\s+([A-J])\b", re.IGNORECASE)
+_OPTION_LINE = re.compile(
+    r"[\s*]*(?:option\s+|choice\s+)?(?:[(\[]([A-J])[)\]]|([A-J])(?:[.):]|\b(?=[\s*]*$)))", re.IGNORECASE
+)
+_REFUSAL = re.compile(
+    r"\b(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|not possible to)"
+    r"\s+(?:be\s+)?(?:\w+ly\s+)?"
+    r"(?:be\s+)?(?:determine|answer|provide|identify|calculate|select|choose|solve|tell|give|see|view)|"
+    r"\bnot?\s+(?:provided|listed|given|available|enough|sufficient|"
+    r"an option|in the options|among the|any of the)\b|"
+    r"\bnone\b(?:\s+of\s+(?:the|these)|\s*$)|无法|不能确定",
+    re.IGNORECASE,
+)
+_PROGRAM = re.compile(r"^\s*(?:print\(.*\)|import \w+|from \w+ import .*|def \w+\(.*\):)\s*$", re.MULTILINE)
+_FENCED = re.compile(r"```[^`]*(?:```|$)")
+_BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
+_LONGEST_WORDS = 60
+_LONGEST_REFUSAL = 200
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A place where a response states its answer.
+
+    Attributes:
+        kind: how it is marked.
+        text: what it states.
+        start: where.
+    """
+
+    kind: Literal["box", "phrase"]
+    text: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Response:
+    """What of a response counts.
+
+    Attributes:
+        text: without thinking, end tokens and what stands outside of `<answer>`; Unicode as LaTeX.
+        statements: in order.
+        tagged: whether it was in `<answer>`.
+    """
+
+    text: str
+    statements: tuple[Statement, ...]
+    tagged: bool
+
+
+def read_response(response: str) -> Response:
+    """Look only where a response may state its answer, and find the places where it does."""
+    text = _GLM_BOX.sub(lambda match: "\\boxed{" if match[1] == "begin" else "}", _after_thinking(response))
+    tagged = _tagged(text)
+    text = unify(tagged or text).strip()
+    boxes, phrases = _boxes(text), _phrases(text)
+    statements = sorted([*boxes, *phrases], key=lambda statement: statement.start)
+    return Response(text, tuple(statements), bool(tagged))
 
 
 def extract_answer(response: str, lenient: bool = True) -> str | None:
     """The final answer that a response states, or None.
 
     Looked for after the last `</think>` or `</reason>`, in this order: `<answer>...</answer>`; the
-    last balanced `\\boxed{...}` (also `\\fbox{...}` and `\\boxed 5`); what follows the last "answer is"
-    or "answer:", up to the end of its sentence. What stands empty is passed over. Inside `<answer>` a
-    box or an "answer is" is opened too.
+    last balanced `\\boxed{...}` (also `\\fbox{...}` and `\\boxed 5`), with those next to it that are joined
+    by a comma or "and"; what follows the last "answer is", "answer:" or "答案是", up to the end of its
+    sentence. What is empty is passed over. Inside `<answer>` a box or an "answer is" is opened too. A
+    response that ends inside of its thinking states nothing.
 
     Args:
         response: any text.
-        lenient: where none of these is found, take the last line if it is an option ("B", "(B) 12"), or
-            else the last number or marked option letter ("(B)", "option B").
+        lenient: where none of these is found, take the last line if it is an option ("B", "(B) 12"), the
+            response if it is a word or two, the only bold formula, or else the last whole formula or marked
+            option letter ("(B)", "option B").
     """
-    start = max(
-        (i + len(tag) for tag in ("</think>", "</reason>") if (i := response.rfind(tag)) >= 0), default=0
+    read = read_response(response)
+    return stated(read) or (fallback(read.text) if lenient else None)
+
+
+def stated(read: Response) -> str | None:
+    """The answer that a response marks as one: the last box, or else what the last phrase says."""
+    for kind in ("box", "phrase"):
+        found = [statement.text for statement in read.statements if statement.kind == kind]
+        if found:
+            return found[-1]
+    return read.text if read.tagged else None
+
+
+def fallback(text: str) -> str | None:
+    """The answer of a response that marks none."""
+    text = _FENCED.sub("\n", text).strip() or text
+    if is_program(text) or is_refusal(text[-_LONGEST_REFUSAL:]):
+        return None
+    line = text.rpartition("\n")[2]
+    if _OPTION_LINE.match(line):
+        return line.strip(" \t*")
+    if is_bare(text):
+        return text.strip(" \t*")
+    bold = {match[1].strip() for match in _BOLD.finditer(text)}
+    if len(bold) == 1 and (formula := last_formula(bold.pop())):
+        return formula[1]
+    found, letter = last_formula(text), _last(_MARKED, text)
+    if letter is not None and (found is None or letter.start() > found[0]):
+        return letter.group(1) or letter.group(2)
+    return None if found is None else found[1]
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text says that there is no answer."""
+    return _REFUSAL.search(text) is not None
+
+
+def is_program(text: str) -> bool:
+    """Whether a text is code, whose numbers are no answers."""
+    return _PROGRAM.search(text) is not None
+
+
+def is_bare(text: str) -> bool:
+    """Whether a response is nothing but an answer in words: "left", "a red ball"."""
+    return (
+        0 < len(text) <= _LONGEST_WORDS
+        and "\n" not in text
+        and len(text.split()) <= 5
+        and re.search(r"[0-9=\\]|\b(?:is|are|was|it|i|we|option|choice)\b", text, re.IGNORECASE) is None
+        and re.search(r"[^\W_]", text) is not None
     )
-    response = response[start:]
-    tagged = _tagged(response)
-    if tagged:
-        return _boxed(tagged) or _stated(tagged) or tagged
-    return _boxed(response) or _stated(response) or (_last_resort(response) if lenient else None)
+
+
+def first_line(text: str) -> str:
+    """The first line of a response."""
+    return text.lstrip().partition("\n")[0].strip()
+
+
+def last_line(text: str) -> str:
+    """The last line of a response."""
+    return text.rstrip().rpartition("\n")[2].strip()
 
 
 def unwrap_gold(text: str) -> str:
-    """A gold answer that is wholly one `\\boxed{...}` or `<answer>...</answer>`, without that wrapping.
+    """A gold answer out of its `\\boxed{...}`, its `<answer>...</answer>` or from behind its `####`.
 
     Any other text comes back as it is.
     """
     stripped = text.strip()
+    _, mark, last = stripped.rpartition("\n#### ")
+    if mark or stripped.startswith("#### "):
+        return last.strip() if mark else stripped.removeprefix("#### ").strip()
     tags = list(_TAG.finditer(stripped))
     if len(tags) == 2 and tags[0].start() == 0 and tags[1].end() == len(stripped) and tags[1].group(1):
         return text if tags[0].group(1) else stripped[tags[0].end() : tags[1].start()]
-    opening = re.match(r"\\boxed\s*\{", stripped)
-    if opening and closing_brace(stripped, opening.end() - 1) == len(stripped) - 1:
-        return stripped[opening.end() : -1]
+    opening = re.match(r"\$?\\boxed\s*\{", stripped)
+    if opening:
+        end = closing_brace(stripped, opening.end() - 1)
+        if end is not None and stripped[end + 1 :] == ("$" if stripped.startswith("$") else ""):
+            return stripped[opening.end() : end]
     return text
 
 
-def closing_brace(text: str, opening: int) -> int | None:
-    """The index of the brace that closes the one at `opening`, if there is one."""
-    depth = 0
-    for match in _BRACE.finditer(text, opening):
-        depth += 1 if match.group().endswith("{") and match.group() != "\\{" else 0
-        depth -= match.group() == "}"
-        if depth == 0:
-            return match.start()
-    return None
+def _after_thinking(response: str) -> str:
+    """What follows the thinking, up to an end token; nothing if the thinking does not end."""
+    _, channel, last = response.rpartition(_FINAL_CHANNEL)
+    response = last if channel else response
+    start = 0
+    thinking = False
+    for tag in _THINKING.finditer(response):
+        thinking = not tag[1]
+        start = tag.end()
+    if thinking:
+        return ""
+    end = _END.search(response, start)
+    return response[start : end.start() if end else len(response)]
 
 
 def _tagged(text: str) -> str:
-    """What stands in the last `<answer>...</answer>` that is not empty."""
+    """What the last `<answer>...</answer>` that is not empty holds; its end may be missing."""
     opened: int | None = None
     inside = ""
     for tag in _TAG.finditer(text):
@@ -84,14 +260,17 @@ def _tagged(text: str) -> str:
         elif opened is not None:
             inside = text[opened : tag.start()].strip() or inside
             opened = None
+    if opened is not None and not inside:
+        inside = text[opened:].strip()
     return inside
 
 
-def _boxed(text: str) -> str | None:
-    """What stands in the last box that is closed and not empty; of nested ones, in the innermost."""
-    start, found = -1, None
+def _boxes(text: str) -> list[Statement]:
+    """Groups of boxes that are closed and not empty; of nested boxes, the innermost."""
+    found: list[tuple[int, int, str]] = []  # start and end of the content, and the content
     stack: list[int | None] = []  # of open braces: where the content of a box starts, None for others
-    for match in _BRACE.finditer(text):
+    last = -1
+    for match in BRACE.finditer(text):
         token = match.group()
         if token == "{":
             stack.append(None)
@@ -100,30 +279,51 @@ def _boxed(text: str) -> str | None:
         elif token == "}" and stack:
             opened = stack.pop()
             # Outer boxes close later but start earlier. They are not sliced, or nesting would cost n^2.
-            if opened is not None and opened > start and (content := text[opened : match.start()].strip()):
-                start, found = opened, content
-    for match in _BARE_BOX.finditer(text, max(start, 0)):
-        found = match.group(1)
+            if opened is not None and opened > last and (content := text[opened : match.start()].strip()):
+                last = opened
+                found.append((opened, match.end(), content))
+    found += [(match.start(1), match.end(), match.group(1)) for match in _BARE_BOX.finditer(text)]
+    return _grouped(text, sorted(found))
+
+
+def _grouped(text: str, boxes: list[tuple[int, int, str]]) -> list[Statement]:
+    groups: list[tuple[int, list[str]]] = []
+    before = 0
+    for start, end, content in boxes:
+        opening = text.rfind("\\", max(0, start - 12), start)
+        between = text[before:opening].replace("\\boxed", "").rstrip("\\")
+        if groups and len(between) <= _CLOSEST and _TOGETHER.fullmatch(between):
+            if content not in groups[-1][1]:
+                groups[-1][1].append(content)
+        else:
+            groups.append((start, [content]))
+        before = end
+    return [Statement("box", ", ".join(contents), start) for start, contents in groups[-_MOST_PHRASES:]]
+
+
+def _phrases(text: str) -> list[Statement]:
+    """What phrases such as "the answer is" introduce, and letters that "is correct" follows."""
+    found = []
+    for match in collections.deque(_PHRASE.finditer(text), _MOST_PHRASES):
+        before = _SENTENCE.split(text[max(0, match.start() - 300) : match.start()])[-1]
+        if _NO_PHRASE.search(before[-8:]) or _CONDITION.search(before):
+            continue
+        if tail := _sentence(text, match.end()):
+            found.append(Statement("phrase", tail, match.start()))
+    found += [
+        Statement("phrase", match.group(1), match.start())
+        for match in collections.deque(_AFTERWARDS.finditer(text), _MOST_PHRASES)
+        if not _NO_PHRASE.search(match.group())
+    ]
     return found
 
 
-def _stated(text: str) -> str | None:
-    """What follows the last "answer is" or "answer:", up to the end of its sentence."""
-    last = _last(_STATED, text)
-    if last is None:
-        return None
-    end = _SENTENCE_END.search(text, last.end())
-    return text[last.end() : end.start() if end else len(text)].strip(" \t*.") or None
-
-
-def _last_resort(text: str) -> str | None:
-    line = text.rstrip().rpartition("\n")[2]
-    if _LETTER_LINE.match(line):
-        return line.strip(" \t*")
-    number, letter = _last(_SIGNED, text), _last(_LETTER, text)
-    if letter is not None and (number is None or letter.start() > number.start()):
-        return letter.group(1) or letter.group(2)
-    return None if number is None else number.group()
+def _sentence(text: str, start: int) -> str:
+    """From `start` to the end of the sentence; a full stop in a formula ends none."""
+    tail = text[start : start + _LONGEST_TAIL]
+    tail = tail.lstrip(" \t\n:*")
+    end = next((match.start() for match in _TAIL.finditer(tail) if match["end"] is not None), len(tail))
+    return tail[:end].strip(" \t*.\n,")
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import math
 import numbers
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -41,7 +43,8 @@ def load_function(path: str) -> RewardFunction:
         try:
             reward = function(response, gold, meta)
         except Exception as error:
-            raise ValueError(f"The reward function {path!r} raised {_said(error)}.") from error
+            where = _line(error, _file_of(function))
+            raise ValueError(f"The reward function {path!r} raised {_said(error)}{where}.") from error
         if reward is None or isinstance(reward, bool):
             return reward
         if isinstance(reward, numbers.Real) and math.isfinite(reward):
@@ -58,7 +61,8 @@ def _load_module(name: str, path: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:  # the user's code runs on import, and may raise anything
-        raise ValueError(f"The reward function {path!r} cannot be loaded: {_said(error)}.") from error
+        where = _line(error, str(Path(*name.split(".")).with_suffix(".py")))
+        raise ValueError(f"The reward function {path!r} cannot be loaded: {_said(error)}{where}.") from error
 
 
 def _load_file(file: str, path: str) -> ModuleType:
@@ -75,8 +79,26 @@ def _load_file(file: str, path: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ValueError(f"The reward function {path!r} cannot be loaded: {_said(error)}.") from error
+        where = _line(error, str(location))
+        raise ValueError(f"The reward function {path!r} cannot be loaded: {_said(error)}{where}.") from error
     return module
+
+
+def _file_of(function: Callable[..., Any]) -> str:
+    """The file that holds the code of a function, or of the class of a callable object."""
+    plain = inspect.unwrap(function)
+    module = sys.modules.get(plain.__module__)
+    return str(module.__file__) if module is not None and module.__file__ is not None else ""
+
+
+def _line(error: Exception, file: str) -> str:
+    """Where in the user's file an exception came from: " (my_rewards.py, line 12)"; "" if not from there."""
+    if isinstance(error, SyntaxError) and error.filename and error.filename.endswith(file):
+        return f" ({Path(error.filename).name}, line {error.lineno})"
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if file and frame.filename.endswith(file)
+    ]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def _said(error: Exception) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vicur.paths import PathText
 from vicur.rewards.answers import extract_answer, unwrap_gold
-from vicur.rewards.comparison import compare, needs_maths, split_option, tidy
 from vicur.rewards.functions import load_function
+from vicur.rewards.judge import Judge
 from vicur.rewards.latex import LatexComparer
+from vicur.rewards.notation import is_balanced
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class RewardConfig:
     tolerance: float = 1e-6
     """Numbers are equal if they differ by at most this, relative to the gold answer."""
     lenient: bool = True
-    """Where a response marks no answer, take its last number or option letter for one."""
+    """Where a response marks no answer, take the whole of a short response, its last formula or its option
+    letter for one."""
     time_limit: float = 5.0
     """Seconds for comparing two LaTeX answers; beyond it the response counts as wrong."""
     max_answer_length: int = 512
@@ -52,10 +54,13 @@ class Grade:
     Attributes:
         reward: 1 or 0, or what the user's function says.
         correct: whether it counts as correct.
+        extracted: the answer that was found in the response; None where there was none. Options are their
+            letters.
     """
 
     reward: float
     correct: bool
+    extracted: str | None = field(default=None, compare=False)
 
 
 class Grader:
@@ -75,6 +80,9 @@ class Grader:
         self.config = config or RewardConfig()
         self._function = None if self.config.function is None else load_function(self.config.function)
         self._latex = LatexComparer(self.config.tolerance, self.config.time_limit)
+        self._judge = Judge(
+            self._latex.equal, self.config.tolerance, self.config.lenient, self.config.max_answer_length
+        )
 
     @property
     def timeouts(self) -> int:
@@ -103,63 +111,58 @@ class Grader:
             response: what the model wrote.
             gold: the answer to find. The user's function also gets None.
             choices: texts of the options A, B, ... of a multiple-choice question. The letter and the
-                text of an option are then the same answer.
+                text of an option are then the same answer, and an integer that is no option's text is the
+                option's index, counted from 0.
             meta: for the user's function.
 
         Returns:
-            None where there is no gold answer or it cannot be parsed, or where the user's function
-            returned None.
+            None where the gold answer is excluded (see `exclusion`), or where the user's function returned
+            None.
 
         Raises:
             ValueError: the user's function failed, or math-verify is needed and cannot start.
         """
         if self._function is not None:
             reward = self._function(response, gold, {} if meta is None else meta)
-        else:
-            reward = self._matches(response, gold, choices)
-        return None if reward is None else Grade(float(reward), reward >= self.config.correct_from)
+            if reward is None:
+                return None
+            found = extract_answer(response, self.config.lenient)
+            return Grade(float(reward), reward >= self.config.correct_from, found)
+        if self.exclusion(gold) is not None:
+            return None
+        assert gold is not None
+        verdict = self._judge.judge(response, unwrap_gold(gold).strip(), choices)
+        reward = float(verdict.correct)
+        return Grade(reward, reward >= self.config.correct_from, verdict.extracted)
 
     def can_grade(self, gold: str | None) -> bool:
-        """Whether a response could be right by this gold answer: it is there, not too long, and parses.
+        """Whether a response could be right by this gold answer."""
+        return self.exclusion(gold) is None
+
+    def exclusion(self, gold: str | None) -> str | None:
+        """Why no response can be graded by a gold answer; None where one can.
+
+        A gold answer that math-verify cannot parse is compared as text, and not excluded.
 
         Args:
             gold: the answer to find.
 
-        Raises:
-            ValueError: math-verify is needed and cannot start.
+        Returns:
+            One of a few reasons, so that they can be counted: "no gold answer", "empty gold answer", "gold
+            answer of more than 512 characters" or "gold answer with unbalanced braces".
         """
-        gold = unwrap_gold(gold or "").strip()
-        if not gold or len(gold) > self.config.max_answer_length:
-            return False
-        return not needs_maths(gold) or self._latex.parses(tidy(gold))
+        if gold is None:
+            return "no gold answer"
+        gold = unwrap_gold(gold).strip()
+        if not gold:
+            return "empty gold answer"
+        if len(gold) > self.config.max_answer_length:
+            return f"gold answer of more than {self.config.max_answer_length} characters"
+        return None if is_balanced(gold) else "gold answer with unbalanced braces"
 
     def close(self) -> None:
         """End the worker, which else ends with this object. A later question starts another."""
         self._latex.close()
-
-    def _matches(self, response: str, gold: str | None, choices: Sequence[str] | None) -> bool | None:
-        if not self.can_grade(gold):
-            return None
-        gold = unwrap_gold(gold or "").strip()
-        found = extract_answer(response, self.config.lenient)
-        if found is None or len(found) > self.config.max_answer_length:
-            return False
-        gold_option, found_option = split_option(gold), split_option(found)
-        if gold_option is None:
-            # "B. 12", or a B whose text is 12, for the gold answer 12
-            texts = [found]
-            if found_option is not None:
-                texts += [found_option[1], _choice(choices, found_option[0])]
-            return any(self._equal(text, gold) for text in texts if text)
-        letter, text = gold_option
-        if found_option is not None:
-            return found_option[0] == letter
-        texts = [text, _choice(choices, letter)]
-        return bool(compare(found, letter, 0.0)) or any(self._equal(found, own) for own in texts if own)
-
-    def _equal(self, found: str, gold: str) -> bool:
-        equal = compare(found, gold, self.config.tolerance)
-        return self._latex.equal(tidy(gold), tidy(found)) if equal is None else equal
 
 
 def is_correct(response: str, gold: str | None) -> bool | None:
@@ -175,12 +178,3 @@ def is_correct(response: str, gold: str | None) -> bool | None:
 @functools.cache
 def _default_grader() -> Grader:
     return Grader()
-
-
-def _choice(choices: Sequence[str] | None, letter: str) -> str:
-    """The text of an option without its own letter; "" where it is not known."""
-    index = ord(letter) - ord("A")
-    if choices is None or index >= len(choices):
-        return ""
-    option = split_option(choices[index])
-    return option[1] if option is not None and option[0] == letter else choices[index]

@@ -55,7 +55,7 @@ class LatexComparer:
     def __init__(self, tolerance: float, time_limit: float) -> None:
         self.tolerance, self.time_limit = tolerance, time_limit
         self.timeouts = 0
-        self._replies: dict[tuple[str, str | None], dict[str, bool] | None] = {}
+        self._replies: dict[tuple[str, str | None, float], dict[str, bool] | None] = {}
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._finalizer: weakref.finalize[..., LatexComparer] | None = None
@@ -72,16 +72,21 @@ class LatexComparer:
         Raises:
             ValueError: the worker cannot start.
         """
-        reply = self._ask(gold, None)
+        reply = self._ask(gold, None, self.tolerance)
         return reply is not None and reply["parsed"]
 
-    def equal(self, gold: str, found: str) -> bool:
+    def equal(self, gold: str, found: str, tolerance: float | None = None) -> bool:
         """Whether the two are equal; False also where that took too long.
+
+        Args:
+            gold: the gold answer.
+            found: what a response says.
+            tolerance: relative, for numbers; the comparer's if not given.
 
         Raises:
             ValueError: the worker cannot start.
         """
-        reply = self._ask(gold, found)
+        reply = self._ask(gold, found, self.tolerance if tolerance is None else tolerance)
         return reply is not None and reply.get("equal", False)
 
     def close(self) -> None:
@@ -89,21 +94,21 @@ class LatexComparer:
         with self._lock:
             self._end()
 
-    def _ask(self, gold: str, found: str | None) -> dict[str, bool] | None:
+    def _ask(self, gold: str, found: str | None, tolerance: float) -> dict[str, bool] | None:
         if os.getpid() != self._owner:
             self._disown()
         with self._lock:
-            key = (gold, found)
+            key = (gold, found, tolerance)
             if key not in self._replies:
                 if len(self._replies) >= _MOST_REMEMBERED:
                     self._replies.clear()
                 # Given-up questions are remembered too: a policy that learnt to write `9^{9^{9^9}}`
                 # would else cost the whole limit for each of its responses.
-                self._replies[key] = self._ask_worker(gold, found)
+                self._replies[key] = self._ask_worker(gold, found, tolerance)
             return self._replies[key]
 
-    def _ask_worker(self, gold: str, found: str | None) -> dict[str, bool] | None:
-        question: dict[str, Any] = {"gold": gold, "limit": self.time_limit, "tolerance": self.tolerance}
+    def _ask_worker(self, gold: str, found: str | None, tolerance: float) -> dict[str, bool] | None:
+        question: dict[str, Any] = {"gold": gold, "limit": self.time_limit, "tolerance": tolerance}
         if found is not None:
             question["found"] = found
         # A worker that someone else killed says nothing about the question, so that is asked again.

@@ -16,7 +16,6 @@ timer whose signal keeps its default action, and ends the process. It holds with
 
 from __future__ import annotations
 
-import cmath
 import contextlib
 import json
 import os
@@ -61,36 +60,64 @@ def answer(question: dict[str, Any]) -> dict[str, bool]:
     from math_verify import verify
 
     gold = _parse(question["gold"])
-    if not gold:
+    if gold is None:
         return {"parsed": False}
     if "found" not in question:
         return {"parsed": True}
     found = _parse(question["found"])
-    if not found:
+    if found is None:
         return {"parsed": True, "equal": False}
-    close = _close(gold[0], found[0], question["tolerance"])
+    close = _close(gold, found, question["tolerance"])
     if close is None:
         # A timeout of 0 is none: theirs needs a Python handler, and would take our timer away.
         close = verify(gold, found, allow_set_relation_comp=True, timeout_seconds=0)
     return {"parsed": True, "equal": bool(close)}
 
 
-def as_maths(text: str) -> str:
-    """With dollar signs around it, without which math-verify reads `2 \\sqrt { 221 }` as 221.
+def _parse(text: str) -> Any:
+    """The formula, all of it, as math-verify reads it; None where it cannot.
 
-    A text with formulas in it ("$2$ and $3$") stays as it is.
+    Different from its defaults: units are not removed (`h` in `\\pi r^2 h` is none, and real ones were
+    read before), and R and r are two variables.
     """
-    dollars = len(re.findall(r"(?<!\\)\$", text))
-    if (dollars and dollars % 2 == 0) or re.search(r"\\\(.*\\\)|\\\[.*\\\]", text, re.DOTALL):
-        return text
-    return "$" + re.sub(r"\\?\$", "", text) + "$"
+    from latex2sympy2_extended.latex2sympy2 import (
+        ConversionConfig,
+        NormalizationConfig,
+        latex2sympy,
+        normalize_latex,
+    )
+
+    normalization = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+    )
+    degrees = re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text) is not None
+    try:
+        return latex2sympy(
+            normalize_latex(as_maths(text), normalization),
+            is_real=not should_be_complex(text),
+            convert_degrees=degrees,
+            normalization_config=None,
+            conversion_config=ConversionConfig(lowercase_symbols=False),
+        )
+    except ImportError:
+        raise
+    except Exception:  # its parser raises bare ones
+        return None
 
 
-def _parse(text: str) -> list[Any]:
-    from math_verify import LatexExtractionConfig, parse
+def should_be_complex(text: str) -> bool:
+    """Whether math-verify would read a formula over the complex numbers."""
+    from math_verify.grader import should_treat_as_complex
 
-    # Without the fallbacks, which find a number in what is not maths, or return the text itself.
-    return parse(as_maths(text), [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0)
+    return bool(should_treat_as_complex(text))
+
+
+def as_maths(text: str) -> str:
+    """Without dollar signs, and with upright single letters, as in `\\mathrm{e}`, made plain."""
+    text = re.sub(r"\\?\$|\\[()\[\]]", "", text)
+    text = re.sub(r"\\(?:mathrm|text|rm|operatorname|mathit|mathbf)\s*\{\s*([A-Za-z])\s*\}", r"{\1}", text)
+    text = re.sub(r"(?<![\\A-Za-z])(arc)?(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![A-Za-z])", r"\\\1\2", text)
+    return re.sub(r"_\s*(?![{\\])(\w)", r"_{\1}", text)
 
 
 def _close(gold: Any, found: Any, tolerance: float) -> bool | None:
@@ -98,15 +125,21 @@ def _close(gold: Any, found: Any, tolerance: float) -> bool | None:
 
     math-verify rounds to 6 decimals, by which all numbers below a millionth are equal.
     """
+    from sympy import Abs
+
     try:
         if not (gold.is_number and found.is_number):
             return None
-        gold_value, found_value = complex(gold.evalf(15)), complex(found.evalf(15))
+        if gold.is_finite is False or found.is_finite is False:
+            return None
+        gold, found = gold.doit(), found.doit()
+        limit = max(tolerance, 1e-12)
+        if gold.is_zero or gold.evalf(15) == 0:
+            return bool(Abs(found.evalf(15)) <= limit)
+        # By their quotient: neither underflows, as 10^{-400} would as a float.
+        return bool(Abs((found / gold).evalf(20) - 1) <= limit)
     except Exception:  # sympy raises many kinds; math-verify catches them all, and says False
         return None
-    if not (cmath.isfinite(gold_value) and cmath.isfinite(found_value)):
-        return None
-    return abs(gold_value - found_value) <= max(tolerance, 1e-12) * (abs(gold_value) or 1.0)
 
 
 def _limit_memory(num_bytes: int) -> None:

@@ -19,7 +19,10 @@ from vicur.cues.audit.findings import Finding, Severity
 from vicur.cues.audit.values import Value, find_values
 from vicur.cues.audit.visible import VISIBLE, counts_something, counts_visible
 from vicur.rewards.answers import unwrap_gold
-from vicur.rewards.comparison import compare, split_option, tidy
+from vicur.rewards.comparison import compare
+from vicur.rewards.notation import tidy
+from vicur.rewards.options import split_option
+from vicur.rewards.units import is_unit
 
 _QUANTITY = (
     r"(?:answers?|solutions?|results?|repl(?:y|ies)|responses?|conclusions?|sums?|totals?|differences?|gap|maximum|max|minimum|min|products?|quotients?|"
@@ -163,7 +166,7 @@ def gold_number(answer: str) -> Value | None:
     if len(values) != 1 or bare[: values[0].start].strip(" $({"):
         return None
     rest = bare[values[0].end :].strip(" $)}")
-    if rest and not (compare(bare, bare[: values[0].end], 1e-9) or _is_unit(rest)):
+    if rest and not (compare(bare, bare[: values[0].end], 1e-9) or is_unit(rest)):
         return None
     return values[0]
 
@@ -346,7 +349,7 @@ def _other_unit(text: str, value: Value, answer: str) -> bool:
     """Whether the number has a unit that the answer contradicts: 12 degrees are not 12 cm."""
     unit = _unit_of(answer)
     word = re.match(r"\s*(?:[A-Za-z]+|°)", text[value.end : value.end + 16])
-    if not unit or word is None or not _is_unit(word.group()):
+    if not unit or word is None or not is_unit(word.group()):
         return False
     return compare(f"1 {word.group().strip()}", f"1 {unit}", 0.0) is not True
 
@@ -356,50 +359,3 @@ def _unit_of(answer: str) -> str:
     number = gold_number(answer)
     bare = re.sub(r"^\s*[^\d=]{1,16}=\s*(?=[^=]+$)", "", tidy(answer))
     return "" if number is None else bare[number.end :].strip(" $)}")
-
-
-_KNOWN_UNITS = frozenset(
-    {
-        *(
-            "°",
-            "degree",
-            "degrees",
-            "deg",
-            "rad",
-            "radians",
-            "cm",
-            "mm",
-            "km",
-            "m",
-            "in",
-            "inch",
-            "inches",
-            "ft",
-        ),
-        *(
-            "feet",
-            "yd",
-            "yards",
-            "mi",
-            "miles",
-            "g",
-            "kg",
-            "mg",
-            "lb",
-            "s",
-            "sec",
-            "second",
-            "seconds",
-            "min",
-        ),
-        *("minutes", "h", "hours", "liters", "L", "mL", "percent", "centimeters", "centimetres", "meters"),
-        *("metres",),
-    }
-)
-
-
-def _is_unit(word: str) -> bool:
-    word = word.strip()
-    return word in _KNOWN_UNITS or word.startswith(
-        ("^\\circ", "\\circ", "^{\\circ", "cm^", "m^", "square", "unit")
-    )

@@ -8,16 +8,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vicur.rewards.answers import NUMBER
+from vicur.rewards.numbers import NUMBER
+from vicur.rewards.numbers import ONES as _ONES
+from vicur.rewards.numbers import SMALL_WORDS as _SMALL
 
-_ONES = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
-    *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-)
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_SMALL = {word: value for value, word in enumerate(_ONES)} | {
-    word: 10 * value for value, word in enumerate(_TENS, 2)
-}
 _LARGE = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 _PARTS = {
     **{

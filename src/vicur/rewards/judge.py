@@ -1,0 +1,226 @@
+"""Read a response in the light of its question, and compare it with the gold answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vicur.rewards.answers import (
+    Response,
+    fallback,
+    first_line,
+    is_program,
+    is_refusal,
+    last_line,
+    read_response,
+    stated,
+)
+from vicur.rewards.comparison import Maths, compare, is_words
+from vicur.rewards.formulas import last_formula, only_formula
+from vicur.rewards.notation import key, tidy, words_key
+from vicur.rewards.options import Key, contained, mentioned, named, read_key, split_option
+from vicur.rewards.structure import read_quantity, read_ratio
+
+_LAST_SENTENCE = re.compile(r"[.!?。！？]\s+|\n")
+_LETTER_ALONE = re.compile(r"^[ \t]*[*(\[]*([A-J])[)\].*]*[ \t]*$", re.MULTILINE)
+_ENDS_WITH_LETTER = re.compile(r"\b(?:is|be)\s+(?:letter\s+)?[*]*\(?([A-J])\)?[.\s*]*$")
+_LONGEST_BARE = 200
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a response is right, and the answer that was found in it."""
+
+    correct: bool
+    extracted: str | None
+
+
+class Judge:
+    """Grades one response by one gold answer.
+
+    Args:
+        maths: decides about formulas.
+        tolerance: largest difference of two numbers, relative to the gold answer.
+        lenient: read an answer where none is marked.
+        max_length: characters of an answer.
+    """
+
+    def __init__(self, maths: Maths, tolerance: float, lenient: bool, max_length: int) -> None:
+        self.maths, self.tolerance, self.lenient, self.max_length = maths, tolerance, lenient, max_length
+
+    def judge(self, response: str, gold: str, choices: Sequence[str] | None) -> Verdict:
+        """Whether a response states the gold answer.
+
+        Args:
+            response: what the model wrote.
+            gold: a gold answer that can be graded against, out of its wrapping.
+            choices: the texts of the options, if there are any.
+        """
+        read = read_response(response)
+        if not read.text:
+            return Verdict(False, None)
+        right = read_key(gold, choices, self.equal)
+        if right is not None:
+            return self._choice(read, right)
+        return self._open(read, gold, choices)
+
+    def equal(self, found: str, gold: str) -> bool:
+        """Whether two answers are equal; what is too long is not."""
+        if max(len(found), len(gold)) > self.max_length:
+            return False
+        return compare(found, gold, self.tolerance, self.maths) is True
+
+    def _choice(self, read: Response, right: Key) -> Verdict:
+        found = self._named(read, right)
+        text = ", ".join(
+            right.options.letters[place] or right.options.texts[place] for place in sorted(found)
+        )
+        if not found:
+            text = stated(read) or (fallback(read.text) if self.lenient else None) or ""
+            return Verdict(False, text[: self.max_length] or None)
+        return Verdict(found == right.right or self._alike(found, right), text)
+
+    def _alike(self, found: frozenset[int], right: Key) -> bool:
+        """Whether all the options found have the text of the right one: some questions list one twice."""
+        texts = {key(tidy(right.options.texts[place])) for place in found | right.right}
+        return len(texts) == 1 and "" not in texts
+
+    def _named(self, read: Response, right: Key) -> frozenset[int]:
+        """The options that a response decides for."""
+        found: frozenset[int] = frozenset()
+        box: frozenset[int] = frozenset()
+        for statement in read.statements:
+            own = self._of(statement.text, right)
+            if not own and (is_refusal(statement.text) or split_option(statement.text)):
+                found = box = frozenset()
+            if statement.kind == "box":
+                box = own
+            elif box and own and own != box:
+                return box | own  # a box, and another answer after it
+            found = own or found
+        boxed = any(statement.kind == "box" for statement in read.statements)
+        if found or boxed or (read.statements and not self.lenient):
+            return found  # what a box holds is the answer, even if it is no option
+        if read.tagged or self.lenient:
+            return self._unmarked(read.text, right)
+        return frozenset()
+
+    def _of(self, text: str, right: Key) -> frozenset[int]:
+        if len(text) > self.max_length:
+            return frozenset()
+        return named(text, right.options, lambda found, own: self._is_option(found, own, right))
+
+    def _is_option(self, found: str, own: str, right: Key) -> bool:
+        """A fraction may be a ratio where another option is one."""
+        if self.equal(found, own):
+            return True
+        ratios = any(read_ratio(tidy(text)) for text in right.options.texts)
+        parts = read_ratio(tidy(found)) if ratios else None
+        return (
+            parts is not None and len(parts) == 2 and self.equal(rf"\frac{{{parts[0]}}}{{{parts[1]}}}", own)
+        )
+
+    def _unmarked(self, text: str, right: Key) -> frozenset[int]:
+        """Where no phrase marks the answer: a short response, its first or last line, its last sentence."""
+        lines = [line for line in dict.fromkeys((first_line(text), last_line(text))) if line]
+        if len(text) <= _LONGEST_BARE and "\n" not in text and (found := self._of(text, right)):
+            return found
+        found = frozenset()
+        for line in lines:
+            found |= self._of_line(line, right)
+        if found:
+            return found
+        if alone := set(_LETTER_ALONE.findall(text)):
+            return self._of(", ".join(sorted(alone)), right)
+        sentence = [sentence for sentence in _LAST_SENTENCE.split(text) if sentence.strip()][-1]
+        ends = _ENDS_WITH_LETTER.search(sentence)
+        if ends and (found := self._of(ends[1], right)):
+            return found
+        if found := mentioned(sentence, right.options) or contained(sentence, right.options):
+            return found
+        everywhere = mentioned(text, right.options)
+        if everywhere or is_refusal(text[-_LONGEST_BARE:]):
+            return everywhere if len(everywhere) == 1 and not is_refusal(text) else frozenset()
+        formula = last_formula(text) if len(self._texts_in(sentence, right)) < 2 else None
+        return self._of(formula[1], right) if formula and not is_program(text) else frozenset()
+
+    def _texts_in(self, sentence: str, right: Key) -> list[str]:
+        words = f" {' '.join(re.findall(r'[A-Za-z0-9]+', sentence.casefold()))} "
+        texts = {" ".join(re.findall(r"[A-Za-z0-9]+", text.casefold())) for text in right.options.texts}
+        return [text for text in texts if text and f" {text} " in words]
+
+    def _of_line(self, line: str, right: Key) -> frozenset[int]:
+        """What a line names that is an option, or starts with one."""
+        option = split_option(line)
+        if option is not None and option[0] in right.options.letters:
+            return self._of(line, right)
+        begun = re.match(r"[*\"']*([A-Za-z]+)[*\"']*(?=[,.;:!]|\s*$)", line)
+        if begun and words_key(begun[1]) in map(words_key, right.options.texts):
+            return self._of(begun[1], right)
+        return (
+            self._of(line, right)
+            if len(line) <= 40 and words_key(line) in map(words_key, right.options.texts)
+            else frozenset()
+        )
+
+    def _open(self, read: Response, gold: str, choices: Sequence[str] | None) -> Verdict:
+        found = self._final(read, gold)
+        if found is None:
+            return Verdict(False, None)
+        if len(found) > self.max_length:
+            return Verdict(False, found[: self.max_length])
+        correct = self._answers(found, gold, choices)
+        if (
+            not correct
+            and self.lenient
+            and not read.statements
+            and len(read.text) <= _LONGEST_BARE
+            and "\n" not in read.text
+        ):
+            return Verdict(self.equal(read.text, gold), found)
+        later = self._after_box(read, gold)
+        if correct and later is not None and not self._answers(later, gold, choices):
+            return Verdict(False, f"{found}; {later}")  # a box, and another answer after it
+        return Verdict(correct, found)
+
+    def _answers(self, found: str, gold: str, choices: Sequence[str] | None) -> bool:
+        if self.equal(found, gold):
+            return True
+        option = split_option(found)
+        if option is None:
+            formula = only_formula(found) if is_words(tidy(found)) and read_quantity(tidy(gold)) else None
+            return formula is not None and not is_refusal(found) and self.equal(formula, gold)
+        place = ord(option[0]) - ord("A")
+        texts = [option[1], choices[place] if choices and place < len(choices) else ""]
+        return any(self.equal(text, gold) for text in texts if text)
+
+    def _final(self, read: Response, gold: str) -> str | None:
+        """The last statement that could be an answer of the kind of the gold answer."""
+        boxes = [statement.text for statement in read.statements if statement.kind == "box"]
+        if boxes:
+            return boxes[-1]
+        phrases = [statement.text for statement in read.statements]
+        fitting = [phrase for phrase in phrases if _fits(phrase, gold)]
+        if fitting or phrases:
+            return (fitting or phrases)[-1]
+        if read.tagged:
+            return read.text
+        return fallback(read.text) if self.lenient else None
+
+    def _after_box(self, read: Response, gold: str) -> str | None:
+        """What a phrase says behind the last box, if that is an answer of the gold answer's kind."""
+        later = None
+        for statement in read.statements:
+            later = None if statement.kind == "box" else statement.text
+        boxed = any(statement.kind == "box" for statement in read.statements)
+        if later is None or not boxed or "\\boxed" in later or not read_quantity(tidy(gold)):
+            return None
+        return later if read_quantity(tidy(later)) else None
+
+
+def _fits(phrase: str, gold: str) -> bool:
+    """Whether a phrase could state this gold answer: one with a number has to have one."""
+    if is_words(tidy(gold)):
+        return True
+    return re.search(r"[0-9\\$=]|\b[a-zA-Z]\b", phrase) is not None or read_quantity(tidy(phrase)) is not None
