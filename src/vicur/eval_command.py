@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from vicur.data.bad_rows import BadRowError
 from vicur.data.lengths import fit_prompts
 from vicur.data.rows import PromptEncoder
 from vicur.data.sources import FileSource
@@ -45,7 +46,26 @@ def run_evaluation(options: argparse.Namespace, declared: tuple[Option, ...], co
     with ResponseStore(output, settings.identity(), overwrite=settings.overwrite) as store:
         for sentence in _about_store(store):
             _say(sentence)
-        found = resume_evaluation(
+        found = _answers(settings, source, grader, store)
+        found = Evaluation(found.answers, (*left_out, *found.unasked))
+        # Before anything can go wrong in writing: the result of the whole evaluation.
+        for line in evaluation_lines(found, settings):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        store.finish(found.table())
+    if output is not None:
+        console.print(f"Responses and verdicts: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _answers(
+    settings: EvaluationSettings, source: FileSource, grader: Grader, store: ResponseStore
+) -> Evaluation:
+    """What the model answers.
+
+    Raises:
+        ValueError: a row turns out unreadable, and such rows are not skipped.
+    """
+    try:
+        return resume_evaluation(
             lambda: _bar("loading the model").during(lambda: load_model(settings.model, settings.dtype)),
             source,
             settings.config,
@@ -55,13 +75,10 @@ def run_evaluation(options: argparse.Namespace, declared: tuple[Option, ...], co
             limits=settings.data.pixel_limits(),
             skip_bad_rows=settings.data.bad_rows == "skip",
         )
-        found = Evaluation(found.answers, (*left_out, *found.unasked))
-        # Before anything can go wrong in writing: the result of the whole evaluation.
-        for line in evaluation_lines(found, settings):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        store.finish(found.table())
-    if output is not None:
-        console.print(f"Responses and verdicts: {output}", markup=False, highlight=False, soft_wrap=True)
+    except BadRowError as error:
+        kept = f" The {len(store)} responses so far are kept." if settings.output is not None else ""
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{reason}. Skip and count such rows with --bad-rows skip.{kept}") from error
 
 
 def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource, list[Answer]]:
