@@ -88,7 +88,7 @@ def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource,
         ValueError: there is none, none can be graded, or images would not be shown.
     """
     source = settings.data.open(progress=_bar("checking the data").over)
-    left_out = unasked([(bad.id or f"row {bad.row}", str(bad)) for bad in source.bad_rows], "unreadable rows")
+    too_long: list[Answer] = []
     _check_media(source, settings.data.text_only)
     if settings.limit is not None:
         source = source.select(range(min(settings.limit, len(source))))
@@ -96,9 +96,10 @@ def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource,
         encoder = PromptEncoder(read_processor(settings.model), _no_positions, settings.data.pixel_limits())
         measuring = _bar("measuring prompts").over
         source, overlong = fit_prompts(source, encoder, settings.data, progress=measuring)
-        left_out += unasked([(own.id, str(own)) for own in overlong], "prompts too long")
+        too_long = unasked([(own.id, str(own)) for own in overlong], "prompts too long")
     _check_gradable(source, grader)
-    return source, left_out
+    unreadable = [(bad.id or f"row {bad.row}", str(bad)) for bad in source.bad_rows]
+    return source, [*unasked(unreadable, "unreadable rows"), *too_long]
 
 
 def _check_media(source: FileSource, text_only: bool) -> None:
