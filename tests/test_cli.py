@@ -230,7 +230,7 @@ def test_eval_leaves_bad_rows_out_and_says_so(tmp_path, capsys):
     assert "row 1" in sentence(capsys)
     out = tmp_path / "r.parquet"
     assert main([*common, "--bad_rows=skip", "--output", str(out)]) == 0
-    assert "1 problems, unreadable rows" in capsys.readouterr().out
+    assert "Left out of the accuracy, unreadable rows: 1." in capsys.readouterr().out
     assert [row["response"] is None for row in pq.read_table(out).to_pylist()] == [False, True]
 
 

@@ -100,3 +100,16 @@ def test_unknown_names_are_told(tmp_path, capsys):
     assert "There is no study nowhere; did you mean" in " ".join(capsys.readouterr().err.split())
     assert main(["study", "objectives", "--output", str(tmp_path), "--only", "ppo"]) == 1
     assert "has no method ppo" in capsys.readouterr().err
+
+
+def test_the_answers_of_all_rows_are_graded_by_the_same_rewards(tmp_path):
+    assert load_study("objectives").rewards.tolerance == 1e-6
+    study = load_study("objectives", ["rewards.tolerance=0.25", "--rewards.lenient=false"])
+    assert (study.rewards.tolerance, study.rewards.lenient) == (0.25, False)
+    assert all(row.recipe.rewards == study.rewards for row in study.trained.values())
+    settings = "settings: {rewards: {tolerance: 0.1}}"
+    rows = f"trained: {{x: {{title: x, {settings}}}, y: {{title: y, settings: {{}}}}}}"
+    (tmp_path / "s.yaml").write_text(f"{HEAD}\n{rows}")
+    with pytest.raises(SettingsError, match="the trained rows have different rewards"):
+        load_study(str(tmp_path / "s.yaml"))
+    assert load_study(str(tmp_path / "s.yaml"), ["rewards.tolerance=0.1"]).rewards.tolerance == 0.1

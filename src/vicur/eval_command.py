@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from vicur.data.bad_rows import BadRowError
 from vicur.data.lengths import fit_prompts
 from vicur.data.rows import PromptEncoder
 from vicur.data.sources import FileSource
@@ -45,16 +46,7 @@ def run_evaluation(options: argparse.Namespace, declared: tuple[Option, ...], co
     with ResponseStore(output, settings.identity(), overwrite=settings.overwrite) as store:
         for sentence in _about_store(store):
             _say(sentence)
-        found = resume_evaluation(
-            lambda: _bar("loading the model").during(lambda: load_model(settings.model, settings.dtype)),
-            source,
-            settings.config,
-            Progress("evaluating"),
-            store,
-            grader=grader,
-            limits=settings.data.pixel_limits(),
-            skip_bad_rows=settings.data.bad_rows == "skip",
-        )
+        found = _answers(settings, source, grader, store)
         found = Evaluation(found.answers, (*left_out, *found.unasked))
         # Before anything can go wrong in writing: the result of the whole evaluation.
         for line in evaluation_lines(found, settings):
@@ -64,6 +56,31 @@ def run_evaluation(options: argparse.Namespace, declared: tuple[Option, ...], co
         console.print(f"Responses and verdicts: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _answers(
+    settings: EvaluationSettings, source: FileSource, grader: Grader, store: ResponseStore
+) -> Evaluation:
+    """What the model answers.
+
+    Raises:
+        ValueError: a row turns out unreadable, and such rows are not skipped.
+    """
+    try:
+        return resume_evaluation(
+            lambda: _bar("loading the model").during(lambda: load_model(settings.model, settings.dtype)),
+            source,
+            settings.config,
+            Progress("evaluating"),
+            store,
+            grader=grader,
+            limits=settings.data.pixel_limits(),
+            skip_bad_rows=settings.data.bad_rows == "skip",
+        )
+    except BadRowError as error:
+        kept = f" The {len(store)} responses so far are kept." if settings.output is not None else ""
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{reason}. Skip and count such rows with --bad-rows skip.{kept}") from error
+
+
 def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource, list[Answer]]:
     """The problems to ask, and those that are left out before anything is asked.
 
@@ -71,7 +88,7 @@ def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource,
         ValueError: there is none, none can be graded, or images would not be shown.
     """
     source = settings.data.open(progress=_bar("checking the data").over)
-    left_out = unasked([(bad.id or f"row {bad.row}", str(bad)) for bad in source.bad_rows], "unreadable rows")
+    too_long: list[Answer] = []
     _check_media(source, settings.data.text_only)
     if settings.limit is not None:
         source = source.select(range(min(settings.limit, len(source))))
@@ -79,9 +96,10 @@ def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource,
         encoder = PromptEncoder(read_processor(settings.model), _no_positions, settings.data.pixel_limits())
         measuring = _bar("measuring prompts").over
         source, overlong = fit_prompts(source, encoder, settings.data, progress=measuring)
-        left_out += unasked([(own.id, str(own)) for own in overlong], "prompts too long")
+        too_long = unasked([(own.id, str(own)) for own in overlong], "prompts too long")
     _check_gradable(source, grader)
-    return source, left_out
+    unreadable = [(bad.id or f"row {bad.row}", str(bad)) for bad in source.bad_rows]
+    return source, [*unasked(unreadable, "unreadable rows"), *too_long]
 
 
 def _check_media(source: FileSource, text_only: bool) -> None:

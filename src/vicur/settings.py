@@ -196,7 +196,7 @@ class Schema(Generic[Component]):
             raise SettingsError(_sentence(error)) from error
 
     def _culprit(self, layers: Sequence[Layer], message: str) -> str:
-        """The origin of the first layer with which the settings fail in this way; "" if all lack something."""
+        """Where the first layer that fails in this way comes from; "" if the defaults alone do."""
         for count in range(len(layers)):
             try:
                 self._build(self.merged("", layers[:count]).flat)

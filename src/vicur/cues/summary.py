@@ -118,8 +118,8 @@ class BuildSummary:
             said.append(f"Written: {self.out}.")
         else:
             said.append(
-                f"The output was not written. The replies are kept in {self.store}; rerun the same command to "
-                "resume."
+                f"The output was not written. The replies are kept in {self.store}; rerun the same command "
+                "to resume."
             )
         return said
 
@@ -152,8 +152,8 @@ class BuildPlan:
         """For people."""
         return [
             f"{self.problems} problems, {self.cues} cues, of which {self.kept} are in the store already.",
-            f"Requests to send: {self.cues - self.kept}, with about {self.prompt_tokens} prompt tokens and at "
-            f"most {self.completion_tokens} completion tokens; cost at most about {self.cost:.4f}.",
+            f"Requests to send: {self.cues - self.kept}, with about {self.prompt_tokens} prompt tokens and "
+            f"at most {self.completion_tokens} completion tokens; cost at most about {self.cost:.4f}.",
             "The first request:",
             self.request,
         ]

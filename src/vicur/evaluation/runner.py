@@ -18,6 +18,7 @@ from vicur.data.files import ROW_GROUP, write_whole
 from vicur.data.pixels import PixelLimits
 from vicur.data.rows import PromptEncoder
 from vicur.data.sample import Sample
+from vicur.data.sources import FileSource
 from vicur.data.views import Plain, View
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
 from vicur.evaluation.responses import ResponseStore, StoredResponse
@@ -258,25 +259,31 @@ class _Evaluating:
         """Grade the responses that are stored already; the numbers of the problems that have none."""
         if not len(self.store):
             return list(range(len(self.samples)))
+        names = self._names()
+        known = set(names)
+        for own in [own for own in self.store if own not in known]:
+            self._other_problem(own, "is not among the problems to evaluate now")
         missing: list[int] = []
-        seen: set[str] = set()
         bar = Progress("checking stored responses", progress.console, transient=True)
-        for index in bar.over(range(len(self.samples)), len(self.samples)):
+        for index, name in bar.over(enumerate(names), len(names)):
+            stored = self.store.get(name)
+            if stored is None:  # its media need not be decoded yet
+                missing.append(index)
+                continue
             sample = self._sample(index)
             if sample is None:
                 continue
-            seen.add(sample.id)
-            stored = self.store.get(sample.id)
-            if stored is not None and stored.digest != shown_digest(self.view.show(sample)):
-                self._other_problem(sample.id, "has changed since")
-                stored = None
-            if stored is None:
-                missing.append(index)
-            else:
+            if stored.digest == shown_digest(self.view.show(sample)):
                 self._grade(index, sample, stored)
-        for own in [own for own in self.store if own not in seen]:
-            self._other_problem(own, "is not among the problems to evaluate now")
+            else:
+                self._other_problem(name, "has changed since")
+                missing.append(index)
         return missing
+
+    def _names(self) -> list[str]:
+        if isinstance(self.samples, FileSource):
+            return [str(name) for name in self.samples.column("id")]
+        return [sample.id for sample in self.samples]
 
     def ask(
         self,

@@ -55,9 +55,7 @@ def evaluation_lines(found: Evaluation, settings: EvaluationSettings) -> list[st
             f"Warning: no answer was found in {found.unextracted} of {count} responses; they count as "
             f"wrong.{lenient}"
         )
-    lines += [
-        f"Left out of the accuracy: {number} problems, {kind}." for kind, number in found.excluded.items()
-    ]
+    lines += [f"Left out of the accuracy, {kind}: {number}." for kind, number in found.excluded.items()]
     return lines
 
 
