@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -102,7 +102,7 @@ def test_each_of_these_is_good(tmp_path, row):
     assert len(FileSource(ListTable("a", (tmp_path,), [row]))) == 1
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, phases=[Phase.generate])
 @given(
     st.lists(st.integers(0, len(GOOD) + len(BAD) + len(LATE) - 1), min_size=1, max_size=12),
     st.sampled_from([0, 1, None]),
