@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import io
 import json
 from pathlib import Path
 
@@ -9,9 +12,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from vicur.data import readers, tables
-from vicur.data.sources import FileSource
+from vicur.data.sources import DataConfig, FileSource
 from vicur.data.tables import open_table
 
 
@@ -19,6 +23,12 @@ def write_parquet(path: Path, *problems: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist([{"problem": problem} for problem in problems]), path)
     return path
+
+
+def png(colour: str) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(data, format="PNG")
+    return data.getvalue()
 
 
 def problems(name) -> list[str]:
@@ -219,3 +229,118 @@ def test_without_datasets_files_can_still_be_read(tmp_path, monkeypatch):
     for name in (tmp_path / "f", "owner/name"):
         with pytest.raises(ValueError, match="pip install datasets"):
             open_table(name)
+
+
+def test_csv_and_tsv(tmp_path):
+    """Quotes, line breaks and commas inside values; what is empty is absent; another separator; gzip."""
+    text = 'question,answer,cue\n"a, ""b""\nc",7,\nd,,"x"\n'
+    (tmp_path / "a.csv").write_text("\ufeff" + text, encoding="utf-8")
+    (tmp_path / "b.csv").write_text("question;answer\r\na, b;7\r\n")
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(text.encode()))
+    rows = [{"question": 'a, "b"\nc', "answer": "7"}, {"question": "d", "cue": "x"}]
+    assert (
+        list(open_table(tmp_path / "a.csv").rows()) == list(open_table(tmp_path / "c.csv.gz").rows()) == rows
+    )
+    assert list(open_table(tmp_path / "b.csv").rows()) == [{"question": "a, b", "answer": "7"}]
+
+
+def test_a_table_of_vlmevalkit(tmp_path):
+    """Images in base64, one of them named by the index of another row, and options in columns A and B."""
+    content = base64.b64encode(png("blue")).decode()
+    lines = ["index\tquestion\tA\tB\tanswer\timage", f"0\tWhich?\tx\ty\tB\t{content}", "1\tAnd?\tu\tv\tA\t0"]
+    (tmp_path / "a.tsv").write_text("\n".join(lines) + "\n")
+    first, second = FileSource(tmp_path / "a.tsv")
+    assert [s.images[0].getpixel((0, 0)) for s in (first, second)] == [(0, 0, 255)] * 2
+    assert (first.id, second.id, second.answer) == ("0", "1", "A") and second.meta == {"choices": ["u", "v"]}
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_folder_of_ones_own_images(tmp_path, name):
+    for colour in ("red", "blue"):
+        (tmp_path / f"{colour}.png").write_bytes(png(colour))
+    rows = [{"file_name": f"{c}.png", "question": "Which colour?", "answer": c} for c in ("red", "blue")]
+    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    text = lines if name.endswith("csv") else map(json.dumps, rows)
+    (tmp_path / name).write_text("\n".join(text) + "\n")
+    found = [(s.answer, s.images[0].getpixel((0, 0))) for s in FileSource(tmp_path)]
+    assert found == [("red", (255, 0, 0)), ("blue", (0, 0, 255))]
+
+
+def test_broken_lines_are_bad_rows_of_their_own(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"problem": "a"}\n{"problem"\n7\n{"problem": "b"}\n')
+    (tmp_path / "a.csv").write_text("problem,answer\na,1\nb\nc,1,2\n")
+    source = FileSource(tmp_path / "a.jsonl", bad_rows="skip")
+    assert source.column("question") == ["a", "b"] and source.num_rows == 4
+    kinds = [(bad.row, bad.kind, bad.reason.partition(":")[0]) for bad in source.bad_rows]
+    assert kinds == [
+        (1, "unreadable_row", "line 2 is not valid JSON"),
+        (2, "unreadable_row", "line 3 is a int; an object was expected"),
+    ]
+    assert [bad.row for bad in FileSource(tmp_path / "a.csv", bad_rows="skip").bad_rows] == [1, 2]
+    with pytest.raises(ValueError, match=r"2 of 4 rows are bad: 2 unreadable_row \(first: row 1: line 2"):
+        FileSource(tmp_path / "a.jsonl")
+
+
+def test_objects_that_hold_rows(tmp_path):
+    """By id, under one key among others, or a single row."""
+    by_id = {"7": {"question": "a", "meta": {"x": 1}}, "8": {"question": "b", "id": "own"}}
+    (tmp_path / "a.json").write_text(json.dumps(by_id, indent=1))
+    assert FileSource(tmp_path / "a.json").column("id") == ["7", "own"]
+    (tmp_path / "b.json").write_text(
+        json.dumps({"version": 2, "data": [{"question": "a"}, {"question": "b"}]})
+    )
+    assert FileSource(tmp_path / "b.json").column("question") == ["a", "b"]
+    (tmp_path / "c.json").write_text(
+        json.dumps({"conversations": [{"from": "human", "value": "a"}]}, indent=1)
+    )
+    assert FileSource(tmp_path / "c.json").column("question") == ["a"]
+
+
+@pytest.mark.parametrize("form", ["{0},{1}", "[{0}, {1}]", "['{0}','{1}']", "{folder}/part-*.jsonl", "list"])
+def test_several_files_are_one_source(tmp_path, form):
+    """Each with its own folder for paths; ids, messages and rows say which file."""
+    for number in (1, 2):
+        home = tmp_path / str(number) if form != "{folder}/part-*.jsonl" else tmp_path
+        home.mkdir(exist_ok=True)
+        (home / f"{number}.png").write_bytes(png("red" if number == 1 else "blue"))
+        rows = [
+            {"problem": str(number), "image": f"{number}.png"},
+            {"problem": "x", "image": f"no{number}.png"},
+        ]
+        (home / f"part-{number}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    paths = sorted(map(str, tmp_path.rglob("*.jsonl")))
+    name = paths if form == "list" else form.format(*paths, folder=tmp_path)
+    source = FileSource(name, bad_rows="skip")
+    assert source.column("question") == ["1", "2"]
+    assert source.column("id") == ["part-1.jsonl:0", "part-2.jsonl:0"]
+    assert [sample.images[0].getpixel((0, 0)) for sample in source] == [(255, 0, 0), (0, 0, 255)]
+    assert [str(bad).partition(":")[0] for bad in source.bad_rows] == [
+        "part-1.jsonl, row 1",
+        "part-2.jsonl, row 1",
+    ]
+    assert [bad.row for bad in source.bad_rows] == [1, 3] and source.num_rows == 4
+
+
+def test_files_of_several_conventions(tmp_path):
+    write_parquet(tmp_path / "a.parquet", "a")
+    (tmp_path / "b.csv").write_text("question,solution\nb,8\n")
+    source = DataConfig(train=[str(tmp_path / "a.parquet"), str(tmp_path / "b.csv")]).open()
+    assert source.column("question") == ["a", "b"] and source.column("answer") == [None, "8"]
+
+
+def test_names_of_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_parquet(tmp_path / "a,b.parquet", "a")
+    assert (
+        problems(tmp_path / "a,b.parquet") == problems("~/a,b.parquet") == problems("~/a*.parquet") == ["a"]
+    )
+    for name, message in [
+        ("~/*.json", r"No file matches ~/\*\.json"),
+        (",", "names no data"),
+        ([], "no data"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            open_table(name)
+    (tmp_path / "c.jsonl").write_text(json.dumps({"problem": "c", "image": "a.png"}))
+    (tmp_path / "a.png").write_bytes(png("red"))
+    assert len(FileSource("~/c.jsonl", image_dir="~")[0].images) == 1
