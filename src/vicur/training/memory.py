@@ -219,9 +219,10 @@ def _kept_text(model: Any, checkpointing: bool) -> Bytes:
     """Bytes of one token in the graph."""
     text, size = model.config.text_config, model.dtype.itemsize
     layer = kept_by_text_layer(text, size)
+    last_norm = (FLOAT + size) * text.hidden_size
     if checkpointing:
-        return text.num_hidden_layers * text.hidden_size * size + layer
-    return text.num_hidden_layers * layer
+        return text.num_hidden_layers * text.hidden_size * size + layer + last_norm
+    return text.num_hidden_layers * layer + last_norm
 
 
 def _kept_vision(model: Any, batch: _Batch, checkpointing: bool) -> Bytes:
