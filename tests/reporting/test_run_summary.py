@@ -129,9 +129,8 @@ def files(tmp_path_factory):
     return data
 
 
-def settings(base_folder, files, out, *more):
+def settings(files, out, *more):
     return [
-        f"student.model={base_folder}",
         f"data.train={files / 'train.parquet'}",
         f"training.output={out}",
         "training.prompts_per_step=4",
@@ -142,9 +141,9 @@ def settings(base_folder, files, out, *more):
     ]
 
 
-def test_a_run_with_held_out_problems(base_folder, files, tmp_path):
+def test_a_run_with_held_out_problems(files, tmp_path):
     more = (f"validation.data={files / 'test.parquet'}", "validation.problems=3")
-    recipe = load_recipe("cuebench/opsd_cue", settings(base_folder, files, tmp_path / "run", *more))
+    recipe = load_recipe("cuebench/opsd_cue", settings(files, tmp_path / "run", *more))
     run = build(recipe)
     run.execute(tmp_path / "run", run.plan(), Progress("", Console(quiet=True)))
     found = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -153,7 +152,7 @@ def test_a_run_with_held_out_problems(base_folder, files, tmp_path):
     parts = found["seconds"]
     assert sum(value for name, value in parts.items() if name != "total") <= parts["total"]
     assert found["memory"]["estimate"] > 0 and found["memory"]["peak"] > 0
-    alone = build(load_recipe("cuebench/opsd_cue", settings(base_folder, files, tmp_path / "alone")))
+    alone = build(load_recipe("cuebench/opsd_cue", settings(files, tmp_path / "alone")))
     alone.execute(tmp_path / "alone", alone.plan(), Progress("", Console(quiet=True)))
     lines = [
         re.sub(r'"seconds\w*": [\d.e-]+', "", (tmp_path / name / "metrics.jsonl").read_text())
@@ -175,9 +174,9 @@ def test_mistakes_in_validation(override, message):
         load_recipe("cuebench/opsd_cue", [override])
 
 
-def test_held_out_problems_without_answers_are_refused(base_folder, files, tmp_path):
+def test_held_out_problems_without_answers_are_refused(files, tmp_path):
     path = tmp_path / "blank.jsonl"
     path.write_text(json.dumps({"problem": "What?", "images": []}) + "\n")
     more = (f"validation.data={path}",)
     with pytest.raises(ValueError, match="no problem has an answer to grade by"):
-        build(load_recipe("cuebench/opsd_cue", settings(base_folder, files, tmp_path / "run", *more)))
+        build(load_recipe("cuebench/opsd_cue", settings(files, tmp_path / "run", *more)))

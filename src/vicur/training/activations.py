@@ -33,7 +33,9 @@ def kept_by_text_layer(text: Any, size: int) -> int:
 
 def kept_by_vision_block(vision: Any, size: int) -> int:
     """Bytes that a block of the vision tower keeps of one patch."""
-    return int(size * (8 * vision.hidden_size + 2 * vision.intermediate_size))
+    norms = 4  # inputs and results of two
+    attention = 3 + 2 + 1 + 1  # q, k, v as projected, q and k as rotated, what comes out, and that joined
+    return int(size * ((norms + attention) * vision.hidden_size + 2 * vision.intermediate_size))
 
 
 def kept_by_mergers(vision: Any, size: int) -> int:

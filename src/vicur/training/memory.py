@@ -206,6 +206,7 @@ def _update(student: Scorer, work: Workload) -> dict[str, Bytes]:
         "activations of the language model": batch.tokens * _kept_text(model, work.checkpointing)
         + batch.mask * model.dtype.itemsize,
         "activations of the vision tower": _kept_vision(model, batch, work.checkpointing),
+        "pixel values": batch.patches * FLOAT * pixel_numbers(model.config.vision_config),
         "one layer's backward pass": _passing(model, batch),
         "vocabulary chunk": CHUNK_BYTES[kind] + BLOCK_TENSORS * BLOCK_BYTES[kind],
     }
@@ -218,9 +219,10 @@ def _kept_text(model: Any, checkpointing: bool) -> Bytes:
     """Bytes of one token in the graph."""
     text, size = model.config.text_config, model.dtype.itemsize
     layer = kept_by_text_layer(text, size)
+    last_norm = (FLOAT + size) * text.hidden_size
     if checkpointing:
-        return text.num_hidden_layers * text.hidden_size * size + layer
-    return text.num_hidden_layers * layer
+        return text.num_hidden_layers * text.hidden_size * size + layer + last_norm
+    return text.num_hidden_layers * layer + last_norm
 
 
 def _kept_vision(model: Any, batch: _Batch, checkpointing: bool) -> Bytes:
@@ -228,12 +230,18 @@ def _kept_vision(model: Any, batch: _Batch, checkpointing: bool) -> Bytes:
     text, vision, size = model.config.text_config, model.config.vision_config, model.dtype.itemsize
     recovered = len(layers_with_recovery(model.config)) if has_recovery(model.config) else 0
     kept = batch.visual * recovered * text.hidden_size * (FLOAT + size)
-    kept += batch.patches * pixel_numbers(vision) * (FLOAT + size)
     if not any(p.requires_grad for p in model.model.visual.parameters()):
         return kept
     block = kept_by_vision_block(vision, size)
     blocks = vision.depth * vision.hidden_size * size + block if checkpointing else vision.depth * block
-    return kept + batch.patches * blocks + batch.visual * kept_by_mergers(vision, size)
+    cast = _pixel_bytes(model) - FLOAT * pixel_numbers(vision)
+    return kept + batch.patches * (blocks + cast) + batch.visual * kept_by_mergers(vision, size)
+
+
+def _pixel_bytes(model: Any) -> int:
+    """Of one patch: as the processor hands it over, and in the model's dtype if that is another."""
+    size = 0 if model.dtype == torch.float32 else model.dtype.itemsize
+    return pixel_numbers(model.config.vision_config) * int(FLOAT + size)
 
 
 def _passing(model: Any, batch: _Batch) -> Bytes:
@@ -253,7 +261,7 @@ def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> Bytes:
     for scorer, sizes in scorers:
         model = scorer.policy.model
         batch = _batch(scorer, sizes, work.scoring_batch, work.siblings, work.response_tokens)
-        pixels = batch.patches * pixel_numbers(model.config.vision_config) * (FLOAT + model.dtype.itemsize)
+        pixels = batch.patches * _pixel_bytes(model)
         found.append(_passing(model, batch) + pixels + batch.mask * model.dtype.itemsize)
     return max(found)
 
@@ -270,7 +278,7 @@ def _sampling(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[
     cached = _cache_bytes(model)
     words = len(scorer.vocabulary.kept_ids) * SAMPLING_BYTES
     words += model.config.text_config.vocab_size * model.dtype.itemsize
-    pixels = prefill.patches * pixel_numbers(model.config.vision_config) * (FLOAT + model.dtype.itemsize)
+    pixels = prefill.patches * _pixel_bytes(model)
     longest = sizes.most_tokens + work.response_tokens
     return {
         "keys and values of the prompts": prefill.tokens * cached,
