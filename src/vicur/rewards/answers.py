@@ -64,8 +64,8 @@ _CONDITION = re.compile(r"\b(?:if|otherwise|unless|suppose|whether|hope)\b", re.
 _AFTERWARDS = re.compile(
     r"(?<![\w(])(?:option\s+|choice\s+|选项\s*)?[*]*[(\[]?([A-J])[)\]]?[*]*\s*"
     rf"(?:(?:{_BE})\s+(?:therefore\s+|clearly\s+|thus\s+)?(?:(?:correct|right)\b(?!\s+angle)|"
-    r"the\s+(?:(?:most|only|best|correct|right|final)\s+)*(?:correct\s+|accurate\s+|appropriate\s+)?"
-    r"(?:answer|option|choice|statement|one)\b)|(?:是正确|正确|是对))"
+    r"the\s+(?:(?:most|only|final)\s+)*(?:(?:best|correct|right|accurate|appropriate)\s+"
+    r"(?:answer|option|choice|statement|one)|answer)\b)|(?:是正确|正确|是对))"
 )
 _TAIL = re.compile(
     r"\$\$[^$]*\$\$|\$[^$\n]*\$|\\\((?:[^\\]|\\(?![()]))*\\\)|\\\[(?:[^\\]|\\(?![\[\]]))*\\\]"
