@@ -245,3 +245,28 @@ def test_a_teacher_that_has_nothing_to_say_is_refused(objective):
         load_recipe("cuebench/opsd_cue", overrides)
     load_recipe("cuebench/opsd_cue", [*overrides, "teacher.model=vicur:tiny-teacher"])
     load_recipe("cuebench/opsd_cue", [*overrides, "objective.visual_steering={scale: 1.0}"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("training: {seed: 1}\ntraining:\n  seed: 2\n", "sets training twice, in line 1 and in line 2"),
+        ("training:\n  seed: 1\n  steps: 3\n  seed: 2\n", "sets seed twice, in line 2 and in line 4"),
+        ("training: {seed: 1, seed: 1}\n", "sets seed twice"),
+    ],
+)
+def test_a_key_that_is_named_twice(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize("text", ["[a.parquet, b.csv]", "a.parquet", "part-*.parquet"])
+def test_training_data_may_be_several_files(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(f"data:\n  train: {text}\n")
+    recipe = load_recipe(str(tmp_path / "a.yaml"))
+    assert recipe.data.train == (["a.parquet", "b.csv"] if text.startswith("[") else text)
+    (tmp_path / "b.yaml").write_text(to_yaml(recipe))
+    assert load_recipe(str(tmp_path / "b.yaml")) == recipe
+    overridden = load_recipe(str(tmp_path / "a.yaml"), ["data.train=[c,d]"])
+    assert overridden.data.train in ("[c,d]", ["c", "d"])

@@ -12,7 +12,9 @@ _FINAL_MODEL = "only the final model is written, to checkpoints/final (training.
 _NO_TRACKER = (
     "no experiment tracker is supported yet; every step is a line of metrics.jsonl in training.output."
 )
-_NO_EVALUATION = "no problems are evaluated during training; run `vicur eval` on the saved model."
+_NO_EVALUATION = (
+    "held-out problems (validation.data) are answered before the first and after the last step, not in between."
+)
 _PYTORCH = "responses are sampled with PyTorch in this process; other engines are not supported yet."
 
 _TRAIN = {
@@ -44,7 +46,7 @@ _TRAIN = {
     "training.epochs": "num_train_epochs num_epochs total_epochs max_epochs n_epochs",
     "training.steps": "max_steps num_train_steps total_training_steps train_steps total_steps num_steps",
     "training.output": (
-        "output_dir output_path out output_folder save_path default_local_dir run_name experiment_name "
+        "output_dir output_path out output_folder save_path default_local_dir "
         "log_dir logging_dir work_dir"
     ),
     "student.model": (
@@ -71,6 +73,10 @@ _TRAIN = {
         "dataset dataset_name dataset_path dataset_id data_path train_file train_files train_dataset "
         "train_data prompt_data data data_files"
     ),
+    "validation.data": "eval_dataset eval_file val_files val_dataset eval_data validation_file",
+    "validation.prompts_per_batch": "per_device_eval_batch_size eval_batch_size val_batch_size",
+    "training.name": "run_name experiment_name exp_name",
+    "training.device": "device cuda_device accelerator",
     "data.image_dir": "image_folder images_root image_root media_dir media_root root_image_dir",
     "data.columns": "image_key answer_key prompt_key video_key input_key label_key column_mapping",
     "data.system_prompt": "system system_message default_system",
@@ -108,8 +114,8 @@ _TRAIN_ABSENT = {
     "resume resume_from_checkpoint resume_mode resume_from resume_path auto_resume": (
         "a run cannot be resumed yet; start it again with another training.output."
     ),
-    "eval_steps eval_strategy evaluation_strategy do_eval eval_dataset eval_file val_files val_dataset "
-    "test_freq val_freq eval_freq per_device_eval_batch_size eval_data": _NO_EVALUATION,
+    "eval_steps eval_strategy evaluation_strategy do_eval "
+    "test_freq val_freq eval_freq": _NO_EVALUATION,
     "logging_steps log_interval log_freq logging_strategy logging_first_step": (
         "every step is a line of metrics.jsonl in training.output."
     ),

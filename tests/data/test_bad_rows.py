@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -102,7 +102,7 @@ def test_each_of_these_is_good(tmp_path, row):
     assert len(FileSource(ListTable("a", (tmp_path,), [row]))) == 1
 
 
-@settings(max_examples=15, phases=[Phase.generate])
+@settings(max_examples=15)
 @given(
     st.lists(st.integers(0, len(GOOD) + len(BAD) + len(LATE) - 1), min_size=1, max_size=12),
     st.sampled_from([0, 1, None]),
@@ -129,10 +129,12 @@ def test_nothing_ends_a_run_that_skips(shared_student, tmp_path_factory, numbers
     assert checked is not None or late == 0
     assert sum(reason.count for reason in reasons(source.bad_rows).values()) == len(source.bad_rows)
     assert len({*source.column("id")}) == len(source)
+    if late:  # the runtime type check of a sequence reads one of its items, and may meet a bad one
+        return
     found = inspect_source(source, encoder)
     assert found.problems + sum(found.bad_rows.values()) == found.rows == len(rows)
     assert set(found.first_bad_rows) == set(found.bad_rows)
-    if len(source) and not late:  # the runtime type check of a sequence would read one of its items
+    if len(source):
         fitted, overlong = fit_prompts(source, encoder, DataConfig(max_prompt_tokens=5000))
         assert len(fitted) + len(overlong) + len(source.bad_rows) == len(rows)
 

@@ -348,3 +348,140 @@ def test_without_pyav_files_are_refused_and_frames_are_not(reader, monkeypatch):
 def test_settings_that_make_no_sense(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def grey(values, dtype) -> Image.Image:
+    return Image.fromarray(np.array([values], dtype))
+
+
+@pytest.mark.parametrize(
+    "image, expected",
+    [
+        (grey([0, 51, 255], np.int32), [0, 51, 255]),
+        (grey([0, 819, 4095], np.uint16), [0, 51, 255]),
+        (grey([0, 13107, 65535], np.uint16), [0, 51, 255]),
+        (grey([0, 13107, 65535], np.int32), [0, 51, 255]),
+        (grey([0, 429496729, 2147483647], np.int32), [0, 25, 127]),
+        (grey([-1000, -400, 2000], np.int32), [0, 51, 255]),
+        (grey([0, 0.2, 1.0], np.float32), [0, 51, 255]),
+        (grey([0, 51, 255.0], np.float32), [0, 51, 255]),
+        (grey([-1, 0.0, 1], np.float32), [0, 128, 255]),
+        (grey([0, np.nan, 1], np.float32), [0, 0, 255]),
+        (grey([0, 0, 0], np.int32), [0, 0, 0]),
+    ],
+)
+def test_grey_images_of_any_depth(reader, image, expected):
+    found = reader.read_image(image)
+    assert [found.getpixel((x, 0)) for x in range(3)] == [(value,) * 3 for value in expected]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_bare_base64(reader, kind):
+    """With line breaks, in the alphabet for addresses and without padding too; a text is no image."""
+    content = encoded(picture((16, 16)), kind)
+    text = base64.b64encode(content).decode()
+    broken = "\n".join(text[i : i + 76] for i in range(0, len(text), 76))
+    for form in (text, broken, base64.urlsafe_b64encode(content).decode().rstrip("="), {"bytes": text}):
+        assert same(reader.read_image(form), reader.read_image(content))
+    other = base64.b64encode(b"these are words, and no picture of anything at all").decode()
+    with pytest.raises(RowProblem, match="there is no file"):
+        reader.read_image(other)
+
+
+@pytest.mark.parametrize(
+    "asked, size",
+    [
+        ({"max_pixels": 100}, (14, 7)),
+        ({"min_pixels": 3200}, (80, 40)),
+        ({"min_pixels": "100", "max_pixels": 1000.0}, (40, 20)),
+        ({"resized_width": 30, "resized_height": 10}, (30, 10)),
+    ],
+)
+def test_the_size_that_a_row_asks_for(reader, asked, size):
+    entry = {"image": picture((40, 20)), **asked}
+    assert reader.read_image(entry).size == reader.image_size(entry) == size
+    film_entry = {"video": [picture((40, 20))] * 3, **asked}
+    assert reader.read_video(film_entry).size == reader.outline_video(film_entry).size == size
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"max_pixels": "many"}, "max_pixels is 'many'; a number above 0"),
+        ({"min_pixels": 0}, "min_pixels is 0"),
+        ({"min_pixels": 9, "max_pixels": 8}, r"min_pixels \(9\) is above max_pixels \(8\)"),
+        ({"resized_width": 9}, "only one is given"),
+        ({"min_pixels": 1e12}, "more than max_raw_pixels"),
+    ],
+)
+def test_sizes_that_make_no_sense(reader, asked, message):
+    for read in (reader.read_image, reader.image_size):
+        with pytest.raises(RowProblem, match=message):
+            read({"image": picture(), **asked})
+
+
+def animated(kind: str, durations: list[int]) -> bytes:
+    """Frame i is grey of value 10 i."""
+    frames = [Image.new("RGB", (24, 16), (10 * i,) * 3) for i in range(len(durations))]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    return encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=durations, **options)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_animations_are_videos_of_their_own_times(reader, tmp_path, kind):
+    """Eight frames of 250 ms at two a second; and frames that stand for 1, 1, 4 and 1 seconds."""
+    name = f"a.{kind.lower()}"
+    (tmp_path / name).write_bytes(animated(kind, [250] * 8))
+    for entry in (name, [name], {"video": name}, (tmp_path / name).read_bytes(), [{"path": name}]):
+        video = reader.read_video(entry)
+        assert shades(video) == [0, 2, 4, 7] and video.frames_per_second == pytest.approx(3 / 1.75)
+        assert reader.outline_video(entry).size == video.size == (24, 16)
+    slow = animated(kind, [1000, 1000, 4000, 1000])
+    video = reader.read_video({"video": slow, "nframes": 4})
+    assert shades(video) == [0, 2, 2, 3] and video.frames_per_second == pytest.approx(0.5)
+    part = reader.read_video({"video": slow, "video_start": 1.5, "video_end": 6, "nframes": 2})
+    assert shades(part) == [1, 2]
+
+
+def test_one_still_image_is_a_video_of_one_frame(reader):
+    for entry in ([picture()], [encoded(picture())], encoded(picture())):
+        assert len(reader.read_video(entry).frames) == 1
+        assert reader.read_video(entry).frames_per_second == 2.0
+
+
+@pytest.mark.parametrize(
+    "asked, expected, rate",
+    [
+        ({"nframes": 4}, [0, 8, 15, 23], 8 * 3 / 23),
+        ({"nframes": 100}, list(range(24)), 8.0),
+        ({"fps": 8}, list(range(24)), 8.0),
+        ({"fps": 8, "max_frames": 2}, [0, 23], 8 / 23),
+        ({"fps": "0.1", "min_frames": 3}, [0, 12, 23], 8 * 2 / 23),
+        ({"video_start": 1, "video_end": 2, "fps": 8}, list(range(8, 17)), 8.0),
+        ({"video_end": 0.5, "nframes": 2}, [0, 4], 2.0),
+    ],
+)
+def test_settings_of_a_row(reader, asked, expected, rate):
+    entry = {"video": film(24), **asked}
+    video = reader.read_video(entry)
+    assert shades(video) == expected and video.frames_per_second == pytest.approx(rate)
+    assert len(reader.outline_video(entry).frames) == len(expected)
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"fps": "auto"}, "fps is 'auto'; a number above 0"),
+        ({"fps": float("nan")}, "fps is nan"),
+        ({"fps": 2, "nframes": 4}, r"both a rate \(fps\) and nframes"),
+        ({"nframes": 2.5}, "nframes is 2.5; a whole number"),
+        ({"min_frames": 9, "max_frames": 3}, r"min_frames \(9\) is above its max_frames \(3\)"),
+        ({"video_start": 2, "video_end": 1}, "starts at 2 s and ends at 1 s"),
+        ({"video_start": 60}, "lasts 3.0 s, and has no frame between"),
+        ({"total_pixels": []}, r"total_pixels is \[\]"),
+    ],
+)
+def test_settings_of_a_row_that_make_no_sense(reader, asked, message):
+    for read in (reader.read_video, reader.outline_video, reader.check_video):
+        with pytest.raises(RowProblem, match=message):
+            read({"video": film(24), **asked})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vicur.data.sources import DataConfig, FileSource
 from vicur.evaluation.runner import EvaluationConfig
+from vicur.paths import PathText
 from vicur.rollouts.processors import SamplingConfig
 
 
@@ -13,7 +14,7 @@ from vicur.rollouts.processors import SamplingConfig
 class ValidationConfig:
     """Held-out problems, answered before the first step and after the last."""
 
-    data: str | None = None
+    data: PathText | None = None
     """Problems with answers, named and read like data.train; null for no validation."""
     problems: int | None = None
     """Use only the first N problems; null for all."""

@@ -24,7 +24,7 @@ class Rollouts:
     Attributes:
         samples: the problems.
         responses: the sibling responses to each.
-        texts: the same, decoded without special tokens.
+        texts: the same, decoded without special tokens, behind the tag of a thought that the prompt opened.
     """
 
     samples: tuple[Sample, ...]

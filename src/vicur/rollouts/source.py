@@ -16,8 +16,11 @@ from vicur.models.vocabulary import Vocabulary
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.sampler import Response, Sampler
+from vicur.rollouts.thinking import opened_thought
 
 SourceName = Literal["student", "teacher", "dataset"]
+PROMPT_END = 8
+"""Tokens at the end of a prompt in which the opening tag of a thought may be."""
 Encode = Callable[[Sequence[Sample], View], list[EncodedPrompt]]
 """Makes a model's prompts of samples under a view."""
 
@@ -73,14 +76,16 @@ class SampledSource:
 
     def rollouts(self, samples: Sequence[Sample], step: int) -> Rollouts:
         """Sample `siblings` responses to each sample."""
+        prompts = self.encode(samples, self.view)
         responses = self.sampler.sample(
-            self.encode(samples, self.view),
+            prompts,
             [sample.id for sample in samples],
             siblings=self.siblings,
             seed=self.seed,
             step=step,
         )
-        return _rollouts(samples, responses, self.tokenizer)
+        ends = [self.tokenizer.decode(prompt.input_ids[-PROMPT_END:]) for prompt in prompts]
+        return _rollouts(samples, responses, self.tokenizer, [opened_thought(end) for end in ends])
 
 
 class DatasetSource:
@@ -103,7 +108,8 @@ class DatasetSource:
         Raises:
             ValueError: a sample has none.
         """
-        return _rollouts(samples, [[self._response(sample)] for sample in samples], self.tokenizer)
+        responses = [[self._response(sample)] for sample in samples]
+        return _rollouts(samples, responses, self.tokenizer, [""] * len(samples))
 
     def _response(self, sample: Sample) -> Response:
         if sample.target_response is None:
@@ -117,9 +123,15 @@ class DatasetSource:
         return Response(torch.tensor(ids[: self.max_tokens]), None, "length" if cut else "stop")
 
 
-def _rollouts(samples: Sequence[Sample], responses: Sequence[Sequence[Response]], tokenizer: Any) -> Rollouts:
+def _rollouts(
+    samples: Sequence[Sample],
+    responses: Sequence[Sequence[Response]],
+    tokenizer: Any,
+    opened: Sequence[str],
+) -> Rollouts:
+    """The responses with their texts; `opened` is the tag of a thought that each prompt opened, or ""."""
     texts = [
-        tuple(tokenizer.decode(response.ids, skip_special_tokens=True) for response in siblings)
-        for siblings in responses
+        tuple(tag + tokenizer.decode(response.ids, skip_special_tokens=True) for response in siblings)
+        for tag, siblings in zip(opened, responses, strict=True)
     ]
     return Rollouts(tuple(samples), tuple(map(tuple, responses)), tuple(texts))
