@@ -13,7 +13,7 @@ _NO_TRACKER = (
     "no experiment tracker is supported yet; every step is a line of metrics.jsonl in training.output."
 )
 _NO_EVALUATION = (
-    "held-out problems (validation.data) are answered before the first and after the last step, not in between."
+    "held-out problems (validation.data) are answered before the first and after the last step only."
 )
 _PYTORCH = "responses are sampled with PyTorch in this process; other engines are not supported yet."
 
@@ -46,8 +46,7 @@ _TRAIN = {
     "training.epochs": "num_train_epochs num_epochs total_epochs max_epochs n_epochs",
     "training.steps": "max_steps num_train_steps total_training_steps train_steps total_steps num_steps",
     "training.output": (
-        "output_dir output_path out output_folder save_path default_local_dir "
-        "log_dir logging_dir work_dir"
+        "output_dir output_path out output_folder save_path default_local_dir log_dir logging_dir work_dir"
     ),
     "student.model": (
         "model model_name model_name_or_path model_path model_id model_id_or_path pretrained base_model "
@@ -114,8 +113,7 @@ _TRAIN_ABSENT = {
     "resume resume_from_checkpoint resume_mode resume_from resume_path auto_resume": (
         "a run cannot be resumed yet; start it again with another training.output."
     ),
-    "eval_steps eval_strategy evaluation_strategy do_eval "
-    "test_freq val_freq eval_freq": _NO_EVALUATION,
+    "eval_steps eval_strategy evaluation_strategy do_eval test_freq val_freq eval_freq": _NO_EVALUATION,
     "logging_steps log_interval log_freq logging_strategy logging_first_step": (
         "every step is a line of metrics.jsonl in training.output."
     ),

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
-from vicur.rollouts.source import DatasetSource, RolloutConfig
+from vicur.data.views import Plain
+from vicur.rollouts.sampler import Response
+from vicur.rollouts.source import DatasetSource, RolloutConfig, SampledSource
+from vicur.scoring.scorer import Scorer
 
 
 @pytest.fixture
@@ -46,6 +50,27 @@ def test_special_tokens_that_a_response_quotes_are_text(source, samples, base):
     (response,) = source.rollouts([quoting], step=1).responses[0]
     assert not {*base.vocabulary.forbidden_ids, *base.vocabulary.stop_ids} & set(response.ids[:-1].tolist())
     assert base.processor.tokenizer.decode(response.ids[:-1]) == quoting.target_response
+
+
+def test_a_thought_that_the_prompt_opens_belongs_to_the_response(base, samples):
+    """Qwen3-VL-Thinking's template ends with <think>: a response cut off before </think> states no answer."""
+    scorer, tokenizer = Scorer(base), base.processor.tokenizer
+
+    def thinking(shown, view):
+        tag = tokenizer("<think>\n", add_special_tokens=False)["input_ids"]
+        plain = scorer.encode(shown, view)
+        return [replace(prompt, input_ids=torch.tensor(prompt.input_ids.tolist() + tag)) for prompt in plain]
+
+    class Silent:
+        def sample(self, prompts, ids, **settings):
+            ids = torch.tensor(tokenizer("5", add_special_tokens=False)["input_ids"])
+            return [(Response(ids, None, "length"),) for _ in prompts]
+
+    found = [
+        SampledSource(Silent(), encode, tokenizer, Plain(), 1, 0).rollouts(samples[:2], 1).flat_texts
+        for encode in (thinking, scorer.encode)
+    ]
+    assert found == [["<think>\n5"] * 2, ["5"] * 2]
 
 
 def test_the_data_have_one_response_each():
