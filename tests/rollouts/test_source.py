@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vicur.data.views import Plain
-from vicur.rollouts.sampler import Response
+from vicur.rollouts.sampler import Response, Sampler
 from vicur.rollouts.source import DatasetSource, RolloutConfig, SampledSource
 from vicur.scoring.scorer import Scorer
 
@@ -61,13 +61,16 @@ def test_a_thought_that_the_prompt_opens_belongs_to_the_response(base, samples):
         plain = scorer.encode(shown, view)
         return [replace(prompt, input_ids=torch.tensor(prompt.input_ids.tolist() + tag)) for prompt in plain]
 
-    class Silent:
+    class Terse(Sampler):
+        def __init__(self):
+            pass
+
         def sample(self, prompts, ids, **settings):
             ids = torch.tensor(tokenizer("5", add_special_tokens=False)["input_ids"])
             return [(Response(ids, None, "length"),) for _ in prompts]
 
     found = [
-        SampledSource(Silent(), encode, tokenizer, Plain(), 1, 0).rollouts(samples[:2], 1).flat_texts
+        SampledSource(Terse(), encode, tokenizer, Plain(), 1, 0).rollouts(samples[:2], 1).flat_texts
         for encode in (thinking, scorer.encode)
     ]
     assert found == [["<think>\n5"] * 2, ["5"] * 2]

@@ -19,7 +19,7 @@ from vicur.rollouts.sampler import Response, Sampler
 from vicur.rollouts.thinking import opened_thought
 
 SourceName = Literal["student", "teacher", "dataset"]
-PROMPT_END = 8
+PROMPT_END = 16
 """Tokens at the end of a prompt in which the opening tag of a thought may be."""
 Encode = Callable[[Sequence[Sample], View], list[EncodedPrompt]]
 """Makes a model's prompts of samples under a view."""
