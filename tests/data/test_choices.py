@@ -76,7 +76,7 @@ def test_no_options_are_none(tmp_path, value):
 
 def test_options_that_cannot_be_split_are_shown_as_they_are(tmp_path):
     (sample,) = source(tmp_path, {"question": "Why?", "choices": "dark or pale"})
-    assert asked(sample) == "Why?\ndark or pale" and sample.meta == {"options_text": "dark or pale"}
+    assert asked(sample) == "Why?\ndark or pale" and sample.meta == {"options": "dark or pale"}
 
 
 @pytest.mark.parametrize("value", [[b"\x89PNG"], [["a"], ["b"]], {"a": ["x"], "b": ["y", "z"]}])
