@@ -57,9 +57,9 @@ def test_a_thought_that_the_prompt_opens_belongs_to_the_response(base, samples):
     scorer, tokenizer = Scorer(base), base.processor.tokenizer
 
     def thinking(shown, view):
-        tag = tokenizer("<think>\n", add_special_tokens=False)["input_ids"]
+        tag = torch.tensor(tokenizer("<think>\n", add_special_tokens=False)["input_ids"])
         plain = scorer.encode(shown, view)
-        return [replace(prompt, input_ids=torch.tensor(prompt.input_ids.tolist() + tag)) for prompt in plain]
+        return [replace(p, input_ids=torch.cat([p.input_ids[: -len(tag)], tag])) for p in plain]
 
     class Terse(Sampler):
         def __init__(self):
