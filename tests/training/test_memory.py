@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from vicur.assembly import build
+from vicur.compat import checkpoint_activations
 from vicur.cuebench.generate import write_parquet
 from vicur.cuebench.tiny import TinySize, build_model
 from vicur.data.pixels import PixelLimits
 from vicur.data.views import Plain
-from vicur.models.load import StudentConfig, checkpoint_activations, load_student
+from vicur.models.load import StudentConfig, load_student
 from vicur.objectives.objective import Look, Needs
 from vicur.recipe import load_recipe
 from vicur.scoring.scorer import Scorer
