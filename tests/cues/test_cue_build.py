@@ -239,7 +239,7 @@ def test_a_failed_problem_is_set_aside_listed_and_asked_again_when_told_to(confi
             "tries": 3,
         }
     ]
-    assert any("retry_failed=true" in sentence for sentence in summary.sentences())
+    assert any("--retry_failed true" in sentence for sentence in summary.sentences())
     asked = len(endpoint.bodies)
     endpoint.answer = lambda body, n: GOOD
     assert len(build_cues(config).failed) == 1 and len(endpoint.bodies) == asked
@@ -514,7 +514,7 @@ def test_the_local_backend_asks_a_model_of_this_process(data, tmp_path):
 
 def test_a_limit_gives_a_small_file_and_bad_rows_stay_in_a_whole_one(tmp_path):
     rows = [problem(i) for i in range(5)]
-    rows[1]["problem"] = ""
+    rows[1]["problem"] = "<image><image><image>Which?"
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "bad.parquet")
     with pytest.raises(ValueError, match="bad_rows=skip"):
         build_cues(null(tmp_path / "bad.parquet", tmp_path))

@@ -17,7 +17,7 @@ from vicur.models.load import as_base
 from vicur.rollouts.processors import SamplingConfig, sampling_log_probs
 from vicur.rollouts.randomness import stream_key, uniforms
 from vicur.rollouts.sampler import Sampler, pick
-from vicur.scoring.scorer import Scorer
+from vicur.scoring.scorer import Scorer, ScoringConfig
 
 
 def sample(loaded, prompts, ids, config, **kwargs):
@@ -46,7 +46,7 @@ def test_greedy_equals_generate(which, samples, request):
 
 
 def test_sampled_log_probs_equal_a_later_scoring(shared_student, samples):
-    scorer = Scorer(shared_student)
+    scorer = Scorer(shared_student, ScoringConfig(vocabulary="spoken"))
     config = SamplingConfig(max_new_tokens=10)
     ids = [s.id for s in samples]
     rollouts = sample(shared_student, scorer.encode(samples, Plain()), ids, config, siblings=3)

@@ -78,7 +78,7 @@ def test_scores_are_normalised_over_the_scoring_vocabulary(base, samples, respon
 def test_a_special_token_in_a_response_has_no_score_unless_it_is_in_the_vocabulary(base, samples):
     ids = torch.tensor([5, base.processor.tokenizer.convert_tokens_to_ids("<|im_start|>")])
     with pytest.raises(ValueError, match=r"token ids that cannot be scored.*scoring\.vocabulary"):
-        Scorer(base).log_probs(samples[:1], [[ids]], Plain())
+        Scorer(base, ScoringConfig(vocabulary="spoken")).log_probs(samples[:1], [[ids]], Plain())
     scorer = Scorer(base, ScoringConfig(vocabulary="shared"))
     assert scorer.log_probs(samples[:1], [[ids]], Plain()).isfinite().all()
 

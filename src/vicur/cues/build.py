@@ -194,6 +194,7 @@ def _open(config: BuildConfig, prompt: CuePrompt, progress: Progress | None) -> 
         max_raw_pixels=config.max_raw_pixels,
         progress=progress,
         spelling=FOR_CUES,
+        check_images=0,  # every image is decoded when it is sent, and a broken one fails its problem alone
     )
     return table, source
 
