@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: install quickstart test test-floor test-latest lint format lock docs clean
+.PHONY: install quickstart pytest test test-floor test-latest lint format lock docs clean
 
 install: $(VENV)/installed
 
@@ -30,20 +30,26 @@ $(VENV)/installed-dev: $(VENV)/installed
 quickstart: install
 	$(BIN)/vicur quickstart
 
+# Two processes with a thread each: with more threads than cores the suite takes a multiple of the time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The lowest versions that pyproject.toml admits.
 test-floor:
 	$(MAKE) $(VENV)-floor/installed-test VENV=$(VENV)-floor CONSTRAINTS=requirements/floor.txt
-	$(VENV)-floor/bin/python -m pytest
+	$(MAKE) pytest VENV=$(VENV)-floor
 
 # The newest versions of everything. A warning is an error here, as it tells what the next release will break.
 test-latest:
 	rm -rf $(VENV)-latest
 	$(MAKE) $(VENV)-latest/installed-test VENV=$(VENV)-latest CONSTRAINTS=
 	$(VENV)-latest/bin/python -m pip list
-	$(VENV)-latest/bin/python -m pytest -W error
+	$(MAKE) pytest VENV=$(VENV)-latest PYTEST_ADDOPTS="-W error"
+
+pytest:
+	$(PYTEST)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -364,7 +364,7 @@ def test_inspect_counts_bad_rows_and_train_refuses_them(tmp_path, train_file, ca
     out = tmp_path / "run"
     common = ["train", "cuebench/opsd_cue", f"data.train={data}", f"training.output={out}", *SMALL]
     assert main(common) == 1
-    assert "bad.jsonl, row 1: " in sentence(capsys)
+    assert "bad.jsonl: 3 of 4 rows are bad: 1 placeholders (" in sentence(capsys)
     settings = ["data.bad_rows=skip", "training.prompts_per_step=1", "teacher.privilege=answer"]
     assert main([*common, *settings]) == 0
     assert "unreadable rows: 3" in sentence(capsys)

@@ -102,7 +102,7 @@ def test_the_readmes_folder_of_images_loads(tmp_path):
     (sample,) = found.data.open()
     assert (sample.answer, len(sample.images)) == ("5", 1)
     assert sample.privilege.cue == json.loads(line)["cue"]
-    assert found.training.output == "runs/photos" and "runs/photos/checkpoints/final" in README
+    assert found.training.name == "photos" and "runs/photos/checkpoints/final" in README
 
 
 def test_the_page_of_settings_is_up_to_date():

@@ -257,7 +257,7 @@ def test_a_teacher_that_has_nothing_to_say_is_refused(objective):
 )
 def test_a_key_that_is_named_twice(tmp_path, text, message):
     (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(SettingsError, match=message):
         load_recipe(str(tmp_path / "a.yaml"))
 
 

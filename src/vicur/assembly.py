@@ -11,6 +11,7 @@ from typing import Literal, TypeVar, get_args
 import torch
 from rich.console import Console
 
+from vicur.compat import checkpoint_activations
 from vicur.data.bad_rows import reasons_in_words
 from vicur.data.lengths import Overlong, fit_prompts
 from vicur.data.sample import PrivilegeKind

@@ -55,7 +55,7 @@ def kl(p, q):
 
 @pytest.fixture
 def scorer(base):
-    return Scorer(base)
+    return Scorer(base, ScoringConfig(vocabulary="spoken"))
 
 
 def test_everything_equals_float64_arithmetic_on_full_logits(base, scorer, samples, responses):

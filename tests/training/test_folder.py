@@ -40,7 +40,8 @@ def test_a_folder_is_named_after_the_recipe_and_numbered():
 def test_a_folder_of_ones_own_is_taken_as_it_is(monkeypatch):
     assert run_folder("x", "elsewhere/y") == Path("elsewhere/y")
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert run_folder("x", "~/y") == Path("/home/somebody/y")
+    recipe = load_recipe("cuebench/opsd_cue", ["training.output=~/y"])
+    assert run_folder("x", recipe.training.output) == Path("/home/somebody/y")
 
 
 def test_names_of_recipes(here):

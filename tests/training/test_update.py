@@ -185,7 +185,7 @@ def test_the_blind_graph_is_run_after_the_seeing_one(shared_student, teacher, ro
     student = Scorer(loaded)
     prompts = student.encode(rollouts.samples, Blind())
     rows = student.rows(prompts, rollouts.response_ids)
-    kept = loaded.vocabulary.kept_ids
+    kept = loaded.vocabulary.scored_ids("shared")
     log_p = student.policy(rows, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
     scores = teacher.scorer.scores(rollouts.samples, rollouts.response_ids, Blind())
     log_q = (scores.hidden_ND @ scores.head_WD.T)[:, kept].log_softmax(-1)
@@ -207,7 +207,7 @@ def test_a_split_changes_nothing_over_the_shared_vocabulary(shared_student, teac
     split = ScoringConfig(vocabulary="shared", samples_per_batch=1, share_prompts="never", chunk_tokens=3)
     runs = [
         gradient(shared_student, teacher, OBJECTIVES[name], rollouts, micro_batch=size, scoring=scoring)
-        for size, scoring in ((3, whole), (1, split), (3, None))
+        for size, scoring in ((3, whole), (1, split), (3, ScoringConfig(vocabulary="spoken")))
     ]
     assert_same(runs[1], runs[0])
     with pytest.raises(AssertionError):
@@ -221,7 +221,7 @@ def test_the_modules_gradient_is_the_advantage_times_the_score(shared_student, t
     student = Scorer(loaded)
     ids = torch.cat([r.ids for r in rollouts.flat_responses])
     rows = student.rows(student.encode(rollouts.samples, Plain()), rollouts.response_ids)
-    kept = loaded.vocabulary.kept_ids
+    kept = loaded.vocabulary.scored_ids("shared")
     log_p = student.policy(rows, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
     slots = torch.searchsorted(kept, ids)
     log_prob = log_p[torch.arange(len(ids)), slots]
@@ -247,7 +247,7 @@ def test_a_live_prior_has_the_gradient_of_both_views(shared_student, teacher, ro
     objective = VisualSteeringOPD(standard=0.0, beta=0.0, scale=1.0, detach_prior=detach_prior)
     update, gradients = gradient(shared_student, teacher, objective, rollouts)
     loaded = copy.deepcopy(shared_student)
-    student, kept = Scorer(loaded), loaded.vocabulary.kept_ids
+    student, kept = Scorer(loaded), loaded.vocabulary.scored_ids("shared")
 
     def live(view):
         rows = student.rows(student.encode(rollouts.samples, view), rollouts.response_ids)
