@@ -367,7 +367,7 @@ def test_inspect_counts_bad_rows_and_train_refuses_them(tmp_path, train_file, ca
     assert "bad.jsonl: 3 of 4 rows are bad: 1 placeholders (" in sentence(capsys)
     settings = ["data.bad_rows=skip", "training.prompts_per_step=1", "teacher.privilege=answer"]
     assert main([*common, *settings]) == 0
-    assert "unreadable rows: 3" in sentence(capsys)
+    assert "Skipped 3 bad rows of " in sentence(capsys)
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path, train_file, capsys):

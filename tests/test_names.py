@@ -1,4 +1,4 @@
-"""Every name that code reads exists. Linters cannot tell, as shapes in annotations look like undefined names."""
+"""Every name that code reads exists. Linters cannot tell: shapes in annotations look like undefined names."""
 
 from __future__ import annotations
 

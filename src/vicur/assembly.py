@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -51,36 +52,40 @@ class Data:
         problems: those that are trained on.
         without_privilege: of the problems, how many the teacher sees as the student does.
         overlong: problems whose prompts are too long.
-        ungradable: ids of problems whose gold answer cannot be graded against, where rewards are needed.
+        ungradable: ids of problems whose gold answer cannot be graded against, with the reason, where
+            rewards are needed.
     """
 
     problems: FileSource
     without_privilege: int = 0
     overlong: tuple[Overlong, ...] = ()
-    ungradable: tuple[str, ...] = ()
+    ungradable: Mapping[str, str] = field(default_factory=dict)
 
     def told(self) -> list[str]:
-        """A sentence for each kind of problem that was left out, with the first of them."""
-        kinds: dict[str, Sequence[object]] = {
-            "too long": self.overlong,
-            "answers that cannot be graded": self.ungradable,
-        }
-        name = self.problems.name
-        told = []
+        """A sentence for each kind of problem that was skipped, with the first of them."""
+        name, told = self.problems.name, []
         if self.problems.bad_rows:
             count, why = len(self.problems.bad_rows), reasons_in_words(self.problems.bad_rows)
-            told.append(f"Left out of {name}, bad rows: {count}: {why}.")
-        told += [
-            f"Left out of {name}, {why}: {len(found)}, the first: {found[0]}."
-            for why, found in kinds.items()
-            if found
-        ]
+            told.append(f"Skipped {count} bad rows of {name}: {why}.")
+        if self.overlong:
+            told.append(
+                f"Skipped {len(self.overlong)} problems of {name} with prompts that are too long, the first: "
+                f"{self.overlong[0]}."
+            )
+        if self.ungradable:
+            reasons = ", ".join(f"{n} {why}" for why, n in Counter(self.ungradable.values()).most_common())
+            told.append(
+                f"Skipped {len(self.ungradable)} problems of {name} with answers that cannot be graded: "
+                f"{reasons}; the first: {next(iter(self.ungradable))}."
+            )
         if self.problems.inapplicable:
-            told.append(f"Left out of {name}, without the teacher's privilege: {self.problems.inapplicable}.")
+            told.append(
+                f"Skipped {self.problems.inapplicable} problems of {name} without the teacher's privilege."
+            )
         if self.without_privilege:
             told.append(
-                f"Of {len(self.problems)} problems, {self.without_privilege} lack the teacher's privilege: "
-                "there it sees what the student sees."
+                f"{self.without_privilege} of {len(self.problems)} problems lack the teacher's privilege; "
+                "for these the teacher sees the student's prompt."
             )
         return told
 
@@ -388,12 +393,12 @@ def _gradable(data: Data, grader: Grader, bars: Bars | None) -> Data:
     rows: Iterable[tuple[int, str | None]] = enumerate(answers)
     if bars is not None:
         rows = bars("reading answers").over(rows, len(answers))
-    keep = [index for index, answer in rows if answer is not None and grader.can_grade(answer)]
-    if len(keep) == len(answers):
-        return data
-    kept = set(keep)
+    reasons = [grader.exclusion(answer) for _, answer in rows]
     ids = data.problems.column("id")
-    dropped = tuple(str(ids[index]) for index in range(len(answers)) if index not in kept)
+    dropped = {str(key): why for key, why in zip(ids, reasons, strict=True) if why is not None}
+    if not dropped:
+        return data
+    keep = [index for index, why in enumerate(reasons) if why is None]
     return replace(data, problems=data.problems.select(keep), ungradable=dropped)
 
 
