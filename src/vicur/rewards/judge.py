@@ -23,6 +23,7 @@ from vicur.rewards.options import Key, contained, mentioned, named, read_key, sp
 from vicur.rewards.structure import read_quantity, read_ratio
 
 _LAST_SENTENCE = re.compile(r"[.!?。！？]\s+|\n")
+_ENDED = re.compile(r"[.!?。！？)\]}$*]\s*$")
 _LETTER_ALONE = re.compile(r"^[ \t]*[*(\[]*([A-J])[)\].*]*[ \t]*$", re.MULTILINE)
 _ENDS_WITH_LETTER = re.compile(r"\b(?:is|be)\s+(?:letter\s+)?[*]*\(?([A-J])\)?[.\s*]*$")
 _LONGEST_BARE = 200
@@ -122,9 +123,13 @@ class Judge:
         )
 
     def _unmarked(self, text: str, right: Key) -> frozenset[int]:
-        """Where no phrase marks the answer: a short response, its first or last line, its last sentence."""
+        """Where no phrase marks the answer: a single sentence, the first or last line, a whole last sentence.
+
+        An option that is only mentioned on the way is no answer, least of all in a response that was cut off.
+        """
+        sentences = [sentence for sentence in _LAST_SENTENCE.split(text) if sentence.strip()]
         lines = [line for line in dict.fromkeys((first_line(text), last_line(text))) if line]
-        if len(text) <= _LONGEST_BARE and "\n" not in text and (found := self._of(text, right)):
+        if len(text) <= _LONGEST_BARE and len(sentences) == 1 and (found := self._of(text, right)):
             return found
         found = frozenset()
         for line in lines:
@@ -133,15 +138,14 @@ class Judge:
             return found
         if alone := set(_LETTER_ALONE.findall(text)):
             return self._of(", ".join(sorted(alone)), right)
-        sentence = [sentence for sentence in _LAST_SENTENCE.split(text) if sentence.strip()][-1]
+        sentence = sentences[-1]
+        if is_refusal(text[-_LONGEST_BARE:]) or (len(sentences) > 1 and not _ENDED.search(text)):
+            return frozenset()
         ends = _ENDS_WITH_LETTER.search(sentence)
         if ends and (found := self._of(ends[1], right)):
             return found
         if found := mentioned(sentence, right.options) or contained(sentence, right.options):
             return found
-        everywhere = mentioned(text, right.options)
-        if everywhere or is_refusal(text[-_LONGEST_BARE:]):
-            return everywhere if len(everywhere) == 1 and not is_refusal(text) else frozenset()
         formula = last_formula(text) if len(self._texts_in(sentence, right)) < 2 else None
         return self._of(formula[1], right) if formula and not is_program(text) else frozenset()
 
