@@ -29,9 +29,9 @@ from vicur.cues.requests import Asking, CueRequest
 from vicur.data.files import folder_digest
 from vicur.data.rows import PromptEncoder
 from vicur.models.load import LoadedModel, load_model
+from vicur.rewards.thinking import opened_thought
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
-from vicur.rollouts.thinking import opened_thought
 
 Sleep = Callable[[float], Awaitable[Any]]
 Structured = Literal["auto", "schema", "object", "off"]

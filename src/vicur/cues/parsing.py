@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vicur.cues.clients import Reply
-from vicur.rollouts.thinking import without_thoughts
+from vicur.rewards.thinking import without_thoughts
 
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _SENTENCES = re.compile(r".*[.!?](?=[\"')\]]*(?:\s|\Z))", re.DOTALL)

@@ -26,9 +26,9 @@ from vicur.evaluation.statistics import Estimate, accuracy_interval
 from vicur.evaluation.verdicts import Verdict, verdict_of
 from vicur.models.load import LoadedModel
 from vicur.rewards.grader import Grader
+from vicur.rewards.thinking import opened_thought
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
-from vicur.rollouts.thinking import opened_thought
 from vicur.training.progress import Progress
 
 SCHEMA = pa.schema(

@@ -14,10 +14,8 @@ from typing import Literal
 from vicur.rewards.formulas import last_formula
 from vicur.rewards.notation import BRACE, closing_brace, unify
 from vicur.rewards.numbers import NUMBER
+from vicur.rewards.thinking import without_thoughts
 
-_THINKING = re.compile(
-    r"[<◁](/?)(?:seed:)?(?:think|thinking|thought|thoughts|reason|reasoning|analysis)[>▷]", re.IGNORECASE
-)
 _FINAL_CHANNEL = "<|channel|>final<|message|>"
 _END = re.compile(
     r"<\|(?:im_end|endoftext|end|eot_id|eos|end_of_text|im_start)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>"
@@ -239,15 +237,9 @@ def _after_thinking(response: str) -> str:
     """What follows the thinking, up to an end token; nothing if the thinking does not end."""
     _, channel, last = response.rpartition(_FINAL_CHANNEL)
     response = last if channel else response
-    start = 0
-    thinking = False
-    for tag in _THINKING.finditer(response):
-        thinking = not tag[1]
-        start = tag.end()
-    if thinking:
-        return ""
-    end = _END.search(response, start)
-    return response[start : end.start() if end else len(response)]
+    rest, _ = without_thoughts(response)
+    end = _END.search(rest)
+    return rest[: end.start() if end else len(rest)]
 
 
 def _tagged(text: str) -> str:

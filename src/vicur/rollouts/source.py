@@ -13,10 +13,10 @@ from vicur.data.sample import Sample
 from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import View
 from vicur.models.vocabulary import Vocabulary
+from vicur.rewards.thinking import opened_thought
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.sampler import Response, Sampler
-from vicur.rollouts.thinking import opened_thought
 
 SourceName = Literal["student", "teacher", "dataset"]
 PROMPT_END = 16

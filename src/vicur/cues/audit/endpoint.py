@@ -18,7 +18,7 @@ from vicur.cues.clients import (
 from vicur.cues.requests import Asking, CueRequest
 from vicur.data.sample import Sample
 from vicur.data.views import Shown
-from vicur.rollouts.thinking import without_thoughts
+from vicur.rewards.thinking import without_thoughts
 
 MOST_TOKENS = 60
 """Of a reply: a word, and what a model likes to say around it."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 
-_TAG = re.compile(r"<(/?)(?:think|thinking|thoughts?|reason|reasoning)>", re.IGNORECASE)
-_OPENED = re.compile(r"<(?:think|thinking|thoughts?|reason|reasoning)>\s*\Z", re.IGNORECASE)
+_NAME = r"(?:seed:)?(?:think|thinking|thoughts?|reason|reasoning|analysis)[>▷]"
+_TAG = re.compile(rf"[<◁](/?){_NAME}", re.IGNORECASE)
+_OPENED = re.compile(rf"[<◁]{_NAME}\s*\Z", re.IGNORECASE)
 
 
 def opened_thought(prompt: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicur.rollouts.thinking import opened_thought, without_thoughts
+from vicur.rewards.thinking import opened_thought, without_thoughts
 
 
 @pytest.mark.parametrize(
