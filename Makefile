@@ -31,7 +31,7 @@ quickstart: install
 	$(BIN)/vicur quickstart
 
 # Two processes with a thread each: with more threads than cores the suite takes a multiple of the time.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: $(VENV)/installed-dev
 	$(PYTEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -115,7 +116,7 @@ def test_interrupt_leaves_a_readable_run(tmp_path, train_file):
     command = [
         sys.executable,
         "-m",
-        "vicur.cli",
+        "vicur",
         "train",
         "cuebench/opsd_cue",
         f"data.train={train_file}",
@@ -132,8 +133,10 @@ def test_interrupt_leaves_a_readable_run(tmp_path, train_file):
     )
     try:
         metrics = out / "metrics.jsonl"
-        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-            pass
+        while not (metrics.exists() and metrics.stat().st_size):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+                break
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=120)
     finally:
@@ -258,7 +261,7 @@ def test_the_output_is_checked_before_anything_runs(tmp_path, train_file, capsys
 
 
 def _run_cli(*arguments, **options):
-    command = [sys.executable, "-m", "vicur.cli", *arguments]
+    command = [sys.executable, "-m", "vicur", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
@@ -298,7 +301,7 @@ def test_a_reader_that_goes_away_is_no_error(poisoned):
     """As `vicur --help | head -1`: the pipe is closed before anything is written."""
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "vicur.cli", "--help"]
+    command = [sys.executable, "-m", "vicur", "--help"]
     process = subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, text=True, env=poisoned)
     os.close(write)
     _, error = process.communicate(timeout=120)

@@ -6,7 +6,6 @@ import json
 import math
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from vicur.cli import main
@@ -32,9 +31,9 @@ def check(summary, seeds):
         assert math.isclose(difference["in_domain"]["value"], accuracy[0] - accuracy[1], abs_tol=1e-9)
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_quickstart(tmp_path, seeds, capsys):
-    out = tmp_path / "out"
+def test_quickstart(tmp_path, capsys):
+    """With two seeds; the test of `vicur study` has one."""
+    out, seeds = tmp_path / "out", 2
     arguments = ["quickstart", "--output", str(out), "--seeds", str(seeds)]
     assert main([*arguments, "--steps", "1", "--test-problems", "12"]) == 0
     table = capsys.readouterr().out

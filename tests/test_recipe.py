@@ -209,7 +209,7 @@ def test_sampled_old_log_probs_matter_only_where_they_are_taken():
 
 
 def test_every_setting_has_its_help():
-    text = " ".join(recipe_schema().parser().format_help().split())
+    text = " ".join(recipe_schema().parser.format_help().split())
     assert "Sampling temperature; 0 for greedy decoding." in text
     assert "Training-time text that only the teacher sees:" in text
 

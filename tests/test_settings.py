@@ -139,7 +139,7 @@ def test_settings_written_out_read_back(component):
 
 def test_every_setting_has_a_help_text():
     for component in (EvaluationSettings, AuditSettings, WorthSettings, BuildConfig):
-        text = " ".join(schema_of(component).parser().format_help().split())
+        text = " ".join(schema_of(component).parser.format_help().split())
         assert "Length limit" in text or component is not BuildConfig
         assert "None for" not in text.split("video.")[0] or component is not BuildConfig
 

@@ -55,7 +55,7 @@ def build_command(options: argparse.Namespace, console: Console) -> None:
     """`vicur cues build`: the settings of `BuildConfig`, by their names."""
     schema = schema_of(BuildConfig, "cues build")
     if options.help:
-        sys.stdout.write(options.own.format_help() + "\n" + schema.parser().format_help())
+        sys.stdout.write(options.own.format_help() + "\n" + schema.parser.format_help())
         return
     config = build_settings(options.rest, repairs=options.repair)
     check = Progress("checking the data", transient=True).over

@@ -72,6 +72,7 @@ class Schema(Generic[Component]):
         self.kinds = setting_types(component)
         self.paths = {name for name, kind in setting_types(component, extras=True).items() if _is_path(kind)}
 
+    @functools.cached_property
     def parser(self) -> jsonargparse.ArgumentParser:
         """Parses every setting, with the fields' docstrings as help."""
         jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -187,11 +188,10 @@ class Schema(Generic[Component]):
             flat[key] = value
 
     def _build(self, flat: dict[str, Any]) -> Component:
-        parser = self.parser()
         try:
             flat = {key: _expanded(value) if key in self.paths else value for key, value in flat.items()}
-            values = parser.parse_object(nest(flat))
-            return self.component(**parser.instantiate(values).as_dict())
+            values = self.parser.parse_object(nest(flat))
+            return self.component(**self.parser.instantiate(values).as_dict())
         except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
             raise SettingsError(_sentence(error)) from error
 

@@ -12,6 +12,7 @@ Families:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -299,6 +300,7 @@ def _compute(operation: Operation, a: int, b: int) -> int:
     return {"sum": a + b, "difference": abs(a - b), "maximum": max(a, b)}[operation]
 
 
+@functools.cache
 def _pairs_by_answer(operation: Operation) -> dict[int, list[tuple[int, int]]]:
     """For each possible answer, the digit pairs that give it."""
     pairs: dict[int, list[tuple[int, int]]] = {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 import numpy as np
 
-from vicur.data.bad_rows import BadRowError, reasons
+from vicur.data.bad_rows import BadRow, BadRowError, reasons
 from vicur.data.lengths import prompt_length
 from vicur.data.responses import answer_in_response
 from vicur.data.rows import PromptEncoder
@@ -130,28 +130,11 @@ def inspect_source(
     if example < 0 or (len(source) and example >= len(source)):
         raise ValueError(f"{source.name} has no problem {example}; it has {len(source)}.")
     view = teacher_view or Plain()
-    bad = list(source.bad_rows)
-    samples: list[Sample] = []
-    lengths: list[int] = []
-    teacher_lengths: list[int] = []
-    shown_example: Sample | None = None
-    numbers: Iterable[int] = range(len(source))
-    for index in numbers if progress is None else progress(numbers, len(source)):
-        try:
-            sample = source.outline(index)
-        except BadRowError as error:
-            bad.append(error.bad)
-            continue
-        samples.append(sample)
-        if encoder is not None:
-            lengths.append(prompt_length(encoder, Plain().show(sample)))
-            teacher_lengths.append(prompt_length(encoder, view.show(sample)))
-        if index >= example and shown_example is None:
-            shown_example = sample
-    shown_example = shown_example or next(iter(samples), None)
+    read = _read(source, encoder, view, example, progress)
+    samples, shown = read.samples, read.example
     sizes = [image.size for sample in samples for image in sample.images]
     render = _plain_text if encoder is None else encoder.render
-    found = reasons(bad)
+    found = reasons(read.bad)
     unanswered = [sample for sample in samples if sample.answer is None]
     in_responses = sum(
         sample.target_response is not None and answer_in_response(sample.target_response) is not None
@@ -179,15 +162,58 @@ def inspect_source(
         image_height=Spread.of([height for _, height in sizes]),
         image_megapixels=Spread.of([width * height / 1e6 for width, height in sizes]),
         video_frames=Spread.of([len(video.frames) for sample in samples for video in sample.videos]),
-        prompt_tokens=Spread.of(lengths),
-        teacher_prompt_tokens=Spread.of(teacher_lengths),
+        prompt_tokens=Spread.of(read.prompt_lengths),
+        teacher_prompt_tokens=Spread.of(read.teacher_prompt_lengths),
         privileges={
             kind: sum(Hinted(kind).applies(sample) for sample in samples) for kind in get_args(PrivilegeKind)
         },
-        example_id=None if shown_example is None else shown_example.id,
-        student_sees="" if shown_example is None else render(Plain().show(shown_example)),
-        teacher_sees="" if shown_example is None else render(view.show(shown_example)),
+        example_id=None if shown is None else shown.id,
+        student_sees="" if shown is None else render(Plain().show(shown)),
+        teacher_sees="" if shown is None else render(view.show(shown)),
     )
+
+
+@dataclass
+class _Read:
+    """The rows of a source, read once.
+
+    Attributes:
+        bad: the rows that cannot be used.
+        samples: the problems, in order.
+        prompt_lengths, teacher_prompt_lengths: in tokens, by problem; empty without an encoder.
+        example: the problem that is rendered; None if there is none.
+    """
+
+    bad: list[BadRow]
+    samples: list[Sample] = field(default_factory=list)
+    prompt_lengths: list[int] = field(default_factory=list)
+    teacher_prompt_lengths: list[int] = field(default_factory=list)
+    example: Sample | None = None
+
+
+def _read(
+    source: FileSource,
+    encoder: PromptEncoder | None,
+    teacher_view: View,
+    example: int,
+    progress: Callable[[Iterable[int], int], Iterable[int]] | None,
+) -> _Read:
+    read = _Read(list(source.bad_rows))
+    numbers: Iterable[int] = range(len(source))
+    for index in numbers if progress is None else progress(numbers, len(source)):
+        try:
+            sample = source.outline(index)
+        except BadRowError as error:
+            read.bad.append(error.bad)
+            continue
+        read.samples.append(sample)
+        if encoder is not None:
+            read.prompt_lengths.append(prompt_length(encoder, Plain().show(sample)))
+            read.teacher_prompt_lengths.append(prompt_length(encoder, teacher_view.show(sample)))
+        if index >= example and read.example is None:
+            read.example = sample
+    read.example = read.example or next(iter(read.samples), None)
+    return read
 
 
 def _notes(source: FileSource, in_responses: int) -> list[str]:

@@ -89,11 +89,6 @@ class Grader:
         """LaTeX comparisons given up at a limit, so far; their responses counted as wrong."""
         return self._latex.timeouts
 
-    @property
-    def worker_pid(self) -> int | None:
-        """Process id of the worker that compares LaTeX; None while there is none."""
-        return self._latex.pid
-
     def grade(
         self,
         response: str,

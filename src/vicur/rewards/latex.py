@@ -55,7 +55,7 @@ class LatexComparer:
     def __init__(self, tolerance: float, time_limit: float) -> None:
         self.tolerance, self.time_limit = tolerance, time_limit
         self.timeouts = 0
-        self._replies: dict[tuple[str, str | None, float], dict[str, bool] | None] = {}
+        self._replies: dict[tuple[str, str, float], dict[str, bool] | None] = {}
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._finalizer: weakref.finalize[..., LatexComparer] | None = None
@@ -65,15 +65,6 @@ class LatexComparer:
     def pid(self) -> int | None:
         """Of the worker; None where none was started."""
         return None if self._process is None else self._process.pid
-
-    def parses(self, gold: str) -> bool:
-        """Whether the gold answer can be read, within the limit.
-
-        Raises:
-            ValueError: the worker cannot start.
-        """
-        reply = self._ask(gold, None, self.tolerance)
-        return reply is not None and reply["parsed"]
 
     def equal(self, gold: str, found: str, tolerance: float | None = None) -> bool:
         """Whether the two are equal; False also where that took too long.
@@ -87,14 +78,14 @@ class LatexComparer:
             ValueError: the worker cannot start.
         """
         reply = self._ask(gold, found, self.tolerance if tolerance is None else tolerance)
-        return reply is not None and reply.get("equal", False)
+        return reply is not None and reply["equal"]
 
     def close(self) -> None:
         """End the worker. The next question starts another."""
         with self._lock:
             self._end()
 
-    def _ask(self, gold: str, found: str | None, tolerance: float) -> dict[str, bool] | None:
+    def _ask(self, gold: str, found: str, tolerance: float) -> dict[str, bool] | None:
         if os.getpid() != self._owner:
             self._disown()
         with self._lock:
@@ -107,10 +98,8 @@ class LatexComparer:
                 self._replies[key] = self._ask_worker(gold, found, tolerance)
             return self._replies[key]
 
-    def _ask_worker(self, gold: str, found: str | None, tolerance: float) -> dict[str, bool] | None:
-        question: dict[str, Any] = {"gold": gold, "limit": self.time_limit, "tolerance": tolerance}
-        if found is not None:
-            question["found"] = found
+    def _ask_worker(self, gold: str, found: str, tolerance: float) -> dict[str, bool] | None:
+        question = {"gold": gold, "found": found, "limit": self.time_limit, "tolerance": tolerance}
         # A worker that someone else killed says nothing about the question, so that is asked again.
         for _ in range(2):
             process = self._process
