@@ -129,8 +129,6 @@ def test_nothing_ends_a_run_that_skips(shared_student, tmp_path_factory, numbers
     assert checked is not None or late == 0
     assert sum(reason.count for reason in reasons(source.bad_rows).values()) == len(source.bad_rows)
     assert len({*source.column("id")}) == len(source)
-    if late:  # the runtime type check of a sequence reads one of its items, and may meet a bad one
-        return
     found = inspect_source(source, encoder)
     assert found.problems + sum(found.bad_rows.values()) == found.rows == len(rows)
     assert set(found.first_bad_rows) == set(found.bad_rows)
