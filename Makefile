@@ -75,7 +75,7 @@ lock:
 	rm requirements/locked.new requirements/floor.new
 
 docs: install
-	$(BIN)/python -m vicur.settings_doc > docs/settings.md.new
+	$(BIN)/python -m vicur.cli.settings_doc > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 
 clean:

@@ -17,11 +17,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from vicur.audit import Audit, AuditConfig, Category, CueRow, QuestionGivens, audit_cues, cue_rows
+from vicur.audit.cuebench import CueBenchVerifier
 from vicur.cuebench.generate import FAMILIES, Family, scenes, to_sample
 from vicur.cuebench.leaks import FIRST, FOURTH, LEAKS, SECOND, THIRD, Leak, Wordings, planted_samples
 from vicur.cuebench.scenes import Scene
-from vicur.cues.audit import Audit, AuditConfig, Category, CueRow, QuestionGivens, audit_cues, cue_rows
-from vicur.cues.audit.cuebench import CueBenchVerifier
 from vicur.data.sample import Sample
 
 SETS = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH}

@@ -93,9 +93,9 @@ def run(case: Case, checkpoint: Path, data: Path) -> dict[str, Any]:
     """Two steps: the estimate before them, and the peak of each phase in bytes."""
     from rich.console import Console
 
-    from vicur.assembly import build
-    from vicur.recipe import load_recipe, to_yaml
-    from vicur.training.progress import Progress
+    from vicur.progress import Progress
+    from vicur.run.build import build
+    from vicur.run.recipe import load_recipe, to_yaml
     from vicur.training.records import Records
 
     pixels = case.side**2

@@ -13,10 +13,10 @@ from typing import Literal
 import pytest
 from PIL import Image
 
+from vicur.cli.settings_doc import Setting, in_words, page, settings_of
 from vicur.cues.settings import BuildConfig
-from vicur.recipe import Recipe, load_recipe
-from vicur.settings import setting_types
-from vicur.settings_doc import Setting, in_words, page, settings_of
+from vicur.run.recipe import Recipe, load_recipe
+from vicur.settings.schema import setting_types
 
 ROOT = Path(__file__).parent.parent
 ROOMS = "models|data|rollouts|scoring|objectives|training|diagnostics|student|teacher|objective|rollout"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vicur.data.files import write_or_rescue
+from vicur.files import write_or_rescue
 from vicur.paths import check_file, check_folder, expand
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 PATH = "path"
 PathText = Annotated[str, PATH]
-"""The type of a setting that holds a path. `vicur.settings` expands such settings when it reads them."""
+"""The type of a setting that holds a path; `vicur.settings.schema` expands it when it reads the setting."""
 
 
 def expand(text: str) -> str:

@@ -36,7 +36,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         args[1].write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vicur.data.files.pq.write_table", full_disk)
+    monkeypatch.setattr("vicur.files.pq.write_table", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_parquet("segments", "train", 2, tmp_path / "train.parquet")
     assert list(tmp_path.iterdir()) == []

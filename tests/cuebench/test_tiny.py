@@ -22,8 +22,8 @@ from vicur.data.views import Blind, Hinted, Plain
 from vicur.evaluation.runner import EvaluationConfig, evaluate
 from vicur.models.checkpoints import resolve_packaged
 from vicur.models.load import LoadedModel, load_model
+from vicur.progress import Progress
 from vicur.rollouts.processors import SamplingConfig
-from vicur.training.progress import Progress
 
 QUIET = Progress("", Console(quiet=True))
 

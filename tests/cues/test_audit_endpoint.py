@@ -10,9 +10,9 @@ import pytest
 from cue_endpoints import completion, failure
 from cue_problems import ANSWER, problem
 
-from vicur.cli import main
-from vicur.cues.audit import ModelVerifier, audit_cues
-from vicur.cues.audit.endpoint import EndpointAsk
+from vicur.audit import ModelVerifier, audit_cues
+from vicur.audit.endpoint import EndpointAsk
+from vicur.cli.main import main
 from vicur.cues.clients import EndpointConfig
 from vicur.data.sources import FileSource
 

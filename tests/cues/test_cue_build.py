@@ -24,7 +24,7 @@ from vicur.cues.summary import Tick
 from vicur.data.digests import media_digest
 from vicur.data.sample import Sample, Video
 from vicur.data.sources import FileSource
-from vicur.training.progress import Progress
+from vicur.progress import Progress
 
 GOOD = completion('{"cue": "A red square."}')
 

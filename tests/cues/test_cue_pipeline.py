@@ -10,7 +10,7 @@ import pytest
 from cue_endpoints import FakeEndpoint, completion
 from PIL import Image, ImageDraw
 
-from vicur.cli import main
+from vicur.cli.main import main
 
 
 @pytest.fixture

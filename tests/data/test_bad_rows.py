@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vicur.data.bad_rows import BadRow, BadRowError, reasons, reasons_in_words
-from vicur.data.inspect import inspect_source
-from vicur.data.lengths import fit_prompts
-from vicur.data.rows import PromptEncoder
 from vicur.data.sources import DataConfig, FileSource
 from vicur.data.tables import ListTable
 from vicur.data.views import Hinted, Plain
+from vicur.encoding.inspect import inspect_source
+from vicur.encoding.layout import PromptEncoder
+from vicur.encoding.lengths import fit_prompts
 
 
 @cache

@@ -14,9 +14,9 @@ from PIL import Image
 from transformers.models.qwen3_vl import processing_qwen3_vl, video_processing_qwen3_vl
 
 from vicur.data.pixels import PixelLimits, VisualSizes
-from vicur.data.rows import PromptEncoder
 from vicur.data.sample import Sample, Video
 from vicur.data.views import Degraded, Masked, Plain, Shown
+from vicur.encoding.layout import PromptEncoder
 
 SIDE = 16
 """Pixels a side of the tiny processor's visual token."""

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vicur.data.lengths import prompt_length
-from vicur.data.rows import PromptEncoder
 from vicur.data.sample import Privilege, Sample, Video
 from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import Blind, Hinted, Plain, Shown
+from vicur.encoding.layout import PromptEncoder
+from vicur.encoding.lengths import prompt_length
 
 SPECIAL = (
     "<|image_pad|>",

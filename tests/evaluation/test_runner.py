@@ -9,9 +9,9 @@ import pytest
 from vicur.data.bad_rows import BadRow, BadRowError
 from vicur.evaluation.responses import ResponseStore
 from vicur.evaluation.runner import SCHEMA, EvaluationConfig, evaluate, resume_evaluation
+from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
 from vicur.rollouts.processors import SamplingConfig
-from vicur.training.progress import Progress
 
 CONFIG = EvaluationConfig(SamplingConfig(temperature=0.0, max_new_tokens=4), prompts_per_batch=2)
 
@@ -129,7 +129,7 @@ def test_responses_to_other_problems_are_refused(shared_student, problems, tmp_p
 
 def test_a_thought_that_the_prompt_opens_is_part_of_the_turn(shared_student, problems, monkeypatch):
     """Cut off inside of it, a response must not be graded by the numbers it thought of."""
-    from vicur.data.rows import PromptEncoder
+    from vicur.encoding.layout import PromptEncoder
 
     render = PromptEncoder.render
     monkeypatch.setattr(PromptEncoder, "render", lambda self, shown: render(self, shown) + "<think>\n")

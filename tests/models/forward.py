@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vicur.data.rows import PromptEncoder, build_rows
 from vicur.data.views import Plain
+from vicur.encoding.layout import PromptEncoder, build_rows
 
 
 def prompts_of(loaded, samples):

@@ -19,14 +19,14 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 
-from vicur.assembly import build
 from vicur.cuebench.generate import write_parquet
-from vicur.data.rows import build_rows
+from vicur.encoding.layout import build_rows
 from vicur.models.augment import save_augmented
 from vicur.models.checkpoints import read_config, read_model, read_processor, saved_dtype
 from vicur.models.load import RecoveryConfig, StudentConfig, load_model, load_student
-from vicur.recipe import load_recipe, to_yaml
-from vicur.training.progress import Progress
+from vicur.progress import Progress
+from vicur.run.build import build
+from vicur.run.recipe import load_recipe, to_yaml
 from vicur.training.records import Records
 
 RECOVERY = RecoveryConfig(enabled=True, interval=2)

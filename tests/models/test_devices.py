@@ -7,8 +7,8 @@ import torch
 
 from vicur.models import devices
 from vicur.models.devices import available_memory, choose_device, cpu_notice, peak_memory
-from vicur.recipe import load_recipe
-from vicur.settings import SettingsError
+from vicur.run.recipe import load_recipe
+from vicur.settings.schema import SettingsError
 
 
 @pytest.fixture

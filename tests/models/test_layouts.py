@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vicur.compat import cache_argument, cache_of
-from vicur.data.rows import PromptEncoder, build_rows
 from vicur.data.sample import Sample, Video
 from vicur.data.views import Plain
+from vicur.encoding.layout import PromptEncoder, build_rows
 
 CLOSE = {"rtol": 1e-4, "atol": 3e-5}
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForImageTextToText
 
 import vicur  # noqa: F401  registers the model
 from vicur.compat import cache_argument, cache_of, checkpoint_activations
-from vicur.data.rows import PromptEncoder, build_rows
 from vicur.data.views import Plain
+from vicur.encoding.layout import PromptEncoder, build_rows
 from vicur.models.load import (
     RecoveryConfig,
     StudentConfig,

@@ -15,8 +15,8 @@ from vicur.objectives.objective import (
     TEACHER_PLAIN,
     ScoredTokens,
 )
+from vicur.scoring.engine import Reading, Scores, Term, observed_terms, sampled_log_probs, weighted_terms
 from vicur.scoring.terms import reverse_kl
-from vicur.scoring.vocabulary import Reading, Scores, Term, observed_terms, sampled_log_probs, weighted_terms
 
 LOOKS = (TEACHER, TEACHER_PLAIN, TEACHER_DEGRADED, TEACHER_BLIND, STUDENT_BLIND)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from vicur.objectives.objective import STUDENT_BLIND, ScoredTokens
 from vicur.objectives.visual_steering import VDS, VisualSteeringOPD, derived_scale
+from vicur.scoring.engine import STUDENT
 from vicur.scoring.terms import generalized_jsd, reverse_kl, visual_target_kl
-from vicur.scoring.vocabulary import STUDENT
 
 
 def distributions(seed, count=4):

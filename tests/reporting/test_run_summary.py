@@ -8,18 +8,18 @@ import re
 import pytest
 from rich.console import Console
 
-from vicur.assembly import build
 from vicur.cuebench.generate import write_parquet
-from vicur.data.files import write_json, write_rows
-from vicur.recipe import load_recipe
+from vicur.files import write_json, write_rows
+from vicur.progress import Progress
 from vicur.reporting.run_summary import (
     as_markdown,
     print_run_summary,
     summarise_run,
     write_run_summary,
 )
-from vicur.settings import SettingsError
-from vicur.training.progress import Progress
+from vicur.run.build import build
+from vicur.run.recipe import load_recipe
+from vicur.settings.schema import SettingsError
 
 
 def answers(correct):

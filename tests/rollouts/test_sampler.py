@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from vicur.data.rows import build_rows
 from vicur.data.views import Hinted, Plain
+from vicur.encoding.layout import build_rows
 from vicur.models.load import as_base
 from vicur.rollouts.processors import SamplingConfig, sampling_log_probs
 from vicur.rollouts.randomness import stream_key, uniforms

@@ -10,9 +10,9 @@ import torch
 from vicur.data.views import Plain
 from vicur.models.adapters import LoRAConfig
 from vicur.models.load import RecoveryConfig, StudentConfig, load_student
+from vicur.scoring.engine import sampled_log_probs
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import MovingAverage, Teacher, TeacherConfig
-from vicur.scoring.vocabulary import sampled_log_probs
 
 LORA = LoRAConfig(rank=4, alpha=8.0)
 

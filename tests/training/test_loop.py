@@ -15,13 +15,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from vicur.assembly import build
 from vicur.cuebench.generate import write_parquet
 from vicur.data.bad_rows import BadRow, BadRowError
 from vicur.data.views import Plain
 from vicur.models.load import load_model
-from vicur.recipe import load_recipe, to_yaml
-from vicur.training.progress import Progress
+from vicur.progress import Progress
+from vicur.run.build import build
+from vicur.run.recipe import load_recipe, to_yaml
 from vicur.training.records import Records
 
 

@@ -18,8 +18,8 @@ from vicur.cuebench.scenes import (
     Scene,
     SegmentsScene,
 )
-from vicur.data.files import write_rows
 from vicur.data.sample import Privilege, Sample
+from vicur.files import write_rows
 
 Family = Literal["segments", "chords"]
 Split = Literal["pretrain", "train", "validation", "test", "test_ood"]

@@ -42,10 +42,10 @@ from vicur.cues.store import CueStore
 from vicur.cues.summary import BuildSummary, FailedProblem, Tick, Watch
 from vicur.data.bad_rows import BadRowError
 from vicur.data.digests import media_digest
-from vicur.data.files import write_whole
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.tables import Table
+from vicur.files import write_whole
 
 FIRST_PATIENCE = 30.0
 """Seconds that an endpoint may be out of reach before it has ever answered: likely a wrong address."""

@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from vicur.cues.requests import Asking, CueRequest
-from vicur.data.files import folder_digest
-from vicur.data.rows import PromptEncoder
+from vicur.encoding.layout import PromptEncoder
+from vicur.files import folder_digest
 from vicur.models.load import LoadedModel, load_model
 from vicur.rewards.thinking import opened_thought
 from vicur.rollouts.processors import SamplingConfig

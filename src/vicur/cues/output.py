@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from vicur.data.files import ROW_GROUP, write_or_rescue
 from vicur.data.sources import FileSource
 from vicur.data.tables import ArrowTable, ListTable, Table
+from vicur.files import ROW_GROUP, write_or_rescue
 from vicur.paths import check_file
 
 LONGEST_PATH = 1024

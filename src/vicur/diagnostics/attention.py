@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vicur.data.rows import PromptEncoder, build_rows
 from vicur.data.sample import Sample
 from vicur.data.views import Plain
+from vicur.encoding.layout import PromptEncoder, build_rows
 from vicur.models.load import LoadedModel
 from vicur.models.recovery import RecoveryObserver
 

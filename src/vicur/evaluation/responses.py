@@ -21,7 +21,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vicur.data.files import ROW_GROUP, write_or_rescue
+from vicur.files import ROW_GROUP, write_or_rescue
 
 METADATA = b"vicur.evaluation"
 """Key of the settings in the metadata of the parquet file."""

@@ -14,22 +14,22 @@ from torch import Tensor
 
 from vicur.data.bad_rows import BadRowError
 from vicur.data.digests import shown_digest
-from vicur.data.files import ROW_GROUP, write_whole
 from vicur.data.pixels import PixelLimits
-from vicur.data.rows import PromptEncoder
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Plain, View
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
+from vicur.encoding.layout import PromptEncoder
 from vicur.evaluation.responses import ResponseStore, StoredResponse
 from vicur.evaluation.statistics import Estimate, accuracy_interval
 from vicur.evaluation.verdicts import Verdict, verdict_of
+from vicur.files import ROW_GROUP, write_whole
 from vicur.models.load import LoadedModel
+from vicur.progress import Progress
 from vicur.rewards.grader import Grader
 from vicur.rewards.thinking import opened_thought
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
-from vicur.training.progress import Progress
 
 SCHEMA = pa.schema(
     [

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vicur.data.files import folder_digest
 from vicur.data.sources import DataConfig
 from vicur.evaluation.runner import EvaluationConfig
+from vicur.files import folder_digest
 from vicur.models.checkpoints import Dtype, resolve_checkpoint
 from vicur.paths import PathText, check_file
 from vicur.rewards.grader import RewardConfig

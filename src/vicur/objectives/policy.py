@@ -22,8 +22,8 @@ from vicur.objectives.objective import (
     look_of,
 )
 from vicur.objectives.reduction import Aggregation, mean_weights, standardised
+from vicur.scoring.engine import Block, Term
 from vicur.scoring.terms import cross_entropy, k2, k3
-from vicur.scoring.vocabulary import Block, Term
 
 clamped_k3 = partial(k3, max_log_ratio=20.0, max_value=10.0)
 """k3 as PAPO's code computes it, for the reference penalty and the perception term alike. A token at

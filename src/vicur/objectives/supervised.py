@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vicur.objectives.objective import Needs, ScoredTokens, check_weight
 from vicur.objectives.reduction import Aggregation, mean_weights
+from vicur.scoring.engine import Block, Term
 from vicur.scoring.terms import cross_entropy
-from vicur.scoring.vocabulary import Block, Term
 
 
 @dataclass(frozen=True)

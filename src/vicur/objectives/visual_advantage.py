@@ -27,8 +27,8 @@ from vicur.objectives.reduction import (
     in_top_fraction,
     standardised,
 )
+from vicur.scoring.engine import Term
 from vicur.scoring.terms import visual_advantage
-from vicur.scoring.vocabulary import Term
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ from vicur.objectives.objective import (
     look_of,
 )
 from vicur.objectives.reduction import Aggregation, above_quantile, mean_weights
+from vicur.scoring.engine import STUDENT, Block, Term
 from vicur.scoring.terms import reverse_kl, visual_target_kl
-from vicur.scoring.vocabulary import STUDENT, Block, Term
 
 VDS = "vds"
 ANGLE = 42.0

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vicur.data.files import write_json, write_whole
 from vicur.evaluation.statistics import Estimate, accuracy_interval, paired_difference
+from vicur.files import write_json, write_whole
 
 CURVES = {
     "loss": "loss",

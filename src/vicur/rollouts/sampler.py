@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from vicur.compat import SizedCacheLayer, cache_argument
-from vicur.data.rows import EncodedPrompt, build_rows
+from vicur.encoding.layout import EncodedPrompt, build_rows
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import Vocabulary
 from vicur.rollouts.processors import SamplingConfig, sampling_log_probs

@@ -8,10 +8,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
-from vicur.data.rows import EncodedPrompt
 from vicur.data.sample import Sample
 from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import View
+from vicur.encoding.layout import EncodedPrompt
 from vicur.models.vocabulary import Vocabulary
 from vicur.rewards.thinking import opened_thought
 from vicur.rollouts.processors import SamplingConfig

@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vicur.data.pixels import PixelLimits
-from vicur.data.rows import EncodedPrompt, PromptEncoder, Rows, build_rows, siblings_per_row
 from vicur.data.sample import Sample
 from vicur.data.views import View
+from vicur.encoding.layout import EncodedPrompt, PromptEncoder, Rows, build_rows, siblings_per_row
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import ScoringVocabulary
-from vicur.scoring.vocabulary import Reading, Scores, Term, Weighted, sampled_log_probs, weighted_terms
+from vicur.scoring.engine import Reading, Scores, Term, Weighted, sampled_log_probs, weighted_terms
 
 Result = TypeVar("Result")
 

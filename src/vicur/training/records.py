@@ -25,8 +25,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from vicur.data.files import write_json, write_rows, write_whole
 from vicur.data.sample import Sample
+from vicur.files import write_json, write_rows, write_whole
 from vicur.models.devices import peak_memory
 from vicur.rewards.grader import Grade
 from vicur.rollouts.rollout import Rollouts

@@ -9,13 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vicur.data.rows import Rows
 from vicur.data.views import Plain, View
+from vicur.encoding.layout import Rows
 from vicur.models.recovery import RecoveryObserver
 from vicur.objectives.objective import TEACHER, Needs, Objective
+from vicur.scoring.engine import Term
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.terms import entropy
-from vicur.scoring.vocabulary import Term
 from vicur.training.measurement import Measured
 from vicur.training.metrics import GAP, Update
 from vicur.training.optimizer import Optimizer

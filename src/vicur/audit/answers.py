@@ -1,0 +1,361 @@
+"""Is the gold answer stated? In whichever form, and in what kind of sentence.
+
+A number that stands in an answering construction ("so x =", "the sum is") is a certain leak. One that
+stands plainly is none if it is drawn in the image, a certain one if it is known not to be (then somebody
+worked it out), and a possible one if nobody knows. What is drawn once may be read out once: another mention,
+or a mention in a sentence that describes nothing, is a leak again.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from vicur.audit.findings import Finding, Severity
+from vicur.audit.values import Value, find_values
+from vicur.audit.visible import VISIBLE, counts_something, counts_visible
+from vicur.rewards.answers import unwrap_gold
+from vicur.rewards.comparison import compare
+from vicur.rewards.notation import tidy
+from vicur.rewards.options import split_option
+from vicur.rewards.units import is_unit
+
+_QUANTITY = (
+    r"(?:answers?|solutions?|results?|repl(?:y|ies)|responses?|conclusions?|sums?|totals?|differences?|gap|maximum|max|minimum|min|products?|quotients?|"
+    r"remainders?|averages?|mean|medians?|largest|larger|greatest|greater|biggest|bigger|highest|higher|smallest|"
+    r"smaller|lowest|lower|least|most|unknown|missing (?:\w+ )?(?:length|side|piece|part|value|angle|number|"
+    r"segment|label|one)|"
+    r"(?:length|value|measure|size) of (?:the )?(?:x|y|z|unknown|missing \w+)|"
+    r"outcome|value asked for|final \w+|"
+    r"(?:asked|wanted|required|requested|desired|sought|unlabel+ed|unmarked)(?:[- ]for)? (?:\w+ )?"
+    r"(?:length|value|number|quantity|piece|part|angle|side)|looking for|asked (?:for|about)|being asked|"
+    r"in question|searched for|to be found|wanted|sought|we (?:want|need)|question asks(?: for)?)"
+)
+_IS = (
+    r"(?:is|are|was|be|being|becomes?|remains?|:|of|as|=|must be|has to be|should be|will be|would be|"
+    r"needs to be|equals?|measures?|reads?|turns out to be|comes (?:out )?(?:to|as|at))"
+)
+_FILLER = (
+    r"(?:\s*(?:exactly|precisely|just|simply|then|about|approximately|roughly|equal to|"
+    r"the (?:number|value|digit)|(?:option|choice)|clearly|thus|therefore|\$|\\\(|\\boxed\{|[({\[\"'*`]))*\s*"
+)
+_VERB = (
+    r"=|≈|:=|\\approx|→|⇒|[-=]+>|\bequals?|\bequal(?:s|ling)? to|\bamount(?:s|ing)? to|"
+    r"\b(?:com(?:es?|ing)|came) (?:out )?(?:to|as|at)|\badd(?:s|ing)? up to|\bsum(?:s|ming)? (?:up )?to|"
+    r"\btotal(?:s|l?ing)?|\bmak(?:es?|ing)|\bgiv(?:es?|ing)|\byield(?:s|ing)?|\bget(?:s|ting)?|"
+    r"\bobtain(?:s|ing)?|\bresult(?:s|ing)? in|\b(?:work|figur)(?:s|es|ing)? out (?:to|as|at)(?: be)?|"
+    r"\bleav(?:es?|ing)|\bturns? out (?:to be|as)|\bevaluates? to|\breduces? to|"
+    r"\bsimplif(?:y|ies) (?:to|from)|"
+    r"\b(?:must|should|would|will|has to|have to|needs? to|ought to|can only|cannot but) be|"
+    r"\bends? (?:up )?(?:as|at|with|being|in|on)|\bproduc(?:es?|ing)|\barriv(?:es?|ing) at|"
+    r"\breach(?:es|ing)?|\b(?:one|we|you) (?:find|conclude|deduce|infer|calculate|compute)s?|\bboils down to|"
+    r"\b(?:determined|calculated) (?:to be|as)|\bworth|\bfound to be|\bknown to be|"
+    r"\b(?:written|expressed) as|\b(?:leads?|points?) to|\ba value of|\bthe same as|\b(?:that|then) it is"
+)
+_BEFORE = re.compile(
+    rf"(?:{_VERB}|\b{_QUANTITY}\b(?:\s+[^\s.;:,]+){{0,7}}?\s*{_IS}|\b{_QUANTITY}\b\s*[,(]?){_FILLER}$",
+    re.IGNORECASE,
+)
+_SO = re.compile(
+    r"\b(?:therefore|hence|thus|consequently|it follows|so(?! that| on| far| called|-))\b[^.;]*$",
+    re.IGNORECASE,
+)
+_VARIABLE = r"(?:[a-z\u03b1-\u03c9]|\\(?:theta|alpha|beta|phi))"
+_SOLVED = re.compile(
+    rf"(?<![\w'])(?P<name>{_VARIABLE})\s*(?:is|=|has (?:the )?(?:length|value)|equals|measures|must be|"
+    rf"stands for|represents|\(|has to be|being|:){_FILLER}$"
+)
+_AFTER = re.compile(
+    rf"[\s)}}\]\"'*$`,]*(?:(?:is|are|was|would be|must be|being|as|for|and that is|which is)\s+)?"
+    rf"(?:(?:(?:the|our|your|its|their|an?|what)\s+)(?:(?:correct|final|right|overall|common)\s+)?"
+    rf"(?:{_QUANTITY}\b|(?:x|y|z|n|is asked|one asks|is wanted|the question asks)\b)"
+    r"|(?:in (?:total|all|sum)|altogether|together|combined|overall|all told|all in all|as (?:the|an) answer|"
+    r"(?:is|are) (?:correct|right|asked for|wanted))\b"
+    r"|(?:(?:is|are|was|seems|must be|would be|will be|has to be) )?(?:correct|right|the one|asked for)\b"
+    r"|(?:follows|results|remains|emerges|ensues|suffices|comes out|is left|is obtained|is reached)\b"
+    rf"|=\s*{_VARIABLE}(?![\w(]))",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(
+    r"(?P<name>(?:\\angle|∠|(?:\bm\s*)?\bangle|\barc|\bside|\bsegment|\bline)?\s*\b[A-Z][A-Z0-9']{0,3})\s*"
+    rf"(?:is|=|measures|equals|:){_FILLER}$"
+)
+_COUNTING = re.compile(r"\bhow many\b|\bnumber of\b|\bcount\b", re.IGNORECASE)
+_ASKED_NAME = re.compile(
+    r"\b(?i:find|what is|what's|determine|calculate|compute|solve for|value of|length of|measure of)\b"
+    r"(?:\s+(?:the|measure|length|value|size|area|side|segment|angle|arc|of|m))*\s*[$\\({]*(?:\\?angle|∠)?\s*"
+    r"(?P<name>[A-Z][A-Z0-9']{0,3}|[a-z])(?![\w'])"
+)
+_BREAK = re.compile(r"[.!?](?=\s)|[;\n]")
+_OPTION_LINE = re.compile(r"(?:^|[\s(])\(?([A-J])[.):]\s*")
+_SHORT_WORDS = frozenset({"yes", "no", "true", "false", "none", "a", "an", "the", "one"})
+
+Known = Callable[[str], bool | int | None]
+"""Whether a value, as it is written, is drawn in the image, or how often; None where nobody knows."""
+
+
+@dataclass(frozen=True)
+class Gold:
+    """What may not be stated.
+
+    Attributes:
+        texts: the answer, and the text of the option that it is.
+        letter: of that option.
+        letters: of all options, where they are known.
+    """
+
+    texts: tuple[str, ...]
+    letter: str | None = None
+    letters: tuple[str, ...] = ()
+
+
+def gold_forms(answer: str, question: str, choices: tuple[str, ...]) -> Gold:
+    """The answer and the option behind it, by letter and text.
+
+    Args:
+        answer: as the data give it.
+        question: may list the options: "A. 12 B. 14".
+        choices: the options, where the data keep them apart.
+    """
+    answer = unwrap_gold(answer).strip()
+    options = dict(zip("ABCDEFGHIJ", choices, strict=False)) if choices else _options(question)
+    options = {letter: _bare(letter, text) for letter, text in options.items()}
+    option = split_option(answer)
+    if option is not None and (not options or option[0] in options):
+        texts = [option[1], options.get(option[0], "")]
+        letter: str | None = option[0]
+    else:
+        texts = [answer]
+        letter = next((own for own, text in options.items() if text and compare(text, answer, 1e-6)), None)
+    return Gold(tuple(dict.fromkeys(text for text in texts if text)), letter, tuple(options))
+
+
+def answer_findings(
+    text: str, question: str, gold: Gold, known: Known, tolerance: float = 1e-6
+) -> list[Finding]:
+    """Every place where a cue states the answer.
+
+    Args:
+        text: the cue.
+        question: of its sample.
+        gold: what may not be stated.
+        known: whether a value is drawn.
+        tolerance: largest difference of equal numbers, relative to the gold answer.
+    """
+    found: list[Finding] = []
+    if gold.letter is not None:
+        found += _letter(text, gold)
+    for answer in gold.texts:
+        number = gold_number(answer)
+        if number is not None:
+            found += _numbers(text, question, answer, number, known, tolerance)
+        else:
+            found += _words(text, question, answer, known)
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def gold_number(answer: str) -> Value | None:
+    """The number that a gold answer is, out of its "x =" and its unit; None if it is none."""
+    bare = re.sub(r"^\s*[^\d=]{1,16}=\s*(?=[^=]+$)", "", tidy(answer))
+    values = find_values(bare)
+    if len(values) != 1 or bare[: values[0].start].strip(" $({"):
+        return None
+    rest = bare[values[0].end :].strip(" $)}")
+    if rest and not (compare(bare, bare[: values[0].end], 1e-9) or is_unit(rest)):
+        return None
+    return values[0]
+
+
+def _numbers(
+    text: str, question: str, answer: str, gold: Value, known: Known, tolerance: float
+) -> list[Finding]:
+    found: list[Finding] = []
+    plain: list[Value] = []
+    for value in find_values(text):
+        if not value.equals(gold, tolerance) or _other_unit(text, value, answer):
+            continue
+        judged = _judged(text, question, value.start, value.end, value)
+        if judged == "plain":
+            plain.append(value)
+        elif judged == "counted":
+            said = text[value.start : value.end]
+            found += [] if known(said) else [_mention(said, value.start, value.end, None)]
+        elif isinstance(judged, Finding):
+            found.append(judged)
+    # What is drawn n times may be read out n times: first by the sentences that describe something.
+    plain.sort(key=lambda value: not _describes(text, value.start, value.end))
+    for place, value in enumerate(plain):
+        said = text[value.start : value.end]
+        odd = value.worked_out and not gold.worked_out  # nobody labels a side 18/3
+        drawn = known(said)
+        describes = _describes(text, value.start, value.end)
+        if not drawn:
+            found.append(_mention(said, value.start, value.end, drawn, odd))
+        elif drawn is not True and place >= drawn:
+            severity: Severity = "possible" if describes and not odd else "certain"
+            reason = f'"{said}" is the answer, and is stated more often than it is drawn.'
+            found.append(Finding("answer", severity, "repeated", value.start, value.end, reason))
+        elif odd or not describes:
+            reason = f'"{said}" is the answer; its sentence is about nothing that is drawn.'
+            severity = "certain" if odd else "possible"
+            found.append(Finding("answer", severity, "unattached", value.start, value.end, reason))
+    return found
+
+
+def _judged(
+    text: str, question: str, start: int, end: int, value: Value | None
+) -> Finding | Literal["plain", "counted"] | None:
+    """What it means that the answer stands at this place.
+
+    "plain" where that depends on what is drawn, "counted" where it may only count things.
+    """
+    said = text[start:end]
+    before, after = _around(text, start, end)
+
+    def certain(rule: str, reason: str) -> Finding:
+        return Finding("answer", "certain", rule, start, end, reason)
+
+    if not before.strip(" \"'$*(\\{") and not after.strip(" \"'$*.)\\}"):
+        return certain("alone", f'"{said}" stands alone, and is the answer.')
+    named = _NAMED.search(before)
+    if named and (asked := _ASKED_NAME.search(question)) and named["name"].split()[-1] != asked["name"]:
+        return "plain"  # AB = 12 reads a label where not AB is asked for
+    if value is not None and said.lower() == "one":
+        # "one chord", "the other one", "one sees": no number but where it could be nothing else.
+        noun = re.match(r"\s+[a-z]", after) is not None and not re.match(r"\s+(?:is|as|for|in)\b", after)
+        constructed = _BEFORE.search(before) or _SOLVED.search(before)
+        if noun or not (constructed or not _describes(text, start, end)):
+            return None
+    if _BEFORE.search(before) or _SOLVED.search(before) or _AFTER.match(after):
+        return certain("stated", f'"{said}" is the answer, and the words around say so.')
+    if value is not None and counts_something(text, value):
+        if _COUNTING.search(question):
+            return certain("count", f'"{said}" counts, and the question asks how many.')
+        return None if counts_visible(text, value) else "counted"
+    if value is not None and counts_visible(text, value):
+        return None
+    if _SO.search(before):
+        return certain("stated", f'"{said}" is the answer, drawn as a conclusion.')
+    return "plain"
+
+
+def _mention(said: str, start: int, end: int, drawn: bool | int | None, odd: bool = False) -> Finding:
+    """A plain mention of an answer that is not known to be drawn."""
+    if drawn is None and not odd:
+        reason = f'"{said}" is the answer; it may be a label of the image.'
+        return Finding("answer", "possible", "mentioned", start, end, reason)
+    reason = f'"{said}" is the answer, and is not drawn in the image.'
+    if odd:
+        reason = f'"{said}" is the answer in a form that had to be worked out.'
+    return Finding("answer", "certain", "not drawn", start, end, reason)
+
+
+def _describes(text: str, start: int, end: int) -> bool:
+    """Whether the sentence around a number speaks of something that can be seen."""
+    before, after = _around(text, start, end)
+    return VISIBLE.search(before) is not None or VISIBLE.search(after) is not None
+
+
+def _words(text: str, question: str, answer: str, known: Known) -> list[Finding]:
+    """An answer that is no number: words, or an expression whose spaces and dollar signs do not count."""
+    pattern = _spaced(tidy(answer))
+    if pattern is None:
+        return []
+    found = []
+    for match in pattern.finditer(text):
+        start, end = match.span()
+        if answer.strip().casefold() in _SHORT_WORDS:
+            before, after = _around(text, start, end)
+            said_so = re.search(r"\b(?:answer|result|solution)\b", before, re.IGNORECASE)
+            if not said_so and (before + after).strip(" ."):
+                continue
+        judged = _judged(text, question, start, end, None)
+        if judged in ("plain", "counted"):
+            drawn = known(match.group())
+            if not drawn:
+                found.append(_mention(match.group(), start, end, drawn))
+        elif isinstance(judged, Finding):
+            found.append(judged)
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _spaced(answer: str) -> re.Pattern[str] | None:
+    pieces = re.findall(r"\w+|[^\w\s$]", answer)
+    if not pieces or len(answer) > 200:
+        return None
+    body = r"[\s$]*".join(re.escape(piece) for piece in pieces)
+    return re.compile(rf"(?<!\w){body}(?!\w)", re.IGNORECASE)
+
+
+def _letter(text: str, gold: Gold) -> list[Finding]:
+    letter = gold.letter
+    assert letter is not None
+    pattern = re.compile(
+        rf"\b(?:option|choice|answer)\s*(?:is|:)?\s*[(\[\"'*]*{letter}\b|\({letter}\)|(?<![\w'])"
+        rf"{letter}(?=[)\"'*]*\s+is\s+(?:the\s+)?(?:correct|right|answer|true|best))"
+        rf"|(?:correct|right|best|true)\s+(?:one\s+|option\s+|choice\s+|answer\s+)?(?:is|:)\s*[(\[\"'*]*{letter}\b",
+        re.IGNORECASE,
+    )
+    found = []
+    for match in pattern.finditer(text):
+        if letter not in match.group():  # "option a thin line": only capitals name options
+            continue
+        start, end = match.span()
+        before, after = _around(text, start, end)
+        surely = re.search(r"answer|correct|right|best|true", match.group() + after[:24], re.IGNORECASE)
+        surely = surely or re.search(r"\b(?:answer|correct|therefore|hence|thus|so)\b", before, re.IGNORECASE)
+        others = [own for own in gold.letters if own != letter]
+        described = [own for own in others if re.search(rf"(?:option|choice)\s+\(?{own}\b|\({own}\)", text)]
+        if not surely and described:
+            continue  # the options are drawn, and all are described
+        severity: Severity = "certain" if surely else "possible"
+        found.append(Finding("answer", severity, "letter", start, end, f"It points to option {letter}."))
+    return found
+
+
+def _around(text: str, start: int, end: int) -> tuple[str, str]:
+    """The rest of the sentence on both sides, up to 120 characters."""
+    before = text[max(0, start - 120) : start]
+    after = text[end : end + 60]
+    breaks = list(_BREAK.finditer(before))
+    stop = _BREAK.search(after)
+    return before[breaks[-1].end() if breaks else 0 :], after[: stop.start() if stop else len(after)]
+
+
+def _options(question: str) -> dict[str, str]:
+    """The options that a question lists, if they start with A and follow the alphabet."""
+    marks = list(_OPTION_LINE.finditer(question))
+    options: dict[str, str] = {}
+    for mark, following in itertools.zip_longest(marks, marks[1:]):
+        if mark.group(1) == "ABCDEFGHIJ"[len(options) : len(options) + 1]:
+            options[mark.group(1)] = question[mark.end() : following.start() if following else None].strip(
+                " ,;\n"
+            )
+    return options if len(options) >= 2 else {}
+
+
+def _bare(letter: str, text: str) -> str:
+    option = split_option(text)
+    return option[1] if option is not None and option[0] == letter and option[1] else text
+
+
+def _other_unit(text: str, value: Value, answer: str) -> bool:
+    """Whether the number has a unit that the answer contradicts: 12 degrees are not 12 cm."""
+    unit = _unit_of(answer)
+    word = re.match(r"\s*(?:[A-Za-z]+|°)", text[value.end : value.end + 16])
+    if not unit or word is None or not is_unit(word.group()):
+        return False
+    return compare(f"1 {word.group().strip()}", f"1 {unit}", 0.0) is not True
+
+
+@functools.lru_cache(maxsize=4096)
+def _unit_of(answer: str) -> str:
+    number = gold_number(answer)
+    bare = re.sub(r"^\s*[^\d=]{1,16}=\s*(?=[^=]+$)", "", tidy(answer))
+    return "" if number is None else bare[number.end :].strip(" $)}")

@@ -1,0 +1,131 @@
+"""A verifier that knows: what a cue claims of a CueBench image, against the scene it was drawn from."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from vicur.audit.values import find_values
+from vicur.audit.visible import counts_something, counts_visible
+from vicur.cuebench.scenes import COLOURS, Scene, SegmentsScene
+from vicur.data.sample import Sample
+from vicur.data.sources import cue_boxes
+
+_COLOUR = re.compile(rf"\b(?:{'|'.join(COLOURS)})\b", re.IGNORECASE)
+_UNKNOWN = re.compile(r"(?<![\w'])x(?![\w'])")
+_FORMULA = re.compile(r"[=+*\u00d7·]|\s-\s|\\")
+_PAPER = re.compile(r"\s*(?:background|paper|ink|digits?\b|circle|outline|canvas)")
+_TWO_CHORDS = re.compile(
+    r"\b(?:one|first|other|second|another|remaining|chord (?:[12]|one|two))\b", re.IGNORECASE
+)
+_LABEL_BEFORE = re.compile(
+    r"(?:label\w*|marked|reads?|carr(?:y|ies)|digits?|numerals?|numbers?|value|shows?|is|:)\s+(?:an? |the )?"
+    r"(?:digit |number )?[\"']?(?:\w+ and )?$",
+    re.IGNORECASE,
+)
+_PIECE = re.compile(
+    r"\b(?:chord|piece|part|segment|section|label|mark|length|measure|written|reads?)", re.IGNORECASE
+)
+_CHORD = re.compile(r"\bchord", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class CueBenchVerifier:
+    """Reads colours, digits and the pieces of chords out of a claim, in any wording that keeps what belongs
+    together side by side.
+
+    Without the scene, what a sample's `cue_boxes` list is all that is known. They hold what its question is
+    about, so a digit on a segment that they lack is rejected: it cannot be confirmed and is not asked for.
+
+    Attributes:
+        scenes: by the sample's id, where they are at hand.
+    """
+
+    scenes: Mapping[str, Scene] = field(default_factory=dict)
+
+    def __call__(self, sample: Sample, claim: str) -> bool | None:
+        """Whether the claim fits the image; None where it says nothing that can be checked."""
+        boxes = [(name, value) for name, value, _ in cue_boxes(sample)]
+        if not boxes:
+            return None
+        if any("chord" in name for name, _ in boxes):
+            return _chords(boxes, claim)
+        scene = self.scenes.get(sample.id)
+        if isinstance(scene, SegmentsScene):
+            return _segments({s.colour: str(s.digit) for s in scene.segments}, claim, True)
+        return _segments(dict(boxes), claim, False)
+
+
+def _segments(drawn: Mapping[str, str], claim: str, complete: bool) -> bool | None:
+    colours, pairs = _paired(claim)
+    if any(drawn.get(colour) != value for colour, value in pairs):
+        return False
+    if complete and any(colour not in drawn for colour in colours):
+        return False
+    return True if pairs else None
+
+
+def _paired(claim: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """The colours of a claim, and which digit it gives to which."""
+    tokens = [
+        (match.start(), "colour", match.group().lower())
+        for match in _COLOUR.finditer(claim)
+        if not _PAPER.match(claim, match.end())
+    ]
+    tokens += [(start, "digit", said) for start, said in _labels(claim, unknown=False)]
+    runs = [
+        (kind, [said for *_, said in group])
+        for kind, group in groupby(sorted(tokens), lambda token: token[1])
+    ]
+    if runs and runs[0][0] == "digit" and any(kind == "colour" for kind, _ in runs):
+        pairing = zip(runs[1::2], runs[0::2], strict=False)  # "4 on cyan and 5 on pink"
+    else:
+        pairing = zip(runs[0::2], runs[1::2], strict=False)  # "cyan 4 and pink 5"
+    pairs = []
+    for (_, colours), (_, digits) in pairing:
+        # More colours than digits: the last ones are those next to them.
+        pairs += list(zip(colours[-len(digits) :], digits, strict=False))
+    return [said for _, kind, said in tokens if kind == "colour"], pairs
+
+
+def _chords(boxes: list[tuple[str, str]], claim: str) -> bool | None:
+    pieces: dict[str, list[str]] = {}
+    for name, value in boxes:
+        pieces.setdefault(name, []).append(value)
+    drawn = [Counter(values) for values in pieces.values()]
+    said = [label for _, label in _labels(claim, unknown=True)]
+    if not said:
+        return None
+    if len(said) >= 4 and _TWO_CHORDS.search(claim):
+        one, other = Counter(said[:2]), Counter(said[2:4])
+        return [one, other] in (drawn, drawn[::-1])
+    if len(said) == 2 and _CHORD.search(claim):
+        return Counter(said) in drawn
+    if not _PIECE.search(claim):
+        return None  # "the answer is 6" says nothing about what is drawn
+    everything = sum(drawn, Counter())
+    return all(everything[label] >= count for label, count in Counter(said).items())
+
+
+def _labels(claim: str, unknown: bool) -> list[tuple[int, str]]:
+    """Where a claim reads a label, and which. Counts ("two chords") and what it works out are none."""
+    formula = _FORMULA.search(claim)
+    if formula:
+        return []
+    found = [
+        (value.start, f"{value.number:g}")
+        for value in find_values(claim)
+        if not (counts_something(claim, value) or counts_visible(claim, value))
+        and not (value.in_words and not _reads(claim, value.start))
+    ]
+    if unknown:
+        found += [(match.start(), "x") for match in _UNKNOWN.finditer(claim)]
+    return sorted(found)
+
+
+def _reads(claim: str, start: int) -> bool:
+    """Whether a number word is read off a label: "marked four", but not "the other one"."""
+    return _LABEL_BEFORE.search(claim, max(0, start - 40), start) is not None

@@ -1,0 +1,174 @@
+"""Cues that are wrong whatever they say: none at all, endless ones, and the same for different images."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vicur.audit.findings import Finding
+from vicur.audit.rows import CueRow
+
+_WORD = re.compile(r"\w+(?:['.]\w+)*|[^\w\s]")
+_REFUSAL = re.compile(
+    r"\b(?:i(?:'m| am)? (?:sorry|(?:cannot|can't|can not|unable to|do not|don't|could not|couldn't) "
+    r"(?:\w+ ){0,2}(?:see|view|access|open|process|display|determine|tell|assist|help|provide|answer|"
+    r"identify|describe|find|have))|unable to (?:see|view|access|process)|as an ai\b|"
+    r"no image (?:was|is|has|provided|attached|found)|"
+    r"(?:image|picture|photo) (?:is|was|has|could)(?: not|n't) (?:\w+ )?"
+    r"(?:provided|visible|attached|available|loaded|shown|displayed|included)|"
+    r"please (?:provide|upload|share|attach)|not able to (?:see|view|access))",
+    re.IGNORECASE,
+)
+_HASHES, _BANDS = 32, 8
+
+
+def shape_findings(
+    text: str,
+    *,
+    least: int,
+    most: int,
+    unit: str,
+    count: Callable[[str], int] | None,
+    ngram: int,
+    share: float,
+) -> list[Finding]:
+    """Whether a cue is empty, a refusal, a loop, too short or too long.
+
+    Args:
+        text: the cue.
+        least: words.
+        most: of `unit`.
+        unit: "words" or "tokens", for the reason.
+        count: how many of them a text has; None counts words.
+        ngram: words in a run that may not be repeated too often.
+        share: of all runs of that length that may be repeats, 0-1.
+    """
+    words = re.findall(r"\w+", text.casefold())
+    whole = (0, len(text))
+    found = []
+    if not words:
+        return [Finding("degenerate", "certain", "empty", *whole, "It has no words.")]
+    if refusal := _REFUSAL.search(text):
+        reason = "It says that there is nothing to see, or declines."
+        found.append(Finding("degenerate", "certain", "refusal", *refusal.span(), reason))
+    if len(words) < least:
+        reason = f"It has {len(words)} words, fewer than {least}."
+        found.append(Finding("degenerate", "certain", "short", *whole, reason))
+    runs = [tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1)]
+    if len(runs) > ngram:
+        repeats = 1 - len(set(runs)) / len(runs)
+        if repeats > share:
+            reason = f"{repeats:.0%} of its runs of {ngram} words are repeats."
+            found.append(Finding("degenerate", "certain", "repeats", *whole, reason))
+    size = len(text.split()) if count is None else count(text)
+    if size > most:
+        reason = f"It has {size} {unit}, more than {most}."
+        found.append(Finding("length", "certain", "long", *whole, reason))
+    return found
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two cues that say the same of different images.
+
+    Attributes:
+        index: of the one that is flagged, among the rows.
+        other: of another one that says it.
+        exact: whether but for spaces and case the texts are equal.
+    """
+
+    index: int
+    other: int
+    exact: bool
+
+
+def duplicates(rows: list[CueRow], similarity: float, shingle: int = 3) -> list[Duplicate]:
+    """Cues that say the same of different images.
+
+    Near-duplicates are found by the minima of hashed shingles in bands, and confirmed against the first cue
+    of their bucket alone, so time is linear. Texts whose numbers, letters or names of points differ say
+    different things, however alike they are.
+
+    Args:
+        rows: with their texts.
+        similarity: Jaccard similarity of the shingles from which texts are near-duplicates, 0-1; 1 for none
+            but equal ones.
+        shingle: words in one.
+    """
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        tokens = tuple(_WORD.findall((row.text or "").casefold()))
+        if tokens:
+            groups.setdefault(tokens, []).append(index)
+    found = [
+        Duplicate(index, other, True)
+        for members in groups.values()
+        for index, other in _of_other_images(rows, members)
+    ]
+    if similarity < 1:
+        flagged = {duplicate.index for duplicate in found}
+        for cluster in _clusters(
+            [(tokens, members[0]) for tokens, members in groups.items()], similarity, shingle
+        ):
+            members = [index for tokens, _ in cluster for index in groups[tokens]]
+            found += [
+                Duplicate(index, other, False)
+                for index, other in _of_other_images(rows, members)
+                if index not in flagged
+            ]
+    return sorted(found, key=lambda duplicate: duplicate.index)
+
+
+def _of_other_images(rows: list[CueRow], members: list[int]) -> Iterable[tuple[int, int]]:
+    """Each member with one of another image; none where all are of the same."""
+    if len(members) < 2:
+        return
+    # A key that is not known is its own: nothing says that two such images are the same.
+    keys = [rows[index].media_key() or rows[index].id for index in members]
+    first = members[0]
+    other = next((index for index, key in zip(members, keys, strict=True) if key != keys[0]), None)
+    if other is None:
+        return
+    for index, key in zip(members, keys, strict=True):
+        yield index, other if key == keys[0] else first
+
+
+def _clusters(
+    texts: list[tuple[tuple[str, ...], int]], similarity: float, shingle: int
+) -> Iterable[list[tuple[tuple[str, ...], int]]]:
+    random = np.random.default_rng(0)
+    factors = random.integers(1, 2**31, _HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    offsets = random.integers(0, 2**31, _HASHES, dtype=np.uint64)
+    leaders: dict[tuple[object, ...], tuple[int, frozenset[int]]] = {}
+    clusters: dict[int, list[tuple[tuple[str, ...], int]]] = {}
+    for position, (tokens, index) in enumerate(texts):
+        words = [token for token in tokens if token[0].isalnum()]
+        shingles = frozenset(
+            zlib.crc32(" ".join(words[i : i + shingle]).encode())
+            for i in range(max(1, len(words) - shingle + 1))
+        )
+        hashed = np.fromiter(shingles, np.uint64, len(shingles))
+        minima = ((hashed[:, None] * factors + offsets) >> np.uint64(16)).min(0).reshape(_BANDS, -1)
+        said = tuple(sorted(Counter(word for word in words if _says(word)).items()))
+        keys = [(said, band, minima[band].tobytes()) for band in range(_BANDS)]
+        leader = position
+        for key in keys:
+            if key in leaders:
+                place, theirs = leaders[key]
+                if len(shingles & theirs) >= similarity * len(shingles | theirs):
+                    leader = place
+                    break
+        for key in keys:
+            leaders.setdefault(key, (position, shingles))
+        clusters.setdefault(leader, []).append((tokens, index))
+    return (cluster for cluster in clusters.values() if len(cluster) > 1)
+
+
+def _says(word: str) -> bool:
+    """Whether a word carries what is particular about an image: a number or the name of a point."""
+    return any(character.isdigit() for character in word) or (len(word) == 1 and word != "a")

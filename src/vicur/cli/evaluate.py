@@ -1,0 +1,147 @@
+"""`vicur eval`: what it runs and prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from vicur.cli.options import Option, layers_of
+from vicur.cli.terminal import evaluation_lines
+from vicur.data.bad_rows import BadRowError
+from vicur.data.sources import FileSource
+from vicur.encoding.layout import PromptEncoder
+from vicur.encoding.lengths import fit_prompts
+from vicur.evaluation.responses import ResponseStore
+from vicur.evaluation.runner import Answer, Evaluation, resume_evaluation, unasked
+from vicur.evaluation.settings import EvaluationSettings
+from vicur.models.checkpoints import read_processor
+from vicur.models.load import load_model
+from vicur.progress import Progress
+from vicur.rewards.grader import Grader
+from vicur.settings.schema import as_yaml, schema_of
+
+
+def run_evaluation(options: argparse.Namespace, declared: tuple[Option, ...], console: Console) -> None:
+    """Read the settings, check data and output, ask the model, and print what came of it.
+
+    Raises:
+        ValueError: a setting, the data or the output does not fit.
+        OSError: the responses cannot be written; the message says where they are.
+    """
+    schema = schema_of(EvaluationSettings, "eval")
+    settings = schema.load(layers_of(schema, vars(options), declared, options.rest))
+    if options.print_config:
+        sys.stdout.write(as_yaml(settings))
+        return
+    settings.check_output()
+    grader = Grader(settings.rewards)
+    source, left_out = _problems(settings, grader)
+    if settings.output is None:
+        _say("The responses will not be stored; give --output FILE.parquet to keep them.")
+    output = None if settings.output is None else Path(settings.output)
+    with ResponseStore(output, settings.identity(), overwrite=settings.overwrite) as store:
+        for sentence in _about_store(store):
+            _say(sentence)
+        found = _answers(settings, source, grader, store)
+        found = Evaluation(found.answers, (*left_out, *found.unasked))
+        # Before anything can go wrong in writing: the result of the whole evaluation.
+        for line in evaluation_lines(found, settings):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        store.finish(found.table())
+    if output is not None:
+        console.print(f"Responses and verdicts: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _answers(
+    settings: EvaluationSettings, source: FileSource, grader: Grader, store: ResponseStore
+) -> Evaluation:
+    """What the model answers.
+
+    Raises:
+        ValueError: a row turns out unreadable, and such rows are not skipped.
+    """
+    try:
+        return resume_evaluation(
+            lambda: _bar("loading the model").during(lambda: load_model(settings.model, settings.dtype)),
+            source,
+            settings.config,
+            Progress("evaluating"),
+            store,
+            grader=grader,
+            limits=settings.data.pixel_limits(),
+            skip_bad_rows=settings.data.bad_rows == "skip",
+        )
+    except BadRowError as error:
+        kept = f" The {len(store)} responses so far are kept." if settings.output is not None else ""
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{reason}. Skip and count such rows with --bad-rows skip.{kept}") from error
+
+
+def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource, list[Answer]]:
+    """The problems to ask, and those that are left out before anything is asked.
+
+    Raises:
+        ValueError: there is none, none can be graded, or images would not be shown.
+    """
+    source = settings.data.open(progress=_bar("checking the data").over)
+    too_long: list[Answer] = []
+    _check_media(source, settings.data.text_only)
+    if settings.limit is not None:
+        source = source.select(range(min(settings.limit, len(source))))
+    if settings.data.max_prompt_tokens is not None:
+        encoder = PromptEncoder(read_processor(settings.model), _no_positions, settings.data.pixel_limits())
+        measuring = _bar("measuring prompts").over
+        source, overlong = fit_prompts(source, encoder, settings.data, progress=measuring)
+        too_long = unasked([(own.id, str(own)) for own in overlong], "prompts too long")
+    _check_gradable(source, grader)
+    unreadable = [(bad.id or f"row {bad.row}", str(bad)) for bad in source.bad_rows]
+    return source, [*unasked(unreadable, "unreadable rows"), *too_long]
+
+
+def _check_media(source: FileSource, text_only: bool) -> None:
+    """A model that is not shown the images must not get an accuracy without a word."""
+    for note in (*source.notes, source.media_in_words()):
+        _say(note)
+    unused = source.unused_media()
+    if unused is not None and not text_only:
+        raise ValueError(f"{unused} Set data.text_only=true to evaluate without these images.")
+    has_media = any(source.schema.get(field) is not None for field in ("images", "videos"))
+    if not has_media and not text_only:
+        _say(
+            f"Warning: no problem of {source.name} has an image or a video; the model is asked in text only. "
+            "data.text_only=true says that this is meant."
+        )
+
+
+def _check_gradable(source: FileSource, grader: Grader) -> None:
+    answers = source.column("answer")
+    if grader.config.function is not None:
+        return
+    if not any(answer is not None for answer in answers):
+        raise ValueError(f"No problem of {source.name} has an answer to grade by; see vicur data inspect.")
+    first = next(answer for answer in answers if answer is not None)
+    if not any(answer is not None and grader.can_grade(answer) for answer in answers):
+        raise ValueError(
+            f"No gold answer of {source.name} can be graded against; the first is {first[:80]!r}."
+        )
+
+
+def _no_positions(*args: Any, **kwargs: Any) -> NoReturn:
+    raise AssertionError("lengths need no positions, for which the model would have to be loaded")
+
+
+def _about_store(store: ResponseStore) -> list[str]:
+    reused = [f"{len(store)} responses of {store.output} are reused."] if len(store) else []
+    return [*store.notes, *reused]
+
+
+def _bar(title: str) -> Progress:
+    return Progress(title, transient=True)
+
+
+def _say(sentence: str) -> None:
+    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,154 @@
+"""What commands print: what recovery adds, what data holds, what a preflight found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vicur.data.spelling import listed
+
+if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print it
+    from vicur.encoding.inspect import Inspection, Spread
+    from vicur.evaluation.runner import Evaluation
+    from vicur.evaluation.settings import EvaluationSettings
+    from vicur.models.augment import Addition
+    from vicur.preflight.checks import Check, Preflight
+
+GIB = 2**30
+MARKS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[dim]n/a[/]"}
+
+
+def print_addition(addition: Addition, console: Console) -> None:
+    """Parameters by layer and in all."""
+    table = Table("after decoder layer", "new parameters", box=None)
+    for layer, count in addition.layers.items():
+        table.add_row(str(layer), f"{count:,}")
+    table.add_row("norms, shared", f"{addition.norms:,}")
+    table.add_row("in all", f"{addition.added:,}")
+    console.print(table)
+    console.print(
+        f"{addition.base:,} parameters without and {addition.total:,} with cue recovery: "
+        f"{100 * addition.share:.2f} % are new.",
+        highlight=False,
+    )
+
+
+def evaluation_lines(found: Evaluation, settings: EvaluationSettings) -> list[str]:
+    """The accuracy, and everything that a reader must know to trust it."""
+    count, leakage = len(found.answers), found.leakage
+    graded = f"accuracy {found.accuracy} % on {len(found.graded)} problems" if found.graded else "no accuracy"
+    lines = [
+        f"{graded}; the word hint {leakage.occurrences} times in {leakage.samples} of {count} responses",
+    ]
+    if found.truncated:
+        lines.append(
+            f"Warning: {found.truncated} of {count} responses were cut off at "
+            f"{settings.sampling.max_new_tokens} tokens. Raise --max-new-tokens."
+        )
+    if found.unextracted:
+        lenient = "" if settings.rewards.lenient else " rewards.lenient=true accepts unmarked answers too."
+        lines.append(
+            f"Warning: no answer was found in {found.unextracted} of {count} responses; they count as "
+            f"wrong.{lenient}"
+        )
+    lines += [f"Left out of the accuracy, {kind}: {number}." for kind, number in found.excluded.items()]
+    return lines
+
+
+def print_inspection(found: Inspection, console: Console) -> None:
+    """What a source holds, and one problem as student and teacher see it."""
+    table = Table(box=None, show_header=False)
+    table.add_row("rows", f"{found.rows}, of which {found.problems} are problems")
+    for kind, count in found.bad_rows.items():
+        table.add_row("bad rows", f"{count} {kind}")
+    fields = ", ".join(f"{ours} <- {column}" for ours, column in found.schema.items())
+    table.add_row("fields", escape(fields))
+    table.add_row("columns not used", escape(listed(found.unused)))
+    table.add_row("without an answer", str(found.without_answer))
+    table.add_row("with a target response", str(found.with_target_response))
+    if found.with_choices:
+        table.add_row("with options", str(found.with_choices))
+    table.add_row("images a problem", _counts(found.images_per_problem) or "none")
+    if found.images_per_problem:
+        total = sum(number * count for number, count in found.images_per_problem.items())
+        table.add_row("images decoded", f"{found.decoded_images} of {total}")
+    if set(found.videos_per_problem) - {0}:
+        table.add_row("videos a problem", _counts(found.videos_per_problem))
+        table.add_row("frames a video", _spread(found.video_frames, "{:.0f}"))
+    table.add_row("image width", _spread(found.image_width, "{:.0f}"))
+    table.add_row("image height", _spread(found.image_height, "{:.0f}"))
+    table.add_row("megapixels", _spread(found.image_megapixels, "{:.3f}"))
+    if found.prompt_tokens is not None:
+        table.add_row("tokens, student's prompt", _spread(found.prompt_tokens, "{:.0f}"))
+        table.add_row("tokens, teacher's prompt", _spread(found.teacher_prompt_tokens, "{:.0f}"))
+    table.add_row("privileges", ", ".join(f"{kind} {count}" for kind, count in found.privileges.items()))
+    console.print(table, highlight=False)
+    notes = list(found.notes)
+    if found.problems and set(found.images_per_problem) | set(found.videos_per_problem) == {0}:
+        notes.append("No problem has an image or a video: is a column not recognised?")
+    if not found.problems:
+        notes.append("No row can be used.")
+    notes += [f"{found.bad_rows[kind]} {kind}, first: {row}" for kind, row in found.first_bad_rows.items()]
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    if found.example_id is not None:
+        _prompt(f"The student sees ({found.example_id})", found.student_sees, console)
+        _prompt("The teacher sees", found.teacher_sees, console)
+
+
+def print_preflight(found: Preflight, console: Console) -> None:
+    """The prompts of one problem, and every check."""
+    _prompt("The student sees", found.student_prompt, console)
+    if found.teacher_prompt is not None:
+        _prompt("The teacher sees", found.teacher_prompt, console)
+    console.print(checks_table(found.checks))
+
+
+def checks_table(checks: tuple[Check, ...]) -> Table:
+    """One line for each check."""
+    table = Table("check", "", "found", box=None)
+    for check in checks:
+        table.add_row(check.name, MARKS[check.passed], escape(check.finding))
+    return table
+
+
+def print_memory(parts: Mapping[str, float], available: int | None, console: Console) -> None:
+    """The estimate by what it is for, against what there is."""
+    table = Table("estimated memory of the device", "GiB", box=None)
+    for name, count in parts.items():
+        table.add_row(name, f"{count / GIB:.2f}")
+    total = sum(parts.values())
+    table.add_row("in all", f"{total / GIB:.2f}")
+    console.print(table)
+    if available is not None:
+        short = " More than there is!" if total > available else ""
+        console.print(f"The device has {available / GIB:.1f} GiB.{short}", highlight=False)
+
+
+def _prompt(title: str, text: str, console: Console) -> None:
+    console.rule(escape(title), align="left")
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.rule()
+
+
+def _counts(counts: Mapping[int, int]) -> str:
+    return ", ".join(f"{number}: {count} problems" for number, count in counts.items())
+
+
+def _spread(spread: Spread | None, form: str) -> str:
+    if spread is None:
+        return "none"
+    if spread.low == spread.high:
+        return f"{form.format(spread.low)} everywhere"
+    shown = {
+        "min": spread.low,
+        "5 %": spread.p5,
+        "median": spread.p50,
+        "95 %": spread.p95,
+        "max": spread.high,
+    }
+    return ", ".join(f"{name} {form.format(value)}" for name, value in shown.items())

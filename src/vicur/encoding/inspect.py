@@ -1,0 +1,248 @@
+"""Numbers about a source, for people who want to know what they train on. Nothing is printed here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+
+from vicur.data.bad_rows import BadRow, BadRowError, reasons
+from vicur.data.responses import answer_in_response
+from vicur.data.sample import PrivilegeKind, Sample
+from vicur.data.sources import FileSource
+from vicur.data.views import Hinted, Plain, Shown, View
+from vicur.encoding.layout import PromptEncoder
+from vicur.encoding.lengths import prompt_length
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a number spreads over problems or images.
+
+    Attributes:
+        low, high: the smallest and the largest.
+        p5, p50, p95: percentiles.
+    """
+
+    low: float
+    p5: float
+    p50: float
+    p95: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float | int]) -> Spread | None:
+        """The spread of some numbers; None if there are none."""
+        if not values:
+            return None
+        return cls(*(float(value) for value in np.percentile(values, [0, 5, 50, 95, 100])))
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is in a source.
+
+    Attributes:
+        name: of the source.
+        schema: our field, and the columns it is read from in words; only fields that were found.
+        unused: columns that no field is read from; their values are in `meta`.
+        notes: sentences that somebody should know who is about to train on this.
+        rows: of the table, bad ones included.
+        problems: that can be used.
+        bad_rows: how many rows are bad, by kind.
+        first_bad_rows: the first row of each kind, in words.
+        decoded_images: how many images were decoded; of the others only the header was read.
+        repeated_ids: rows whose id is that of an earlier one; they got an id of their own.
+        duplicates: rows that are an earlier one once more, in every column, among these.
+        without_answer: problems without a gold answer.
+        answers_in_responses: of these, how many have a response that ends in an answer.
+        with_target_response: problems with a response to learn from.
+        with_choices: problems with options in columns of their own.
+        images_per_problem, videos_per_problem: how many problems have how many.
+        image_width, image_height: in pixels, as the files have them, upright.
+        image_megapixels: in millions of pixels.
+        video_frames: that are taken from each video.
+        prompt_tokens: of the student's prompt, media included; None without an encoder.
+        teacher_prompt_tokens: of the teacher's, likewise.
+        privileges: how many problems have each privilege.
+        example_id: the problem that is rendered; None if there is none.
+        student_sees, teacher_sees: its prompt as text, media as placeholders; with an encoder through
+            the model's chat template.
+    """
+
+    name: str
+    schema: dict[str, str]
+    unused: list[str]
+    notes: list[str]
+    rows: int
+    problems: int
+    bad_rows: dict[str, int]
+    first_bad_rows: dict[str, str]
+    decoded_images: int
+    repeated_ids: int
+    duplicates: int
+    without_answer: int
+    answers_in_responses: int
+    with_target_response: int
+    with_choices: int
+    images_per_problem: dict[int, int]
+    videos_per_problem: dict[int, int]
+    image_width: Spread | None
+    image_height: Spread | None
+    image_megapixels: Spread | None
+    video_frames: Spread | None
+    prompt_tokens: Spread | None
+    teacher_prompt_tokens: Spread | None
+    privileges: dict[str, int]
+    example_id: str | None
+    student_sees: str
+    teacher_sees: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain types, for JSON."""
+        return asdict(self)
+
+
+def inspect_source(
+    source: FileSource,
+    encoder: PromptEncoder | None = None,
+    teacher_view: View | None = None,
+    *,
+    example: int = 0,
+    progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
+) -> Inspection:
+    """Count, measure and render.
+
+    Args:
+        source: opened with `bad_rows="skip"`, or bad rows are an error before they are counted; and with
+            `may_be_empty`, or a source of nothing but bad rows is one.
+        encoder: for lengths, and for prompts as the model's chat template renders them.
+        teacher_view: what the teacher is shown; the plain problem if not given.
+        example: number of the problem that is rendered; the next one that can be read, if it cannot.
+        progress: shows how far it is.
+
+    Raises:
+        ValueError: there is no problem `example`.
+    """
+    if example < 0 or (len(source) and example >= len(source)):
+        raise ValueError(f"{source.name} has no problem {example}; it has {len(source)}.")
+    view = teacher_view or Plain()
+    read = _read(source, encoder, view, example, progress)
+    samples, shown = read.samples, read.example
+    sizes = [image.size for sample in samples for image in sample.images]
+    render = _plain_text if encoder is None else encoder.render
+    found = reasons(read.bad)
+    unanswered = [sample for sample in samples if sample.answer is None]
+    in_responses = sum(
+        sample.target_response is not None and answer_in_response(sample.target_response) is not None
+        for sample in unanswered
+    )
+    return Inspection(
+        name=source.name,
+        schema={ours: " or ".join(own) for ours in source.schema if (own := source.columns_of(ours))},
+        unused=source.unused,
+        notes=[*source.notes, *_notes(source, in_responses)],
+        rows=source.num_rows,
+        problems=len(samples),
+        bad_rows={kind: reason.count for kind, reason in found.items()},
+        first_bad_rows={kind: str(reason.first) for kind, reason in found.items()},
+        decoded_images=source.decoded,
+        repeated_ids=source.repeated_ids,
+        duplicates=source.duplicates,
+        without_answer=len(unanswered),
+        answers_in_responses=in_responses,
+        with_target_response=sum(sample.target_response is not None for sample in samples),
+        with_choices=sum("choices" in sample.meta for sample in samples),
+        images_per_problem=_counts(len(sample.images) for sample in samples),
+        videos_per_problem=_counts(len(sample.videos) for sample in samples),
+        image_width=Spread.of([width for width, _ in sizes]),
+        image_height=Spread.of([height for _, height in sizes]),
+        image_megapixels=Spread.of([width * height / 1e6 for width, height in sizes]),
+        video_frames=Spread.of([len(video.frames) for sample in samples for video in sample.videos]),
+        prompt_tokens=Spread.of(read.prompt_lengths),
+        teacher_prompt_tokens=Spread.of(read.teacher_prompt_lengths),
+        privileges={
+            kind: sum(Hinted(kind).applies(sample) for sample in samples) for kind in get_args(PrivilegeKind)
+        },
+        example_id=None if shown is None else shown.id,
+        student_sees="" if shown is None else render(Plain().show(shown)),
+        teacher_sees="" if shown is None else render(view.show(shown)),
+    )
+
+
+@dataclass
+class _Read:
+    """The rows of a source, read once.
+
+    Attributes:
+        bad: the rows that cannot be used.
+        samples: the problems, in order.
+        prompt_lengths, teacher_prompt_lengths: in tokens, by problem; empty without an encoder.
+        example: the problem that is rendered; None if there is none.
+    """
+
+    bad: list[BadRow]
+    samples: list[Sample] = field(default_factory=list)
+    prompt_lengths: list[int] = field(default_factory=list)
+    teacher_prompt_lengths: list[int] = field(default_factory=list)
+    example: Sample | None = None
+
+
+def _read(
+    source: FileSource,
+    encoder: PromptEncoder | None,
+    teacher_view: View,
+    example: int,
+    progress: Callable[[Iterable[int], int], Iterable[int]] | None,
+) -> _Read:
+    read = _Read(list(source.bad_rows))
+    numbers: Iterable[int] = range(len(source))
+    for index in numbers if progress is None else progress(numbers, len(source)):
+        try:
+            sample = source.outline(index)
+        except BadRowError as error:
+            read.bad.append(error.bad)
+            continue
+        read.samples.append(sample)
+        if encoder is not None:
+            read.prompt_lengths.append(prompt_length(encoder, Plain().show(sample)))
+            read.teacher_prompt_lengths.append(prompt_length(encoder, teacher_view.show(sample)))
+        if index >= example and read.example is None:
+            read.example = sample
+    read.example = read.example or next(iter(read.samples), None)
+    return read
+
+
+def _notes(source: FileSource, in_responses: int) -> list[str]:
+    notes = []
+    unused = source.unused_media()
+    if unused is not None:
+        notes.append(unused)
+    if in_responses:
+        notes.append(
+            f"{in_responses} problem(s) have no gold answer, but a response that ends in one: take it with "
+            f"{source.spelling.answer_from_response}."
+        )
+    if source.repeated_ids:
+        same = f"; {source.duplicates} of them repeat the whole row" if source.duplicates else ""
+        notes.append(
+            f"{source.repeated_ids} row(s) repeat the id of an earlier row and got a number behind it "
+            f"(#2, #3, ...){same}."
+        )
+    return notes
+
+
+def _counts(numbers: Iterable[int]) -> dict[int, int]:
+    return dict(sorted(Counter(numbers).items()))
+
+
+def _plain_text(shown: Shown) -> str:
+    """A prompt as text where no model is there to say how."""
+    turns = (
+        "".join(part.get("text", f"<{part['type']}>") for part in message["content"])
+        for message in shown.messages
+    )
+    return "\n\n".join(f"{m['role']}: {text}" for m, text in zip(shown.messages, turns, strict=True))

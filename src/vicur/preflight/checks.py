@@ -1,0 +1,357 @@
+"""Before the first step: does the teacher see what it should, and the student nothing else?
+
+Each check is one of the ways in which distillation goes wrong while the loss looks fine: a teacher
+scored without the image, response tokens shifted between views, a hint in the student's prompt, a
+teacher whose distribution is uniform. They run the real models on a few of the real problems.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from vicur.data.bad_rows import BadRowError
+from vicur.data.sample import Sample
+from vicur.data.views import Blind, Plain, View, privileged_texts, without_privilege
+from vicur.models.load import LoadedModel
+from vicur.objectives.objective import Needs
+from vicur.preflight.prompt_sizes import PromptSizes
+from vicur.rollouts.processors import SamplingConfig
+from vicur.rollouts.sampler import Sampler
+from vicur.scoring.engine import Scores, Term, divergence, observed_terms
+from vicur.scoring.scorer import Scorer
+from vicur.scoring.teacher import Teacher
+from vicur.scoring.terms import entropy
+
+PROBLEMS = 2
+"""Problems with media that are looked at."""
+RESPONSE_TOKENS = 24
+"""Length of the responses that the checks are made on."""
+SAME = 1e-4
+"""Nats a token. Two readings of one distribution differ by less."""
+SEES = 1e-3
+"""Nats a token. With the image and without it, a teacher that sees differs by more."""
+UNIFORM = 0.98
+"""Of log V. A model in working order is surer than that."""
+LONG = 20
+"""Characters. A shorter privilege, such as the answer 12, may stand in a question by chance."""
+
+
+class PreflightError(ValueError):
+    """A run that must not begin."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        passed: None where it does not apply.
+        finding: a sentence with the numbers, or with what is wrong and how to mend it.
+    """
+
+    name: str
+    passed: bool | None
+    finding: str
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found before the first step.
+
+    Attributes:
+        checks: in the order in which they were made.
+        student_prompt: what the student is shown of the first problem, as text.
+        teacher_prompt: the same for the teacher, if there is one.
+    """
+
+    checks: tuple[Check, ...]
+    student_prompt: str
+    teacher_prompt: str | None
+
+    def raise_if_failed(self) -> None:
+        """Stop here if a check failed.
+
+        Raises:
+            PreflightError: naming the first check that failed, with its finding.
+        """
+        for check in self.checks:
+            if check.passed is False:
+                raise PreflightError(f"Preflight failed, {check.name}: {check.finding}")
+
+
+def run_preflight(
+    samples: Sequence[Sample],
+    student: Scorer,
+    teacher: Teacher | None,
+    needs: Needs,
+    *,
+    fitting: Sequence[Check] = (),
+    text_only: bool = False,
+) -> Preflight:
+    """Run the models on a few problems and make all checks.
+
+    No model is run if a check that needs none has failed.
+
+    Args:
+        samples: the training problems, of which the first ones with media are taken.
+        student: the model that learns.
+        teacher: who teaches it; None where no one does.
+        needs: what the objective looks at.
+        fitting: what `check_lengths` found.
+        text_only: whether problems without media are meant.
+    """
+    chosen = _chosen(samples)
+    checks = _Checks(chosen, student, teacher, needs, text_only)
+    found = (checks.problems_have_media(), *fitting)
+    if all(check.passed is not False for check in found):
+        found += tuple(checks.by_models())
+    teacher_view = None if teacher is None else teacher.view
+    return Preflight(
+        checks=found,
+        student_prompt=student.encoder.render(Plain().show(chosen[0])),
+        teacher_prompt=None
+        if teacher is None or teacher_view is None
+        else teacher.scorer.encoder.render(teacher_view.show(chosen[0])),
+    )
+
+
+def check_lengths(who: str, sizes: PromptSizes, positions: int, max_new_tokens: int) -> Check:
+    """Check without running a model that prompt and response lie within the positions that it knows.
+
+    Args:
+        who: "student" or "teacher".
+        sizes: of its prompts.
+        positions: that the model knows.
+        max_new_tokens: of a response in training.
+    """
+    name, longest = f"{who}'s prompts fit", sizes.most_tokens
+    if longest + max_new_tokens <= positions:
+        return Check(
+            name,
+            True,
+            f"at most {longest} tokens in {sizes.problems} prompts and {max_new_tokens} new ones, of "
+            f"{positions} positions",
+        )
+    if max_new_tokens >= positions or longest <= max_new_tokens:
+        fix = "Lower rollout.sampling.max_new_tokens."
+    else:
+        prefix = "" if who == "student" else "teacher_"
+        fix = (
+            f"Lower data.max_pixels, or skip such problems with data.max_{prefix}prompt_tokens="
+            f"{positions - max_new_tokens}."
+        )
+    return Check(
+        name,
+        False,
+        f"the prompt of problem {sizes.longest} has {longest} tokens; with a response of {max_new_tokens} "
+        f"that is more than the {who}'s {positions} positions. {fix}",
+    )
+
+
+class _Checks:
+    """The checks on a few problems and a short response to each."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        student: Scorer,
+        teacher: Teacher | None,
+        needs: Needs,
+        text_only: bool,
+    ) -> None:
+        self.samples, self.student, self.teacher = samples, student, teacher
+        self.needs, self.text_only = needs, text_only
+        self.has_media = any(sample.images or sample.videos for sample in samples)
+
+    @cached_property
+    def responses(self) -> list[Tensor]:
+        """A short response of the student to each problem."""
+        return _respond(self.student, self.samples)
+
+    def by_models(self) -> Iterator[Check]:
+        """The checks on what the models say."""
+        yield self.student_sees_no_privilege()
+        yield self.working_order("student", self.student)
+        if self.teacher is None:
+            return
+        yield self.hint_is_shown()
+        yield self.working_order("teacher", self.teacher.scorer)
+        yield self.same_view_twice()
+        yield self.same_weights()
+        yield self.teacher_sees()
+        yield self.same_response()
+
+    def problems_have_media(self) -> Check:
+        """There is something to look at."""
+        name = "problems have images"
+        if self.has_media:
+            return Check(name, True, f"the first {len(self.samples)} with an image or video are looked at")
+        if self.text_only:
+            return Check(name, None, "data.text_only=true")
+        return Check(
+            name,
+            False,
+            "no problem has an image or a video. See what was read with vicur data inspect, name the column "
+            "with data.columns.images=..., or set data.text_only=true if that is meant.",
+        )
+
+    def student_sees_no_privilege(self) -> Check:
+        """Every prompt of the student stays the same when answer and privileges are taken away."""
+        name = "no privilege reaches the student"
+        views = {look.view for look in self.needs.looks if look.who == "student"} | {Plain()}
+        for sample in self.samples:
+            bare = without_privilege(sample)
+            for view in views:
+                assert view is not None, "only the teacher has a view of its own"
+                shown, shown_bare = view.show(sample), view.show(bare)
+                if shown != shown_bare:
+                    return Check(name, False, f"the view {view.name} shows the student a hint.")
+                prompt = self.student.encoder.render(shown)
+                for kind, text in privileged_texts(sample).items():
+                    if len(text) >= LONG and text in prompt:
+                        return Check(
+                            name,
+                            False,
+                            f"the problem {sample.id} itself holds its {kind}; the data must keep it apart.",
+                        )
+        return Check(name, True, f"{len(views)} view(s) of {len(self.samples)} problem(s)")
+
+    def hint_is_shown(self) -> Check:
+        """Where the recipe gives the teacher a privilege, its prompt holds it."""
+        assert self.teacher is not None
+        name, view = "the teacher is shown its privilege", self.teacher.view
+        if view == Plain():
+            return Check(name, None, "the recipe gives it none")
+        having = [sample for sample in self.samples if view.applies(sample)]
+        if not having:
+            return Check(name, None, f"none of the problems looked at has what {view.name} shows")
+        if any(view.show(sample) == Plain().show(sample) for sample in having):
+            return Check(
+                name, False, f"the view {view.name} shows the teacher nothing more than the student."
+            )
+        return Check(name, True, f"{view.name}, on {len(having)} of {len(self.samples)} problem(s)")
+
+    def working_order(self, who: str, scorer: Scorer) -> Check:
+        """The distributions are finite and not uniform."""
+        name = f"{who} in working order"
+        reading = scorer.reading(torch.cat(self.responses))
+        term = Term("entropy", lambda block: entropy(block.log_p_CV))
+        mean = float(observed_terms(self._scores(scorer, Plain()), reading, [term], {})[0].mean())
+        most = math.log(len(reading.kept_V))
+        if math.isfinite(mean) and mean < UNIFORM * most:
+            return Check(name, True, f"entropy {mean:.2f} of at most {most:.2f} nats a token")
+        return Check(
+            name,
+            False,
+            f"its entropy is {mean:.2f} nats a token, a uniform guess has {most:.2f}: no weights?",
+        )
+
+    def same_view_twice(self) -> Check:
+        """Reading the same thing twice gives the same."""
+        assert self.teacher is not None
+        kl = self._kl(*(self._scores(self.teacher.scorer, Plain()) for _ in range(2)))
+        if kl < SAME:
+            return Check("same view twice", True, f"KL {kl:.1e} nats a token")
+        return Check(
+            "same view twice",
+            False,
+            f"two readings of one prompt by the teacher differ by {kl:.1e} nats a token; is dropout on?",
+        )
+
+    def same_weights(self) -> Check:
+        """A self-teacher under the student's view says what the student says."""
+        assert self.teacher is not None
+        name = "same weights, same view"
+        if not _same_function(self.teacher.loaded, self.student.loaded):
+            return Check(name, None, "the teacher is another model, or the student's recovery is trained")
+        kl = self._kl(self._scores(self.student, Plain()), self._scores(self.teacher.scorer, Plain()))
+        if kl < SAME:
+            return Check(name, True, f"KL {kl:.1e} nats a token")
+        return Check(
+            name, False, f"the self-teacher differs from the student by {kl:.1e} nats a token at the start."
+        )
+
+    def teacher_sees(self) -> Check:
+        """Without the image, the teacher says something else."""
+        assert self.teacher is not None
+        name = "the teacher sees the image"
+        if not self.has_media:
+            return Check(name, None, "no problem has an image or a video")
+        seeing, blind = (self._scores(self.teacher.scorer, view) for view in (Plain(), Blind()))
+        kl = self._kl(seeing, blind)
+        if kl > SEES:
+            return Check(name, True, f"KL to its blind view {kl:.3f} nats a token")
+        return Check(
+            name,
+            False,
+            f"with the image and without it the teacher says the same (KL {kl:.1e} nats a token). Does its "
+            "processor hand the pixels over, and can the checkpoint see?",
+        )
+
+    def same_response(self) -> Check:
+        """All views lead up to the same response tokens."""
+        assert self.teacher is not None
+        looks = {(look.who, look.view or self.teacher.view) for look in self.needs.looks}
+        looks |= {("student", Plain()), ("teacher", self.teacher.view)}
+        wanted = torch.cat(self.responses)
+        for who, view in looks:
+            scorer = self.student if who == "student" else self.teacher.scorer
+            try:
+                rows = scorer.rows(scorer.encode(self.samples, view), [[ids] for ids in self.responses])
+            except AssertionError as error:  # rows and prompts are held to it wherever they are made
+                return Check("same response in every view", False, f"{who}, {view.name}: {error}.")
+            if not torch.equal(rows.response_ids.cpu(), wanted):
+                return Check("same response in every view", False, f"{who}, {view.name}: other tokens.")
+        return Check("same response in every view", True, f"{len(wanted)} tokens under {len(looks)} looks")
+
+    def _scores(self, scorer: Scorer, view: View) -> Scores:
+        return scorer.scores(self.samples, [[ids] for ids in self.responses], view)
+
+    def _kl(self, first: Scores, second: Scores) -> float:
+        return float(divergence(first, second, self.student.reading(torch.cat(self.responses))).mean())
+
+
+def _chosen(samples: Sequence[Sample]) -> list[Sample]:
+    """The first problems with media; of problems without any, the first.
+
+    Raises:
+        BadRowError: none can be read.
+    """
+    found: list[Sample] = []
+    text_only: list[Sample] = []
+    unreadable: list[BadRowError] = []
+    for index in range(len(samples)):
+        try:
+            sample = samples[index]
+        except BadRowError as error:  # the loop decides whether such rows end the run
+            unreadable.append(error)
+            continue
+        (found if sample.images or sample.videos else text_only).append(sample)
+        if len(found) == PROBLEMS:
+            break
+    if not found and not text_only:
+        raise unreadable[0]
+    return found or text_only[:1]
+
+
+def _respond(student: Scorer, samples: Sequence[Sample]) -> list[Tensor]:
+    sampler = Sampler(student.loaded, SamplingConfig(max_new_tokens=RESPONSE_TOKENS))
+    prompts = student.encode(samples, Plain())
+    return [own[0].ids for own in sampler.sample(prompts, [sample.id for sample in samples])]
+
+
+def _same_function(teacher: LoadedModel, student: LoadedModel) -> bool:
+    """Whether both must say the same: a self-teacher, and no recovery that acts in one of them only."""
+    if teacher.processor is not student.processor:
+        return False
+    recovery = student.recovery
+    if recovery is None or (teacher.recovery is not None and teacher.mode is student.mode):
+        return True
+    return not any(bool(p.any()) for name, p in recovery.named_parameters() if "output" in name)

@@ -1,0 +1,417 @@
+"""The run that a recipe makes: its components, built and put together."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+import torch
+from rich.console import Console
+
+from vicur.compat import checkpoint_activations
+from vicur.data.bad_rows import reasons_in_words
+from vicur.data.sample import PrivilegeKind
+from vicur.data.sources import FileSource
+from vicur.data.views import Hinted, Plain, View
+from vicur.diagnostics.leakage import HintLeakage
+from vicur.encoding.lengths import Overlong, fit_prompts
+from vicur.evaluation.runner import evaluate
+from vicur.models.devices import available_memory, choose_device, cpu_notice, forget_peak
+from vicur.models.load import LoadedModel, load_student
+from vicur.preflight.checks import Check, Preflight, check_lengths, run_preflight
+from vicur.preflight.memory import MemoryEstimate, Workload, estimate_memory, memory_warning
+from vicur.preflight.prompt_sizes import PromptSizes, outlines
+from vicur.progress import Progress
+from vicur.reporting.run_summary import write_run_summary
+from vicur.rewards.grader import Grader
+from vicur.rollouts.sampler import Sampler
+from vicur.rollouts.source import DatasetSource, RolloutSource, SampledSource
+from vicur.run.recipe import Recipe, to_yaml
+from vicur.scoring.scorer import Scorer
+from vicur.scoring.teacher import Teacher
+from vicur.training.loop import Trainer
+from vicur.training.measurement import Measurement
+from vicur.training.optimizer import Optimizer
+from vicur.training.records import Records
+from vicur.training.update import Updater
+
+Result = TypeVar("Result")
+Bars = Callable[[str], Progress]
+"""Makes the progress bar of a title."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training problems, and what was left out of them.
+
+    Attributes:
+        problems: those that are trained on.
+        without_privilege: of the problems, how many the teacher sees as the student does.
+        overlong: problems whose prompts are too long.
+        ungradable: ids of problems whose gold answer cannot be graded against, with the reason, where
+            rewards are needed.
+    """
+
+    problems: FileSource
+    without_privilege: int = 0
+    overlong: tuple[Overlong, ...] = ()
+    ungradable: Mapping[str, str] = field(default_factory=dict)
+
+    def told(self) -> list[str]:
+        """A sentence for each kind of problem that was skipped, with the first of them."""
+        name, told = self.problems.name, []
+        if self.problems.bad_rows:
+            count, why = len(self.problems.bad_rows), reasons_in_words(self.problems.bad_rows)
+            told.append(f"Skipped {count} bad rows of {name}: {why}.")
+        if self.overlong:
+            told.append(
+                f"Skipped {len(self.overlong)} problems of {name} with prompts that are too long, the first: "
+                f"{self.overlong[0]}."
+            )
+        if self.ungradable:
+            reasons = ", ".join(f"{n} {why}" for why, n in Counter(self.ungradable.values()).most_common())
+            told.append(
+                f"Skipped {len(self.ungradable)} problems of {name} with answers that cannot be graded: "
+                f"{reasons}; the first: {next(iter(self.ungradable))}."
+            )
+        if self.problems.inapplicable:
+            told.append(
+                f"Skipped {self.problems.inapplicable} problems of {name} without the teacher's privilege."
+            )
+        if self.without_privilege:
+            told.append(
+                f"{self.without_privilege} of {len(self.problems)} problems lack the teacher's privilege; "
+                "for these the teacher sees the student's prompt."
+            )
+        return told
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a step will take, known before any model is run.
+
+    Attributes:
+        work: its sizes.
+        fitting: whether the prompts fit the models.
+        memory: the estimated peak.
+        available: bytes of the device; None if unknown.
+    """
+
+    work: Workload
+    fitting: tuple[Check, ...]
+    memory: MemoryEstimate
+    available: int | None
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence if the run will probably run out of memory, with what to change first."""
+        return memory_warning(self.memory, self.work, self.available)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe, ready to be run.
+
+    Attributes:
+        recipe: what was asked for.
+        data: the problems.
+        student: the model that the trainer changes.
+        trainer: runs the steps.
+        held_out: problems that are answered before and after training; None for none.
+    """
+
+    recipe: Recipe
+    data: Data
+    student: LoadedModel
+    trainer: Trainer
+    held_out: FileSource | None = None
+
+    @property
+    def notices(self) -> list[str]:
+        """Sentences about what was left out, and about a CPU in place of a GPU."""
+        cpu = cpu_notice(self.recipe.training.device, self.trainer.measurement.student.device)
+        return [*self.data.told(), *([] if cpu is None else [cpu])]
+
+    def execute(self, folder: Path, plan: Plan, progress: Progress, bars: Bars | None = None) -> HintLeakage:
+        """The whole run: preflight, held-out problems, training, held-out problems again, model, summary.
+
+        Args:
+            folder: of the run.
+            plan: as `plan` found it.
+            progress: of the training steps.
+            bars: for what takes a while besides them; silent if not given.
+
+        Returns:
+            hint leakage over all rollouts.
+
+        Raises:
+            PreflightError: a check failed; nothing was written.
+            ValueError: the folder is taken.
+        """
+        self.preflight(plan, bars).raise_if_failed()
+        training, device = self.recipe.training, self.trainer.measurement.student.device
+        records = Records(folder, to_yaml(self.recipe), device, overwrite=training.overwrite)
+        try:
+            with records:
+                records.expect_memory(plan.memory.parts, plan.available)
+                self._validate("before", records, bars)
+                leakage = self.trainer.train(records, progress)
+                self._validate("after", records, bars)
+                if training.save_model:
+                    started = time.perf_counter()
+                    final = folder / "checkpoints" / "final"
+                    _during(bars, "saving", lambda: self.student.save(final))
+                    records.count_seconds("saving", time.perf_counter() - started)
+        finally:
+            write_run_summary(folder)
+        return leakage
+
+    def _validate(self, when: Literal["before", "after"], records: Records, bars: Bars | None) -> None:
+        """Let the student answer the held-out problems, if there are any."""
+        if self.held_out is None:
+            return
+        started = time.perf_counter()
+        recipe, title = self.recipe, f"validation {when}"
+        found = evaluate(
+            self.student,
+            self.held_out,
+            recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
+            bars(title) if bars is not None else Progress(title, Console(quiet=True)),
+            grader=self.trainer.measurement.grader,
+            limits=recipe.data.pixel_limits(),
+        )
+        by_id = {sample.id: sample for sample in self.held_out.outlines()}
+        answered = [by_id[own.id] for own in found.answers]
+        records.write_validation(when, answered, found.responses, found.correct)
+        records.count_seconds("validation", time.perf_counter() - started)
+
+    def plan(self, bars: Bars | None = None) -> Plan:
+        """Find out what a step will take. No model is run and no image decoded."""
+        measurement = self.trainer.measurement
+        student, teacher = measurement.student, measurement.teacher
+        work = self._workload(*_during(bars, "measuring prompts", self._prompt_sizes))
+        return Plan(
+            work=work,
+            fitting=tuple(self._fitting(work)),
+            memory=estimate_memory(student, teacher, self.trainer.objective.needs(1), work),
+            available=available_memory(student.device),
+        )
+
+    def preflight(self, plan: Plan, bars: Bars | None = None) -> Preflight:
+        """Check with the real models that teacher and student see what they should, and nothing else."""
+        measurement = self.trainer.measurement
+        return _during(
+            bars,
+            "preflight",
+            lambda: run_preflight(
+                self.data.problems,
+                measurement.student,
+                measurement.teacher,
+                self.trainer.objective.needs(1),
+                fitting=plan.fitting,
+                text_only=self.recipe.data.text_only,
+            ),
+        )
+
+    def _prompt_sizes(self) -> tuple[PromptSizes, PromptSizes | None]:
+        """Those of the student and of the teacher."""
+        measurement = self.trainer.measurement
+        student, teacher = measurement.student, measurement.teacher
+        samples = list(outlines(self.data.problems))
+        own = PromptSizes.of(samples, student.encoder, Plain())
+        if teacher is None:
+            return own, None
+        return own, PromptSizes.of(samples, teacher.scorer.encoder, teacher.view)
+
+    def _fitting(self, work: Workload) -> Iterator[Check]:
+        measurement = self.trainer.measurement
+        yield _check_lengths("student", work.student, measurement.student, work)
+        if measurement.teacher is not None and work.teacher is not None:
+            yield _check_lengths("teacher", work.teacher, measurement.teacher.scorer, work)
+
+    def _workload(self, student: PromptSizes, teacher: PromptSizes | None) -> Workload:
+        recipe = self.recipe
+        prompts = recipe.training.prompts_per_step
+        return Workload(
+            prompts=prompts,
+            siblings=recipe.rollout.siblings,
+            student=student,
+            teacher=teacher,
+            response_tokens=recipe.rollout.sampling.max_new_tokens,
+            micro_batch=min(recipe.optimizer.prompts_per_micro_batch, recipe.training.update_size),
+            scoring_batch=min(recipe.scoring.samples_per_batch, prompts),
+            decoding_batch=min(recipe.rollout.prompts_per_batch, prompts),
+            writer=recipe.rollout.source,
+            checkpointing=recipe.scoring.gradient_checkpointing,
+        )
+
+
+def _check_lengths(who: str, sizes: PromptSizes, scorer: Scorer, work: Workload) -> Check:
+    positions = scorer.policy.model.config.text_config.max_position_embeddings
+    return check_lengths(who, sizes, positions, work.response_tokens)
+
+
+def build(recipe: Recipe, bars: Bars | None = None) -> Run:
+    """Make the components of a run.
+
+    Args:
+        recipe: what to build.
+        bars: for what takes a while; silent if not given.
+
+    Raises:
+        ValueError: a model or the data is missing or does not fit.
+    """
+    device = choose_device(recipe.training.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    forget_peak(device)
+    torch.manual_seed(recipe.training.seed)
+    held_out = recipe.validation.open(recipe.data)
+    grader = Grader(recipe.rewards)
+    problems = _problems(recipe, bars)
+    loaded = _during(bars, "loading the student", lambda: load_student(recipe.student, device))
+    if recipe.scoring.gradient_checkpointing:
+        checkpoint_activations(loaded.model)
+    limits = recipe.data.pixel_limits()
+    teacher = None
+    if recipe.has_teacher:
+        settings = (recipe.teacher, loaded, recipe.scoring, recipe.student.lora, limits)
+        teacher = _during(bars, "loading the teacher", lambda: Teacher.of(*settings))
+    student = Scorer(loaded, recipe.scoring, limits)
+    data = _fitting(recipe, problems, student, teacher, grader, bars)
+    objective = recipe.objective.build()
+    optimizer = Optimizer(
+        loaded.model,
+        recipe.optimizer,
+        recipe.training.updates(len(data.problems)),
+        recipe.student.recovery.learning_rate,
+    )
+    trainer = Trainer(
+        samples=data.problems,
+        source=_source(recipe, student, teacher, loaded),
+        measurement=Measurement(student, teacher, recipe.training.seed, grader),
+        objective=objective,
+        updater=Updater(student, objective, optimizer, recipe.optimizer.prompts_per_micro_batch),
+        config=recipe.training,
+        skip_bad_rows=recipe.data.bad_rows == "skip",
+    )
+    return Run(recipe, data, loaded, trainer, held_out)
+
+
+def _during(bars: Bars | None, title: str, work: Callable[[], Result]) -> Result:
+    return work() if bars is None else bars(title).during(work)
+
+
+def _problems(recipe: Recipe, bars: Bars | None) -> FileSource:
+    """The training problems, before any model is there to ask how long they are.
+
+    Raises:
+        ValueError: they lack what the recipe needs.
+    """
+    view = recipe.teacher.view
+    only_for = view if recipe.has_teacher and recipe.teacher.missing_privilege == "skip" else None
+    problems = recipe.data.open(
+        only_for=only_for, progress=None if bars is None else bars("checking the data").over
+    )
+    having = len(problems) - _lacking(problems, view if recipe.has_teacher else Plain())
+    if having < len(problems) and recipe.teacher.missing_privilege == "error":
+        raise ValueError(
+            f"{len(problems) - having} of {len(problems)} problems of {problems.name} lack the privilege "
+            f"{recipe.teacher.privilege}, and teacher.missing_privilege=error."
+        )
+    if having == 0:
+        kinds: tuple[PrivilegeKind, ...] = get_args(PrivilegeKind)
+        has = [kind for kind in kinds if any(problems.applies(Hinted(kind)))]
+        raise ValueError(
+            f"No problem of {problems.name} has the privilege {recipe.teacher.privilege}: the teacher would "
+            f"see what the student sees. teacher.privilege can be {' or '.join(has or ['none'])} here."
+        )
+    needs_answer = recipe.needs.rewards and recipe.rewards.function is None
+    wanted = {"answer": needs_answer, "target_response": recipe.rollout.source == "dataset"}
+    for column in (name for name, is_wanted in wanted.items() if is_wanted):
+        bare = sum(value is None or not value.strip() for value in problems.column(column))
+        if bare:
+            names = " + ".join(recipe.objective.parts)
+            why = f"the objective {names}" if column == "answer" else "rollout.source=dataset"
+            raise ValueError(
+                f"{bare} of {len(problems)} problems of {problems.name} have no {column}, which {why} needs."
+            )
+    _check_enough(Data(problems), recipe)
+    return problems
+
+
+def _lacking(problems: FileSource, view: View) -> int:
+    """How many problems lack what a view shows; a plain one is not worth a pass over the data."""
+    return 0 if view == Plain() else problems.applies(view).count(False)
+
+
+def _check_enough(data: Data, recipe: Recipe) -> None:
+    name, count, wanted = data.problems.name, len(data.problems), recipe.training.prompts_per_step
+    if count < wanted:
+        sentence = (
+            f"{name} has {count} problems, fewer than one step takes (training.prompts_per_step={wanted})."
+        )
+        raise ValueError(" ".join([sentence, *data.told()]))
+
+
+def _fitting(
+    recipe: Recipe,
+    problems: FileSource,
+    student: Scorer,
+    teacher: Teacher | None,
+    grader: Grader,
+    bars: Bars | None,
+) -> Data:
+    """The problems whose prompts are short enough, and whose answers can be graded where they must be.
+
+    Raises:
+        ValueError: fewer are left than one step takes.
+    """
+    fitting, overlong = fit_prompts(
+        problems,
+        student.encoder,
+        recipe.data,
+        None if teacher is None else teacher.view,
+        teacher_encoder=None if teacher is None else teacher.scorer.encoder,
+        progress=None if bars is None else bars("measuring prompts").over,
+    )
+    lacking = _lacking(fitting, Plain() if teacher is None else teacher.view)
+    data = Data(fitting, lacking, tuple(overlong))
+    if recipe.needs.rewards and recipe.rewards.function is None:
+        data = _gradable(data, grader, bars)
+    _check_enough(data, recipe)
+    return data
+
+
+def _gradable(data: Data, grader: Grader, bars: Bars | None) -> Data:
+    """Without the problems whose gold answer no response could be right by: their reward would be noise."""
+    answers = data.problems.column("answer")
+    rows: Iterable[tuple[int, str | None]] = enumerate(answers)
+    if bars is not None:
+        rows = bars("reading answers").over(rows, len(answers))
+    reasons = [grader.exclusion(answer) for _, answer in rows]
+    ids = data.problems.column("id")
+    dropped = {str(key): why for key, why in zip(ids, reasons, strict=True) if why is not None}
+    if not dropped:
+        return data
+    keep = [index for index, why in enumerate(reasons) if why is None]
+    return replace(data, problems=data.problems.select(keep), ungradable=dropped)
+
+
+def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, loaded: LoadedModel) -> RolloutSource:
+    config = recipe.rollout
+    if config.source == "dataset":
+        tokenizer = loaded.processor.tokenizer
+        return DatasetSource(tokenizer, loaded.vocabulary, config.sampling.max_new_tokens)
+    writer, scorer = loaded, student
+    view: View = Plain()
+    if config.source == "teacher":
+        assert teacher is not None
+        writer, scorer, view = teacher.loaded, teacher.scorer, teacher.view
+    sampler = Sampler(writer, config.sampling, config.prompts_per_batch)
+    tokenizer = writer.processor.tokenizer
+    return SampledSource(sampler, scorer.encode, tokenizer, view, config.siblings, recipe.training.seed)

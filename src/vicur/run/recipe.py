@@ -1,0 +1,261 @@
+"""A recipe: the settings of every component, read from YAML and the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from vicur.data.sources import DataConfig
+from vicur.evaluation.validation import ValidationConfig
+from vicur.models.checkpoints import resolve_packaged
+from vicur.models.load import StudentConfig
+from vicur.objectives.mixture import ObjectiveConfig
+from vicur.objectives.objective import OLD, Needs
+from vicur.paths import expand
+from vicur.rewards.grader import RewardConfig
+from vicur.rollouts.source import RolloutConfig
+from vicur.scoring.scorer import ScoringConfig
+from vicur.scoring.teacher import SELF, TeacherConfig
+from vicur.settings.schema import Layer, Schema, SettingsError, as_yaml, schema_of
+from vicur.training.loop import TrainingConfig
+from vicur.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run."""
+
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """The model that learns."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """Who teaches and what the teacher sees."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What is minimised."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The problems."""
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    """How responses are graded."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """How responses are made."""
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    """How they are laid out and scored."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """How the student changes."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How long, how much at once, and where to."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Held-out problems, answered before and after training."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objective", self.objective.written_out())
+        sampling = self.rollout.sampling
+        needs, names = self.needs, " + ".join(self.objective.parts)
+        if self.training.old_log_probs == "sampled" and OLD in needs.log_probs and not sampling.is_policy:
+            raise ValueError(
+                "training.old_log_probs=sampled needs temperature 1, top_p 1, top_k 0 and no presence "
+                "penalty: otherwise the sampler's log-probs are not the student's."
+            )
+        if (
+            self.training.old_log_probs == "sampled"
+            and OLD in needs.log_probs
+            and self.scoring.vocabulary == "shared"
+        ):
+            raise ValueError(
+                "training.old_log_probs=sampled needs scoring.vocabulary=spoken: the sampler's log-probs are "
+                "over the tokens that a response can consist of. Set training.old_log_probs=scored."
+            )
+        if self.rollout.source not in needs.sources:
+            raise ValueError(
+                f"The objective {names} cannot learn from rollout.source={self.rollout.source}; it takes "
+                f"responses of {' or '.join(sorted(needs.sources))}."
+            )
+        if self.has_nothing_to_learn:
+            raise ValueError(
+                "The teacher is the student's own start and sees what the student sees: there is nothing to "
+                "learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
+            )
+        if self.rollout.siblings < needs.siblings:
+            raise ValueError(
+                f"The objective {names} compares siblings: set rollout.siblings to {needs.siblings} or "
+                f"more, not {self.rollout.siblings}."
+            )
+        if needs.siblings > 1 and sampling.temperature == 0:
+            raise ValueError(
+                f"The objective {names} compares siblings, and at rollout.sampling.temperature=0 they are "
+                "all the same."
+            )
+
+    @property
+    def needs(self) -> Needs:
+        """What the objective asks of the run."""
+        return self.objective.build().needs(0)
+
+    @property
+    def has_nothing_to_learn(self) -> bool:
+        """Whether all that the objective asks is to agree with oneself."""
+        agreeing = {"sampled_token", "divergence", "visual_advantage"}
+        itself = self.teacher.model == SELF and self.teacher.update != "ema" and not self.teacher.keep_modules
+        return itself and self.teacher.privilege == "none" and set(self.objective.parts) <= agreeing
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher is loaded."""
+        return self.needs.teacher or self.rollout.source == "teacher"
+
+
+def recipe_schema() -> Schema[Recipe]:
+    """The settings of a recipe, with the fields' docstrings as help."""
+    return schema_of(Recipe, "train")
+
+
+def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply dotted overrides, e.g. ["optimizer.learning_rate=1e-4"].
+
+    Args:
+        path: a YAML file, or the name of a packaged recipe, e.g. "cuebench/opsd_cue".
+        overrides: `key=value` or `--key=value`.
+
+    Raises:
+        SettingsError: no such file, no such setting (naming the nearest), or a value that does not fit.
+    """
+    file = find_packaged(path, "recipes")
+    schema = recipe_schema()
+    name = Layer(shown(file), {"training.name": recipe_name(file)})
+    return schema.load([name, inherited_settings(file), *schema.overrides(overrides)])
+
+
+def recipe_name(file: Path) -> str:
+    """The name of a packaged recipe, e.g. cuebench/opsd_cue; of another file its stem."""
+    packaged = resolve_packaged("recipes").resolve()
+    own = file.resolve()
+    return own.relative_to(packaged).with_suffix("").as_posix() if packaged in own.parents else own.stem
+
+
+def recipe_of(*settings: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from settings by name, nested as in a file; later ones override earlier ones.
+
+    Args:
+        settings: e.g. those of a base, and of what differs.
+        source: where they come from, for messages.
+        overrides: as of `load_recipe`.
+
+    Raises:
+        SettingsError: no such setting (naming the nearest), or a value that does not fit.
+    """
+    schema = recipe_schema()
+    layers = [Layer(source, schema.flatten(own)) for own in settings]
+    return schema.load([*layers, *schema.overrides(overrides)])
+
+
+def inherited_settings(file: Path, heirs: tuple[Path, ...] = ()) -> Layer:
+    """Settings by dotted name from a YAML file and from the files that it names under `base`.
+
+    `base` is a file name, or a list of them in the order in which they are merged, relative to the file
+    itself. The file's own settings win; a null removes what a base has under that name.
+
+    Args:
+        file: the YAML file.
+        heirs: the files that led here.
+
+    Raises:
+        SettingsError: a file is missing or not settings, or files are each other's base.
+    """
+    if file in heirs:
+        raise SettingsError(f"{shown(file)} is its own base, by way of {shown(heirs[-1])}.")
+    settings = read_settings(file)
+    bases = settings.pop("base", None) or []
+    layers: list[Layer] = []
+    for name in [bases] if isinstance(bases, str) else bases:
+        base = (file.parent / expand(str(name))).resolve()
+        if not base.is_file():
+            raise SettingsError(f"{shown(file)}: its base {name} does not exist.")
+        layers.append(inherited_settings(base, (*heirs, file)))
+    layers.append(Layer(shown(file), recipe_schema().flatten(settings)))
+    return recipe_schema().merged(shown(file), layers)
+
+
+def shown(file: Path) -> str:
+    """A settings file as its user knows it: a packaged one by its name, others by their path."""
+    for folder in ("recipes", "studies"):
+        root = resolve_packaged(folder)
+        if file.resolve().is_relative_to(root.resolve()):
+            name = file.resolve().relative_to(root.resolve()).with_suffix("").as_posix()
+            return f"{'recipe' if folder == 'recipes' else 'study'} {name}"
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Settings by name from a YAML file.
+
+    Raises:
+        SettingsError: it is not YAML, names a key twice, or is something else than settings.
+    """
+    try:
+        text = file.read_text()
+        _check_unique(yaml.compose(text), file)
+        settings = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{shown(file)} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise SettingsError(f"{shown(file)} must hold settings by name, not a {type(settings).__name__}.")
+    return settings
+
+
+def _check_unique(root: yaml.Node | None, file: Path) -> None:
+    """No section names a key twice: YAML itself would keep the last one without a word.
+
+    Raises:
+        SettingsError: one does.
+    """
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if not isinstance(node, yaml.MappingNode):
+            waiting += node.value
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    first = lines[key.value]
+                    raise SettingsError(
+                        f"{shown(file)} sets {key.value} twice, in line {first} and in line {line}."
+                    )
+                lines[key.value] = line
+            waiting.append(value)
+
+
+def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
+    """A YAML file, or the packaged one of that name.
+
+    Raises:
+        SettingsError: there is neither.
+    """
+    file, root = Path(expand(path)), resolve_packaged(folder)
+    if file.is_file():
+        return file
+    packaged = root / f"{path}.yaml"
+    if packaged.is_file():
+        return packaged
+    found = (p.relative_to(root).with_suffix("") for p in root.rglob("*.yaml") if p.parent.name != "bases")
+    known = sorted(map(str, found))
+    if file.suffix in (".yaml", ".yml") and not path.startswith(tuple(known)):
+        raise SettingsError(f"There is no file {path}.")
+    kind = {"recipes": "recipe", "studies": "study"}[folder]
+    near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
+    raise SettingsError(f"There is no {kind} {path}; did you mean {' or '.join(near)}?")
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, every setting written out; `load_recipe` reads it back."""
+    return as_yaml(recipe)

@@ -1,0 +1,319 @@
+"""Settings of a component, a frozen dataclass, from files, options and `key=value` overrides.
+
+A setting is named by its path through nested dataclasses: `rollout.sampling.temperature`. Settings come in
+layers, the later ones before the earlier, and every layer knows where it comes from: a mistake is reported
+with the file or the override that made it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import jsonargparse
+import yaml
+
+from vicur.paths import PATH, expand
+from vicur.settings.familiar import answer_for
+
+Component = TypeVar("Component")
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be read or make no sense; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings from one place.
+
+    Attributes:
+        origin: the file, option or override that they come from, as the user wrote it.
+        flat: values by dotted name.
+        origins: of settings that come from elsewhere, as from the base of a file.
+    """
+
+    origin: str
+    flat: dict[str, Any]
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def origin_of(self, key: str) -> str:
+        """Where one setting comes from."""
+        return self.origins.get(key, self.origin)
+
+
+class Schema(Generic[Component]):
+    """The settings of a component, by dotted names.
+
+    Args:
+        component: a dataclass.
+        command: the command whose settings these are, for answers to names from other libraries.
+    """
+
+    def __init__(self, component: type[Component], command: str = "") -> None:
+        self.component, self.command = component, command
+        self.kinds = setting_types(component)
+        self.paths = {name for name, kind in setting_types(component, extras=True).items() if _is_path(kind)}
+
+    @functools.cached_property
+    def parser(self) -> jsonargparse.ArgumentParser:
+        """Parses every setting, with the fields' docstrings as help."""
+        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+        parser = jsonargparse.ArgumentParser(prog=f"vicur {self.command}", exit_on_error=False)
+        parser.add_class_arguments(self.component)
+        return parser
+
+    def override(self, text: str, origin: str | None = None) -> Layer:
+        """The layer of one `key=value` or `--key=value`; `-` in the key stands for `_`.
+
+        Args:
+            text: e.g. "optimizer.learning_rate=1e-4".
+            origin: how the user wrote it, where that differs.
+
+        Raises:
+            SettingsError: it has no value, or one that YAML cannot read.
+        """
+        key, equals, value = text.removeprefix("--").partition("=")
+        if not equals:
+            raise SettingsError(f"Override {text!r} must have the form key=value.")
+        key, origin = key.replace("-", "_"), origin or text
+        return Layer(origin, self.flatten(nest({key: self._parse(origin, key, value)})))
+
+    def overrides(self, texts: Iterable[str]) -> list[Layer]:
+        """The layers of several overrides, in order."""
+        return [self.override(text) for text in texts]
+
+    def flatten(self, settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        """Nested settings by dotted name."""
+        flat: dict[str, Any] = {}
+        for key, value in settings.items():
+            if isinstance(value, dict) and value and not self._is_table(f"{prefix}{key}"):
+                flat |= self.flatten(value, f"{prefix}{key}.")
+            else:  # an empty one names an optional component without changing its settings
+                flat[f"{prefix}{key}"] = value
+        return flat
+
+    def load(self, layers: Sequence[Layer]) -> Component:
+        """The component with these settings; later layers win, and a null removes what was set before.
+
+        Raises:
+            SettingsError: there is no such setting (naming the nearest), or a value that does not fit.
+        """
+        for layer in layers:
+            for key, value in layer.flat.items():
+                if not self.knows(key, value):
+                    raise SettingsError(f"{layer.origin_of(key)}: {self.unknown(key)}")
+        merged = self.merged("", layers)
+        for key, value in merged.flat.items():
+            wanted = _unfit(self.kinds.get(key), value)
+            if wanted is not None:
+                raise SettingsError(f"{merged.origin_of(key)}: {key} must be {wanted}, not {value!r}.")
+        try:
+            return self._build(merged.flat)
+        except SettingsError as error:
+            culprit = self._culprit(layers, str(error))
+            raise SettingsError(f"{culprit}: {error}" if culprit else str(error)) from error
+
+    def knows(self, key: str, value: Any) -> bool:
+        """Whether there is such a setting; or such a section, where the value is {} or null."""
+        return key in self.kinds or (value in ({}, None) and self._is_section(key))
+
+    def unknown(self, key: str) -> str:
+        """Says that there is no such setting, and which one was probably meant."""
+        near = difflib.get_close_matches(key, list(self.kinds), n=1, cutoff=0.85)
+        if "." in key and near:  # a slip of the pen
+            return f"there is no setting {key!r}; did you mean {near[0]!r}?"
+        answer = answer_for(key, self.command)
+        own = [name for name in self.kinds if name.rpartition(".")[2] == key]
+        if answer is None and len(own) == 1:
+            answer = f"it is {own[0]} here."
+        if answer is not None:
+            return f"there is no setting {key!r}: {answer}"
+        (nearest,) = difflib.get_close_matches(key, list(self.kinds), n=1, cutoff=0.0)
+        return f"there is no setting {key!r}; did you mean {nearest!r}?"
+
+    def _parse(self, origin: str, key: str, value: str) -> Any:
+        """A value as YAML would read it, but text where the setting is text: a path may hold anything."""
+        kind = self.kinds.get(key)
+        kinds = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
+        is_none = NoneType in kinds and value in ("null", "")
+        is_list = value.startswith("[") and any(get_origin(own) in (list, tuple) for own in kinds)
+        is_word = any(get_origin(own) is Literal and value in get_args(own) for own in kinds)
+        if is_word or (str in kinds and not is_none and not is_list):
+            return value
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{origin}: {value!r} is not a value that YAML can read.") from error
+
+    def merged(self, origin: str, layers: Iterable[Layer]) -> Layer:
+        """Several layers as one; later settings win.
+
+        A null removes what was set under its name; where the setting itself cannot be null, that leaves its
+        default.
+        """
+        flat: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for layer in layers:
+            for key, value in layer.flat.items():
+                self._put(flat, key, value)
+                origins[key] = layer.origin_of(key)
+        return Layer(origin, flat, origins)
+
+    def _put(self, flat: dict[str, Any], key: str, value: Any) -> None:
+        before = flat.get(key)
+        for old in list(flat):
+            if old == key or (value is None and old.startswith(f"{key}.")):
+                del flat[old]
+        if self._is_table(key) and isinstance(before, dict) and isinstance(value, dict):
+            value = before | value
+        if value is not None or not self._has_default(key):
+            flat[key] = value
+
+    def _build(self, flat: dict[str, Any]) -> Component:
+        try:
+            flat = {key: _expanded(value) if key in self.paths else value for key, value in flat.items()}
+            values = self.parser.parse_object(nest(flat))
+            return self.component(**self.parser.instantiate(values).as_dict())
+        except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+            raise SettingsError(_sentence(error)) from error
+
+    def _culprit(self, layers: Sequence[Layer], message: str) -> str:
+        """Where the first layer that fails in this way comes from; "" if the defaults alone do."""
+        for count in range(len(layers)):
+            try:
+                self._build(self.merged("", layers[:count]).flat)
+            except SettingsError as error:
+                if str(error) == message:
+                    return layers[count - 1].origin if count else ""
+        return layers[-1].origin if layers else ""
+
+    def _is_table(self, key: str) -> bool:
+        """Whether a setting is itself a table of the user's words, as data.columns."""
+        return get_origin(self.kinds.get(key)) is dict
+
+    def _is_section(self, key: str) -> bool:
+        return any(known.startswith(f"{key}.") for known in self.kinds)
+
+    def _has_default(self, key: str) -> bool:
+        """Whether a null means "as if it were not there": for sections, and settings that cannot be null."""
+        if key in self.kinds:
+            return NoneType not in get_args(self.kinds[key])
+        return self._is_section(key)
+
+
+def schema_of(component: type[Component], command: str = "") -> Schema[Component]:
+    """The schema of a component, made once."""
+    return _schema(cast(Any, component), command)
+
+
+@functools.cache
+def _schema(component: type[Any], command: str) -> Schema[Any]:
+    return Schema(component, command)
+
+
+def setting_types(component: type, prefix: str = "", *, extras: bool = False) -> dict[str, Any]:
+    """The type of every setting by its dotted name; of optional components also their own name.
+
+    Args:
+        component: a dataclass.
+        prefix: put before every name.
+        extras: whether the marks of `Annotated` types are kept.
+    """
+    hints = get_type_hints(component, include_extras=extras)
+    found: dict[str, Any] = {}
+    for name in (own.name for own in fields(cast(Any, component))):
+        kinds: list[Any] = [hints[name], *get_args(hints[name])]
+        nested = next((kind for kind in kinds if is_dataclass(kind)), None)
+        if nested is not hints[name]:
+            found[f"{prefix}{name}"] = hints[name]
+        if nested is not None:
+            found |= setting_types(cast(type, nested), f"{prefix}{name}.", extras=extras)
+    return found
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name as nested sections."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        place = nested
+        for parent in parents:
+            if not place.get(parent):
+                place[parent] = {}
+            place = place[parent]
+        if not (value == {} and place.get(last)):
+            place[last] = value
+    return nested
+
+
+def as_yaml(settings: Any) -> str:
+    """All settings of a component, written out; reading them back gives the same component."""
+    plain = json.loads(json.dumps(asdict(settings)))  # tuples become lists, which YAML has too
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _is_path(kind: Any) -> bool:
+    if get_origin(kind) is Annotated:
+        return PATH in kind.__metadata__
+    return any(_is_path(own) for own in get_args(kind))
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_expanded(own) for own in value]
+    return expand(value) if isinstance(value, str) else value
+
+
+def _sentence(error: Exception) -> str:
+    """What is wrong, without the parser's account of the types that it tried for an optional component."""
+    text = " ".join(str(error).split()).replace("Parser key", "setting")
+    tried = re.search(r"Errors: - (.*?) - Expected a <class 'NoneType'>", text)
+    if tried is None:
+        return text
+    inner = re.sub(r"Problem with given class_path '[^']*': ", "", tried[1])
+    outer = re.match(r'setting "([\w.]+)"', text)
+    return inner if outer is None else inner.replace('setting "', f'setting "{outer[1]}.', 1)
+
+
+def _unfit(kind: Any, value: Any) -> str | None:
+    """What a setting takes, where the value is none of it; None where it fits, or the parser has to say."""
+    kinds = [
+        own for own in (get_args(kind) if NoneType in get_args(kind) else (kind,)) if own is not NoneType
+    ]
+    if len(kinds) != 1 or value is None:
+        return None
+    (own,) = kinds
+    if get_origin(own) is Literal:
+        near = difflib.get_close_matches(str(value), map(str, get_args(own)), n=1)
+        wanted = f"one of {', '.join(map(str, get_args(own)))}" + (f" ({near[0]}?)" if near else "")
+        return None if value in get_args(own) else wanted
+    if is_dataclass(own):
+        return None if isinstance(value, dict) else "a section: {} for its defaults, or settings by name"
+    if own is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if own is int:
+        return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+    if own is float:
+        try:  # YAML reads 1e-4 as text
+            return None if not isinstance(value, bool) and float(value) is not None else "a number"
+        except (TypeError, ValueError):
+            return "a number"
+    return None

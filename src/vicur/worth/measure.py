@@ -1,0 +1,430 @@
+"""What a privilege does to a teacher, token by token, on responses that a student wrote without it.
+
+The same response is scored under several conditions: the problem alone (plain), with its own cue,
+rationale or answer, with that of another problem, without its image. All numbers are in nats.
+
+Shape suffixes: N response tokens, R responses, C tokens of a block, V words kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vicur.data.sample import Sample
+from vicur.data.views import Blind, Hinted, Plain, View
+from vicur.files import write_rows
+from vicur.progress import Progress
+from vicur.scoring.engine import STUDENT, Block, Scores, Term, observed_terms
+from vicur.scoring.scorer import Scorer
+from vicur.scoring.terms import reverse_kl
+from vicur.worth.responses import StudentResponses
+from vicur.worth.texts import (
+    TEXT_KINDS,
+    BlindHinted,
+    TextKind,
+    others,
+    outline,
+    several_texts,
+    text_of,
+    with_text,
+)
+
+PLAIN, BLIND = "plain", "blind"
+
+
+def another(kind: TextKind) -> str:
+    """Name of the condition that shows another problem's text."""
+    return f"another_{kind}"
+
+
+def blind_with(kind: TextKind) -> str:
+    """Name of the condition that shows the text and no image."""
+    return f"blind_{kind}"
+
+
+@dataclass(frozen=True)
+class PrivilegeConfig:
+    """Which privileges are looked at, beside which controls."""
+
+    kinds: tuple[TextKind, ...] | None = None
+    """Cue, rationale, answer, or some of them; None: those that every answered problem has. Problems that
+    lack one that is named are left out, so that all are seen on the same responses."""
+    shuffled: bool = True
+    """Also show another problem's text of each kind."""
+    blind: bool = True
+    """Also show the problem without its image."""
+    blind_hinted: bool = True
+    """And without its image but with each text: what the words alone are good for."""
+    information: bool = True
+    """Estimate information where a problem has several texts of a kind (columns `cues`, `rationales`,
+    `answers`); with `shuffled`, also from as many other problems' texts."""
+    seed: int = 0
+    """Decides which other problem's text is shown, and what the bootstrap draws."""
+    samples_per_batch: int = 16
+    """Problems whose hidden states are held at a time, under all conditions."""
+
+    def __post_init__(self) -> None:
+        if self.samples_per_batch < 1:
+            raise ValueError(f"samples_per_batch must be at least 1, not {self.samples_per_batch}.")
+        for kind in self.kinds or ():
+            if kind not in TEXT_KINDS:
+                raise ValueError(f"A privilege is one of {', '.join(TEXT_KINDS)}, not {kind}.")
+        if self.kinds is not None and not self.kinds:
+            raise ValueError("At least one of cue, rationale and answer must be looked at.")
+
+
+@dataclass(frozen=True)
+class PrivilegeTokens:
+    """What a teacher said of every response token under every condition.
+
+    The flat order is that of `Rollouts`: problems, their responses, their tokens.
+
+    Attributes:
+        kinds: that were looked at.
+        samples: id of the problem of each response.
+        siblings: number of each response among those to its problem.
+        correct: whether each response is; None where nothing says.
+        texts: the responses.
+        ids_N: their tokens.
+        response_index_N: to which response each token belongs.
+        log_probs: log q(y_t) by condition, plain among them.
+        shifts: KL(q^z || q) by condition, plain left out.
+        information: estimate of I(y_t; z | v, q, y_<t) by condition; NaN where a problem has less than
+            two texts.
+        information_above: its leave-one-out counterpart, which errs upwards.
+        num_texts: of each response's problem, that the information is estimated from; 0 where none is.
+        left_out: answered problems that lack a privilege that was asked for.
+    """
+
+    kinds: tuple[TextKind, ...]
+    samples: tuple[str, ...]
+    siblings: tuple[int, ...]
+    correct: tuple[bool | None, ...]
+    texts: tuple[str, ...]
+    ids_N: Int[Tensor, " N"]
+    response_index_N: Int[Tensor, " N"]
+    log_probs: Mapping[str, Float[Tensor, " N"]]
+    shifts: Mapping[str, Float[Tensor, " N"]]
+    information: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    information_above: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    num_texts: Mapping[str, Int[Tensor, " R"]] = field(default_factory=dict)
+    left_out: int = 0
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each response: sample, sibling, correct, response, ids, and arrays of a number for each
+        token: `log_prob_<condition>`, `shift_<condition>`, `information_<condition>` and
+        `information_above_<condition>`; the last two None where there is none."""
+        lengths = torch.bincount(self.response_index_N, minlength=len(self.samples)).tolist()
+        columns = {
+            f"{name}_{condition}": [part.numpy() for part in values.split(lengths)]
+            for name, found in (
+                ("log_prob", self.log_probs),
+                ("shift", self.shifts),
+                ("information", self.information),
+                ("information_above", self.information_above),
+            )
+            for condition, values in found.items()
+        }
+        ids = self.ids_N.split(lengths)
+        return [
+            {
+                "sample": self.samples[r],
+                "sibling": self.siblings[r],
+                "correct": self.correct[r],
+                "response": self.texts[r],
+                "ids": ids[r].numpy(),
+            }
+            | {
+                name: None if name.startswith("information") and math.isnan(parts[r][0]) else parts[r]
+                for name, parts in columns.items()
+            }
+            for r in range(len(self.samples))
+        ]
+
+    def write(self, path: Path) -> None:
+        """Write `rows` as parquet."""
+        write_rows(path, self.rows(), {"correct": pa.bool_()})
+
+
+def mixture_information(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Tensor, " C"]:
+    """mean_j KL(q^{z_j} || mean_i q^{z_i}) at every token: between 0 and log n.
+
+    What a token says about which of n equally likely texts the teacher was shown, I(y_t; z) of ViCuR
+    eq. 15. Over draws of the texts its mean lies below the information about a freely drawn text, the
+    less the more texts there are (entropy is concave). Equal texts give 0 exactly.
+
+    Args:
+        log_q: log-probabilities under each text; at least one.
+    """
+    log_mean = _log_mean(torch.stack(list(log_q)))
+    return torch.stack([reverse_kl(own, log_mean) for own in log_q]).mean(0)
+
+
+def mixture_information_above(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Tensor, " C"]:
+    """mean_j KL(q^{z_j} || mean_{i != j} q^{z_i}) at every token.
+
+    Leaving a text out of the mixture that it is compared with turns the bias of `mixture_information`
+    round: over draws of the texts its mean lies above the information, and it has no bound (the upper
+    bound of Poole et al., arXiv 1905.06922, eq. 13, for known conditionals).
+
+    Args:
+        log_q: log-probabilities under each text; at least two.
+    """
+    found = [
+        reverse_kl(own, _log_mean(torch.stack([other for i, other in enumerate(log_q) if i != j])))
+        for j, own in enumerate(log_q)
+    ]
+    return torch.stack(found).mean(0)
+
+
+def _log_mean(log_q: Float[Tensor, "n C V"]) -> Float[Tensor, "C V"]:
+    # Not logsumexp - log n: of n equal numbers this gives exactly that number.
+    highest = log_q.amax(0)
+    return highest + (log_q - highest).exp().mean(0).log()
+
+
+def measure_privileges(
+    teacher: Scorer,
+    samples: Sequence[Sample],
+    responses: StudentResponses,
+    config: PrivilegeConfig | None = None,
+    *,
+    several: Mapping[TextKind, Mapping[str, Sequence[str]]] | None = None,
+    progress: Progress | None = None,
+) -> PrivilegeTokens:
+    """Ask a teacher about given responses under every condition.
+
+    Certainty and shift need one forward pass of the teacher for each condition, information one for
+    each text. Hidden states of one batch are in memory, logits of one chunk of tokens (`scoring.vocabulary`).
+
+    The texts count as equally likely given (v, q, y_<t). That holds because the student wrote y_<t without
+    any of them; on responses that a teacher wrote with one in sight it would not.
+
+    Args:
+        teacher: the model that is shown the privileges.
+        samples: the problems.
+        responses: the student's, to some of them.
+        config: conditions.
+        several: texts to estimate information from, by kind and sample id, in the place of the data's own
+            of that kind.
+        progress: shows how far it is.
+
+    Raises:
+        ValueError: no answered problem has the privileges asked for, or the shuffled control is impossible.
+    """
+    config = config or PrivilegeConfig()
+    outlines = [outline(samples, i) for i in responses.index]
+    kinds = config.kinds or tuple(k for k in TEXT_KINDS if all(text_of(s, k) for s in outlines))
+    if not kinds:
+        raise ValueError(
+            "There is no privilege that all answered problems have: of "
+            + ", ".join(f"{sum(text_of(s, k) is not None for s in outlines)} a {k}" for k in TEXT_KINDS)
+            + f", of {len(outlines)} problems. Name the kinds, and problems without them are left out."
+        )
+    places = [i for i, s in enumerate(outlines) if all(text_of(s, k) for k in kinds)]
+    if not places:
+        raise ValueError(f"No answered problem has each of: {', '.join(kinds)}.")
+    chosen = [outlines[i] for i in places]
+    texts = _Texts.of(chosen, kinds, config, several)
+    kept = responses.part(places)
+    parts: dict[int, dict[tuple[str, str], Tensor]] = {}
+    batches = list(_batches(texts.signatures, config.samples_per_batch))
+    for batch in batches if progress is None else progress.over(batches, len(batches)):
+        own = [samples[kept.index[i]] for i in batch]
+        found = _measure_batch(teacher, own, kept.part(batch), texts.part(batch), kinds, config)
+        tokens = [sum(map(len, kept.ids[i])) for i in batch]
+        for place, i in enumerate(batch):
+            first = sum(tokens[:place])
+            parts[i] = {name: values[first : first + tokens[place]] for name, values in found.items()}
+    teacher.forget()
+    return _joined(chosen, kept, kinds, parts, texts, len(outlines) - len(places))
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is shown of each problem, by kind.
+
+    Attributes:
+        another: another problem's text; empty without the shuffled control.
+        several: by condition, those that information is estimated from; none, or two and more.
+    """
+
+    another: list[dict[TextKind, str]]
+    several: list[dict[str, tuple[str, ...]]]
+
+    @classmethod
+    def of(
+        cls,
+        chosen: Sequence[Sample],
+        kinds: Sequence[TextKind],
+        config: PrivilegeConfig,
+        given: Mapping[TextKind, Mapping[str, Sequence[str]]] | None,
+    ) -> _Texts:
+        found = cls([{} for _ in chosen], [{} for _ in chosen])
+        keys = [sample.id for sample in chosen]
+        for kind in kinds:
+            own = [text_of(sample, kind) or "" for sample in chosen]
+            if config.shuffled:
+                for shown, i in zip(found.another, others(keys, own, config.seed), strict=True):
+                    shown[kind] = own[i]
+            if config.information:
+                found._add_several(chosen, kind, own, config, (given or {}).get(kind))
+        return found
+
+    def _add_several(
+        self,
+        chosen: Sequence[Sample],
+        kind: TextKind,
+        own: Sequence[str],
+        config: PrivilegeConfig,
+        given: Mapping[str, Sequence[str]] | None,
+    ) -> None:
+        for sample, shown in zip(chosen, self.several, strict=True):
+            texts = several_texts(sample, kind) if given is None else tuple(given.get(sample.id, ()))
+            if len(texts) > 1:
+                shown[kind] = texts
+        most = max((len(shown.get(kind, ())) for shown in self.several), default=0)
+        if not config.shuffled or not most:
+            return
+        keys = [sample.id for sample in chosen]
+        # The first is the one that the shuffled control shows.
+        draws = [others(keys, own, config.seed + draw) for draw in range(most)]
+        for i, shown in enumerate(self.several):
+            if kind in shown:
+                shown[another(kind)] = tuple(own[draw[i]] for draw in draws[: len(shown[kind])])
+
+    @property
+    def signatures(self) -> list[tuple[tuple[str, int], ...]]:
+        """What can be measured together: problems with as many texts."""
+        return [tuple((name, len(texts)) for name, texts in shown.items()) for shown in self.several]
+
+    def part(self, places: Sequence[int]) -> _Texts:
+        return _Texts([self.another[i] for i in places], [self.several[i] for i in places])
+
+
+def _batches(signatures: Sequence[object], size: int) -> Iterator[list[int]]:
+    groups: dict[object, list[int]] = {}
+    for i, signature in enumerate(signatures):
+        groups.setdefault(signature, []).append(i)
+    for group in groups.values():
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def _measure_batch(
+    teacher: Scorer,
+    samples: Sequence[Sample],
+    responses: StudentResponses,
+    texts: _Texts,
+    kinds: Sequence[TextKind],
+    config: PrivilegeConfig,
+) -> dict[tuple[str, str], Tensor]:
+    """(what, condition) -> one number for each token."""
+
+    def scores(shown: Sequence[Sample], view: View) -> Scores:
+        return teacher.scores(shown, responses.ids, view)
+
+    @cache
+    def scores_with(kind: TextKind, shown: tuple[str, ...]) -> Scores:
+        given = [with_text(sample, kind, text) for sample, text in zip(samples, shown, strict=True)]
+        return scores(given, Hinted(kind, missing="error"))
+
+    found = {PLAIN: scores(samples, Plain())}
+    if config.blind:
+        found[BLIND] = scores(samples, Blind())
+    for kind in kinds:
+        found[kind] = scores(samples, Hinted(kind, missing="error"))
+        if config.blind_hinted:
+            found[blind_with(kind)] = scores(samples, BlindHinted(kind))
+        if config.shuffled:
+            found[another(kind)] = scores_with(kind, tuple(shown[kind] for shown in texts.another))
+    terms = {("log_prob", PLAIN): Term("", partial(_log_prob, STUDENT))}
+    for name in found:
+        if name != PLAIN:
+            terms["log_prob", name] = Term("", partial(_log_prob, name), reads=(name,))
+            terms["shift", name] = Term("", partial(_shift, name), reads=(name,))
+    for name, own in texts.several[0].items():
+        names = tuple(f"{name}/{j}" for j in range(len(own)))
+        kind = next(kind for kind in kinds if name in (kind, another(kind)))
+        for j, text_name in enumerate(names):
+            found[text_name] = scores_with(kind, tuple(shown[name][j] for shown in texts.several))
+        terms["information", name] = Term("", partial(_information, names), reads=names)
+        terms["information_above", name] = Term("", partial(_information_above, names), reads=names)
+    reading = teacher.reading(torch.cat([ids for siblings in responses.ids for ids in siblings]))
+    values_JN = observed_terms(found.pop(PLAIN), reading, list(terms.values()), found)
+    return dict(zip(terms, values_JN.cpu(), strict=True))
+
+
+def _log_prob(name: str, block: Block) -> Tensor:
+    return block.log_prob(name)
+
+
+def _shift(name: str, block: Block) -> Tensor:
+    return reverse_kl(block.distribution(name), block.log_p_CV)
+
+
+def _information(names: Sequence[str], block: Block) -> Tensor:
+    return mixture_information([block.distribution(name) for name in names])
+
+
+def _information_above(names: Sequence[str], block: Block) -> Tensor:
+    return mixture_information_above([block.distribution(name) for name in names])
+
+
+def _joined(
+    samples: Sequence[Sample],
+    responses: StudentResponses,
+    kinds: tuple[TextKind, ...],
+    parts: Mapping[int, Mapping[tuple[str, str], Tensor]],
+    texts: _Texts,
+    left_out: int,
+) -> PrivilegeTokens:
+    """The batches in the order of the problems again."""
+    counts = [len(siblings) for siblings in responses.ids]
+    flat = [ids for siblings in responses.ids for ids in siblings]
+    names = dict.fromkeys(name for found in parts.values() for name in found)
+    tokens = [sum(map(len, siblings)) for siblings in responses.ids]
+
+    def of(what: str) -> dict[str, Tensor]:
+        nothing = float("nan")
+        return {
+            condition: torch.cat(
+                [parts[i].get((what, condition), torch.full((n,), nothing)) for i, n in enumerate(tokens)]
+            )
+            for measured, condition in names
+            if measured == what
+        }
+
+    information = of("information")
+    num_texts = {
+        name: torch.tensor(
+            [len(shown.get(name, ())) for i, shown in enumerate(texts.several) for _ in range(counts[i])]
+        )
+        for name in information
+    }
+    lengths = torch.tensor([len(ids) for ids in flat])
+    return PrivilegeTokens(
+        kinds=kinds,
+        samples=tuple(s.id for s, n in zip(samples, counts, strict=True) for _ in range(n)),
+        siblings=tuple(k for n in counts for k in range(n)),
+        correct=tuple(value for own in responses.correct for value in own),
+        texts=tuple(text for own in responses.texts for text in own),
+        ids_N=torch.cat(flat),
+        response_index_N=torch.repeat_interleave(torch.arange(len(flat)), lengths),
+        log_probs=of("log_prob"),
+        shifts=of("shift"),
+        information=information,
+        information_above=of("information_above"),
+        num_texts=num_texts,
+        left_out=left_out,
+    )

@@ -1,0 +1,138 @@
+"""What privileges are worth, as a table and a sentence."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from vicur.evaluation.statistics import Estimate
+from vicur.worth.summary import Certainty, ConditionWorth, PrivilegeWorth
+
+NOTHING = "-"
+RANKED = {
+    "certainty": "Certainty that a text adds (of correct responses, where any is)",
+    "discrimination": "Certainty that it adds to correct over incorrect responses",
+    "shift": "How far it moves the teacher",
+    "information": "Information in how its several texts differ",
+}
+
+
+def condition_title(condition: ConditionWorth) -> str:
+    """In words, e.g. "another's cue"."""
+    return {
+        "plain": "nothing",
+        "own": f"{condition.kind}",
+        "another": f"another's {condition.kind}",
+        "blind": "no image",
+        "blind_hinted": f"no image, {condition.kind}",
+    }[condition.shows]
+
+
+def worth_table(worth: PrivilegeWorth, title: str = "What privileges are worth") -> Table:
+    """Kinds and controls as rows, 80 columns wide; in nats a token."""
+    graded = worth.correct > 0 or any(c.incorrect is not None for c in worth.conditions)
+    about = f"responses: log-prob of the student's {worth.responses} responses"
+    if graded:
+        about = f"right, wrong: log-prob of such responses of the student ({worth.correct} of {worth.graded})"
+    caption = (
+        f"nats a token, ± half of the 95 % interval (drawing the {worth.problems} problems anew); {about} "
+        "compared with the teacher shown nothing; shift: KL from that teacher"
+    )
+    bounds = [c.information for c in worth.conditions if c.information is not None]
+    if bounds:
+        fewest, most = min(b.num_texts[0] for b in bounds), max(b.num_texts[1] for b in bounds)
+        texts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        caption += (
+            f"; information from {texts} texts a problem: at most log n = {max(b.bound for b in bounds):.2f}"
+        )
+    if worth.left_out:
+        caption += f"; {worth.left_out} problems lack a text and are left out"
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("shown", no_wrap=True)
+    groups = ("right", "wrong") if graded else ("responses",)
+    for name in (*groups, "shift", "information"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for condition in worth.conditions:
+        certainties = (condition.correct, condition.incorrect) if graded else (condition.all,)
+        table.add_row(
+            condition_title(condition),
+            *(_certainty(condition, one) for one in certainties),
+            _cell(None if condition.shift is None else condition.shift.whole, ""),
+            _cell(None if condition.information is None else condition.information.estimate, ""),
+        )
+    return table
+
+
+def reading(worth: PrivilegeWorth) -> str:
+    """A sentence: what the numbers show of the first kind, and what they do not show."""
+    condition = next(c for c in worth.conditions if c.shows == "own")
+    about, one = ("correct", condition.correct) if condition.correct else ("student", condition.all)
+    found = one.per_token
+    sentence = (
+        f"Shown its {condition.kind}, the teacher is {_verdict(found)} certain of {about} responses than "
+        f"shown nothing ({_bracket(found)} nats a token)"
+    )
+    for pair in worth.comparisons:
+        if (pair.ours, pair.theirs) == (condition.name, f"another_{condition.name}"):
+            sentence += (
+                f", and {_verdict(pair.difference)} than shown another's ({_bracket(pair.difference)})"
+            )
+    sentence += (
+        ": that says what this teacher makes of the texts, not that they are true, that they keep the answer "
+        "to themselves, or that a student learns from them"
+    )
+    if condition.correct is not None:
+        sentence += "; and correct is what the grader calls so, an answer that is right by luck too"
+    return sentence + "."
+
+
+def rank_lines(worth: PrivilegeWorth) -> list[str]:
+    """How the kinds rank, a line for each number; empty where there is one kind alone.
+
+    Of certainty, neighbours whose paired interval holds 0 are joined by "~".
+    """
+    pairs = {(pair.ours, pair.theirs): pair.difference for pair in worth.comparisons}
+    found = []
+    for name, kinds in worth.rankings.items():
+        if len(kinds) < 2:
+            continue
+        numbers = [f"{kind} {_ranked(worth[kind], name).value:+.3f}" for kind in kinds]
+        line = numbers[0]
+        for (one, other), number in zip(pairwise(kinds), numbers[1:], strict=True):
+            difference = pairs.get((one, other)) or pairs[other, one]
+            apart = name != "certainty" or difference.low > 0 or difference.high < 0
+            line += f" {'>' if apart else '~'} {number}"
+        found.append(f"{RANKED[name]}: {line}.")
+    return found
+
+
+def _ranked(condition: ConditionWorth, name: str) -> Estimate:
+    known = {
+        "certainty": (condition.correct or condition.all).per_token,
+        "discrimination": condition.discrimination,
+        "shift": condition.shift.whole if condition.shift else None,
+        "information": condition.information.estimate if condition.information else None,
+    }[name]
+    assert known is not None, "only what is known of all kinds is ranked"
+    return known
+
+
+def _verdict(found: Estimate) -> str:
+    return "more" if found.low > 0 else "less" if found.high < 0 else "neither more nor less"
+
+
+def _certainty(condition: ConditionWorth, found: Certainty | None) -> str:
+    if found is None:
+        return NOTHING
+    # Of the plain view a difference would be 0 throughout: its log-prob is what the others start from.
+    return f"({found.level.value:.3f})" if condition.shows == "plain" else _cell(found.per_token, "+")
+
+
+def _cell(found: Estimate | None, sign: str) -> str:
+    return NOTHING if found is None else f"{found.value:{sign}.3f} ±{(found.high - found.low) / 2:.3f}"
+
+
+def _bracket(found: Estimate) -> str:
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"

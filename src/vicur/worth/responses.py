@@ -1,0 +1,199 @@
+"""The student's responses that teachers are asked about: sampled now, or those of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from vicur.data.pixels import PixelLimits
+from vicur.data.sample import Sample
+from vicur.data.sources import FileSource
+from vicur.data.views import Plain, View
+from vicur.encoding.layout import PromptEncoder
+from vicur.models.load import LoadedModel
+from vicur.progress import Progress
+from vicur.rewards.grader import Grader
+from vicur.rollouts.processors import SamplingConfig
+from vicur.rollouts.sampler import Sampler
+from vicur.rollouts.source import SampledSource
+
+COLUMNS = ("step", "sample", "response", "ids", "correct")
+
+
+@dataclass(frozen=True)
+class StudentResponses:
+    """Responses to some problems of a source, siblings together.
+
+    Attributes:
+        index: of each answered problem in its source.
+        ids: the tokens of its responses, at least one response of at least one token each.
+        texts: the same in words.
+        correct: whether each is; None where nothing says.
+    """
+
+    index: tuple[int, ...]
+    ids: tuple[tuple[Tensor, ...], ...]
+    texts: tuple[tuple[str, ...], ...]
+    correct: tuple[tuple[bool | None, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def part(self, problems: Sequence[int]) -> StudentResponses:
+        """The responses to some of the problems, by their place here."""
+        return StudentResponses(
+            tuple(self.index[i] for i in problems),
+            tuple(self.ids[i] for i in problems),
+            tuple(self.texts[i] for i in problems),
+            tuple(self.correct[i] for i in problems),
+        )
+
+
+def sample_responses(
+    student: LoadedModel,
+    samples: Sequence[Sample],
+    *,
+    siblings: int = 4,
+    sampling: SamplingConfig | None = None,
+    seed: int = 0,
+    prompts_per_batch: int = 64,
+    grader: Grader | None = None,
+    limits: PixelLimits | None = None,
+    progress: Progress | None = None,
+) -> StudentResponses:
+    """Let a student answer every problem as it sees it: plain, without any privilege.
+
+    What is sampled depends on seed, sample and sibling, not on batches or order.
+
+    Args:
+        student: who answers.
+        samples: the problems.
+        siblings: responses to each (K).
+        sampling: temperature and the like; the student's own distribution if not given.
+        seed: another one, other responses.
+        prompts_per_batch: problems answered together.
+        grader: of the responses; one with default settings if not given.
+        limits: on the pixels of what the student sees.
+        progress: shows how far it is.
+    """
+    grader = grader or Grader()
+    encoder = PromptEncoder(student.processor, student.model.model.get_rope_index, limits)
+
+    def encode(batch: Sequence[Sample], view: View) -> Any:
+        return encoder.encode([view.show(sample) for sample in batch])
+
+    sampler = Sampler(student, sampling or SamplingConfig(), prompts_per_batch)
+    source = SampledSource(sampler, encode, encoder.tokenizer, Plain(), siblings, seed)
+    ids: list[tuple[Tensor, ...]] = []
+    texts: list[tuple[str, ...]] = []
+    correct: list[tuple[bool | None, ...]] = []
+    starts = range(0, len(samples), prompts_per_batch)
+    for start in starts if progress is None else progress.over(starts, len(starts)):
+        batch = [samples[i] for i in range(start, min(start + prompts_per_batch, len(samples)))]
+        rollouts = source.rollouts(batch, step=0)
+        ids += [tuple(own) for own in rollouts.response_ids]
+        texts += rollouts.texts
+        correct += [
+            tuple(_grade(grader, sample, text) for text in own)
+            for sample, own in zip(batch, rollouts.texts, strict=True)
+        ]
+    return StudentResponses(tuple(range(len(samples))), tuple(ids), tuple(texts), tuple(correct))
+
+
+def read_responses(
+    run: Path,
+    samples: Sequence[Sample],
+    tokenizer: Any,
+    *,
+    steps: Literal["last", "all"] = "last",
+) -> StudentResponses:
+    """The responses that a training run kept, to those of the problems that it answered.
+
+    Args:
+        run: its folder, the folder `rollouts` in it, or one .parquet file of that.
+        samples: the problems, with the ids that the run knew them by.
+        tokenizer: of the teacher that is to read the responses; it must mean by each token what the
+            run's student meant.
+        steps: each problem's responses of the last step that had it, or those of all steps: early ones
+            come from a student that is no more.
+
+    Raises:
+        ValueError: there are no such files, they lack a column, they hold no response to any of the
+            problems, or the tokens are not those of the responses.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in _files(run):
+        schema = pq.read_schema(path)
+        missing = [name for name in COLUMNS if name not in schema.names]
+        if missing:
+            raise ValueError(
+                f"{path} has no column {missing[0]}; the rollouts of a run have {', '.join(COLUMNS)}."
+            )
+        for row in pq.read_table(path, columns=list(COLUMNS)).to_pylist():
+            if row["ids"]:
+                found.setdefault(row["sample"], []).append(row)
+    names = samples.column("id") if isinstance(samples, FileSource) else [s.id for s in samples]
+    index = [i for i, name in enumerate(names) if name in found]
+    if not index:
+        raise ValueError(
+            f"{run} has no response to any of the {len(names)} problems; its ids look like "
+            f"{next(iter(found), 'nothing')}, those of the data like {names[0]}. Give the run's own data."
+        )
+    chosen = [_of_steps(found[str(names[i])], steps) for i in index]
+    _check_tokens(chosen[0][0], tokenizer, run)
+    return StudentResponses(
+        tuple(index),
+        tuple(tuple(torch.tensor(row["ids"]) for row in rows) for rows in chosen),
+        tuple(tuple(row["response"] for row in rows) for rows in chosen),
+        tuple(tuple(row["correct"] for row in rows) for rows in chosen),
+    )
+
+
+def regraded(responses: StudentResponses, samples: Sequence[Sample], grader: Grader) -> StudentResponses:
+    """The same responses with the grades of another grader.
+
+    Args:
+        responses: to some of the samples.
+        samples: the problems.
+        grader: whose grades they get.
+    """
+    correct = tuple(
+        tuple(_grade(grader, samples[index], text) for text in own)
+        for index, own in zip(responses.index, responses.texts, strict=True)
+    )
+    return replace(responses, correct=correct)
+
+
+def _files(run: Path) -> list[Path]:
+    if run.is_file():
+        return [run]
+    folder = run / "rollouts" if (run / "rollouts").is_dir() else run
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise ValueError(f"{run} has no rollouts/*.parquet; give the folder of a training run.")
+    return files
+
+
+def _of_steps(rows: list[dict[str, Any]], steps: str) -> list[dict[str, Any]]:
+    last = max(row["step"] for row in rows)
+    return [row for row in rows if steps == "all" or row["step"] == last]
+
+
+def _check_tokens(row: dict[str, Any], tokenizer: Any, run: Path) -> None:
+    decoded = tokenizer.decode(row["ids"], skip_special_tokens=True)
+    if decoded != row["response"]:
+        raise ValueError(
+            f"{run}: the tokens of a response to {row['sample']} read {decoded[:40]!r}, the response itself "
+            f"{row['response'][:40]!r}. The run's student has another vocabulary than this teacher."
+        )
+
+
+def _grade(grader: Grader, sample: Sample, text: str) -> bool | None:
+    grade = grader.grade(text, sample.answer, choices=sample.meta.get("choices"), meta=sample.meta)
+    return None if grade is None else grade.correct

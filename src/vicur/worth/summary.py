@@ -1,0 +1,391 @@
+"""From a teacher's numbers on single tokens to what each privilege is worth, with intervals.
+
+Every number is a ratio of sums: over tokens, or over responses. The interval comes from drawing the
+*problems* anew: tokens of one response, and responses to one problem, are not independent.
+
+Shape suffixes: N response tokens, S problems, B bootstrap draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from vicur.diagnostics.gap import PARTS
+from vicur.evaluation.statistics import LEVEL, Estimate
+from vicur.worth.measure import BLIND, PLAIN, PrivilegeTokens, another, blind_with
+from vicur.worth.texts import TextKind
+
+Shows = Literal["plain", "own", "another", "blind", "blind_hinted"]
+RESAMPLES = 2000
+RESAMPLES_AT_ONCE = 250
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """How sure a teacher is of some responses, in nats.
+
+    Attributes:
+        responses: how many.
+        level: mean log q^z(y_t) a token.
+        per_token: mean log q^z(y_t) - log q(y_t) a token, q being the teacher that sees the plain problem.
+        per_response: the same, summed over a response.
+        parts: the same a token, by part of the response: "half_1" ... "quarter_4".
+    """
+
+    responses: int
+    level: Estimate
+    per_token: Estimate
+    per_response: Estimate
+    parts: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PositionBin:
+    """The mean of a number over the tokens at positions first <= t < end of their response."""
+
+    first: int
+    end: int
+    tokens: int
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Shift:
+    """KL(q^z || q) over the whole vocabulary, in nats a token: how far the teacher moves. Information it
+    is not: that takes several z (ViCuR eq. 15).
+
+    Attributes:
+        whole: mean over all tokens.
+        parts: by part of the response: "half_1" ... "quarter_4".
+        positions: by position, in bins that double: 0, 1-2, 3-6, 7-14 ...
+    """
+
+    whole: Estimate
+    parts: Mapping[str, Estimate]
+    positions: tuple[PositionBin, ...]
+
+
+@dataclass(frozen=True)
+class Information:
+    """I(y_t; z | v, q, y_<t) in nats a token (ViCuR eq. 15), from n texts a problem.
+
+    Attributes:
+        estimate: mean_j KL(q^{z_j} || mean_i q^{z_i}): on average too low, the less the more texts.
+        above: the same without z_j in the mixture it is compared with: on average too high.
+        bound: mean log n over the tokens: the estimate cannot be more.
+        problems: with two and more texts.
+        num_texts: fewest and most of a problem.
+    """
+
+    estimate: Estimate
+    above: Estimate
+    bound: float
+    problems: int
+    num_texts: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ConditionWorth:
+    """What a teacher makes of student responses under one condition.
+
+    Attributes:
+        name: e.g. "cue", "another_cue", "blind".
+        kind: the privilege shown; None for the plain and the blind view.
+        shows: its own text, another problem's, none, no image, or its own text and no image.
+        all: certainty of all responses. Where teacher and student are one model, it cannot rise on the
+            student's own samples: its mean there is -KL(q || q^z). Only what correct ones gain on incorrect
+            ones can.
+        correct, incorrect: of those graded so; None where there is none.
+        discrimination: certainty a token of correct ones minus that of incorrect ones.
+        shift: from the plain view; None for the plain view itself.
+        information: None where no problem has two texts.
+    """
+
+    name: str
+    kind: TextKind | None
+    shows: Shows
+    all: Certainty
+    correct: Certainty | None
+    incorrect: Certainty | None
+    discrimination: Estimate | None
+    shift: Shift | None
+    information: Information | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Certainty under one condition minus that under another, in nats a token, on the same responses.
+
+    Attributes:
+        ours, theirs: names of conditions.
+        responses: which ones: "correct", or "all" where none is graded correct.
+        difference: with a paired interval.
+    """
+
+    ours: str
+    theirs: str
+    responses: Literal["correct", "all"]
+    difference: Estimate
+
+
+@dataclass(frozen=True)
+class PrivilegeWorth:
+    """What privileges and controls are worth on the same responses.
+
+    Attributes:
+        conditions: plain first, then each kind with its controls.
+        comparisons: each text with another problem's, and the kinds with one another.
+        problems, responses: how many were measured.
+        graded: how many responses are graded, and how many of these correct.
+        left_out: answered problems that lack a privilege that was asked for.
+        seed: of the bootstrap.
+    """
+
+    conditions: tuple[ConditionWorth, ...]
+    comparisons: tuple[Comparison, ...]
+    problems: int
+    responses: int
+    graded: int
+    correct: int
+    left_out: int
+    seed: int
+
+    def __getitem__(self, name: str) -> ConditionWorth:
+        """A condition by its name."""
+        return next(condition for condition in self.conditions if condition.name == name)
+
+    @property
+    def rankings(self) -> dict[str, list[str]]:
+        """The kinds, highest first, by "certainty" (of correct responses; of all, where none is graded
+        correct), "discrimination", "shift" and "information", as far as each is known of all of them.
+        Neighbours may be apart by less than their intervals: see `comparisons`."""
+        own = [c for c in self.conditions if c.shows == "own"]
+        numbers = {
+            "certainty": {c.name: (c.correct or c.all).per_token for c in own},
+            "discrimination": {c.name: c.discrimination for c in own if c.discrimination},
+            "shift": {c.name: c.shift.whole for c in own if c.shift},
+            "information": {c.name: c.information.estimate for c in own if c.information},
+        }
+        return {
+            name: sorted(found, key=lambda kind: -found[kind].value)
+            for name, found in numbers.items()
+            if len(found) == len(own)
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"unit": "nats", "level": LEVEL, "rankings": self.rankings}
+
+
+def privilege_worth(tokens: PrivilegeTokens, *, seed: int = 0, resamples: int = RESAMPLES) -> PrivilegeWorth:
+    """Sum up a teacher's numbers on single tokens.
+
+    Args:
+        tokens: from `measure_privileges`.
+        seed: of the bootstrap.
+        resamples: draws of the bootstrap.
+    """
+    sums = _Sums(tokens, seed, resamples)
+    shown = [condition for condition in _conditions(tokens.kinds) if condition[0] in tokens.log_probs]
+    conditions = tuple(_condition(tokens, sums, *condition) for condition in shown)
+    own = [name for name, _, shows in shown if shows == "own"]
+    pairs: list[tuple[str, str]] = [
+        (kind, another(kind)) for kind in tokens.kinds if another(kind) in tokens.log_probs
+    ]
+    pairs += [(ours, theirs) for i, ours in enumerate(own) for theirs in own[i + 1 :]]
+    return PrivilegeWorth(
+        conditions=conditions,
+        comparisons=tuple(_comparison(tokens, sums, ours, theirs) for ours, theirs in pairs),
+        problems=sums.num_problems,
+        responses=len(tokens.samples),
+        graded=sum(value is not None for value in tokens.correct),
+        correct=sum(value is True for value in tokens.correct),
+        left_out=tokens.left_out,
+        seed=seed,
+    )
+
+
+def _conditions(kinds: Sequence[TextKind]) -> list[tuple[str, TextKind | None, Shows]]:
+    found: list[tuple[str, TextKind | None, Shows]] = [(PLAIN, None, "plain")]
+    for kind in kinds:
+        found += [(kind, kind, "own"), (another(kind), kind, "another")]
+    found.append((BLIND, None, "blind"))
+    for kind in kinds:
+        found.append((blind_with(kind), kind, "blind_hinted"))
+    return found
+
+
+def _condition(
+    tokens: PrivilegeTokens, sums: _Sums, name: str, kind: TextKind | None, shows: Shows
+) -> ConditionWorth:
+    everything = sums.certainty(name, sums.every)
+    assert everything is not None, "there is no response"
+    discrimination = None
+    if sums.correct.any() and sums.incorrect.any():
+        lift = sums.lift(name)
+        discrimination = sums.difference((lift, sums.correct), (lift, sums.incorrect))
+    shift = None
+    if name in tokens.shifts:
+        values = tokens.shifts[name].double().numpy()
+        parts = {key: sums.per_token(values, chosen) for key, chosen in sums.parts().items()}
+        bins = tuple(
+            PositionBin(first, end, int(chosen.sum()), sums.per_token(values, chosen))
+            for first, end, chosen in sums.positions()
+        )
+        shift = Shift(sums.per_token(values, sums.every), parts, bins)
+    return ConditionWorth(
+        name=name,
+        kind=kind,
+        shows=shows,
+        all=everything,
+        correct=sums.certainty(name, sums.correct),
+        incorrect=sums.certainty(name, sums.incorrect),
+        discrimination=discrimination,
+        shift=shift,
+        information=_information(tokens, sums, name),
+    )
+
+
+def _information(tokens: PrivilegeTokens, sums: _Sums, name: str) -> Information | None:
+    if name not in tokens.information:
+        return None
+    counts = tokens.num_texts[name].numpy()[sums.response]
+    chosen = counts > 0
+    values, above = (found[name].double().numpy() for found in (tokens.information, tokens.information_above))
+    return Information(
+        estimate=sums.per_token(np.where(chosen, values, 0.0), chosen),
+        above=sums.per_token(np.where(chosen, above, 0.0), chosen),
+        bound=float(np.log(counts[chosen]).mean()),
+        problems=len(np.unique(sums.problem[chosen])),
+        num_texts=(int(counts[chosen].min()), int(counts[chosen].max())),
+    )
+
+
+def _comparison(tokens: PrivilegeTokens, sums: _Sums, ours: str, theirs: str) -> Comparison:
+    difference = (tokens.log_probs[ours].double() - tokens.log_probs[theirs].double()).numpy()
+    graded = bool(sums.correct.any())
+    chosen = sums.correct if graded else sums.every
+    return Comparison(ours, theirs, "correct" if graded else "all", sums.per_token(difference, chosen))
+
+
+class _Sums:
+    """Sums over tokens by problem, and ratios of such sums with their intervals.
+
+    Problems are numbered by id, so that the draws of the bootstrap mean the same in any order.
+    """
+
+    def __init__(self, tokens: PrivilegeTokens, seed: int, resamples: int) -> None:
+        self.tokens, self.seed, self.resamples = tokens, seed, resamples
+        numbers = {name: i for i, name in enumerate(sorted(set(tokens.samples)))}
+        self.num_problems = len(numbers)
+        of_response = np.array([numbers[name] for name in tokens.samples])
+        self.response: Integer[np.ndarray, " N"] = tokens.response_index_N.numpy()
+        self.problem: Integer[np.ndarray, " N"] = of_response[self.response]
+        self.lengths = np.bincount(self.response)
+        starts = np.cumsum(self.lengths) - self.lengths
+        self.position: Integer[np.ndarray, " N"] = np.arange(len(self.response)) - starts[self.response]
+        self.every: Bool[np.ndarray, " N"] = np.ones(len(self.response), dtype=bool)
+        self.correct = np.array([value is True for value in tokens.correct])[self.response]
+        self.incorrect = np.array([value is False for value in tokens.correct])[self.response]
+
+    def parts(self) -> dict[str, Bool[np.ndarray, " N"]]:
+        """Which tokens lie in each half and quarter; those that no response reaches are left out.
+
+        Cut as in `gap.means_by_part`: a response of T tokens at ceil(iT / parts).
+        """
+        found: dict[str, Bool[np.ndarray, " N"]] = {}
+        for name, parts in PARTS.items():
+            part = self.position * parts // self.lengths[self.response]
+            found |= {f"{name}_{i + 1}": part == i for i in range(parts) if parts > 1 and (part == i).any()}
+        return found
+
+    def positions(self) -> list[tuple[int, int, Bool[np.ndarray, " N"]]]:
+        """Bins 0, 1-2, 3-6, 7-14, ... with the tokens in them."""
+        found, first = [], 0
+        while first <= self.position.max():
+            end = 2 * first + 1
+            found.append((first, end, (self.position >= first) & (self.position < end)))
+            first = end
+        return found
+
+    def lift(self, name: str) -> Float[np.ndarray, " N"]:
+        """log q^z(y_t) - log q(y_t)."""
+        return (self.tokens.log_probs[name].double() - self.tokens.log_probs[PLAIN].double()).numpy()
+
+    def certainty(self, name: str, chosen: Bool[np.ndarray, " N"]) -> Certainty | None:
+        """Of the responses whose tokens are chosen; None where there is none."""
+        if not chosen.any():
+            return None
+        lift = self.lift(name)
+        is_first = chosen & (self.position == 0)
+        parts = {
+            key: self.per_token(lift, chosen & part)
+            for key, part in self.parts().items()
+            if (chosen & part).any()
+        }
+        return Certainty(
+            responses=int(is_first.sum()),
+            level=self.per_token(self.tokens.log_probs[name].double().numpy(), chosen),
+            per_token=self.per_token(lift, chosen),
+            per_response=self._ratio(self._by_problem(lift * chosen), self._by_problem(is_first)),
+            parts=parts,
+        )
+
+    def per_token(self, values: Float[np.ndarray, " N"], chosen: Bool[np.ndarray, " N"]) -> Estimate:
+        """Mean of the chosen tokens' values."""
+        return self._ratio(self._by_problem(values * chosen), self._by_problem(chosen))
+
+    def difference(
+        self,
+        ours: tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]],
+        theirs: tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]],
+    ) -> Estimate:
+        """One mean minus another, over other tokens, from the same draws of the problems."""
+        pairs = [(self._by_problem(v * chosen), self._by_problem(chosen)) for v, chosen in (ours, theirs)]
+        some = (pairs[0][1] > 0) | (pairs[1][1] > 0)
+        draws, values = [], []
+        counts = _draws(int(some.sum()), self.resamples, self.seed)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a draw may hold no correct response
+            for numerator, denominator in pairs:
+                draws.append(_product(counts, numerator[some]) / _product(counts, denominator[some]))
+                values.append(numerator.sum() / denominator.sum())
+        return _interval(float(values[0] - values[1]), draws[0] - draws[1])
+
+    def _by_problem(self, values: Any) -> Float[np.ndarray, " S"]:
+        return np.bincount(self.problem, values.astype(np.float64), self.num_problems)
+
+    def _ratio(self, numerator: Float[np.ndarray, " S"], denominator: Float[np.ndarray, " S"]) -> Estimate:
+        # Of the problems that the number is about: then no draw is without any.
+        some = denominator > 0
+        counts = _draws(int(some.sum()), self.resamples, self.seed)
+        draws = _product(counts, numerator[some]) / _product(counts, denominator[some])
+        return _interval(float(numerator.sum() / denominator.sum()), draws)
+
+
+def _interval(value: float, draws: Float[np.ndarray, " B"]) -> Estimate:
+    found = draws[np.isfinite(draws)]
+    low, high = np.quantile(found, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) if len(found) else (value, value)
+    return Estimate(value, float(low), float(high))
+
+
+@lru_cache(maxsize=4)
+def _draws(count: int, resamples: int, seed: int) -> Integer[np.ndarray, "B S"]:
+    """How often each problem is drawn in each resample of the bootstrap. Kept: all numbers that are about
+    the same problems must come from the same draws."""
+    random = np.random.default_rng(seed)
+    counts = np.empty((resamples, count), dtype=np.uint16)
+    for row in counts:
+        row[:] = np.bincount(random.integers(count, size=count), minlength=count)
+    return counts
+
+
+def _product(counts: Integer[np.ndarray, "B S"], values: Float[np.ndarray, " S"]) -> Float[np.ndarray, " B"]:
+    # A few draws at a time: all of them as floats would be gigabytes for thousands of problems.
+    rows = range(0, len(counts), RESAMPLES_AT_ONCE)
+    return np.concatenate([counts[i : i + RESAMPLES_AT_ONCE].astype(np.float64) @ values for i in rows])

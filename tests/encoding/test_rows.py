@@ -1,0 +1,173 @@
+"""Rows: positions, alignment, and shared prompts against repeated ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vicur.data.views import Blind, Hinted, Plain
+from vicur.encoding.layout import build_rows, siblings_per_row
+from vicur.scoring.engine import Term
+from vicur.scoring.scorer import Scorer, ScoringConfig
+
+
+def test_positions_equal_the_models_own(base, samples):
+    """Several images, none, and a hint: row by row what `get_rope_index` says for the whole row."""
+    two = replace(
+        samples[0],
+        messages=(
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Compare"},
+                    {"type": "image"},
+                    {"type": "image"},
+                    {"type": "text", "text": "now."},
+                ],
+            },
+        ),
+        images=(samples[0].images[0], samples[1].images[0].resize((96, 48))),
+    )
+    scorer = Scorer(base)
+    shown = [Plain().show(two), Blind().show(samples[0]), Hinted("cue").show(samples[1])]
+    prompts = scorer.encoder.encode(shown)
+    response = torch.tensor([11, 12, 13])
+    rows = build_rows(prompts, [[response]] * 3, pad_id=0, padding_side="left")
+    expected, _ = base.model.model.get_rope_index(
+        rows.input_ids,
+        image_grid_thw=rows.media["image_grid_thw"],
+        attention_mask=rows.attention_mask.long(),
+        mm_token_type_ids=rows.token_types,
+    )
+    real = rows.attention_mask
+    assert torch.equal(rows.position_ids[1:][:, real], expected[:, real])
+    for row in range(3):
+        count = int(real[row].sum())
+        assert torch.equal(rows.position_ids[0, row, real[row]], torch.arange(count))
+
+
+def test_predicting_positions_stand_one_before_each_token(base, samples, responses):
+    scorer = Scorer(base)
+    prompts = scorer.encode(samples[:2], Plain())
+    rows = build_rows(prompts, [responses[:2], responses[2:5]], pad_id=0)
+    given_ids = torch.cat(responses[:5])
+    assert torch.equal(rows.response_ids, given_ids)
+    following = rows.input_ids[rows.predicts_row, rows.predicts_column + 1]
+    first = torch.tensor([True, *(rows.response_index.diff() > 0).tolist()])
+    assert torch.equal(following[~first], given_ids[~first])
+    last_of_prompt = torch.tensor([len(prompts[r]) - 1 for r in rows.predicts_row[first].tolist()])
+    assert torch.equal(rows.predicts_column[first], last_of_prompt)
+
+
+def test_an_empty_response_is_refused(base, samples):
+    prompts = Scorer(base).encode(samples[:1], Plain())
+    with pytest.raises(ValueError, match="has no token"):
+        build_rows(prompts, [[torch.tensor([], dtype=torch.long)]], pad_id=0)
+
+
+def log_probs_and_gradients(loaded, samples, siblings, *, share, **layout):
+    scorer = Scorer(loaded, ScoringConfig(share_prompts="never"))
+    loaded.model.zero_grad()
+    prompts = scorer.encode(samples, Plain())
+    if share:
+        rows = build_rows(prompts, siblings, pad_id=loaded.vocabulary.pad_id, **layout)
+    else:
+        rows = scorer.rows(prompts, siblings)
+    weights = torch.linspace(-1, 1, len(rows.response_ids))
+    term = Term("log_prob", lambda block: block.log_prob_C, weights)
+    found = scorer.weighted_terms(rows, [term], {})
+    found.loss.backward()
+    gradients = {n: p.grad.clone() for n, p in loaded.model.named_parameters() if p.grad is not None}
+    return found.values_JN[0], gradients
+
+
+@pytest.mark.parametrize("layout", [{}, {"padding_side": "left"}, {"pad_to": 150}])
+def test_shared_prompts_equal_repeated_prompts(student, samples, responses, layout):
+    """Log-probs and gradients, with recovery, several images in the batch and ragged siblings."""
+    siblings = [responses[:3], responses[3:5], responses[5:]]
+    repeated, by_hand = log_probs_and_gradients(student, samples[:3], siblings, share=False)
+    shared, gradients = log_probs_and_gradients(student, samples[:3], siblings, share=True, **layout)
+    torch.testing.assert_close(shared, repeated, rtol=1e-4, atol=2e-5)
+    assert gradients.keys() == by_hand.keys()
+    for name, gradient in gradients.items():
+        scale = by_hand[name].abs().max().item()
+        assert torch.allclose(gradient, by_hand[name], rtol=1e-3, atol=1e-4 * scale + 1e-6), name
+
+
+@given(st.permutations(range(6)), st.integers(1, 6))
+def test_order_and_split_change_nothing(shared_student, samples, responses, order, size):
+    scorer = Scorer(shared_student, ScoringConfig(samples_per_batch=size))
+    straight = Scorer(shared_student).log_probs(samples, [[r] for r in responses], Plain())
+    lengths = [len(r) for r in responses]
+    expected = torch.cat([straight.split(lengths)[i] for i in order])
+    mixed = scorer.log_probs(
+        [samples[i] for i in order],
+        [[responses[i]] for i in order],
+        Plain(),
+    )
+    torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_shared_prompts_under_eager_attention(student, samples, responses):
+    """Eager attention adds the mask to its scores, so a boolean one would hardly mask at all."""
+    ids = [responses[:3], responses[3:5]]
+    found = []
+    for implementation in ("sdpa", "eager"):
+        student.model.set_attn_implementation(implementation)
+        found.append(Scorer(student).log_probs(samples[:2], ids, Plain()))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=2e-5)
+
+
+def test_padding_content_never_matters(student, samples, responses):
+    """Another id in the padding, same numbers: nothing attends to it."""
+    scorer = Scorer(student)
+    prompts = scorer.encode(samples, Plain())
+    found = []
+    for pad_id in (477, 5):
+        rows = build_rows(prompts, [[r] for r in responses], pad_id=pad_id, pad_to=99)
+        found.append(scorer.policy(rows, lambda hidden, head: hidden).detach())
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    "prompt, lengths, hidden_size, expected",
+    [
+        (100, [20] * 4, 128, 4),  # cheap: one row
+        (1800, [200] * 4, 2048, 4),  # a long prompt is worth sharing
+        (1800, [4096] * 4, 2048, 1),  # the square of 18,184 tokens is not
+        (50, [7], 128, 1),
+    ],
+)
+def test_how_many_siblings_share_a_row(prompt, lengths, hidden_size, expected):
+    assert siblings_per_row(prompt, lengths, hidden_size) == expected
+
+
+def test_rows_of_two_siblings_keep_the_flat_order(base, samples, responses, monkeypatch):
+    monkeypatch.setattr("vicur.scoring.scorer.siblings_per_row", lambda *_: 2)
+    scorer = Scorer(base)
+    prompts = scorer.encode(samples[:2], Plain())
+    rows = scorer.rows(prompts, [responses[:3], responses[3:6]])
+    assert len(rows.input_ids) == 4
+    assert torch.equal(rows.response_ids, torch.cat(responses))
+    found = scorer.log_probs(samples[:2], [responses[:3], responses[3:6]], Plain())
+    alone = Scorer(base, ScoringConfig(share_prompts="never"))
+    expected = alone.log_probs(samples[:2], [responses[:3], responses[3:6]], Plain())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_nan_in_padding_never_reaches_the_loss(student, samples, responses):
+    """Whatever the hidden states are where no response token is predicted."""
+    scorer = Scorer(student)
+    rows = build_rows(scorer.encode(samples[:3], Plain()), [[r] for r in responses[:3]], pad_id=0, pad_to=120)
+    hidden = torch.full((*rows.input_ids.shape, 8), torch.nan)
+    hidden[rows.predicts_row, rows.predicts_column] = torch.randn(len(rows.response_ids), 8)
+    hidden.requires_grad_()
+    rows.predicting(hidden).square().sum().backward()
+    assert torch.isfinite(hidden.grad).all()
+    elsewhere = torch.ones(hidden.shape[:2], dtype=torch.bool)
+    elsewhere[rows.predicts_row, rows.predicts_column] = False
+    assert not hidden.grad[elsewhere].any()

@@ -1,0 +1,180 @@
+"""The estimate of a run's memory: against arithmetic done by hand, and against what autograd really keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vicur.compat import checkpoint_activations
+from vicur.cuebench.generate import write_parquet
+from vicur.cuebench.tiny import TinySize, build_model
+from vicur.data.pixels import PixelLimits
+from vicur.data.views import Plain
+from vicur.models.load import StudentConfig, load_student
+from vicur.objectives.objective import Look, Needs
+from vicur.preflight.memory import (
+    GIB,
+    HELD,
+    PROCESS,
+    MemoryEstimate,
+    Workload,
+    estimate_memory,
+    memory_warning,
+)
+from vicur.preflight.prompt_sizes import PromptSizes
+from vicur.run.build import build
+from vicur.run.recipe import load_recipe
+from vicur.scoring.scorer import Scorer
+from vicur.scoring.teacher import Teacher, TeacherConfig
+
+SIZES = PromptSizes(8, 90.0, 100, "longest", 16.0, 16, 4096.0)
+WORK = Workload(
+    prompts=8,
+    siblings=1,
+    student=SIZES,
+    teacher=replace(SIZES, mean_tokens=110.0, most_tokens=120),
+    response_tokens=50,
+    micro_batch=2,
+    scoring_batch=1,
+    decoding_batch=1,
+    writer="student",
+    checkpointing=False,
+)
+NEEDS = Needs(log_probs={"old": Look("student", Plain())}, distributions={"teacher": Look("teacher", None)})
+
+
+def test_tokens_of_a_step():
+    work = replace(WORK, siblings=2)
+    assert work.generated == 8 * 2 * 50
+    # the student with gradient, its old log-probs, the teacher once
+    assert work.scored(NEEDS) == 8 * ((90 + 100) + (90 + 100) + (110 + 100))
+
+
+def test_weights_states_and_caches(base_folder):
+    student = load_student(StudentConfig(base_folder))
+    count = sum(p.numel() for p in student.model.parameters())
+    teacher = Teacher.of(TeacherConfig(), student)
+    found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
+    assert found.resident["student's weights"] == found.resident["teacher's weights"] == 4 * count
+    assert found.resident["AdamW's moments"] == 8 * count
+    assert found.resident["Python and its libraries"] == PROCESS
+    # 8 problems: an image of 64 x 64 in RGB; 64 patches of 384 float32 numbers, for two readers
+    assert found.resident["problems of a step"] == 8 * (3 * 4096 + 2 * 64 * 384 * 4)
+    assert found.phases["update"]["gradient"] == 4 * count
+    # 8 prompts, 50 tokens, one distribution, 64 float32 numbers
+    assert found.phases["update"]["distributions"] == 8 * 50 * 64 * 4
+    # the largest matrix twice, its 484 words of 64 numbers
+    assert found.phases["optimizer step"]["temporaries"] == 2 * 4 * 484 * 64
+    # 4 layers, 2 heads of 16, keys and values, float32; 150 tokens
+    assert found.phases["sampling"]["keys and values of the responses"] == 150 * 2 * 4 * 2 * 16 * 4
+    assert found.total == sum(found.parts.values())
+    assert set(found.resident) < set(found.parts) and found.largest == "optimizer step"
+
+
+def test_half_precision_and_shared_weights(base_folder):
+    student = load_student(StudentConfig(base_folder, dtype="bfloat16"))
+    count = sum(p.numel() for p in student.model.parameters())
+    teacher = Teacher.of(TeacherConfig(update="live"), student)
+    found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
+    assert found.resident["student's weights"] == (2 + 4) * count
+    assert "teacher's weights" not in found.parts
+    # float32 while it is computed, and then in bfloat16
+    assert found.phases["update"]["the head's gradient before it is added"] == (4 + 2) * 484 * 64
+
+
+def kept(scorer, samples):
+    """Bytes that autograd keeps of a pass over some prompts and responses, weights left out."""
+    model = scorer.policy.model
+    model.train()
+    rows = scorer.rows(scorer.encode(samples, Plain()), [[torch.full((50,), 9)]] * len(samples))
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    storages: dict[int, int] = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.model(**rows.model_inputs(model.dtype), use_cache=False)
+    return sum(storages.values())
+
+
+@pytest.fixture(scope="module")
+def wide_folder(processor, tmp_path_factory):
+    """A checkpoint so wide that numbers per head and per norm weigh little, as in a real one."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("wide")
+    size = TinySize(hidden=256, layers=3, heads=4, vision_hidden=128, vision_layers=3)
+    build_model(size, processor).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("recovery, freeze", [(False, False), (True, False), (False, True)])
+def test_activations_are_what_autograd_keeps(wide_folder, samples, dtype, recovery, freeze):
+    config = StudentConfig(wide_folder, dtype=dtype, freeze_vision=freeze)
+    config = replace(config, recovery=replace(config.recovery, enabled=recovery))
+    scorer = Scorer(load_student(config), limits=PixelLimits(min_pixels=160 * 160))
+    chosen = samples[:4]
+    sizes = PromptSizes.of(chosen, scorer.encoder, Plain())
+    found = estimate_memory(scorer, None, NEEDS, replace(WORK, student=sizes, teacher=None, micro_batch=4))
+    parts = found.phases["update"]
+    ours = parts["activations of the language model"] + parts["activations of the vision tower"]
+    if (
+        dtype == "float32" and not freeze
+    ):  # the processor's own numbers are what the tower's first layer keeps
+        ours += parts["pixel values"]
+    theirs = kept(scorer, chosen)
+    assert 0.95 * theirs <= ours <= 1.25 * theirs
+
+
+def test_checkpointing_keeps_the_inputs_of_layers(base_folder, samples):
+    scorer = Scorer(load_student(StudentConfig(base_folder)))
+    checkpoint_activations(scorer.policy.model)
+    plain = estimate_memory(scorer, None, NEEDS, replace(WORK, teacher=None)).phases["update"]
+    found = estimate_memory(scorer, None, NEEDS, replace(WORK, teacher=None, checkpointing=True))
+    name = "activations of the language model"
+    # per token: 4 layers' inputs of 64 float32 numbers, the last norm's input and result, one layer's inside
+    tokens, last = 2 * 150, 2 * 150 * 2 * 64 * 4
+    assert found.phases["update"][name] == tokens * 4 * 64 * 4 + last + (plain[name] - last) / 4
+
+
+@pytest.mark.parametrize(
+    "phase, change, first",
+    [
+        ("update", {}, "optimizer.prompts_per_micro_batch=1 or less (now 2)"),
+        ("update", {"micro_batch": 1}, "scoring.gradient_checkpointing=true"),
+        ("update", {"micro_batch": 1, "checkpointing": True}, "a lower rollout.sampling.max_new_tokens"),
+        ("scoring", {"scoring_batch": 6}, "scoring.samples_per_batch=3 or less (now 6)"),
+        ("sampling", {"decoding_batch": 9}, "rollout.prompts_per_batch=4 or less (now 9)"),
+        ("optimizer step", {}, "teacher.dtype=bfloat16"),
+        ("optimizer step", {"teacher": None}, "student.lora={rank: 16}"),
+    ],
+)
+def test_a_warning_names_the_settings_in_their_order(phase, change, first):
+    phases = {name: {HELD: 0.0} for name in ("sampling", "scoring", "update", "optimizer step")}
+    phases[phase] = {HELD: 0.0, "much": 3.0 * GIB}
+    estimate = MemoryEstimate({"weights": 2.0 * GIB}, phases)
+    assert memory_warning(estimate, replace(WORK, **change), 5 * GIB) is None
+    assert memory_warning(estimate, replace(WORK, **change), None) is None
+    sentence = memory_warning(estimate, replace(WORK, **change), 4 * GIB)
+    assert f"5.0 GiB ({phase}) is above the device's 4.0 GiB" in sentence
+    assert sentence.partition("in this order: ")[2].startswith(first)
+
+
+def test_a_plan_measures_the_prompts_of_all_problems(base_folder, tmp_path):
+    path = tmp_path / "train.parquet"
+    write_parquet("segments", "train", 8, path)
+    overrides = [f"student.model={base_folder}", f"data.train={path}", "training.prompts_per_step=4"]
+    run = build(load_recipe("cuebench/opsd_cue", overrides))
+    plan = run.plan()
+    lengths = plan.work.student
+    assert lengths.problems == 8 and lengths.mean_visual == lengths.most_visual == 16
+    assert plan.work.teacher.most_tokens > lengths.most_tokens > 16
+    assert [check.passed for check in plan.fitting] == [True, True]
+    assert plan.warning is None and plan.memory.total > PROCESS

@@ -1,0 +1,185 @@
+"""Settings: one grammar for every command; a mistake names where it was made."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vicur.cli.options import Option, canonical, layers_of
+from vicur.cues.settings import AuditSettings, BuildConfig, WorthSettings
+from vicur.evaluation.settings import EvaluationSettings
+from vicur.paths import PathText
+from vicur.run.recipe import Recipe, load_recipe
+from vicur.settings.familiar import ABSENT, RENAMED, answer_for
+from vicur.settings.schema import Layer, SettingsError, as_yaml, schema_of, setting_types
+
+COMMANDS = {"train": Recipe, "eval": EvaluationSettings}
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Inner settings."""
+
+    rate: float = 1.0
+    """A rate."""
+    kind: Literal["a", "b"] = "a"
+    """A kind."""
+
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise ValueError(f"rate must be 0 or more, not {self.rate}.")
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Outer settings."""
+
+    inner: Inner = field(default_factory=Inner)
+    """The inner ones."""
+    count: int = 3
+    """A count."""
+    place: PathText = "here"
+    """A path."""
+    places: list[PathText] | None = None
+    """Paths."""
+    words: str | None = None
+    """No path."""
+
+
+SCHEMA = schema_of(Outer, "train")
+
+
+def test_later_layers_win_and_paths_are_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = Layer("own.yaml", SCHEMA.flatten({"inner": {"rate": 2.0}, "place": "~/a", "words": "~/b"}))
+    found = SCHEMA.load([file, *SCHEMA.overrides(["--inner.rate=3", "inner.kind=b", "places=[~/c, d]"])])
+    assert found == Outer(Inner(3.0, "b"), 3, f"{tmp_path}/a", [f"{tmp_path}/c", "d"], "~/b")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["inner.rate=-1", "count=4"], r"^inner\.rate=-1: rate must be 0 or more, not -1\.0\.$"),
+        (["count=4", "count=x"], r"^count=x: count must be a whole number, not 'x'\.$"),
+        (["count=x", "inner.rate=2"], r"^count=x: "),
+        (["inner.kind=c"], r"^inner\.kind=c: inner\.kind must be one of a, b"),
+        (["inner.rat=1"], r"^inner\.rat=1: there is no setting 'inner\.rat'; did you mean 'inner\.rate'\?$"),
+        (["rate=1"], r"^rate=1: there is no setting 'rate': it is inner\.rate here\.$"),
+    ],
+)
+def test_an_override_is_blamed_for_its_own_mistake(overrides, message):
+    file = Layer("own.yaml", {"inner.rate": 5.0})
+    with pytest.raises(SettingsError, match=message):
+        SCHEMA.load([file, *SCHEMA.overrides(overrides)])
+
+
+@pytest.mark.parametrize("flat", [{"inner.rate": -2.0}, {"count": "x"}, {"colour": 1}])
+def test_a_file_is_blamed_for_its_own_mistake(flat):
+    with pytest.raises(SettingsError, match=r"^own\.yaml: "):
+        SCHEMA.load([Layer("own.yaml", flat), *SCHEMA.overrides(["inner.kind=b"])])
+
+
+def test_a_base_is_blamed_for_its_own_mistake_and_no_packaged_path_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text("optimizer: {learning_rate: quick}")
+    (tmp_path / "own.yaml").write_text("base: base.yaml\ntraining: {steps: 3}")
+    with pytest.raises(SettingsError, match=r"^base\.yaml: optimizer\.learning_rate must be a number"):
+        load_recipe("own.yaml")
+    with pytest.raises(SettingsError) as caught:
+        load_recipe("cuebench/opsd_cue", ["teacher.model=self", "teacher.privilege=none"])
+    assert str(caught.value).startswith("teacher.privilege=none: The teacher is the student's own start")
+    assert os.sep + "src" not in str(caught.value)
+
+
+def test_options_are_settings_under_a_shorter_name():
+    declared = (Option("--count", "count", "a count"), Option("--kind", "inner.kind", "a kind"))
+    given_options = {"setting count": "7", "setting inner.kind": None, "column_pairs": []}
+    assert SCHEMA.load(layers_of(SCHEMA, given_options, declared, ["inner.kind=b"])) == Outer(
+        Inner(1.0, "b"), 7
+    )
+    with pytest.raises(SettingsError, match=r"^--count many: count must be a whole number"):
+        SCHEMA.load(layers_of(SCHEMA, {**given_options, "setting count": "many"}, declared, []))
+
+
+def test_values_of_dotted_names_are_never_taken_for_arguments():
+    words = [
+        "train",
+        "--a.b",
+        "5",
+        "r.yaml",
+        "--max_new_tokens",
+        "3",
+        "--c.d_e=x_y",
+        "f_g=h",
+        "--print_config",
+    ]
+    wanted = ["train", "--a.b=5", "r.yaml", "--max-new-tokens", "3", "--c.d_e=x_y", "f_g=h", "--print-config"]
+    assert canonical(words) == wanted
+    assert canonical(["x", "--a.b"]) == ["x", "--a.b"]
+
+
+@given(st.lists(st.text(max_size=6)))
+def test_any_words_survive(words):
+    assert len(canonical(words)) <= len(words)
+
+
+@pytest.mark.parametrize("component", [Recipe, EvaluationSettings, AuditSettings, WorthSettings])
+def test_settings_written_out_read_back(component):
+    import yaml
+
+    schema = schema_of(component)
+    default = component()
+    assert schema.load([Layer("written", schema.flatten(yaml.safe_load(as_yaml(default))))]) == default
+
+
+def test_every_setting_has_a_help_text():
+    for component in (EvaluationSettings, AuditSettings, WorthSettings, BuildConfig):
+        text = " ".join(schema_of(component).parser.format_help().split())
+        assert "Length limit" in text or component is not BuildConfig
+        assert "None for" not in text.split("video.")[0] or component is not BuildConfig
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_familiar_names_lead_to_settings_that_exist(command):
+    known = setting_types(COMMANDS[command])
+    for name, ours in RENAMED[command].items():
+        assert ours in known, f"{name} leads to {ours}, which does not exist"
+    both = set(RENAMED[command]) & set(ABSENT[command])
+    assert not both, f"named twice: {both}"
+    for name in (*RENAMED[command], *ABSENT[command]):
+        assert name not in known or name in ("model", "dtype"), f"{name} is a setting itself"
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("batch_size", "training.prompts_per_step"),
+        ("per_device_train_batch_size", "optimizer.prompts_per_micro_batch"),
+        ("num_generations", "rollout.siblings"),
+        ("actor_rollout_ref.rollout.n", "rollout.siblings"),
+        ("actor_rollout_ref.actor.optim.lr", "optimizer.learning_rate"),
+        ("--max-completion-length", "rollout.sampling.max_new_tokens"),
+        ("lr", "optimizer.learning_rate"),
+        ("output_dir", "training.output"),
+        ("lora_r", "student.lora.rank"),
+        ("bf16", "student.dtype"),
+        ("trainer.total_epochs", "training.epochs"),
+    ],
+)
+def test_names_of_other_libraries_are_answered(name, ours):
+    assert answer_for(name, "train") == f"it is {ours} here."
+
+
+@pytest.mark.parametrize(
+    "name", ["save_steps", "--resume", "beta", "trainer.save_freq", "eval_steps", "use_vllm"]
+)
+def test_what_does_not_exist_is_said_so(name):
+    answer = answer_for(name, "train")
+    assert answer is not None and not answer.startswith("it is")
+    with pytest.raises(SettingsError, match="there is no setting"):
+        load_recipe("cuebench/opsd_cue", [f"{name.removeprefix('--')}=1"])
