@@ -27,7 +27,8 @@ from torch import Tensor
 from vicur.objectives.divergence import DivergenceOPD
 from vicur.objectives.objective import STUDENT_BLIND, TEACHER, TEACHER_BLIND, ScoredTokens
 from vicur.objectives.visual_steering import VisualSteeringOPD
-from vicur.scoring.engine import Reading, Scores, Term, observed_terms, weighted_terms
+from vicur.scoring.engine import Reading, observed_terms, weighted_terms
+from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import reverse_kl, visual_target_kl
 
 VOCABULARY, KEPT = 151_936, 151_643  # rows of Qwen3-VL's head; words kept in front of the special tokens

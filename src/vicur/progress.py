@@ -98,3 +98,7 @@ class Progress:
         if accuracy is not None:
             note += f", rollouts {accuracy:.0f} % right"
         self.note(note)
+
+
+Bars = Callable[[str], Progress]
+"""Makes the progress bar of a title."""

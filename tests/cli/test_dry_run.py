@@ -6,7 +6,7 @@ import pytest
 
 from vicur.cli.main import main
 from vicur.cuebench.generate import write_parquet
-from vicur.models.checkpoints import resolve_packaged
+from vicur.packaged import resolve_packaged
 from vicur.run.recipe import load_recipe
 
 RECIPES = resolve_packaged("recipes")

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from vicur.cuebench import generate
+from vicur.cuebench.boxes import cue_boxes
 from vicur.cuebench.generate import scenes, to_sample, write_parquet
-from vicur.data.sources import FileSource, cue_boxes
+from vicur.data.sources import FileSource
 
 
 @pytest.mark.parametrize("family", ["segments", "chords"])

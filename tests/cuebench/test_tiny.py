@@ -20,8 +20,8 @@ from vicur.cuebench.scenes import COLOURS
 from vicur.cuebench.tiny import SIZES, TinySize, build_model, build_tokenizer
 from vicur.data.views import Blind, Hinted, Plain
 from vicur.evaluation.runner import EvaluationConfig, evaluate
-from vicur.models.checkpoints import resolve_packaged
 from vicur.models.load import LoadedModel, load_model
+from vicur.packaged import resolve_packaged
 from vicur.progress import Progress
 from vicur.rollouts.processors import SamplingConfig
 

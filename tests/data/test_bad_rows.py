@@ -18,8 +18,8 @@ from vicur.data.sources import DataConfig, FileSource
 from vicur.data.tables import ListTable
 from vicur.data.views import Hinted, Plain
 from vicur.encoding.inspect import inspect_source
-from vicur.encoding.layout import PromptEncoder
 from vicur.encoding.lengths import fit_prompts
+from vicur.encoding.prompts import PromptEncoder
 
 
 @cache

@@ -16,7 +16,7 @@ from transformers.models.qwen3_vl import processing_qwen3_vl, video_processing_q
 from vicur.data.pixels import PixelLimits, VisualSizes
 from vicur.data.sample import Sample, Video
 from vicur.data.views import Degraded, Masked, Plain, Shown
-from vicur.encoding.layout import PromptEncoder
+from vicur.encoding.prompts import PromptEncoder
 
 SIDE = 16
 """Pixels a side of the tiny processor's visual token."""

@@ -11,8 +11,8 @@ from PIL import Image
 from vicur.data.sample import Privilege, Sample, Video
 from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import Blind, Hinted, Plain, Shown
-from vicur.encoding.layout import PromptEncoder
 from vicur.encoding.lengths import prompt_length
+from vicur.encoding.prompts import PromptEncoder
 
 SPECIAL = (
     "<|image_pad|>",

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from vicur.diagnostics.attention import mass_in_boxes, sink_attention
-from vicur.diagnostics.dependence import measure_visual_advantage, quantiles, top_mass
+from vicur.diagnostics.dependence import quantiles, top_mass
 from vicur.diagnostics.gap import means_by_part
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
+from vicur.evaluation.visual_advantage import measure_visual_advantage
 from vicur.scoring.scorer import Scorer
 
 

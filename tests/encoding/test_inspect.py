@@ -12,7 +12,7 @@ from vicur.data.sources import FileSource
 from vicur.data.tables import ListTable
 from vicur.data.views import Hinted, Plain
 from vicur.encoding.inspect import Spread, inspect_source
-from vicur.encoding.layout import PromptEncoder
+from vicur.encoding.prompts import PromptEncoder
 
 
 def png(size, cut=0) -> bytes:

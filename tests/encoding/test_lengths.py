@@ -18,8 +18,8 @@ from vicur.data.sample import Video
 from vicur.data.sources import DataConfig, FileSource
 from vicur.data.tables import ListTable
 from vicur.data.views import Hinted, Plain, Shown
-from vicur.encoding.layout import PromptEncoder
 from vicur.encoding.lengths import fit_prompts, prompt_length, split_by_length
+from vicur.encoding.prompts import PromptEncoder
 
 sides = st.integers(1, 200)
 sizes = st.tuples(sides, sides).filter(lambda size: max(size) <= 200 * min(size))

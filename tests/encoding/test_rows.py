@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from vicur.data.views import Blind, Hinted, Plain
 from vicur.encoding.layout import build_rows, siblings_per_row
-from vicur.scoring.engine import Term
 from vicur.scoring.scorer import Scorer, ScoringConfig
+from vicur.scoring.term import Term
 
 
 def test_positions_equal_the_models_own(base, samples):

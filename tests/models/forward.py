@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from vicur.data.views import Plain
-from vicur.encoding.layout import PromptEncoder, build_rows
+from vicur.encoding.layout import build_rows
+from vicur.encoding.prompts import PromptEncoder
 
 
 def prompts_of(loaded, samples):

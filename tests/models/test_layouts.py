@@ -16,7 +16,8 @@ from PIL import Image
 from vicur.compat import cache_argument, cache_of
 from vicur.data.sample import Sample, Video
 from vicur.data.views import Plain
-from vicur.encoding.layout import PromptEncoder, build_rows
+from vicur.encoding.layout import build_rows
+from vicur.encoding.prompts import PromptEncoder
 
 CLOSE = {"rtol": 1e-4, "atol": 3e-5}
 

@@ -17,7 +17,8 @@ from transformers import AutoModelForImageTextToText
 import vicur  # noqa: F401  registers the model
 from vicur.compat import cache_argument, cache_of, checkpoint_activations
 from vicur.data.views import Plain
-from vicur.encoding.layout import PromptEncoder, build_rows
+from vicur.encoding.layout import build_rows
+from vicur.encoding.prompts import PromptEncoder
 from vicur.models.load import (
     RecoveryConfig,
     StudentConfig,

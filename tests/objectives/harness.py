@@ -15,7 +15,8 @@ from vicur.objectives.objective import (
     TEACHER_PLAIN,
     ScoredTokens,
 )
-from vicur.scoring.engine import Reading, Scores, Term, observed_terms, sampled_log_probs, weighted_terms
+from vicur.scoring.engine import Reading, observed_terms, sampled_log_probs, weighted_terms
+from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import reverse_kl
 
 LOOKS = (TEACHER, TEACHER_PLAIN, TEACHER_DEGRADED, TEACHER_BLIND, STUDENT_BLIND)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vicur.objectives.objective import STUDENT_BLIND, ScoredTokens
 from vicur.objectives.visual_steering import VDS, VisualSteeringOPD, derived_scale
-from vicur.scoring.engine import STUDENT
+from vicur.scoring.term import STUDENT
 from vicur.scoring.terms import generalized_jsd, reverse_kl, visual_target_kl
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vicur.data.views import Plain
-from vicur.rollouts.sampler import Response, Sampler
+from vicur.rollouts.rollout import Response
+from vicur.rollouts.sampler import Sampler
 from vicur.rollouts.source import DatasetSource, RolloutConfig, SampledSource
 from vicur.scoring.scorer import Scorer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vicur.models.checkpoints import resolve_packaged
+from vicur.packaged import resolve_packaged
 from vicur.run.recipe import load_recipe, recipe_schema, to_yaml
 from vicur.settings.schema import SettingsError
 

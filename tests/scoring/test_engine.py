@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import check_same_vocabulary
 from vicur.scoring import engine as vocabulary
-from vicur.scoring.engine import (
-    Reading,
-    Scores,
-    Term,
-    observed_terms,
-    sampled_log_probs,
-    weighted_terms,
-)
+from vicur.scoring.engine import Reading, observed_terms, sampled_log_probs, weighted_terms
+from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import cross_entropy, entropy, forward_kl, reverse_kl, visual_target_kl
 
 WORDS, KEPT = 12, 8

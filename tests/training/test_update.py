@@ -21,8 +21,7 @@ from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
 from vicur.objectives.visual_steering import VisualSteeringOPD
-from vicur.rollouts.rollout import Rollouts
-from vicur.rollouts.sampler import Response
+from vicur.rollouts.rollout import Response, Rollouts
 from vicur.scoring.scorer import Policy, Scorer, ScoringConfig
 from vicur.scoring.teacher import Teacher
 from vicur.training.measurement import Measurement

@@ -11,18 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vicur.data.sample import Privilege
-from vicur.data.views import Blind, Hinted, Plain
+from vicur.data.views import Blind, BlindHinted, Hinted, Plain
 from vicur.encoding.layout import build_rows
 from vicur.scoring.scorer import Scorer, ScoringConfig
-from vicur.worth.measure import (
-    PrivilegeConfig,
-    measure_privileges,
-    mixture_information,
-    mixture_information_above,
-)
+from vicur.scoring.terms import mixture_information, mixture_information_above
+from vicur.worth.measure import PrivilegeConfig, measure_privileges
 from vicur.worth.responses import StudentResponses
 from vicur.worth.summary import privilege_worth
-from vicur.worth.texts import BlindHinted, others, with_text
+from vicur.worth.texts import others, with_text
 
 ONLY_CUE = PrivilegeConfig(kinds=("cue",), blind=False, blind_hinted=False, shuffled=False)
 

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 
 from vicur.data.sample import Privilege
 from vicur.data.sources import FileSource
-from vicur.data.views import Blind, Hinted
-from vicur.worth.texts import (
-    BlindHinted,
-    others,
-    outline,
-    several_texts,
-    text_of,
-    with_text,
-)
+from vicur.data.views import Blind, BlindHinted, Hinted
+from vicur.worth.texts import others, outline, several_texts, text_of, with_text
 
 few_words = st.lists(
     st.sampled_from(["red 3", "red  3", " red 3", "blue 5", "green 7", "9", "x = 2"]), min_size=2

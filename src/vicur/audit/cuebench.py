@@ -10,9 +10,9 @@ from itertools import groupby
 
 from vicur.audit.values import find_values
 from vicur.audit.visible import counts_something, counts_visible
+from vicur.cuebench.boxes import cue_boxes
 from vicur.cuebench.scenes import COLOURS, Scene, SegmentsScene
 from vicur.data.sample import Sample
-from vicur.data.sources import cue_boxes
 
 _COLOUR = re.compile(rf"\b(?:{'|'.join(COLOURS)})\b", re.IGNORECASE)
 _UNKNOWN = re.compile(r"(?<![\w'])x(?![\w'])")

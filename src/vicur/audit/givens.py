@@ -12,8 +12,8 @@ from vicur.audit.grounding import Ask, yes_or_no
 from vicur.audit.rows import CueRow
 from vicur.audit.values import find_values
 from vicur.audit.visible import counts_visible
+from vicur.cuebench.boxes import cue_boxes
 from vicur.data.sample import Sample
-from vicur.data.sources import cue_boxes
 
 Known = bool | int | None
 """True: drawn, so that a cue may state it. False: not drawn. A number: drawn so many times, and to be stated

@@ -13,8 +13,8 @@ from vicur.cli.options import Option, layers_of
 from vicur.cli.terminal import evaluation_lines
 from vicur.data.bad_rows import BadRowError
 from vicur.data.sources import FileSource
-from vicur.encoding.layout import PromptEncoder
 from vicur.encoding.lengths import fit_prompts
+from vicur.encoding.prompts import PromptEncoder
 from vicur.evaluation.responses import ResponseStore
 from vicur.evaluation.runner import Answer, Evaluation, resume_evaluation, unasked
 from vicur.evaluation.settings import EvaluationSettings

@@ -582,7 +582,7 @@ def _print_json(value: object) -> None:
 def _inspect(options: argparse.Namespace, console: Console) -> None:
     from vicur.cli.terminal import print_inspection
     from vicur.encoding.inspect import inspect_source
-    from vicur.encoding.layout import PromptEncoder
+    from vicur.encoding.prompts import PromptEncoder
     from vicur.models.checkpoints import read_processor
     from vicur.scoring.teacher import TeacherConfig
 

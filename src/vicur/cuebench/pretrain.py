@@ -34,8 +34,8 @@ from vicur.objectives.reduction import mean_weights
 from vicur.rewards.grader import is_correct
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
-from vicur.scoring.engine import Term
 from vicur.scoring.scorer import Scorer
+from vicur.scoring.term import Term
 from vicur.scoring.terms import cross_entropy
 
 Report = Callable[[str], None]

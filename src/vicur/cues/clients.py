@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from vicur.cues.requests import Asking, CueRequest
-from vicur.encoding.layout import PromptEncoder
+from vicur.encoding.prompts import PromptEncoder
 from vicur.files import folder_digest
 from vicur.models.load import LoadedModel, load_model
 from vicur.rewards.thinking import opened_thought

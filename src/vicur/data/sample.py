@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
@@ -101,3 +101,11 @@ class Sample:
                     f"Sample {self.id}: the messages have {asked} {kind} placeholder(s), but the "
                     f"sample has {count} {kind}(s)."
                 )
+
+
+TextKind = Literal["cue", "rationale", "answer"]
+"""The privileges that are one text. A ready-made teacher prompt holds the problem too: it cannot be
+shown with another problem, nor compared text by text."""
+
+
+TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)

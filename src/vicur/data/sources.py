@@ -7,7 +7,6 @@ A source is a sequence: `source[i]` decodes and returns one `Sample`. What a nam
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -554,10 +553,3 @@ def _holds_pictures(value: Any) -> bool:
 def _last_text(fields: Fields) -> str:
     """The words of the last turn, which asks for the answer."""
     return "".join(part.get("text", "") for part in fields.messages[-1]["content"])
-
-
-def cue_boxes(sample: Sample) -> list[tuple[str, str, tuple[float, float, float, float]]]:
-    """Name, value and (left, top, right, bottom) in pixels of what a sample's cue names, if known."""
-    raw = sample.meta.get("cue_boxes")
-    entries = json.loads(raw) if isinstance(raw, str) else raw or []
-    return [(name, value, (left, top, right, bottom)) for name, value, left, top, right, bottom in entries]

@@ -247,3 +247,26 @@ def _append_to_question(messages: tuple[Message, ...], text: str) -> tuple[Messa
     content = [*messages[index]["content"], {"type": "text", "text": text}]
     changed = {**messages[index], "content": content}
     return (*messages[:index], changed, *messages[index + 1 :])
+
+
+@dataclass(frozen=True)
+class BlindHinted:
+    """The question with a hint and without its media: what the text alone is good for.
+
+    Attributes:
+        kind: which privilege; a sample without it is an error.
+    """
+
+    kind: TextKind
+    keeps_tokens: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return f"blind, hinted({self.kind})"
+
+    def applies(self, sample: Sample) -> bool:
+        return Hinted(self.kind).applies(sample)
+
+    def show(self, sample: Sample) -> Shown:
+        hinted = Hinted(self.kind, missing="error").show(sample)
+        return Blind().show(replace(sample, messages=hinted.messages))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vicur.data.sample import Sample
 from vicur.data.views import Plain
-from vicur.encoding.layout import PromptEncoder, build_rows
+from vicur.encoding.layout import build_rows
+from vicur.encoding.prompts import PromptEncoder
 from vicur.models.load import LoadedModel
 from vicur.models.recovery import RecoveryObserver
 

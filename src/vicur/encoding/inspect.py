@@ -14,8 +14,8 @@ from vicur.data.responses import answer_in_response
 from vicur.data.sample import PrivilegeKind, Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Hinted, Plain, Shown, View
-from vicur.encoding.layout import PromptEncoder
 from vicur.encoding.lengths import prompt_length
+from vicur.encoding.prompts import PromptEncoder
 
 
 @dataclass(frozen=True)

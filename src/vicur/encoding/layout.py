@@ -1,7 +1,4 @@
-"""From what a view shows, and responses, to tensors.
-
-`PromptEncoder` turns chats and media into `EncodedPrompt`s; `build_rows` lays prompts and
-responses out for one forward pass.
+"""Prompts and responses laid out for one forward pass.
 
 A row is the prompt once, then some of its sibling responses. Each response attends to the prompt
 and to itself, and its positions go on where the prompt's end, as if its siblings were not there:
@@ -11,206 +8,20 @@ and to itself, and its positions go on where the prompt's end, as if its sibling
 With one response a row is an ordinary sequence. The response tokens of a call are flattened in
 the order of their responses; tensors over them carry the suffix N.
 
-Shape suffixes: F frames, B rows, L row length, P prompt length, N response tokens of all rows.
+Shape suffixes: B rows, L row length, P prompt length, N response tokens of all rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
-from vicur.compat import video_processor_options
-from vicur.data.pixels import PixelLimits, VisualSizes
-from vicur.data.sample import Video
-from vicur.data.special_tokens import QuotedTokens
-from vicur.data.views import Shown
-
-RopeIndex = Callable[..., tuple[Tensor, Tensor]]
-"""The model's own `get_rope_index`: from token types and grids to 3-D rotary positions."""
-
-
-@dataclass(frozen=True)
-class EncodedPrompt:
-    """One prompt as tensors, on the CPU.
-
-    Attributes:
-        input_ids: tokens, media placeholders expanded.
-        token_types: 0 text, 1 image, 2 video.
-        positions: temporal, height and width rotary position of each token.
-        media: keyword arguments for the model: pixel values and grids, where there are media.
-    """
-
-    input_ids: Int[Tensor, " P"]
-    token_types: Int[Tensor, " P"]
-    positions: Int[Tensor, "3 P"]
-    media: dict[str, Tensor]
-
-    @property
-    def next_position(self) -> int:
-        """The rotary position of the first response token."""
-        return int(self.positions.max()) + 1
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-
-class PromptEncoder:
-    """Renders chats with a model's own processor. Special tokens in their texts are text.
-
-    Args:
-        processor: a Qwen3-VL style processor (chat template, tokenizer, image processor).
-        rope_index: `get_rope_index` of the model that will read the prompts.
-        limits: on the pixels of images and frames; the checkpoint's own if not given.
-    """
-
-    def __init__(self, processor: Any, rope_index: RopeIndex, limits: PixelLimits | None = None) -> None:
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        self.rope_index = rope_index
-        self.sizes = VisualSizes(processor, limits or PixelLimits())
-        self._quoted = QuotedTokens(self.tokenizer)
-        self._token_type = {processor.image_token_id: 1, processor.video_token_id: 2}
-
-    def render(self, shown: Shown) -> str:
-        """The prompt as text, media as single placeholders, up to where the response begins."""
-        text, mark = self._render(shown)
-        return text if mark is None else text.replace(mark, "")
-
-    def text_ids(self, shown: Shown) -> list[int]:
-        """The tokens of `render`, every medium a single placeholder."""
-        text, mark = self._render(shown)
-        ids: list[int] = self.tokenizer(text)["input_ids"]
-        return ids if mark is None else [own for part in self._quoted.restored(ids, mark) for own in part]
-
-    def process(self, shown: Sequence[Shown], **media: Any) -> tuple[Any, list[list[int]], list[list[int]]]:
-        """Call the processor.
-
-        Args:
-            shown: the prompts.
-            media: images, videos, and the processor's keyword arguments for them.
-
-        Returns:
-            its output; of each prompt the token ids, and the token types (0 text, 1 image, 2 video).
-
-        Raises:
-            ValueError: from the processor, when placeholders and media do not match.
-        """
-        rendered = [self._render(one) for one in shown]
-        batch = self.processor(text=[text for text, _ in rendered], **media)
-        ids: list[list[int]] = []
-        types: list[list[int]] = []
-        prompts = zip(batch["input_ids"], batch["mm_token_type_ids"], rendered, strict=True)
-        for own_ids, own_types, (_, mark) in prompts:
-            if mark is not None:
-                own_ids, own_types = self._restored(own_ids, own_types, mark)
-            ids.append(list(own_ids))
-            types.append(list(own_types))
-        return batch, ids, types
-
-    def encode(self, shown: Sequence[Shown]) -> list[EncodedPrompt]:
-        """Encode several prompts in one call of the processor.
-
-        Raises:
-            ValueError: from the processor, when placeholders and media do not match.
-        """
-        images = [image for one in shown for image in one.images]
-        videos = [video for one in shown for video in one.videos]
-        options: dict[str, Any] = {}
-        if images:
-            options["images_kwargs"] = {"size": self.sizes.image_bounds}
-        if videos:
-            options["videos_kwargs"] = self.video_options(videos)
-        frames = [self._frames(video) for video in videos]
-        batch, all_ids, all_types = self.process(
-            shown, images=images or None, videos=frames or None, **options
-        )
-        media = _split_media(batch, shown)
-        prompts = []
-        for ids, types, own_media in zip(all_ids, all_types, media, strict=True):
-            input_ids, token_types = torch.tensor(ids), torch.tensor(types)
-            grids = {k: v for k, v in own_media.items() if k.endswith("grid_thw")}
-            positions = self._positions(input_ids, token_types, grids)
-            prompts.append(EncodedPrompt(input_ids, token_types, positions, own_media))
-        return prompts
-
-    def _render(self, shown: Shown) -> tuple[str, str | None]:
-        """The prompt with special tokens of its texts broken by a mark, and the mark if there is one."""
-        messages, mark = self._quoted.marked(shown.messages)
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return text, mark
-
-    def _restored(self, ids: Sequence[int], types: Sequence[int], mark: str) -> tuple[list[int], list[int]]:
-        """Token ids and types of a marked prompt, as the text without the mark has them."""
-        new_ids: list[int] = []
-        new_types: list[int] = []
-        for part in self._quoted.restored(ids, mark):
-            # Media are special tokens, each a part of its own; every token of a text is of type 0.
-            kind = self._token_type.get(part[0], 0)
-            new_ids += part
-            new_types += [kind] * len(part)
-        assert new_types.count(0) - len(new_ids) == list(types).count(0) - len(ids), "no medium was lost"
-        return new_ids, new_types
-
-    def video_options(self, videos: Sequence[Video]) -> dict[str, Any]:
-        """For a call of the processor: frames as they are, at their true times."""
-        options = video_processor_options(self.processor.video_processor)
-        options["video_metadata"] = [
-            {
-                "total_num_frames": len(video.frames),
-                "fps": video.frames_per_second,
-                "frames_indices": list(range(len(video.frames))),
-            }
-            for video in videos
-        ]
-        return options
-
-    def _frames(self, video: Video) -> UInt8[Tensor, "F 3 height width"]:
-        """The frames at the size at which the model sees them, by the processor's own way of resizing."""
-        frames = torch.stack([functional.pil_to_tensor(frame.convert("RGB")) for frame in video.frames])
-        size = list(self.sizes.frame_size(len(video.frames), video.size))
-        return functional.resize(frames, size, InterpolationMode.BICUBIC, antialias=True)
-
-    def _positions(self, ids: Tensor, types: Tensor, grids: dict[str, Tensor]) -> Tensor:
-        if not grids:
-            return torch.arange(len(ids)).expand(3, -1)
-        positions, _ = self.rope_index(
-            ids[None],
-            image_grid_thw=grids.get("image_grid_thw"),
-            video_grid_thw=grids.get("video_grid_thw"),
-            attention_mask=torch.ones_like(ids)[None],
-            mm_token_type_ids=types[None],
-        )
-        return positions[:, 0]
-
-
-def _split_media(batch: Any, shown: Sequence[Shown]) -> list[dict[str, Tensor]]:
-    """Give each prompt its own part of the processor's concatenated pixel values and grids."""
-    media: list[dict[str, Tensor]] = [{} for _ in shown]
-    kinds = (
-        ("pixel_values", "image_grid_thw", [len(one.images) for one in shown]),
-        ("pixel_values_videos", "video_grid_thw", [len(one.videos) for one in shown]),
-    )
-    for pixels_key, grid_key, counts in kinds:
-        if sum(counts) == 0:
-            continue
-        pixels, grids = torch.as_tensor(batch[pixels_key]), torch.as_tensor(batch[grid_key])
-        first_grid = first_patch = 0
-        for own, count in zip(media, counts, strict=True):
-            if count == 0:
-                continue
-            grid = grids[first_grid : first_grid + count]
-            patches = int(grid.prod(-1).sum())
-            own[pixels_key] = pixels[first_patch : first_patch + patches]
-            own[grid_key] = grid
-            first_grid, first_patch = first_grid + count, first_patch + patches
-    return media
+from vicur.encoding.prompts import EncodedPrompt
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from vicur.data.bad_rows import BadRowError
 from vicur.data.sources import DataConfig, FileSource
 from vicur.data.views import Plain, Shown, View
-from vicur.encoding.layout import PromptEncoder
+from vicur.encoding.prompts import PromptEncoder
 
 
 def prompt_length(encoder: PromptEncoder, shown: Shown) -> int:

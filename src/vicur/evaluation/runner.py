@@ -19,7 +19,7 @@ from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Plain, View
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
-from vicur.encoding.layout import PromptEncoder
+from vicur.encoding.prompts import PromptEncoder
 from vicur.evaluation.responses import ResponseStore, StoredResponse
 from vicur.evaluation.statistics import Estimate, accuracy_interval
 from vicur.evaluation.verdicts import Verdict, verdict_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from vicur.models.student import (
     ViCuRQwen3VLMoeConfig,
     ViCuRQwen3VLMoeForConditionalGeneration,
 )
+from vicur.packaged import resolve_packaged
 
 Dtype = Literal["float32", "bfloat16"]
 """In which a model computes."""
@@ -49,11 +49,6 @@ _ELSEWHERE = {
     ),
     "qwen2_vl": "Qwen2-VL differs from Qwen3-VL as Qwen2.5-VL does: see docs/checkpoints.md",
 }
-
-
-def resolve_packaged(folder: str) -> Path:
-    """A folder of data that ships inside the package."""
-    return Path(str(resources.files("vicur") / folder))
 
 
 def resolve_checkpoint(name: str) -> str:

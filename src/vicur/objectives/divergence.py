@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vicur.objectives.objective import TEACHER, Needs, ScoredTokens, check_weight, look_of
 from vicur.objectives.reduction import Aggregation, mean_weights
-from vicur.scoring.engine import Block, Term
+from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import forward_kl, generalized_jsd, reverse_kl
 
 DivergenceKind = Literal["reverse_kl", "forward_kl", "jsd"]

@@ -16,7 +16,7 @@ from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
 from vicur.objectives.visual_steering import VisualSteeringOPD
-from vicur.scoring.engine import Term
+from vicur.scoring.term import Term
 
 Value = TypeVar("Value")
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vicur.data.views import Blind, Degraded, Masked, Plain, View
-from vicur.scoring.engine import Term
+from vicur.scoring.term import Term
 
 
 @dataclass(frozen=True)

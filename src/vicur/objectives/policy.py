@@ -22,7 +22,7 @@ from vicur.objectives.objective import (
     look_of,
 )
 from vicur.objectives.reduction import Aggregation, mean_weights, standardised
-from vicur.scoring.engine import Block, Term
+from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import cross_entropy, k2, k3
 
 clamped_k3 = partial(k3, max_log_ratio=20.0, max_value=10.0)

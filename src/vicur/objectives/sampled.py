@@ -12,7 +12,7 @@ from torch import Tensor
 from vicur.objectives.clipping import Clipping
 from vicur.objectives.objective import OLD, TEACHER, Needs, ScoredTokens, check_weight, look_of
 from vicur.objectives.reduction import Aggregation, mean_weights
-from vicur.scoring.engine import Block, Term
+from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import k1, log_prob_advantage
 
 

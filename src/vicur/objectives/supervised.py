@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vicur.objectives.objective import Needs, ScoredTokens, check_weight
 from vicur.objectives.reduction import Aggregation, mean_weights
-from vicur.scoring.engine import Block, Term
+from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import cross_entropy
 
 

@@ -27,7 +27,7 @@ from vicur.objectives.reduction import (
     in_top_fraction,
     standardised,
 )
-from vicur.scoring.engine import Term
+from vicur.scoring.term import Term
 from vicur.scoring.terms import visual_advantage
 
 

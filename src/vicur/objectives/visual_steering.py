@@ -35,7 +35,7 @@ from vicur.objectives.objective import (
     look_of,
 )
 from vicur.objectives.reduction import Aggregation, above_quantile, mean_weights
-from vicur.scoring.engine import STUDENT, Block, Term
+from vicur.scoring.term import STUDENT, Block, Term
 from vicur.scoring.terms import reverse_kl, visual_target_kl
 
 VDS = "vds"

@@ -23,9 +23,10 @@ from vicur.objectives.objective import Needs
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
-from vicur.scoring.engine import Scores, Term, divergence, observed_terms
+from vicur.scoring.engine import divergence, observed_terms
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
+from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import entropy
 
 PROBLEMS = 2

@@ -9,8 +9,8 @@ from vicur.data.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Shown, View
-from vicur.encoding.layout import PromptEncoder
 from vicur.encoding.lengths import prompt_length, visual_tokens
+from vicur.encoding.prompts import PromptEncoder
 
 LOOKED_AT = 2_000
 """Problems that are measured; of more, as many at even distances. About a millisecond each."""

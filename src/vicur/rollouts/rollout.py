@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from vicur.data.sample import Sample
 from vicur.rollouts.randomness import stream_key, uniforms
-from vicur.rollouts.sampler import Response
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,19 @@ class Rollouts:
         lengths = [sum(len(response.ids) for response in siblings) for siblings in self.responses]
         first, last, _ = prompts.indices(len(lengths))
         return slice(sum(lengths[:first]), sum(lengths[:last]))
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled answer.
+
+    Attributes:
+        ids: tokens, stop token included.
+        log_probs: of each token under the distribution it was sampled from, in nats; None where it
+            was not sampled here.
+        finish_reason: "stop", or "length" when it was cut off.
+    """
+
+    ids: Int[Tensor, " T"]
+    log_probs: Float[Tensor, " T"] | None
+    finish_reason: Literal["stop", "length"]

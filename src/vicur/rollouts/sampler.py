@@ -6,8 +6,7 @@ Shape suffixes: B rows being decoded, L cache length, V words kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,27 +14,13 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from vicur.compat import SizedCacheLayer, cache_argument
-from vicur.encoding.layout import EncodedPrompt, build_rows
+from vicur.encoding.layout import build_rows
+from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import Vocabulary
 from vicur.rollouts.processors import SamplingConfig, sampling_log_probs
 from vicur.rollouts.randomness import stream_key, uniforms
-
-
-@dataclass(frozen=True)
-class Response:
-    """One sampled answer.
-
-    Attributes:
-        ids: tokens, stop token included.
-        log_probs: of each token under the distribution it was sampled from, in nats; None where it
-            was not sampled here.
-        finish_reason: "stop", or "length" when it was cut off.
-    """
-
-    ids: Int[Tensor, " T"]
-    log_probs: Float[Tensor, " T"] | None
-    finish_reason: Literal["stop", "length"]
+from vicur.rollouts.rollout import Response
 
 
 class Sampler:

@@ -11,12 +11,12 @@ import torch
 from vicur.data.sample import Sample
 from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import View
-from vicur.encoding.layout import EncodedPrompt
+from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.vocabulary import Vocabulary
 from vicur.rewards.thinking import opened_thought
 from vicur.rollouts.processors import SamplingConfig
-from vicur.rollouts.rollout import Rollouts
-from vicur.rollouts.sampler import Response, Sampler
+from vicur.rollouts.rollout import Response, Rollouts
+from vicur.rollouts.sampler import Sampler
 
 SourceName = Literal["student", "teacher", "dataset"]
 PROMPT_END = 16

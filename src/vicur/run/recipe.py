@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from vicur.data.sources import DataConfig
 from vicur.evaluation.validation import ValidationConfig
-from vicur.models.checkpoints import resolve_packaged
 from vicur.models.load import StudentConfig
 from vicur.objectives.mixture import ObjectiveConfig
 from vicur.objectives.objective import OLD, Needs
+from vicur.packaged import find_packaged, resolve_packaged
 from vicur.paths import expand
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.source import RolloutConfig
@@ -233,27 +232,6 @@ def _check_unique(root: yaml.Node | None, file: Path) -> None:
                     )
                 lines[key.value] = line
             waiting.append(value)
-
-
-def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
-    """A YAML file, or the packaged one of that name.
-
-    Raises:
-        SettingsError: there is neither.
-    """
-    file, root = Path(expand(path)), resolve_packaged(folder)
-    if file.is_file():
-        return file
-    packaged = root / f"{path}.yaml"
-    if packaged.is_file():
-        return packaged
-    found = (p.relative_to(root).with_suffix("") for p in root.rglob("*.yaml") if p.parent.name != "bases")
-    known = sorted(map(str, found))
-    if file.suffix in (".yaml", ".yml") and not path.startswith(tuple(known)):
-        raise SettingsError(f"There is no file {path}.")
-    kind = {"recipes": "recipe", "studies": "study"}[folder]
-    near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
-    raise SettingsError(f"There is no {kind} {path}; did you mean {' or '.join(near)}?")
 
 
 def to_yaml(recipe: Recipe) -> str:

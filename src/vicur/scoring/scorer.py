@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from vicur.data.pixels import PixelLimits
 from vicur.data.sample import Sample
 from vicur.data.views import View
-from vicur.encoding.layout import EncodedPrompt, PromptEncoder, Rows, build_rows, siblings_per_row
+from vicur.encoding.layout import Rows, build_rows, siblings_per_row
+from vicur.encoding.prompts import EncodedPrompt, PromptEncoder
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import ScoringVocabulary
-from vicur.scoring.engine import Reading, Scores, Term, Weighted, sampled_log_probs, weighted_terms
+from vicur.scoring.engine import Reading, Weighted, sampled_log_probs, weighted_terms
+from vicur.scoring.term import Scores, Term
 
 Result = TypeVar("Result")
 

@@ -9,6 +9,7 @@ Shape suffixes: C tokens of a chunk (or of a whole batch: nothing depends on it)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -180,3 +181,40 @@ def was_clipped(
     above = (advantage > 0) & (ratio > 1 + clip_high)
     below = (advantage < 0) & (ratio < 1 - clip_low)
     return (above | below).float()
+
+
+def mixture_information(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Tensor, " C"]:
+    """mean_j KL(q^{z_j} || mean_i q^{z_i}) at every token: between 0 and log n.
+
+    What a token says about which of n equally likely texts the teacher was shown, I(y_t; z) of ViCuR
+    eq. 15. Over draws of the texts its mean lies below the information about a freely drawn text, the
+    less the more texts there are (entropy is concave). Equal texts give 0 exactly.
+
+    Args:
+        log_q: log-probabilities under each text; at least one.
+    """
+    log_mean = _log_mean(torch.stack(list(log_q)))
+    return torch.stack([reverse_kl(own, log_mean) for own in log_q]).mean(0)
+
+
+def mixture_information_above(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Tensor, " C"]:
+    """mean_j KL(q^{z_j} || mean_{i != j} q^{z_i}) at every token.
+
+    Leaving a text out of the mixture that it is compared with turns the bias of `mixture_information`
+    round: over draws of the texts its mean lies above the information, and it has no bound (the upper
+    bound of Poole et al., arXiv 1905.06922, eq. 13, for known conditionals).
+
+    Args:
+        log_q: log-probabilities under each text; at least two.
+    """
+    found = [
+        reverse_kl(own, _log_mean(torch.stack([other for i, other in enumerate(log_q) if i != j])))
+        for j, own in enumerate(log_q)
+    ]
+    return torch.stack(found).mean(0)
+
+
+def _log_mean(log_q: Float[Tensor, "n C V"]) -> Float[Tensor, "C V"]:
+    # Not logsumexp - log n: of n equal numbers this gives exactly that number.
+    highest = log_q.amax(0)
+    return highest + (log_q - highest).exp().mean(0).log()

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from vicur.cuebench.boxes import cue_boxes
 from vicur.data.sample import Sample
-from vicur.data.sources import cue_boxes
 
 matplotlib.use("Agg")
 

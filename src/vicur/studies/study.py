@@ -14,25 +14,19 @@ from rich.console import Console
 from vicur.cuebench.generate import Split, write_parquet
 from vicur.data.sources import FileSource
 from vicur.data.views import Hinted
-from vicur.diagnostics.dependence import measure_visual_advantage
 from vicur.diagnostics.leakage import HintLeakage
 from vicur.evaluation.runner import Evaluation, EvaluationConfig, evaluate
 from vicur.evaluation.statistics import Estimate, mean_interval, paired_difference
+from vicur.evaluation.visual_advantage import measure_visual_advantage
 from vicur.files import write_json
 from vicur.models.load import LoadedModel, load_model
+from vicur.packaged import find_packaged
 from vicur.paths import check_folder
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.run.build import build
-from vicur.run.recipe import (
-    Recipe,
-    find_packaged,
-    load_recipe,
-    read_settings,
-    recipe_of,
-    shown,
-)
+from vicur.run.recipe import Recipe, load_recipe, read_settings, recipe_of, shown
 from vicur.scoring.scorer import Scorer
 from vicur.settings.schema import SettingsError
 

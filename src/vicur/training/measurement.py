@@ -19,9 +19,10 @@ from vicur.data.views import View
 from vicur.objectives.objective import OLD, Look, Needs, ScoredTokens
 from vicur.rewards.grader import Grade, Grader
 from vicur.rollouts.rollout import Rollouts
-from vicur.scoring.engine import Reading, Scores, divergence, sampled_log_probs
+from vicur.scoring.engine import Reading, divergence, sampled_log_probs
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
+from vicur.scoring.term import Scores
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from vicur.data.views import Plain, View
 from vicur.encoding.layout import Rows
 from vicur.models.recovery import RecoveryObserver
 from vicur.objectives.objective import TEACHER, Needs, Objective
-from vicur.scoring.engine import Term
 from vicur.scoring.scorer import Scorer
+from vicur.scoring.term import Term
 from vicur.scoring.terms import entropy
 from vicur.training.measurement import Measured
 from vicur.training.metrics import GAP, Update

@@ -15,7 +15,7 @@ from vicur.data.pixels import PixelLimits
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Plain, View
-from vicur.encoding.layout import PromptEncoder
+from vicur.encoding.prompts import PromptEncoder
 from vicur.models.load import LoadedModel
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from vicur.data.sample import TextKind
 from vicur.diagnostics.gap import PARTS
 from vicur.evaluation.statistics import LEVEL, Estimate
 from vicur.worth.measure import BLIND, PLAIN, PrivilegeTokens, another, blind_with
-from vicur.worth.texts import TextKind
 
 Shows = Literal["plain", "own", "another", "blind", "blind_hinted"]
 RESAMPLES = 2000

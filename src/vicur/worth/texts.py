@@ -5,41 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any
 
-from vicur.data.sample import Privilege, Sample
+from vicur.data.sample import Privilege, Sample, TextKind
 from vicur.data.sources import FileSource
-from vicur.data.views import Blind, Hinted, Shown, privileged_texts
-
-TextKind = Literal["cue", "rationale", "answer"]
-"""The privileges that are one text. A ready-made teacher prompt holds the problem too: it cannot be
-shown with another problem, nor compared text by text."""
-TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
-
-
-@dataclass(frozen=True)
-class BlindHinted:
-    """The question with a hint and without its media: what the text alone is good for.
-
-    Attributes:
-        kind: which privilege; a sample without it is an error.
-    """
-
-    kind: TextKind
-    keeps_tokens: ClassVar[bool] = False
-
-    @property
-    def name(self) -> str:
-        return f"blind, hinted({self.kind})"
-
-    def applies(self, sample: Sample) -> bool:
-        return Hinted(self.kind).applies(sample)
-
-    def show(self, sample: Sample) -> Shown:
-        hinted = Hinted(self.kind, missing="error").show(sample)
-        return Blind().show(replace(sample, messages=hinted.messages))
+from vicur.data.views import privileged_texts
 
 
 def with_text(sample: Sample, kind: TextKind, text: str) -> Sample:

@@ -1,0 +1,37 @@
+"""Data that ships inside the package: recipes, studies and checkpoints."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from vicur.paths import expand
+from vicur.settings.schema import SettingsError
+
+
+def resolve_packaged(folder: str) -> Path:
+    """A folder of data that ships inside the package."""
+    return Path(str(resources.files("vicur") / folder))
+
+
+def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
+    """A YAML file, or the packaged one of that name.
+
+    Raises:
+        SettingsError: there is neither.
+    """
+    file, root = Path(expand(path)), resolve_packaged(folder)
+    if file.is_file():
+        return file
+    packaged = root / f"{path}.yaml"
+    if packaged.is_file():
+        return packaged
+    found = (p.relative_to(root).with_suffix("") for p in root.rglob("*.yaml") if p.parent.name != "bases")
+    known = sorted(map(str, found))
+    if file.suffix in (".yaml", ".yml") and not path.startswith(tuple(known)):
+        raise SettingsError(f"There is no file {path}.")
+    kind = {"recipes": "recipe", "studies": "study"}[folder]
+    near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
+    raise SettingsError(f"There is no {kind} {path}; did you mean {' or '.join(near)}?")
