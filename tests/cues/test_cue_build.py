@@ -22,8 +22,9 @@ from vicur.cues.requests import Asking, question_for, request_key, requests_for
 from vicur.cues.settings import BuildConfig
 from vicur.cues.summary import Tick
 from vicur.data.digests import media_digest
-from vicur.data.sample import Sample, Video
+from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
+from vicur.media.video import Video
 from vicur.progress import Progress
 
 GOOD = completion('{"cue": "A red square."}')

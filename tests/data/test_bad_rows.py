@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vicur.data.bad_rows import BadRow, BadRowError, reasons, reasons_in_words
+from vicur.bad_rows import BadRow, BadRowError, reasons, reasons_in_words
 from vicur.data.sources import DataConfig, FileSource
 from vicur.data.tables import ListTable
 from vicur.data.views import Hinted, Plain

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vicur.data.bad_rows import RowProblem
+from vicur.bad_rows import RowProblem
 from vicur.data.chat import Given, place
 from vicur.data.columns import Columns
 from vicur.data.sources import FileSource

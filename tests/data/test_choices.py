@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicur.data.bad_rows import RowProblem
+from vicur.bad_rows import RowProblem
 from vicur.data.choices import Choices, check_format, choice_columns, letter, option_lines, read_choices
 from vicur.data.choices import states_options as states
 from vicur.data.sources import DataConfig, FileSource

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vicur.data.bad_rows import RowProblem
+from vicur.bad_rows import RowProblem
 from vicur.data.columns import ALIASES, Columns
 from vicur.data.sample import Privilege, Sample
 from vicur.data.sources import FileSource

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vicur.data.bad_rows import BadRowError
+from vicur.bad_rows import BadRowError
 from vicur.data.sources import DataConfig, FileSource
-from vicur.data.videos import VideoConfig
 from vicur.data.views import Hinted
+from vicur.media.videos import VideoConfig
 
 
 def png(colour="red", size=(8, 8)):

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vicur.data.sample import Privilege, Sample, Video
+from vicur.data.sample import Privilege, Sample
 from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import Blind, Hinted, Plain, Shown
 from vicur.encoding.lengths import prompt_length
 from vicur.encoding.prompts import PromptEncoder
+from vicur.media.video import Video
 
 SPECIAL = (
     "<|image_pad|>",

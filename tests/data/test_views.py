@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vicur.data.sample import Privilege, Sample, Video
+from vicur.data.sample import Privilege, Sample
 from vicur.data.views import Blind, Degraded, Hinted, Masked, Plain
+from vicur.media.video import Video
 from vicur.scoring.scorer import Scorer
 
 

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vicur.data.bad_rows import BadRow, BadRowError
-from vicur.data.images import SizeOnly
-from vicur.data.pixels import PixelLimits
-from vicur.data.sample import Video
+from vicur.bad_rows import BadRow, BadRowError
 from vicur.data.sources import DataConfig, FileSource
 from vicur.data.tables import ListTable
 from vicur.data.views import Hinted, Plain, Shown
 from vicur.encoding.lengths import fit_prompts, prompt_length, split_by_length
 from vicur.encoding.prompts import PromptEncoder
+from vicur.media.images import SizeOnly
+from vicur.media.pixels import PixelLimits
+from vicur.media.video import Video
 
 sides = st.integers(1, 200)
 sizes = st.tuples(sides, sides).filter(lambda size: max(size) <= 200 * min(size))

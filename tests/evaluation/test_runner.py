@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vicur.data.bad_rows import BadRow, BadRowError
+from vicur.bad_rows import BadRow, BadRowError
 from vicur.evaluation.responses import ResponseStore
 from vicur.evaluation.runner import SCHEMA, EvaluationConfig, evaluate, resume_evaluation
 from vicur.progress import Progress

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vicur.compat import cache_argument, cache_of
-from vicur.data.sample import Sample, Video
+from vicur.data.sample import Sample
 from vicur.data.views import Plain
 from vicur.encoding.layout import build_rows
 from vicur.encoding.prompts import PromptEncoder
+from vicur.media.video import Video
 
 CLOSE = {"rtol": 1e-4, "atol": 3e-5}
 

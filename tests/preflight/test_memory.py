@@ -10,8 +10,8 @@ import torch
 from vicur.compat import checkpoint_activations
 from vicur.cuebench.generate import write_parquet
 from vicur.cuebench.tiny import TinySize, build_model
-from vicur.data.pixels import PixelLimits
 from vicur.data.views import Plain
+from vicur.media.pixels import PixelLimits
 from vicur.models.load import StudentConfig, load_student
 from vicur.objectives.objective import Look, Needs
 from vicur.preflight.memory import (

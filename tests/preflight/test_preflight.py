@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vicur.data.bad_rows import BadRow, BadRowError
+from vicur.bad_rows import BadRow, BadRowError
 from vicur.data.sample import Sample
 from vicur.data.views import Hinted, Plain
 from vicur.models.load import RecoveryConfig, StudentConfig, as_base, load_model, load_student

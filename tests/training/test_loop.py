@@ -15,8 +15,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from vicur.bad_rows import BadRow, BadRowError
 from vicur.cuebench.generate import write_parquet
-from vicur.data.bad_rows import BadRow, BadRowError
 from vicur.data.views import Plain
 from vicur.models.load import load_model
 from vicur.progress import Progress

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from vicur.bad_rows import BadRowError
 from vicur.cli.options import Option, layers_of
 from vicur.cli.terminal import evaluation_lines
-from vicur.data.bad_rows import BadRowError
 from vicur.data.sources import FileSource
 from vicur.encoding.lengths import fit_prompts
 from vicur.encoding.prompts import PromptEncoder

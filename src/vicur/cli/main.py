@@ -28,8 +28,8 @@ from vicur.paths import expand
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vicur.data.pixels import PixelLimits
     from vicur.data.sources import FileSource
+    from vicur.media.pixels import PixelLimits
     from vicur.progress import Progress
     from vicur.run.build import Plan, Run
 
@@ -615,7 +615,7 @@ def _no_positions(*args: Any, **kwargs: Any) -> NoReturn:
 
 def _open(parsed: argparse.Namespace, bad_rows: Any, **settings: Any) -> FileSource:
     from vicur.data.sources import FileSource
-    from vicur.data.spelling import AS_OPTIONS
+    from vicur.settings.spelling import AS_OPTIONS
 
     columns = {}
     for pair in parsed.column_pairs:
@@ -636,7 +636,7 @@ def _open(parsed: argparse.Namespace, bad_rows: Any, **settings: Any) -> FileSou
 
 
 def _limits(options: argparse.Namespace) -> PixelLimits:
-    from vicur.data.pixels import PixelLimits
+    from vicur.media.pixels import PixelLimits
 
     return PixelLimits(options.min_pixels, options.max_pixels)
 

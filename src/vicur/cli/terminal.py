@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vicur.data.spelling import listed
+from vicur.settings.spelling import listed
 
 if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print it
     from vicur.encoding.inspect import Inspection, Spread

@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from vicur.bad_rows import BadRowError
 from vicur.cues.clients import (
     CueClient,
     Hopeless,
@@ -40,7 +41,6 @@ from vicur.cues.requests import (
 from vicur.cues.settings import BuildConfig
 from vicur.cues.store import CueStore
 from vicur.cues.summary import BuildSummary, FailedProblem, Tick, Watch
-from vicur.data.bad_rows import BadRowError
 from vicur.data.digests import media_digest
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from vicur.bad_rows import BadRowError
 from vicur.cues.asking import Asker, new_columns, num_problems, requests_of
 from vicur.cues.clients import (
     CueClient,
@@ -27,13 +28,12 @@ from vicur.cues.requests import (
 from vicur.cues.settings import BuildConfig
 from vicur.cues.store import MAGIC, CueStore
 from vicur.cues.summary import BuildPlan, BuildSummary, Watch
-from vicur.data.bad_rows import BadRowError
 from vicur.data.digests import media_digest
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource, Progress
-from vicur.data.spelling import FOR_CUES
 from vicur.data.tables import Table, open_table
 from vicur.data.views import Shown
+from vicur.settings.spelling import FOR_CUES
 
 
 def build_cues(

@@ -9,9 +9,9 @@ from typing import Literal
 
 from vicur.cues.clients import EndpointConfig
 from vicur.cues.requests import Asking
-from vicur.data.images import PIL_LIMIT
 from vicur.data.sources import DataConfig
-from vicur.data.videos import VideoConfig
+from vicur.media.images import PIL_LIMIT
+from vicur.media.videos import VideoConfig
 from vicur.paths import PathText
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig

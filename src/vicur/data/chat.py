@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vicur.data.bad_rows import RowProblem
+from vicur.bad_rows import RowProblem
 from vicur.data.sample import Message
-from vicur.data.videos import VIDEO_SETTINGS
 from vicur.data.written import parse_written
+from vicur.media.videos import VIDEO_SETTINGS
 
 Turn = dict[str, Any]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vicur.data.bad_rows import RowProblem
+from vicur.bad_rows import RowProblem
 from vicur.data.written import parse_written, unwritten
 
 LETTERS = "{letter}. {text}"

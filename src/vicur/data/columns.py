@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vicur.data.bad_rows import RowProblem
+from vicur.bad_rows import RowProblem
 from vicur.data.chat import (
     Given,
     Turn,
@@ -35,13 +35,13 @@ from vicur.data.choices import (
     stated_options,
     states_options,
 )
-from vicur.data.images import is_picture
 from vicur.data.readers import QUESTIONS, UNREADABLE
 from vicur.data.responses import answer_in_response
 from vicur.data.sample import Message
-from vicur.data.spelling import IN_RECIPES, Spelling, listed
 from vicur.data.written import unwritten
+from vicur.media.images import is_picture
 from vicur.rewards.answers import unwrap_gold
+from vicur.settings.spelling import IN_RECIPES, Spelling, listed
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "question": QUESTIONS,

@@ -9,8 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from vicur.data.sample import Sample, Video
+from vicur.data.sample import Sample
 from vicur.data.views import Shown
+from vicur.media.video import Video
 
 
 def media_digest(sample: Sample) -> str:

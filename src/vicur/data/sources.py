@@ -14,20 +14,21 @@ from typing import Any, Literal, TypeVar
 
 from PIL import Image
 
-from vicur.data.bad_rows import BadRow, BadRowError, RowProblem, reasons_in_words
+from vicur.bad_rows import BadRow, BadRowError, RowProblem, reasons_in_words
 from vicur.data.choices import LETTERS, check_format
 from vicur.data.columns import Columns, Fields
-from vicur.data.images import PIL_LIMIT, SizeOnly, is_picture
-from vicur.data.media import MediaReader
-from vicur.data.pixels import PixelLimits
 from vicur.data.readers import Row
-from vicur.data.sample import Privilege, Sample, Video
-from vicur.data.spelling import IN_RECIPES, Spelling, listed
+from vicur.data.sample import Privilege, Sample
 from vicur.data.tables import JoinedTable, Table, name_of, open_table
-from vicur.data.videos import VideoConfig
 from vicur.data.views import View
 from vicur.data.written import unwritten
+from vicur.media.images import PIL_LIMIT, SizeOnly, is_picture
+from vicur.media.pixels import PixelLimits
+from vicur.media.reader import MediaReader
+from vicur.media.video import Video
+from vicur.media.videos import VideoConfig
 from vicur.paths import PathText
+from vicur.settings.spelling import IN_RECIPES, Spelling, listed
 
 PEEKED = 20
 """Rows that are looked at to see what a column holds."""

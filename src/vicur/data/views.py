@@ -14,7 +14,8 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from vicur.data.sample import Message, Privilege, PrivilegeKind, Sample, Video
+from vicur.data.sample import Message, Privilege, PrivilegeKind, Sample
+from vicur.media.video import Video
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from vicur.data.bad_rows import BadRow, BadRowError, reasons
+from vicur.bad_rows import BadRow, BadRowError, reasons
 from vicur.data.responses import answer_in_response
 from vicur.data.sample import PrivilegeKind, Sample
 from vicur.data.sources import FileSource

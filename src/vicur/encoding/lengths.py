@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from vicur.data.bad_rows import BadRowError
+from vicur.bad_rows import BadRowError
 from vicur.data.sources import DataConfig, FileSource
 from vicur.data.views import Plain, Shown, View
 from vicur.encoding.prompts import PromptEncoder

@@ -16,10 +16,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from vicur.compat import video_processor_options
-from vicur.data.pixels import PixelLimits, VisualSizes
-from vicur.data.sample import Video
 from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import Shown
+from vicur.media.pixels import PixelLimits, VisualSizes
+from vicur.media.video import Video
 
 RopeIndex = Callable[..., tuple[Tensor, Tensor]]
 """The model's own `get_rope_index`: from token types and grids to 3-D rotary positions."""

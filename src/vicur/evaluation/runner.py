@@ -12,9 +12,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from vicur.data.bad_rows import BadRowError
+from vicur.bad_rows import BadRowError
 from vicur.data.digests import shown_digest
-from vicur.data.pixels import PixelLimits
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Plain, View
@@ -24,6 +23,7 @@ from vicur.evaluation.responses import ResponseStore, StoredResponse
 from vicur.evaluation.statistics import Estimate, accuracy_interval
 from vicur.evaluation.verdicts import Verdict, verdict_of
 from vicur.files import ROW_GROUP, write_whole
+from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from vicur.data.bad_rows import BadRowError
+from vicur.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.data.views import Blind, Plain, View, privileged_texts, without_privilege
 from vicur.models.load import LoadedModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vicur.data.bad_rows import BadRowError
+from vicur.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Shown, View

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
-from vicur.data.bad_rows import reasons_in_words
+from vicur.bad_rows import reasons_in_words
 from vicur.data.sample import PrivilegeKind
 from vicur.data.sources import FileSource
 from vicur.data.views import Hinted, Plain, View

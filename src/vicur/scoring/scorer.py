@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vicur.data.pixels import PixelLimits
 from vicur.data.sample import Sample
 from vicur.data.views import View
 from vicur.encoding.layout import Rows, build_rows, siblings_per_row
 from vicur.encoding.prompts import EncodedPrompt, PromptEncoder
+from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import ScoringVocabulary
 from vicur.scoring.engine import Reading, Weighted, sampled_log_probs, weighted_terms

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vicur.data.pixels import PixelLimits
 from vicur.data.views import Hinted, Plain, View
+from vicur.media.pixels import PixelLimits
 from vicur.models.adapters import LoRAConfig, adapter_parameters, add_adapter, has_adapters
 from vicur.models.checkpoints import Dtype
 from vicur.models.load import LoadedModel, as_base, copy_of, load_model, with_adapter

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from vicur.data.bad_rows import BadRowError
+from vicur.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
 from vicur.models.devices import check_name

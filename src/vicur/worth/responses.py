@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from vicur.data.pixels import PixelLimits
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Plain, View
 from vicur.encoding.prompts import PromptEncoder
+from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader

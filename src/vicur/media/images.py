@@ -25,9 +25,9 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from vicur.data.bad_rows import RowProblem
-from vicur.data.pixels import LARGEST_SIDE_RATIO
-from vicur.data.spelling import IN_RECIPES, Spelling
+from vicur.bad_rows import RowProblem
+from vicur.media.pixels import LARGEST_SIDE_RATIO
+from vicur.settings.spelling import IN_RECIPES, Spelling
 
 PIL_LIMIT = 89_478_485
 """Pixels above which Pillow warns of a decompression bomb: 256 MiB of RGB."""

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from vicur.data.bad_rows import RowProblem
-from vicur.data.images import (
+from vicur.bad_rows import RowProblem
+from vicur.media.images import (
     DECODING_ERRORS,
     ImageReader,
     SizeOnly,
@@ -27,7 +27,7 @@ from vicur.data.images import (
     is_image,
     number,
 )
-from vicur.data.sample import Video
+from vicur.media.video import Video
 
 FRAME_RATES = ("frames_per_second", "sample_fps", "fps")
 """Keys beside a video that may say how many frames there are to a second, or are to be taken."""

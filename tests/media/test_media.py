@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vicur.data.bad_rows import RowProblem
-from vicur.data.media import MediaReader
-from vicur.data.sample import Video
-from vicur.data.videos import VideoConfig, VideoSupportMissing
+from vicur.bad_rows import RowProblem
+from vicur.media.reader import MediaReader
+from vicur.media.video import Video
+from vicur.media.videos import VideoConfig, VideoSupportMissing
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.qwen3_vl import processing_qwen3_vl, video_processing_qwen3_vl
 
-from vicur.data.pixels import PixelLimits, VisualSizes
-from vicur.data.sample import Sample, Video
+from vicur.data.sample import Sample
 from vicur.data.views import Degraded, Masked, Plain, Shown
 from vicur.encoding.prompts import PromptEncoder
+from vicur.media.pixels import PixelLimits, VisualSizes
+from vicur.media.video import Video
 
 SIDE = 16
 """Pixels a side of the tiny processor's visual token."""

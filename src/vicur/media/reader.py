@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-from vicur.data.images import PIL_LIMIT, ImageReader
-from vicur.data.sample import Video
-from vicur.data.spelling import IN_RECIPES, Spelling
-from vicur.data.videos import VideoConfig, VideoReader
+from vicur.media.images import PIL_LIMIT, ImageReader
+from vicur.media.video import Video
+from vicur.media.videos import VideoConfig, VideoReader
+from vicur.settings.spelling import IN_RECIPES, Spelling
 
 
 @dataclass(frozen=True)
