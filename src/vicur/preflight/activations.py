@@ -1,6 +1,6 @@
 """Bytes that a Qwen3-VL forward pass needs, from the model's configuration.
 
-"Kept" is what autograd saves for the backward pass; `tests/training/test_memory.py` holds these sums to what
+"Kept" is what autograd saves for the backward pass; `tests/preflight/test_memory.py` holds these sums to what
 autograd really saves. "Passing" is what exists at once inside the widest layer of a pass without gradient.
 
 A text token goes through the decoder, a patch through the vision tower. A visual token is `merge**2` patches.
