@@ -19,7 +19,10 @@ from vicur.run.recipe import Recipe, load_recipe
 from vicur.settings.schema import setting_types
 
 ROOT = Path(__file__).parent.parent
-ROOMS = "models|data|rollouts|scoring|objectives|training|diagnostics|student|teacher|objective|rollout"
+ROOMS = (
+    "models|data|media|encoding|rollouts|scoring|objectives|training|diagnostics|evaluation|worth|run"
+    "|student|teacher|objective|rollout"
+)
 
 
 def named(path, pattern):

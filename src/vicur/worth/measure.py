@@ -160,7 +160,7 @@ def measure_privileges(
     """Ask a teacher about given responses under every condition.
 
     Certainty and shift need one forward pass of the teacher for each condition, information one for
-    each text. Hidden states of one batch are in memory, logits of one chunk of tokens (`scoring.vocabulary`).
+    each text. Hidden states of one batch are in memory, logits of one chunk of tokens (`scoring.engine`).
 
     The texts count as equally likely given (v, q, y_<t). That holds because the student wrote y_<t without
     any of them; on responses that a teacher wrote with one in sight it would not.
