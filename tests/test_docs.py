@@ -13,9 +13,10 @@ from typing import Literal
 import pytest
 from PIL import Image
 
-from vicur.cli.settings_doc import Setting, in_words, page, settings_of
+from vicur.cli.settings_doc import page
 from vicur.cues.settings import BuildConfig
 from vicur.run.recipe import Recipe, load_recipe
+from vicur.settings.reference import Setting, in_words, settings_of
 from vicur.settings.schema import setting_types
 
 ROOT = Path(__file__).parent.parent

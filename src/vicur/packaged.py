@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vicur.paths import expand
-from vicur.settings.schema import SettingsError
+from vicur.settings.section import SettingsError
 
 
 def resolve_packaged(folder: str) -> Path:

@@ -9,11 +9,6 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated
-
-PATH = "path"
-PathText = Annotated[str, PATH]
-"""The type of a setting that holds a path; `vicur.settings.schema` expands it when it reads the setting."""
 
 
 def expand(text: str) -> str:

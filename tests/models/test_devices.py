@@ -8,7 +8,7 @@ import torch
 from vicur.models import devices
 from vicur.models.devices import available_memory, choose_device, cpu_notice, peak_memory
 from vicur.run.recipe import load_recipe
-from vicur.settings.schema import SettingsError
+from vicur.settings.section import SettingsError
 
 
 @pytest.fixture

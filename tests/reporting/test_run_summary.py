@@ -19,7 +19,7 @@ from vicur.reporting.run_summary import (
 )
 from vicur.run.build import build
 from vicur.run.recipe import load_recipe
-from vicur.settings.schema import SettingsError
+from vicur.settings.section import SettingsError
 
 
 def answers(correct):

@@ -8,7 +8,7 @@ import pytest
 
 from vicur.packaged import resolve_packaged
 from vicur.run.recipe import load_recipe, recipe_schema, to_yaml
-from vicur.settings.schema import SettingsError
+from vicur.settings.section import SettingsError
 
 RECIPES = resolve_packaged("recipes")
 SHIPPED = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "bases")

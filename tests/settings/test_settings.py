@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from vicur.cli.options import Option, canonical, layers_of
 from vicur.cues.settings import AuditSettings, BuildConfig, WorthSettings
 from vicur.evaluation.settings import EvaluationSettings
-from vicur.paths import PathText
 from vicur.run.recipe import Recipe, load_recipe
 from vicur.settings.familiar import ABSENT, RENAMED, answer_for
-from vicur.settings.schema import Layer, SettingsError, as_yaml, schema_of, setting_types
+from vicur.settings.schema import Layer, as_yaml, schema_of, setting_types
+from vicur.settings.section import PathText, SettingsError
 
 COMMANDS = {"train": Recipe, "eval": EvaluationSettings}
 

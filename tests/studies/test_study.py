@@ -10,7 +10,7 @@ import pytest
 
 from vicur.cli.main import main
 from vicur.run.recipe import load_recipe
-from vicur.settings.schema import SettingsError
+from vicur.settings.section import SettingsError
 from vicur.studies.study import load_study
 
 HEAD = "problems: 4\nuntrained: {base: {title: a, model: b}}"

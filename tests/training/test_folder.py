@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vicur.run.recipe import load_recipe, to_yaml
-from vicur.settings.schema import SettingsError
+from vicur.settings.section import SettingsError
 from vicur.training.folder import ENTRIES, check_run_folder, remove_run, run_folder
 from vicur.training.records import Records
 

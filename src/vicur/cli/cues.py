@@ -1,10 +1,8 @@
-"""`vicur cues build | audit | worth`: parsing and printing, as in `cli`."""
+"""`vicur cues build | audit | worth`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,10 @@ from vicur.audit import (
 )
 from vicur.audit.cuebench import CueBenchVerifier
 from vicur.audit.endpoint import EndpointAsk
-from vicur.cli.options import Option, layers_of
+from vicur.cli.command import Arguments
+from vicur.cli.terminal import passing_bar, print_config, print_json
 from vicur.cues.build import build_cues, plan_cues
-from vicur.cues.clients import EndpointConfig
 from vicur.cues.output import check_output, mover, write_output
-from vicur.cues.prompts import load_prompt
 from vicur.cues.settings import AuditSettings, BuildConfig, WorthSettings
 from vicur.cues.summary import BuildSummary, Tick
 from vicur.data.sources import FileSource
@@ -41,7 +38,6 @@ from vicur.paths import check_file, check_folder
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
 from vicur.scoring.teacher import Teacher, TeacherConfig
-from vicur.settings.schema import as_yaml, schema_of
 from vicur.worth.measure import PrivilegeConfig, measure_privileges
 from vicur.worth.report import rank_lines, reading, worth_table
 from vicur.worth.responses import read_responses, regraded, sample_responses
@@ -51,21 +47,24 @@ MOST_SHOWN = 10
 """Number of flags that are printed."""
 
 
-def build_command(options: argparse.Namespace, console: Console) -> None:
-    """`vicur cues build`: the settings of `BuildConfig`, by their names."""
-    schema = schema_of(BuildConfig, "cues build")
-    if options.help:
-        sys.stdout.write(options.own.format_help() + "\n" + schema.parser.format_help())
+def build(arguments: Arguments, console: Console) -> None:
+    """Ask a model for the cue of every problem.
+
+    Raises:
+        ValueError: a setting does not fit, or the build stopped early.
+    """
+    config = arguments.load(BuildConfig)
+    if arguments.printing:
+        print_config(config)
         return
-    config = build_settings(options.rest, repairs=options.repair)
-    check = Progress("checking the data", transient=True).over
-    if options.dry_run:
+    check = passing_bar("checking the data").over
+    if "--dry-run" in arguments.switches:
         for sentence in plan_cues(config, progress=check).sentences():
             _say(sentence, console)
         return
     summary = _built(config, {})
     remarks: dict[str, str] = {}
-    for number in range(1, options.repair + 1):
+    for number in range(1, config.repairs + 1):
         faulty = {} if summary.out is None else _remarks(summary.out, config)
         if not faulty:
             break
@@ -81,23 +80,6 @@ def build_command(options: argparse.Namespace, console: Console) -> None:
         raise ValueError("Build stopped early; rerun the same command to resume.")
 
 
-def build_settings(overrides: list[str], repairs: int = 0) -> BuildConfig:
-    """The settings of a build.
-
-    Args:
-        overrides: `key=value` or `--key=value`.
-        repairs: how often leaking cues are to be asked for again.
-
-    Raises:
-        ValueError: a setting does not fit, or repairs are asked for of something that is not a cue.
-    """
-    schema = schema_of(BuildConfig, "cues build")
-    config = schema.load(schema.overrides(overrides))
-    if repairs and load_prompt(config.prompt).field != "cue":
-        raise ValueError(f"--repair works on cues; the prompt {config.prompt} asks for something else.")
-    return config
-
-
 def _say(sentence: str, console: Console) -> None:
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
@@ -111,7 +93,7 @@ def _built(config: BuildConfig, remarks: dict[str, str]) -> BuildSummary:
             bar.note(tick.note)
             yield tick
 
-    check = Progress("checking the data", transient=True).over
+    check = passing_bar("checking the data").over
     return build_cues(config, watch=watch, progress=check, remarks=remarks)
 
 
@@ -125,33 +107,36 @@ def _remarks(built: Path, config: BuildConfig) -> dict[str, str]:
     return {own: correction(certain[own], row) for own, row in rows.items()}
 
 
-def audit_command(options: argparse.Namespace, declared: tuple[Option, ...], console: Console) -> None:
-    """`vicur cues audit`."""
-    schema = schema_of(AuditSettings, "cues audit")
-    data = schema.load(layers_of(schema, vars(options), declared, options.rest)).data
-    for name in ("flags", "drop"):
-        if getattr(options, name):
-            check_file(Path(getattr(options, name)), f"--{name}")
-    source = data.open(progress=Progress("checking the data", transient=True).over)
-    config = AuditConfig(column=options.column)
-    verifier: Verifier | None = CueBenchVerifier() if options.cuebench else None
-    if options.verifier:
-        endpoint = EndpointConfig(base_url=options.base_url, api_key_env=options.api_key_env)
-        verifier = ModelVerifier(EndpointAsk(options.verifier, endpoint))
-    table = open_table(data.train) if options.drop else None
+def audit(arguments: Arguments, console: Console) -> None:
+    """Look for cues that leak, guess or say nothing.
+
+    Raises:
+        ValueError: a setting or the data does not fit.
+    """
+    settings = arguments.load(AuditSettings)
+    if arguments.printing:
+        print_config(settings)
+        return
+    for name, path in (("flags", settings.flags), ("drop", settings.drop)):
+        if path is not None:
+            check_file(Path(path), f"--{name}")
+    source = settings.data.open(progress=passing_bar("checking the data").over)
+    config = AuditConfig(column=settings.column)
+    verifier: Verifier | None = CueBenchVerifier() if settings.cuebench else None
+    if settings.verifier is not None:
+        verifier = ModelVerifier(EndpointAsk(settings.verifier, settings.endpoint))
+    table = None if settings.drop is None else open_table(settings.data.train)
     if table is not None:
-        _check_drop(table, source, options)
-    found = Progress("reading cues", transient=True).during(
-        lambda: audit_cues(source, config, verifier=verifier)
-    )
-    if options.json:
-        sys.stdout.write(json.dumps(found.as_dict(), indent=2) + "\n")
+        _check_drop(table, source, settings)
+    result = passing_bar("reading cues").during(lambda: audit_cues(source, config, verifier=verifier))
+    if "--json" in arguments.switches:
+        print_json(result.as_dict())
     else:
-        _print_audit(found, console)
-    if options.flags:
-        _write_flags(found, Path(options.flags))
+        _print_audit(result, console)
+    if settings.flags is not None:
+        _write_flags(result, Path(settings.flags))
     if table is not None:
-        _write_dropped(table, source, found, Path(options.drop), options)
+        _write_dropped(table, source, result, settings)
 
 
 def _write_flags(found: Audit, path: Path) -> None:
@@ -176,47 +161,48 @@ def _print_audit(found: Audit, console: Console) -> None:
         console.print(f"... and {len(found.flags) - MOST_SHOWN} more; --flags FILE has all.", highlight=False)
 
 
-def _check_drop(table: Table, source: FileSource, options: argparse.Namespace) -> None:
+def _check_drop(table: Table, source: FileSource, settings: AuditSettings) -> None:
     """Make sure that the data can be written without some texts, before the audit."""
-    column = source.schema[options.column]
+    column = source.schema[settings.column]
     if column is None:
-        raise ValueError(f"{source.name} has no column that is read as {options.column}.")
+        raise ValueError(f"{source.name} has no column that is read as {settings.column}.")
     if "." in column:
         raise ValueError(f"--drop cannot leave out {column}, which is inside another column.")
-    check_output(table, source.path, Path(options.drop), [column], replace=True)
+    assert settings.drop is not None
+    check_output(table, source.path, Path(settings.drop), [column], replace=True)
 
 
-def _write_dropped(
-    table: Table, source: FileSource, found: Audit, out: Path, options: argparse.Namespace
-) -> None:
+def _write_dropped(table: Table, source: FileSource, result: Audit, settings: AuditSettings) -> None:
     """Write the same rows, without the text where it is faulty."""
-    gone = drop(found, possible=options.possible)
-    column = source.schema[options.column]
-    assert column is not None, "_check_drop came first"
-    numbers = {source.row_number(i): own for i, own in enumerate(source.column("id"))}
-    kept = [
-        None if numbers.get(number) in gone else row.get(column) for number, row in enumerate(table.rows())
-    ]
+    gone = drop(result, possible=settings.possible)
+    column = source.schema[settings.column]
+    assert column is not None and settings.drop is not None, "_check_drop came first"
+    ids = {source.row_number(index): key for index, key in enumerate(source.column("id"))}
+    kept = [None if ids.get(number) in gone else row.get(column) for number, row in enumerate(table.rows())]
+    out = Path(settings.drop)
     move = mover(table, source, out)
     write_output(table, out, range(len(kept)), {column: kept}, {column: pa.string()}, move=move)
 
 
-def worth_command(options: argparse.Namespace, declared: tuple[Option, ...], console: Console) -> None:
-    """`vicur cues worth`."""
-    schema = schema_of(WorthSettings, "cues worth")
-    settings = schema.load(layers_of(schema, vars(options), declared, options.rest))
-    if options.print_config:
-        sys.stdout.write(as_yaml(settings))
+def worth(arguments: Arguments, console: Console) -> None:
+    """Measure how cues, rationales and answers change the teacher's log-probs.
+
+    Raises:
+        ValueError: a setting, the data or the run does not fit.
+    """
+    settings = arguments.load(WorthSettings)
+    if arguments.printing:
+        print_config(settings)
         return
     if settings.output is not None:
         check_folder(Path(settings.output), "--output")
     grader = Grader(settings.rewards)
-    source = settings.data.open(progress=Progress("checking the data", transient=True).over)
+    source = settings.data.open(progress=passing_bar("checking the data").over)
     samples = (
         source if settings.problems is None else source.select(range(min(settings.problems, len(source))))
     )
     limits = settings.data.pixel_limits()
-    loading = Progress("loading the models", transient=True)
+    loading = passing_bar("loading the models")
     student = loading.during(lambda: load_model(settings.student))
     teacher = loading.during(
         lambda: Teacher.of(TeacherConfig(model=settings.teacher), student, limits=limits)
@@ -237,7 +223,7 @@ def worth_command(options: argparse.Namespace, declared: tuple[Option, ...], con
             progress=Progress("answering"),
         )
     config = PrivilegeConfig(
-        kinds=None if options.kinds is None else tuple(options.kinds),
+        kinds=None if settings.kinds is None else tuple(settings.kinds),
         seed=settings.seed,
         samples_per_batch=settings.samples_per_batch,
     )

@@ -1,17 +1,14 @@
-"""`vicur eval`: what it runs and prints."""
+"""`vicur eval`."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
-from typing import Any, NoReturn
 
 from rich.console import Console
 
 from vicur.bad_rows import BadRowError
-from vicur.cli.options import Option, layers_of
-from vicur.cli.terminal import evaluation_lines
+from vicur.cli.command import Arguments
+from vicur.cli.terminal import evaluation_lines, passing_bar, print_config, say
 from vicur.data.sources import FileSource
 from vicur.encoding.lengths import fit_prompts
 from vicur.encoding.prompts import PromptEncoder
@@ -22,30 +19,28 @@ from vicur.models.checkpoints import read_processor
 from vicur.models.load import load_model
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader
-from vicur.settings.schema import as_yaml, schema_of
 
 
-def run_evaluation(options: argparse.Namespace, declared: tuple[Option, ...], console: Console) -> None:
-    """Read the settings, check data and output, ask the model, and print what came of it.
+def evaluate(arguments: Arguments, console: Console) -> None:
+    """Check data and output, ask the model, and print what came of it.
 
     Raises:
         ValueError: a setting, the data or the output does not fit.
         OSError: the responses cannot be written; the message says where they are.
     """
-    schema = schema_of(EvaluationSettings, "eval")
-    settings = schema.load(layers_of(schema, vars(options), declared, options.rest))
-    if options.print_config:
-        sys.stdout.write(as_yaml(settings))
+    settings = arguments.load(EvaluationSettings)
+    if arguments.printing:
+        print_config(settings)
         return
     settings.check_output()
     grader = Grader(settings.rewards)
     source, left_out = _problems(settings, grader)
     if settings.output is None:
-        _say("The responses will not be stored; give --output FILE.parquet to keep them.")
+        say("The responses will not be stored; give --output FILE.parquet to keep them.")
     output = None if settings.output is None else Path(settings.output)
     with ResponseStore(output, settings.identity(), overwrite=settings.overwrite) as store:
         for sentence in _about_store(store):
-            _say(sentence)
+            say(sentence)
         found = _answers(settings, source, grader, store)
         found = Evaluation(found.answers, (*left_out, *found.unasked))
         # Before anything can go wrong in writing: the result of the whole evaluation.
@@ -64,9 +59,10 @@ def _answers(
     Raises:
         ValueError: a row turns out unreadable, and such rows are not skipped.
     """
+    loading = passing_bar("loading the model")
     try:
         return resume_evaluation(
-            lambda: _bar("loading the model").during(lambda: load_model(settings.model, settings.dtype)),
+            lambda: loading.during(lambda: load_model(settings.model, settings.dtype)),
             source,
             settings.config,
             Progress("evaluating"),
@@ -87,14 +83,14 @@ def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource,
     Raises:
         ValueError: there is none, none can be graded, or images would not be shown.
     """
-    source = settings.data.open(progress=_bar("checking the data").over)
+    source = settings.data.open(progress=passing_bar("checking the data").over)
     too_long: list[Answer] = []
     _check_media(source, settings.data.text_only)
     if settings.limit is not None:
         source = source.select(range(min(settings.limit, len(source))))
     if settings.data.max_prompt_tokens is not None:
-        encoder = PromptEncoder(read_processor(settings.model), _no_positions, settings.data.pixel_limits())
-        measuring = _bar("measuring prompts").over
+        encoder = PromptEncoder.for_lengths(read_processor(settings.model), settings.data.pixel_limits())
+        measuring = passing_bar("measuring prompts").over
         source, overlong = fit_prompts(source, encoder, settings.data, progress=measuring)
         too_long = unasked([(own.id, str(own)) for own in overlong], "prompts too long")
     _check_gradable(source, grader)
@@ -105,13 +101,13 @@ def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource,
 def _check_media(source: FileSource, text_only: bool) -> None:
     """A model that is not shown the images must not get an accuracy without a word."""
     for note in (*source.notes, source.media_in_words()):
-        _say(note)
+        say(note)
     unused = source.unused_media()
     if unused is not None and not text_only:
         raise ValueError(f"{unused} Set data.text_only=true to evaluate without these images.")
     has_media = any(source.schema.get(field) is not None for field in ("images", "videos"))
     if not has_media and not text_only:
-        _say(
+        say(
             f"Warning: no problem of {source.name} has an image or a video; the model is asked in text only. "
             "data.text_only=true says that this is meant."
         )
@@ -130,18 +126,6 @@ def _check_gradable(source: FileSource, grader: Grader) -> None:
         )
 
 
-def _no_positions(*args: Any, **kwargs: Any) -> NoReturn:
-    raise AssertionError("lengths need no positions, for which the model would have to be loaded")
-
-
 def _about_store(store: ResponseStore) -> list[str]:
     reused = [f"{len(store)} responses of {store.output} are reused."] if len(store) else []
     return [*store.notes, *reused]
-
-
-def _bar(title: str) -> Progress:
-    return Progress(title, transient=True)
-
-
-def _say(sentence: str) -> None:
-    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)

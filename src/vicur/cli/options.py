@@ -8,21 +8,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from vicur.settings.familiar import answer_for
-
-if TYPE_CHECKING:  # reading settings is for the command, after parsing
-    from vicur.settings.schema import Layer, Schema
-
-COLUMN = "data.columns."
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a command that is one of its settings.
+    """A short option of a command for one of its settings.
 
     Attributes:
         flag: e.g. "--max-new-tokens".
@@ -31,6 +26,7 @@ class Option:
         choices: the values it takes, if they are few.
         metavar: stands for the value in the help.
         switch: whether it is given without a value, for true.
+        many: whether it takes several values, for a list.
     """
 
     flag: str
@@ -39,6 +35,7 @@ class Option:
     choices: tuple[str, ...] | None = None
     metavar: str | None = None
     switch: bool = False
+    many: bool = False
 
     @property
     def dest(self) -> str:
@@ -51,7 +48,37 @@ class Option:
             parser.add_argument(self.flag, dest=self.dest, action="store_const", const="true", help=self.help)
             return
         metavar = self.metavar or (None if self.choices else self.flag.removeprefix("--").upper())
-        parser.add_argument(self.flag, dest=self.dest, choices=self.choices, metavar=metavar, help=self.help)
+        count = "+" if self.many else None
+        parser.add_argument(
+            self.flag, dest=self.dest, choices=self.choices, metavar=metavar, nargs=count, help=self.help
+        )
+
+    def text(self, value: str | list[str]) -> str:
+        """The value as an override has it."""
+        return f"[{', '.join(value)}]" if isinstance(value, list) else value
+
+    def origin(self, value: str | list[str]) -> str:
+        """The option as it was typed."""
+        if self.switch:
+            return self.flag
+        return f"{self.flag} {' '.join(value) if isinstance(value, list) else value}"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """An option without a value that is no setting, such as --dry-run."""
+
+    flag: str
+    help: str
+
+    @property
+    def dest(self) -> str:
+        """Where argparse keeps whether it was given."""
+        return f"switch {self.flag}"
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Declare it."""
+        parser.add_argument(self.flag, dest=self.dest, action="store_true", help=self.help)
 
 
 DATA_OPTIONS = (
@@ -82,36 +109,11 @@ def add_column_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def layers_of(
-    schema: Schema[Any], options: Mapping[str, Any], declared: Iterable[Option], rest: Sequence[str]
-) -> list[Layer]:
-    """The settings given on a command line: those of options, then those of `key=value`.
-
-    Args:
-        schema: of the command's settings.
-        options: values by destination, as argparse has them.
-        declared: the options that are settings.
-        rest: overrides, as `as_overrides` makes them.
-
-    Raises:
-        SettingsError: a value cannot be read.
-    """
-    layers = []
-    for option in declared:
-        value = options[option.dest]
-        if value is not None:
-            origin = option.flag if option.switch else f"{option.flag} {value}"
-            layers.append(schema.override(f"{option.setting}={value}", origin))
-    for pair in options.get("column_pairs", []):
-        layers.append(schema.override(f"{COLUMN}{pair}", f"--column {pair}"))
-    return [*layers, *schema.overrides(rest)]
-
-
 class Parser(argparse.ArgumentParser):
     """Says which word was probably meant, among those that this command knows."""
 
     command = ""
-    """Whose familiar names are answered: "train" or "eval"."""
+    """The words of the command; decides which names of other libraries are answered."""
 
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
@@ -141,26 +143,34 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def canonical(words: Sequence[str]) -> list[str]:
-    """Arguments as the parsers expect them.
+_SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 
-    `--max_new_tokens` becomes `--max-new-tokens`; a dotted setting and its value, `--a.b value`, become one
-    word, so that no value is taken for a positional argument.
+
+def canonical(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line in two parts: options and words as argparse reads them, and settings as `key=value`.
+
+    `--max_new_tokens` becomes `--max-new-tokens`. A dotted setting and its value, `--a.b value`, become one
+    word, so that no setting is taken for the word behind a command.
     """
     found: list[str] = []
+    settings: list[str] = []
     rest = iter(words)
     for word in rest:
         flag, equals, value = word.partition("=")
-        if not flag.startswith("--"):
+        if _SETTING.match(word):
+            settings.append(word)
+        elif not flag.startswith("--"):
             found.append(word)
         elif "." not in flag:
             found.append(flag.replace("_", "-") + equals + value)
         elif equals:
-            found.append(word)
+            settings.append(word)
         else:
             following = next(rest, None)
-            found.append(word if following is None else f"{word}={following}")
-    return found
+            (found if following is None else settings).append(
+                word if following is None else f"{word}={following}"
+            )
+    return found, settings
 
 
 def as_overrides(rest: Sequence[str], parser: Parser) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vicur.progress import Progress
+from vicur.settings.schema import as_yaml
 from vicur.settings.spelling import listed
 
 if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print it
@@ -20,6 +24,26 @@ if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print i
 
 GIB = 2**30
 MARKS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[dim]n/a[/]"}
+
+
+def say(sentence: str) -> None:
+    """Print a sentence on standard error."""
+    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def passing_bar(title: str) -> Progress:
+    """A progress bar that disappears when it is full."""
+    return Progress(title, transient=True)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_config(settings: object) -> None:
+    """Print all settings of a command as YAML."""
+    sys.stdout.write(as_yaml(settings))
 
 
 def print_addition(addition: Addition, console: Console) -> None:

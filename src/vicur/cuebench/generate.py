@@ -20,6 +20,7 @@ from vicur.cuebench.scenes import (
 )
 from vicur.data.sample import Privilege, Sample
 from vicur.files import write_rows
+from vicur.settings.section import Count, PathText, section
 
 Family = Literal["segments", "chords"]
 Split = Literal["pretrain", "train", "validation", "test", "test_ood"]
@@ -33,6 +34,22 @@ BUCKETS: dict[Split, range] = {
     "test_ood": range(91, 100),
 }
 """A scene belongs to the split whose range holds its hash modulo 100: splits cannot overlap."""
+
+
+@section
+class MakeSettings:
+    """The settings of `vicur cuebench make`."""
+
+    n: Count
+    """Number of problems."""
+    out: PathText
+    """Parquet file to write."""
+    family: Family = "segments"
+    """Kind of scenes."""
+    split: Split = "train"
+    """Split that they belong to."""
+    seed: int = 0
+    """Seed of the scenes."""
 
 
 MOST_MISSES = 100_000

@@ -37,8 +37,21 @@ from vicur.rollouts.sampler import Sampler
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.term import Term
 from vicur.scoring.terms import cross_entropy
+from vicur.settings.section import PathText, section
 
 Report = Callable[[str], None]
+
+
+@section
+class PretrainSettings:
+    """The settings of `vicur cuebench pretrain`."""
+
+    size: Literal["student", "teacher"]
+    """Which of the two shipped sizes."""
+    out: PathText
+    """Folder for the checkpoint."""
+    seed: int | None = None
+    """Seed of weights and data; null for that of the shipped model."""
 
 
 @dataclass(frozen=True)

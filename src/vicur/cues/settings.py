@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from vicur.cues.clients import EndpointConfig
+from vicur.cues.prompts import load_prompt
 from vicur.cues.requests import Asking
-from vicur.data.sources import DataConfig
+from vicur.data.sample import TextKind
+from vicur.data.sources import DataConfig, skipping_bad_rows
 from vicur.media.images import PIL_LIMIT
 from vicur.media.videos import VideoConfig
-from vicur.paths import PathText
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.teacher import SELF
+from vicur.settings.section import Count, NonNegative, PathText, Positive, section
 
 Backend = Literal["endpoint", "local", "exact", "null"]
 
 
-@dataclass(frozen=True)
+@section
 class BuildConfig:
     """The settings of `vicur cues build`."""
 
@@ -41,7 +44,7 @@ class BuildConfig:
     """Prompt template: general, geometry, charts, video, rationale, or the path of your own YAML file."""
     asking: Asking = field(default_factory=Asking)
     """Sampling, and how media are sent."""
-    samples: int = 1
+    samples: Count = 1
     """Cues per problem; with more than one, a list of them is written beside the column."""
     include_answer: bool = False
     """Send the gold answer too: only for the baseline of explained answers, never for cues. Needs a prompt
@@ -55,30 +58,32 @@ class BuildConfig:
     store: PathText | None = None
     """File for the model's replies, or a folder that several builds may use one after another; null for a
     file beside the output."""
-    limit: int | None = None
+    limit: Count | None = None
     """Use only the first N problems; the output has only their rows. Null for all."""
     retry_failed: bool = False
     """Ask again for problems that failed in an earlier run."""
-    concurrency: int = 8
+    concurrency: Count = 8
     """Number of requests in flight."""
-    requests_per_minute: float | None = None
+    requests_per_minute: Positive | None = None
     """Maximum requests per minute; null for no limit."""
-    tries: int = 4
+    tries: Count = 4
     """Attempts per problem before it counts as failed. Times when the endpoint could not be reached do not
     count."""
-    backoff_seconds: float = 1.0
+    backoff_seconds: NonNegative = 1.0
     """Wait before the second attempt; doubled with each further one, up to a minute."""
-    patience_seconds: float = 300.0
+    patience_seconds: NonNegative = 300.0
     """Stop when the endpoint could not be reached, or was too busy, for this long."""
-    stop_after_failures: int = 20
+    stop_after_failures: Count = 20
     """Stop when this many problems in a row have failed."""
-    prompt_price: float = 0.0
+    prompt_price: NonNegative = 0.0
     """Price per million prompt tokens."""
-    completion_price: float = 0.0
+    completion_price: NonNegative = 0.0
     """Price per million completion tokens."""
-    budget: float | None = None
+    budget: NonNegative | None = None
     """Stop before the total cost of this run and earlier ones with the same store exceeds this; null for no
     limit."""
+    repairs: Annotated[int, Field(ge=0)] = 0
+    """Audit the cues and ask again for leaking ones, up to this many times."""
     write_partial: bool = False
     """Whether the output is also written when the build stops early, without cues for the rest."""
     image_dir: PathText | None = None
@@ -94,16 +99,8 @@ class BuildConfig:
     """How frames are sampled from videos."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "limit", "concurrency", "tries", "stop_after_failures"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise ValueError(f"{name} must be at least 1, not {count}.")
-        for name in ("backoff_seconds", "patience_seconds", "prompt_price", "completion_price", "budget"):
-            amount = getattr(self, name)
-            if amount is not None and not 0 <= amount < math.inf:
-                raise ValueError(f"{name} must be 0 or more, not {amount}.")
-        if self.requests_per_minute is not None and not self.requests_per_minute > 0:
-            raise ValueError(f"requests_per_minute must be above 0, not {self.requests_per_minute}.")
+        if self.repairs and load_prompt(self.prompt).field != "cue":
+            raise ValueError(f"repairs are for cues; the prompt {self.prompt} asks for something else.")
         if self.budget is not None and self.prompt_price == self.completion_price == 0:
             raise ValueError("A budget needs prices: set prompt_price and completion_price.")
         if self.model is None and self.backend in ("endpoint", "local"):
@@ -133,20 +130,29 @@ class BuildConfig:
         return (prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6
 
 
-def skipping_bad_rows() -> DataConfig:
-    """How data is read where unreadable rows are left out unless set otherwise."""
-    return DataConfig(bad_rows="skip")
-
-
-@dataclass(frozen=True)
+@section
 class AuditSettings:
     """The settings of `vicur cues audit`."""
 
     data: DataConfig = field(default_factory=skipping_bad_rows)
     """The data with cues; `data.train` is the file, folder or hub id."""
+    column: TextKind = "cue"
+    """The text that is audited."""
+    cuebench: bool = False
+    """Whether the data is CueBench's, and every claim is checked against its boxes."""
+    verifier: str | None = None
+    """Model that checks every claim against the image; null for none."""
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    """The verifier's endpoint."""
+    flags: PathText | None = None
+    """Parquet file for all flags, each with its span and reason; null to write none."""
+    drop: PathText | None = None
+    """File for the data without the texts that certainly leak; null to write none."""
+    possible: bool = False
+    """Whether `drop` also leaves out texts with possible faults."""
 
 
-@dataclass(frozen=True)
+@section
 class WorthSettings:
     """The settings of `vicur cues worth`."""
 
@@ -158,24 +164,20 @@ class WorthSettings:
     """The model that is shown the texts; "self" for the student."""
     run: PathText | None = None
     """Folder of a training run whose responses are used; null to sample them now."""
-    problems: int | None = None
+    kinds: list[TextKind] | None = None
+    """Texts to measure; null for all that the data has."""
+    problems: Count | None = None
     """Use only the first N problems; null for all."""
-    siblings: int = 4
+    siblings: Count = 4
     """Responses per problem."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are sampled."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """How responses are graded. Responses of a run keep the grades that the run gave them unless a setting
     here is changed."""
-    samples_per_batch: int = 16
+    samples_per_batch: Count = 16
     """Problems scored together."""
     seed: int = 0
     """Seed for sampling, and for the choice of other problems' texts."""
     output: PathText | None = None
     """Folder for worth.json and tokens.parquet; null to write none."""
-
-    def __post_init__(self) -> None:
-        for name in ("problems", "siblings", "samples_per_batch"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise ValueError(f"{name} must be at least 1, not {count}.")

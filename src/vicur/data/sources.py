@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from PIL import Image
+from pydantic import Field
 
 from vicur.bad_rows import BadRow, BadRowError, RowProblem, reasons_in_words
 from vicur.data.choices import LETTERS, check_format
@@ -27,7 +28,7 @@ from vicur.media.pixels import PixelLimits
 from vicur.media.reader import MediaReader
 from vicur.media.video import Video
 from vicur.media.videos import VideoConfig
-from vicur.paths import PathText
+from vicur.settings.section import Count, PathText, section
 from vicur.settings.spelling import IN_RECIPES, Spelling, listed
 
 PEEKED = 20
@@ -40,7 +41,7 @@ Progress = Callable[[Iterable[Row], int], Iterable[Row]]
 """Goes through a number of rows and shows how far it is; `training.progress.Progress.over` is one."""
 
 
-@dataclass(frozen=True)
+@section
 class DataConfig:
     """The training problems."""
 
@@ -69,35 +70,25 @@ class DataConfig:
     often its images are in a column that was not recognised."""
     bad_rows: Literal["error", "skip"] = "error"
     """What to do with rows that cannot become a problem: stop, or skip and count them."""
-    check_images: int | None = CHECKED
+    check_images: Annotated[int, Field(ge=0)] | None = CHECKED
     """Number of images that are decoded before the run, to find broken ones; null for all, 0 for none. Later
     ones are checked by their header, and treated like other bad rows where they cannot be decoded."""
-    min_pixels: int | None = None
+    min_pixels: Count | None = None
     """Lower bound on pixels per image after resizing; null for the checkpoint's own."""
-    max_pixels: int | None = None
+    max_pixels: Count | None = None
     """Upper bound on pixels per image after resizing; null for the checkpoint's own."""
-    max_raw_pixels: int = PIL_LIMIT
+    max_raw_pixels: Annotated[int, Field(ge=1, le=2 * PIL_LIMIT)] = PIL_LIMIT
     """Upper bound on pixels of an image file; a row with a larger one is bad: it may be a decompression
     bomb."""
     video: VideoConfig = field(default_factory=VideoConfig)
-    max_prompt_tokens: int | None = None
+    max_prompt_tokens: Count | None = None
     """Upper bound on tokens of the student's prompt, media included; null for no limit."""
-    max_teacher_prompt_tokens: int | None = None
+    max_teacher_prompt_tokens: Count | None = None
     """Upper bound on tokens of the teacher's prompt; null for no limit."""
     overlong: Literal["error", "drop"] = "drop"
     """What to do with problems whose prompt is too long: stop, or drop and count them."""
 
     def __post_init__(self) -> None:
-        for name in ("max_prompt_tokens", "max_teacher_prompt_tokens", "max_raw_pixels"):
-            bound = getattr(self, name)
-            if bound is not None and bound < 1:
-                raise ValueError(f"data.{name} must be at least 1, not {bound}.")
-        if self.check_images is not None and self.check_images < 0:
-            raise ValueError(f"data.check_images must be at least 0, not {self.check_images}.")
-        if self.max_raw_pixels > 2 * PIL_LIMIT:  # there Pillow refuses by itself
-            raise ValueError(
-                f"data.max_raw_pixels may be {2 * PIL_LIMIT} at most, not {self.max_raw_pixels}."
-            )
         option_format(self.options)
         self.pixel_limits()
 
@@ -114,12 +105,14 @@ class DataConfig:
         path: str | Path | Sequence[str] | None = None,
         only_for: View | None = None,
         progress: Progress | None = None,
+        *,
+        may_be_empty: bool = False,
     ) -> FileSource:
         """The problems of `path`, read as these settings say.
 
         Args:
             path: another name than `train`.
-            only_for, progress: as of `FileSource`.
+            only_for, progress, may_be_empty: as of `FileSource`.
 
         Raises:
             ValueError: as `FileSource`.
@@ -137,7 +130,13 @@ class DataConfig:
             video=self.video,
             max_raw_pixels=self.max_raw_pixels,
             progress=progress,
+            may_be_empty=may_be_empty,
         )
+
+
+def skipping_bad_rows() -> DataConfig:
+    """How data is read where unreadable rows are skipped and counted unless set otherwise."""
+    return DataConfig(bad_rows="skip")
 
 
 def option_format(options: str | None) -> str | None:

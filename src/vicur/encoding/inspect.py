@@ -5,17 +5,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+from pydantic import Field
 
 from vicur.bad_rows import BadRow, BadRowError, reasons
 from vicur.data.responses import answer_in_response
 from vicur.data.sample import PrivilegeKind, Sample
-from vicur.data.sources import FileSource
+from vicur.data.sources import DataConfig, FileSource, skipping_bad_rows
 from vicur.data.views import Hinted, Plain, Shown, View
 from vicur.encoding.lengths import prompt_length
 from vicur.encoding.prompts import PromptEncoder
+from vicur.settings.section import PathText, section
+
+
+@section
+class InspectSettings:
+    """The settings of `vicur data inspect`."""
+
+    data: DataConfig = field(default_factory=skipping_bad_rows)
+    """The data; `data.train` is the file, folder or hub id."""
+    model: PathText | None = None
+    """Checkpoint whose chat template and tokenizer are used for prompts and lengths; null for neither."""
+    privilege: Literal["none"] | PrivilegeKind = "cue"
+    """What the teacher is shown."""
+    example: Annotated[int, Field(ge=0)] = 0
+    """Number of the problem that is shown."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Int, UInt8
@@ -66,6 +66,11 @@ class PromptEncoder:
         self.sizes = VisualSizes(processor, limits or PixelLimits())
         self._quoted = QuotedTokens(self.tokenizer)
         self._token_type = {processor.image_token_id: 1, processor.video_token_id: 2}
+
+    @classmethod
+    def for_lengths(cls, processor: Any, limits: PixelLimits) -> PromptEncoder:
+        """An encoder that renders and measures prompts, without a model: it cannot `encode` them."""
+        return cls(processor, _no_positions, limits)
 
     def render(self, shown: Shown) -> str:
         """The prompt as text, media as single placeholders, up to where the response begins."""
@@ -177,6 +182,10 @@ class PromptEncoder:
             mm_token_type_ids=types[None],
         )
         return positions[:, 0]
+
+
+def _no_positions(*args: Any, **kwargs: Any) -> NoReturn:
+    raise AssertionError("lengths need no positions, for which the model would have to be loaded")
 
 
 def _split_media(batch: Any, shown: Sequence[Shown]) -> list[dict[str, Tensor]]:

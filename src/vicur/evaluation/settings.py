@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from vicur.data.sources import DataConfig
 from vicur.evaluation.runner import EvaluationConfig
 from vicur.files import folder_digest
 from vicur.models.checkpoints import Dtype, resolve_checkpoint
-from vicur.paths import PathText, check_file
+from vicur.paths import check_file
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig
+from vicur.settings.section import Count, PathText, section
 
 MAX_NEW_TOKENS = 2048
 """Default length limit of a response: room for a chain of thought."""
@@ -23,7 +24,7 @@ def greedy() -> SamplingConfig:
     return SamplingConfig(temperature=0.0, max_new_tokens=MAX_NEW_TOKENS)
 
 
-@dataclass(frozen=True)
+@section
 class EvaluationSettings:
     """A model, the problems it is asked, and how its responses are sampled and graded."""
 
@@ -37,11 +38,11 @@ class EvaluationSettings:
     """How responses are graded."""
     sampling: SamplingConfig = field(default_factory=greedy)
     """How responses are sampled; greedy by default."""
-    prompts_per_batch: int = 32
+    prompts_per_batch: Count = 32
     """Problems answered together; memory grows with it."""
     seed: int = 0
     """Seed of the sampled responses; without effect on greedy ones."""
-    limit: int | None = None
+    limit: Count | None = None
     """Use only the first N problems; null for all."""
     output: PathText | None = None
     """Parquet file for the responses and verdicts; null to keep none."""
@@ -49,11 +50,8 @@ class EvaluationSettings:
     """Whether responses of an earlier evaluation in the output file may be discarded."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, not {self.limit}.")
         if self.output is not None and Path(self.output).suffix != ".parquet":
             raise ValueError(f"output {self.output} must end in .parquet.")
-        self.config  # noqa: B018  a wrong batch size is a mistake in these settings
 
     @property
     def config(self) -> EvaluationConfig:

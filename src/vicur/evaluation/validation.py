@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vicur.data.sources import DataConfig, FileSource
 from vicur.evaluation.runner import EvaluationConfig
-from vicur.paths import PathText
 from vicur.rollouts.processors import SamplingConfig
+from vicur.settings.section import Count, NonNegative, PathText, section
 
 
-@dataclass(frozen=True)
+@section
 class ValidationConfig:
     """Held-out problems, answered before the first step and after the last."""
 
     data: PathText | None = None
     """Problems with answers, named and read like data.train; null for no validation."""
-    problems: int | None = None
+    problems: Count | None = None
     """Use only the first N problems; null for all."""
-    temperature: float = 0.0
+    temperature: NonNegative = 0.0
     """Sampling temperature; 0 is greedy."""
-    max_new_tokens: int | None = None
+    max_new_tokens: Count | None = None
     """Maximum response length in tokens; null for that of rollout.sampling."""
-    prompts_per_batch: int = 64
+    prompts_per_batch: Count = 64
     """Problems answered together; memory grows with it."""
-
-    def __post_init__(self) -> None:
-        for name in ("problems", "max_new_tokens", "prompts_per_batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"validation.{name} must be at least 1, not {value}.")
-        if self.temperature < 0:
-            raise ValueError(f"validation.temperature must be 0 or more, not {self.temperature}.")
 
     def open(self, data: DataConfig) -> FileSource | None:
         """The held-out problems; None if there are none.

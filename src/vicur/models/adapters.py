@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from vicur.compat import peft_warnings_ignored
+from vicur.settings.section import Count, Decay, section
 
 OWN = "default"
 """The adapter that is trained."""
@@ -22,22 +22,18 @@ _LANGUAGE = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 _VISION = r"model\.visual\.blocks\.\d+\.(attn|mlp)\.(qkv|proj|linear_fc\d)"
 
 
-@dataclass(frozen=True)
+@section
 class LoRAConfig:
     """Low-rank adapters (LoRA). The base's weights do not change, so a self-teacher needs no second copy."""
 
-    rank: int = 16
+    rank: Count = 16
     """Rank of the adapters."""
     alpha: float = 32.0
     """Scaling: the adapters' output is multiplied by alpha / rank."""
-    dropout: float = 0.0
+    dropout: Decay = 0.0
     """Dropout probability on the adapters' inputs during training."""
     vision: bool = False
     """Whether to add adapters to the vision tower, besides the language model."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"student.lora.rank must be at least 1, not {self.rank}.")
 
 
 def add_adapter(model: Any, config: LoRAConfig, name: str = OWN, *, trained: bool = True) -> None:

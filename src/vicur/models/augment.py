@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from vicur.models.checkpoints import AUGMENTED, STOCK, has_recovery, kind_of, read_config
+from vicur.models.checkpoints import AUGMENTED, STOCK, Dtype, has_recovery, kind_of, read_config
 from vicur.models.load import LoadedModel, RecoveryConfig, augmented_config
 from vicur.models.student import layers_with_recovery
+from vicur.settings.section import PathText, section
+
+
+@section
+class InitSettings:
+    """The settings of `vicur init`."""
+
+    base: PathText
+    """The checkpoint: a folder, a hub id, "vicur:NAME", or, for a dry run, a config.json."""
+    out: PathText | None = None
+    """Folder for the new checkpoint; it must not exist."""
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    """The cue recovery module."""
+    dtype: Dtype | None = None
+    """Dtype of the new checkpoint; null for that of the base."""
+    seed: int = 0
+    """Seed for initialising the new weights."""
 
 
 @dataclass(frozen=True)

@@ -36,16 +36,16 @@ from vicur.models.devices import choose_device
 from vicur.models.recovery import CueRecovery, OutputInit
 from vicur.models.student import INTERVAL, layers_with_recovery
 from vicur.models.vocabulary import Vocabulary
-from vicur.paths import PathText
+from vicur.settings.section import Count, NonNegative, PathText, section
 
 
-@dataclass(frozen=True)
+@section
 class RecoveryConfig:
     """The cue recovery module that a student gets."""
 
     enabled: bool | None = None
     """Whether the student has the cue recovery module; null for whatever its checkpoint has."""
-    interval: int | None = None
+    interval: Count | None = None
     """The module acts after decoder layers i with i % interval == 0; null for the layers that the checkpoint
     names, or every fifth in a fresh module."""
     layers: list[int] | None = None
@@ -53,13 +53,9 @@ class RecoveryConfig:
     output_init: OutputInit = "zero"
     """Initialisation of the module's output matrix. "zero": a fresh student equals its base exactly.
     "normal": N(0, 0.02), the default of transformers."""
-    learning_rate: float | None = None
+    learning_rate: NonNegative | None = None
     """Learning rate of the module's parameters; null for optimizer.learning_rate. With output_init=zero and
     1e-6 the module stays nearly inert, so it usually needs a larger one."""
-
-    def __post_init__(self) -> None:
-        if self.interval is not None and self.interval < 1:
-            raise ValueError(f"recovery.interval must be at least 1, not {self.interval}.")
 
     @property
     def is_described(self) -> bool:
@@ -75,7 +71,7 @@ class RecoveryConfig:
         return list(range(0, config.text_config.num_hidden_layers, self.interval or INTERVAL))
 
 
-@dataclass(frozen=True)
+@section
 class StudentConfig:
     """The model that learns."""
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vicur.paths import PathText
 from vicur.rewards.answers import extract_answer, unwrap_gold
 from vicur.rewards.functions import load_function
 from vicur.rewards.judge import Judge
 from vicur.rewards.latex import LatexComparer
 from vicur.rewards.notation import is_balanced
+from vicur.settings.section import Count, NonNegative, PathText, Positive, section
 
 
-@dataclass(frozen=True)
+@section
 class RewardConfig:
     """How responses are graded."""
 
@@ -24,27 +23,17 @@ class RewardConfig:
     """A function of your own, `package.module:name` or `path/to/file.py:name`. It is called as
     `function(response, gold, meta)` and returns a bool, a number, or None for a response that cannot be
     graded. It replaces all of the comparison, so that only `correct_from` still counts."""
-    tolerance: float = 1e-6
+    tolerance: NonNegative = 1e-6
     """Numbers are equal if they differ by at most this, relative to the gold answer."""
     lenient: bool = True
     """Where a response marks no answer, take the whole of a short response, its last formula or its option
     letter for one."""
-    time_limit: float = 5.0
+    time_limit: Positive = 5.0
     """Seconds for comparing two LaTeX answers; beyond it the response counts as wrong."""
-    max_answer_length: int = 512
+    max_answer_length: Count = 512
     """Characters. A longer answer counts as wrong; a longer gold answer cannot be graded against."""
     correct_from: float = 1.0
     """A response counts as correct if its reward is at least this."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tolerance < math.inf:
-            raise ValueError(f"tolerance must be 0 or more, not {self.tolerance}.")
-        if not 0 < self.time_limit < math.inf:
-            raise ValueError(f"time_limit must be more than 0 seconds, not {self.time_limit}.")
-        if self.max_answer_length < 1:
-            raise ValueError(f"max_answer_length must be at least 1, not {self.max_answer_length}.")
-        if not math.isfinite(self.correct_from):
-            raise ValueError(f"correct_from must be a number, not {self.correct_from}.")
 
 
 @dataclass(frozen=True)

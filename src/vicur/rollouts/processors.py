@@ -5,38 +5,31 @@ Shape suffixes: B rows, V words kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
+from vicur.settings.section import Count, NonNegative, section
 
-@dataclass(frozen=True)
+
+@section
 class SamplingConfig:
     """How responses are sampled."""
 
-    temperature: float = 1.0
+    temperature: NonNegative = 1.0
     """Sampling temperature; 0 for greedy decoding."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling: keep the fewest most likely tokens whose probabilities sum to at least this; 1 for
     no cut-off."""
-    top_k: int = 0
+    top_k: Annotated[int, Field(ge=0)] = 0
     """Keep only this many most likely tokens; 0 for no cut-off."""
     presence_penalty: float = 0.0
     """Subtracted from the logit of every token that the response already contains."""
-    max_new_tokens: int = 256
+    max_new_tokens: Count = 256
     """Maximum length of a response in tokens; a longer one is cut off."""
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (all words) or more, not {self.top_k}.")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")
 
     @property
     def is_policy(self) -> bool:

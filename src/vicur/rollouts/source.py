@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +17,7 @@ from vicur.rewards.thinking import opened_thought
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.rollout import Response, Rollouts
 from vicur.rollouts.sampler import Sampler
+from vicur.settings.section import Count, section
 
 SourceName = Literal["student", "teacher", "dataset"]
 PROMPT_END = 16
@@ -25,24 +26,21 @@ Encode = Callable[[Sequence[Sample], View], list[EncodedPrompt]]
 """Makes a model's prompts of samples under a view."""
 
 
-@dataclass(frozen=True)
+@section
 class RolloutConfig:
     """How the responses of a training step are made."""
 
     source: SourceName = "student"
     """Where responses come from: the student (on-policy), the teacher under its own view (off-policy), or
     the data (`target_response`)."""
-    siblings: int = 1
+    siblings: Count = 1
     """Number of responses to each prompt (K; group size in GRPO)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are sampled. Given responses are cut off at max_new_tokens."""
-    prompts_per_batch: int = 64
+    prompts_per_batch: Count = 64
     """Number of prompts that are prefilled and decoded together; memory grows with it."""
 
     def __post_init__(self) -> None:
-        for name in ("siblings", "prompts_per_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"rollout.{name} must be at least 1, not {getattr(self, name)}.")
         if self.source == "dataset" and self.siblings > 1:
             raise ValueError("rollout.source=dataset has one response to a problem: set rollout.siblings=1.")
 

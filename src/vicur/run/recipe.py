@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.source import RolloutConfig
 from vicur.scoring.scorer import ScoringConfig
 from vicur.scoring.teacher import SELF, TeacherConfig
-from vicur.settings.schema import Layer, Schema, SettingsError, as_yaml, schema_of
+from vicur.settings.schema import Layer, Schema, as_yaml, schema_of
+from vicur.settings.section import SettingsError, section
 from vicur.training.loop import TrainingConfig
 from vicur.training.optimizer import OptimizerConfig
 
 
-@dataclass(frozen=True)
+@section
 class Recipe:
     """Everything that decides a training run."""
 

@@ -15,8 +15,8 @@ from vicur.models.adapters import LoRAConfig, adapter_parameters, add_adapter, h
 from vicur.models.checkpoints import Dtype
 from vicur.models.load import LoadedModel, as_base, copy_of, load_model, with_adapter
 from vicur.models.vocabulary import check_same_vocabulary
-from vicur.paths import PathText
 from vicur.scoring.scorer import Scorer, ScoringConfig
+from vicur.settings.section import PathText
 
 SELF = "self"
 AVERAGE = "average"

@@ -10,12 +10,10 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import (
-    Annotated,
     Any,
     Generic,
     Literal,
@@ -27,17 +25,13 @@ from typing import (
     get_type_hints,
 )
 
-import jsonargparse
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
-from vicur.paths import PATH, expand
 from vicur.settings.familiar import answer_for
+from vicur.settings.section import SettingsError, explain
 
 Component = TypeVar("Component")
-
-
-class SettingsError(ValueError):
-    """Settings that cannot be read or make no sense; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +64,8 @@ class Schema(Generic[Component]):
     def __init__(self, component: type[Component], command: str = "") -> None:
         self.component, self.command = component, command
         self.kinds = setting_types(component)
-        self.paths = {name for name, kind in setting_types(component, extras=True).items() if _is_path(kind)}
-
-    @functools.cached_property
-    def parser(self) -> jsonargparse.ArgumentParser:
-        """Parses every setting, with the fields' docstrings as help."""
-        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-        parser = jsonargparse.ArgumentParser(prog=f"vicur {self.command}", exit_on_error=False)
-        parser.add_class_arguments(self.component)
-        return parser
+        self._adapter: TypeAdapter[Component] = TypeAdapter(component)
+        self._defaults = Layer("", dict(_own_defaults(component)))
 
     def override(self, text: str, origin: str | None = None) -> Layer:
         """The layer of one `key=value` or `--key=value`; `-` in the key stands for `_`.
@@ -120,16 +107,17 @@ class Schema(Generic[Component]):
             for key, value in layer.flat.items():
                 if not self.knows(key, value):
                     raise SettingsError(f"{layer.origin_of(key)}: {self.unknown(key)}")
+        layers = [self._defaults, *layers]
         merged = self.merged("", layers)
         for key, value in merged.flat.items():
-            wanted = _unfit(self.kinds.get(key), value)
-            if wanted is not None:
-                raise SettingsError(f"{merged.origin_of(key)}: {key} must be {wanted}, not {value!r}.")
+            if isinstance(value, bool) and not _takes_bool(self.kinds.get(key)):  # pydantic reads 1 and 0
+                raise SettingsError(f"{merged.origin_of(key)}: {key} must not be {str(value).lower()}.")
         try:
-            return self._build(merged.flat)
-        except SettingsError as error:
-            culprit = self._culprit(layers, str(error))
-            raise SettingsError(f"{culprit}: {error}" if culprit else str(error)) from error
+            return self._adapter.validate_python(nest(merged.flat))
+        except ValidationError as error:
+            key, sentence = explain(error, self.kinds)
+            origin = merged.origin_of(key) if key in merged.flat else self._culprit(layers, sentence)
+            raise SettingsError(f"{origin}: {sentence}" if origin else sentence) from error
 
     def knows(self, key: str, value: Any) -> bool:
         """Whether there is such a setting; or such a section, where the value is {} or null."""
@@ -187,21 +175,13 @@ class Schema(Generic[Component]):
         if value is not None or not self._has_default(key):
             flat[key] = value
 
-    def _build(self, flat: dict[str, Any]) -> Component:
-        try:
-            flat = {key: _expanded(value) if key in self.paths else value for key, value in flat.items()}
-            values = self.parser.parse_object(nest(flat))
-            return self.component(**self.parser.instantiate(values).as_dict())
-        except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-            raise SettingsError(_sentence(error)) from error
-
-    def _culprit(self, layers: Sequence[Layer], message: str) -> str:
-        """Where the first layer that fails in this way comes from; "" if the defaults alone do."""
+    def _culprit(self, layers: Sequence[Layer], sentence: str) -> str:
+        """The origin of the first layer with which settings do not go together; "" if the defaults do not."""
         for count in range(len(layers)):
             try:
-                self._build(self.merged("", layers[:count]).flat)
-            except SettingsError as error:
-                if str(error) == message:
+                self._adapter.validate_python(nest(self.merged("", layers[:count]).flat))
+            except ValidationError as error:
+                if explain(error, self.kinds)[1] == sentence:
                     return layers[count - 1].origin if count else ""
         return layers[-1].origin if layers else ""
 
@@ -249,6 +229,28 @@ def setting_types(component: type, prefix: str = "", *, extras: bool = False) ->
     return found
 
 
+def _own_defaults(component: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings in which a component's default for a section differs from that section's own defaults.
+
+    Naming one setting of the section must not undo the others.
+    """
+    for name, default in _defaults(component).items():
+        if is_dataclass(default):
+            plain = _defaults(type(default))
+            for inner, value in ((inner, vars(default)[inner]) for inner in plain):
+                if value != plain[inner] and not is_dataclass(value):
+                    yield f"{prefix}{name}.{inner}", value
+            yield from _own_defaults(type(default), f"{prefix}{name}.")
+
+
+def _defaults(component: type[Any]) -> dict[str, Any]:
+    """The default of every field that has one."""
+    made = {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(component)
+    }
+    return {name: default for name, default in made.items() if default is not MISSING}
+
+
 def nest(flat: dict[str, Any]) -> dict[str, Any]:
     """Settings by dotted name as nested sections."""
     nested: dict[str, Any] = {}
@@ -270,50 +272,7 @@ def as_yaml(settings: Any) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _is_path(kind: Any) -> bool:
-    if get_origin(kind) is Annotated:
-        return PATH in kind.__metadata__
-    return any(_is_path(own) for own in get_args(kind))
-
-
-def _expanded(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_expanded(own) for own in value]
-    return expand(value) if isinstance(value, str) else value
-
-
-def _sentence(error: Exception) -> str:
-    """What is wrong, without the parser's account of the types that it tried for an optional component."""
-    text = " ".join(str(error).split()).replace("Parser key", "setting")
-    tried = re.search(r"Errors: - (.*?) - Expected a <class 'NoneType'>", text)
-    if tried is None:
-        return text
-    inner = re.sub(r"Problem with given class_path '[^']*': ", "", tried[1])
-    outer = re.match(r'setting "([\w.]+)"', text)
-    return inner if outer is None else inner.replace('setting "', f'setting "{outer[1]}.', 1)
-
-
-def _unfit(kind: Any, value: Any) -> str | None:
-    """What a setting takes, where the value is none of it; None where it fits, or the parser has to say."""
-    kinds = [
-        own for own in (get_args(kind) if NoneType in get_args(kind) else (kind,)) if own is not NoneType
-    ]
-    if len(kinds) != 1 or value is None:
-        return None
-    (own,) = kinds
-    if get_origin(own) is Literal:
-        near = difflib.get_close_matches(str(value), map(str, get_args(own)), n=1)
-        wanted = f"one of {', '.join(map(str, get_args(own)))}" + (f" ({near[0]}?)" if near else "")
-        return None if value in get_args(own) else wanted
-    if is_dataclass(own):
-        return None if isinstance(value, dict) else "a section: {} for its defaults, or settings by name"
-    if own is bool:
-        return None if isinstance(value, bool) else "true or false"
-    if own is int:
-        return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
-    if own is float:
-        try:  # YAML reads 1e-4 as text
-            return None if not isinstance(value, bool) and float(value) is not None else "a number"
-        except (TypeError, ValueError):
-            return "a number"
-    return None
+def _takes_bool(kind: Any) -> bool:
+    """Whether a setting can be true, or is a text or a section, about which pydantic has the say."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return not {int, float} & set(kinds) or bool in kinds

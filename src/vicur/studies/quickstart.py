@@ -39,7 +39,7 @@ def run_quickstart(config: StudyConfig, console: Console) -> dict[str, Any]:
     study = load_study("quickstart")
     outcomes = run_study(study, config, console)
     summary = summarise(study, outcomes)
-    _draw(Path(config.output), summary, outcomes)
+    _draw(config.folder, summary, outcomes)
     return summary
 
 

@@ -28,7 +28,7 @@ from vicur.rollouts.processors import SamplingConfig
 from vicur.run.build import build
 from vicur.run.recipe import Recipe, load_recipe, read_settings, recipe_of, shown
 from vicur.scoring.scorer import Scorer
-from vicur.settings.schema import SettingsError
+from vicur.settings.section import Count, PathText, SettingsError, section
 
 DOMAINS: dict[str, Split] = {"in_domain": "test", "out_of_domain": "test_ood"}
 BASE = "base"
@@ -84,26 +84,26 @@ class Study:
     rewards: RewardConfig = field(default_factory=RewardConfig)
 
 
-@dataclass(frozen=True)
+@section
 class StudyConfig:
     """Size of a study."""
 
-    output: str
-    """Folder for everything."""
-    seeds: int = 1
+    output: PathText | None = None
+    """Folder for everything; null for studies/STUDY, or quickstart."""
+    seeds: Count = 1
     """Repetitions, each with its own problems, order, responses and fresh weights."""
-    steps: int | None = None
+    steps: Count | None = None
     """Updates of each method; the recipes' own if not given."""
-    test_problems: int = 600
+    test_problems: Count = 600
     """Problems of each of the two test sets."""
     only: tuple[str, ...] = ()
     """Train only these of the study's methods."""
 
-    def __post_init__(self) -> None:
-        for name in ("seeds", "steps", "test_problems"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}.")
+    @property
+    def folder(self) -> Path:
+        """The output folder, which the command has chosen if nobody else has."""
+        assert self.output is not None
+        return Path(self.output)
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def run_study(study: Study, config: StudyConfig, console: Console) -> dict[str, 
         ValueError: the output folder already holds a study, or there is no such method.
         OSError: it cannot be made or written.
     """
-    output = Path(config.output)
+    output = config.folder
     if (output / "summary.json").exists() or any(output.glob("seed-*")):
         raise ValueError(f"{output} already holds a study. Choose another --output or remove it.")
     check_folder(output, "--output")
@@ -232,7 +232,7 @@ class _Seed:
 
     def __init__(self, study: Study, config: StudyConfig, seed: int, console: Console) -> None:
         self.study, self.config, self.seed, self.console = study, config, seed, console
-        self.folder = Path(config.output) / f"seed-{seed}"
+        self.folder = config.folder / f"seed-{seed}"
         self.grader = Grader(study.rewards)
 
     def write_data(self) -> None:

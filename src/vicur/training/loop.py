@@ -15,9 +15,9 @@ from vicur.data.sample import Sample
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
 from vicur.models.devices import check_name
 from vicur.objectives.objective import OLD, Objective
-from vicur.paths import PathText
 from vicur.progress import Progress
 from vicur.rollouts.source import RolloutSource
+from vicur.settings.section import PathText
 from vicur.training.clock import Clock
 from vicur.training.measurement import Measurement
 from vicur.training.metrics import describe_responses, describe_tokens, describe_updates, join_tokens

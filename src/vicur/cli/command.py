@@ -1,0 +1,207 @@
+"""What a command is: its words, its options, and the settings behind them.
+
+All commands share one grammar. A setting is given as `key=value`, `--key value` or `--key=value`; the common
+ones have a short option too (`--data FILE` is data.train=FILE). Nothing here imports a model or data, so that
+parsing, `vicur --help` and mistakes in typing take no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vicur.cli.options import Option, Parser, Switch, add_column_option, as_overrides
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vicur.settings.schema import Layer, Schema
+
+Settings = TypeVar("Settings")
+GRAMMAR = "Settings are given as key=value or --key value"
+PRINT_CONFIG = Switch("--print-config", "print all settings and stop")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: its words, e.g. "data inspect".
+        help: one line, for the list of commands.
+        run: "module:function", imported when the command runs; called with the `Arguments` and a console.
+        settings: "module:class" of its settings, imported for --help.
+        description: what it does, for its own help; `help` if not given.
+        argument: the word behind the command, if it takes one.
+        options: settings that have a short option.
+        switches: options without a value that are no settings.
+        needed: settings that must be given.
+        columns: whether it takes --column.
+        example: an override, for the help.
+    """
+
+    name: str
+    help: str
+    run: str
+    settings: str
+    description: str = ""
+    argument: Argument | None = None
+    options: tuple[Option, ...] = ()
+    switches: tuple[Switch, ...] = ()
+    needed: tuple[str, ...] = ()
+    columns: bool = False
+    example: str = "seed=1"
+
+    def add_to(self, commands: Any) -> None:
+        """Declare its parser below that of its group."""
+        parser: Parser = commands.add_parser(
+            self.name.split()[-1], help=self.help, description=self.description or self.help, add_help=False
+        )
+        parser.command = self.name
+        parser.add_argument("-h", "--help", action="store_true", help="show this help, with all settings")
+        if self.argument is not None:
+            self.argument.add_to(parser)
+        for option in self.options:
+            option.add_to(parser)
+        for switch in (*self.switches, PRINT_CONFIG):
+            switch.add_to(parser)
+        if self.columns:
+            add_column_option(parser)
+        parser.epilog = f"{GRAMMAR}, e.g. {self.example}; --print-config shows them all."
+        parser.set_defaults(command=self, parser=parser)
+
+    def execute(
+        self, parsed: argparse.Namespace, rest: list[str], settings: list[str], console: Console
+    ) -> None:
+        """Run it, or print its help.
+
+        Args:
+            parsed: what argparse read.
+            rest: what it did not know.
+            settings: `key=value` or `--key=value`.
+            console: to print to.
+        """
+        parser: Parser = parsed.parser
+        if parsed.help:
+            from vicur.cli.help import settings_help
+
+            sys.stdout.write(f"{parser.format_help()}\n{settings_help(load_name(self.settings))}")
+            return
+        arguments = self._arguments(parsed, rest, settings, parser)
+        run: Callable[[Arguments, Console], None] = load_name(self.run)
+        run(arguments, console)
+
+    def _arguments(
+        self, parsed: argparse.Namespace, rest: list[str], settings: list[str], parser: Parser
+    ) -> Arguments:
+        for word in rest:
+            if word.startswith("--") and parser.suggestion(word):
+                parser.refuse(word)
+        overrides = [*as_overrides(rest, parser), *settings]
+        named = {pair.partition("=")[0].removeprefix("--").replace("-", "_") for pair in overrides}
+        values = {
+            option: value for option in self.options if (value := vars(parsed)[option.dest]) is not None
+        }
+        if self.argument is not None and self.argument.setting is None and parsed.argument is None:
+            parser.error(f"the following arguments are required: {self.argument.name}")
+        missing = self._missing(named | {option.setting for option in values}, parsed)
+        if missing and not vars(parsed)[PRINT_CONFIG.dest]:
+            parser.error(f"the following arguments are required: {', '.join(missing)}")
+        return Arguments(
+            self,
+            None if self.argument is None else parsed.argument,
+            values,
+            tuple(parsed.column_pairs) if self.columns else (),
+            tuple(overrides),
+            frozenset(switch.flag for switch in (*self.switches, PRINT_CONFIG) if vars(parsed)[switch.dest]),
+        )
+
+    def _missing(self, given: set[str], parsed: argparse.Namespace) -> list[str]:
+        """How the settings that must be given, and are not, are written."""
+        written = {option.setting: option.flag for option in self.options}
+        if self.argument is not None and self.argument.setting is not None:
+            written[self.argument.setting] = self.argument.name
+            given = given | ({self.argument.setting} if parsed.argument is not None else set())
+        return [written.get(setting, f"{setting}=VALUE") for setting in self.needed if setting not in given]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """The word behind a command.
+
+    Attributes:
+        name: what stands for it in the usage, e.g. "RECIPE".
+        help: shown by --help.
+        setting: the setting that it is; None where the command reads it by itself.
+    """
+
+    name: str
+    help: str
+    setting: str | None = None
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Declare it."""
+        import shtab
+
+        # Not required here: --help and --print-config do without it.
+        action = parser.add_argument("argument", metavar=self.name, nargs="?", help=self.help)
+        action.complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What was typed.
+
+    Attributes:
+        command: the command.
+        word: the word behind it; None if there was none.
+        values: values of short options, as text.
+        column_pairs: values of --column, as typed.
+        overrides: `key=value` or `--key=value`, in order.
+        switches: the switches that were given, e.g. "--dry-run".
+    """
+
+    command: Command
+    word: str | None
+    values: Mapping[Option, str]
+    column_pairs: tuple[str, ...]
+    overrides: tuple[str, ...]
+    switches: frozenset[str]
+
+    @property
+    def printing(self) -> bool:
+        """Whether --print-config was given."""
+        return PRINT_CONFIG.flag in self.switches
+
+    def load(self, component: type[Settings]) -> Settings:
+        """The command's settings.
+
+        Raises:
+            SettingsError: a setting does not exist or does not fit.
+        """
+        from vicur.settings.schema import schema_of
+
+        schema = schema_of(component, self.command.name)
+        return schema.load([*self.layers(schema), *schema.overrides(self.overrides)])
+
+    def layers(self, schema: Schema[Any]) -> list[Layer]:
+        """The settings given by the command's word, by short options and by --column."""
+        layers = []
+        argument = self.command.argument
+        if self.word is not None and argument is not None and argument.setting is not None:
+            layers.append(schema.override(f"{argument.setting}={self.word}", self.word))
+        for option, value in self.values.items():
+            layers.append(schema.override(f"{option.setting}={option.text(value)}", option.origin(value)))
+        for pair in self.column_pairs:
+            layers.append(schema.override(f"data.columns.{pair}", f"--column {pair}"))
+        return layers
+
+
+def load_name(name: str) -> Any:
+    """What "module:name" stands for."""
+    module, _, attribute = name.partition(":")
+    return vars(importlib.import_module(module))[attribute]

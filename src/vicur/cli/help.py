@@ -1,0 +1,32 @@
+"""The settings of a command as text for the terminal, by section."""
+
+from __future__ import annotations
+
+import textwrap
+
+from vicur.settings.reference import optional_components, settings_of
+
+WIDTH = 100
+
+
+def settings_help(component: type) -> str:
+    """Every setting of a command with its type, default and docstring, by section.
+
+    Args:
+        component: the section of settings that the command takes.
+    """
+    sections: dict[str, list[str]] = {}
+    for setting in settings_of(component):
+        section = setting.name.rpartition(".")[0]
+        head = f"  {setting.name} ({setting.kind.replace('`', '')}; default {setting.default.strip('`')})"
+        sections.setdefault(section, []).append(f"{head}\n{textwrap.indent(_filled(setting.text), ' ' * 6)}")
+    lines = []
+    optional = {name for name, _ in optional_components(component, "")}
+    for name, entries in sections.items():
+        note = ": null unless it is named; {} names it with its defaults" if name in optional else ""
+        lines += [f"{name or 'settings'}{note}", *entries, ""]
+    return "\n".join(lines)
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, WIDTH - 6, break_on_hyphens=False, break_long_words=False)

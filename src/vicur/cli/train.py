@@ -1,0 +1,66 @@
+"""`vicur train`."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from vicur.cli.command import Arguments
+from vicur.cli.terminal import passing_bar, print_memory, print_preflight, say
+from vicur.progress import Progress
+from vicur.reporting.run_summary import print_run_summary, summarise_run
+from vicur.run.build import Plan, Run, build
+from vicur.run.recipe import load_recipe, to_yaml
+from vicur.training.folder import check_run_folder, run_folder
+
+
+def train(arguments: Arguments, console: Console) -> None:
+    """Train a student by a recipe, or print what a run would do.
+
+    Raises:
+        ValueError: the recipe, the data or the output folder does not fit.
+    """
+    assert arguments.word is not None, "the command requires it"
+    dry_run = "--dry-run" in arguments.switches
+    recipe = load_recipe(arguments.word, arguments.overrides)
+    if arguments.printing or dry_run:
+        sys.stdout.write(to_yaml(recipe))
+        sys.stdout.flush()
+    if arguments.printing:
+        return
+    training = recipe.training
+    folder = run_folder(training.name, training.output, overwrite=training.overwrite)
+    try:
+        check_run_folder(folder, overwrite=training.overwrite)
+    except ValueError as error:
+        if not dry_run:
+            raise
+        say(str(error))
+    console.print(f"Output folder: {folder}", markup=False, highlight=False, soft_wrap=True)
+    run = build(recipe, passing_bar)
+    plan = run.plan(passing_bar)
+    for sentence in [*run.notices, *([] if plan.warning is None else [plan.warning])]:
+        say(sentence)
+    if dry_run:
+        _print_plan(run, plan, console)
+        return
+    # Another run of the same name may have begun in the meantime.
+    folder = run_folder(training.name, training.output, overwrite=training.overwrite)
+    run.execute(folder, plan, Progress("training"), passing_bar)
+    print_run_summary(summarise_run(folder), console)
+    console.print(f"Done. Everything is in {folder}.", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_plan(run: Run, plan: Plan, console: Console) -> None:
+    needs = run.trainer.objective.needs(1)
+    console.print(
+        f"{len(run.data.problems)} problems, "
+        f"{run.recipe.training.rollout_batches(len(run.data.problems))} steps. A step writes up to "
+        f"{plan.work.generated:,} response tokens and reads up to {plan.work.scored(needs):,} tokens.",
+        highlight=False,
+    )
+    print_memory(plan.memory.parts, plan.available, console)
+    preflight = run.preflight(plan, passing_bar)
+    print_preflight(preflight, console)
+    preflight.raise_if_failed()

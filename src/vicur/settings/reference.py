@@ -1,0 +1,140 @@
+"""What every setting of a component is: name, type, bounds, default and help, for docs and --help."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        name: dotted.
+        kind: its type, in words.
+        default: as YAML.
+        text: its docstring, in one line.
+    """
+
+    name: str
+    kind: str
+    default: str
+    text: str
+
+
+def settings_of(component: type, prefix: str = "", defaults: Any = None) -> Iterator[Setting]:
+    """The settings of a component and of the components in it, by dotted name, in the order of the fields.
+
+    Args:
+        component: a dataclass with a docstring under each field.
+        prefix: what their names start with.
+        defaults: an instance that holds the defaults, where they are not those of the fields.
+
+    Raises:
+        ValueError: a setting has no docstring.
+    """
+    hints, texts = get_type_hints(component, include_extras=True), field_docstrings(component)
+    for own in fields(component):
+        name, kind = f"{prefix}{own.name}", hints[own.name]
+        default = _default(own) if defaults is None else getattr(defaults, own.name)
+        inner = _component(kind)
+        if inner is not kind:
+            if own.name not in texts:
+                raise ValueError(f"{component.__name__}.{own.name} has no docstring under it.")
+            shown = "required" if default is MISSING else _as_yaml(default)
+            yield Setting(name, in_words(kind), shown, texts[own.name])
+        if inner is not None:
+            yield from settings_of(inner, f"{name}.", default)
+
+
+def field_docstrings(component: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass that has one, each in one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(component))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, str] = {}
+    for statement, following in zip(body.body, [*body.body[1:], ast.Pass()], strict=True):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            found[statement.target.id] = " ".join(str(following.value.value).split())
+    return found
+
+
+def in_words(kind: Any) -> str:
+    """A type as a user of YAML knows it.
+
+    Raises:
+        ValueError: a type that no setting has had so far.
+    """
+    simple = {bool: "true or false", int: "whole number", float: "number", str: "text", NoneType: "null"}
+    if kind == dict[str, Any]:
+        return "table"
+    if kind in simple:
+        return simple[kind]
+    if is_dataclass(kind):
+        return "section"
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return in_words(inner[0]) + _bounds(kind.__metadata__)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in (list, tuple):
+        return f"list of {in_words(inner[0])}s"
+    if origin is dict:
+        return f"table of {in_words(inner[1])}s by name"
+    if not inner:
+        raise ValueError(f"There are no words for the type {kind!r} of a setting.")
+    return " or ".join(map(in_words, inner))
+
+
+def _bounds(metadata: Sequence[Any]) -> str:
+    """The range of a number, as in " >= 1" or " in (0, 1]"."""
+    marks = [mark for extra in metadata if isinstance(extra, FieldInfo) for mark in extra.metadata]
+    low: tuple[str, str, Any] | None = None
+    high: tuple[str, str, Any] | None = None
+    for mark in marks:
+        match mark:
+            case Ge(ge=bound):
+                low = ("[", "≥", bound)
+            case Gt(gt=bound):
+                low = ("(", ">", bound)
+            case Le(le=bound):
+                high = ("]", "≤", bound)
+            case Lt(lt=bound):
+                high = (")", "<", bound)
+    if low is not None and high is not None:
+        return f" in {low[0]}{low[2]:g}, {high[2]:g}{high[0]}"
+    only = low or high
+    return "" if only is None else f" {only[1]} {only[2]:g}"
+
+
+def optional_components(component: type, prefix: str) -> list[tuple[str, type]]:
+    """Those that are null unless they are named, by name."""
+    kinds = ((f"{prefix}{name}", kind, _component(kind)) for name, kind in get_type_hints(component).items())
+    return [(name, inner) for name, kind, inner in kinds if inner is not None and inner is not kind]
+
+
+def _component(kind: Any) -> type | None:
+    """The dataclass that a setting is, or is unless it is null."""
+    kinds = (own for own in (kind, *get_args(kind)) if isinstance(own, type))
+    return next((own for own in kinds if is_dataclass(own)), None)
+
+
+def _default(own: Field[Any]) -> Any:
+    return own.default if own.default_factory is MISSING else own.default_factory()
+
+
+def _as_yaml(value: Any) -> str:
+    plain = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+    return f"`{text}`"

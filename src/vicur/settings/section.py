@@ -1,0 +1,153 @@
+"""What a section of settings is: a frozen dataclass whose fields state their bounds and their help.
+
+    @section
+    class SamplingConfig:
+        '''How responses are sampled.'''
+
+        temperature: NonNegative = 1.0
+        '''Sampling temperature; 0 for greedy decoding.'''
+
+The docstring under a field is its help text, and its type is its check: pydantic validates every
+construction, from Python, from a file and from the command line alike. `__post_init__` holds only checks
+that relate two fields. Not a number and infinity are refused everywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field as dataclass_field
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
+
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import ErrorDetails
+
+from vicur.paths import expand
+
+Section = TypeVar("Section")
+
+PathText = Annotated[str, AfterValidator(expand)]
+"""The type of a setting that holds a path: `~` becomes the home folder."""
+Count = Annotated[int, Field(ge=1)]
+"""A whole number, at least 1."""
+Positive = Annotated[float, Field(gt=0)]
+"""A number above 0."""
+NonNegative = Annotated[float, Field(ge=0)]
+"""A number, 0 or more."""
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A number from 0 to 1."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""A number of at least 0 and below 1."""
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be read or make no sense; the message is one sentence for the user."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclass_field,))
+def section(cls: type[Section]) -> type[Section]:
+    """Make a class a section of settings.
+
+    Raises:
+        SettingsError: by the class's constructor, if a value does not fit its field.
+    """
+    config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    made = cast(type[Section], pydantic_dataclass(frozen=True, config=config)(cls))
+    _explain_mistakes(made)
+    return made
+
+
+def _explain_mistakes(cls: type[Any]) -> None:
+    """Let the constructor raise our sentence in place of pydantic's report."""
+    construct: Callable[..., None] = cls.__init__
+
+    @functools.wraps(construct)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            construct(self, *args, **kwargs)
+        except ValidationError as error:
+            _, sentence = explain(error, {name: own.annotation for name, own in fields_of(cls).items()})
+            raise SettingsError(sentence) from error
+
+    cls.__init__ = __init__
+
+
+def fields_of(cls: type[Any]) -> Mapping[str, Any]:
+    """pydantic's description of every field of a section."""
+    fields: Mapping[str, Any] = cls.__pydantic_fields__
+    return fields
+
+
+def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]:
+    """The setting that the first mistake is about, and a sentence that names it.
+
+    Args:
+        error: what pydantic raised.
+        kinds: the type of every setting by its dotted name.
+
+    Returns:
+        the setting's dotted name, "" or a section's name where several settings do not go together; and the
+        sentence.
+    """
+    errors = error.errors(include_url=False)
+    key = _setting_of(errors[0], kinds)
+    about = [one for one in errors if _setting_of(one, kinds) == key]
+    for one in about:
+        if one["type"] == "value_error":
+            return key, str(one["ctx"]["error"])
+    if about[0]["type"] == "unexpected_keyword_argument":
+        return key, f"There is no setting {'.'.join(map(str, about[0]['loc']))}."
+    expected = list(dict.fromkeys(_expected(one) for one in about))
+    return key, f"{key} must be {' or '.join(expected)}, not {about[0]['input']!r}."
+
+
+def _setting_of(error: ErrorDetails, kinds: Mapping[str, Any]) -> str:
+    """The longest beginning of an error's place that is a setting or a section.
+
+    Behind it stand the places inside a list and the branches of a union.
+    """
+    parts = [str(part) for part in error["loc"]]
+    sections = {key.rpartition(".")[0] for key in kinds}
+    for end in range(len(parts), 0, -1):
+        name = ".".join(parts[:end])
+        if name in kinds or name in sections:
+            return name
+    return ".".join(parts[:1]) if error["type"] == "unexpected_keyword_argument" else ""
+
+
+def _expected(error: ErrorDetails) -> str:
+    """What would have fitted, in words that follow "must be"."""
+    bounds = error.get("ctx", {})
+    match error["type"]:
+        case "greater_than":
+            return f"above {bounds['gt']:g}"
+        case "greater_than_equal":
+            return "0 or more" if bounds["ge"] == 0 else f"at least {bounds['ge']:g}"
+        case "less_than":
+            return f"below {bounds['lt']:g}"
+        case "less_than_equal":
+            return f"at most {bounds['le']:g}"
+        case "literal_error":
+            return _one_of(re.findall(r"'([^']*)'", bounds["expected"]), error["input"])
+    return _KINDS.get(error["type"], error["msg"].removeprefix("Input should be ").lower())
+
+
+def _one_of(choices: Sequence[str], value: object) -> str:
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    return f"one of {', '.join(choices)}" + (f" ({near[0]}?)" if near else "")
+
+
+_NUMBERS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
+_KINDS = {
+    **{f"{kind}_{how}": words for kind, words in _NUMBERS.items() for how in ("type", "parsing")},
+    "int_from_float": "a whole number",
+    "finite_number": "a finite number",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a table of names and values",
+    "missing": "complete",
+    "dataclass_type": "a section: {} for its defaults, or settings by name",
+}
