@@ -7,8 +7,9 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from vicur.cli.cues import _remarks, build_settings
+from vicur.cli.cues import _remarks
 from vicur.cli.main import main
+from vicur.cues.settings import BuildConfig
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
 
 
 def test_repair_says_what_leaked_and_never_the_answer(leaking):
-    config = build_settings(["data=x", "--backend=null"], repairs=2)
+    config = BuildConfig(data="x", backend="null", repairs=2)
     table = pq.read_table(leaking)
     remarks = _remarks(leaking, config)
     assert list(remarks) == [table["id"][0].as_py()]
@@ -92,8 +93,11 @@ def test_mistakes_end_in_one_sentence(arguments, message, capsys):
 
 
 def test_unknown_settings_of_a_build_are_refused(capsys):
-    assert main(["cues", "build", "--data", "x", "--modle", "y"]) == 1
-    assert "--modle=y: there is no setting 'modle'; did you mean 'model'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["cues", "build", "--data", "x", "--modle", "y"])
+    assert "did you mean --model?" in capsys.readouterr().err
+    assert main(["cues", "build", "--data", "x", "endpoint.base_ulr=y"]) == 1
+    assert "did you mean 'endpoint.base_url'?" in capsys.readouterr().err
     assert main(["cues", "build", "--data", "x"]) == 1
     assert capsys.readouterr().err.startswith("vicur: The backend endpoint needs a model")
 

@@ -129,4 +129,4 @@ def test_repair_keeps_what_it_mended_and_asks_anew_for_the_rest(
 def test_rationales_are_not_repaired(data, capsys):
     options = ["--model", "m", "--prompt", "rationale", "--repair", "1"]
     assert main(["cues", "build", "--data", str(data), "--out", "x.parquet", *options]) == 1
-    assert "--repair works on cues" in capsys.readouterr().err
+    assert "repairs are for cues" in capsys.readouterr().err

@@ -301,10 +301,10 @@ def test_settings_reach_the_source(tmp_path):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: DataConfig(max_prompt_tokens=0), r"data\.max_prompt_tokens must be at least 1, not 0"),
+        (lambda: DataConfig(max_prompt_tokens=0), r"max_prompt_tokens must be at least 1, not 0"),
         (lambda: DataConfig(min_pixels=9, max_pixels=8), r"min_pixels \(9\) is above max_pixels \(8\)"),
-        (lambda: DataConfig(max_raw_pixels=10**9), r"max_raw_pixels may be 178956970 at most"),
-        (lambda: DataConfig(video=VideoConfig(min_pixels=0)), r"video\.min_pixels must be at least 1"),
+        (lambda: DataConfig(max_raw_pixels=10**9), r"max_raw_pixels must be at most 178956970"),
+        (lambda: DataConfig(video=VideoConfig(min_pixels=0)), r"min_pixels must be at least 1"),
     ],
 )
 def test_settings_that_make_no_sense(make, message):

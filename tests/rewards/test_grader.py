@@ -208,9 +208,9 @@ def test_settings_reach_the_comparison():
     "settings, message",
     [
         ({"tolerance": -0.1}, "tolerance must be 0 or more"),
-        ({"time_limit": 0.0}, "time_limit must be more than 0"),
+        ({"time_limit": 0.0}, "time_limit must be above 0"),
         ({"max_answer_length": 0}, "max_answer_length must be at least 1"),
-        ({"correct_from": float("nan")}, "correct_from must be a number"),
+        ({"correct_from": float("nan")}, "correct_from must be a finite number"),
     ],
 )
 def test_wrong_settings(settings, message):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vicur.cli.help import settings_help
 from vicur.packaged import resolve_packaged
-from vicur.run.recipe import load_recipe, recipe_schema, to_yaml
+from vicur.run.recipe import Recipe, load_recipe, to_yaml
 from vicur.settings.section import SettingsError
 
 RECIPES = resolve_packaged("recipes")
@@ -112,7 +113,7 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
         ("teacher.privilege=cues", "teacher.privilege must be one of .* not 'cues'"),
         ("rollout.siblings=0", "siblings must be at least 1, not 0"),
         ("training.steps=0", "training.steps must be at least 1"),
-        ("student=3", "no setting 'student'"),
+        ("student=3", "student must be a section"),
         ("training.steps", "must have the form key=value"),
         ("training.steps=[1", "is not a value that YAML can read"),
         ("optimizer.warmup=5", "warmup is a share"),
@@ -209,7 +210,7 @@ def test_sampled_old_log_probs_matter_only_where_they_are_taken():
 
 
 def test_every_setting_has_its_help():
-    text = " ".join(recipe_schema().parser.format_help().split())
+    text = " ".join(settings_help(Recipe).split())
     assert "Sampling temperature; 0 for greedy decoding." in text
     assert "Training-time text that only the teacher sees:" in text
 

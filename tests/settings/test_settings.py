@@ -3,39 +3,53 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
-from vicur.cli.options import Option, canonical, layers_of
+from vicur.cli.command import Argument, Arguments, Command
+from vicur.cli.help import settings_help
+from vicur.cli.options import Option, canonical
 from vicur.cues.settings import AuditSettings, BuildConfig, WorthSettings
 from vicur.evaluation.settings import EvaluationSettings
 from vicur.run.recipe import Recipe, load_recipe
 from vicur.settings.familiar import ABSENT, RENAMED, answer_for
+from vicur.settings.reference import settings_of
 from vicur.settings.schema import Layer, as_yaml, schema_of, setting_types
-from vicur.settings.section import PathText, SettingsError
+from vicur.settings.section import Count, NonNegative, PathText, SettingsError, section
 
 COMMANDS = {"train": Recipe, "eval": EvaluationSettings}
 
 
-@dataclass(frozen=True)
+@section
 class Inner:
     """Inner settings."""
 
-    rate: float = 1.0
+    rate: NonNegative = 1.0
     """A rate."""
     kind: Literal["a", "b"] = "a"
     """A kind."""
+    low: Count | None = None
+    """A lower bound."""
+    high: Count | None = None
+    """An upper bound."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """A share."""
+    on: bool = False
+    """A switch."""
+    limit: float | Literal["all"] = "all"
+    """A limit."""
 
     def __post_init__(self) -> None:
-        if self.rate < 0:
-            raise ValueError(f"rate must be 0 or more, not {self.rate}.")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low ({self.low}) must be at most high ({self.high}).")
 
 
-@dataclass(frozen=True)
+@section
 class Outer:
     """Outer settings."""
 
@@ -64,7 +78,21 @@ def test_later_layers_win_and_paths_are_expanded(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["inner.rate=-1", "count=4"], r"^inner\.rate=-1: rate must be 0 or more, not -1\.0\.$"),
+        (["inner.rate=-1", "count=4"], r"^inner\.rate=-1: inner\.rate must be 0 or more, not -1\.$"),
+        (["inner.rate=.nan"], r"^inner\.rate=\.nan: inner\.rate must be a finite number, not nan\.$"),
+        (["inner.rate=.inf"], r"inner\.rate must be a finite number, not inf\.$"),
+        (["inner.rate=true"], r"^inner\.rate=true: inner\.rate must not be true\.$"),
+        (["inner.low=0"], r"inner\.low must be at least 1, not 0\.$"),
+        (["inner.share=0"], r"inner\.share must be above 0, not 0\.$"),
+        (["inner.share=2"], r"inner\.share must be at most 1, not 2\.$"),
+        (["inner.on=perhaps"], r"^inner\.on=perhaps: inner\.on must be true or false, not 'perhaps'\.$"),
+        (["inner.limit=most"], r"inner\.limit must be a number or one of all, not 'most'\.$"),
+        (["inner=3"], r"^inner=3: inner must be a section: \{\} for its defaults"),
+        (["places=3"], r"^places=3: places must be a list, not 3\.$"),
+        (
+            ["inner.low=3", "count=2", "inner.high=2"],
+            r"^inner\.high=2: low \(3\) must be at most high",
+        ),
         (["count=4", "count=x"], r"^count=x: count must be a whole number, not 'x'\.$"),
         (["count=x", "inner.rate=2"], r"^count=x: "),
         (["inner.kind=c"], r"^inner\.kind=c: inner\.kind must be one of a, b"),
@@ -97,13 +125,19 @@ def test_a_base_is_blamed_for_its_own_mistake_and_no_packaged_path_is_shown(tmp_
 
 
 def test_options_are_settings_under_a_shorter_name():
-    declared = (Option("--count", "count", "a count"), Option("--kind", "inner.kind", "a kind"))
-    given_options = {"setting count": "7", "setting inner.kind": None, "column_pairs": []}
-    assert SCHEMA.load(layers_of(SCHEMA, given_options, declared, ["inner.kind=b"])) == Outer(
-        Inner(1.0, "b"), 7
+    count, places = Option("--count", "count", "a count"), Option("--places", "places", "paths", many=True)
+    command = Command(
+        "own", "", "", "", argument=Argument("PLACE", "a path", "place"), options=(count, places)
+    )
+
+    def typed(values, word=None, overrides=()):
+        return Arguments(command, word, values, (), tuple(overrides), frozenset()).load(Outer)
+
+    assert typed({count: "7", places: ["a", "b"]}, "there", ["inner.kind=b"]) == Outer(
+        Inner(1.0, "b"), 7, "there", ["a", "b"]
     )
     with pytest.raises(SettingsError, match=r"^--count many: count must be a whole number"):
-        SCHEMA.load(layers_of(SCHEMA, {**given_options, "setting count": "many"}, declared, []))
+        typed({count: "many"})
 
 
 def test_values_of_dotted_names_are_never_taken_for_arguments():
@@ -118,14 +152,16 @@ def test_values_of_dotted_names_are_never_taken_for_arguments():
         "f_g=h",
         "--print_config",
     ]
-    wanted = ["train", "--a.b=5", "r.yaml", "--max-new-tokens", "3", "--c.d_e=x_y", "f_g=h", "--print-config"]
-    assert canonical(words) == wanted
-    assert canonical(["x", "--a.b"]) == ["x", "--a.b"]
+    options = ["train", "r.yaml", "--max-new-tokens", "3", "--print-config"]
+    assert canonical(words) == (options, ["--a.b=5", "--c.d_e=x_y", "f_g=h"])
+    assert canonical(["x", "--a.b"]) == (["x", "--a.b"], [])
+    assert canonical(["data/part=1.parquet"]) == (["data/part=1.parquet"], [])
 
 
 @given(st.lists(st.text(max_size=6)))
 def test_any_words_survive(words):
-    assert len(canonical(words)) <= len(words)
+    options, settings = canonical(words)
+    assert len(options) + len(settings) <= len(words)
 
 
 @pytest.mark.parametrize("component", [Recipe, EvaluationSettings, AuditSettings, WorthSettings])
@@ -139,9 +175,9 @@ def test_settings_written_out_read_back(component):
 
 def test_every_setting_has_a_help_text():
     for component in (EvaluationSettings, AuditSettings, WorthSettings, BuildConfig):
-        text = " ".join(schema_of(component).parser.format_help().split())
-        assert "Length limit" in text or component is not BuildConfig
-        assert "None for" not in text.split("video.")[0] or component is not BuildConfig
+        text = " ".join(settings_help(component).split())
+        for setting in settings_of(component):
+            assert f"{setting.name} (" in text and setting.text in text
 
 
 @pytest.mark.parametrize("command", ["train", "eval"])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vicur.cli.options import Option, Parser, Switch, add_column_option, as_overrides
+from vicur.cli.options import Option, Parser, Switch, add_column_option, as_overrides, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,9 +87,11 @@ class Command:
         """
         parser: Parser = parsed.parser
         if parsed.help:
+            sys.stdout.write(f"{parser.format_help()}\n")
+            sys.stdout.flush()  # the settings take longer: their classes stand beside the code that uses them
             from vicur.cli.help import settings_help
 
-            sys.stdout.write(f"{parser.format_help()}\n{settings_help(load_name(self.settings))}")
+            sys.stdout.write(settings_help(load_name(self.settings)))
             return
         arguments = self._arguments(parsed, rest, settings, parser)
         run: Callable[[Arguments, Console], None] = load_name(self.run)
@@ -99,7 +101,7 @@ class Command:
         self, parsed: argparse.Namespace, rest: list[str], settings: list[str], parser: Parser
     ) -> Arguments:
         for word in rest:
-            if word.startswith("--") and parser.suggestion(word):
+            if word.startswith("--") and nearest(word.partition("=")[0], parser.flags, cutoff=0.8):
                 parser.refuse(word)
         overrides = [*as_overrides(rest, parser), *settings]
         named = {pair.partition("=")[0].removeprefix("--").replace("-", "_") for pair in overrides}

@@ -137,9 +137,9 @@ class Parser(argparse.ArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings]
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """A question after the known word that is most like another; "" if none is."""
-    near = difflib.get_close_matches(word, known, n=1)
+def nearest(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:
+    """A question after the known word that is most like another; "" if none is, by difflib's ratio."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     return f"; did you mean {near[0]}?" if near else ""
 
 

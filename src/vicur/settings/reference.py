@@ -14,6 +14,8 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from vicur.settings.section import plain
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -113,9 +115,9 @@ def _bounds(metadata: Sequence[Any]) -> str:
             case Lt(lt=bound):
                 high = (")", "<", bound)
     if low is not None and high is not None:
-        return f" in {low[0]}{low[2]:g}, {high[2]:g}{high[0]}"
+        return f" in {low[0]}{plain(low[2])}, {plain(high[2])}{high[0]}"
     only = low or high
-    return "" if only is None else f" {only[1]} {only[2]:g}"
+    return "" if only is None else f" {only[1]} {plain(only[2])}"
 
 
 def optional_components(component: type, prefix: str) -> list[tuple[str, type]]:

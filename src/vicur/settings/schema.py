@@ -29,7 +29,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from vicur.settings.familiar import answer_for
-from vicur.settings.section import SettingsError, explain
+from vicur.settings.section import SECTION, SettingsError, explain
 
 Component = TypeVar("Component")
 
@@ -106,7 +106,12 @@ class Schema(Generic[Component]):
         for layer in layers:
             for key, value in layer.flat.items():
                 if not self.knows(key, value):
-                    raise SettingsError(f"{layer.origin_of(key)}: {self.unknown(key)}")
+                    why = (
+                        f"{key} must be {SECTION}, not {value!r}."
+                        if self._is_section(key)
+                        else self.unknown(key)
+                    )
+                    raise SettingsError(f"{layer.origin_of(key)}: {why}")
         layers = [self._defaults, *layers]
         merged = self.merged("", layers)
         for key, value in merged.flat.items():
@@ -134,8 +139,8 @@ class Schema(Generic[Component]):
             answer = f"it is {own[0]} here."
         if answer is not None:
             return f"there is no setting {key!r}: {answer}"
-        (nearest,) = difflib.get_close_matches(key, list(self.kinds), n=1, cutoff=0.0)
-        return f"there is no setting {key!r}; did you mean {nearest!r}?"
+        near = difflib.get_close_matches(key, list(self.kinds), n=1, cutoff=0.5)
+        return f"there is no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
 
     def _parse(self, origin: str, key: str, value: str) -> Any:
         """A value as YAML would read it, but text where the setting is text: a path may hold anything."""

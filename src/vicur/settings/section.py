@@ -123,16 +123,21 @@ def _expected(error: ErrorDetails) -> str:
     bounds = error.get("ctx", {})
     match error["type"]:
         case "greater_than":
-            return f"above {bounds['gt']:g}"
+            return f"above {plain(bounds['gt'])}"
         case "greater_than_equal":
-            return "0 or more" if bounds["ge"] == 0 else f"at least {bounds['ge']:g}"
+            return "0 or more" if bounds["ge"] == 0 else f"at least {plain(bounds['ge'])}"
         case "less_than":
-            return f"below {bounds['lt']:g}"
+            return f"below {plain(bounds['lt'])}"
         case "less_than_equal":
-            return f"at most {bounds['le']:g}"
+            return f"at most {plain(bounds['le'])}"
         case "literal_error":
             return _one_of(re.findall(r"'([^']*)'", bounds["expected"]), error["input"])
     return _KINDS.get(error["type"], error["msg"].removeprefix("Input should be ").lower())
+
+
+def plain(bound: float) -> str:
+    """A bound as one writes it: 1 and not 1.0."""
+    return str(int(bound)) if float(bound).is_integer() else str(bound)
 
 
 def _one_of(choices: Sequence[str], value: object) -> str:
@@ -140,6 +145,8 @@ def _one_of(choices: Sequence[str], value: object) -> str:
     return f"one of {', '.join(choices)}" + (f" ({near[0]}?)" if near else "")
 
 
+SECTION = "a section: {} for its defaults, or settings by name"
+"""What a section must be, in words."""
 _NUMBERS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
 _KINDS = {
     **{f"{kind}_{how}": words for kind, words in _NUMBERS.items() for how in ("type", "parsing")},
@@ -149,5 +156,5 @@ _KINDS = {
     "tuple_type": "a list",
     "dict_type": "a table of names and values",
     "missing": "complete",
-    "dataclass_type": "a section: {} for its defaults, or settings by name",
+    "dataclass_type": SECTION,
 }
