@@ -1,34 +1,79 @@
 """On-policy distillation for vision-language models, supervised by what can be seen.
 
-Importing the package registers the student model with transformers' Auto classes. Only the command line
-leaves that to its commands, which import what they need, so that `vicur --help` is quick.
+Importing the package is quick: it loads neither torch nor transformers. The names below are imported when
+they are first used, and the student is registered with transformers' Auto classes when these are.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from vicur.models.student import ViCuRQwen3VLConfig, ViCuRQwen3VLForConditionalGeneration
+from vicur.registration import register_when_needed
 
-__all__ = ["ViCuRQwen3VLConfig", "ViCuRQwen3VLForConditionalGeneration"]
+if TYPE_CHECKING:
+    from vicur.data.sample import Sample
+    from vicur.data.sources import DataConfig, FileSource
+    from vicur.data.views import Blind, Degraded, Hinted, Plain
+    from vicur.evaluation.runner import EvaluationConfig, evaluate
+    from vicur.models.load import StudentConfig, load_model, load_student
+    from vicur.models.student import ViCuRQwen3VLConfig, ViCuRQwen3VLForConditionalGeneration
+    from vicur.rewards.grader import Grader, RewardConfig
+    from vicur.rollouts.processors import SamplingConfig
+    from vicur.run.build import Run, build
+    from vicur.run.recipe import Recipe, load_recipe
+    from vicur.scoring.scorer import Scorer
+
+_HOMES = {
+    "vicur.data.sample": ["Sample"],
+    "vicur.data.sources": ["DataConfig", "FileSource"],
+    "vicur.data.views": ["Blind", "Degraded", "Hinted", "Plain"],
+    "vicur.evaluation.runner": ["EvaluationConfig", "evaluate"],
+    "vicur.models.load": ["StudentConfig", "load_model", "load_student"],
+    "vicur.models.student": ["ViCuRQwen3VLConfig", "ViCuRQwen3VLForConditionalGeneration"],
+    "vicur.rewards.grader": ["Grader", "RewardConfig"],
+    "vicur.rollouts.processors": ["SamplingConfig"],
+    "vicur.run.build": ["Run", "build"],
+    "vicur.run.recipe": ["Recipe", "load_recipe"],
+    "vicur.scoring.scorer": ["Scorer"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Blind",
+    "DataConfig",
+    "Degraded",
+    "EvaluationConfig",
+    "FileSource",
+    "Grader",
+    "Hinted",
+    "Plain",
+    "Recipe",
+    "RewardConfig",
+    "Run",
+    "Sample",
+    "SamplingConfig",
+    "Scorer",
+    "StudentConfig",
+    "ViCuRQwen3VLConfig",
+    "ViCuRQwen3VLForConditionalGeneration",
+    "build",
+    "evaluate",
+    "load_model",
+    "load_recipe",
+    "load_student",
+]
 
 
 def __getattr__(name: str) -> Any:
     """The public names, imported when they are first used."""
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return vars(importlib.import_module("vicur.models.student"))[name]
+    return vars(importlib.import_module(_HOME[name]))[name]
 
 
-def _is_command_line() -> bool:
-    """Whether this process was started as `vicur` or as `python -m vicur`."""
-    started_as_module = sys.argv[:1] == ["-m"] and "vicur" in sys.orig_argv
-    return started_as_module or PurePath(sys.argv[0] if sys.argv else "").name in ("vicur", "vicur.exe")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
-if not _is_command_line():
-    importlib.import_module("vicur.models.student")
+register_when_needed()

@@ -100,5 +100,10 @@ class Progress:
         self.note(note)
 
 
+def silent(title: str = "") -> Progress:
+    """A bar that shows nothing."""
+    return Progress(title, Console(quiet=True))
+
+
 Bars = Callable[[str], Progress]
 """Makes the progress bar of a title."""

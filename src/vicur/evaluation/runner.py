@@ -25,7 +25,7 @@ from vicur.evaluation.verdicts import Verdict, verdict_of
 from vicur.files import ROW_GROUP, write_whole
 from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
-from vicur.progress import Progress
+from vicur.progress import Progress, silent
 from vicur.rewards.grader import Grader
 from vicur.rewards.thinking import opened_thought
 from vicur.rollouts.processors import SamplingConfig
@@ -182,7 +182,7 @@ def evaluate(
     loaded: LoadedModel,
     samples: Sequence[Sample],
     config: EvaluationConfig,
-    progress: Progress,
+    progress: Progress | None = None,
     view: View | None = None,
     *,
     grader: Grader | None = None,
@@ -195,7 +195,7 @@ def evaluate(
         loaded: the model.
         samples: the problems.
         config: how the model is asked.
-        progress: shows how far it is.
+        progress: shows how far it is; silent if not given.
         view: what the model is shown; the plain problem if not given.
         grader: of the responses; one with default settings if not given.
         limits: on the pixels of what it is shown; the checkpoint's own if not given.
@@ -205,7 +205,7 @@ def evaluate(
         BadRowError: an image or video cannot be decoded, and such rows are not skipped.
     """
     run = _Evaluating(samples, view or Plain(), grader or Grader(), ResponseStore(None), skip_bad_rows)
-    run.ask(loaded, range(len(samples)), config, limits, progress)
+    run.ask(loaded, range(len(samples)), config, limits, progress or silent())
     return run.result()
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from rich.console import Console
 
 from vicur.compat import checkpoint_activations
 from vicur.data.sources import FileSource
@@ -21,7 +20,7 @@ from vicur.models.load import LoadedModel, load_student
 from vicur.preflight.checks import Check, Preflight, check_lengths, run_preflight
 from vicur.preflight.memory import MemoryEstimate, Workload, estimate_memory, memory_warning
 from vicur.preflight.prompt_sizes import PromptSizes, outlines
-from vicur.progress import Bars, Progress
+from vicur.progress import Bars, Progress, silent
 from vicur.reporting.run_summary import write_run_summary
 from vicur.rewards.grader import Grader
 from vicur.rollouts.sampler import Sampler
@@ -85,13 +84,19 @@ class Run:
         cpu = cpu_notice(self.recipe.training.device, self.trainer.measurement.student.device)
         return [*self.data.told(), *([] if cpu is None else [cpu])]
 
-    def execute(self, folder: Path, plan: Plan, progress: Progress, bars: Bars | None = None) -> HintLeakage:
+    def execute(
+        self,
+        folder: Path,
+        plan: Plan | None = None,
+        progress: Progress | None = None,
+        bars: Bars | None = None,
+    ) -> HintLeakage:
         """The whole run: preflight, held-out problems, training, held-out problems again, model, summary.
 
         Args:
             folder: of the run.
-            plan: as `plan` found it.
-            progress: of the training steps.
+            plan: what `plan` returned; made here if not given.
+            progress: of the training steps; silent if not given.
             bars: for what takes a while besides them; silent if not given.
 
         Returns:
@@ -101,6 +106,7 @@ class Run:
             PreflightError: a check failed; nothing was written.
             ValueError: the folder is taken.
         """
+        plan = plan or self.plan(bars)
         self.preflight(plan, bars).raise_if_failed()
         training, device = self.recipe.training, self.trainer.measurement.student.device
         records = Records(folder, to_yaml(self.recipe), device, overwrite=training.overwrite)
@@ -108,7 +114,7 @@ class Run:
             with records:
                 records.expect_memory(plan.memory.parts, plan.available)
                 self._validate("before", records, bars)
-                leakage = self.trainer.train(records, progress)
+                leakage = self.trainer.train(records, progress or silent())
                 self._validate("after", records, bars)
                 if training.save_model:
                     started = time.perf_counter()
@@ -129,7 +135,7 @@ class Run:
             self.student,
             self.held_out,
             recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
-            bars(title) if bars is not None else Progress(title, Console(quiet=True)),
+            None if bars is None else bars(title),
             grader=self.trainer.measurement.grader,
             limits=recipe.data.pixel_limits(),
         )

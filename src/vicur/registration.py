@@ -1,0 +1,81 @@
+"""Registers the student with transformers' Auto classes once these are imported, and not before.
+
+`import vicur` must be quick, and `AutoModelForImageTextToText.from_pretrained` must find the student after
+it. Registering needs the student's class, which needs torch and transformers: seconds, and a gigabyte of
+memory. So `import vicur` only puts a finder in front of Python's own, which watches modules of transformers
+being imported. At the end of the import that brought the Auto classes it registers the student, and goes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+AUTO_CLASSES = "transformers.models.auto.configuration_auto"
+"""The module without which no Auto class can look up a model."""
+
+
+def register_when_needed() -> None:
+    """Register now if the Auto classes are imported already, else once they are."""
+    if AUTO_CLASSES in sys.modules:
+        importlib.import_module("vicur.models.student")
+    else:
+        sys.meta_path.insert(0, _Watcher())
+
+
+class _Watcher(importlib.abc.MetaPathFinder):
+    """Counts how many modules of transformers are being imported, each inside the one before."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """What Python's own finders say, with a loader that reports back."""
+        if not fullname.startswith("transformers."):
+            return None
+        sys.meta_path.remove(self)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            sys.meta_path.insert(0, self)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _WatchedLoader(spec.loader, self)
+        return spec
+
+    def begin(self) -> None:
+        """A module begins to be executed."""
+        self._depth += 1
+
+    def end(self) -> None:
+        """A module was executed, or failed."""
+        self._depth -= 1
+        # Inside another module's import, what the student imports could still be incomplete.
+        if self._depth == 0 and AUTO_CLASSES in sys.modules and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            importlib.import_module("vicur.models.student")
+
+
+class _WatchedLoader(importlib.abc.Loader):
+    """Executes a module between two reports. The module itself keeps its own loader."""
+
+    def __init__(self, loader: importlib.abc.Loader, watcher: _Watcher) -> None:
+        self._loader, self._watcher = loader, watcher
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._watcher.begin()
+        try:
+            self._loader.exec_module(module)
+        finally:
+            self._watcher.end()
