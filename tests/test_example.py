@@ -1,4 +1,4 @@
-"""The one-file example stays short and self-contained, and its loop runs."""
+"""The examples stay short, and run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "one_file_opd.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLE = EXAMPLES / "one_file_opd.py"
 
 
-def load():
-    spec = importlib.util.spec_from_file_location("one_file_opd", EXAMPLE)
+def load(path=EXAMPLE):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -39,3 +40,10 @@ def test_its_loop_teaches():
     after = example.accuracy(example.distil(base, steps=60))
     assert teacher > 90
     assert after > before + 5
+
+
+def test_training_from_python():
+    path = EXAMPLES / "train_in_python.py"
+    assert len(path.read_text().splitlines()) <= 50
+    before, after = load(path).main(steps=1, test_problems=6)
+    assert 0 <= before <= 100 and 0 <= after <= 100
