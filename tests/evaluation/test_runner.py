@@ -129,10 +129,7 @@ def test_responses_to_other_problems_are_refused(shared_student, problems, tmp_p
 
 def test_a_thought_that_the_prompt_opens_is_part_of_the_turn(shared_student, problems, monkeypatch):
     """Cut off inside of it, a response must not be graded by the numbers it thought of."""
-    from vicur.encoding.prompts import PromptEncoder
-
-    render = PromptEncoder.render
-    monkeypatch.setattr(PromptEncoder, "render", lambda self, shown: render(self, shown) + "<think>\n")
+    monkeypatch.setattr("vicur.rollouts.generator.opened_thought", lambda end: "<think>\n")
     found = run(shared_student, problems[2:4])
     assert all(response.startswith("<think>\n") for response in found.responses)
 

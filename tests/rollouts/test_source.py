@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from vicur.data.views import Plain
+from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.rollout import Response
 from vicur.rollouts.sampler import Sampler
-from vicur.rollouts.source import DatasetSource, RolloutConfig, SampledSource
+from vicur.rollouts.source import DatasetSource, RolloutConfig
 from vicur.scoring.scorer import Scorer
 
 
@@ -53,7 +55,7 @@ def test_special_tokens_that_a_response_quotes_are_text(source, samples, base):
     assert base.processor.tokenizer.decode(response.ids[:-1]) == quoting.target_response
 
 
-def test_a_thought_that_the_prompt_opens_belongs_to_the_response(base, samples):
+def test_a_thought_that_the_prompt_opens_belongs_to_the_response(base, samples, monkeypatch):
     """Qwen3-VL-Thinking's template ends with <think>: a response cut off before </think> states no answer."""
     scorer, tokenizer = Scorer(base), base.processor.tokenizer
 
@@ -62,16 +64,13 @@ def test_a_thought_that_the_prompt_opens_belongs_to_the_response(base, samples):
         plain = scorer.encode(shown, view)
         return [replace(p, input_ids=torch.cat([p.input_ids[: -len(tag)], tag])) for p in plain]
 
-    class Terse(Sampler):
-        def __init__(self):
-            pass
+    def terse(self, prompts, ids, **settings):
+        ids = torch.tensor(tokenizer("5", add_special_tokens=False)["input_ids"])
+        return [(Response(ids, None, "length"),) for _ in prompts]
 
-        def sample(self, prompts, ids, **settings):
-            ids = torch.tensor(tokenizer("5", add_special_tokens=False)["input_ids"])
-            return [(Response(ids, None, "length"),) for _ in prompts]
-
+    monkeypatch.setattr(Sampler, "sample", terse)
     found = [
-        SampledSource(Terse(), encode, tokenizer, Plain(), 1, 0).rollouts(samples[:2], 1).flat_texts
+        TorchGenerator(base, SamplingConfig(), encode=encode).generate(samples[:2], Plain()).flat_texts
         for encode in (thinking, scorer.encode)
     ]
     assert found == [["<think>\n5"] * 2, ["5"] * 2]

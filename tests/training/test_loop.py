@@ -147,16 +147,16 @@ def test_a_run_folder_tells_everything(tmp_path, base_folder, data):
 
 @pytest.mark.parametrize("error, status", [(KeyboardInterrupt, "interrupted"), (OSError, "failed")])
 def test_an_interrupted_run_stays_readable(tmp_path, base_folder, data, monkeypatch, error, status):
-    from vicur.rollouts.source import SampledSource
+    from vicur.rollouts.source import GeneratedSource
 
-    rollouts = SampledSource.rollouts
+    rollouts = GeneratedSource.rollouts
 
     def stop_at_the_third_step(self, samples, step):
         if step == 3:
             raise error
         return rollouts(self, samples, step)
 
-    monkeypatch.setattr(SampledSource, "rollouts", stop_at_the_third_step)
+    monkeypatch.setattr(GeneratedSource, "rollouts", stop_at_the_third_step)
     with pytest.raises(error):
         run(tmp_path, base_folder, data)
     found = json.loads((tmp_path / "status.json").read_text())

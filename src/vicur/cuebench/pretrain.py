@@ -31,9 +31,10 @@ from vicur.data.sample import Sample
 from vicur.data.views import Blind, Hinted, Plain, View
 from vicur.models.load import LoadedModel
 from vicur.objectives.reduction import mean_weights
-from vicur.rewards.grader import is_correct
+from vicur.rewards.grader import Grader
+from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.grading import grade
 from vicur.rollouts.processors import SamplingConfig
-from vicur.rollouts.sampler import Sampler
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.term import Term
 from vicur.scoring.terms import cross_entropy
@@ -203,6 +204,7 @@ class Pretraining:
     def __init__(self, loaded: LoadedModel, config: PretrainConfig, report: Report = print) -> None:
         self.loaded, self.config, self.report = loaded, config, report
         self.scorer = Scorer(loaded)
+        self.grader = Grader()
         self.random = np.random.default_rng(config.seed)
 
     def run(self) -> dict[str, float]:
@@ -280,18 +282,12 @@ class Pretraining:
         stream = scenes("segments", split, seed=10_000)  # not those that were trained on
         samples = [to_sample(next(stream)) for _ in range(count)]
         config = SamplingConfig(temperature=0.0, max_new_tokens=64)
-        sampler = Sampler(self.loaded, config, prompts_per_batch=128)
+        generator = TorchGenerator(self.loaded, config, prompts_per_batch=128, encode=self.scorer.encode)
         views: list[View] = [Plain(), Hinted("cue"), Hinted("answer")]
         found = {}
         for view in views:
-            prompts = self.scorer.encode(samples, view)
-            responses = sampler.sample(prompts, [sample.id for sample in samples])
-            texts = [
-                self.loaded.processor.tokenizer.decode(own[0].ids, skip_special_tokens=True)
-                for own in responses
-            ]
-            right = [is_correct(t, s.answer) for t, s in zip(texts, samples, strict=True)]
-            found[view.name] = 100 * sum(map(bool, right)) / count
+            grades = grade(generator.generate(samples, view), self.grader)
+            found[view.name] = 100 * sum(own is not None and own.correct for own in grades) / count
         return found
 
 

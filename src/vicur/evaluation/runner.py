@@ -18,7 +18,6 @@ from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Plain, View
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
-from vicur.encoding.prompts import PromptEncoder
 from vicur.evaluation.responses import ResponseStore, StoredResponse
 from vicur.evaluation.statistics import Estimate, accuracy_interval
 from vicur.evaluation.verdicts import Verdict, verdict_of
@@ -27,9 +26,9 @@ from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
 from vicur.progress import Progress, silent
 from vicur.rewards.grader import Grader
-from vicur.rewards.thinking import opened_thought
+from vicur.rollouts.generator import TorchGenerator
 from vicur.rollouts.processors import SamplingConfig
-from vicur.rollouts.sampler import Sampler
+from vicur.rollouts.rollout import Rollouts
 
 SCHEMA = pa.schema(
     [
@@ -294,30 +293,32 @@ class _Evaluating:
         progress: Progress,
     ) -> None:
         """Sample, store and grade a response to each of some problems."""
-        encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index, limits)
-        sampler = Sampler(loaded, config.sampling, config.prompts_per_batch)
         size = config.prompts_per_batch
+        generator = TorchGenerator(loaded, config.sampling, size, limits=limits)
         starts = range(0, len(missing), size)
         for start in progress.over(starts, len(starts)):
             batch = list(self._readable(missing[start : start + size]))
             if not batch:
                 continue
-            shown = [self.view.show(sample) for _, sample in batch]
-            found = sampler.sample(encoder.encode(shown), [s.id for _, s in batch], seed=config.seed)
-            stored = [
-                StoredResponse(
-                    sample.id,
-                    shown_digest(own),
-                    opened_thought(encoder.render(own))
-                    + encoder.tokenizer.decode(response.ids, skip_special_tokens=True),
-                    response.ids.tolist(),
-                    response.finish_reason,
-                )
-                for (_, sample), own, (response,) in zip(batch, shown, found, strict=True)
-            ]
+            rollouts = generator.generate([sample for _, sample in batch], self.view, seed=config.seed)
+            stored = self._stored(rollouts)
             self.store.add(stored)
             for (index, sample), response in zip(batch, stored, strict=True):
                 self._grade(index, sample, response)
+
+    def _stored(self, rollouts: Rollouts) -> list[StoredResponse]:
+        """The one response to each problem as it is stored."""
+        triples = zip(rollouts.samples, rollouts.flat_texts, rollouts.flat_responses, strict=True)
+        return [
+            StoredResponse(
+                sample.id,
+                shown_digest(self.view.show(sample)),
+                text,
+                response.ids.tolist(),
+                response.finish_reason,
+            )
+            for sample, text, response in triples
+        ]
 
     def result(self) -> Evaluation:
         """All answers in the order of the data."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vicur.data.sample import Sample
 from vicur.rewards.grader import Grader
+from vicur.rollouts.grading import grade_response
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Verdict:
 
 def verdict_of(grader: Grader, sample: Sample, response: str) -> Verdict:
     """Grade a response to a problem."""
-    grade = grader.grade(response, sample.answer, choices=sample.meta.get("choices"), meta=sample.meta)
+    grade = grade_response(grader, sample, response)
     by_user = grader.config.function is not None
     if grade is not None:
         extracted = None if by_user else grade.extracted

@@ -21,8 +21,8 @@ from vicur.data.views import Blind, Plain, View, privileged_texts, without_privi
 from vicur.models.load import LoadedModel
 from vicur.objectives.objective import Needs
 from vicur.preflight.prompt_sizes import PromptSizes
+from vicur.rollouts.generator import TorchGenerator
 from vicur.rollouts.processors import SamplingConfig
-from vicur.rollouts.sampler import Sampler
 from vicur.scoring.engine import divergence, observed_terms
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
@@ -343,9 +343,9 @@ def _chosen(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _respond(student: Scorer, samples: Sequence[Sample]) -> list[Tensor]:
-    sampler = Sampler(student.loaded, SamplingConfig(max_new_tokens=RESPONSE_TOKENS))
-    prompts = student.encode(samples, Plain())
-    return [own[0].ids for own in sampler.sample(prompts, [sample.id for sample in samples])]
+    sampling = SamplingConfig(max_new_tokens=RESPONSE_TOKENS)
+    rollouts = TorchGenerator(student.loaded, sampling, encode=student.encode).generate(samples, Plain())
+    return [response.ids for response in rollouts.flat_responses]
 
 
 def _same_function(teacher: LoadedModel, student: LoadedModel) -> bool:

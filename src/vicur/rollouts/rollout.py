@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,28 @@ class Rollouts:
     samples: tuple[Sample, ...]
     responses: tuple[tuple[Response, ...], ...]
     texts: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def decoded(
+        cls,
+        samples: Sequence[Sample],
+        responses: Sequence[Sequence[Response]],
+        tokenizer: Any,
+        opened: Sequence[str],
+    ) -> Rollouts:
+        """Responses with their texts.
+
+        Args:
+            samples: the problems.
+            responses: to each.
+            tokenizer: of the model that wrote them.
+            opened: for each problem the tag of a thought that its prompt opened, or "".
+        """
+        texts = [
+            tuple(tag + tokenizer.decode(response.ids, skip_special_tokens=True) for response in group)
+            for tag, group in zip(opened, responses, strict=True)
+        ]
+        return cls(tuple(samples), tuple(map(tuple, responses)), tuple(texts))
 
     @property
     def flat_responses(self) -> list[Response]:

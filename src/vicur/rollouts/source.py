@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -11,19 +11,13 @@ import torch
 from vicur.data.sample import Sample
 from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import View
-from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.vocabulary import Vocabulary
-from vicur.rewards.thinking import opened_thought
+from vicur.rollouts.generator import Generator
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.rollout import Response, Rollouts
-from vicur.rollouts.sampler import Sampler
 from vicur.settings.section import Count, section
 
 SourceName = Literal["student", "teacher", "dataset"]
-PROMPT_END = 16
-"""Tokens at the end of a prompt in which the opening tag of a thought may be."""
-Encode = Callable[[Sequence[Sample], View], list[EncodedPrompt]]
-"""Makes a model's prompts of samples under a view."""
 
 
 @section
@@ -54,36 +48,25 @@ class RolloutSource(Protocol):
         ...
 
 
-class SampledSource:
+class GeneratedSource:
     """A model answers what it is shown.
 
     Args:
-        sampler: samples from the model.
-        encode: makes its prompts.
-        tokenizer: decodes what it writes.
-        view: what it sees.
-        siblings: responses to each sample.
-        seed: with the step and the sample, decides what is sampled.
+        generator: generates its responses.
+        view: what it is shown.
+        group_size: responses to each problem.
+        seed: with the step and the problem, decides what is sampled.
     """
 
-    def __init__(
-        self, sampler: Sampler, encode: Encode, tokenizer: Any, view: View, siblings: int, seed: int
-    ) -> None:
-        self.sampler, self.encode, self.tokenizer = sampler, encode, tokenizer
-        self.view, self.siblings, self.seed = view, siblings, seed
+    def __init__(self, generator: Generator, view: View, group_size: int, seed: int) -> None:
+        self.generator, self.view = generator, view
+        self.group_size, self.seed = group_size, seed
 
     def rollouts(self, samples: Sequence[Sample], step: int) -> Rollouts:
-        """Sample `siblings` responses to each sample."""
-        prompts = self.encode(samples, self.view)
-        responses = self.sampler.sample(
-            prompts,
-            [sample.id for sample in samples],
-            siblings=self.siblings,
-            seed=self.seed,
-            step=step,
+        """A group of responses to each problem."""
+        return self.generator.generate(
+            samples, self.view, group_size=self.group_size, seed=self.seed, step=step
         )
-        ends = [self.tokenizer.decode(prompt.input_ids[-PROMPT_END:]) for prompt in prompts]
-        return _rollouts(samples, responses, self.tokenizer, [opened_thought(end) for end in ends])
 
 
 class DatasetSource:
@@ -107,7 +90,7 @@ class DatasetSource:
             ValueError: a sample has none.
         """
         responses = [[self._response(sample)] for sample in samples]
-        return _rollouts(samples, responses, self.tokenizer, [""] * len(samples))
+        return Rollouts.decoded(samples, responses, self.tokenizer, [""] * len(samples))
 
     def _response(self, sample: Sample) -> Response:
         if sample.target_response is None:
@@ -119,17 +102,3 @@ class DatasetSource:
         ids = [*ids, self.vocabulary.stop_ids[0]]
         cut = len(ids) > self.max_tokens
         return Response(torch.tensor(ids[: self.max_tokens]), None, "length" if cut else "stop")
-
-
-def _rollouts(
-    samples: Sequence[Sample],
-    responses: Sequence[Sequence[Response]],
-    tokenizer: Any,
-    opened: Sequence[str],
-) -> Rollouts:
-    """The responses with their texts; `opened` is the tag of a thought that each prompt opened, or ""."""
-    texts = [
-        tuple(tag + tokenizer.decode(response.ids, skip_special_tokens=True) for response in siblings)
-        for tag, siblings in zip(opened, responses, strict=True)
-    ]
-    return Rollouts(tuple(samples), tuple(map(tuple, responses)), tuple(texts))

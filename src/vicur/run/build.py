@@ -23,8 +23,8 @@ from vicur.preflight.prompt_sizes import PromptSizes, outlines
 from vicur.progress import Bars, Progress, silent
 from vicur.reporting.run_summary import write_run_summary
 from vicur.rewards.grader import Grader
-from vicur.rollouts.sampler import Sampler
-from vicur.rollouts.source import DatasetSource, RolloutSource, SampledSource
+from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.source import DatasetSource, GeneratedSource, RolloutSource
 from vicur.run.problems import TrainingProblems, fitting_problems, open_problems
 from vicur.run.recipe import Recipe, to_yaml
 from vicur.scoring.scorer import Scorer
@@ -271,6 +271,5 @@ def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, loaded: Lo
     if config.source == "teacher":
         assert teacher is not None
         writer, scorer, view = teacher.loaded, teacher.scorer, teacher.view
-    sampler = Sampler(writer, config.sampling, config.prompts_per_batch)
-    tokenizer = writer.processor.tokenizer
-    return SampledSource(sampler, scorer.encode, tokenizer, view, config.siblings, recipe.training.seed)
+    generator = TorchGenerator(writer, config.sampling, config.prompts_per_batch, encode=scorer.encode)
+    return GeneratedSource(generator, view, config.siblings, recipe.training.seed)

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
-from vicur.data.views import Plain, View
-from vicur.encoding.prompts import PromptEncoder
+from vicur.data.views import Plain
 from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader
+from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.grading import grade_response
 from vicur.rollouts.processors import SamplingConfig
-from vicur.rollouts.sampler import Sampler
-from vicur.rollouts.source import SampledSource
 
 COLUMNS = ("step", "sample", "response", "ids", "correct")
 
@@ -83,20 +82,14 @@ def sample_responses(
         progress: shows how far it is.
     """
     grader = grader or Grader()
-    encoder = PromptEncoder(student.processor, student.model.model.get_rope_index, limits)
-
-    def encode(batch: Sequence[Sample], view: View) -> Any:
-        return encoder.encode([view.show(sample) for sample in batch])
-
-    sampler = Sampler(student, sampling or SamplingConfig(), prompts_per_batch)
-    source = SampledSource(sampler, encode, encoder.tokenizer, Plain(), siblings, seed)
+    generator = TorchGenerator(student, sampling or SamplingConfig(), prompts_per_batch, limits=limits)
     ids: list[tuple[Tensor, ...]] = []
     texts: list[tuple[str, ...]] = []
     correct: list[tuple[bool | None, ...]] = []
     starts = range(0, len(samples), prompts_per_batch)
     for start in starts if progress is None else progress.over(starts, len(starts)):
         batch = [samples[i] for i in range(start, min(start + prompts_per_batch, len(samples)))]
-        rollouts = source.rollouts(batch, step=0)
+        rollouts = generator.generate(batch, Plain(), group_size=siblings, seed=seed)
         ids += [tuple(own) for own in rollouts.response_ids]
         texts += rollouts.texts
         correct += [
@@ -195,5 +188,5 @@ def _check_tokens(row: dict[str, Any], tokenizer: Any, run: Path) -> None:
 
 
 def _grade(grader: Grader, sample: Sample, text: str) -> bool | None:
-    grade = grader.grade(text, sample.answer, choices=sample.meta.get("choices"), meta=sample.meta)
+    grade = grade_response(grader, sample, text)
     return None if grade is None else grade.correct

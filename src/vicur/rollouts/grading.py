@@ -1,0 +1,21 @@
+"""Grading what a model responded to a problem."""
+
+from __future__ import annotations
+
+from vicur.data.sample import Sample
+from vicur.rewards.grader import Grade, Grader
+from vicur.rollouts.rollout import Rollouts
+
+
+def grade(rollouts: Rollouts, grader: Grader) -> list[Grade | None]:
+    """The grade of every response, in the flat order; None where a problem cannot be graded."""
+    return [
+        grade_response(grader, sample, text)
+        for sample, texts in zip(rollouts.samples, rollouts.texts, strict=True)
+        for text in texts
+    ]
+
+
+def grade_response(grader: Grader, sample: Sample, text: str) -> Grade | None:
+    """The grade of one response; None where the problem cannot be graded."""
+    return grader.grade(text, sample.answer, choices=sample.meta.get("choices"), meta=sample.meta)
