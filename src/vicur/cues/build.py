@@ -26,7 +26,7 @@ from vicur.cues.requests import (
     request_key,
 )
 from vicur.cues.settings import BuildConfig
-from vicur.cues.store import MAGIC, CueStore
+from vicur.cues.store import CueStore
 from vicur.cues.summary import BuildPlan, BuildSummary, Watch
 from vicur.data.digests import media_digest
 from vicur.data.sample import Sample
@@ -98,8 +98,8 @@ def plan_cues(
     path = config.store_path
     with ExitStack() as stack:
         store = None
-        if path.is_file() and path.stat().st_size > len(MAGIC):
-            store = stack.enter_context(CueStore(path))
+        if path.is_file():
+            store = stack.enter_context(CueStore(path, read_only=True))
         for index in range(count):
             if store is None:  # then nothing needs to be decoded
                 try:
