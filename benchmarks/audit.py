@@ -1,114 +1,126 @@
 """What the audit of cues finds on CueBench, where every leak was planted and the exact cues are known.
 
-    python benchmarks/cue_audit.py                       # all sets of wordings, 400 problems per cell
-    python benchmarks/cue_audit.py --problems 2000 --examples 3 --wordings fourth
+    python benchmarks/audit.py                          # the rules, on all sets of wordings
+    python benchmarks/audit.py --verifier MODEL --base-url http://127.0.0.1:8000/v1 --verdicts verdicts
+                                                        # rules, judge and both: one question per cue
+    python benchmarks/audit.py --problems 1000 --wordings fifth --examples 3
 
-Prints tables in markdown: a row for each kind of leak, a column for what the audit knows. "Text" is the cue,
-the question and the answer alone; "givens" adds which values are drawn; "givens, verifier" adds one who looks
-at the image. A cell is the share of cues with any flag, and in brackets with a certain one. For exact cues
-that is the rate of false alarms.
+Prints a table in markdown for each set of wordings: a row for each planted kind, segments / chords in a cell.
+Each is the share of cues with any flag, and in brackets with a certain one. For exact cues that is the rate
+of false alarms. "Text" is what the rules find with the cue, the question and the answer alone; "boxes" adds
+which values are drawn; "boxes, verifier" adds a verifier that sees exactly. With --verifier the columns are
+the rules on the text, the judge (the model, with the image beside each cue), and both.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from vicur.audit import Audit, AuditConfig, Category, CueRow, QuestionGivens, audit_cues, cue_rows
+from planted_leaks import LEAKS, SETS, Leak, Wordings, load_wordings, planted_samples
+from vicur.audit import Flag, Judge, audit_cues, cue_rows, question_givens
 from vicur.audit.cuebench import CueBenchVerifier
+from vicur.audit.endpoint import EndpointJudge
 from vicur.cuebench.generate import FAMILIES, Family, scenes, to_sample
-from vicur.cuebench.leaks import FIRST, FOURTH, LEAKS, SECOND, THIRD, Leak, Wordings, planted_samples
 from vicur.cuebench.scenes import Scene
+from vicur.cues.clients import EndpointConfig
 from vicur.data.sample import Sample
 
-SETS = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH}
-CATEGORIES: tuple[Category, ...] = ("answer", "reasoning", "grounding", "duplicate", "degenerate")
+Problems = list[tuple[Scene, Sample]]
+Audited = dict[str, tuple[list[Flag], int]]
+"""By column: the flags, and the number of cues."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--problems", type=int, default=400, help="per family and kind of leak")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--wordings", choices=[*SETS, "all"], default="all")
-    parser.add_argument("--examples", type=int, default=0, help="cues to print of each cell that went wrong")
-    parser.add_argument("--rows", type=int, default=0, help="also time the audit of so many cues")
+    parser.add_argument("--problems", type=int, default=200, help="per family and planted kind")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the problems and the wordings")
+    parser.add_argument("--wordings", choices=[*SETS, "all"], default="all", help="set of wordings")
+    parser.add_argument("--examples", type=int, default=0, help="cues to print of each row that went wrong")
+    parser.add_argument("--verifier", metavar="MODEL", help="model that judges each cue")
+    parser.add_argument("--base-url", help="endpoint of the verifier")
+    parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="variable that holds its key")
+    parser.add_argument("--verdicts", type=Path, help="file that keeps the verifier's replies")
     options = parser.parse_args()
+    audited: Callable[[Problems, list[Sample]], Audited] = with_rules
+    if options.verifier:
+        endpoint = EndpointConfig(base_url=options.base_url, api_key_env=options.api_key_env)
+        judge = EndpointJudge(options.verifier, endpoint, store=options.verdicts)
+        audited = lambda problems, samples: with_judge(samples, judge)  # noqa: E731
     problems = {family: draw(family, options.problems, options.seed) for family in FAMILIES}
     for name in SETS if options.wordings == "all" else [options.wordings]:
-        for family in FAMILIES:
-            print(f"\n### {family}, {name} wordings, {options.problems} problems a row\n")
-            print(table(problems[family], SETS[name], options.seed, options.examples))
-    print("\n### Cues, rationales and answers: flagged, of all\n")
-    print(compared(problems))
-    if options.rows:
-        print(f"\n{options.rows} cues: {speed(problems, options.rows):.1f} s")
+        print(f"\n### {name.capitalize()} wordings, {options.problems} problems per family and row\n")
+        print(table(problems, load_wordings(name), options.seed, options.examples, audited))
 
 
-def draw(family: Family, count: int, seed: int) -> list[tuple[Scene, Sample]]:
+def draw(family: Family, count: int, seed: int) -> Problems:
     """Scenes and their problems."""
     return [(scene, to_sample(scene)) for scene in itertools.islice(scenes(family, "train", seed), count)]
 
 
-def table(problems: list[tuple[Scene, Sample]], wordings: Wordings, seed: int, examples: int) -> str:
-    """Kinds of leak against what the audit knows, and against the categories of its flags."""
-    lines = [
-        "| planted | text | givens | givens, verifier | " + " | ".join(CATEGORIES) + " |",
-        "|---|---:|---:|---:|" + "---:|" * len(CATEGORIES),
-    ]
+def with_rules(problems: Problems, samples: list[Sample]) -> Audited:
+    """What the rules find, by what is known of the image."""
+    verifier = CueBenchVerifier({scene.key(): scene for scene, _ in problems})
+    audits = {
+        "text": audit_cues(samples, givens=question_givens),
+        "boxes": audit_cues(samples),
+        "boxes, verifier": audit_cues(samples, verifier=verifier),
+    }
+    return {name: (list(audit.flags), audit.cues) for name, audit in audits.items()}
+
+
+def with_judge(samples: list[Sample], judge: Judge) -> Audited:
+    """What the rules find in the text alone, what the judge finds, and both."""
+    audit = audit_cues(samples, givens=question_givens, judge=judge)
+    judged = [flag for flag in audit.flags if flag.rule == "judged"]
+    rules = [flag for flag in audit.flags if flag.rule != "judged"]
+    return {"rules": (rules, audit.cues), "judge": (judged, audit.cues), "both": ([*audit.flags], audit.cues)}
+
+
+def table(
+    problems: dict[Family, Problems],
+    wordings: Wordings,
+    seed: int,
+    examples: int,
+    audited: Callable[[Problems, list[Sample]], Audited],
+) -> str:
+    """Planted kinds against what is known, or who looks."""
+    lines: list[str] = []
     kinds: list[Leak | None] = [None, *LEAKS]
     for leak in kinds:
-        samples = planted_samples(problems, leak, wordings, seed)
-        verifier = CueBenchVerifier({scene.key(): scene for scene, _ in problems})
-        audits = [
-            audit_cues(samples, givens=QuestionGivens()),
-            audit_cues(samples),
-            audit_cues(samples, verifier=verifier),
-        ]
-        cells = [f"{audit.rate():.1%} ({audit.rate(severity='certain'):.1%})" for audit in audits]
-        cells += [f"{audits[-1].rate(category):.1%}" for category in CATEGORIES]
-        lines.append(f"| {leak or 'nothing: exact cue'} | {' | '.join(cells)} |")
-        lines += [f"<!-- {text} -->" for text in wrong(samples, audits[-1], leak)[:examples]]
+        together: dict[str, list[str]] = {}
+        wrong: list[str] = []
+        for of_family in problems.values():
+            samples = planted_samples(of_family, leak, wordings, seed)
+            columns = audited(of_family, samples)
+            for column, (flags, count) in columns.items():
+                together.setdefault(column, []).append(shares(flags, count))
+            wrong += mistakes(samples, next(reversed(columns.values()))[0], leak)
+        if not lines:
+            lines = [f"| planted | {' | '.join(together)} |", "|---|" + "---:|" * len(together)]
+        cells = " | ".join(" / ".join(each) for each in together.values())
+        lines.append(f"| {leak or 'nothing: exact cue'} | {cells} |")
+        lines += [f"<!-- {text} -->" for text in wrong[:examples]]
     return "\n".join(lines)
 
 
-def wrong(samples: Sequence[Sample], audit: Audit, leak: Leak | None) -> list[str]:
-    """Planted leaks that were missed, or exact cues that were flagged, with the reasons."""
-    flags = audit.by_sample()
-    rows = [row for row in cue_rows(samples, "cue") if (row.id in flags) == (leak is None)]
+def shares(flags: Sequence[Flag], count: int) -> str:
+    """The share of cues with any flag and with a certain one, in %."""
+    certain = {flag.id for flag in flags if flag.severity == "certain"}
+    return f"{100 * len({flag.id for flag in flags}) / count:.1f} ({100 * len(certain) / count:.1f})"
+
+
+def mistakes(samples: Sequence[Sample], flags: Sequence[Flag], leak: Leak | None) -> list[str]:
+    """Planted leaks without a flag, or exact cues with one, and the reasons."""
+    flagged = {flag.id for flag in flags}
     return [
         f"{row.question} {row.answer} / {row.text} / "
-        + "; ".join(f"{flag.rule}: {flag.excerpt!r}" for flag in flags.get(row.id, []))
-        for row in rows
+        + "; ".join(f"{flag.rule}: {flag.excerpt!r}" for flag in flags if flag.id == row.id)
+        for row in cue_rows(samples, "cue")
+        if (row.id in flagged) == (leak is None)
     ]
-
-
-def compared(problems: dict[Family, list[tuple[Scene, Sample]]]) -> str:
-    """The kinds of privilege side by side."""
-    lines = ["| family | text | answer | reasoning | any |", "|---|---|---:|---:|---:|"]
-    for family, own in problems.items():
-        for column in ("cue", "rationale", "answer"):
-            verifier = CueBenchVerifier({scene.key(): scene for scene, _ in own})
-            audit = audit_cues([sample for _, sample in own], AuditConfig(column=column), verifier=verifier)
-            rates = [audit.rate("answer"), audit.rate("reasoning"), audit.rate()]
-            lines.append(f"| {family} | {column} | " + " | ".join(f"{rate:.1%}" for rate in rates) + " |")
-    return "\n".join(lines)
-
-
-def speed(problems: dict[Family, list[tuple[Scene, Sample]]], count: int) -> float:
-    """Seconds for so many cues, of all kinds, without a verifier."""
-    pool = [
-        row
-        for own in problems.values()
-        for leak in (None, *LEAKS)
-        for row in cue_rows(planted_samples(own, leak, FIRST), "cue")
-    ]
-    many: list[CueRow] = [replace(pool[i % len(pool)], id=str(i), sample=None) for i in range(count)]
-    start = time.perf_counter()
-    audit_cues(many)
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

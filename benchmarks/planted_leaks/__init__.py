@@ -1,9 +1,10 @@
 """Exact cues of CueBench with a leak or a mistake planted in them, to measure what an audit finds.
 
 Every kind comes in several wordings, for the cue itself and for the leak, which are drawn independently.
-There are four sets of wordings. The rules of the audit were written with `FIRST` at hand. `SECOND` was
-written after them, and the rules were mended by what it showed; the same again with `THIRD` and `FOURTH`.
-What each showed before that says how well the audit does on words that it was not made for.
+There are five sets of wordings, a YAML file each. The rules of the audit were written with `first` at hand.
+`second` was written after them, and the rules were improved by what it showed; the same again with `third`
+and `fourth`. What a set showed before that says how well the audit does on words that it was not made for.
+After `fifth` was written, rules were only removed.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from vicur.cuebench.scenes import COLOURS, ChordsScene, Scene, SegmentsScene
 from vicur.data.sample import Privilege, Sample
+from vicur.rewards.numbers import ONES
 
 Leak = Literal["answer", "words", "fraction", "equation", "theorem", "wrong label", "another cue"]
 LEAKS: tuple[Leak, ...] = (
@@ -30,11 +34,6 @@ LEAKS: tuple[Leak, ...] = (
 )
 """What can be planted: the answer in digits, in words, as a fraction, as an equation; the name of a theorem
 or rule; a wrong digit, colour or pairing; the cue of another scene."""
-
-SMALL_NUMBERS = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
-    *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
-)
 
 
 @dataclass(frozen=True)
@@ -67,329 +66,15 @@ class Wordings:
     chord_theorems: tuple[str, ...]
 
 
-FIRST = Wordings(
-    segments=(
-        "The segments are {c1} {v1} and {c2} {v2}.",
-        "The {c1} segment is labeled {v1}, and the {c2} segment is labeled {v2}.",
-        "The digit {v1} stands above the {c1} segment. The digit {v2} stands above the {c2} segment.",
-        "There is a {c1} segment with a {v1} and a {c2} segment with a {v2}.",
-        "{c1}: {v1}; {c2}: {v2}.",
-        "Among several coloured segments, the {c1} and {c2} ones carry the digits {v1} and {v2}.",
-    ),
-    chords=(
-        "Inside the circle two chords cross at one point. The crossing point cuts one chord into pieces "
-        "marked {a} and {b}, and the other into pieces marked {c} and {d}.",
-        "The diagram shows a circle with two intersecting chords. One chord is divided into segments "
-        "labeled {a} and {b}, while the other chord is divided into segments labeled {c} and {d}.",
-        "Two chords meet inside a circle. The first chord has the parts {a} and {b}; the second chord "
-        "has the "
-        "parts {c} and {d}.",
-        "A circle with two chords. The pieces of one chord are labeled {a} and {b}. The pieces of the other "
-        "chord are labeled {c} and {d}.",
-    ),
-    answer=(
-        "The answer is {answer}.",
-        "So the result is {answer}.",
-        "This makes {answer} altogether.",
-        "The value asked for is {answer}.",
-        "Therefore {answer} is what the question asks for.",
-        "Answer: {answer}",
-    ),
-    words=(
-        "The answer is {words}.",
-        "That comes to {words}.",
-        "The value asked for equals {words}.",
-        "Hence the result is {words}.",
-        "It has to be {words}.",
-    ),
-    fraction=(
-        "The answer is {fraction}.",
-        "The result equals {fraction}.",
-        "That gives {fraction}.",
-        "The value asked for is ${fraction}$.",
-    ),
-    fractions=("{upper}/{lower}", r"\frac{{{upper}}}{{{lower}}}", "{upper} / {lower}"),
-    equation=(
-        "{equation}.",
-        "Note that {equation}.",
-        "We have ${equation}$.",
-        "This means {equation}.",
-    ),
-    segment_equations={
-        "sum": ("{big} + {small} = {answer}", "{answer} = {small} + {big}", "x = {answer}"),
-        "difference": ("{big} - {small} = {answer}", "{answer} = {big} - {small}", "d = {answer}"),
-        "maximum": ("max({small}, {big}) = {answer}", "x = {answer}", "max = {answer}"),
-    },
-    chord_equations=(
-        "x = {answer}",
-        "x * {next} = {c} * {d}",
-        "{answer} * {next} = {c} * {d}",
-        "{answer} \\cdot {next} = {c} \\cdot {d}",
-        "x = {c} * {d} / {next}",
-    ),
-    segment_theorems=(
-        "By the commutative law the order does not matter.",
-        "Addition and subtraction are governed by the associative property.",
-        "This follows from the definition of the maximum.",
-        "Euler's theorem is of no use here.",
-    ),
-    chord_theorems=(
-        "The intersecting chords theorem applies.",
-        "Use the power of a point.",
-        "By the chord-chord product rule both products are equal.",
-        "The similar triangles give a proportion by the AA similarity criterion.",
-        "The Pythagorean theorem is not needed.",
-    ),
-)
+SETS = ("first", "second", "third", "fourth", "fifth")
 
 
-SECOND = Wordings(
-    segments=(
-        "You can see {v1} written over the {c1} line and {v2} written over the {c2} line.",
-        "In this picture, the number next to the {c1} stroke reads {v1}; next to the {c2} stroke it "
-        "reads {v2}.",
-        "A {c1} bar carries the numeral {v1}. Elsewhere, a {c2} bar carries the numeral {v2}.",
-        "Relevant objects: {c1} segment ({v1}), {c2} segment ({v2}).",
-        "Two of the coloured strokes matter here. The {c1} one has a {v1} on it, the {c2} one a {v2}.",
-        "The picture contains short coloured lines with digits, among them {c1} with {v1} and {c2} with "
-        "{v2}.",
-    ),
-    chords=(
-        "We are looking at a circle. Two straight lines run through it and cross; along the first the labels "
-        "are {a} and {b}, along the second they are {c} and {d}.",
-        "A circular figure with two crossing chords: one has sections of {a} and {b}, the other has sections "
-        "of {c} and {d}.",
-        "Where both chords meet, each is split in two. On one chord I see {a} and {b}. On the other "
-        "chord I see "
-        "{c} and {d}.",
-        "Four labels appear on the two chords of the circle: {a} and {b} on one, {c} and {d} on the other.",
-    ),
-    answer=(
-        "Put together, one arrives at {answer}.",
-        "{answer} is correct.",
-        "Final answer {answer}.",
-        "You should end up with {answer}.",
-        "The number you are looking for is {answer}.",
-        "What is being asked turns out to be {answer}.",
-    ),
-    words=(
-        "The reply should be {words}.",
-        "In other words, {words}.",
-        "One ends with {words} as the outcome.",
-        "It works out at {words}.",
-        "The correct response is {words}, as one sees.",
-    ),
-    fraction=(
-        "One finds {fraction}.",
-        "The quantity in question is {fraction}.",
-        "This can be written as {fraction}.",
-        "It simplifies from {fraction}.",
-    ),
-    fractions=("{upper}/{lower}", r"\dfrac{{{upper}}}{{{lower}}}", "{upper} over {lower}"),
-    equation=(
-        "Here {equation} holds.",
-        "The relation is \\({equation}\\).",
-        "One can write {equation}.",
-        "Consider {equation}.",
-    ),
-    segment_equations={
-        "sum": ("{small}+{big}={answer}", "{big} plus {small} is {answer}", "s = {big} + {small}"),
-        "difference": (
-            "{big}-{small}={answer}",
-            "{big} minus {small} is {answer}",
-            "|{small} - {big}| = {answer}",
-        ),
-        "maximum": ("max{{{small}, {big}}} = {answer}", "{big} > {small}", "m = {answer}"),
-    },
-    chord_equations=(
-        "x={answer}",
-        "{next}x = {c} \\times {d}",
-        "x \u00d7 {next} = {c} \u00d7 {d}",
-        "{c} times {d} equals {next} times x",
-        "x = \\frac{{{c} \\cdot {d}}}{{{next}}}",
-    ),
-    segment_theorems=(
-        "Addition is commutative, by Peano's axioms.",
-        "The triangle inequality is satisfied.",
-        "One applies the well-ordering principle.",
-        "This is an instance of the trichotomy law.",
-    ),
-    chord_theorems=(
-        "This is the setting of the crossed-chord theorem.",
-        "Steiner's power theorem is relevant.",
-        "The inscribed angle theorem makes two triangles similar.",
-        "Remember Euclid III.35.",
-        "The product rule for intersecting chords is what one needs.",
-    ),
-)
-
-
-THIRD = Wordings(
-    segments=(
-        "Looking at the image, the {c1} segment has the number {v1} above it, whereas the {c2} segment "
-        "has the "
-        "number {v2} above it.",
-        "On top of the {c1} line sits a {v1}; on top of the {c2} line sits a {v2}.",
-        "Digits {v1} and {v2} belong to the {c1} and the {c2} segment, respectively.",
-        "- {c1} segment: digit {v1}\n- {c2} segment: digit {v2}",
-        "The image has a light background with several short segments. {c1} is annotated with {v1}. {c2} is "
-        "annotated with {v2}.",
-        "Both strokes asked about are visible, with the {c1} stroke showing {v1} and the {c2} stroke showing "
-        "{v2}.",
-    ),
-    chords=(
-        "In the figure, a large circle contains two chords that intersect at an interior point. The segments "
-        "of the first chord are labeled {a} and {b}. The segments of the second chord are labeled {c} "
-        "and {d}.",
-        "The image depicts one circle. Chord one: {a}, {b}. Chord two: {c}, {d}.",
-        "A circle is drawn with a pair of chords through a common interior point; the lengths {a} and "
-        "{b} are "
-        "written along one of them and the lengths {c} and {d} along the other.",
-        "- Shape: circle with two intersecting chords\n- First chord: {a} on one side of the crossing, "
-        "{b} on "
-        "the other side\n- Second chord: {c} on one side, {d} on the other side",
-    ),
-    answer=(
-        "From this, {answer} follows.",
-        "The required quantity therefore equals {answer}.",
-        "This leads to a value of {answer}.",
-        "It is easy to see that {answer} is what remains to be stated.",
-        "(The answer, {answer}, can be read off.)",
-        "Solution: \\boxed{{{answer}}}",
-    ),
-    words=(
-        "From this, {words} follows.",
-        "One therefore gets the value {words}.",
-        "The final number is {words}.",
-        "Anyone can tell that it is {words}.",
-        "{words} would be right.",
-    ),
-    fraction=(
-        "From this, {fraction} follows.",
-        "It is the same as {fraction}.",
-        "The final value is {fraction}.",
-        "Expect {fraction} as the answer.",
-    ),
-    fractions=("{upper}/{lower}", r"\tfrac{{{upper}}}{{{lower}}}", "{upper} divided by {lower}"),
-    equation=(
-        "The numbers satisfy {equation}.",
-        "In symbols, $${equation}$$",
-        "({equation})",
-        "One notices that {equation}, clearly.",
-    ),
-    segment_equations={
-        "sum": (
-            "{big}+{small} = {answer}",
-            "the sum {small} + {big} is {answer}",
-            "{small} and {big} make {answer}",
-        ),
-        "difference": (
-            "{big} - {small} = {answer}",
-            "{small} + {answer} = {big}",
-            "{small} taken from {big} leaves {answer}",
-        ),
-        "maximum": ("\\max({big}, {small}) = {answer}", "{big} \\geq {small}", "{answer} = max"),
-    },
-    chord_equations=(
-        "x = {answer} cm",
-        "{next} \\cdot x = {c} \\cdot {d}",
-        "{c}·{d} = {next}·x",
-        "x/{c} = {d}/{next}",
-        "the product of {next} and x equals that of {c} and {d}",
-    ),
-    segment_theorems=(
-        "Recall the addition theorem for whole numbers.",
-        "Commutativity lets one exchange them.",
-        "The law of trichotomy orders them.",
-        "By the definition of a difference one compares them.",
-    ),
-    chord_theorems=(
-        "By the intersecting-chord theorem, the products agree.",
-        "The power of the crossing point with respect to the circle is constant.",
-        "The two chords theorem can be used.",
-        "Triangles formed by the chords are similar by AA similarity.",
-        "Think of Jakob Steiner's power of a point.",
-    ),
-)
-
-
-FOURTH = Wordings(
-    segments=(
-        "The {c1} mark shows the digit {v1}, and the {c2} mark shows the digit {v2}.",
-        "Visual evidence: {v1} is printed above the short {c1} line, {v2} is printed above the short "
-        "{c2} line.",
-        "For {c1}, the image gives a {v1}. For {c2}, the image gives a {v2}.",
-        "{v1} in {c1} and {v2} in {c2} can be made out among the other digits.",
-        "Handwritten-looking digits stand over coloured strokes; the {c1} stroke has {v1}, the {c2} stroke "
-        "has {v2}.",
-    ),
-    chords=(
-        "A single circle is shown. Its two chords intersect. The intersection divides the first into {a} and "
-        "{b} and the second into {c} and {d}.",
-        "Labels visible along one chord: {a} and {b}; along the other chord: {c} and {d}.",
-        "The figure has a circle and, within it, two crossing line segments. One is made up of {a} and "
-        "{b}, the "
-        "other of {c} and {d}.",
-        "Chord 1 is split into {a} and {b} by the crossing point, and chord 2 is split into {c} and {d}.",
-    ),
-    answer=(
-        "All of this points towards {answer}.",
-        "Write down {answer}.",
-        "So one should pick {answer}.",
-        "Our final result: {answer}!",
-        "The correct value, namely {answer}, is not printed.",
-        "It can only be {answer}.",
-    ),
-    words=(
-        "You want {words}.",
-        "The missing number is {words}, of course.",
-        "Hence {words}.",
-        "Everything considered, {words} is the number to give.",
-        "Calculation shows {words}.",
-    ),
-    fraction=(
-        "You want {fraction}.",
-        "The outcome, as a fraction, is {fraction}.",
-        "Hence {fraction}.",
-        "A careful reader will get to {fraction}.",
-    ),
-    fractions=("{upper}/{lower}", r"\frac {{{upper}}} {{{lower}}}", "({upper})/({lower})"),
-    equation=(
-        "It holds that {equation}.",
-        "{equation}, as can be checked.",
-        "Use {equation}.",
-        "Check: {equation}",
-    ),
-    segment_equations={
-        "sum": ("{small}+{big}={answer}", "{answer} - {small} = {big}", "the two digits add to {answer}"),
-        "difference": (
-            "{small} - {big} = -{answer}",
-            "{big}={small}+{answer}",
-            "the digits are {answer} apart",
-        ),
-        "maximum": ("max of {small} and {big} = {answer}", "{small} <= {big}", "{big} - {small} >= 0"),
-    },
-    chord_equations=(
-        "{next}*x={c}*{d}",
-        "x = ({c} \\times {d})/{next}",
-        "{c} \u00b7 {d} = {next} \u00b7 {answer}",
-        "{next} multiplied by x is {c} multiplied by {d}",
-        "{next} : {c} = {d} : x",
-    ),
-    segment_theorems=(
-        "The commutative law is at work.",
-        "See the fundamental theorem of arithmetic.",
-        "One uses the axioms of order.",
-        "The distributive property might help.",
-    ),
-    chord_theorems=(
-        "Apply the chord theorem.",
-        "This is a standard case of the intersecting secants theorem.",
-        "By power of a point, a relation holds.",
-        "Similarity of triangles (AA) does the rest.",
-        "Ptolemy's theorem comes to mind.",
-    ),
-)
+def load_wordings(name: str) -> Wordings:
+    """The set of wordings of this name, from its YAML file."""
+    text = (Path(__file__).parent / f"{name}.yaml").read_text(encoding="utf-8")
+    lists: dict[str, Any] = yaml.safe_load(text)
+    by_operation = {key: tuple(each) for key, each in lists.pop("segment_equations").items()}
+    return Wordings(segment_equations=by_operation, **{key: tuple(each) for key, each in lists.items()})
 
 
 def exact_cue(scene: Scene, wordings: Wordings, random: np.random.Generator) -> str:
@@ -427,7 +112,7 @@ def _leaking(scene: Scene, leak: Leak, wordings: Wordings, random: np.random.Gen
     if leak == "answer":
         return _one(wordings.answer, random).format(answer=answer)
     if leak == "words":
-        return _one(wordings.words, random).format(words=SMALL_NUMBERS[answer])
+        return _one(wordings.words, random).format(words=ONES[answer])
     if leak == "fraction":
         lower = int(random.integers(2, 6))
         fraction = _one(wordings.fractions, random).format(upper=answer * lower, lower=lower)

@@ -124,7 +124,7 @@ def test_a_damaged_record_is_told_and_the_others_stay(tmp_path, filled):
 def test_a_truncated_store_is_refused_and_left_as_it_is(tmp_path, filled):
     path = tmp_path / "cues"
     path.write_bytes(filled[:6000])
-    with pytest.raises(ValueError, match="(?s)is damaged .* and was left as it is"):
+    with pytest.raises(ValueError, match=r"(?s)is damaged .* and was left as it is"):
         CueStore(path)
     assert path.read_bytes() == filled[:6000]
 

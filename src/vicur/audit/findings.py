@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -70,7 +70,8 @@ class Audit:
         samples: how many there are.
         cues: how many of them have that text.
         flags: in the order of the samples.
-        claims: of the verifier: how many claims it accepted, rejected and could not judge; empty without one.
+        claims: how many claims a verifier, or cues a judge, accepted, rejected and could not judge; empty
+            without one.
     """
 
     column: str
@@ -143,18 +144,11 @@ class Audit:
         return {(flag.id, flag.category, flag.rule) for flag in self.flags}
 
 
-def drop(
-    audit: Audit, *, possible: bool = False, categories: Collection[Category] = CATEGORIES
-) -> frozenset[str]:
+def drop(audit: Audit, *, possible: bool = False) -> frozenset[str]:
     """The ids of the samples that should lose their cue.
 
     Args:
         audit: of the cues.
-        possible: also drop what is only a possible fault.
-        categories: those that count.
+        possible: also drop cues whose faults are only possible ones.
     """
-    return frozenset(
-        flag.id
-        for flag in audit.flags
-        if flag.category in categories and (possible or flag.severity == "certain")
-    )
+    return frozenset(flag.id for flag in audit.flags if possible or flag.severity == "certain")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from vicur.data.digests import media_digest
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import privileged_texts
@@ -39,7 +39,7 @@ class CueRow:
 
     def media_key(self) -> str | None:
         """A hash of all pixels; None where the media are not at hand."""
-        return None if self.sample is None else media_key(self.sample())
+        return None if self.sample is None else media_digest(self.sample())
 
 
 def cue_rows(source: FileSource | Iterable[Sample] | Iterable[CueRow], column: Column) -> Iterator[CueRow]:
@@ -54,15 +54,6 @@ def cue_rows(source: FileSource | Iterable[Sample] | Iterable[CueRow], column: C
         return
     for item in source:
         yield item if isinstance(item, CueRow) else _sample_row(item, column)
-
-
-def media_key(sample: Sample) -> str:
-    """A hash of all pixels of a sample: equal for the same pictures, whatever their files are."""
-    digest = hashlib.blake2b(digest_size=16)
-    for image in (*sample.images, *(frame for video in sample.videos for frame in video.frames)):
-        digest.update(f"{image.mode}{image.size}".encode())
-        digest.update(image.tobytes())
-    return digest.hexdigest()
 
 
 def _source_rows(source: FileSource, column: Column) -> Iterator[CueRow]:

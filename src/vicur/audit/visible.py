@@ -1,4 +1,4 @@
-"""Words that describe an image, and numbers that count what is in it instead of being read off it."""
+"""Numbers that count what is in an image instead of being read off it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ import re
 
 from vicur.audit.values import Value
 
-VISIBLE = re.compile(
-    r"(?i:\b(?:label\w*|mark(?:ed|s|ing)?|read(?:s|ing)?|written|drawn|shown?|shows|printed|digits?|numerals?|"
-    r"segments?|lines?|strokes?|bars?|chords?|circles?|circular|angles?|sides?|edges?|triangles?|squares?|"
-    r"rectangles?|polygons?|vert(?:ex|ices)|points?|arcs?|radi(?:us|i)|diameters?|tangents?|pieces?|parts?|"
-    r"sections?|halves|ax[ei]s|ticks?|legends?|titles?|rows?|columns?|cells?|tables?|charts?|graphs?|plots?|"
-    r"curves?|slices?|pies?|clock|hands?|signs?|text|caption|scale|ruler|arrows?|dots?|shapes?|objects?|top|"
-    r"bottom|left|right|above|below|beside|next|over|under|near|inside|between|corner|centre|center|colou?r(?:ed|s)?|red|"
-    r"green|blue|orange|purple|cyan|pink|brown|black|white|yellow|gr[ae]y|violet|magenta|picture|image|diagram|"
-    r"figure|photo\w*|frame|carr(?:y|ies)|bears?|height|width|base|legs?|hypotenuse|sees?|visible|"
-    r"the (?:first|second|third|other|upper|lower|former|latter))\b)"
-    r"|\b[A-Z]{2,3}\b|[∠△°]|\\(?:angle|triangle)",
+_THINGS = re.compile(
+    r"(?:segment|line|stroke|bar|chord|circle|angle|side|edge|triangle|square|rectangle|polygon|point|arc|"
+    r"diameter|tangent|piece|part|section|tick|legend|title|row|column|cell|table|chart|graph|plot|curve|slice|"
+    r"pie|hand|sign|arrow|dot|shape|object|leg|label|mark|digit|numeral|colou?r|picture|image|diagram|figure|"
+    r"photo)s|vertices|radii|halves|axes",
+    re.IGNORECASE,
 )
-"""What a sentence speaks of that describes an image. In doubt a word belongs here: without one, a number that
-is drawn would still be taken for a leak."""
+"""What an image may show several of."""
 
 _FUNCTION_WORDS = "on|and|is|are|in|at|of|or|by|to|for|with|as|units|times|be|that|what|which|who|one|it|also"
 # "two chords", "4 short coloured lines", and "two of them"
@@ -49,7 +43,7 @@ _SPLIT = re.compile(
 def counts_visible(text: str, value: Value) -> bool:
     """Whether a number counts what can be seen, "two chords", or tells it apart, "chord 2"."""
     noun = _NOUN.match(text, value.end)
-    if noun is not None and VISIBLE.fullmatch(noun["noun"]) and not _NO_NOUN.match(noun["noun"]):
+    if noun is not None and _THINGS.fullmatch(noun["noun"]) and not _NO_NOUN.match(noun["noun"]):
         return True
     if value.in_words and _PARTITIVE.match(text, value.end):
         return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from vicur.audit import (
-    Audit,
-    AuditConfig,
-    Flag,
-    ModelVerifier,
-    Verifier,
-    audit_cues,
-    correction,
-    cue_rows,
-    drop,
-)
+from vicur.audit import Audit, Flag, audit_cues, drop
 from vicur.audit.cuebench import CueBenchVerifier
-from vicur.audit.endpoint import EndpointAsk
+from vicur.audit.endpoint import EndpointJudge
+from vicur.audit.repair import build_repaired, check_repairable
 from vicur.cli.options import Option, layers_of
 from vicur.cues.build import build_cues, plan_cues
 from vicur.cues.clients import EndpointConfig
 from vicur.cues.output import check_output, mover, write_output
-from vicur.cues.prompts import load_prompt
 from vicur.cues.settings import AuditSettings, BuildConfig, WorthSettings
 from vicur.cues.summary import BuildSummary, Tick
 from vicur.data.sources import FileSource
@@ -63,18 +54,12 @@ def build_command(options: argparse.Namespace, console: Console) -> None:
         for sentence in plan_cues(config, progress=check).sentences():
             _say(sentence, console)
         return
-    summary = _built(config, {})
-    remarks: dict[str, str] = {}
-    for number in range(1, options.repair + 1):
-        faulty = {} if summary.out is None else _remarks(summary.out, config)
-        if not faulty:
-            break
-        console.print(f"{len(faulty)} cues leak or say nothing; asking for these again.")
-        # What an earlier round mended keeps its remark, or its first cue would come back; what it did not
-        # needs another, or the same reply would be taken from the store.
-        again = f" (Correction {number}.)" if number > 1 else ""
-        remarks |= {own: remark + again for own, remark in faulty.items()}
-        summary = _built(replace(config, overwrite=True), remarks)
+    summary = build_repaired(
+        config,
+        options.repair,
+        _built,
+        lambda count: console.print(f"{count} cues leak or say nothing; asking for these again."),
+    )
     for sentence in summary.sentences():
         _say(sentence, console)
     if summary.stopped is not None:
@@ -93,8 +78,8 @@ def build_settings(overrides: list[str], repairs: int = 0) -> BuildConfig:
     """
     schema = schema_of(BuildConfig, "cues build")
     config = schema.load(schema.overrides(overrides))
-    if repairs and load_prompt(config.prompt).field != "cue":
-        raise ValueError(f"--repair works on cues; the prompt {config.prompt} asks for something else.")
+    if repairs:
+        check_repairable(config)
     return config
 
 
@@ -102,7 +87,7 @@ def _say(sentence: str, console: Console) -> None:
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-def _built(config: BuildConfig, remarks: dict[str, str]) -> BuildSummary:
+def _built(config: BuildConfig, remarks: Mapping[str, str]) -> BuildSummary:
     bar = Progress("asking for cues")
 
     def watch(ticks: Any, count: int) -> Any:
@@ -115,16 +100,6 @@ def _built(config: BuildConfig, remarks: dict[str, str]) -> BuildSummary:
     return build_cues(config, watch=watch, progress=check, remarks=remarks)
 
 
-def _remarks(built: Path, config: BuildConfig) -> dict[str, str]:
-    """What to tell the model about the cues that are certainly faulty."""
-    columns = config.columns | {"cue": config.column or "cue"}
-    source = FileSource(built, image_dir=config.image_dir, columns=columns, bad_rows="skip")
-    flags = audit_cues(source).by_sample()
-    certain = {own: [f for f in found if f.severity == "certain"] for own, found in flags.items()}
-    rows = {row.id: row for row in cue_rows(source, "cue") if certain.get(row.id)}
-    return {own: correction(certain[own], row) for own, row in rows.items()}
-
-
 def audit_command(options: argparse.Namespace, declared: tuple[Option, ...], console: Console) -> None:
     """`vicur cues audit`."""
     schema = schema_of(AuditSettings, "cues audit")
@@ -133,16 +108,17 @@ def audit_command(options: argparse.Namespace, declared: tuple[Option, ...], con
         if getattr(options, name):
             check_file(Path(getattr(options, name)), f"--{name}")
     source = data.open(progress=Progress("checking the data", transient=True).over)
-    config = AuditConfig(column=options.column)
-    verifier: Verifier | None = CueBenchVerifier() if options.cuebench else None
+    verifier = CueBenchVerifier() if options.cuebench else None
+    judge = None
     if options.verifier:
         endpoint = EndpointConfig(base_url=options.base_url, api_key_env=options.api_key_env)
-        verifier = ModelVerifier(EndpointAsk(options.verifier, endpoint))
+        verdicts = None if options.verdicts is None else Path(options.verdicts)
+        judge = EndpointJudge(options.verifier, endpoint, store=verdicts)
     table = open_table(data.train) if options.drop else None
     if table is not None:
         _check_drop(table, source, options)
     found = Progress("reading cues", transient=True).during(
-        lambda: audit_cues(source, config, verifier=verifier)
+        lambda: audit_cues(source, options.column, verifier=verifier, judge=judge)
     )
     if options.json:
         sys.stdout.write(json.dumps(found.as_dict(), indent=2) + "\n")

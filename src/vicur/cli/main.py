@@ -376,10 +376,17 @@ def _add_cues(parser: Parser) -> None:
     audit.add_argument(
         "--cuebench", action="store_true", help="the data is CueBench's: check every claim against its boxes"
     )
-    audit.add_argument("--verifier", metavar="MODEL", help="model that checks every claim against the image")
+    audit.add_argument(
+        "--verifier", metavar="MODEL", help="model that judges each cue, given image, question and answer"
+    )
     audit.add_argument("--base-url", help="endpoint of the verifier, e.g. http://127.0.0.1:8000/v1")
     audit.add_argument(
         "--api-key-env", default="OPENAI_API_KEY", help="environment variable that holds the verifier's key"
+    )
+    audit.add_argument(
+        "--verdicts",
+        type=_path,
+        help="file for the verifier's replies; a rerun asks for missing ones only",
     )
     audit.add_argument(
         "--flags", type=_path, help="parquet file for all flags, each with its span and reason"

@@ -248,8 +248,8 @@ class CueStore:
         database.execute("commit")
         if damaged:
             self.notes.append(
-                f"The store {self.path} had {damaged} damaged or unfinished record(s); the cues there will be "
-                "asked again."
+                f"The store {self.path} had {damaged} damaged or unfinished record(s); the cues there will "
+                "be asked again."
             )
         return database
 
