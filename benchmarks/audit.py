@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from planted_leaks import LEAKS, SETS, Leak, Wordings, load_wordings, planted_samples
@@ -48,7 +49,7 @@ def main() -> None:
     if options.verifier:
         endpoint = EndpointConfig(base_url=options.base_url, api_key_env=options.api_key_env)
         judge = EndpointJudge(options.verifier, endpoint, store=options.verdicts)
-        audited = lambda problems, samples: with_judge(samples, judge)  # noqa: E731
+        audited = partial(with_judge, judge)
     problems = {family: draw(family, options.problems, options.seed) for family in FAMILIES}
     for name in SETS if options.wordings == "all" else [options.wordings]:
         print(f"\n### {name.capitalize()} wordings, {options.problems} problems per family and row\n")
@@ -71,7 +72,7 @@ def with_rules(problems: Problems, samples: list[Sample]) -> Audited:
     return {name: (list(audit.flags), audit.cues) for name, audit in audits.items()}
 
 
-def with_judge(samples: list[Sample], judge: Judge) -> Audited:
+def with_judge(judge: Judge, _: Problems, samples: list[Sample]) -> Audited:
     """What the rules find in the text alone, what the judge finds, and both."""
     audit = audit_cues(samples, givens=question_givens, judge=judge)
     judged = [flag for flag in audit.flags if flag.rule == "judged"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -153,6 +156,30 @@ def test_verdicts_are_read(reply, faults):
 @given(st.text())
 def test_any_reply_is_read(reply):
     parse_verdict(reply)
+
+
+def test_one_command_compares_rules_and_judge(endpoint, capsys, monkeypatch):
+    """The judge sees nothing but stated answers, wherever a cue has the word "answer"."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+    def answer(body, number):
+        cue = said(body)[0].partition("Description: ")[2].partition("Reply with")[0]
+        return verdict(states_answer="answer") if "answer" in cue.lower() else verdict()
+
+    endpoint.answer = answer
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    options = ["--verifier", "m", "--base-url", endpoint.url, "--problems", "4", "--wordings", "first"]
+    monkeypatch.setattr(sys, "argv", ["audit.py", *options])
+    monkeypatch.syspath_prepend(str(benchmarks))
+    runpy.run_path(str(benchmarks / "audit.py"), run_name="__main__")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    table = {cells[1]: cells[2:5] for cells in ([cell.strip() for cell in line.split("|")] for line in lines)}
+    assert table["planted"] == ["rules", "judge", "both"] and len(table) == 2 + 8
+    assert table["nothing: exact cue"][1] == "0.0 (0.0) / 0.0 (0.0)"
+    rules, judged, both = table["answer"]
+    assert rules == both == "100.0 (100.0) / 100.0 (100.0)" and "0.0" not in judged.split()[:1]
+    assert table["theorem"][1] == "0.0 (0.0) / 0.0 (0.0)" != table["theorem"][2]
+    assert len(endpoint.bodies) == 8 * 2 * 4
 
 
 def test_repair_asks_again_for_what_leaked(data, tmp_path, endpoint, capsys, monkeypatch):

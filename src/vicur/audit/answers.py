@@ -103,7 +103,7 @@ def gold_forms(answer: str, question: str, choices: tuple[str, ...]) -> Gold:
         letter: str | None = option[0]
     else:
         texts = [answer]
-        letter = next((own for own, text in options.items() if text and compare(text, answer, 1e-6)), None)
+        letter = next((mark for mark, text in options.items() if text and compare(text, answer, 1e-6)), None)
     return Gold(tuple(dict.fromkeys(text for text in texts if text)), letter, tuple(options))
 
 
@@ -116,16 +116,16 @@ def answer_findings(text: str, question: str, gold: Gold, known: Known) -> list[
         gold: what may not be stated.
         known: whether a value is drawn.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if gold.letter is not None:
-        found += _letter(text, gold)
+        findings += _letter(text, gold)
     for answer in gold.texts:
         number = gold_number(answer)
         if number is not None:
-            found += _numbers(text, question, answer, number, known)
+            findings += _numbers(text, question, answer, number, known)
         else:
-            found += _words(text, question, answer, known)
-    return found
+            findings += _words(text, question, answer, known)
+    return findings
 
 
 @functools.lru_cache(maxsize=4096)
@@ -220,7 +220,7 @@ def _words(text: str, question: str, answer: str, known: Known) -> list[Finding]
     pattern = _spaced(tidy(answer))
     if pattern is None:
         return []
-    found = []
+    findings = []
     for match in pattern.finditer(text):
         start, end = match.span()
         if answer.strip().casefold() in _SHORT_WORDS:
@@ -232,10 +232,10 @@ def _words(text: str, question: str, answer: str, known: Known) -> list[Finding]
         if place in ("plain", "counted"):
             drawn = known(match.group())
             if not drawn:
-                found.append(_mention(match.group(), start, end, drawn))
+                findings.append(_mention(match.group(), start, end, drawn))
         elif isinstance(place, Finding):
-            found.append(place)
-    return found
+            findings.append(place)
+    return findings
 
 
 @functools.lru_cache(maxsize=4096)
@@ -256,7 +256,7 @@ def _letter(text: str, gold: Gold) -> list[Finding]:
         rf"|(?:correct|right|best|true)\s+(?:one\s+|option\s+|choice\s+|answer\s+)?(?:is|:)\s*[(\[\"'*]*{letter}\b",
         re.IGNORECASE,
     )
-    found = []
+    findings = []
     for match in pattern.finditer(text):
         if letter not in match.group():  # "option a thin line": only capitals name options
             continue
@@ -264,13 +264,15 @@ def _letter(text: str, gold: Gold) -> list[Finding]:
         before, after = _around(text, start, end)
         surely = re.search(r"answer|correct|right|best|true", match.group() + after[:24], re.IGNORECASE)
         surely = surely or re.search(r"\b(?:answer|correct|therefore|hence|thus|so)\b", before, re.IGNORECASE)
-        others = [own for own in gold.letters if own != letter]
-        described = [own for own in others if re.search(rf"(?:option|choice)\s+\(?{own}\b|\({own}\)", text)]
+        others = [other for other in gold.letters if other != letter]
+        described = [
+            other for other in others if re.search(rf"(?:option|choice)\s+\(?{other}\b|\({other}\)", text)
+        ]
         if not surely and described:
             continue  # the options are drawn, and all are described
         severity: Severity = "certain" if surely else "possible"
-        found.append(Finding("answer", severity, "letter", start, end, f"It points to option {letter}."))
-    return found
+        findings.append(Finding("answer", severity, "letter", start, end, f"It points to option {letter}."))
+    return findings
 
 
 def _around(text: str, start: int, end: int) -> tuple[str, str]:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Category = Literal["answer", "reasoning", "grounding", "degenerate", "duplicate", "length"]
-"""`answer`: the gold answer is stated. `reasoning`: a step of the solution. `grounding`: a claim that was
-rejected by who looked at the image. `degenerate`: no cue at all, in effect. `duplicate`: said of another
-image too. `length`: too long."""
+"""`answer`: the gold answer is stated. `reasoning`: a step of the solution. `grounding`: a claim that the
+image does not bear out. `degenerate`: no cue at all, in effect. `duplicate`: the same words about another
+image. `length`: too long."""
 CATEGORIES: tuple[Category, ...] = ("answer", "reasoning", "grounding", "degenerate", "duplicate", "length")
 
 Severity = Literal["possible", "certain"]
@@ -63,7 +63,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found in all cues.
+    """The flags of all cues.
 
     Attributes:
         column: the audited text: "cue", or for comparison "rationale" or "answer".
@@ -93,13 +93,6 @@ class Audit:
     def rate(self, category: Category | None = None, severity: Severity | None = None) -> float:
         """`count` as a share of the cues, 0-1; 0 where there are none."""
         return self.count(category, severity) / self.cues if self.cues else 0.0
-
-    def by_sample(self) -> dict[str, list[Flag]]:
-        """The flags of each flagged sample."""
-        found: dict[str, list[Flag]] = {}
-        for flag in self.flags:
-            found.setdefault(flag.id, []).append(flag)
-        return found
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the counts and rates, without the flags."""

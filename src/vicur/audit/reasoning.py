@@ -81,7 +81,7 @@ def reasoning_findings(text: str, question: str) -> list[Finding]:
 
 
 def _formulas(text: str, asked: str) -> list[Finding]:
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for match in _EQUATION.finditer(text):
         start, end = match.span()
         # `AB = 12` reads a label; a step has something to work out on one side.
@@ -90,16 +90,16 @@ def _formulas(text: str, asked: str) -> list[Finding]:
         if not (compares or _HAS_OPERATOR.search(match.group())) or _squeezed(match.group()) in asked:
             continue
         severity: Severity = "possible" if _QUOTED.search(text, max(0, start - 60), start) else "certain"
-        found.append(Finding("reasoning", severity, "equation", start, end, "It states an equation."))
+        findings.append(Finding("reasoning", severity, "equation", start, end, "It states an equation."))
     for pattern in (_ARITHMETIC, _SPOKEN, _POWERS):
         for match in pattern.finditer(text):
             start, end = match.span()
-            inside = any(one.start <= start < one.end for one in found)
+            inside = any(finding.start <= start < finding.end for finding in findings)
             if inside or _squeezed(match.group()) in asked:
                 continue
             severity = "possible" if _QUOTED.search(text, max(0, start - 60), start) else "certain"
-            found.append(Finding("reasoning", severity, "arithmetic", start, end, "It does arithmetic."))
-    return found
+            findings.append(Finding("reasoning", severity, "arithmetic", start, end, "It does arithmetic."))
+    return findings
 
 
 def _squeezed(text: str) -> str:

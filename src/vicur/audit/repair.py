@@ -117,12 +117,12 @@ def correction(flags: Iterable[Flag], row: CueRow) -> str:
     gold = gold_forms(row.answer, row.question, row.choices) if row.answer else None
     forbidden = [row.answer.strip(), *(gold.texts if gold else ())] if row.answer else []
     broken = {flag.category for flag in flags}
-    said = []
+    notes = []
     for category in CATEGORIES:
         if category in broken:
             clean = (note for note in _NOTES[category] if not any(_holds(note, text) for text in forbidden))
-            said.append(next(clean, ""))
-    return " ".join(note for note in said if note)
+            notes.append(next(clean, ""))
+    return " ".join(note for note in notes if note)
 
 
 def _holds(note: str, answer: str) -> bool:

@@ -1,4 +1,4 @@
-"""What an audit reads of each sample. Media are opened only where somebody has to look at them."""
+"""What an audit reads of each sample. Media are opened only where a verifier or judge looks at them."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def _source_rows(source: FileSource, column: Column) -> Iterator[CueRow]:
     texts, answers = source.column(column), source.column("answer")
     has_choices = source.schema.get("choices") is not None
     identity = zip(source.column("id"), source.column("question"), strict=True)
-    for index, (own, question) in enumerate(identity):
+    for index, (sample_id, question) in enumerate(identity):
         outline = functools.partial(source.outline, index)
         yield CueRow(
-            id=str(own),
+            id=str(sample_id),
             text=texts[index],
             question=question or "",
             answer=answers[index],
@@ -87,5 +87,5 @@ def _sample_row(sample: Sample, column: Column) -> CueRow:
 
 
 def _choices(sample: Sample) -> tuple[str, ...]:
-    found = sample.meta.get("choices")
-    return tuple(str(choice) for choice in found) if isinstance(found, list | tuple) else ()
+    choices = sample.meta.get("choices")
+    return tuple(str(choice) for choice in choices) if isinstance(choices, list | tuple) else ()

@@ -42,26 +42,26 @@ def shape_findings(text: str, *, least: int) -> list[Finding]:
     """
     words = re.findall(r"\w+", text.casefold())
     whole = (0, len(text))
-    found = []
+    findings = []
     if not words:
         return [Finding("degenerate", "certain", "empty", *whole, "It has no words.")]
     if refusal := _REFUSAL.search(text):
         reason = "It says that there is nothing to see, or declines."
-        found.append(Finding("degenerate", "certain", "refusal", *refusal.span(), reason))
+        findings.append(Finding("degenerate", "certain", "refusal", *refusal.span(), reason))
     if len(words) < least:
         reason = f"It has {len(words)} words, fewer than {least}."
-        found.append(Finding("degenerate", "certain", "short", *whole, reason))
+        findings.append(Finding("degenerate", "certain", "short", *whole, reason))
     runs = [tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]
     if len(runs) > RUN:
         repeats = 1 - len(set(runs)) / len(runs)
         if repeats > MAX_REPEATS:
             reason = f"{repeats:.0%} of its runs of {RUN} words are repeats."
-            found.append(Finding("degenerate", "certain", "repeats", *whole, reason))
+            findings.append(Finding("degenerate", "certain", "repeats", *whole, reason))
     size = len(text.split())
     if size > MAX_WORDS:
         reason = f"It has {size} words, more than {MAX_WORDS}."
-        found.append(Finding("length", "certain", "long", *whole, reason))
-    return found
+        findings.append(Finding("length", "certain", "long", *whole, reason))
+    return findings
 
 
 @dataclass(frozen=True)
@@ -94,20 +94,20 @@ def duplicates(rows: list[CueRow]) -> list[Duplicate]:
         tokens = tuple(_WORD.findall((row.text or "").casefold()))
         if tokens:
             groups.setdefault(tokens, []).append(index)
-    found = [
+    pairs = [
         Duplicate(index, other, True)
         for members in groups.values()
         for index, other in _of_other_images(rows, members)
     ]
-    flagged = {duplicate.index for duplicate in found}
+    flagged = {duplicate.index for duplicate in pairs}
     for cluster in _clusters([(tokens, members[0]) for tokens, members in groups.items()]):
         members = [index for tokens, _ in cluster for index in groups[tokens]]
-        found += [
+        pairs += [
             Duplicate(index, other, False)
             for index, other in _of_other_images(rows, members)
             if index not in flagged
         ]
-    return sorted(found, key=lambda duplicate: duplicate.index)
+    return sorted(pairs, key=lambda duplicate: duplicate.index)
 
 
 def _of_other_images(rows: list[CueRow], members: list[int]) -> Iterable[tuple[int, int]]:
@@ -138,8 +138,8 @@ def _clusters(texts: list[tuple[tuple[str, ...], int]]) -> Iterable[list[tuple[t
         )
         hashed = np.fromiter(shingles, np.uint64, len(shingles))
         minima = ((hashed[:, None] * factors + offsets) >> np.uint64(16)).min(0).reshape(_BANDS, -1)
-        said = tuple(sorted(Counter(word for word in words if _says(word)).items()))
-        keys = [(said, band, minima[band].tobytes()) for band in range(_BANDS)]
+        particulars = tuple(sorted(Counter(word for word in words if _says(word)).items()))
+        keys = [(particulars, band, minima[band].tobytes()) for band in range(_BANDS)]
         leader = position
         for key in keys:
             if key in leaders:

@@ -171,11 +171,11 @@ def _spoken(words: str) -> float | None:
 
 def _inner(text: str) -> float | None:
     """Above or below the line of a fraction: one number, or nothing that we work out."""
-    found = find_values(text)
+    values = find_values(text)
     whole = (
-        len(found) == 1 and text[: found[0].start].strip() == "" and text[found[0].end :].strip(" }") == ""
+        len(values) == 1 and text[: values[0].start].strip() == "" and text[values[0].end :].strip(" }") == ""
     )
-    return found[0].number if whole else None
+    return values[0].number if whole else None
 
 
 def _ratio(upper: float, lower: float) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from vicur.audit.values import Value
+from vicur.rewards.units import is_common_unit
 
 _THINGS = re.compile(
     r"(?:segment|line|stroke|bar|chord|circle|angle|side|edge|triangle|square|rectangle|polygon|point|arc|"
@@ -21,10 +22,9 @@ _NOUN = re.compile(
     rf"\s+(?:(?!(?:{_FUNCTION_WORDS})\b)[a-z-]+\s+){{0,2}}?(?P<noun>[a-z]{{3,}}(?:s|ren|eople))\b"
 )
 _NO_NOUN = re.compile(
-    r"(?:units|is|was|as|its|has|this|thus|plus|minus|times|equals|degrees|across|stands|goes|sits|makes|gives|"
-    r"appears|belongs|comes|follows|results|remains|emerges|ensues|suffices|fits|works|holds|satisfies|solves|"
-    r"answers|matches|completes|does|always|perhaps|yes|us|minutes|hours|seconds|meters|metres|inches|yards|miles|"
-    r"dollars|cents|euros|points|percents?|grams|kilograms|liters|litres)$"
+    r"(?:units|is|was|as|its|has|this|thus|plus|minus|times|equals|across|stands|goes|sits|makes|gives|appears|"
+    r"belongs|comes|follows|results|remains|emerges|ensues|suffices|fits|works|holds|satisfies|solves|answers|"
+    r"matches|completes|does|always|perhaps|yes|us|points)$"
 )
 _PARTITIVE = re.compile(r"\s+of\s+(?:the|these|those|them|its|several|many)\b")
 
@@ -42,8 +42,8 @@ _SPLIT = re.compile(
 
 def counts_visible(text: str, value: Value) -> bool:
     """Whether a number counts what can be seen, "two chords", or tells it apart, "chord 2"."""
-    noun = _NOUN.match(text, value.end)
-    if noun is not None and _THINGS.fullmatch(noun["noun"]) and not _NO_NOUN.match(noun["noun"]):
+    noun = _noun(text, value)
+    if noun is not None and _THINGS.fullmatch(noun):
         return True
     if value.in_words and _PARTITIVE.match(text, value.end):
         return True
@@ -55,5 +55,13 @@ def counts_visible(text: str, value: Value) -> bool:
 
 def counts_something(text: str, value: Value) -> bool:
     """Whether a number stands before what looks like a noun in the plural."""
-    noun = _NOUN.match(text, value.end)
-    return noun is not None and not _NO_NOUN.match(noun["noun"])
+    return _noun(text, value) is not None
+
+
+def _noun(text: str, value: Value) -> str | None:
+    """The noun in the plural behind a number; None for verbs and units."""
+    match = _NOUN.match(text, value.end)
+    if match is None or _NO_NOUN.match(match["noun"]):
+        return None
+    noun = match["noun"]
+    return None if is_common_unit(noun) and not _THINGS.fullmatch(noun) else noun  # bars are drawn
