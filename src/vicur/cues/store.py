@@ -170,10 +170,10 @@ class CueStore:
             raise _foreign(self.path)
         if not read_only:
             how = "rw"
-        elif self.path.with_name(self.path.name + "-wal").exists():
+        elif any(self.path.with_name(self.path.name + end).exists() for end in ("-wal", "-journal")):
             how = "ro"
         else:
-            how = "ro&immutable=1"  # nobody writes: read it without SQLite's files beside it
+            how = "ro&immutable=1"  # no process writes: read it without SQLite's files beside it
         database = _connected(f"{self.path.absolute().as_uri()}?mode={how}")
         try:
             _check(database, self.path)
