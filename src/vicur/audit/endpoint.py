@@ -10,6 +10,7 @@ from typing import Any
 
 from vicur.audit.judge import SCHEMA, Verdict, judge_question, parse_verdict
 from vicur.audit.rows import CueRow
+from vicur.audit.run import READ
 from vicur.cues.clients import (
     EndpointClient,
     EndpointConfig,
@@ -30,8 +31,6 @@ from vicur.rewards.thinking import without_thoughts
 
 ASKING = Asking(temperature=0.0, max_tokens=300)
 """Sampling of the judge: three short quotes in a JSON object."""
-MOST_CHARACTERS = 4000
-"""Characters of a cue that the judge is shown; a longer cue is flagged for its length."""
 
 
 class EndpointJudge:
@@ -133,7 +132,7 @@ def _request(row: CueRow) -> CueRequest:
     sample: Sample = row.sample()
     content: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
     content += [{"type": "video"} for _ in sample.videos]
-    content.append({"type": "text", "text": judge_question(row, MOST_CHARACTERS)})
+    content.append({"type": "text", "text": judge_question(row, READ)})
     return CueRequest(
         index=0,
         sample_id=sample.id,
