@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicur.audit import AuditConfig, CueRow, FirstOf, audit_cues
+from vicur.audit import CueRow, audit_cues, default_givens
 from vicur.audit.reasoning import reasoning_findings
 
 QUESTION = "What is the sum of cyan and pink?"
 
 
-def flags(text, answer="9", question=QUESTION, givens=None, **options):
+def flags(text, answer="9", question=QUESTION, givens=default_givens, **options):
     row = CueRow("a", text, question, answer, **options)
     return [flag for flag in audit_cues([row], givens=givens).flags if flag.category == "answer"]
 
@@ -56,13 +56,6 @@ def test_what_is_drawn_once_is_read_out_once():
     text = "The cyan segment shows 9. The pink segment shows 5 and near it 9."
     assert len(flags(text, givens=lambda row, value: 1)) == 1
     assert flags(text, givens=lambda row, value: 2) == []
-
-
-def test_the_first_who_knows_decides():
-    nobody, drawn, absent = (lambda row, value, known=known: known for known in (None, True, False))
-    text = "A side is labeled 9."
-    assert flags(text, givens=FirstOf((nobody, drawn, absent))) == []
-    assert flags(text, givens=FirstOf((nobody, absent, drawn)))[0].severity == "certain"
 
 
 def test_the_question_gives_what_it_states_but_not_its_options():
@@ -114,7 +107,7 @@ def test_no_answer_no_leak(answer, others):
 
 @given(st.text(max_size=80), st.text(max_size=12), st.text(max_size=40))
 def test_any_text_is_audited(text, answer, question):
-    report = audit_cues([CueRow("a", text, question, answer)], AuditConfig())
+    report = audit_cues([CueRow("a", text, question, answer)])
     for flag in report.flags:
         assert text[flag.start : flag.end] == flag.excerpt
 

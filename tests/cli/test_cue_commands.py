@@ -7,7 +7,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from vicur.cli.cues import _remarks
+from vicur.audit.repair import corrections
 from vicur.cli.main import main
 from vicur.cues.settings import BuildConfig
 
@@ -61,7 +61,7 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
 def test_repair_says_what_leaked_and_never_the_answer(leaking):
     config = BuildConfig(data="x", backend="null", repairs=2)
     table = pq.read_table(leaking)
-    remarks = _remarks(leaking, config)
+    remarks = corrections(leaking, config)
     assert list(remarks) == [table["id"][0].as_py()]
     (remark,) = remarks.values()
     assert "gave away" in remark and table["answer"][0].as_py() not in remark.split()

@@ -20,6 +20,7 @@ from vicur.cues.clients import ExactClient, LocalClient, NullClient, Reply, Requ
 from vicur.cues.prompts import CuePrompt, load_prompt, packaged_prompts
 from vicur.cues.requests import Asking, question_for, request_key, requests_for
 from vicur.cues.settings import BuildConfig
+from vicur.cues.store import CueStore
 from vicur.cues.summary import Tick
 from vicur.data.digests import media_digest
 from vicur.data.sample import Sample
@@ -564,14 +565,25 @@ def test_a_bar_of_the_project_shows_it(data, tmp_path):
     assert Tick(5, 10, 2.5, 0.123, 1).note == "2.5/s, cost 0.12, 1 failed"
 
 
-def test_a_torn_store_is_told(data, tmp_path):
+def test_a_damaged_store_is_told(data, tmp_path):
     config = null(data, tmp_path)
     build_cues(config)
     content = config.store_path.read_bytes()
-    config.store_path.write_bytes(content[:-5])
+    config.store_path.write_bytes(content.replace(b'"id": "p3"', b'"id": "p4"'))
     summary = build_cues(config)
     assert (summary.kept, summary.asked) == (5, 1)
-    assert any("were a record that broke off" in sentence for sentence in summary.sentences())
+    assert any("is damaged in 1 place" in sentence for sentence in summary.sentences())
+
+
+def test_a_dry_run_leaves_the_store_as_it_is(data, tmp_path):
+    config = null(data, tmp_path)
+    build_cues(config)
+    content = config.store_path.read_bytes().replace(b'"id": "p3"', b'"id": "p4"')
+    config.store_path.write_bytes(content)
+    assert plan_cues(config).kept == 5
+    with CueStore(config.store_path):  # another build is running
+        assert plan_cues(config).kept == 5
+    assert config.store_path.read_bytes() == content
 
 
 def test_a_store_may_be_a_folder_for_several_builds(data, tmp_path):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import pyarrow.parquet as pq
 import pytest
@@ -58,8 +60,12 @@ def config_of(settings):
 
 
 def records(store):
-    lines = store.read_text().splitlines()[1:] if store.is_file() else []
-    return [json.loads(line[17:]) for line in lines]
+    if not store.is_file():
+        return []
+    with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as database:
+        tables = [name for (name,) in database.execute("select name from sqlite_schema")]
+        rows = database.execute("select record from replies").fetchall() if "replies" in tables else []
+    return [json.loads(text) for (text,) in rows]
 
 
 def check_each_once(config):

@@ -1,37 +1,31 @@
 """Does a cue say more than what can be seen? Leaks, claims that the image does not bear out, and junk.
 
-report = audit_cues(source, AuditConfig())
+report = audit_cues(source)
 gone = drop(report)
 """
 
 from vicur.audit.findings import Audit, Category, Flag, Severity, drop
-from vicur.audit.givens import AskedGivens, BoxGivens, FirstOf, Givens, QuestionGivens, RelatedGivens
-from vicur.audit.grounding import Ask, ModelVerifier, Verifier, split_claims
-from vicur.audit.repair import Repair, correction, repair
+from vicur.audit.givens import Givens, default_givens, listed_givens, question_givens
+from vicur.audit.grounding import Verifier, split_claims
+from vicur.audit.judge import Judge, Verdict
 from vicur.audit.rows import CueRow, cue_rows
-from vicur.audit.run import AuditConfig, audit_cues
+from vicur.audit.run import audit_cues
 
 __all__ = [
-    "Ask",
-    "AskedGivens",
     "Audit",
-    "AuditConfig",
-    "BoxGivens",
     "Category",
     "CueRow",
-    "FirstOf",
     "Flag",
     "Givens",
-    "ModelVerifier",
-    "QuestionGivens",
-    "RelatedGivens",
-    "Repair",
+    "Judge",
     "Severity",
+    "Verdict",
     "Verifier",
     "audit_cues",
-    "correction",
     "cue_rows",
+    "default_givens",
     "drop",
-    "repair",
+    "listed_givens",
+    "question_givens",
     "split_claims",
 ]

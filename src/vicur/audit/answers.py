@@ -1,9 +1,8 @@
-"""Is the gold answer stated? In whichever form, and in what kind of sentence.
+"""Is the gold answer stated? The answer itself, a form of it that our grader calls equal, or its option.
 
-A number that stands in an answering construction ("so x =", "the sum is") is a certain leak. One that
-stands plainly is none if it is drawn in the image, a certain one if it is known not to be (then somebody
-worked it out), and a possible one if nobody knows. What is drawn once may be read out once: another mention,
-or a mention in a sentence that describes nothing, is a leak again.
+An answer in an answering construction ("the answer is", "x =") is a certain leak. A plain number that equals
+it is no leak if it is drawn in the image, a certain one if it is known not to be (then it was worked out),
+and a possible one if neither is known. What is drawn once may be read out once.
 """
 
 from __future__ import annotations
@@ -17,67 +16,39 @@ from typing import Literal
 
 from vicur.audit.findings import Finding, Severity
 from vicur.audit.values import Value, find_values
-from vicur.audit.visible import VISIBLE, counts_something, counts_visible
+from vicur.audit.visible import counts_something, counts_visible
 from vicur.rewards.answers import unwrap_gold
 from vicur.rewards.comparison import compare
 from vicur.rewards.notation import tidy
 from vicur.rewards.options import split_option
 from vicur.rewards.units import is_unit
 
-_QUANTITY = (
-    r"(?:answers?|solutions?|results?|repl(?:y|ies)|responses?|conclusions?|sums?|totals?|differences?|gap|maximum|max|minimum|min|products?|quotients?|"
-    r"remainders?|averages?|mean|medians?|largest|larger|greatest|greater|biggest|bigger|highest|higher|smallest|"
-    r"smaller|lowest|lower|least|most|unknown|missing (?:\w+ )?(?:length|side|piece|part|value|angle|number|"
-    r"segment|label|one)|"
-    r"(?:length|value|measure|size) of (?:the )?(?:x|y|z|unknown|missing \w+)|"
-    r"outcome|value asked for|final \w+|"
-    r"(?:asked|wanted|required|requested|desired|sought|unlabel+ed|unmarked)(?:[- ]for)? (?:\w+ )?"
-    r"(?:length|value|number|quantity|piece|part|angle|side)|looking for|asked (?:for|about)|being asked|"
-    r"in question|searched for|to be found|wanted|sought|we (?:want|need)|question asks(?: for)?)"
-)
-_IS = (
-    r"(?:is|are|was|be|being|becomes?|remains?|:|of|as|=|must be|has to be|should be|will be|would be|"
-    r"needs to be|equals?|measures?|reads?|turns out to be|comes (?:out )?(?:to|as|at))"
-)
 _FILLER = (
     r"(?:\s*(?:exactly|precisely|just|simply|then|about|approximately|roughly|equal to|"
     r"the (?:number|value|digit)|(?:option|choice)|clearly|thus|therefore|\$|\\\(|\\boxed\{|[({\[\"'*`]))*\s*"
 )
+_QUANTITY = (
+    r"(?:answer|solution|result|reply|response|outcome|sum|total|difference|product|maximum|unknown|value|"
+    r"number|missing \w+|final \w+|asked(?: for)?|looking for|in question)"
+)
 _VERB = (
-    r"=|≈|:=|\\approx|→|⇒|[-=]+>|\bequals?|\bequal(?:s|ling)? to|\bamount(?:s|ing)? to|"
-    r"\b(?:com(?:es?|ing)|came) (?:out )?(?:to|as|at)|\badd(?:s|ing)? up to|\bsum(?:s|ming)? (?:up )?to|"
-    r"\btotal(?:s|l?ing)?|\bmak(?:es?|ing)|\bgiv(?:es?|ing)|\byield(?:s|ing)?|\bget(?:s|ting)?|"
-    r"\bobtain(?:s|ing)?|\bresult(?:s|ing)? in|\b(?:work|figur)(?:s|es|ing)? out (?:to|as|at)(?: be)?|"
-    r"\bleav(?:es?|ing)|\bturns? out (?:to be|as)|\bevaluates? to|\breduces? to|"
-    r"\bsimplif(?:y|ies) (?:to|from)|"
-    r"\b(?:must|should|would|will|has to|have to|needs? to|ought to|can only|cannot but) be|"
-    r"\bends? (?:up )?(?:as|at|with|being|in|on)|\bproduc(?:es?|ing)|\barriv(?:es?|ing) at|"
-    r"\breach(?:es|ing)?|\b(?:one|we|you) (?:find|conclude|deduce|infer|calculate|compute)s?|\bboils down to|"
-    r"\b(?:determined|calculated) (?:to be|as)|\bworth|\bfound to be|\bknown to be|"
-    r"\b(?:written|expressed) as|\b(?:leads?|points?) to|\ba value of|\bthe same as|\b(?:that|then) it is"
+    r"(?:(?:comes?|amounts?|adds? up|sums?|leads?|points?|works? out|ends? up|arrives?) (?:out )?"
+    r"(?:to|at|with|towards)|makes?|gives?|yields?|gets?|finds?|leaves?|"
+    r"(?:must|has to|should|can only|would|will) be)"
 )
 _BEFORE = re.compile(
-    rf"(?:{_VERB}|\b{_QUANTITY}\b(?:\s+[^\s.;:,]+){{0,7}}?\s*{_IS}|\b{_QUANTITY}\b\s*[,(]?){_FILLER}$",
+    rf"(?:=|≈|→|⇒|[-=]+>|\bequals?|\b{_VERB}\b|\b{_QUANTITY}\b[^.;\n\d]{{0,40}}?"
+    rf"(?:\b(?:is|are|was|be|of|as|to|equals?|becomes?)\b|[:,(])|(?<![\w'])[a-z] (?:is|has (?:the )?length))"
+    rf"{_FILLER}$",
+    re.IGNORECASE,
+)
+_AFTER = re.compile(
+    r"[\s)}\]\"'*$`,]*(?:is|are|as|being) (?:the|our|your|an?) (?:correct |right |final )?"
+    r"(?:answer|solution|result)\b",
     re.IGNORECASE,
 )
 _SO = re.compile(
     r"\b(?:therefore|hence|thus|consequently|it follows|so(?! that| on| far| called|-))\b[^.;]*$",
-    re.IGNORECASE,
-)
-_VARIABLE = r"(?:[a-z\u03b1-\u03c9]|\\(?:theta|alpha|beta|phi))"
-_SOLVED = re.compile(
-    rf"(?<![\w'])(?P<name>{_VARIABLE})\s*(?:is|=|has (?:the )?(?:length|value)|equals|measures|must be|"
-    rf"stands for|represents|\(|has to be|being|:){_FILLER}$"
-)
-_AFTER = re.compile(
-    rf"[\s)}}\]\"'*$`,]*(?:(?:is|are|was|would be|must be|being|as|for|and that is|which is)\s+)?"
-    rf"(?:(?:(?:the|our|your|its|their|an?|what)\s+)(?:(?:correct|final|right|overall|common)\s+)?"
-    rf"(?:{_QUANTITY}\b|(?:x|y|z|n|is asked|one asks|is wanted|the question asks)\b)"
-    r"|(?:in (?:total|all|sum)|altogether|together|combined|overall|all told|all in all|as (?:the|an) answer|"
-    r"(?:is|are) (?:correct|right|asked for|wanted))\b"
-    r"|(?:(?:is|are|was|seems|must be|would be|will be|has to be) )?(?:correct|right|the one|asked for)\b"
-    r"|(?:follows|results|remains|emerges|ensues|suffices|comes out|is left|is obtained|is reached)\b"
-    rf"|=\s*{_VARIABLE}(?![\w(]))",
     re.IGNORECASE,
 )
 _NAMED = re.compile(
@@ -94,8 +65,10 @@ _BREAK = re.compile(r"[.!?](?=\s)|[;\n]")
 _OPTION_LINE = re.compile(r"(?:^|[\s(])\(?([A-J])[.):]\s*")
 _SHORT_WORDS = frozenset({"yes", "no", "true", "false", "none", "a", "an", "the", "one"})
 
+TOLERANCE = 1e-6
+"""Numbers are equal if they differ by at most this, relative to the gold answer."""
 Known = Callable[[str], bool | int | None]
-"""Whether a value, as it is written, is drawn in the image, or how often; None where nobody knows."""
+"""Whether a value, as it is written, is drawn in the image, or how often; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +103,11 @@ def gold_forms(answer: str, question: str, choices: tuple[str, ...]) -> Gold:
         letter: str | None = option[0]
     else:
         texts = [answer]
-        letter = next((own for own, text in options.items() if text and compare(text, answer, 1e-6)), None)
+        letter = next((mark for mark, text in options.items() if text and compare(text, answer, 1e-6)), None)
     return Gold(tuple(dict.fromkeys(text for text in texts if text)), letter, tuple(options))
 
 
-def answer_findings(
-    text: str, question: str, gold: Gold, known: Known, tolerance: float = 1e-6
-) -> list[Finding]:
+def answer_findings(text: str, question: str, gold: Gold, known: Known) -> list[Finding]:
     """Every place where a cue states the answer.
 
     Args:
@@ -144,18 +115,17 @@ def answer_findings(
         question: of its sample.
         gold: what may not be stated.
         known: whether a value is drawn.
-        tolerance: largest difference of equal numbers, relative to the gold answer.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if gold.letter is not None:
-        found += _letter(text, gold)
+        findings += _letter(text, gold)
     for answer in gold.texts:
         number = gold_number(answer)
         if number is not None:
-            found += _numbers(text, question, answer, number, known, tolerance)
+            findings += _numbers(text, question, answer, number, known)
         else:
-            found += _words(text, question, answer, known)
-    return found
+            findings += _words(text, question, answer, known)
+    return findings
 
 
 @functools.lru_cache(maxsize=4096)
@@ -171,94 +141,78 @@ def gold_number(answer: str) -> Value | None:
     return values[0]
 
 
-def _numbers(
-    text: str, question: str, answer: str, gold: Value, known: Known, tolerance: float
-) -> list[Finding]:
-    found: list[Finding] = []
-    plain: list[Value] = []
+def _numbers(text: str, question: str, answer: str, gold: Value, known: Known) -> list[Finding]:
+    findings: list[Finding] = []
+    reads = 0
     for value in find_values(text):
-        if not value.equals(gold, tolerance) or _other_unit(text, value, answer):
+        if not value.equals(gold, TOLERANCE) or _other_unit(text, value, answer):
             continue
-        judged = _judged(text, question, value.start, value.end, value)
-        if judged == "plain":
-            plain.append(value)
-        elif judged == "counted":
-            said = text[value.start : value.end]
-            found += [] if known(said) else [_mention(said, value.start, value.end, None)]
-        elif isinstance(judged, Finding):
-            found.append(judged)
-    # What is drawn n times may be read out n times: first by the sentences that describe something.
-    plain.sort(key=lambda value: not _describes(text, value.start, value.end))
-    for place, value in enumerate(plain):
-        said = text[value.start : value.end]
-        odd = value.worked_out and not gold.worked_out  # nobody labels a side 18/3
-        drawn = known(said)
-        describes = _describes(text, value.start, value.end)
-        if not drawn:
-            found.append(_mention(said, value.start, value.end, drawn, odd))
-        elif drawn is not True and place >= drawn:
-            severity: Severity = "possible" if describes and not odd else "certain"
-            reason = f'"{said}" is the answer, and is stated more often than it is drawn.'
-            found.append(Finding("answer", severity, "repeated", value.start, value.end, reason))
-        elif odd or not describes:
-            reason = f'"{said}" is the answer; its sentence is about nothing that is drawn.'
-            severity = "certain" if odd else "possible"
-            found.append(Finding("answer", severity, "unattached", value.start, value.end, reason))
-    return found
+        place = _place(text, question, value.start, value.end, value)
+        if isinstance(place, Finding):
+            findings.append(place)
+            continue
+        if place is None:
+            continue
+        words = text[value.start : value.end]
+        drawn = known(words)
+        odd = value.worked_out and not gold.worked_out  # no side is labelled 18/3
+        if place == "counted":
+            findings += [] if drawn else [_mention(words, value.start, value.end, None)]
+        elif not drawn or odd:
+            findings.append(_mention(words, value.start, value.end, drawn, odd))
+        elif drawn is not True and reads >= drawn:
+            reason = f'"{words}" is the answer, and is stated more often than it is drawn.'
+            findings.append(Finding("answer", "possible", "repeated", value.start, value.end, reason))
+        reads += place == "plain"
+    return findings
 
 
-def _judged(
+def _place(
     text: str, question: str, start: int, end: int, value: Value | None
 ) -> Finding | Literal["plain", "counted"] | None:
-    """What it means that the answer stands at this place.
+    """What it means that the answer is at this place.
 
     "plain" where that depends on what is drawn, "counted" where it may only count things.
     """
-    said = text[start:end]
+    words = text[start:end]
     before, after = _around(text, start, end)
 
     def certain(rule: str, reason: str) -> Finding:
         return Finding("answer", "certain", rule, start, end, reason)
 
     if not before.strip(" \"'$*(\\{") and not after.strip(" \"'$*.)\\}"):
-        return certain("alone", f'"{said}" stands alone, and is the answer.')
+        return certain("alone", f'"{words}" is all that this sentence says, and is the answer.')
     named = _NAMED.search(before)
     if named and (asked := _ASKED_NAME.search(question)) and named["name"].split()[-1] != asked["name"]:
         return "plain"  # AB = 12 reads a label where not AB is asked for
-    if value is not None and said.lower() == "one":
-        # "one chord", "the other one", "one sees": no number but where it could be nothing else.
+    stated = _BEFORE.search(before) is not None or _AFTER.match(after) is not None
+    if value is not None and words.lower() == "one":
+        # "one chord", "the other one": no number but where it could be nothing else.
         noun = re.match(r"\s+[a-z]", after) is not None and not re.match(r"\s+(?:is|as|for|in)\b", after)
-        constructed = _BEFORE.search(before) or _SOLVED.search(before)
-        if noun or not (constructed or not _describes(text, start, end)):
+        if noun or not stated:
             return None
-    if _BEFORE.search(before) or _SOLVED.search(before) or _AFTER.match(after):
-        return certain("stated", f'"{said}" is the answer, and the words around say so.')
+    if stated:
+        return certain("stated", f'"{words}" is the answer, and the words around say so.')
     if value is not None and counts_something(text, value):
         if _COUNTING.search(question):
-            return certain("count", f'"{said}" counts, and the question asks how many.')
+            return certain("count", f'"{words}" counts, and the question asks how many.')
         return None if counts_visible(text, value) else "counted"
     if value is not None and counts_visible(text, value):
         return None
     if _SO.search(before):
-        return certain("stated", f'"{said}" is the answer, drawn as a conclusion.')
+        return certain("stated", f'"{words}" is the answer, drawn as a conclusion.')
     return "plain"
 
 
-def _mention(said: str, start: int, end: int, drawn: bool | int | None, odd: bool = False) -> Finding:
+def _mention(words: str, start: int, end: int, drawn: bool | int | None, odd: bool = False) -> Finding:
     """A plain mention of an answer that is not known to be drawn."""
     if drawn is None and not odd:
-        reason = f'"{said}" is the answer; it may be a label of the image.'
+        reason = f'"{words}" is the answer; it may be a label of the image.'
         return Finding("answer", "possible", "mentioned", start, end, reason)
-    reason = f'"{said}" is the answer, and is not drawn in the image.'
+    reason = f'"{words}" is the answer, and is not drawn in the image.'
     if odd:
-        reason = f'"{said}" is the answer in a form that had to be worked out.'
+        reason = f'"{words}" is the answer in a form that had to be worked out.'
     return Finding("answer", "certain", "not drawn", start, end, reason)
-
-
-def _describes(text: str, start: int, end: int) -> bool:
-    """Whether the sentence around a number speaks of something that can be seen."""
-    before, after = _around(text, start, end)
-    return VISIBLE.search(before) is not None or VISIBLE.search(after) is not None
 
 
 def _words(text: str, question: str, answer: str, known: Known) -> list[Finding]:
@@ -266,7 +220,7 @@ def _words(text: str, question: str, answer: str, known: Known) -> list[Finding]
     pattern = _spaced(tidy(answer))
     if pattern is None:
         return []
-    found = []
+    findings = []
     for match in pattern.finditer(text):
         start, end = match.span()
         if answer.strip().casefold() in _SHORT_WORDS:
@@ -274,14 +228,14 @@ def _words(text: str, question: str, answer: str, known: Known) -> list[Finding]
             said_so = re.search(r"\b(?:answer|result|solution)\b", before, re.IGNORECASE)
             if not said_so and (before + after).strip(" ."):
                 continue
-        judged = _judged(text, question, start, end, None)
-        if judged in ("plain", "counted"):
+        place = _place(text, question, start, end, None)
+        if place in ("plain", "counted"):
             drawn = known(match.group())
             if not drawn:
-                found.append(_mention(match.group(), start, end, drawn))
-        elif isinstance(judged, Finding):
-            found.append(judged)
-    return found
+                findings.append(_mention(match.group(), start, end, drawn))
+        elif isinstance(place, Finding):
+            findings.append(place)
+    return findings
 
 
 @functools.lru_cache(maxsize=4096)
@@ -302,7 +256,7 @@ def _letter(text: str, gold: Gold) -> list[Finding]:
         rf"|(?:correct|right|best|true)\s+(?:one\s+|option\s+|choice\s+|answer\s+)?(?:is|:)\s*[(\[\"'*]*{letter}\b",
         re.IGNORECASE,
     )
-    found = []
+    findings = []
     for match in pattern.finditer(text):
         if letter not in match.group():  # "option a thin line": only capitals name options
             continue
@@ -310,13 +264,15 @@ def _letter(text: str, gold: Gold) -> list[Finding]:
         before, after = _around(text, start, end)
         surely = re.search(r"answer|correct|right|best|true", match.group() + after[:24], re.IGNORECASE)
         surely = surely or re.search(r"\b(?:answer|correct|therefore|hence|thus|so)\b", before, re.IGNORECASE)
-        others = [own for own in gold.letters if own != letter]
-        described = [own for own in others if re.search(rf"(?:option|choice)\s+\(?{own}\b|\({own}\)", text)]
+        others = [other for other in gold.letters if other != letter]
+        described = [
+            other for other in others if re.search(rf"(?:option|choice)\s+\(?{other}\b|\({other}\)", text)
+        ]
         if not surely and described:
             continue  # the options are drawn, and all are described
         severity: Severity = "certain" if surely else "possible"
-        found.append(Finding("answer", severity, "letter", start, end, f"It points to option {letter}."))
-    return found
+        findings.append(Finding("answer", severity, "letter", start, end, f"It points to option {letter}."))
+    return findings
 
 
 def _around(text: str, start: int, end: int) -> tuple[str, str]:

@@ -75,9 +75,9 @@ def _paired(claim: str) -> tuple[list[str], list[tuple[str, str]]]:
         for match in _COLOUR.finditer(claim)
         if not _PAPER.match(claim, match.end())
     ]
-    tokens += [(start, "digit", said) for start, said in _labels(claim, unknown=False)]
+    tokens += [(start, "digit", word) for start, word in _labels(claim, unknown=False)]
     runs = [
-        (kind, [said for *_, said in group])
+        (kind, [word for *_, word in group])
         for kind, group in groupby(sorted(tokens), lambda token: token[1])
     ]
     if runs and runs[0][0] == "digit" and any(kind == "colour" for kind, _ in runs):
@@ -88,7 +88,7 @@ def _paired(claim: str) -> tuple[list[str], list[tuple[str, str]]]:
     for (_, colours), (_, digits) in pairing:
         # More colours than digits: the last ones are those next to them.
         pairs += list(zip(colours[-len(digits) :], digits, strict=False))
-    return [said for _, kind, said in tokens if kind == "colour"], pairs
+    return [word for _, kind, word in tokens if kind == "colour"], pairs
 
 
 def _chords(boxes: list[tuple[str, str]], claim: str) -> bool | None:
@@ -96,18 +96,18 @@ def _chords(boxes: list[tuple[str, str]], claim: str) -> bool | None:
     for name, value in boxes:
         pieces.setdefault(name, []).append(value)
     drawn = [Counter(values) for values in pieces.values()]
-    said = [label for _, label in _labels(claim, unknown=True)]
-    if not said:
+    labels = [label for _, label in _labels(claim, unknown=True)]
+    if not labels:
         return None
-    if len(said) >= 4 and _TWO_CHORDS.search(claim):
-        one, other = Counter(said[:2]), Counter(said[2:4])
-        return [one, other] in (drawn, drawn[::-1])
-    if len(said) == 2 and _CHORD.search(claim):
-        return Counter(said) in drawn
+    if len(labels) >= 4 and _TWO_CHORDS.search(claim):
+        first, second = Counter(labels[:2]), Counter(labels[2:4])
+        return [first, second] in (drawn, drawn[::-1])
+    if len(labels) == 2 and _CHORD.search(claim):
+        return Counter(labels) in drawn
     if not _PIECE.search(claim):
         return None  # "the answer is 6" says nothing about what is drawn
     everything = sum(drawn, Counter())
-    return all(everything[label] >= count for label, count in Counter(said).items())
+    return all(everything[label] >= count for label, count in Counter(labels).items())
 
 
 def _labels(claim: str, unknown: bool) -> list[tuple[int, str]]:
@@ -115,15 +115,15 @@ def _labels(claim: str, unknown: bool) -> list[tuple[int, str]]:
     formula = _FORMULA.search(claim)
     if formula:
         return []
-    found = [
+    labels = [
         (value.start, f"{value.number:g}")
         for value in find_values(claim)
         if not (counts_something(claim, value) or counts_visible(claim, value))
         and not (value.in_words and not _reads(claim, value.start))
     ]
     if unknown:
-        found += [(match.start(), "x") for match in _UNKNOWN.finditer(claim)]
-    return sorted(found)
+        labels += [(match.start(), "x") for match in _UNKNOWN.finditer(claim)]
+    return sorted(labels)
 
 
 def _reads(claim: str, start: int) -> bool:

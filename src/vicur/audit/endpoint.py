@@ -1,11 +1,16 @@
-"""A chat model behind an endpoint, for the audit's second look."""
+"""A chat model behind an endpoint as judge of cues."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
+from vicur.audit.judge import SCHEMA, Verdict, judge_question, parse_verdict
+from vicur.audit.rows import CueRow
+from vicur.audit.run import READ
 from vicur.cues.clients import (
     EndpointClient,
     EndpointConfig,
@@ -14,86 +19,128 @@ from vicur.cues.clients import (
     RequestFailed,
     Unreachable,
     backoff,
+    endpoint_identity,
 )
+from vicur.cues.parsing import THINKING_OFF
 from vicur.cues.requests import Asking, CueRequest
+from vicur.cues.store import CueStore
+from vicur.data.digests import shown_digest
 from vicur.data.sample import Sample
 from vicur.data.views import Shown
 from vicur.rewards.thinking import without_thoughts
 
-MOST_TOKENS = 60
-"""Of a reply: a word, and what a model likes to say around it."""
+ASKING = Asking(temperature=0.0, max_tokens=300)
+"""Sampling of the judge: three short quotes in a JSON object."""
 
 
-class EndpointAsk:
-    """Shows a sample's media and a text to a model, and gives its reply; "" where none can be had.
+class EndpointJudge:
+    """Asks a model about each cue, with its image, question and gold answer.
 
     Args:
-        model: its name at the endpoint.
-        config: where that is.
-        tries: of a request, before it counts as without a reply.
-        backoff_seconds: before the second; doubled with each further one.
-
-    Raises:
-        ValueError: where it is asked: a key is missing, or the endpoint will answer nothing at all.
+        model: name of the model at the endpoint.
+        config: the endpoint.
+        store: file that keeps the replies, so that a rerun asks only for what is missing; None for no file.
+        tries: attempts per cue before it counts as without a verdict.
+        backoff_seconds: wait before the second attempt; doubled with each further one.
+        concurrency: number of requests in flight.
     """
 
     def __init__(
-        self, model: str, config: EndpointConfig, *, tries: int = 4, backoff_seconds: float = 1.0
+        self,
+        model: str,
+        config: EndpointConfig,
+        *,
+        store: Path | None = None,
+        tries: int = 4,
+        backoff_seconds: float = 1.0,
+        concurrency: int = 16,
     ) -> None:
-        self.model, self.config = model, replace(config, structured="off")
-        self.tries, self.backoff_seconds = tries, backoff_seconds
-        self.asking = Asking(temperature=0.0, max_tokens=MOST_TOKENS)
+        self.model, self.config, self.store = model, config, store
+        self.tries, self.backoff_seconds, self.concurrency = tries, backoff_seconds, concurrency
 
-    async def __call__(self, sample: Sample, text: str) -> str:
-        # A client of its own: one that outlives an event loop cannot be closed.
-        client = EndpointClient(self.model, self.config, self.asking)
+    def __call__(self, rows: Sequence[CueRow]) -> list[Verdict | None]:
+        """A verdict for each row; None where the model gave none.
+
+        Not to be called where an event loop runs already.
+
+        Raises:
+            ValueError: a row has no image, a key is missing, the endpoint cannot be reached or answers
+                nothing, or the model spends its replies on reasoning.
+            BadRowError: an image cannot be decoded.
+        """
+        with nullcontext() if self.store is None else CueStore(self.store) as store:
+            return asyncio.run(self._judge(rows, store))
+
+    async def _judge(self, rows: Sequence[CueRow], store: CueStore | None) -> list[Verdict | None]:
+        client = EndpointClient(self.model, self.config, ASKING)
+        free = asyncio.Semaphore(self.concurrency)
+
+        async def verdict(row: CueRow) -> Verdict | None:
+            async with free:  # only the images of cues in flight are decoded
+                request = await asyncio.to_thread(_request, row)
+                key = f"{endpoint_identity(self.model, self.config)} {shown_digest(request.shown)}"
+                if store is not None and key in store:
+                    return parse_verdict(store.cue(key))
+                reply = await self._reply(client, request)
+                if reply is not None and store is not None:
+                    store.add(key, reply, id=row.id)
+                return None if reply is None else parse_verdict(reply)
+
         try:
-            return await self._reply(client, self._request(sample, text))
+            return list(await asyncio.gather(*map(verdict, rows)))
         except Hopeless as error:
             raise ValueError(f"The verifier {self.model} cannot be asked: {error}.") from error
         finally:
             await client.close()
 
-    async def _reply(self, client: EndpointClient, request: CueRequest) -> str:
+    async def _reply(self, client: EndpointClient, request: CueRequest) -> str | None:
+        """A reply with a verdict in it; None after too many others."""
         for attempt in range(self.tries):
+            after = None
             try:
-                return self._said(await client.ask(request))
+                text = self._text(await client.ask(request.again(attempt)))
+                if parse_verdict(text) is not None:
+                    return text
             except RequestFailed as error:
                 if not error.again:
-                    return ""
-                after = None
+                    return None
             except Unreachable as error:
                 after = error.after
                 if attempt + 1 == self.tries:
                     raise ValueError(f"The verifier {self.model} cannot be asked: {error}.") from error
             await asyncio.sleep(backoff(attempt, self.backoff_seconds, after))
-        return ""
+        return None
 
-    def _said(self, reply: Reply) -> str:
-        """A reply without thoughts.
+    def _text(self, reply: Reply) -> str:
+        """A reply without the model's thoughts.
 
         Raises:
-            ValueError: it has nothing else, and nor would others.
+            ValueError: there is nothing else in it, so others would have nothing else either.
         """
         text, thinking = without_thoughts(reply.text)
         if thinking or (reply.thoughts and not text.strip()):
             raise ValueError(
-                f"The verifier {self.model} spends its reply of {MOST_TOKENS} tokens on reasoning. Serve it "
-                "with thinking switched off, or use another model."
+                f"The verifier {self.model} spends its reply of {ASKING.max_tokens} tokens on reasoning. Use "
+                f"another model, or {THINKING_OFF.partition(' with ')[0]}."
             )
         return text
 
-    def _request(self, sample: Sample, text: str) -> CueRequest:
-        media: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
-        media += [{"type": "video"} for _ in sample.videos]
-        message = {"role": "user", "content": [*media, {"type": "text", "text": text}]}
-        return CueRequest(
-            index=0,
-            sample_id=sample.id,
-            shown=Shown((message,), sample.images, sample.videos),
-            number=0,
-            seed=self.asking.seed,
-            temperature=self.asking.temperature,
-            max_tokens=self.asking.max_tokens,
-            field="reply",
-        )
+
+def _request(row: CueRow) -> CueRequest:
+    if row.sample is None:
+        raise ValueError(f"Sample {row.id} has no image at hand, so its cue cannot be judged.")
+    sample: Sample = row.sample()
+    content: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
+    content += [{"type": "video"} for _ in sample.videos]
+    content.append({"type": "text", "text": judge_question(row, READ)})
+    return CueRequest(
+        index=0,
+        sample_id=sample.id,
+        shown=Shown(({"role": "user", "content": content},), sample.images, sample.videos),
+        number=0,
+        seed=ASKING.seed,
+        temperature=ASKING.temperature,
+        max_tokens=ASKING.max_tokens,
+        field="verdict",
+        schema=SCHEMA,
+    )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Category = Literal["answer", "reasoning", "grounding", "degenerate", "duplicate", "length"]
-"""`answer`: the gold answer is stated. `reasoning`: a step of the solution. `grounding`: a claim that was
-rejected by who looked at the image. `degenerate`: no cue at all, in effect. `duplicate`: said of another
-image too. `length`: too long."""
+"""`answer`: the gold answer is stated. `reasoning`: a step of the solution. `grounding`: a claim that the
+image does not bear out. `degenerate`: no cue at all, in effect. `duplicate`: the same words about another
+image. `length`: too long."""
 CATEGORIES: tuple[Category, ...] = ("answer", "reasoning", "grounding", "degenerate", "duplicate", "length")
 
 Severity = Literal["possible", "certain"]
@@ -63,14 +63,15 @@ class Flag:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found in all cues.
+    """The flags of all cues.
 
     Attributes:
         column: the audited text: "cue", or for comparison "rationale" or "answer".
         samples: how many there are.
         cues: how many of them have that text.
         flags: in the order of the samples.
-        claims: of the verifier: how many claims it accepted, rejected and could not judge; empty without one.
+        claims: how many claims a verifier, or cues a judge, accepted, rejected and could not judge; empty
+            without one.
     """
 
     column: str
@@ -92,13 +93,6 @@ class Audit:
     def rate(self, category: Category | None = None, severity: Severity | None = None) -> float:
         """`count` as a share of the cues, 0-1; 0 where there are none."""
         return self.count(category, severity) / self.cues if self.cues else 0.0
-
-    def by_sample(self) -> dict[str, list[Flag]]:
-        """The flags of each flagged sample."""
-        found: dict[str, list[Flag]] = {}
-        for flag in self.flags:
-            found.setdefault(flag.id, []).append(flag)
-        return found
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the counts and rates, without the flags."""
@@ -143,18 +137,11 @@ class Audit:
         return {(flag.id, flag.category, flag.rule) for flag in self.flags}
 
 
-def drop(
-    audit: Audit, *, possible: bool = False, categories: Collection[Category] = CATEGORIES
-) -> frozenset[str]:
+def drop(audit: Audit, *, possible: bool = False) -> frozenset[str]:
     """The ids of the samples that should lose their cue.
 
     Args:
         audit: of the cues.
-        possible: also drop what is only a possible fault.
-        categories: those that count.
+        possible: also drop cues whose faults are only possible ones.
     """
-    return frozenset(
-        flag.id
-        for flag in audit.flags
-        if flag.category in categories and (possible or flag.severity == "certain")
-    )
+    return frozenset(flag.id for flag in audit.flags if possible or flag.severity == "certain")

@@ -1,68 +1,26 @@
-"""Claims of a cue, and who can say whether the image bears them out."""
+"""Claims of a cue, to be checked one by one against what is known to be drawn."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from vicur.data.sample import Sample
 
 _END = re.compile(r"[.!?](?=\s|$)|[;\n]")
-_REPLY = re.compile(r"\b(yes|true|no|false|cannot|can't|unsure|unclear|unknown)\b", re.IGNORECASE)
 
-
-class Ask(Protocol):
-    """A chat model, at once or to be waited for."""
-
-    def __call__(self, sample: Sample, text: str) -> str | Awaitable[str]:
-        """Its reply to a text beside the sample's media."""
-        ...
-
-
-class Verifier(Protocol):
-    """Looks at the image. Claims that have to be waited for are verified together."""
-
-    def __call__(self, sample: Sample, claim: str) -> bool | Awaitable[bool | None] | None:
-        """Whether what a claim says is so; None where that cannot be told."""
-        ...
+Verifier = Callable[[Sample, str], bool | None]
+"""Whether a claim about a sample's image is true; None where that cannot be told."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence of a cue, and where it stands, in characters."""
+    """One sentence of a cue, and where it is, in characters."""
 
     start: int
     end: int
     text: str
-
-
-@dataclass(frozen=True)
-class ModelVerifier:
-    """Asks a chat model about each claim, with the image beside it.
-
-    Attributes:
-        ask: shows a sample's media and a text to the model, and gives its reply.
-    """
-
-    ask: Ask
-
-    async def __call__(self, sample: Sample, claim: str) -> bool | None:
-        reply = self.ask(
-            sample,
-            "Look at the image. Is the following statement about it true? Check every label, number, colour "
-            'and position that it mentions. Reply with "yes", "no" or "cannot tell".\n\n'
-            f"Statement: {claim}",
-        )
-        return yes_or_no(reply if isinstance(reply, str) else await reply)
-
-
-def yes_or_no(reply: str) -> bool | None:
-    """What a model's reply to such a question says, by its first telling word."""
-    match = _REPLY.search(reply)
-    word = match.group().lower() if match else ""
-    return True if word in ("yes", "true") else False if word in ("no", "false") else None
 
 
 def split_claims(text: str) -> list[Claim]:

@@ -1,77 +1,26 @@
-"""Steps of a solution in a cue: theorems, equations and arithmetic, phrases of a derivation."""
+"""Steps of a solution in a cue: theorems, equations, arithmetic, and the plainest words of a derivation."""
 
 from __future__ import annotations
 
 import re
+from importlib import resources
 
 from vicur.audit.findings import Finding, Severity
+from vicur.rewards.numbers import SMALL_WORDS
 
 # Each line: names that only a solution uses, as regular expressions.
-_THEOREMS = (
-    r"""
-pythagor\w+
-theorems?|lemmas?|corollar(?:y|ies)|postulates?|axioms?
-(?:laws?|rules?) of (?:the )?(?:co)?sines?
-(?:co)?sine (?:law|rule)|tangent (?:law|rule)
-power of (?:a|the) (?:\w+ )?point
-(?:intersecting|crossing|crossed)[ -](?:chords?|secants?)[ -](?:rule|law|property|relation|formula|principle)
-chords?[ -](?:chord|product|power)[ -](?:rule|law|property|relation|formula|principle)
-(?:inscribed|central|exterior|interior)[ -]angles? (?:rule|law|property|relation|sum|formula|principle)
-angle[ -]sum (?:rule|law|property|formula)
-thales|ptolemy|heron'?s|ceva|menelaus|vieta|stewart's|brahmagupta\w*|euler|fermat|bayes\S*|euclid\w*|peano\S*
-gauss\w*|archimedes|descartes|steiner|cauchy|pascal's|de moivre|apollonius|cramer's|simson|varignon|viviani
-commutativ\w+|associativ\w+|distributiv\w+|transitiv\w+|trichotomy
-triangle inequality
-(?:quadratic|distance|midpoint|slope|area|volume|circumference|shoelace|binomial|heron'?s|euler'?s) formula
-(?:sss|sas|asa|aas|hl|aa) (?:congruence|similarity|criterion|rule)
-(?:congruence|similarity) criteri(?:on|a)
-difference of (?:two )?squares|(?:aa|sss|sas|asa) similarity|similar by
-similarity of (?:the )?(?:two )?triangles
-ohm's law|newton's \w+ law|hooke's law|snell's law|kirchhoff\S* \w+|conservation of \w+
-(?:properties|property|definition|rules?|laws?|principle) of (?:the |an? )?(?:addition|subtraction|\
-multiplication|\
-similar \w+|congruent \w+|parallel \w+|parallelograms?|isosceles \w+|equality|maxim\w+|minim\w+|differences?|\
-sums?|absolute values?|chords?|exponents|logarithms)
-""".strip()
-    .replace("\\\n", "")
-    .splitlines()
-)
-_THEOREM = re.compile(rf"\b(?:{'|'.join(_THEOREMS)})", re.IGNORECASE)
+_THEOREMS = (resources.files("vicur.audit") / "theorems.txt").read_text(encoding="utf-8").split("\n")
+_THEOREM = re.compile(rf"\b(?:{'|'.join(filter(None, _THEOREMS))})", re.IGNORECASE)
+"""Names that only a solution uses: a regular expression per line of the file."""
 
-_OPERATIONS = (
-    r"add(?:ing)?|subtract(?:ing)?|multiply(?:ing)?|divid(?:e|ing)|solv(?:e|ing)|substitut(?:e|ing)|"
-    r"comput(?:e|ing)|calculat(?:e|ing)|evaluat(?:e|ing)|simplif(?:y|ying)|rearrang(?:e|ing)|factor(?:ing)?|"
-    r"squar(?:e|ing) both|tak(?:e|ing) (?:the )?(?:square root|difference|sum|product|larger|smaller)|"
-    r"cross[- ]multiply(?:ing)?|plug(?:ging)? in|work(?:ing)? out|sum(?:ming)? up|set(?:ting)? up"
-)
-_DERIVATIONS = rf"""
-therefore|hence|thus|consequently|it follows|implies|implying|wherefore
-which (?:gives|yields|means|makes|leads|implies)|giving us|so that gives
-we (?:get|have|obtain|find|see that|know|can|need|conclude|deduce|derive|solve)|one (?:gets|obtains|finds)
-so (?:x|y|z|n|we|it|this|that)\b
-so the (?:answer|result|sum|value|length|unknown|total|difference|maximum|missing)\b
-(?:to|by|then|first|next|finally|after|when|and|now|must|should|simply|just|,) (?:{_OPERATIONS})
-by (?:the|using|applying|virtue of)\b(?= \w+ (?:rule|law|theorem|property|formula|relation))
-(?:using|applying|apply|recall|invoke|via) the (?:\w+ ){{0,3}}(?:rule|law|formula|property|relation|fact)
-(?:products?|sums?|ratios?) (?:of|are|is|on|from) (?:[\w,]+ ){{0,8}}(?:equal|the same|match|agree|coincide)
-(?:the same|equal) (?:products?|ratios?)
-must (?:equal|be equal|satisfy|add|multiply)
-(?:added|multiplied|divided|subtracted|summed) (?:together|by|from|to|gives?|up)
-(?:the )?(?:final )?(?:answer|solution|result) (?:is|to|equals|comes|will|must|can|has|would)
-let (?:x|y|n|us) (?:be|denote|=)|solve for|solving|q\.?e\.?d
-""".strip().splitlines()
-# Signs and rulers are drawn, too: these words alone are no proof.
-_RULE = re.compile(
-    r"\b\w+[ -](?:laws?|principles?|rules?|identit(?:y|ies)|inequalit(?:y|ies)|propositions?|criteri(?:on|a)|"
-    r"formulas?|formulae|propert(?:y|ies))\b|\b(?:law|principle|rule|identity|inequality|proposition|criterion|"
-    r"formula|property) (?:of|for|that|says|states|tells|about)\b",
+_OPERATION = "add|subtract|multiply|divide|solve|substitute|compute|calculate|evaluate|simplify"
+_DERIVATION = re.compile(
+    r"\b(?:therefore|hence|thus|consequently|it follows|implies|implying|so (?:x|y|we|it|this|that)|"
+    r"adding|subtracting|multiplying|dividing|solving|substituting|computing|calculating|simplifying)\b"
+    r"|\b(?:products?|sums?|ratios?) (?:of|are|on|from) [^.;\n]{0,60}?(?:equal|the same|match|agree)"
+    rf"|(?:(?:^|[.;:!?]\s+)|\b(?:then|and|first|must|to) )(?P<command>{_OPERATION})\b",
     re.IGNORECASE,
 )
-_NAME = re.compile(r"(?:[\w'-]+[ -]){1,3}$")
-_DERIVATION = re.compile(rf"(?<![\w-])(?:{'|'.join(_DERIVATIONS)})", re.IGNORECASE)
-# A sentence that starts with an operation tells what to do.
-_COMMAND = re.compile(rf"(?:^|[.;:!?]\s+)(?P<what>{_OPERATIONS})\b", re.IGNORECASE)
-
 _TERM = (
     r"(?:[-\u2212]?[0-9]+(?:\.[0-9]+)?(?:°|\\circ|%)?[A-Za-z]?(?![A-Za-z])|\\[a-z]+\s*\{[^{}]*\}(?:\{[^{}]*\})?|"
     r"(?<![A-Za-z])(?:[a-z]|[A-Z]{1,3})(?![A-Za-z'])|\([^()\n]{1,40}\)|√\s*\w+|(?:sin|cos|tan|max|min|sqrt)\s*"
@@ -88,10 +37,9 @@ _ARITHMETIC = re.compile(
     r"(?<![\w.])[0-9]+(?:\.[0-9]+)?(?:\s*[+*·\u00d7÷∙]\s*|\s+[-\u2212]\s+|\s*\\(?:times|cdot|div)\s*)"
     r"(?:[0-9]+(?:\.[0-9]+)?|[a-z])(?![\w.]\w)"
 )
+_SAID = rf"(?:[0-9]+|[a-z]|{'|'.join(SMALL_WORDS)})"
 _SPOKEN = re.compile(
-    r"\b(?:[0-9]+|[a-z]|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty)"
-    r"\s+(?:plus|minus|times|multiplied by|divided by|added to|subtracted from|less)"
-    r"\s+(?:[0-9]+|[a-z]|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty)\b",
+    rf"\b{_SAID}\s+(?:plus|minus|times|multiplied by|divided by|added to|subtracted from|less)\s+{_SAID}\b",
     re.IGNORECASE,
 )
 _POWERS = re.compile(r"(?<![A-Za-z])[a-zA-Z](?:\^\{?2\}?|²)\s*[-+]\s*[a-zA-Z](?:\^\{?2\}?|²)")
@@ -107,48 +55,33 @@ _QUOTED = re.compile(
 
 
 def reasoning_findings(text: str, question: str) -> list[Finding]:
-    """The steps of a solution that a cue takes.
+    """The steps of a solution that a cue takes: theorems by name, equations, arithmetic,
+    and the plainest words of a derivation.
 
     What the question says itself is no step. A formula that the cue reports as written in the image
-    ("labeled 2x + 5 = y") is a possible leak only.
+    ("labeled 2x + 5 = y") is a possible leak only. What else a derivation may say is left to a judge.
 
     Args:
         text: the cue.
         question: of its sample.
     """
     asked = _squeezed(question)
-    found = [
-        Finding("reasoning", "certain", "theorem", *_named(text, m), "It names a theorem or a rule.")
-        for m in _THEOREM.finditer(text)
-        if _squeezed(m.group()) not in asked
+    theorems = [
+        Finding("reasoning", "certain", "theorem", *match.span(), "It names a theorem or a rule.")
+        for match in _THEOREM.finditer(text)
+        if _squeezed(match.group()) not in asked
     ]
-    found += [
-        Finding("reasoning", "possible", "rule", *m.span(), "It may name a rule.")
-        for m in _RULE.finditer(text)
-        if _squeezed(m.group()) not in asked
-        and not any(one.start <= m.end() and m.start() <= one.end for one in found)
+    derivations = [
+        Finding("reasoning", "certain", "derivation", *span, "It takes a step of the solution.")
+        for match in _DERIVATION.finditer(text)
+        for span in [match.span("command") if match["command"] else match.span()]
+        if _squeezed(text[slice(*span)]) not in asked
     ]
-    found += _formulas(text, asked)
-    for match in (*_DERIVATION.finditer(text), *_COMMAND.finditer(text)):
-        start, end = match.span("what") if "what" in match.groupdict() else match.span()
-        if _squeezed(text[start:end]) not in asked:
-            found.append(
-                Finding("reasoning", "certain", "derivation", start, end, "It takes a step of the solution.")
-            )
-    return found
-
-
-def _named(text: str, match: re.Match[str]) -> tuple[int, int]:
-    """Where a theorem's name stands: its own words come before the word "theorem"."""
-    name = _NAME.search(text, max(0, match.start() - 40), match.start())
-    bare = name is not None and re.match(
-        "theorem|lemma|corollar|postulate|axiom", match.group(), re.IGNORECASE
-    )
-    return (name.start() if name is not None and bare else match.start()), match.end()
+    return theorems + derivations + _formulas(text, asked)
 
 
 def _formulas(text: str, asked: str) -> list[Finding]:
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for match in _EQUATION.finditer(text):
         start, end = match.span()
         # `AB = 12` reads a label; a step has something to work out on one side.
@@ -157,16 +90,16 @@ def _formulas(text: str, asked: str) -> list[Finding]:
         if not (compares or _HAS_OPERATOR.search(match.group())) or _squeezed(match.group()) in asked:
             continue
         severity: Severity = "possible" if _QUOTED.search(text, max(0, start - 60), start) else "certain"
-        found.append(Finding("reasoning", severity, "equation", start, end, "It states an equation."))
+        findings.append(Finding("reasoning", severity, "equation", start, end, "It states an equation."))
     for pattern in (_ARITHMETIC, _SPOKEN, _POWERS):
         for match in pattern.finditer(text):
             start, end = match.span()
-            inside = any(one.start <= start < one.end for one in found)
+            inside = any(finding.start <= start < finding.end for finding in findings)
             if inside or _squeezed(match.group()) in asked:
                 continue
             severity = "possible" if _QUOTED.search(text, max(0, start - 60), start) else "certain"
-            found.append(Finding("reasoning", severity, "arithmetic", start, end, "It does arithmetic."))
-    return found
+            findings.append(Finding("reasoning", severity, "arithmetic", start, end, "It does arithmetic."))
+    return findings
 
 
 def _squeezed(text: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from vicur.audit.answers import gold_forms
-from vicur.audit.findings import CATEGORIES, Audit, Category, Flag
-from vicur.audit.givens import Givens
-from vicur.audit.grounding import Ask, Verifier
+from vicur.audit.findings import CATEGORIES, Category, Flag
 from vicur.audit.rows import CueRow, cue_rows
-from vicur.audit.run import AuditConfig, Rows, audit_cues
-from vicur.data.sample import Sample
+from vicur.audit.run import audit_cues
+from vicur.cues.settings import BuildConfig
+from vicur.cues.summary import BuildSummary
+from vicur.data.sources import FileSource
 
 # Fixed sentences: an excerpt of the rejected cue would hold the very answer that it leaked.
 _NOTES: dict[Category, tuple[str, ...]] = {
@@ -45,25 +45,52 @@ _NOTES: dict[Category, tuple[str, ...]] = {
         "Your previous description was lengthy.",
     ),
 }
-_REQUEST = (
-    "Describe what is visible in the image and matters for the question below: labels, numbers, colours, and "
-    "what stands where. Do not solve it."
-)
+Build = Callable[[BuildConfig, Mapping[str, str]], BuildSummary]
+"""Builds cues, with remarks to the model by the id of a problem."""
 
 
-@dataclass(frozen=True)
-class Repair:
-    """What asking again brought.
+def build_repaired(
+    config: BuildConfig, rounds: int, build: Build, report: Callable[[int], None] | None = None
+) -> BuildSummary:
+    """Build cues, audit them, and ask again for those that are certainly faulty.
 
-    Attributes:
-        texts: the new cue of each sample that got a clean one.
-        given_up: samples whose cue was still flagged after the last attempt.
-        requests: how often the model was asked.
+    Args:
+        config: settings of the build.
+        rounds: how often to ask again at most.
+        build: builds, as `vicur.cues.build.build_cues`.
+        report: called with the number of faulty cues before each round.
+
+    Raises:
+        ValueError: rounds are asked for of a prompt that asks for something else than cues; whatever the
+            build raises.
     """
+    if rounds:
+        check_repairable(config)
+    summary = build(config, {})
+    remarks: dict[str, str] = {}
+    for number in range(1, rounds + 1):
+        faulty = {} if summary.out is None else corrections(summary.out, config)
+        if not faulty:
+            break
+        if report is not None:
+            report(len(faulty))
+        # A cue that an earlier round repaired keeps its remark, or its first reply would come back. One that
+        # is still faulty gets another remark, or the same reply would be taken from the store.
+        again = f" (Correction {number}.)" if number > 1 else ""
+        remarks |= {sample_id: remark + again for sample_id, remark in faulty.items()}
+        summary = build(replace(config, overwrite=True), remarks)
+    return summary
 
-    texts: dict[str, str]
-    given_up: tuple[str, ...]
-    requests: int
+
+def corrections(built: Path, config: BuildConfig) -> dict[str, str]:
+    """What to tell the model about each cue that is certainly faulty."""
+    columns = config.columns | {"cue": config.column or "cue"}
+    source = FileSource(built, image_dir=config.image_dir, columns=columns, bad_rows="skip")
+    certain: dict[str, list[Flag]] = {}
+    for flag in audit_cues(source).flags:
+        if flag.severity == "certain":
+            certain.setdefault(flag.id, []).append(flag)
+    return {row.id: correction(certain[row.id], row) for row in cue_rows(source, "cue") if row.id in certain}
 
 
 def correction(flags: Iterable[Flag], row: CueRow) -> str:
@@ -79,113 +106,13 @@ def correction(flags: Iterable[Flag], row: CueRow) -> str:
     gold = gold_forms(row.answer, row.question, row.choices) if row.answer else None
     forbidden = [row.answer.strip(), *(gold.texts if gold else ())] if row.answer else []
     broken = {flag.category for flag in flags}
-    said = []
+    notes = []
     for category in CATEGORIES:
         if category in broken:
             clean = (note for note in _NOTES[category] if not any(_holds(note, text) for text in forbidden))
-            said.append(next(clean, ""))
-    return " ".join(note for note in said if note)
-
-
-def default_request(row: CueRow) -> str:
-    """What to ask where nothing else is said: for a description of what matters for the question."""
-    return f"{_REQUEST}\n\nQuestion: {row.question}"
-
-
-def repair(
-    source: Rows,
-    audit: Audit,
-    ask: Ask,
-    config: AuditConfig | None = None,
-    *,
-    givens: Givens | None = None,
-    verifier: Verifier | None = None,
-    count_tokens: Callable[[str], int] | None = None,
-    request: Callable[[CueRow], str] = default_request,
-    attempts: int = 3,
-    possible: bool = False,
-) -> Repair:
-    """Ask again for each flagged cue, audit what comes, and give up after some attempts.
-
-    All cues of an attempt are asked for together. Where possible leaks do not count, a new cue may have them.
-
-    Args:
-        source: the same as was audited.
-        audit: of these cues.
-        ask: shows a sample's media and a text to the model, and gives its reply.
-        config, givens, verifier, count_tokens: as of `audit_cues`, for the new cues.
-        request: what was asked at first; the correction is put behind it.
-        attempts: at most.
-        possible: also mend what is only a possible fault.
-
-    Raises:
-        ValueError: fewer attempts than 1, or a flagged row has no sample.
-    """
-    if attempts < 1:
-        raise ValueError(f"attempts must be at least 1, not {attempts}.")
-    config = config or AuditConfig()
-    flags = {own: _counting(found, possible) for own, found in audit.by_sample().items()}
-    rows = {row.id: row for row in cue_rows(source, config.column) if flags.get(row.id)}
-    taken = {_same(row.text) for row in rows.values()}
-    open_flags = {own: flags[own] for own in rows}
-    texts: dict[str, str] = {}
-    requests = 0
-    for _ in range(attempts):
-        if not open_flags:
-            break
-        replies = _ask_all(
-            ask,
-            [
-                (rows[own], _joined(request(rows[own]), correction(found, rows[own])))
-                for own, found in open_flags.items()
-            ],
-            config.concurrency,
-        )
-        requests += len(replies)
-        new = [replace(rows[own], text=reply.strip()) for own, reply in zip(open_flags, replies, strict=True)]
-        again = audit_cues(new, config, givens, verifier, count_tokens).by_sample()
-        for row in new:
-            found = _counting(again.get(row.id, []), possible)
-            if not found and _same(row.text) not in taken:
-                texts[row.id] = row.text or ""
-                taken.add(_same(row.text))
-                del open_flags[row.id]
-            elif found:
-                open_flags[row.id] = found
-    return Repair(texts, tuple(open_flags), requests)
-
-
-def _counting(flags: list[Flag], possible: bool) -> list[Flag]:
-    return [flag for flag in flags if possible or flag.severity == "certain"]
-
-
-def _joined(request: str, note: str) -> str:
-    return f"{request}\n\n{note}" if note else request
-
-
-def _ask_all(ask: Ask, requests: list[tuple[CueRow, str]], concurrency: int) -> list[str]:
-    async def everything() -> list[str]:
-        free = asyncio.Semaphore(concurrency)
-
-        async def one(row: CueRow, text: str) -> str:
-            async with free:
-                reply = ask(_sample(row), text)
-                return reply if isinstance(reply, str) else await reply
-
-        return list(await asyncio.gather(*(one(row, text) for row, text in requests)))
-
-    return asyncio.run(everything())
-
-
-def _sample(row: CueRow) -> Sample:
-    if row.sample is None:
-        raise ValueError(f"Sample {row.id} has no image at hand, so its cue cannot be asked for again.")
-    return row.sample()
+            notes.append(next(clean, ""))
+    return " ".join(note for note in notes if note)
 
 
 def _holds(note: str, answer: str) -> bool:
     return bool(answer) and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", note, re.IGNORECASE) is not None
-
-
-def _same(text: str | None) -> str:
-    return " ".join((text or "").split()).casefold()

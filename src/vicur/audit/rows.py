@@ -1,13 +1,13 @@
-"""What an audit reads of each sample. Media are opened only where somebody has to look at them."""
+"""What an audit reads of each sample. Media are opened only where a verifier or judge looks at them."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from vicur.data.digests import media_digest
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import privileged_texts
@@ -39,7 +39,7 @@ class CueRow:
 
     def media_key(self) -> str | None:
         """A hash of all pixels; None where the media are not at hand."""
-        return None if self.sample is None else media_key(self.sample())
+        return None if self.sample is None else media_digest(self.sample())
 
 
 def cue_rows(source: FileSource | Iterable[Sample] | Iterable[CueRow], column: Column) -> Iterator[CueRow]:
@@ -56,23 +56,14 @@ def cue_rows(source: FileSource | Iterable[Sample] | Iterable[CueRow], column: C
         yield item if isinstance(item, CueRow) else _sample_row(item, column)
 
 
-def media_key(sample: Sample) -> str:
-    """A hash of all pixels of a sample: equal for the same pictures, whatever their files are."""
-    digest = hashlib.blake2b(digest_size=16)
-    for image in (*sample.images, *(frame for video in sample.videos for frame in video.frames)):
-        digest.update(f"{image.mode}{image.size}".encode())
-        digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
 def _source_rows(source: FileSource, column: Column) -> Iterator[CueRow]:
     texts, answers = source.column(column), source.column("answer")
     has_choices = source.schema.get("choices") is not None
     identity = zip(source.column("id"), source.column("question"), strict=True)
-    for index, (own, question) in enumerate(identity):
+    for index, (sample_id, question) in enumerate(identity):
         outline = functools.partial(source.outline, index)
         yield CueRow(
-            id=str(own),
+            id=str(sample_id),
             text=texts[index],
             question=question or "",
             answer=answers[index],
@@ -96,5 +87,5 @@ def _sample_row(sample: Sample, column: Column) -> CueRow:
 
 
 def _choices(sample: Sample) -> tuple[str, ...]:
-    found = sample.meta.get("choices")
-    return tuple(str(choice) for choice in found) if isinstance(found, list | tuple) else ()
+    choices = sample.meta.get("choices")
+    return tuple(str(choice) for choice in choices) if isinstance(choices, list | tuple) else ()

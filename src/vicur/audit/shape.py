@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,52 +24,44 @@ _REFUSAL = re.compile(
     r"please (?:provide|upload|share|attach)|not able to (?:see|view|access))",
     re.IGNORECASE,
 )
+MAX_WORDS = 150
+"""A cue with more words is over-long."""
+RUN, MAX_REPEATS = 4, 0.3
+"""A cue is a loop if more than this share of its runs of so many words are repeats, 0-1."""
+SIMILARITY, SHINGLE = 0.9, 3
+"""Jaccard similarity, 0-1, of runs of so many words from which two cues are near-duplicates."""
 _HASHES, _BANDS = 32, 8
 
 
-def shape_findings(
-    text: str,
-    *,
-    least: int,
-    most: int,
-    unit: str,
-    count: Callable[[str], int] | None,
-    ngram: int,
-    share: float,
-) -> list[Finding]:
+def shape_findings(text: str, *, least: int) -> list[Finding]:
     """Whether a cue is empty, a refusal, a loop, too short or too long.
 
     Args:
         text: the cue.
-        least: words.
-        most: of `unit`.
-        unit: "words" or "tokens", for the reason.
-        count: how many of them a text has; None counts words.
-        ngram: words in a run that may not be repeated too often.
-        share: of all runs of that length that may be repeats, 0-1.
+        least: words that it must have.
     """
     words = re.findall(r"\w+", text.casefold())
     whole = (0, len(text))
-    found = []
+    findings = []
     if not words:
         return [Finding("degenerate", "certain", "empty", *whole, "It has no words.")]
     if refusal := _REFUSAL.search(text):
         reason = "It says that there is nothing to see, or declines."
-        found.append(Finding("degenerate", "certain", "refusal", *refusal.span(), reason))
+        findings.append(Finding("degenerate", "certain", "refusal", *refusal.span(), reason))
     if len(words) < least:
         reason = f"It has {len(words)} words, fewer than {least}."
-        found.append(Finding("degenerate", "certain", "short", *whole, reason))
-    runs = [tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1)]
-    if len(runs) > ngram:
+        findings.append(Finding("degenerate", "certain", "short", *whole, reason))
+    runs = [tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]
+    if len(runs) > RUN:
         repeats = 1 - len(set(runs)) / len(runs)
-        if repeats > share:
-            reason = f"{repeats:.0%} of its runs of {ngram} words are repeats."
-            found.append(Finding("degenerate", "certain", "repeats", *whole, reason))
-    size = len(text.split()) if count is None else count(text)
-    if size > most:
-        reason = f"It has {size} {unit}, more than {most}."
-        found.append(Finding("length", "certain", "long", *whole, reason))
-    return found
+        if repeats > MAX_REPEATS:
+            reason = f"{repeats:.0%} of its runs of {RUN} words are repeats."
+            findings.append(Finding("degenerate", "certain", "repeats", *whole, reason))
+    size = len(text.split())
+    if size > MAX_WORDS:
+        reason = f"It has {size} words, more than {MAX_WORDS}."
+        findings.append(Finding("length", "certain", "long", *whole, reason))
+    return findings
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,7 @@ class Duplicate:
     exact: bool
 
 
-def duplicates(rows: list[CueRow], similarity: float, shingle: int = 3) -> list[Duplicate]:
+def duplicates(rows: list[CueRow]) -> list[Duplicate]:
     """Cues that say the same of different images.
 
     Near-duplicates are found by the minima of hashed shingles in bands, and confirmed against the first cue
@@ -96,32 +88,26 @@ def duplicates(rows: list[CueRow], similarity: float, shingle: int = 3) -> list[
 
     Args:
         rows: with their texts.
-        similarity: Jaccard similarity of the shingles from which texts are near-duplicates, 0-1; 1 for none
-            but equal ones.
-        shingle: words in one.
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, row in enumerate(rows):
         tokens = tuple(_WORD.findall((row.text or "").casefold()))
         if tokens:
             groups.setdefault(tokens, []).append(index)
-    found = [
+    pairs = [
         Duplicate(index, other, True)
         for members in groups.values()
         for index, other in _of_other_images(rows, members)
     ]
-    if similarity < 1:
-        flagged = {duplicate.index for duplicate in found}
-        for cluster in _clusters(
-            [(tokens, members[0]) for tokens, members in groups.items()], similarity, shingle
-        ):
-            members = [index for tokens, _ in cluster for index in groups[tokens]]
-            found += [
-                Duplicate(index, other, False)
-                for index, other in _of_other_images(rows, members)
-                if index not in flagged
-            ]
-    return sorted(found, key=lambda duplicate: duplicate.index)
+    flagged = {duplicate.index for duplicate in pairs}
+    for cluster in _clusters([(tokens, members[0]) for tokens, members in groups.items()]):
+        members = [index for tokens, _ in cluster for index in groups[tokens]]
+        pairs += [
+            Duplicate(index, other, False)
+            for index, other in _of_other_images(rows, members)
+            if index not in flagged
+        ]
+    return sorted(pairs, key=lambda duplicate: duplicate.index)
 
 
 def _of_other_images(rows: list[CueRow], members: list[int]) -> Iterable[tuple[int, int]]:
@@ -138,9 +124,7 @@ def _of_other_images(rows: list[CueRow], members: list[int]) -> Iterable[tuple[i
         yield index, other if key == keys[0] else first
 
 
-def _clusters(
-    texts: list[tuple[tuple[str, ...], int]], similarity: float, shingle: int
-) -> Iterable[list[tuple[tuple[str, ...], int]]]:
+def _clusters(texts: list[tuple[tuple[str, ...], int]]) -> Iterable[list[tuple[tuple[str, ...], int]]]:
     random = np.random.default_rng(0)
     factors = random.integers(1, 2**31, _HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     offsets = random.integers(0, 2**31, _HASHES, dtype=np.uint64)
@@ -149,18 +133,18 @@ def _clusters(
     for position, (tokens, index) in enumerate(texts):
         words = [token for token in tokens if token[0].isalnum()]
         shingles = frozenset(
-            zlib.crc32(" ".join(words[i : i + shingle]).encode())
-            for i in range(max(1, len(words) - shingle + 1))
+            zlib.crc32(" ".join(words[i : i + SHINGLE]).encode())
+            for i in range(max(1, len(words) - SHINGLE + 1))
         )
         hashed = np.fromiter(shingles, np.uint64, len(shingles))
         minima = ((hashed[:, None] * factors + offsets) >> np.uint64(16)).min(0).reshape(_BANDS, -1)
-        said = tuple(sorted(Counter(word for word in words if _says(word)).items()))
-        keys = [(said, band, minima[band].tobytes()) for band in range(_BANDS)]
+        particulars = tuple(sorted(Counter(word for word in words if _says(word)).items()))
+        keys = [(particulars, band, minima[band].tobytes()) for band in range(_BANDS)]
         leader = position
         for key in keys:
             if key in leaders:
                 place, theirs = leaders[key]
-                if len(shingles & theirs) >= similarity * len(shingles | theirs):
+                if len(shingles & theirs) >= SIMILARITY * len(shingles | theirs):
                     leader = place
                     break
         for key in keys:

@@ -8,40 +8,26 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vicur.rewards.numbers import NUMBER
-from vicur.rewards.numbers import ONES as _ONES
-from vicur.rewards.numbers import SMALL_WORDS as _SMALL
+from vicur.rewards.numbers import NUMBER, ONES, SCALES, SMALL_WORDS, read_number
+from vicur.rewards.units import read_unit
 
-_LARGE = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 _PARTS = {
-    **{
-        "half": 2,
-        "halves": 2,
-        "third": 3,
-        "thirds": 3,
-        "quarter": 4,
-        "quarters": 4,
-        "fourth": 4,
-        "fourths": 4,
-    },
-    **{
-        "fifth": 5,
-        "fifths": 5,
-        "sixth": 6,
-        "sixths": 6,
-        "seventh": 7,
-        "sevenths": 7,
-        "eighth": 8,
-        "eighths": 8,
-    },
-    **{"ninth": 9, "ninths": 9, "tenth": 10, "tenths": 10, "hundredth": 100, "hundredths": 100},
+    **dict.fromkeys(("half", "halves"), 2),
+    **dict.fromkeys(("third", "thirds"), 3),
+    **dict.fromkeys(("quarter", "quarters", "fourth", "fourths"), 4),
+    **dict.fromkeys(("fifth", "fifths"), 5),
+    **dict.fromkeys(("sixth", "sixths"), 6),
+    **dict.fromkeys(("seventh", "sevenths"), 7),
+    **dict.fromkeys(("eighth", "eighths"), 8),
+    **dict.fromkeys(("ninth", "ninths"), 9),
+    **dict.fromkeys(("tenth", "tenths"), 10),
+    **dict.fromkeys(("hundredth", "hundredths"), 100),
 }
 _VULGAR = {"½": 1 / 2, "⅓": 1 / 3, "⅔": 2 / 3, "¼": 1 / 4, "¾": 3 / 4, "⅕": 1 / 5, "⅛": 1 / 8, "⅜": 3 / 8}
 
-_ONE_WORD = "|".join(sorted((*_SMALL, *_LARGE), key=len, reverse=True))
+_ONE_WORD = "|".join(sorted((*SMALL_WORDS, *SCALES), key=len, reverse=True))
 _PART_WORD = "|".join(sorted(_PARTS, key=len, reverse=True))
 _INSIDE = r"[^{}]*(?:\{[^{}]*\}[^{}]*)?"
-_UNIT_LETTERS = "°|cm|mm|km|m|ft|kg|g|deg|in|s"
 _FIND = re.compile(
     rf"\\[dtc]?frac\s*\{{(?P<upper>{_INSIDE})\}}\s*\{{(?P<lower>{_INSIDE})\}}"
     rf"|(?<![\w)])\(\s*(?P<upper_alone>{NUMBER})\s*\)\s*/\s*\(\s*(?P<lower_alone>{NUMBER})\s*\)"
@@ -53,14 +39,12 @@ _FIND = re.compile(
     r"|(?<![\w.^])(?P<whole>[0-9]+)(?:\s*(?P<vulgar>[½⅓⅔¼¾⅕⅛⅜])"
     r"|\s+(?:and\s+)?(?P<mixed_upper>[0-9]+)/(?P<mixed_lower>[0-9]+))"
     r"|(?P<vulgar_alone>[½⅓⅔¼¾⅕⅛⅜])"
-    # A letter behind it makes it the coefficient of a variable, unless the letters are a unit.
-    rf"|(?<![\w^_])(?<![0-9]\.)(?P<plain>{NUMBER})(?!\.?[0-9])"
-    rf"(?=$|[^A-Za-z_]|(?:{_UNIT_LETTERS})(?![A-Za-z]))"
-    rf"(?:(?:\s*/\s*|\s+over\s+)(?P<divisor>{NUMBER})(?![A-Za-z0-9]))?(?P<percent>\s*\\?%|\s*per ?cent\b)?"
-    rf"|\b(?P<words>(?:{_ONE_WORD})(?:(?:[\s-]+and)?[\s-]+(?:{_ONE_WORD}))*)\b"
+    rf"|(?<![\w^_])(?<![0-9]\.)(?P<plain>{NUMBER})(?!\.?[0-9])(?:(?P<letters>[A-Za-z_]\w*)"
+    rf"|(?:(?:\s*/\s*|\s+over\s+)(?P<divisor>{NUMBER})(?![A-Za-z0-9]))?(?P<percent>\s*\\?%|\s*per ?cent\b)?)"
+    rf"|\b(?P<words>(?:{_ONE_WORD})(?:(?:(?:(?<=hundred)|(?<=thousand))\s+and)?[\s-]+(?:{_ONE_WORD}))*)\b"
     rf"(?:\s+point(?P<decimals>(?:\s+(?:{_ONE_WORD}))+)\b"
     rf"|[\s-]+(?P<parts>{_PART_WORD})\b"
-    rf"|\s+and\s+(?P<more>an?|{'|'.join(_ONES[1:10])})[\s-]+(?P<more_parts>{_PART_WORD})\b"
+    rf"|\s+and\s+(?P<more>an?|{'|'.join(ONES[1:10])})[\s-]+(?P<more_parts>{_PART_WORD})\b"
     rf"|\s+over\s+(?P<over>{_ONE_WORD})\b)?"
     r"(?P<percent_word>\s*%|\s+per ?cent\b)?"
     rf"|\ba[\s-]+(?P<single_part>{_PART_WORD})\b",
@@ -118,12 +102,14 @@ def _values(text: str) -> Iterator[Value]:
         number = _number(match)
         if number is None or not math.isfinite(number):
             continue
+        if match["letters"] and read_unit(match["letters"], attached=True, nouns=False) is None:
+            continue  # the coefficient of a variable
         start = match.start() + len(match.group()) - len(match.group().lstrip())
         sign = _MINUS.search(text, max(0, start - 12), start)
         decimals = match["plain"].partition(".")[2] if match["plain"] and not match["divisor"] else ""
         yield Value(
             start=sign.start() if sign else start,
-            end=match.end(),
+            end=match.end("plain") if match["letters"] else match.end(),
             number=-number if sign else number,
             percent=bool(match["percent"] or match["percent_word"]),
             decimals=len(decimals),
@@ -160,8 +146,10 @@ def _number(match: re.Match[str]) -> float | None:
 
 def _words(match: re.Match[str]) -> float | None:
     number = _spoken(match["words"])
+    if number is None:
+        return None
     if match["decimals"]:
-        digits = [_SMALL.get(word) for word in _WORD.findall(match["decimals"].lower())]
+        digits = [SMALL_WORDS.get(word) for word in _WORD.findall(match["decimals"].lower())]
         if any(digit is None or digit > 9 for digit in digits):
             return None
         return number + float("0." + "".join(str(digit) for digit in digits))
@@ -169,31 +157,25 @@ def _words(match: re.Match[str]) -> float | None:
         return number / _PARTS[match["parts"].lower()]
     if match["more_parts"]:
         more = match["more"].lower()
-        return number + _SMALL.get(more, 1) / _PARTS[match["more_parts"].lower()]
+        return number + SMALL_WORDS.get(more, 1) / _PARTS[match["more_parts"].lower()]
     if match["over"]:
-        return _ratio(number, _spoken(match["over"]))
+        over = _spoken(match["over"])
+        return None if over is None else _ratio(number, over)
     return number
 
 
-def _spoken(words: str) -> float:
-    total, group = 0, 0
-    for word in _WORD.findall(words.lower()):
-        if word in _SMALL:
-            group += _SMALL[word]
-        elif word == "hundred":
-            group = (group or 1) * 100
-        elif word in _LARGE:
-            total, group = total + (group or 1) * _LARGE[word], 0
-    return float(total + group)
+def _spoken(words: str) -> float | None:
+    number = read_number(words)
+    return None if number is None else float(number.value)
 
 
 def _inner(text: str) -> float | None:
     """Above or below the line of a fraction: one number, or nothing that we work out."""
-    found = find_values(text)
+    values = find_values(text)
     whole = (
-        len(found) == 1 and text[: found[0].start].strip() == "" and text[found[0].end :].strip(" }") == ""
+        len(values) == 1 and text[: values[0].start].strip() == "" and text[values[0].end :].strip(" }") == ""
     )
-    return found[0].number if whole else None
+    return values[0].number if whole else None
 
 
 def _ratio(upper: float, lower: float) -> float | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from vicur.audit import (
-    Audit,
-    AuditConfig,
-    Flag,
-    ModelVerifier,
-    Verifier,
-    audit_cues,
-    correction,
-    cue_rows,
-    drop,
-)
+from vicur.audit import Audit, Flag, audit_cues, drop
 from vicur.audit.cuebench import CueBenchVerifier
-from vicur.audit.endpoint import EndpointAsk
+from vicur.audit.endpoint import EndpointJudge
+from vicur.audit.repair import build_repaired
 from vicur.cli.command import Arguments
 from vicur.cli.terminal import passing_bar, print_config, print_json
 from vicur.cues.build import build_cues, plan_cues
@@ -62,18 +54,12 @@ def build(arguments: Arguments, console: Console) -> None:
         for sentence in plan_cues(config, progress=check).sentences():
             _say(sentence, console)
         return
-    summary = _built(config, {})
-    remarks: dict[str, str] = {}
-    for number in range(1, config.repairs + 1):
-        faulty = {} if summary.out is None else _remarks(summary.out, config)
-        if not faulty:
-            break
-        console.print(f"{len(faulty)} cues leak or say nothing; asking for these again.")
-        # What an earlier round mended keeps its remark, or its first cue would come back; what it did not
-        # needs another, or the same reply would be taken from the store.
-        again = f" (Correction {number}.)" if number > 1 else ""
-        remarks |= {own: remark + again for own, remark in faulty.items()}
-        summary = _built(replace(config, overwrite=True), remarks)
+    summary = build_repaired(
+        config,
+        config.repairs,
+        _built,
+        lambda count: console.print(f"{count} cues leak or say nothing; asking for these again."),
+    )
     for sentence in summary.sentences():
         _say(sentence, console)
     if summary.stopped is not None:
@@ -84,7 +70,7 @@ def _say(sentence: str, console: Console) -> None:
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-def _built(config: BuildConfig, remarks: dict[str, str]) -> BuildSummary:
+def _built(config: BuildConfig, remarks: Mapping[str, str]) -> BuildSummary:
     bar = Progress("asking for cues")
 
     def watch(ticks: Any, count: int) -> Any:
@@ -95,16 +81,6 @@ def _built(config: BuildConfig, remarks: dict[str, str]) -> BuildSummary:
 
     check = passing_bar("checking the data").over
     return build_cues(config, watch=watch, progress=check, remarks=remarks)
-
-
-def _remarks(built: Path, config: BuildConfig) -> dict[str, str]:
-    """What to tell the model about the cues that are certainly faulty."""
-    columns = config.columns | {"cue": config.column or "cue"}
-    source = FileSource(built, image_dir=config.image_dir, columns=columns, bad_rows="skip")
-    flags = audit_cues(source).by_sample()
-    certain = {own: [f for f in found if f.severity == "certain"] for own, found in flags.items()}
-    rows = {row.id: row for row in cue_rows(source, "cue") if certain.get(row.id)}
-    return {own: correction(certain[own], row) for own, row in rows.items()}
 
 
 def audit(arguments: Arguments, console: Console) -> None:
@@ -121,14 +97,17 @@ def audit(arguments: Arguments, console: Console) -> None:
         if path is not None:
             check_file(Path(path), f"--{name}")
     source = settings.data.open(progress=passing_bar("checking the data").over)
-    config = AuditConfig(column=settings.column)
-    verifier: Verifier | None = CueBenchVerifier() if settings.cuebench else None
+    verifier = CueBenchVerifier() if settings.cuebench else None
+    judge = None
     if settings.verifier is not None:
-        verifier = ModelVerifier(EndpointAsk(settings.verifier, settings.endpoint))
+        verdicts = None if settings.verdicts is None else Path(settings.verdicts)
+        judge = EndpointJudge(settings.verifier, settings.endpoint, store=verdicts)
     table = None if settings.drop is None else open_table(settings.data.train)
     if table is not None:
         _check_drop(table, source, settings)
-    result = passing_bar("reading cues").during(lambda: audit_cues(source, config, verifier=verifier))
+    result = passing_bar("reading cues").during(
+        lambda: audit_cues(source, settings.column, verifier=verifier, judge=judge)
+    )
     if "--json" in arguments.switches:
         print_json(result.as_dict())
     else:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from vicur.bad_rows import BadRowError
@@ -26,10 +26,9 @@ from vicur.cues.requests import (
     request_key,
 )
 from vicur.cues.settings import BuildConfig
-from vicur.cues.store import MAGIC, CueStore
+from vicur.cues.store import CueStore
 from vicur.cues.summary import BuildPlan, BuildSummary, Watch
 from vicur.data.digests import media_digest
-from vicur.data.sample import Sample
 from vicur.data.sources import FileSource, Progress
 from vicur.data.tables import Table, open_table
 from vicur.data.views import Shown
@@ -87,40 +86,7 @@ def plan_cues(
         if client is not None
         else lambda _: endpoint_identity(str(config.model), config.endpoint)
     )
-    kept = prompt_tokens = 0
-    first: Shown | None = None
-    remarks = remarks or {}
-
-    def question(sample: Sample) -> Shown:
-        remark = remarks.get(sample.id)
-        return question_for(sample, prompt, include_answer=config.include_answer, remark=remark)
-
-    path = config.store_path
-    with ExitStack() as stack:
-        store = None
-        if path.is_file() and path.stat().st_size > len(MAGIC):
-            store = stack.enter_context(CueStore(path))
-        for index in range(count):
-            if store is None:  # then nothing needs to be decoded
-                try:
-                    outlined = question(source.outline(index))
-                except (BadRowError, MissingAnswer):
-                    continue
-                first = first or outlined
-                prompt_tokens += config.samples * estimated_tokens(outlined, config.asking)
-                continue
-            try:
-                sample = source[index]
-                asked = requests_of(config, prompt, sample, index, remarks)
-            except (BadRowError, MissingAnswer):
-                continue
-            first = first or asked[0].shown
-            media = media_digest(sample)
-            for request in asked:
-                if request_key(request, identity(index), prompt, config.asking, media) in store:
-                    kept += 1
-                else:
-                    prompt_tokens += estimated_tokens(request.shown, config.asking)
+    kept, prompt_tokens, first = _missing(config, source, prompt, identity, remarks or {})
     if client is not None:
         asyncio.run(client.close())
     cues = count * config.samples
@@ -135,6 +101,41 @@ def plan_cues(
         cost=config.price(prompt_tokens, completion_tokens),
         request="" if first is None else request_text(first),
     )
+
+
+def _missing(
+    config: BuildConfig,
+    source: FileSource,
+    prompt: CuePrompt,
+    identity: Callable[[int], str],
+    remarks: Mapping[str, str],
+) -> tuple[int, int, Shown | None]:
+    """Number of cues in the store, estimated prompt tokens of the others, and the first request."""
+    kept = prompt_tokens = 0
+    first: Shown | None = None
+    path = config.store_path
+    with CueStore(path, read_only=True) if path.is_file() else nullcontext() as store:
+        for index in range(num_problems(config, source)):
+            try:
+                if store is None:  # then nothing needs to be decoded
+                    outline = source.outline(index)
+                    remark = remarks.get(outline.id)
+                    shown = question_for(outline, prompt, include_answer=config.include_answer, remark=remark)
+                    first = first or shown
+                    prompt_tokens += config.samples * estimated_tokens(shown, config.asking)
+                    continue
+                sample = source[index]
+                requests = requests_of(config, prompt, sample, index, remarks)
+            except (BadRowError, MissingAnswer):
+                continue
+            first = first or requests[0].shown
+            media = media_digest(sample)
+            for request in requests:
+                if request_key(request, identity(index), prompt, config.asking, media) in store:
+                    kept += 1
+                else:
+                    prompt_tokens += estimated_tokens(request.shown, config.asking)
+    return kept, prompt_tokens, first
 
 
 def make_client(config: BuildConfig, source: FileSource, prompt: CuePrompt) -> CueClient:

@@ -354,7 +354,7 @@ class EndpointClient:
         if self.config.extra_body:
             body["extra_body"] = self.config.extra_body
         if self._form == "schema":
-            body["response_format"] = response_schema(request.field)
+            body["response_format"] = response_schema(request)
         elif self._form == "object":
             body["response_format"] = {"type": "json_object"}
         return body
@@ -432,15 +432,15 @@ def _reasoning(message: Any) -> str:
     return str(found)
 
 
-def response_schema(field_name: str) -> dict[str, Any]:
-    """`response_format` for an object with one text."""
-    schema = {
+def response_schema(request: CueRequest) -> dict[str, Any]:
+    """`response_format` for the JSON object that a request asks for."""
+    schema = request.schema or {
         "type": "object",
-        "properties": {field_name: {"type": "string"}},
-        "required": [field_name],
+        "properties": {request.field: {"type": "string"}},
+        "required": [request.field],
         "additionalProperties": False,
     }
-    return {"type": "json_schema", "json_schema": {"name": field_name, "strict": True, "schema": schema}}
+    return {"type": "json_schema", "json_schema": {"name": request.field, "strict": True, "schema": schema}}
 
 
 def chat_messages(request: CueRequest, image_format: Literal["png", "jpeg"] = "png") -> list[dict[str, Any]]:

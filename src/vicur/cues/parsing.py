@@ -87,7 +87,7 @@ def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
         value = _as_json(candidate)
         if value is not None:
             return _of_value(value, field)
-    for start, value in _objects(text):
+    for start, value in json_objects(text):
         if _named(value, field) is not None:
             if cut_off and len(text[:start].split()) > MOST_WORDS_BEFORE:
                 raise Unusable(
@@ -116,8 +116,8 @@ def _as_json(text: str) -> Any:
         return None
 
 
-def _objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects inside a text, and where each begins."""
+def json_objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """JSON objects inside a text, and where each begins."""
     decoder = json.JSONDecoder(strict=False)
     for start in [found.start() for found in re.finditer(r"\{", text)][:_MOST_STARTS]:
         try:

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 from PIL import Image
 
 from vicur.cues.prompts import QUESTION, CuePrompt
@@ -65,6 +64,7 @@ class CueRequest:
         temperature: of sampling; None for the model's own.
         max_tokens: of the reply.
         field: the key of the JSON object that the reply is to be.
+        schema: JSON schema of the reply; None for an object with the text `field`.
     """
 
     index: int
@@ -75,6 +75,7 @@ class CueRequest:
     temperature: float | None
     max_tokens: int
     field: str
+    schema: dict[str, Any] | None = None
 
     def again(self, attempt: int) -> CueRequest:
         """The same with another seed: what could not be used once would come again with the same."""
@@ -179,13 +180,9 @@ def _smaller(shown: Shown, asking: Asking) -> Shown:
     """Media within the bounds."""
     videos = []
     for video in shown.videos:
-        count = min(len(video.frames), asking.max_video_frames)
-        chosen = np.linspace(0, len(video.frames) - 1, count).round().astype(int).tolist()
-        rate = video.frames_per_second
-        if count > 1:
-            rate *= (count - 1) / (len(video.frames) - 1)
-        frames = tuple(_within(video.frames[i], asking.max_image_pixels) for i in chosen)
-        videos.append(replace(video, frames=frames, frames_per_second=rate))
+        fewer = video.evenly(asking.max_video_frames)
+        frames = tuple(_within(frame, asking.max_image_pixels) for frame in fewer.frames)
+        videos.append(replace(fewer, frames=frames))
     images = tuple(_within(image, asking.max_image_pixels) for image in shown.images)
     return replace(shown, images=images, videos=tuple(videos))
 

@@ -141,9 +141,11 @@ class AuditSettings:
     cuebench: bool = False
     """Whether the data is CueBench's, and every claim is checked against its boxes."""
     verifier: str | None = None
-    """Model that checks every claim against the image; null for none."""
+    """Model that judges each cue, given image, question and answer; null for none."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     """The verifier's endpoint."""
+    verdicts: PathText | None = None
+    """File for the verifier's replies; a rerun asks only for missing ones. Null to keep none."""
     flags: PathText | None = None
     """Parquet file for all flags, each with its span and reason; null to write none."""
     drop: PathText | None = None

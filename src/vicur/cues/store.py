@@ -1,11 +1,9 @@
-"""An append-only file of replies: whatever was paid for is kept, and kept once.
+"""Replies by their key, in an SQLite file: whatever was paid for is kept, and kept once.
 
-    vicur-cues 1
-    3f2a91c04d5e6b78 {"kind": "cue", "key": "...", "cue": "...", ...}
+    sqlite3 train_cues.parquet.cues 'select key, kind, record from replies'
 
-Each line is one record behind a checksum of its own. A process that is killed in the middle of a write
-leaves a torn last line, which the next one cuts off; all lines before it are whole. A line that was
-damaged later is left where it is and not counted.
+Every reply is committed to the disk before `add` returns, so neither a kill nor a power failure loses one.
+One process writes at a time; others may read meanwhile.
 """
 
 from __future__ import annotations
@@ -15,19 +13,35 @@ import fcntl
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-MAGIC = b"vicur-cues 1\n"
-"""The first line; what does not begin with it is somebody else's file and never touched."""
-_CHECKSUM = 16
-"""Hex digits before each record."""
-SYNC_SECONDS = 1.0
-"""A killed process loses nothing in any case; a power failure loses what is younger than this."""
+APPLICATION = 0x56435552
+"""SQLite's application_id of a store ("VCUR"): any other database is left alone."""
+OLD_MAGIC = b"vicur-cues 1\n"
+"""First line of the format before SQLite: a line per record, each behind a checksum of 16 hex digits."""
+_SQLITE = b"SQLite format 3\0"
+_SCHEMA = f"""
+begin;
+pragma application_id = {APPLICATION};
+create table replies (
+    number integer primary key,
+    key text not null,
+    kind text not null,   -- cue, unusable (paid for, but without a cue) or failed
+    record text not null, -- JSON
+    digest text not null  -- checksum of the record
+);
+commit;
+"""
+_HELD: set[Path] = set()
+"""Stores that this process writes. A second open file of the same process would, when it is closed, release
+SQLite's own locks, so it is refused before it is opened."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +49,8 @@ class Failure:
     """Why a problem has no cue.
 
     Attributes:
-        reason: of the last try.
-        tries: how many there were.
+        reason: reason of the last try.
+        tries: number of tries.
     """
 
     reason: str
@@ -44,40 +58,44 @@ class Failure:
 
 
 class CueStore:
-    """Replies by their key, in a file that one process writes at a time.
+    """Replies by their key.
+
+    A store in the format before SQLite is converted when it is opened for writing; the old file stays beside
+    it. Opened read-only, no file is changed.
 
     Args:
-        path: the file; made if it is not there.
-        clock: seconds, for when to make the disk write.
+        path: the file; created if missing.
+        read_only: reads only, which works while another process writes.
 
     Attributes:
         path: as given.
-        notes: what was found wrong with the file, in sentences.
-        cost: of all that was ever paid for, in the currency of the prices.
-        token_ratio: the largest of true to estimated tokens of a prompt; None before the first.
+        notes: what was wrong with the file or changed about it, in sentences.
+        cost: total cost of all replies, in the currency of the prices.
+        token_ratio: the largest ratio of true to estimated prompt tokens; None before the first reply.
 
     Raises:
-        ValueError: it is not a store, or another process has it open.
-        OSError: it cannot be made or read.
+        ValueError: the file is no store, is damaged, or is being written by another process.
+        OSError: it cannot be created or read.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.notes: list[str] = []
         self.cost = 0.0
         self.token_ratio: float | None = None
-        self._clock = clock
-        self._places: dict[str, tuple[int, int]] = {}
+        self._numbers: dict[str, int] = {}
         self._failures: dict[str, Failure] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lock: int | None = None
+        if not read_only:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
         try:
-            self._lock()
-            self._end = self._read()
+            with _explained(path):
+                self._database = self._open(read_only)
+                self._load()
         except BaseException:
-            os.close(self._file)
+            self._release()
             raise
-        self._synced = clock()
 
     def __enter__(self) -> CueStore:
         return self
@@ -88,49 +106,48 @@ class CueStore:
         self.close()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._numbers
 
     def __len__(self) -> int:
-        """How many cues it has."""
-        return len(self._places)
+        """Number of cues."""
+        return len(self._numbers)
 
     def close(self) -> None:
-        """Make the disk write, and let others in."""
-        if self._file >= 0:
-            os.fsync(self._file)
-            os.close(self._file)
-            self._file = -1
+        """Close the file and let others write."""
+        self._database.close()
+        self._release()
 
     def record(self, key: str) -> dict[str, Any]:
-        """All that is known of a cue.
+        """All that is known about a cue.
 
         Raises:
-            KeyError: there is none under this key.
+            KeyError: there is no cue under this key.
         """
-        start, length = self._places[key]
-        found: dict[str, Any] = json.loads(os.pread(self._file, length, start)[_CHECKSUM + 1 :])
-        return found
+        query = "select record from replies where number = ?"
+        (text,) = self._database.execute(query, [self._numbers[key]]).fetchone()
+        record: dict[str, Any] = json.loads(text)
+        return record
 
     def cue(self, key: str) -> str:
-        """The words of a cue.
+        """The text of a cue.
 
         Raises:
-            KeyError: there is none under this key.
+            KeyError: there is no cue under this key.
         """
         return str(self.record(key)["cue"])
 
     def failure(self, key: str) -> Failure | None:
-        """Why there is no cue under a key; None if there is one, or nobody tried."""
-        return None if key in self._places else self._failures.get(key)
+        """Why there is no cue under a key; None if there is one, or it was never tried."""
+        return None if key in self._numbers else self._failures.get(key)
 
     def add(self, key: str, cue: str, *, cost: float = 0.0, **about: Any) -> None:
         """Keep a cue.
 
         Args:
-            key: what it was asked by.
-            cue: its words.
-            cost: of this reply.
-            about: what else to keep, as JSON can hold it.
+            key: key of the request.
+            cue: its text.
+            cost: cost of this reply.
+            about: further fields, as JSON can hold them.
         """
         self._write({"kind": "cue", "key": key, "cue": cue, "cost": cost, **about})
 
@@ -142,101 +159,196 @@ class CueStore:
         """Keep that there is no cue under a key, and why."""
         self._write({"kind": "failed", "key": key, "reason": reason, "tries": tries})
 
-    def _lock(self) -> None:
+    def _open(self, read_only: bool) -> sqlite3.Connection:
+        head = _head(self.path, self._lock)
+        if OLD_MAGIC.startswith(head):  # or empty
+            if read_only:
+                return self._old_records_in(":memory:")
+            if head:
+                self._convert()
+        elif not _SQLITE.startswith(head):
+            raise _foreign(self.path)
+        if not read_only:
+            how = "rw"
+        elif any(self.path.with_name(self.path.name + end).exists() for end in ("-wal", "-journal")):
+            how = "ro"
+        else:
+            how = "ro&immutable=1"  # no process writes: read it without SQLite's files beside it
+        database = _connected(f"{self.path.absolute().as_uri()}?mode={how}")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise OSError(
-                    error.errno, f"the store {self.path} cannot be locked: {error.strerror}"
-                ) from error
-            raise ValueError(
-                f"Another process is building with the store {self.path}; wait until it has ended, or give "
-                "another store."
-            ) from error
+            _check(database, self.path)
+            if not read_only:  # readers and the writer do not wait for each other
+                database.execute("pragma journal_mode = wal")
+                database.execute("pragma synchronous = full")  # every commit reaches the disk
+        except BaseException:
+            database.close()
+            raise
+        return database
 
-    def _read(self) -> int:
-        """Take in what is there, cut off what is torn, and return where the next record goes."""
-        with open(self._file, "rb", closefd=False) as file:
-            first = file.readline(len(MAGIC))
-            if first != MAGIC:
-                if not MAGIC.startswith(first) or file.read(1):
-                    raise ValueError(
-                        f"{self.path} is not a store of cues and was left as it is; give another store."
-                    )
-                os.ftruncate(self._file, 0)  # killed while the first line was written
-                os.pwrite(self._file, MAGIC, 0)
-                return len(MAGIC)
-            end = start = len(MAGIC)
-            damaged = 0
-            for line in file:
-                record = _checked(line)
-                if record is not None:
-                    damaged += bool(end < start)
-                    self._take(record, start, len(line))
-                    end = start + len(line)
-                start += len(line)
-            size = start
-        return self._mend(end, size, damaged)
-
-    def _mend(self, end: int, size: int, damaged: int) -> int:
+    def _load(self) -> None:
+        damaged = 0
+        for number, text, digest in self._database.execute("select number, record, digest from replies"):
+            if _digest(str(text).encode()) == digest:
+                self._take(json.loads(text), number)
+            else:
+                damaged += 1
         if damaged:
             self.notes.append(
                 f"The store {self.path} is damaged in {damaged} place(s); the cues there will be asked again."
             )
-        if end < size:
-            os.ftruncate(self._file, end)
-            self.notes.append(
-                f"The last {size - end} bytes of the store {self.path} were a record that broke off; they "
-                "were cut off, and its cue will be asked again."
-            )
-        if end > len(MAGIC) and os.pread(self._file, 1, end - 1) != b"\n":
-            os.pwrite(self._file, b"\n", end)  # all of the record but its line end
-            end += 1
-        return end
 
-    def _take(self, record: dict[str, Any], start: int, length: int) -> None:
+    def _take(self, record: dict[str, Any], number: int) -> None:
         self.cost += float(record.get("cost", 0.0))
-        if "token_ratio" in record:  # so that a budget is kept from the first request of the next run on
+        if "token_ratio" in record:  # so that a budget holds from the first request of the next run on
             self.token_ratio = max(self.token_ratio or 0.0, float(record["token_ratio"]))
         key = str(record["key"])
         if record["kind"] == "cue":
-            self._places[key] = (start, length)
+            self._numbers[key] = number
             self._failures.pop(key, None)
         elif record["kind"] == "failed":
             self._failures[key] = Failure(str(record["reason"]), int(record["tries"]))
 
     def _write(self, record: dict[str, Any]) -> None:
-        line = _line(record)
-        written = 0
         try:
-            while written < len(line):
-                written += os.pwrite(self._file, line[written:], self._end + written)
-        except OSError as error:
-            os.ftruncate(self._file, self._end)
+            number = _insert(self._database, record)
+        except sqlite3.Error as error:
             raise OSError(
-                error.errno, f"the store {self.path} cannot be written: {error.strerror}; all before is kept"
+                errno.EIO, f"the store {self.path} cannot be written: {error}; all before is kept"
             ) from error
-        self._take(record, self._end, len(line))
-        self._end += len(line)
-        if self._clock() - self._synced >= SYNC_SECONDS:
-            os.fsync(self._file)
-            self._synced = self._clock()
+        self._take(record, number)
+
+    def _convert(self) -> None:
+        """Put a database in the place of a file of the old format, which is kept under another name."""
+        kept = self.path.with_name(self.path.name + ".old")
+        while kept.exists():
+            kept = kept.with_name(kept.name + ".old")
+        partial = self.path.with_name(self.path.name + ".converting")
+        partial.unlink(missing_ok=True)  # left by a conversion that was killed
+        self._old_records_in(str(partial)).close()
+        shutil.copy2(self.path, kept)
+        os.replace(partial, self.path)
+        self._release()  # the lock was on the old file
+        self._take_lock()
+        self.notes.append(
+            f"The store {self.path} was converted to an SQLite database; the old file is kept as {kept}."
+        )
+
+    def _old_records_in(self, place: str) -> sqlite3.Connection:
+        """A new database with all whole records of a file of the old format."""
+        database = _connected(place)
+        _check(database, self.path)
+        lines = self.path.read_bytes()[len(OLD_MAGIC) :].split(b"\n")
+        damaged = 0
+        database.execute("begin")
+        for line in lines:
+            if line[:16] == _digest(line[17:]).encode():
+                _insert(database, json.loads(line[17:]))
+            else:
+                damaged += line != b""
+        database.execute("commit")
+        if damaged:
+            self.notes.append(
+                f"The store {self.path} had {damaged} damaged or unfinished record(s); the cues there will "
+                "be asked again."
+            )
+        return database
+
+    def _take_lock(self) -> None:
+        self._lock = _locked(self.path)
+        _HELD.add(self.path.resolve())
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            _HELD.discard(self.path.resolve())
+            os.close(self._lock)
+            self._lock = None
 
 
-def _line(record: dict[str, Any]) -> bytes:
-    body = json.dumps(record).encode()
-    return _checksum(body) + b" " + body + b"\n"
+def _locked(path: Path) -> int:
+    """A descriptor that holds the lock of a store's file.
+
+    Raises:
+        ValueError: another process, or this one, holds it.
+    """
+    refused = ValueError(
+        f"Another process is building with the store {path}; wait until it has ended, or give another store."
+    )
+    while True:
+        if path.resolve() in _HELD:
+            raise refused
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        except BlockingIOError:
+            os.close(lock)
+            raise refused from None
+        except OSError as error:
+            os.close(lock)
+            raise OSError(error.errno, f"the store {path} cannot be locked: {error.strerror}") from error
+        os.close(lock)  # a conversion has just put another file in its place
 
 
-def _checksum(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=_CHECKSUM // 2).hexdigest().encode()
+def _head(path: Path, lock: int | None) -> bytes:
+    """The first bytes of a file, as many as the first line of the old format has."""
+    if lock is not None:
+        return os.pread(lock, len(OLD_MAGIC), 0)
+    with path.open("rb") as file:
+        return file.read(len(OLD_MAGIC))
 
 
-def _checked(line: bytes) -> dict[str, Any] | None:
-    """The record of a line; None if it is not whole."""
-    body = line[_CHECKSUM + 1 :].rstrip(b"\n")
-    if line[:_CHECKSUM] != _checksum(body) or line[_CHECKSUM : _CHECKSUM + 1] != b" ":
-        return None
-    record: dict[str, Any] = json.loads(body)
-    return record
+def _connected(place: str) -> sqlite3.Connection:
+    # Without an isolation level, a statement outside "begin" commits by itself.
+    database = sqlite3.connect(place, uri=True, isolation_level=None)
+    database.text_factory = lambda raw: raw.decode(errors="replace")  # a damaged text is found by its digest
+    return database
+
+
+def _check(database: sqlite3.Connection, path: Path) -> None:
+    """Make sure that a database is a store and whole; make an empty one a store.
+
+    Raises:
+        ValueError: it is not a store, or damaged.
+    """
+    (application,) = database.execute("pragma application_id").fetchone()
+    (tables,) = database.execute("select count(*) from sqlite_schema").fetchone()
+    if (application, tables) == (0, 0):
+        database.executescript(_SCHEMA)
+    elif application != APPLICATION:
+        raise _foreign(path)
+    (sentence,) = database.execute("pragma quick_check(1)").fetchone()
+    if sentence != "ok":
+        raise sqlite3.DatabaseError(sentence)
+
+
+def _insert(database: sqlite3.Connection, record: dict[str, Any]) -> int:
+    text = json.dumps(record)
+    cursor = database.execute(
+        "insert into replies (key, kind, record, digest) values (?, ?, ?, ?)",
+        (record["key"], record["kind"], text, _digest(text.encode())),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
+def _foreign(path: Path) -> ValueError:
+    return ValueError(f"{path} is not a store of cues and was left as it is; give another store.")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into sentences about the store."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(errno.EIO, f"the store {path} cannot be read: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise ValueError(
+            f"The store {path} is damaged ({error}) and was left as it is; rescue what is in it with "
+            f"`sqlite3 {path} .recover`, or give another store."
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 
@@ -37,3 +38,19 @@ class Video:
     def size(self) -> tuple[int, int]:
         """Width and height of its frames in pixels."""
         return self.frames[0].size
+
+    def evenly(self, most: int) -> Video:
+        """The same video with at most this many frames."""
+        chosen = evenly_spaced(len(self.frames), most)
+        rate = spaced_rate(len(self.frames), len(chosen), self.frames_per_second)
+        return Video(tuple(self.frames[index] for index in chosen), rate)
+
+
+def evenly_spaced(count: int, most: int) -> tuple[int, ...]:
+    """Indices of at most `most` of `count` frames at even distances, the first and the last included."""
+    return tuple(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist())
+
+
+def spaced_rate(count: int, chosen: int, rate: float) -> float:
+    """Frames per second after `chosen` of `count` frames at `rate` were taken at even distances."""
+    return rate if chosen in (1, count) else rate * (chosen - 1) / (count - 1)

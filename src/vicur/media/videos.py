@@ -27,7 +27,7 @@ from vicur.media.images import (
     is_image,
     number,
 )
-from vicur.media.video import Video
+from vicur.media.video import Video, evenly_spaced, spaced_rate
 from vicur.settings.section import Count, Positive, section
 
 FRAME_RATES = ("frames_per_second", "sample_fps", "fps")
@@ -249,7 +249,7 @@ class VideoReader:
     @staticmethod
     def _chosen(frames: list[Any], asked: _Asked) -> _Timeline:
         count = min(len(frames), asked.nframes or asked.max_frames)
-        return _Timeline(_evenly(len(frames), count), _rate(len(frames), count, asked.fps))
+        return _Timeline(evenly_spaced(len(frames), count), spaced_rate(len(frames), count, asked.fps))
 
     def _is_animation(self, entry: Any) -> bool:
         """Whether a file is an image, of one frame or many, and so nothing for PyAV."""
@@ -287,8 +287,8 @@ class VideoReader:
             )
         count = last - first + 1
         wanted = asked.frames(count / float(rate), count)
-        chosen = tuple(first + index for index in _evenly(count, wanted))
-        return _Timeline(chosen, _rate(count, wanted, float(rate)))
+        chosen = tuple(first + index for index in evenly_spaced(count, wanted))
+        return _Timeline(chosen, spaced_rate(count, wanted, float(rate)))
 
     def _animation_timeline(self, entry: Any, asked: _Asked) -> _Timeline:
         """By the time that each frame of an animation stands, which differs from frame to frame."""
@@ -412,16 +412,6 @@ def _as_video(frames: tuple[Image.Image, ...], rate: float) -> Video:
         return Video(frames, rate)
     except ValueError as error:
         raise RowProblem("unreadable_media", str(error).rstrip(".")) from error
-
-
-def _rate(count: int, chosen: int, rate: float) -> float:
-    """Frames a second of `chosen` ones at even distances, from the first of `count` to the last."""
-    return rate if chosen in (1, count) else rate * (chosen - 1) / (count - 1)
-
-
-def _evenly(count: int, wanted: int) -> tuple[int, ...]:
-    """Numbers of at most `wanted` of `count` frames at even distances, the first and the last included."""
-    return tuple(np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist())
 
 
 def _seconds(container: Any, stream: Any) -> float:

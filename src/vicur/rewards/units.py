@@ -253,6 +253,12 @@ def is_unit(text: str) -> bool:
     return read_unit(" " + tidy(text), nouns=False) is not None
 
 
+def is_common_unit(word: str) -> bool:
+    """Whether a word is a unit that is rarely anything else: "minutes" and "kilograms", but not "cups"."""
+    unit = read_unit(" " + word, nouns=False)
+    return unit is not None and any(unit.name.removeprefix(prefix) in _SYMBOLS for prefix in _PREFIXES)
+
+
 @functools.cache
 def _registry() -> UnitRegistry[Any]:
     from pint import UnitRegistry
