@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1] / "src" / "vicur"
 ROOMS = [
     *(
         "registration",
+        "wording",
         "paths",
         "compat",
         "files",

@@ -59,7 +59,7 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
 
 
 def test_repair_says_what_leaked_and_never_the_answer(leaking):
-    config = BuildConfig(data="x", backend="null", repairs=2)
+    config = BuildConfig(backend="null", repairs=2)
     table = pq.read_table(leaking)
     remarks = corrections(leaking, config)
     assert list(remarks) == [table["id"][0].as_py()]

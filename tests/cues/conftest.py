@@ -34,7 +34,7 @@ def configure(data, tmp_path, endpoint, monkeypatch):
 
     def configured(**changes):
         settings = {
-            "data": str(data),
+            "data": {"train": str(data)},
             "out": str(tmp_path / "out.parquet"),
             "model": "m",
             "endpoint": EndpointConfig(base_url=endpoint.url),

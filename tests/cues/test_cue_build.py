@@ -58,7 +58,7 @@ class Recorder:
 
 
 def null(data, tmp_path, **changes):
-    settings = {"data": str(data), "out": str(tmp_path / "out.parquet"), "backend": "null"}
+    settings = {"data": {"train": str(data)}, "out": str(tmp_path / "out.parquet"), "backend": "null"}
     return BuildConfig(**settings | changes)
 
 
@@ -199,7 +199,7 @@ def test_no_backend_gets_the_answer(backend, configure, endpoint, tmp_path, base
             return await self.inner.ask(request)
 
     chosen = clients[backend]
-    config = configure(data=str(data), replace=True, asking=Asking(max_tokens=8), tries=1)
+    config = configure(data={"train": str(data)}, replace=True, asking=Asking(max_tokens=8), tries=1)
     build_cues(config, client=None if chosen is None else Watched(chosen))
     sent = [raw.decode() for raw in endpoint.raw] + seen
     assert len(sent) == 2 and not any(ANSWER in text for text in sent)
@@ -221,7 +221,7 @@ def test_nothing_is_asked_twice(configure, endpoint):
 def test_the_same_problem_under_two_ids_is_asked_once(configure, endpoint, tmp_path):
     twins = [problem(1) | {"id": name} for name in "abc"]
     pq.write_table(pa.Table.from_pylist(twins), tmp_path / "twins.parquet")
-    summary = build_cues(configure(data=str(tmp_path / "twins.parquet")))
+    summary = build_cues(configure(data={"train": str(tmp_path / "twins.parquet")}))
     assert (summary.asked, summary.kept) == (1, 2)
     assert [row["cue"] for row in rows_of(summary.out)] == ["A red square."] * 3
 
@@ -350,7 +350,9 @@ def test_a_problem_without_the_answer_that_is_to_be_sent_is_set_aside(configure,
     endpoint.answer = lambda body, n: completion('{"rationale": "So it is."}')
     rows = [problem(0), problem(1) | {"answer": None}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "some.parquet")
-    config = configure(data=str(tmp_path / "some.parquet"), prompt="rationale", include_answer=True)
+    config = configure(
+        data={"train": str(tmp_path / "some.parquet")}, prompt="rationale", include_answer=True
+    )
     assert ANSWER in plan_cues(config).request
     summary = build_cues(config)
     assert [(f.id, f.reason) for f in summary.failed] == [
@@ -517,12 +519,13 @@ def test_the_local_backend_asks_a_model_of_this_process(data, tmp_path):
 def test_a_limit_gives_a_small_file_and_bad_rows_stay_in_a_whole_one(tmp_path):
     rows = [problem(i) for i in range(5)]
     rows[1]["problem"] = "<image><image><image>Which?"
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "bad.parquet")
+    bad = tmp_path / "bad.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), bad)
     with pytest.raises(ValueError, match="bad_rows=skip"):
-        build_cues(null(tmp_path / "bad.parquet", tmp_path))
-    build_cues(null(tmp_path / "bad.parquet", tmp_path, bad_rows="skip", limit=2))
+        build_cues(null(bad, tmp_path))
+    build_cues(null(bad, tmp_path, data={"train": str(bad), "bad_rows": "skip"}, limit=2))
     assert [row["cue"] is None for row in rows_of(tmp_path / "out.parquet")] == [False, True, False]
-    summary = build_cues(null(tmp_path / "bad.parquet", tmp_path, bad_rows="skip"))
+    summary = build_cues(null(bad, tmp_path, data={"train": str(bad), "bad_rows": "skip"}))
     assert [row["id"] for row in rows_of(summary.out)] == [f"p{i}" for i in range(5)]
     assert summary.bad_rows == 1 and (summary.problems, summary.kept) == (4, 2)
 

@@ -40,7 +40,7 @@ def settings(tmp_path, served, monkeypatch):
 
     def made(url, **changes):
         chosen = {
-            "data": str(data),
+            "data": {"train": str(data)},
             "out": str(tmp_path / "out.parquet"),
             "model": served.model,
             "prompt": str(prompt),
@@ -72,7 +72,7 @@ def check_each_once(config):
     found = records(config.store_path)
     assert sorted(record["kind"] for record in found) == ["cue"] * PROBLEMS
     assert len({record["key"] for record in found}) == PROBLEMS
-    ids = [row["id"] for row in pq.read_table(config.data, columns=["id"]).to_pylist()]
+    ids = [row["id"] for row in pq.read_table(config.data.train, columns=["id"]).to_pylist()]
     assert sorted(record["id"] for record in found) == sorted(ids)
     cue_of = {record["id"]: record["cue"] for record in found}
     rows = pq.read_table(config.out).to_pylist()

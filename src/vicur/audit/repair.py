@@ -61,11 +61,8 @@ def build_repaired(
         report: called with the number of faulty cues before each round.
 
     Raises:
-        ValueError: rounds are asked for of a prompt that asks for something else than cues; whatever the
-            build raises.
+        ValueError: as the build raises it.
     """
-    if rounds:
-        check_repairable(config)
     summary = build(config, {})
     remarks: dict[str, str] = {}
     for number in range(1, rounds + 1):
@@ -84,8 +81,8 @@ def build_repaired(
 
 def corrections(built: Path, config: BuildConfig) -> dict[str, str]:
     """What to tell the model about each cue that is certainly faulty."""
-    columns = config.columns | {"cue": config.column or "cue"}
-    source = FileSource(built, image_dir=config.image_dir, columns=columns, bad_rows="skip")
+    columns = config.data.columns | {"cue": config.column or "cue"}
+    source = FileSource(built, image_dir=config.data.image_dir, columns=columns, bad_rows="skip")
     certain: dict[str, list[Flag]] = {}
     for flag in audit_cues(source).flags:
         if flag.severity == "certain":

@@ -113,8 +113,8 @@ COMMANDS = (
         run="vicur.cli.cues:build",
         settings="vicur.cues.settings:BuildConfig",
         options=(
-            Option("--data", "data", "problems: file, folder or hub id, with @split"),
-            Option("--image-dir", "image_dir", "folder that paths of images and videos start from"),
+            Option("--data", "data.train", "problems: file, folder or hub id, with @split"),
+            *DATA_OPTIONS,
             Option("--out", "out", "output file: the same rows with the cue column"),
             Option("--model", "model", "model at the endpoint, or a checkpoint for backend=local"),
             Option("--base-url", "endpoint.base_url", "endpoint, e.g. http://127.0.0.1:8000/v1"),

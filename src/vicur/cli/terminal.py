@@ -13,7 +13,7 @@ from rich.table import Table
 
 from vicur.progress import Progress
 from vicur.settings.schema import as_yaml
-from vicur.settings.spelling import listed
+from vicur.wording import listed
 
 if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print it
     from vicur.encoding.inspect import Inspection, Spread

@@ -359,7 +359,7 @@ class Asker:
         if self.stopped is None or config.write_partial:
             out = Path(config.out)
             rows, added = self._columns(table)
-            move = None if config.image_dir is not None else mover(table, self.source, out)
+            move = None if config.data.image_dir is not None else mover(table, self.source, out)
             write_output(table, out, rows, added, new_columns(config, self.prompt), move)
             if move is None:
                 notes += _media_elsewhere(self.source, table, out, config)
@@ -410,9 +410,10 @@ def _nothing() -> AbstractAsyncContextManager[None]:
 
 def _media_elsewhere(source: FileSource, table: Table, out: Path, config: BuildConfig) -> list[str]:
     """Which option the output needs if paths in it do not start from its own folder."""
-    folder = Path(config.image_dir) if config.image_dir is not None else table.folders[0]
+    image_dir = config.data.image_dir
+    folder = Path(image_dir) if image_dir is not None else table.folders[0]
     columns = [source.schema[ours] for ours in ("images", "videos") if source.schema[ours] is not None]
-    if config.image_dir is None and folder.resolve() == out.parent.resolve():
+    if image_dir is None and folder.resolve() == out.parent.resolve():
         return []
     first = table[source.row_number(0)]
     named = [first.get(str(column)) for column in columns]

@@ -32,7 +32,6 @@ from vicur.data.digests import media_digest
 from vicur.data.sources import FileSource, Progress
 from vicur.data.tables import Table, open_table
 from vicur.data.views import Shown
-from vicur.settings.spelling import FOR_CUES
 
 
 def build_cues(
@@ -181,23 +180,20 @@ def request_text(shown: Shown) -> str:
 
 def _open(config: BuildConfig, prompt: CuePrompt, progress: Progress | None) -> tuple[Table, FileSource]:
     """The data, once it is clear that the output can be written."""
-    table, out = open_table(config.data), Path(config.out)
+    table, out = open_table(config.data.train), Path(config.out)
     replace_own = config.replace or config.backend == "exact"  # whose text the column already is
-    check_output(table, Path(config.data), out, list(new_columns(config, prompt)), replace=replace_own)
+    check_output(table, _data_path(config), out, list(new_columns(config, prompt)), replace=replace_own)
     if out.exists() and not (config.overwrite or config.store_path.exists()):
         raise ValueError(f"The output {out} exists already; give another name, or set overwrite=true.")
-    source = FileSource(
-        table,
-        image_dir=config.image_dir,
-        columns=config.columns,
-        bad_rows=config.bad_rows,
-        video=config.video,
-        max_raw_pixels=config.max_raw_pixels,
-        progress=progress,
-        spelling=FOR_CUES,
-        check_images=0,  # every image is decoded when it is sent, and a broken one fails its problem alone
-    )
+    # Every image is decoded when it is sent, and a broken one fails its problem alone.
+    source = replace(config.data, check_images=0).open(table, progress=progress)
     return table, source
+
+
+def _data_path(config: BuildConfig) -> Path:
+    """The data file; the first of several."""
+    train = config.data.train
+    return Path(train if isinstance(train, str) else train[0])
 
 
 def _prompt(config: BuildConfig) -> CuePrompt:

@@ -32,6 +32,7 @@ from vicur.models.load import LoadedModel, load_model
 from vicur.rewards.thinking import opened_thought
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.sampler import Sampler
+from vicur.settings.section import Positive, section
 
 Sleep = Callable[[float], Awaitable[Any]]
 Structured = Literal["auto", "schema", "object", "off"]
@@ -212,7 +213,7 @@ class LocalClient:
         return Reply(text, len(prompt), len(response.ids), response.finish_reason == "length")
 
 
-@dataclass(frozen=True)
+@section
 class EndpointConfig:
     """An OpenAI-compatible endpoint."""
 
@@ -228,12 +229,10 @@ class EndpointConfig:
     extra_body: dict[str, Any] = field(default_factory=dict)
     """Additional fields of every request, e.g. {chat_template_kwargs: {enable_thinking: false}}. No keys or
     other secrets: it is written to the store."""
-    timeout_seconds: float = 120.0
+    timeout_seconds: Positive = 120.0
     """Time after which a request counts as failed."""
 
     def __post_init__(self) -> None:
-        if not self.timeout_seconds > 0:
-            raise ValueError(f"timeout_seconds must be above 0, not {self.timeout_seconds}.")
         if self.base_url is None:
             return
         try:

@@ -14,6 +14,7 @@ from PIL import Image
 from vicur.cues.prompts import QUESTION, CuePrompt
 from vicur.data.sample import Message, Sample
 from vicur.data.views import Shown
+from vicur.settings.section import Count, NonNegative, section
 
 PIXELS_PER_TOKEN = 28 * 28
 """For estimates: Qwen's models take a token for 28 or 32 pixels squared, others fewer tokens."""
@@ -25,30 +26,22 @@ class MissingAnswer(ValueError):
     """The answer is to be sent, and the problem has none."""
 
 
-@dataclass(frozen=True)
+@section
 class Asking:
     """How a model is asked, as far as it decides on the reply."""
 
-    temperature: float | None = 0.7
+    temperature: NonNegative | None = 0.7
     """Sampling temperature; null leaves it to the endpoint, for models that refuse the setting."""
-    max_tokens: int = 400
+    max_tokens: Count = 400
     """Length limit of a reply, thoughts included. Whole sentences of a reply that is cut off are kept."""
     seed: int = 0
     """Seed; several cues of a problem get seeds of their own, derived from it."""
-    max_image_pixels: int | None = 2_000_000
+    max_image_pixels: Count | None = 2_000_000
     """Larger images and frames are scaled down before they are sent; null for no limit."""
     image_format: Literal["png", "jpeg"] = "png"
     """Format in which images are sent: PNG keeps thin lines and small print, JPEG makes photographs small."""
-    max_video_frames: int = 16
+    max_video_frames: Count = 16
     """Frames sent per video, evenly spaced."""
-
-    def __post_init__(self) -> None:
-        if self.temperature is not None and not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be 0 or more, not {self.temperature}.")
-        for name in ("max_tokens", "max_image_pixels", "max_video_frames"):
-            bound = getattr(self, name)
-            if bound is not None and bound < 1:
-                raise ValueError(f"{name} must be at least 1, not {bound}.")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ from vicur.cues.prompts import load_prompt
 from vicur.cues.requests import Asking
 from vicur.data.sample import TextKind
 from vicur.data.sources import DataConfig, skipping_bad_rows
-from vicur.media.images import PIL_LIMIT
-from vicur.media.videos import VideoConfig
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.teacher import SELF
@@ -27,9 +25,9 @@ Backend = Literal["endpoint", "local", "exact", "null"]
 class BuildConfig:
     """The settings of `vicur cues build`."""
 
-    data: PathText = "train.parquet"
-    """The problems: a .parquet, .json or .jsonl file, a folder, or a data set on the hub, with `@split`
-    behind it if it has several splits."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The problems; `data.train` is the file, folder or hub id. Rows that are skipped as unreadable are in
+    the output, without a cue."""
     out: PathText = "train_cues.parquet"
     """Output file: the same rows with the cue column, in the data's own format; .parquet for folders and hub
     ids."""
@@ -86,17 +84,6 @@ class BuildConfig:
     """Audit the cues and ask again for leaking ones, up to this many times."""
     write_partial: bool = False
     """Whether the output is also written when the build stops early, without cues for the rest."""
-    image_dir: PathText | None = None
-    """Folder that paths of images and videos start from, and may not leave; null for the data's own."""
-    columns: dict[str, str] = field(default_factory=dict)
-    """Columns that fields are read from, where the usual names do not fit: `question: text`."""
-    bad_rows: Literal["error", "skip"] = "error"
-    """What to do with unreadable rows: stop, or write them without a cue."""
-    max_raw_pixels: int = PIL_LIMIT
-    """Upper bound on pixels per image as stored; rows with a larger one count as unreadable, since it may be
-    a decompression bomb."""
-    video: VideoConfig = field(default_factory=VideoConfig)
-    """How frames are sampled from videos."""
 
     def __post_init__(self) -> None:
         if self.repairs and load_prompt(self.prompt).field != "cue":

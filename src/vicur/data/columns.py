@@ -41,7 +41,7 @@ from vicur.data.sample import Message
 from vicur.data.written import unwritten
 from vicur.media.images import is_picture
 from vicur.rewards.answers import unwrap_gold
-from vicur.settings.spelling import IN_RECIPES, Spelling, listed
+from vicur.wording import listed
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "question": QUESTIONS,
@@ -106,7 +106,6 @@ class Columns:
         peeked: some rows, to see which texts spell out an object.
         options: how options are written after the question; None to leave them out.
         answer_from_response: whether a missing gold answer is taken out of the response to learn from.
-        spelling: how messages name settings.
 
     Raises:
         ValueError: `chosen` has a field or a column that does not exist, or nothing holds a question.
@@ -122,14 +121,13 @@ class Columns:
         peeked: Sequence[Mapping[str, Any]] = (),
         options: str | None = LETTERS,
         answer_from_response: bool = False,
-        spelling: Spelling = IN_RECIPES,
     ) -> None:
         chosen = dict(chosen or {})
         names = [*names, *_written_fields(peeked)]
         self.system_prompt, self.options = system_prompt, options
         self.answer_from_response = answer_from_response
         for ours, theirs in chosen.items():
-            said = spelling.of_column(ours, theirs)
+            said = f"data.columns.{ours}={theirs}"
             if ours not in ALIASES:
                 raise ValueError(f"{said}: {ours} is not a field of a problem{_nearest(ours, ALIASES)}.")
             if theirs and theirs not in names:
@@ -144,7 +142,7 @@ class Columns:
         if not self._tried["question"]:
             raise ValueError(
                 f"{where} has no question column: looked for {' or '.join(ALIASES['question'])}, found "
-                f"{listed(names)}. Name the column with {spelling.of_column('question')}."
+                f"{listed(names)}. Name the column with data.columns.question=COLUMN."
             )
 
     @property

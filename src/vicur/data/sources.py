@@ -29,7 +29,7 @@ from vicur.media.reader import MediaReader
 from vicur.media.video import Video
 from vicur.media.videos import VideoConfig
 from vicur.settings.section import Count, PathText, section
-from vicur.settings.spelling import IN_RECIPES, Spelling, listed
+from vicur.wording import listed
 
 PEEKED = 20
 """Rows that are looked at to see what a column holds."""
@@ -102,7 +102,7 @@ class DataConfig:
 
     def open(
         self,
-        path: str | Path | Sequence[str] | None = None,
+        path: str | Path | Sequence[str] | Table | None = None,
         only_for: View | None = None,
         progress: Progress | None = None,
         *,
@@ -111,7 +111,7 @@ class DataConfig:
         """The problems of `path`, read as these settings say.
 
         Args:
-            path: another name than `train`.
+            path: another name than `train`, or rows that are open already.
             only_for, progress, may_be_empty: as of `FileSource`.
 
         Raises:
@@ -175,14 +175,12 @@ class FileSource(Sequence[Sample]):
         max_raw_pixels: of an image; one with more makes a bad row.
         progress: shows how far the check of the rows is.
         may_be_empty: whether a source without any problem is one too, rather than an error.
-        spelling: how messages name settings.
 
     Attributes:
         path: as given.
         name: short, for messages.
         schema: our fields, and the columns they are read from.
         notes: sentences on how the columns were understood, for people.
-        spelling: as given.
         bad_rows: the rows that were left out.
         skips_bad_rows: whether such rows are left out, or an error.
         inapplicable: how many problems were left out because `only_for` does not apply to them.
@@ -212,13 +210,11 @@ class FileSource(Sequence[Sample]):
         max_raw_pixels: int = PIL_LIMIT,
         progress: Progress | None = None,
         may_be_empty: bool = False,
-        spelling: Spelling = IN_RECIPES,
     ) -> None:
         named = isinstance(path, str | Path | list | tuple)
         self._table: Table = open_table(path) if named else path  # type: ignore[arg-type, assignment]
         self.name = name_of(path) if named else self._table.name  # type: ignore[arg-type]
         self.path = Path(self.name)
-        self.spelling = spelling
         if not len(self._table):
             raise ValueError(f"{self.name} is empty: it has no rows.")
         home = None if image_dir is None else Path(image_dir).expanduser()
@@ -234,7 +230,6 @@ class FileSource(Sequence[Sample]):
             peeked=peeked,
             options=option_format(options),
             answer_from_response=answer_from_response,
-            spelling=spelling,
         )
         self.notes: list[str] = []
         if "images" not in (columns or {}):
@@ -304,10 +299,9 @@ class FileSource(Sequence[Sample]):
         columns = [name for name in self.unused if any(_holds_pictures(row.get(name)) for row in first)]
         if not columns:
             return None
-        hint = self.spelling.of_column("images", columns[0])
         return (
             f"No problem of {self.name} shows an image or a video, but the column {columns[0]} holds images "
-            f"that nothing reads. Name it with {hint}."
+            f"that nothing reads. Name it with data.columns.images={columns[0]}."
         )
 
     def media_in_words(self) -> str:
@@ -383,7 +377,7 @@ class FileSource(Sequence[Sample]):
         """One for each file: paths start from its own folder, unless one folder is set for all."""
         parts = self._table.parts if isinstance(self._table, JoinedTable) else (self._table,)
         folders = [part.folders if home is None else (home,) for part in parts]
-        return tuple(MediaReader(own, video, max_raw_pixels, self.spelling) for own in folders)
+        return tuple(MediaReader(own, video, max_raw_pixels) for own in folders)
 
     def _media(self, row: int) -> MediaReader:
         return self._readers[self._table.locate(row)[0] if isinstance(self._table, JoinedTable) else 0]
@@ -464,7 +458,7 @@ class FileSource(Sequence[Sample]):
         first_of[self._new_ids[number]] = number
 
     def _complaint(self) -> str:
-        fix = f"Fix the data, or leave such rows out with {self.spelling.bad_rows or 'bad_rows=skip'}."
+        fix = "Fix the data, or skip such rows with data.bad_rows=skip."
         if len(self.bad_rows) == 1:
             return f"{self.name}, {self.bad_rows[0]}. {fix}"
         return (

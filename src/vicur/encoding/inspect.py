@@ -240,7 +240,7 @@ def _notes(source: FileSource, in_responses: int) -> list[str]:
     if in_responses:
         notes.append(
             f"{in_responses} problem(s) have no gold answer, but a response that ends in one: take it with "
-            f"{source.spelling.answer_from_response}."
+            "data.answer_from_response=true."
         )
     if source.repeated_ids:
         same = f"; {source.duplicates} of them repeat the whole row" if source.duplicates else ""

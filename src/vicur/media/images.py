@@ -27,7 +27,6 @@ from PIL import Image, UnidentifiedImageError
 
 from vicur.bad_rows import RowProblem
 from vicur.media.pixels import LARGEST_SIDE_RATIO
-from vicur.settings.spelling import IN_RECIPES, Spelling
 
 PIL_LIMIT = 89_478_485
 """Pixels above which Pillow warns of a decompression bomb: 256 MiB of RGB."""
@@ -160,12 +159,10 @@ class ImageReader:
         folders: where files may lie. Relative paths start from the first. Links are followed before a path
             is judged, so one that leads out of all of them is refused.
         max_raw_pixels: of an image; one with more is taken for a decompression bomb.
-        spelling: how messages name settings.
     """
 
     folders: tuple[Path, ...]
     max_raw_pixels: int = PIL_LIMIT
-    spelling: Spelling = IN_RECIPES
 
     def read(self, entry: Any) -> Image.Image:
         """The pixels: upright, RGB, transparent parts over white, of an animation the first frame.
@@ -297,7 +294,7 @@ class ImageReader:
             raise RowProblem(
                 "outside_folder",
                 f"{shown} lies outside the data folder {self.folders[0]}; set the folder of the media with "
-                f"{self.spelling.image_dir}",
+                "data.image_dir=FOLDER",
             )
         if not exists:
             also = ", nor is it an image in base64" if len(name) > 200 and "." not in name else ""

@@ -11,7 +11,6 @@ from PIL import Image
 from vicur.media.images import PIL_LIMIT, ImageReader
 from vicur.media.video import Video
 from vicur.media.videos import VideoConfig, VideoReader
-from vicur.settings.spelling import IN_RECIPES, Spelling
 
 
 @dataclass(frozen=True)
@@ -22,18 +21,16 @@ class MediaReader:
         folders: where files may lie; relative paths start from the first.
         video: how frames are taken, where a row does not say.
         max_raw_pixels: of an image; one with more is taken for a decompression bomb.
-        spelling: how messages name settings.
     """
 
     folders: tuple[Path, ...]
     video: VideoConfig = field(default_factory=VideoConfig)
     max_raw_pixels: int = PIL_LIMIT
-    spelling: Spelling = IN_RECIPES
 
     @property
     def images(self) -> ImageReader:
         """What reads the images."""
-        return ImageReader(self.folders, self.max_raw_pixels, self.spelling)
+        return ImageReader(self.folders, self.max_raw_pixels)
 
     @property
     def videos(self) -> VideoReader:

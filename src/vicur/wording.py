@@ -1,0 +1,16 @@
+"""Wordings that messages of several rooms share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MOST_NAMED = 20
+"""Columns that a message lists."""
+
+
+def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
+    """Names separated by commas; of many, the first and how many there are."""
+    if not names:
+        return "none"
+    shown = ", ".join(name if len(name) <= 60 else name[:57] + "..." for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
