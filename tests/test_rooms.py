@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "vicur"
 ROOMS = [
-    *("paths", "compat", "files", "progress", "bad_rows", "settings", "packaged"),  # the ground
+    *("paths", "compat", "files", "progress", "bad_rows", "settings", "packaged", "user_code"),  # the ground
     *("models", "media", "rewards", "data", "encoding", "rollouts", "scoring", "objectives", "diagnostics"),
     *("evaluation", "reporting", "preflight", "training", "run"),
     *("cuebench", "cues", "audit", "worth", "studies", "cli"),

@@ -8,11 +8,11 @@ import torch
 from vicur.data.views import Degraded, Masked
 from vicur.objectives.divergence import DivergenceOPD
 from vicur.objectives.mixture import Mixture, ObjectiveConfig
-from vicur.objectives.objective import STUDENT_MASKED, TEACHER_DEGRADED, ScoredTokens
-from vicur.objectives.policy import GRPO, PAPO
+from vicur.objectives.objective import ScoredTokens
+from vicur.objectives.policy import GRPO, PAPO, STUDENT_MASKED
 from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
-from vicur.objectives.visual_advantage import VisualAdvantageOPD
+from vicur.objectives.visual_advantage import TEACHER_DEGRADED, VisualAdvantageOPD
 from vicur.objectives.visual_steering import VDS, VisualSteeringOPD
 
 
@@ -58,7 +58,7 @@ def test_one_objective_with_a_weight_keeps_its_scale_and_its_names():
     objective = ObjectiveConfig(visual_steering=VisualSteeringOPD(weight=0.5, scale="measured")).build()
     assert objective.needs(0).measures_scale
     index = torch.arange(3)
-    terms = objective.terms(ScoredTokens(index, index, divergences={VDS: torch.rand(3).double()}))
+    terms = objective.weigh(ScoredTokens(index, index, divergences={VDS: torch.rand(3).double()})).terms
     assert {term.name: term.weights[0].item() * 6 for term in terms if term.name == "standard_kl"} == {
         "standard_kl": pytest.approx(1.0)
     }

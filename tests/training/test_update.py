@@ -15,12 +15,12 @@ from vicur.data.views import Blind, Hinted, Plain
 from vicur.models.load import load_model
 from vicur.objectives.divergence import DivergenceOPD
 from vicur.objectives.mixture import Mixture
-from vicur.objectives.objective import OLD, STUDENT_BLIND, TEACHER
+from vicur.objectives.objective import OLD, TEACHER
 from vicur.objectives.policy import GRPO, PAPO
 from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
-from vicur.objectives.visual_steering import VisualSteeringOPD
+from vicur.objectives.visual_steering import STUDENT_BLIND, VisualSteeringOPD
 from vicur.rollouts.rollout import Response, Rollouts
 from vicur.scoring.scorer import Policy, Scorer, ScoringConfig
 from vicur.scoring.teacher import Teacher

@@ -148,7 +148,8 @@ class Trainer:
             leaked = hint_leakage(rollouts.flat_texts)
             leakage += leaked
             metrics = describe_updates(updates)
-            metrics |= describe_tokens(tokens, rollouts.response_index.to(self.measurement.student.device))
+            index_N = rollouts.response_index.to(self.measurement.student.device)
+            metrics |= describe_tokens(tokens, index_N, updates[0].summaries)
             metrics |= describe_responses(measured, leaked)
             metrics |= clock.metrics()
             if skipped:

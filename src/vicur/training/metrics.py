@@ -14,11 +14,10 @@ from torch import Tensor
 from vicur.diagnostics.dependence import quantiles, top_mass
 from vicur.diagnostics.gap import means_by_part
 from vicur.diagnostics.leakage import HintLeakage
+from vicur.objectives.objective import Summary
 from vicur.training.measurement import Measured
 
 GAP = "gap"
-BY_PART = ("reverse_kl", "standard_kl", GAP)
-"""Per-token numbers whose means over halves and quarters are recorded too."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,13 @@ class Update:
     Attributes:
         losses: of each weighted term, its weights and a measured scale included; their sum is the loss.
         tokens: per-token numbers in the flat order of the update.
+        summaries: how those become metrics, by name; "mean" if not listed.
         numbers: everything else.
     """
 
     losses: Mapping[str, float]
     tokens: Mapping[str, Tensor]
+    summaries: Mapping[str, Summary]
     numbers: Mapping[str, float]
 
 
@@ -55,20 +56,33 @@ def describe_updates(updates: Sequence[Update]) -> dict[str, float]:
     return found
 
 
-def describe_tokens(tokens: Mapping[str, Tensor], response_index: Tensor) -> dict[str, float]:
-    """Means of per-token numbers, in parts or as quantiles where a paper plots those."""
-    found: dict[str, float] = {}
+def describe_tokens(
+    tokens: Mapping[str, Tensor], response_index: Tensor, summaries: Mapping[str, Summary]
+) -> dict[str, float]:
+    """Per-token numbers as metrics.
+
+    Args:
+        tokens: the numbers of a step, by name.
+        response_index: index of each token's response.
+        summaries: what is made of each; "mean" if not listed.
+    """
+    metrics: dict[str, float] = {}
     for name, values in tokens.items():
-        own = name.rpartition("/")[2]
-        found[name] = float(values.mean())
-        if own in BY_PART:
-            del found[name]
-            found |= means_by_part(values, response_index, name)
-        if own == "visual_advantage":
-            found[f"{name}_top10_mass"] = top_mass(values)
-        if own == "vds":
-            found |= quantiles(values, name)
-    return found
+        metrics |= _summarise(name, values, response_index, summaries.get(name, "mean"))
+    return metrics
+
+
+def _summarise(name: str, values: Tensor, response_index: Tensor, summary: Summary) -> dict[str, float]:
+    mean = {name: float(values.mean())}
+    match summary:
+        case "mean":
+            return mean
+        case "parts":
+            return means_by_part(values, response_index, name)
+        case "top_mass":
+            return mean | {f"{name}_top10_mass": top_mass(values)}
+        case "quantiles":
+            return mean | quantiles(values, name)
 
 
 def describe_responses(measured: Measured, leaked: HintLeakage) -> dict[str, float]:

@@ -57,8 +57,8 @@ class Updater:
 
     def gradient(self, measured: Measured, needs: Needs) -> Update:
         """Add the gradient of all terms to what the parameters have, stage by stage."""
-        scored = measured.scored(self.student.device)
-        terms = [*self.objective.terms(scored), *_always_observed(measured)]
+        weighed = self.objective.weigh(measured.scored(self.student.device))
+        terms = [*weighed.terms, *_always_observed(measured)]
         losses: dict[str, float] = {}
         tokens: dict[str, Tensor] = {}
         norms: dict[int, Tensor] = {}
@@ -70,14 +70,14 @@ class Updater:
             tokens |= values
             if needs.measures_scale:
                 norms[stage] = self.optimizer.grad_norm()
-        numbers = dict(self.objective.metrics(scored))
+        numbers = dict(weighed.metrics)
         if needs.measures_scale:
             scale = _measured_scale(norms)
             self.optimizer.scale_gradient(scale)
             numbers["gradient_scale"] = float(scale)
             losses = {name: float(scale) * loss for name, loss in losses.items()}
-        tokens |= self.objective.tokens(scored)
-        return Update(losses, _with_gap(tokens, measured), numbers)
+        tokens |= weighed.tokens
+        return Update(losses, _with_gap(tokens, measured), {**weighed.summaries, GAP: "parts"}, numbers)
 
     def _accumulate(
         self, measured: Measured, needs: Needs, terms: Sequence[Term]
