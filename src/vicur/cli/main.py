@@ -23,6 +23,7 @@ from vicur.cli.options import (
     as_overrides,
     canonical,
 )
+from vicur.data.sample import COLUMN, PRIVILEGES, TEXT_KINDS
 from vicur.paths import expand
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from vicur.run.build import Plan, Run
 
 MISTAKE, USAGE, PREFLIGHT, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 130, 141
-PRIVILEGES = ("none", "answer", "rationale", "cue", "teacher_prompt")
 DTYPES = ("float32", "bfloat16")
 
 EVAL_OPTIONS = (
@@ -307,7 +307,10 @@ def _add_data(parser: Parser) -> None:
     _add_data_options(data, inspect)
     inspect.add_argument("--model", type=_path, help="checkpoint whose chat template and tokenizer are used")
     inspect.add_argument(
-        "--privilege", choices=PRIVILEGES, default="cue", help="what the teacher is shown (default cue)"
+        "--privilege",
+        metavar="KIND",
+        default="cue",
+        help=f"what the teacher is shown: none, {', '.join(PRIVILEGES)} or {COLUMN}NAME (default cue)",
     )
     inspect.add_argument(
         "--options", default="letters", help="how options are written: letters (default), off, or a format"
@@ -370,9 +373,7 @@ def _add_cues(parser: Parser) -> None:
 
     audit = _command(commands, "audit", "look for cues that leak, guess or say nothing")
     _takes_settings(audit, AUDIT_OPTIONS, needed=("data.train",))
-    audit.add_argument(
-        "--column", choices=("cue", "rationale", "answer"), default="cue", help="text to audit (default cue)"
-    )
+    audit.add_argument("--column", choices=TEXT_KINDS, default="cue", help="text to audit (default cue)")
     audit.add_argument(
         "--cuebench", action="store_true", help="the data is CueBench's: check every claim against its boxes"
     )
@@ -398,7 +399,7 @@ def _add_cues(parser: Parser) -> None:
     worth.add_argument(
         "--kinds",
         nargs="+",
-        choices=("cue", "rationale", "answer"),
+        choices=TEXT_KINDS,
         help="texts to measure (default: all that the data has)",
     )
     _add_print_config(worth)

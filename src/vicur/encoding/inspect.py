@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from vicur.bad_rows import BadRow, BadRowError, reasons
 from vicur.data.responses import answer_in_response
-from vicur.data.sample import PrivilegeKind, Sample
+from vicur.data.sample import PRIVILEGES, Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Hinted, Plain, Shown, View
 from vicur.encoding.lengths import prompt_length
@@ -164,9 +164,7 @@ def inspect_source(
         video_frames=Spread.of([len(video.frames) for sample in samples for video in sample.videos]),
         prompt_tokens=Spread.of(read.prompt_lengths),
         teacher_prompt_tokens=Spread.of(read.teacher_prompt_lengths),
-        privileges={
-            kind: sum(Hinted(kind).applies(sample) for sample in samples) for kind in get_args(PrivilegeKind)
-        },
+        privileges={kind: sum(Hinted(kind).applies(sample) for sample in samples) for kind in PRIVILEGES},
         example_id=None if shown is None else shown.id,
         student_sees="" if shown is None else render(Plain().show(shown)),
         teacher_sees="" if shown is None else render(view.show(shown)),

@@ -108,16 +108,15 @@ def load_objective(settings: Mapping[str, Any]) -> CustomObjective:
     component = load_name(path, WHAT)
     if not (isinstance(component, type) and is_dataclass(component)):
         raise ValueError(f"The {WHAT} {path!r} is not a dataclass; its fields are its settings.")
-    lacking = [name for name in ("needs", "weigh") if name not in dir(component)]
     schema = schema_of(component)
-    if "weight" not in schema.kinds:
-        lacking.append("a setting weight")
+    members = {*dir(component), *schema.kinds}
+    lacking = [name for name in ("needs", "weigh", "weight") if name not in members]
     if lacking:
         raise ValueError(
-            f"The {WHAT} {path!r} has no {' and no '.join(lacking)}. An objective has the methods "
-            "needs(step) and weigh(scored), and a setting weight: float = 1.0."
+            f"The {WHAT} {path!r} has no {', no '.join(lacking)}: an objective has the methods needs(step) and "
+            "weigh(scored), and a setting weight: float = 1.0."
         )
     own = schema.flatten({key: value for key, value in settings.items() if key != "path"})
-    objective = schema.load([Layer(SECTION, own)])
+    objective: Any = schema.load([Layer(SECTION, own)])
     check_weight("custom", objective.weight)
     return CustomObjective(path, objective)

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vicur.data.views import Hinted, Plain, View
+from vicur.data.sample import TeacherPrivilege, check_privilege
+from vicur.data.views import View, teacher_view
 from vicur.media.pixels import PixelLimits
 from vicur.models.adapters import LoRAConfig, adapter_parameters, add_adapter, has_adapters
 from vicur.models.checkpoints import Dtype
@@ -39,9 +40,10 @@ class TeacherConfig:
     """Decay of the moving average per update of the student, for update=ema."""
     keep_modules: bool = False
     """Whether a self-teacher also has the student's cue recovery and adapters."""
-    privilege: Literal["none", "answer", "rationale", "cue", "teacher_prompt"] = "cue"
+    privilege: TeacherPrivilege = "cue"
     """Training-time text that only the teacher sees: a hint of that kind after the question, or a whole
-    teacher_prompt instead of the student's prompt."""
+    teacher_prompt instead of the student's prompt. `column:NAME` is a hint with the text in that column of
+    the data."""
     missing_privilege: Literal["plain", "skip", "error"] = "plain"
     """What to do with a sample that lacks that text: show the teacher the student's prompt, skip the sample,
     or stop."""
@@ -54,14 +56,12 @@ class TeacherConfig:
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"teacher.ema_decay must be at least 0 and below 1, not {self.ema_decay}.")
+        check_privilege(self.privilege, "teacher.privilege")
 
     @property
     def view(self) -> View:
         """What the teacher is shown."""
-        if self.privilege == "none":
-            return Plain()
-        missing: Literal["plain", "error"] = "plain" if self.missing_privilege == "plain" else "error"
-        return Hinted(self.privilege, missing)
+        return teacher_view(self.privilege, "plain" if self.missing_privilege == "plain" else "error")
 
 
 class Teacher:
