@@ -113,8 +113,8 @@ def load_objective(settings: Mapping[str, Any]) -> CustomObjective:
     lacking = [name for name in ("needs", "weigh", "weight") if name not in members]
     if lacking:
         raise ValueError(
-            f"The {WHAT} {path!r} has no {', no '.join(lacking)}: an objective has the methods needs(step) and "
-            "weigh(scored), and a setting weight: float = 1.0."
+            f"The {WHAT} {path!r} has no {', no '.join(lacking)}: an objective has the methods needs(step) "
+            "and weigh(scored), and a setting weight: float = 1.0."
         )
     own = schema.flatten({key: value for key, value in settings.items() if key != "path"})
     objective: Any = schema.load([Layer(SECTION, own)])

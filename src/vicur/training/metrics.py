@@ -15,7 +15,7 @@ from vicur.diagnostics.dependence import quantiles, top_mass
 from vicur.diagnostics.gap import means_by_part
 from vicur.diagnostics.leakage import HintLeakage
 from vicur.objectives.objective import Summary
-from vicur.training.measurement import Measured
+from vicur.training.scoring import ScoredBatch
 
 GAP = "gap"
 
@@ -35,6 +35,22 @@ class Update:
     tokens: Mapping[str, Tensor]
     summaries: Mapping[str, Summary]
     numbers: Mapping[str, float]
+
+
+def describe_step(
+    batch: ScoredBatch, updates: Sequence[Update], tokens: Mapping[str, Tensor], leaked: HintLeakage
+) -> dict[str, float]:
+    """The metrics of a rollout step: of its updates, its response tokens, and its responses.
+
+    Args:
+        batch: the rollout batch.
+        updates: what each of its updates did.
+        tokens: per-token numbers of all updates, as `join_tokens` returns them.
+        leaked: hint leakage of the responses.
+    """
+    metrics = describe_updates(updates)
+    metrics |= describe_tokens(tokens, batch.rollouts.response_index, updates[0].summaries)
+    return metrics | describe_responses(batch, leaked)
 
 
 def join_tokens(updates: Sequence[Update]) -> dict[str, Tensor]:
@@ -68,7 +84,7 @@ def describe_tokens(
     """
     metrics: dict[str, float] = {}
     for name, values in tokens.items():
-        metrics |= _summarise(name, values, response_index, summaries.get(name, "mean"))
+        metrics |= _summarise(name, values, response_index.to(values.device), summaries.get(name, "mean"))
     return metrics
 
 
@@ -85,10 +101,10 @@ def _summarise(name: str, values: Tensor, response_index: Tensor, summary: Summa
             return mean | quantiles(values, name)
 
 
-def describe_responses(measured: Measured, leaked: HintLeakage) -> dict[str, float]:
+def describe_responses(batch: ScoredBatch, leaked: HintLeakage) -> dict[str, float]:
     """What the responses look like."""
-    responses = measured.rollouts.flat_responses
-    graded = [grade.correct for grade in measured.grades if grade is not None]
+    responses = batch.rollouts.flat_responses
+    graded = [grade.correct for grade in batch.grades if grade is not None]
     found = {
         "response_tokens": sum(len(response.ids) for response in responses) / len(responses),
         "truncated": sum(r.finish_reason == "length" for r in responses) / len(responses),

@@ -201,7 +201,7 @@ def measure_privileges(
         for place, i in enumerate(batch):
             first = sum(tokens[:place])
             parts[i] = {name: values[first : first + tokens[place]] for name, values in found.items()}
-    teacher.forget()
+    teacher.clear_cache()
     return _joined(chosen, kept, kinds, parts, texts, len(outlines) - len(places))
 
 
