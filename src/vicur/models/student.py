@@ -130,8 +130,8 @@ class _GathersCues:
         text.register_forward_pre_hook(self._begin, with_kwargs=True)
         for layer in layers_with_recovery(self.config):
             last = layer + 1 == len(text.layers)
-            # The model adds DeepStack features between layers: a hook after `layer` would come too early, what
-            # enters the next layer has them.
+            # The model adds DeepStack features between layers: a hook after `layer` would come too early;
+            # what enters the next layer has them.
             after = text.norm if last else text.layers[layer + 1]
             after.register_forward_pre_hook(partial(self._recover, layer))
 
@@ -147,8 +147,8 @@ class _GathersCues:
                 raise MoreOfThePromptError(embeds.shape[1], visual is not None)
             return
         positions = kwargs.get("position_ids")
-        # Position ids of four rows have text positions in front of the three multimodal ones. They restart at 0
-        # with each sample that is packed into a row, which tells the samples apart where there is no mask.
+        # Position ids of four rows have text positions in front of the three multimodal ones. They restart
+        # at 0 with each sample that is packed into a row: without a mask, that tells the samples apart.
         has_text_positions = positions is not None and positions.ndim == 3 and len(positions) == 4
         self._plan = RecoveryPlan.of(
             visual,

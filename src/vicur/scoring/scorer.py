@@ -217,7 +217,7 @@ class Scorer:
         """
         read = partial(weighted_terms, reading=self.reading(rows.response_ids), terms=terms, others=others)
         head = self.policy.model.lm_head.weight
-        # In half precision many small contributions would be rounded away, so there autograd adds up instead.
+        # A half-precision gradient would round every chunk's contribution; there the engine sums in float32.
         if add_head_gradient and head.requires_grad and head.dtype == torch.float32:
             if head.grad is None:
                 head.grad = torch.zeros_like(head)
