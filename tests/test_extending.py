@@ -122,6 +122,11 @@ def test_an_objective_without_a_path():
         ("        return Weighed(", "        return list(", "raised TypeError"),
         ("weights, reads", "weights[1:], reads", r"the weights of the term kl of shape \(\d+,\)"),
         ("        return Needs(", "        return dict(", "returned a dict from needs, not a Needs"),
+        (
+            "@dataclass(frozen=True)\nclass Blurred",
+            "@dataclass\nclass Blurred",
+            "of the look blurred .* is not a view",
+        ),
         ("from dataclasses", "import nothing_such\nfrom dataclasses", r"cannot be loaded: .* line 1\d\)"),
     ],
 )

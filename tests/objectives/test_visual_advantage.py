@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import vicur.objectives.visual_advantage as module
 from vicur.objectives.objective import TEACHER_PLAIN, ScoredTokens
 from vicur.objectives.visual_advantage import TEACHER_DEGRADED, VisualAdvantageOPD, rollout_weights
 
@@ -99,3 +100,15 @@ def test_recorded_range_of_weights():
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
         VisualAdvantageOPD(**settings)
+
+
+def test_visual_advantage_is_computed_once_per_update(monkeypatch):
+    calls = []
+
+    def counted(log_prob, degraded_log_prob):
+        calls.append(len(log_prob))
+        return (log_prob - degraded_log_prob).clamp(min=0)
+
+    monkeypatch.setattr(module, "visual_advantage", counted)
+    VisualAdvantageOPD(drop="top").weigh(scored_of([1.0, 0.0], [0.5]))
+    assert calls == [3]

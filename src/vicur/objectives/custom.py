@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, TypeVar
 
 from torch import Tensor
 
+from vicur.data.views import View
 from vicur.objectives.objective import Needs, ScoredTokens, Weighed, WeightedObjective, check_weight
 from vicur.scoring.term import Block, Term
 from vicur.settings.schema import Layer, schema_of
@@ -44,7 +45,17 @@ class CustomObjective:
         Raises:
             ValueError: its method raises anything, or returns something else.
         """
-        return self._checked(lambda: self.inner.needs(step), "needs", Needs)
+        needs = self._checked(lambda: self.inner.needs(step), "needs", Needs)
+        for name, look in [*needs.log_probs.items(), *needs.distributions.items()]:
+            # Views are compared and looked up: the same view of a model is run once.
+            if look.view is not None and not (
+                isinstance(look.view, View) and isinstance(look.view, Hashable)
+            ):
+                raise ValueError(
+                    f"The view of the look {name} of the {WHAT} {self.path!r} is not a view: a view is a "
+                    "frozen dataclass with name, keeps_tokens, applies and show."
+                )
+        return needs
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
         """What the user's objective weighs.

@@ -61,15 +61,15 @@ def join_tokens(updates: Sequence[Update]) -> dict[str, Tensor]:
 def describe_updates(updates: Sequence[Update]) -> dict[str, float]:
     """Loss, its parts and their shares, gradient norm and the like: means over the updates."""
     losses = {name: _mean([update.losses[name] for update in updates]) for name in updates[0].losses}
-    found = {"loss": sum(losses.values())}
+    metrics = {"loss": sum(losses.values())}
     if len(losses) > 1:
         size = sum(map(abs, losses.values())) or 1.0
-        found |= {f"loss_{name}": value for name, value in losses.items()}
-        found |= {f"share_{name}": abs(value) / size for name, value in losses.items()}
-    # An update without any image has no recovery to tell of: others may have.
+        metrics |= {f"loss_{name}": value for name, value in losses.items()}
+        metrics |= {f"share_{name}": abs(value) / size for name, value in losses.items()}
+    # An update without any image has no recovery metrics; the others of the step may have.
     for name in dict.fromkeys(name for update in updates for name in update.numbers):
-        found[name] = _mean([u.numbers[name] for u in updates if name in u.numbers])
-    return found
+        metrics[name] = _mean([u.numbers[name] for u in updates if name in u.numbers])
+    return metrics
 
 
 def describe_tokens(
@@ -105,13 +105,13 @@ def describe_responses(batch: ScoredBatch, leaked: HintLeakage) -> dict[str, flo
     """What the responses look like."""
     responses = batch.rollouts.flat_responses
     graded = [grade.correct for grade in batch.grades if grade is not None]
-    found = {
+    metrics = {
         "response_tokens": sum(len(response.ids) for response in responses) / len(responses),
         "truncated": sum(r.finish_reason == "length" for r in responses) / len(responses),
         "hint_samples": float(leaked.samples),
         "hint_occurrences": float(leaked.occurrences),
     }
-    return found | ({"rollout_accuracy": 100 * sum(graded) / len(graded)} if graded else {})
+    return metrics | ({"rollout_accuracy": 100 * sum(graded) / len(graded)} if graded else {})
 
 
 def _mean(values: Sequence[float]) -> float:

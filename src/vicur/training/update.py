@@ -93,10 +93,10 @@ class Updater:
         for rows, tokens in self._micro_batches(batch, Plain()):
             others = {name: scores.part(tokens) for name, scores in batch.distributions.items()}
             parts = [term.part(tokens) for term in terms]
-            found = self.student.weighted_terms(rows, parts, others, add_head_gradient=True)
-            found.loss.backward()  # type: ignore[no-untyped-call]
-            values.append(found.values_JN)
-            for name, gradient_ND in found.hidden_gradients.items():
+            weighted = self.student.weighted_terms(rows, parts, others, add_head_gradient=True)
+            weighted.loss.backward()  # type: ignore[no-untyped-call]
+            values.append(weighted.values_JN)
+            for name, gradient_ND in weighted.hidden_gradients.items():
                 left.setdefault(name, []).append(gradient_ND)
         for name, gradients in left.items():
             view = needs.distributions[name].view
@@ -136,12 +136,12 @@ def _always_observed(batch: ScoredBatch) -> list[Term]:
 
 def _with_gap(tokens: Mapping[str, Tensor], batch: ScoredBatch) -> dict[str, Tensor]:
     """Add the teacher-student log-prob gap, where the teacher was asked."""
-    found = dict(tokens)
-    if TEACHER_LOG_PROB not in found and TEACHER in batch.log_probs:
-        found[TEACHER_LOG_PROB] = batch.log_probs[TEACHER]
-    if TEACHER_LOG_PROB in found:
-        found[GAP] = found[TEACHER_LOG_PROB] - found[STUDENT_LOG_PROB]
-    return found
+    numbers = dict(tokens)
+    if TEACHER_LOG_PROB not in numbers and TEACHER in batch.log_probs:
+        numbers[TEACHER_LOG_PROB] = batch.log_probs[TEACHER]
+    if TEACHER_LOG_PROB in numbers:
+        numbers[GAP] = numbers[TEACHER_LOG_PROB] - numbers[STUDENT_LOG_PROB]
+    return numbers
 
 
 def _measured_scale(norms: Mapping[int, Tensor]) -> Tensor:

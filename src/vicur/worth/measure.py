@@ -72,7 +72,7 @@ class PrivilegeConfig:
             if kind not in TEXT_KINDS:
                 raise ValueError(f"A privilege is one of {', '.join(TEXT_KINDS)}, not {kind}.")
         if self.kinds is not None and not self.kinds:
-            raise ValueError(f"Name at least one of {', '.join(TEXT_KINDS)}.")
+            raise ValueError(f"At least one of {', '.join(TEXT_KINDS)} must be measured.")
 
 
 @dataclass(frozen=True)
