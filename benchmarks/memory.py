@@ -122,8 +122,8 @@ def run(case: Case, checkpoint: Path, data: Path) -> dict[str, Any]:
     trainer = assembled.trainer
     for name, owner, method in (
         ("sampling", trainer.source, "rollouts"),
-        ("scoring", trainer.measurement, "of_rollouts"),
-        ("reading", trainer.measurement, "of_update"),
+        ("scoring", trainer.scoring, "score_rollouts"),
+        ("reading", trainer.scoring, "score_references"),
         ("update", trainer.updater, "gradient"),
         ("optimizer", trainer.updater.optimizer, "step"),
     ):

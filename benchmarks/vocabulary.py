@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from vicur.objectives.divergence import DivergenceOPD
-from vicur.objectives.objective import STUDENT_BLIND, TEACHER, TEACHER_BLIND, ScoredTokens
-from vicur.objectives.visual_steering import VisualSteeringOPD
+from vicur.objectives.objective import TEACHER, ScoredTokens
+from vicur.objectives.visual_steering import STUDENT_BLIND, TEACHER_BLIND, VisualSteeringOPD
 from vicur.scoring.engine import Reading, observed_terms, weighted_terms
 from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import reverse_kl, visual_target_kl
@@ -97,7 +97,7 @@ def our_loss(
     others = dict(teachers)
     if blind is not None:
         others[STUDENT_BLIND] = Scores(blind.hidden_ND.detach(), live.head_WD.detach())
-    terms = [term for term in objective.terms(scored) if term.weights is not None]
+    terms = [term for term in objective.weigh(scored).terms if term.weights is not None]
     found = weighted_terms(live.hidden_ND, live.head_WD, reading, terms, others, head_gradient)
     for gradient_ND in found.hidden_gradients.values():
         blind.hidden_ND.grad = gradient_ND.to(blind.hidden_ND.dtype)

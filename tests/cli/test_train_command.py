@@ -35,7 +35,7 @@ def said(capsys):
 def test_the_printed_recipe_shows_the_objective_that_acts(here, capsys):
     assert main(["train", "mine.yaml", "--print-config"]) == 0
     objective = yaml.safe_load(capsys.readouterr().out)["objective"]
-    acting = {name: own for name, own in objective.items() if own is not None}
+    acting = {name: own for name, own in objective.items() if own}
     assert list(acting) == ["sampled_token"]
     assert acting["sampled_token"]["weight"] == 1.0 and "max_log_ratio" in acting["sampled_token"]["clip"]
     assert main(["train", "mine.yaml", "--print-config", "objective.divergence={}"]) == 0

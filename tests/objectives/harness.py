@@ -7,14 +7,13 @@ from torch import Tensor
 
 from vicur.objectives.objective import (
     OLD,
-    STUDENT_BLIND,
-    STUDENT_MASKED,
     TEACHER,
-    TEACHER_BLIND,
-    TEACHER_DEGRADED,
     TEACHER_PLAIN,
     ScoredTokens,
 )
+from vicur.objectives.policy import STUDENT_MASKED
+from vicur.objectives.visual_advantage import TEACHER_DEGRADED
+from vicur.objectives.visual_steering import STUDENT_BLIND, TEACHER_BLIND
 from vicur.scoring.engine import Reading, observed_terms, sampled_log_probs, weighted_terms
 from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import reverse_kl
@@ -84,7 +83,7 @@ class Batch:
         """Loss, and its gradients in the logits of the seeing and of the blind student."""
         hidden = self.student.hidden_ND.clone().requires_grad_()
         head = self.student.head_WD.clone().requires_grad_()
-        terms = objective.terms(self.scored)
+        terms = objective.weigh(self.scored).terms
         found = weighted_terms(hidden, head, self.reading, terms, self.scores)
         found.loss.backward()
         blind = found.hidden_gradients.get(STUDENT_BLIND, torch.zeros_like(hidden))

@@ -8,11 +8,11 @@ import torch
 from vicur.data.views import Degraded, Masked
 from vicur.objectives.divergence import DivergenceOPD
 from vicur.objectives.mixture import Mixture, ObjectiveConfig
-from vicur.objectives.objective import STUDENT_MASKED, TEACHER_DEGRADED, ScoredTokens
-from vicur.objectives.policy import GRPO, PAPO
+from vicur.objectives.objective import TEACHER_PLAIN, ScoredTokens
+from vicur.objectives.policy import GRPO, PAPO, STUDENT_MASKED
 from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
-from vicur.objectives.visual_advantage import VisualAdvantageOPD
+from vicur.objectives.visual_advantage import TEACHER_DEGRADED, VisualAdvantageOPD
 from vicur.objectives.visual_steering import VDS, VisualSteeringOPD
 
 
@@ -58,7 +58,7 @@ def test_one_objective_with_a_weight_keeps_its_scale_and_its_names():
     objective = ObjectiveConfig(visual_steering=VisualSteeringOPD(weight=0.5, scale="measured")).build()
     assert objective.needs(0).measures_scale
     index = torch.arange(3)
-    terms = objective.terms(ScoredTokens(index, index, divergences={VDS: torch.rand(3).double()}))
+    terms = objective.weigh(ScoredTokens(index, index, divergences={VDS: torch.rand(3).double()})).terms
     assert {term.name: term.weights[0].item() * 6 for term in terms if term.name == "standard_kl"} == {
         "standard_kl": pytest.approx(1.0)
     }
@@ -68,3 +68,21 @@ def test_one_name_cannot_mean_two_views():
     parts = {"a": VisualAdvantageOPD(), "b": VisualAdvantageOPD(degraded_ratio=0.3)}
     with pytest.raises(ValueError, match="Two objectives need teacher_degraded, but not the same"):
         Mixture(parts).needs(0)
+
+
+def test_a_mixture_names_what_is_recorded_after_its_parts():
+    """Terms, token numbers, metrics and summaries alike: "b/vds" gets quantiles as "vds" does."""
+    index = torch.arange(3)
+    looks = {TEACHER_PLAIN: torch.rand(3).double(), TEACHER_DEGRADED: torch.rand(3).double()}
+    scored = ScoredTokens(index, index, looks, {VDS: torch.rand(3).double()})
+    weighed = Mixture({"a": VisualAdvantageOPD(), "b": VisualSteeringOPD(scale=1.0)}).weigh(scored)
+    assert list(weighed.tokens) == ["a/visual_advantage", "b/vds"]
+    assert weighed.summaries["a/visual_advantage"] == "top_mass" and weighed.summaries["b/vds"] == "quantiles"
+    assert {"a/rollout_weight_max", "b/preserved_share"} < set(weighed.metrics)
+    assert [term.name for term in weighed.terms][:2] == ["a/reverse_kl", "b/standard_kl"]
+
+
+def test_a_sum_imitates_only_if_each_part_does():
+    parts = {"a": SampledTokenOPD(), "b": DivergenceOPD()}
+    assert Mixture(parts).needs(0).only_imitates
+    assert not Mixture({**parts, "c": GRPO()}).needs(0).only_imitates

@@ -26,7 +26,7 @@ def run(objective, scored, probabilities):
     """Loss, d loss / d log p of the sampled words, and the observed values by name."""
     logits = logits_of(probabilities).requires_grad_()
     reading = Reading(torch.zeros(len(logits), dtype=torch.long), TWO)
-    terms = objective.terms(scored)
+    terms = objective.weigh(scored).terms
     found = weighted_terms(logits, identity(logits).head_WD, reading, terms, {})
     found.loss.backward()
     # d log p_0 / d logit_0 = 1 - p_0.
@@ -91,4 +91,4 @@ def test_equal_rewards_teach_nothing():
     scored = scored_of([0.5, 0.5], [0.5, 0.5], rewards=[1, 1])
     loss, slopes, _ = run(GRPO(), scored, [0.6, 0.4])
     assert loss == 0 and slopes == [0, 0]
-    assert GRPO().metrics(scored) == {"reward": 1.0, "informative_share": 0.0}
+    assert GRPO().weigh(scored).metrics == {"reward": 1.0, "informative_share": 0.0}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vicur.objectives.objective import TEACHER_DEGRADED, TEACHER_PLAIN, ScoredTokens
-from vicur.objectives.visual_advantage import VisualAdvantageOPD, rollout_weights
+import vicur.objectives.visual_advantage as module
+from vicur.objectives.objective import TEACHER_PLAIN, ScoredTokens
+from vicur.objectives.visual_advantage import TEACHER_DEGRADED, VisualAdvantageOPD, rollout_weights
 
 
 def scored_of(*responses, prompts=None, draws=None):
@@ -19,6 +20,12 @@ def scored_of(*responses, prompts=None, draws=None):
     return ScoredTokens(index, prompt_index, looks, draws=draws)
 
 
+def weights_of(objective, scored):
+    """The weight of every token in the one term."""
+    (term,) = objective.weigh(scored).terms
+    return term.weights
+
+
 def test_the_papers_example():
     """VA-OPD figure 3: mean VA .045 .030 .020 .010 gives the weights .656 .206 .095 .044."""
     means = torch.tensor([0.045, 0.030, 0.020, 0.010], dtype=torch.float64)
@@ -26,32 +33,36 @@ def test_the_papers_example():
     assert [round(w, 3) for w in found.tolist()] == [0.656, 0.206, 0.095, 0.044]
     # The same from tokens whose VA only has that mean.
     scored = scored_of([0.09, 0.0], [0.03], [0.06, 0.0, 0.0], [0.01, 0.01])
-    sums = torch.zeros(4).double().index_add_(0, scored.response_index, VisualAdvantageOPD().weights(scored))
+    sums = (
+        torch.zeros(4).double().index_add_(0, scored.response_index, weights_of(VisualAdvantageOPD(), scored))
+    )
     torch.testing.assert_close(sums, found)
 
 
 def test_negative_advantage_is_none():
-    advantage = VisualAdvantageOPD().advantage(scored_of([0.5, -0.5]))
+    advantage = VisualAdvantageOPD().weigh(scored_of([0.5, -0.5])).tokens["visual_advantage"]
     assert advantage.tolist() == [0.5, 0.0]
 
 
 def test_high_and_low_tokens_are_averaged_apart():
     """Five tokens: one high, four low; lambda .5 gives it .5 and the others .125 each."""
     objective = VisualAdvantageOPD()
-    assert objective.weights(scored_of([0, 1, 0, 0, 0])).tolist() == [0.125, 0.5, 0.125, 0.125, 0.125]
-    assert objective.weights(scored_of([0.2])).tolist() == [1.0]  # no low token: all the mass is high
+    assert weights_of(objective, scored_of([0, 1, 0, 0, 0])).tolist() == [0.125, 0.5, 0.125, 0.125, 0.125]
+    assert weights_of(objective, scored_of([0.2])).tolist() == [1.0]  # no low token: all the mass is high
 
 
 def test_weights_of_a_prompt_sum_to_its_share():
     scored = scored_of([1, 0, 3], [0, 0], [2, 1, 1, 0, 0, 0], [5], prompts=[0, 0, 1, 1])
     for objective in (VisualAdvantageOPD(), VisualAdvantageOPD(grouped=False, rollout_weights=False)):
-        weights = objective.weights(scored)
+        weights = weights_of(objective, scored)
         assert weights.sum().item() == pytest.approx(1.0)
         assert weights[:5].sum().item() == pytest.approx(0.5)
 
 
 def test_both_halves_off_is_the_mean_of_response_means():
-    weights = VisualAdvantageOPD(grouped=False, rollout_weights=False).weights(scored_of([3, 1], [0, 0, 0]))
+    weights = weights_of(
+        VisualAdvantageOPD(grouped=False, rollout_weights=False), scored_of([3, 1], [0, 0, 0])
+    )
     assert weights.tolist() == pytest.approx([0.25, 0.25, 1 / 6, 1 / 6, 1 / 6])
 
 
@@ -59,13 +70,13 @@ def test_both_halves_off_is_the_mean_of_response_means():
 def test_dropped_tokens_leave_the_denominator(drop, gone):
     draws = torch.tensor([0.1, 0.2, 0.9, 0.4], dtype=torch.float64)
     objective = VisualAdvantageOPD(grouped=False, rollout_weights=False, drop=drop)
-    weights = objective.weights(scored_of([0.0, 0.9, 0.2, 0.1], draws=draws)).tolist()
+    weights = weights_of(objective, scored_of([0.0, 0.9, 0.2, 0.1], draws=draws)).tolist()
     assert weights == [0.0 if i in gone else 0.25 for i in range(4)]
 
 
 def test_dropping_nothing_drops_nothing():
     objective = VisualAdvantageOPD(drop="top", drop_fraction=0.0)
-    assert objective.weights(scored_of([0.0, 0.9, 0.2])).sum().item() == pytest.approx(1.0)
+    assert weights_of(objective, scored_of([0.0, 0.9, 0.2])).sum().item() == pytest.approx(1.0)
 
 
 def test_one_response_to_a_prompt_has_to_be_asked_for():
@@ -74,7 +85,7 @@ def test_one_response_to_a_prompt_has_to_be_asked_for():
 
 
 def test_recorded_range_of_weights():
-    found = VisualAdvantageOPD().metrics(scored_of([1.0], [0.0], [4.0], [4.0], prompts=[0, 0, 1, 1]))
+    found = VisualAdvantageOPD().weigh(scored_of([1.0], [0.0], [4.0], [4.0], prompts=[0, 0, 1, 1])).metrics
     assert found["rollout_weight_max"] == pytest.approx(2 / (1 + 2.718281828**-2), rel=1e-4)
     assert found["rollout_weight_min"] == pytest.approx(2 - found["rollout_weight_max"])
 
@@ -89,3 +100,15 @@ def test_recorded_range_of_weights():
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
         VisualAdvantageOPD(**settings)
+
+
+def test_visual_advantage_is_computed_once_per_update(monkeypatch):
+    calls = []
+
+    def counted(log_prob, degraded_log_prob):
+        calls.append(len(log_prob))
+        return (log_prob - degraded_log_prob).clamp(min=0)
+
+    monkeypatch.setattr(module, "visual_advantage", counted)
+    VisualAdvantageOPD(drop="top").weigh(scored_of([1.0, 0.0], [0.5]))
+    assert calls == [3]

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicur.objectives.objective import STUDENT_BLIND, ScoredTokens
-from vicur.objectives.visual_steering import VDS, VisualSteeringOPD, derived_scale
+from vicur.objectives.objective import ScoredTokens
+from vicur.objectives.visual_steering import STUDENT_BLIND, VDS, VisualSteeringOPD, derived_scale
 from vicur.scoring.term import STUDENT
 from vicur.scoring.terms import generalized_jsd, reverse_kl, visual_target_kl
 
@@ -69,7 +69,7 @@ def scored_of(vds):
 
 
 def weights_of(objective, vds):
-    terms = {term.name: term for term in objective.terms(scored_of(vds))}
+    terms = {term.name: term for term in objective.weigh(scored_of(vds)).terms}
     return {
         name: (term.weights * len(vds)).tolist() for name, term in terms.items() if term.weights is not None
     }
@@ -95,13 +95,13 @@ def test_language_steering_exchanges_the_two():
     found = weights_of(objective, VALUES)
     assert found["language_kl"] == pytest.approx([2.0] * 11)
     assert found["visual_kl"] == pytest.approx([0.0] * 8 + [0.5] * 3)
-    live = {term.name: term.live for term in objective.terms(scored_of(VALUES))}
+    live = {term.name: term.live for term in objective.weigh(scored_of(VALUES)).terms}
     assert live == {
         "standard_kl": (STUDENT,),
         "language_kl": (STUDENT_BLIND,),
         "visual_kl": (STUDENT,),
     }
-    terms = replace(objective, detach_prior=False).terms(scored_of(VALUES))
+    terms = replace(objective, detach_prior=False).weigh(scored_of(VALUES)).terms
     assert {term.name: term.live for term in terms} == {**live, "visual_kl": (STUDENT, STUDENT_BLIND)}
 
 

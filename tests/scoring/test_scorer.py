@@ -37,7 +37,7 @@ def test_other_samples_are_never_taken_for_known_ones(base, samples):
     twin = copy.deepcopy(samples[0])
     assert torch.equal(*(s.input_ids for s in (scorer.encode([twin], Plain())[0], whole_of(base, twin))))
     scorer.encode(samples[:3], Plain())
-    scorer.forget()
+    scorer.clear_cache()
     scorer.encode(samples[:3], Plain())
     assert calls == [3, 1, 3, 3]
 

@@ -45,7 +45,7 @@ def test_a_frozen_self_teacher_stays_and_has_no_recovery(base, student, samples,
     teacher = make(student)
     before = said(Scorer(base), samples, responses)
     shake(student.model)
-    teacher.follow()
+    teacher.update()
     assert torch.equal(said(teacher.scorer, samples, responses), before)
     assert not any(p.requires_grad for p in teacher.loaded.model.parameters())
 
@@ -80,10 +80,10 @@ def test_a_moving_average_follows_every_weight(student, keep):
     assert any(name.startswith("recovery.") for name in start) == keep
     moved = dict(student.model.named_parameters())
     shake(student.model, 1)
-    teacher.follow()
+    teacher.update()
     first = {name: moved[name].detach().clone() for name in start}
     shake(student.model, 2)
-    teacher.follow()
+    teacher.update()
     for name, own in teacher.loaded.model.named_parameters():
         # 0.75 (0.75 s0 + 0.25 s1) + 0.25 s2
         expected = 0.5625 * start[name] + 0.1875 * first[name] + 0.25 * moved[name]
@@ -95,7 +95,7 @@ def test_a_moving_average_of_half_precision_does_not_stand_still():
     own, student = torch.ones(3, dtype=torch.bfloat16), torch.full((3,), 1.03, dtype=torch.bfloat16)
     average = MovingAverage({"w": own}, {"w": student}, decay=0.99)
     for _ in range(300):
-        average.follow()
+        average.update()
     assert own.float().mean() > 1.02
     naive = torch.ones(3, dtype=torch.bfloat16)
     for _ in range(300):
@@ -127,7 +127,7 @@ def test_the_average_of_a_lora_student_is_a_second_adapter(base_folder, samples,
     shake(student.model)
     after = said(Scorer(student), samples, responses)
     assert torch.equal(said(teacher.scorer, samples, responses), before)
-    teacher.follow()  # with a decay of 0 it arrives at once
+    teacher.update()  # with a decay of 0 it arrives at once
     assert torch.equal(said(teacher.scorer, samples, responses), after)
     assert torch.equal(said(Scorer(student), samples, responses), after)
 
@@ -180,8 +180,8 @@ def test_a_teacher_that_changes_keeps_what_it_said(base_folder, samples, respons
     scores = teacher.scorer.scores(samples, [[r] for r in responses], Plain())
     before = sampled_log_probs(scores, reading)
     shake(student.model)
-    teacher.follow()
+    teacher.update()
     assert torch.equal(sampled_log_probs(scores, reading), before)
-    teacher.scorer.forget()
+    teacher.scorer.clear_cache()
     after = said(teacher.scorer, samples, responses)
     assert torch.equal(after, before) == (update == "frozen")

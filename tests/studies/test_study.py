@@ -83,7 +83,7 @@ def test_a_study_from_the_command_line(tmp_path, capsys):
         (f"{HEAD}\ntrained: {{}}\ncompare: [[base]]", "study.yaml: not enough values"),
         (
             "problems: 1\nuntrained: {base: {title: a, model: b, privilege: x}}\ntrained: {}",
-            "no privilege 'x'",
+            "privilege must be one of none, .*, not 'x'",
         ),
         (f"{HEAD}\ntrained: {{x: {{title: x, settings: {{objectiv: 1}}}}}}", "x: there is no setting"),
     ],

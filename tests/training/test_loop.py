@@ -359,7 +359,7 @@ def test_prompts_that_are_too_long_are_dropped_and_told(tmp_path, base_folder, d
     ]
     whole = build(load_recipe("cuebench/opsd_cue", settings))
     assert whole.data.told() == []
-    lengths = [len(p) for p in whole.trainer.measurement.student.encode(whole.data.problems[:], Plain())]
+    lengths = [len(p) for p in whole.trainer.scoring.student.encode(whole.data.problems[:], Plain())]
     limit = min(lengths)
     fitting = sum(length <= limit for length in lengths)
     cut = build(load_recipe("cuebench/opsd_cue", [*settings, f"data.max_prompt_tokens={limit}"]))
@@ -367,7 +367,7 @@ def test_prompts_that_are_too_long_are_dropped_and_told(tmp_path, base_folder, d
     (told,) = cut.data.told()
     assert told.startswith(f"Skipped {24 - fitting} problems of ") and "too long, the first: " in told
     # The teacher's prompts are longer by their hint, and are not cut off by the student's limit.
-    teacher = cut.trainer.measurement.teacher
+    teacher = cut.trainer.scoring.teacher
     longest = max(len(p) for p in teacher.scorer.encode(cut.data.problems[:], teacher.view))
     assert longest > limit
     with pytest.raises(ValueError, match=r"data\.overlong=drop"):
@@ -480,7 +480,7 @@ def test_a_teacher_follows_the_student_after_every_update(tmp_path, base_folder,
     with Records(Path(recipe.training.output), to_yaml(recipe)) as records:
         assembled.trainer.train(records, Progress("", Console(quiet=True)))
     own = assembled.student.model.state_dict()
-    teacher = assembled.trainer.measurement.teacher.loaded.model.state_dict()
+    teacher = assembled.trainer.scoring.teacher.loaded.model.state_dict()
     assert any(not torch.equal(own[name], tensor) for name, tensor in before.items())
     assert all(torch.equal(own[name], tensor) for name, tensor in teacher.items())
 

@@ -15,17 +15,17 @@ from vicur.data.views import Blind, Hinted, Plain
 from vicur.models.load import load_model
 from vicur.objectives.divergence import DivergenceOPD
 from vicur.objectives.mixture import Mixture
-from vicur.objectives.objective import OLD, STUDENT_BLIND, TEACHER
+from vicur.objectives.objective import OLD, TEACHER
 from vicur.objectives.policy import GRPO, PAPO
 from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
-from vicur.objectives.visual_steering import VisualSteeringOPD
+from vicur.objectives.visual_steering import STUDENT_BLIND, VisualSteeringOPD
 from vicur.rollouts.rollout import Response, Rollouts
 from vicur.scoring.scorer import Policy, Scorer, ScoringConfig
 from vicur.scoring.teacher import Teacher
-from vicur.training.measurement import Measurement
 from vicur.training.optimizer import Optimizer, OptimizerConfig
+from vicur.training.scoring import BatchScorer
 from vicur.training.update import Updater
 
 STEERING = VisualSteeringOPD(beta=0.5)
@@ -84,11 +84,12 @@ def gradient(loaded, teacher, objective, rollouts, *, micro_batch=3, scoring=Non
     loaded = copy.deepcopy(loaded)
     student = Scorer(loaded, scoring)
     needs = objective.needs(1)
-    measurement = Measurement(student, teacher if needs.teacher else None, seed=0)
+    scorer = BatchScorer(student, teacher if needs.teacher else None, seed=0)
     old = old_log_probs(rollouts) if OLD in needs.log_probs else None
-    measured = measurement.of_update(measurement.of_rollouts(rollouts, needs, 1, old), needs)
+    measured = scorer.score_references(scorer.score_rollouts(rollouts, needs, 1, old), needs)
     optimizer = Optimizer(loaded.model, OptimizerConfig(), total_steps=1)
-    update = Updater(student, objective, optimizer, micro_batch).gradient(measured, needs)
+    weighed = objective.weigh(measured.scored_tokens(student.device))
+    update = Updater(student, optimizer, micro_batch).gradient(measured, weighed, needs)
     gradients = {n: p.grad for n, p in loaded.model.named_parameters() if p.grad is not None}
     return update, gradients
 
@@ -228,12 +229,13 @@ def test_the_modules_gradient_is_the_advantage_times_the_score(shared_student, t
     advantage = (taught - log_prob).detach().clamp(-10, 10)
     (-(advantage * log_prob).mean()).backward()
     needs = objective.needs(1)
-    measurement = Measurement(student, teacher, seed=0)
-    measured = measurement.of_update(measurement.of_rollouts(rollouts, needs, 1, None), needs)
+    scorer = BatchScorer(student, teacher, seed=0)
+    measured = scorer.score_references(scorer.score_rollouts(rollouts, needs, 1, None), needs)
     expected = {n: p.grad.clone() for n, p in loaded.model.named_parameters() if p.grad is not None}
     loaded.model.zero_grad(set_to_none=True)
     optimizer = Optimizer(loaded.model, OptimizerConfig(), total_steps=1)
-    Updater(student, objective, optimizer, prompts_per_micro_batch=2).gradient(measured, needs)
+    weighed = objective.weigh(measured.scored_tokens(student.device))
+    Updater(student, optimizer, prompts_per_micro_batch=2).gradient(measured, weighed, needs)
     found = {n: p.grad for n, p in loaded.model.named_parameters() if p.grad is not None}
     for name, own in expected.items():
         torch.testing.assert_close(found[name], own, rtol=2e-3, atol=2e-6)
@@ -280,11 +282,12 @@ def test_two_graphs_are_never_in_memory_together(shared_student, teacher, rollou
     objective = VisualSteeringOPD(beta=0.0, scale=1.0, detach_prior=False)
     student = Scorer(copy.deepcopy(shared_student))
     needs = objective.needs(1)
-    measurement = Measurement(student, teacher, seed=0)
-    measured = measurement.of_update(measurement.of_rollouts(rollouts, needs, 1, None), needs)
+    scorer = BatchScorer(student, teacher, seed=0)
+    measured = scorer.score_references(scorer.score_rollouts(rollouts, needs, 1, None), needs)
     optimizer = Optimizer(student.policy.model, OptimizerConfig(), total_steps=1)
     events.clear()
-    Updater(student, objective, optimizer, prompts_per_micro_batch=2).gradient(measured, needs)
+    weighed = objective.weigh(measured.scored_tokens(student.device))
+    Updater(student, optimizer, prompts_per_micro_batch=2).gradient(measured, weighed, needs)
     assert events == ["forward", "backward"] * 4  # two micro-batches of each view
 
 
@@ -303,13 +306,13 @@ def test_each_view_of_a_model_is_run_once(shared_student, samples, rollouts, bas
 def test_what_is_measured_when(shared_student, teacher, rollouts):
     """Teachers and the old student once per rollout batch; the student's references at each update."""
     needs = OBJECTIVES["together"].needs(1)
-    measurement = Measurement(Scorer(shared_student), teacher, seed=0)
-    first = measurement.of_rollouts(rollouts, needs, 1, None)
+    scorer = BatchScorer(Scorer(shared_student), teacher, seed=0)
+    first = scorer.score_rollouts(rollouts, needs, 1, None)
     assert OLD in first.log_probs and TEACHER in first.distributions
     assert STUDENT_BLIND not in first.distributions
     parts = list(first.updates(2))
     assert [len(part.rollouts.samples) for part in parts] == [2, 1]
-    complete = measurement.of_update(parts[1], needs)
+    complete = scorer.score_references(parts[1], needs)
     tokens = sum(len(r.ids) for r in rollouts.responses[2])
     assert len(complete.distributions[STUDENT_BLIND].hidden_ND) == tokens
     assert len(complete.log_probs[OLD]) == len(complete.divergences["vds"]) == tokens

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from vicur.data.digests import media_digest
-from vicur.data.sample import Sample
+from vicur.data.sample import Sample, TextKind
 from vicur.data.sources import FileSource
 from vicur.data.views import privileged_texts
 
-Column = Literal["cue", "rationale", "answer"]
+Column = TextKind
 
 
 @dataclass(frozen=True)

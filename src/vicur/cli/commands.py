@@ -6,8 +6,6 @@ from vicur.cli.command import Argument, Command
 from vicur.cli.options import DATA_OPTIONS, PIXEL_OPTIONS, Option, Switch
 
 DTYPES = ("float32", "bfloat16")
-KINDS = ("cue", "rationale", "answer")
-PRIVILEGES = ("none", "answer", "rationale", "cue", "teacher_prompt")
 STUDY_OPTIONS = (
     Option("--output", "output", "folder for all results"),
     Option("--seeds", "seeds", "number of repetitions (default 1)"),
@@ -132,7 +130,7 @@ COMMANDS = (
         options=(
             Option("--data", "data.train", "data with cues: file, folder or hub id, with @split"),
             *DATA_OPTIONS,
-            Option("--column", "column", "text to audit (default cue)", choices=KINDS),
+            Option("--column", "column", "text to audit (default cue)", metavar="KIND"),
             Option("--cuebench", "cuebench", "check every claim against CueBench's boxes", switch=True),
             Option("--verifier", "verifier", "model that judges each cue, given image, question and answer"),
             Option("--base-url", "endpoint.base_url", "the verifier's endpoint"),
@@ -158,7 +156,7 @@ COMMANDS = (
             Option("--student", "student", "model that responds: checkpoint folder, hub id or vicur:NAME"),
             Option("--teacher", "teacher", "model that is shown the texts (default: the student)"),
             Option("--run", "run", "use the student's responses of this training run"),
-            Option("--kinds", "kinds", "texts to measure (default: all in the data)", KINDS, many=True),
+            Option("--kinds", "kinds", "texts to measure (default: all in the data)", many=True),
             Option("--problems", "problems", "use only the first N problems", metavar="N"),
             Option("--siblings", "siblings", "responses per problem (default 4)"),
             Option("--batch", "samples_per_batch", "problems scored together (default 16)"),

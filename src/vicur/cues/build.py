@@ -146,7 +146,7 @@ def make_client(config: BuildConfig, source: FileSource, prompt: CuePrompt) -> C
     if config.backend == "null":
         return NullClient()
     if config.backend == "exact":
-        texts = source.column("rationale" if prompt.field == "rationale" else "cue")
+        texts = source.column(prompt.field)
         if not any(text is not None for text in texts):
             raise ValueError(
                 f"{source.name} has no {prompt.field} of its own; another backend can make some."

@@ -37,7 +37,7 @@ from vicur.data.choices import (
 )
 from vicur.data.readers import QUESTIONS, UNREADABLE
 from vicur.data.responses import answer_in_response
-from vicur.data.sample import Message
+from vicur.data.sample import TEXT_KINDS, Message
 from vicur.data.written import unwritten
 from vicur.media.images import is_picture
 from vicur.rewards.answers import unwrap_gold
@@ -64,6 +64,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 A dot leads into a column that holds an object. `question` may be a text or a whole chat. A row that lacks a
 column altogether has the field in the next one.
 """
+HINTS = tuple(kind for kind in TEXT_KINDS if kind != "answer")
+"""Privileges that are read as texts; the answer is read as the gold answer, by rules of its own."""
 _RESTATED = ("question", "images", "videos")
 """Fields that an empty column leaves to the next one, too."""
 _NUMBERED = re.compile(r"(image|img|picture|video)[ _]?(\d{1,3})", re.IGNORECASE)
@@ -78,7 +80,8 @@ class Fields:
         messages: the chat up to where the student answers, media as placeholders.
         images, videos: as the row states them, in the order of their placeholders.
         answer: the gold answer, out of its `\\boxed{}` if it was wholly in one.
-        cue, rationale, teacher_prompt: what only a teacher may see.
+        texts: the other texts that only a teacher may see, by kind.
+        teacher_prompt: messages that only a teacher may see.
         target_response: a response to learn from.
         meta: the columns that are nothing of the above, and `choices`.
     """
@@ -88,8 +91,7 @@ class Fields:
     images: tuple[Any, ...] = ()
     videos: tuple[Any, ...] = ()
     answer: str | None = None
-    cue: str | None = None
-    rationale: str | None = None
+    texts: Mapping[str, str | None] = field(default_factory=dict)
     teacher_prompt: tuple[Message, ...] | None = None
     target_response: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -266,8 +268,7 @@ class Columns:
             images=tuple(images),
             videos=tuple(videos),
             answer=self.answer(row),
-            cue=self.text(row, "cue"),
-            rationale=self.text(row, "rationale"),
+            texts={kind: self.text(row, kind) for kind in HINTS},
             teacher_prompt=self._teacher_prompt(row, given, images, videos),
             target_response=self.target_response(row),
             meta=self._meta(row, choices),

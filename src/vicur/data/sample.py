@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -16,7 +17,37 @@ Message = dict[str, Any]
 Media entries are placeholders; the n-th image entry stands for the n-th image of the sample.
 """
 
-PrivilegeKind = Literal["answer", "rationale", "cue", "teacher_prompt"]
+TextKind = Literal["cue", "rationale", "answer"]
+"""The privileges that are one text. This is the one list of them: to add a kind, name it here, add a field to
+`Privilege`, and name its columns in `vicur.data.columns.ALIASES`."""
+PrivilegeKind = Literal[TextKind, "teacher_prompt"]
+"""All privileges with a field of their own. A ready-made teacher prompt holds the problem too: it cannot be
+shown with another problem, nor compared text by text."""
+TeacherPrivilege = Literal["none", PrivilegeKind] | str
+"""What a teacher can be given: nothing, a privilege, or `column:NAME`, the text in another column."""
+COLUMN = "column:"
+"""Prefix of a privilege that is the text in a column of the user's own, e.g. "column:caption"."""
+TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
+PRIVILEGES: tuple[PrivilegeKind, ...] = get_args(PrivilegeKind)
+
+
+def check_privilege(kind: str, setting: str = "A privilege") -> None:
+    """Check that a teacher can be given a privilege.
+
+    Args:
+        kind: the privilege.
+        setting: the setting that names it, for the message.
+
+    Raises:
+        ValueError: it is neither "none", nor a kind, nor the name of a column.
+    """
+    if kind in ("none", *PRIVILEGES) or (kind.startswith(COLUMN) and kind != COLUMN):
+        return
+    near = difflib.get_close_matches(kind, PRIVILEGES, n=1)
+    raise ValueError(
+        f"{setting} must be one of none, {', '.join(PRIVILEGES)}, or {COLUMN}NAME for the text in a column"
+        f"{f' ({near[0]}?)' if near else ''}, not {kind!r}."
+    )
 
 
 @dataclass(frozen=True)
@@ -48,7 +79,7 @@ class Sample:
         answer: the gold answer for grading, never shown to a model.
         privilege: what only a teacher may see.
         target_response: a response to learn from directly, where the source has one.
-        meta: anything else that the source carries, for records.
+        meta: the other columns of the source, for records and for teachers given `column:NAME`.
 
     Raises:
         ValueError: the media entries of the messages are more or fewer than the media.
@@ -71,11 +102,3 @@ class Sample:
                     f"Sample {self.id}: the messages have {asked} {kind} placeholder(s), but the "
                     f"sample has {count} {kind}(s)."
                 )
-
-
-TextKind = Literal["cue", "rationale", "answer"]
-"""The privileges that are one text. A ready-made teacher prompt holds the problem too: it cannot be
-shown with another problem, nor compared text by text."""
-
-
-TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from vicur.bad_rows import BadRow, BadRowError, RowProblem, reasons_in_words
 from vicur.data.choices import LETTERS, check_format
-from vicur.data.columns import Columns, Fields
+from vicur.data.columns import HINTS, Columns, Fields
 from vicur.data.readers import Row
 from vicur.data.sample import Privilege, Sample
 from vicur.data.tables import JoinedTable, Table, name_of, open_table
@@ -341,7 +342,7 @@ class FileSource(Sequence[Sample]):
         """One text field of all problems, without opening a medium.
 
         Args:
-            name: "question" (its last turn), "answer", "cue", "rationale", "target_response" or "id".
+            name: "question" (its last turn), "target_response", "id", or a privilege that is a text.
 
         Raises:
             ValueError: there is no such field.
@@ -351,8 +352,7 @@ class FileSource(Sequence[Sample]):
             return self._each(lambda _, row: _last_text(columns.read(row)))
         readers: dict[str, Callable[[Row], str | None]] = {
             "answer": columns.answer,
-            "cue": lambda row: columns.text(row, "cue"),
-            "rationale": lambda row: columns.text(row, "rationale"),
+            **{kind: partial(columns.text, ours=kind) for kind in HINTS},
             "target_response": columns.target_response,
         }
         if name == "id":
@@ -522,12 +522,7 @@ class FileSource(Sequence[Sample]):
             images=images,
             videos=videos,
             answer=fields.answer,
-            privilege=Privilege(
-                answer=fields.answer,
-                rationale=fields.rationale,
-                cue=fields.cue,
-                teacher_prompt=fields.teacher_prompt,
-            ),
+            privilege=Privilege(answer=fields.answer, teacher_prompt=fields.teacher_prompt, **fields.texts),
             target_response=fields.target_response,
             meta=fields.meta,
         )

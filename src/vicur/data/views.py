@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from vicur.data.sample import Message, Privilege, PrivilegeKind, Sample
+from vicur.data.sample import COLUMN, TEXT_KINDS, Message, Privilege, Sample, TextKind, check_privilege
 from vicur.media.video import Video
 
 
@@ -68,34 +68,41 @@ class Plain:
 class Hinted:
     """The problem with a privilege: `[Hint]: <text>` on a new line after the question.
 
-    ViCuR section 4.2; the hint's place is our choice, nobody states it. With the kind
+    ViCuR section 4.2; the place of the hint is our choice, the paper does not state it. With the kind
     `teacher_prompt` the sample's ready-made messages replace the problem's.
 
     Attributes:
-        kind: which privilege.
+        kind: a privilege, or `column:NAME` for the text in a column that is no field of a problem.
         missing: what a sample without that privilege gets: the plain view, or an error.
             (Leaving such samples out is up to the source, by `applies`.)
+
+    Raises:
+        ValueError: there is no such privilege.
     """
 
-    kind: PrivilegeKind
+    kind: str
     missing: Literal["plain", "error"] = "plain"
     keeps_tokens: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        assert self.kind != "none", "a view without privilege is Plain"
+        check_privilege(self.kind)
 
     @property
     def name(self) -> str:
         return f"hinted({self.kind})"
 
     def applies(self, sample: Sample) -> bool:
-        return getattr(sample.privilege, self.kind) is not None
+        return _privilege(sample, self.kind) is not None
 
     def show(self, sample: Sample) -> Shown:
         plain = Plain().show(sample)
-        hint = getattr(sample.privilege, self.kind)
+        hint = _privilege(sample, self.kind)
         if hint is None:
             if self.missing == "error":
                 raise ValueError(f"Sample {sample.id} has no {self.kind} to hint the teacher with.")
             return plain
-        if self.kind == "teacher_prompt":
+        if not isinstance(hint, str):  # a teacher_prompt
             return replace(plain, messages=hint)
         return replace(plain, messages=_append_to_question(plain.messages, f"\n[Hint]: {hint}"))
 
@@ -116,6 +123,29 @@ class Blind:
             for m in sample.messages
         )
         return Shown(messages)
+
+
+@dataclass(frozen=True)
+class BlindHinted:
+    """The question with a hint and without its media: what the text alone is good for.
+
+    Attributes:
+        kind: which privilege; a sample without it is an error.
+    """
+
+    kind: TextKind
+    keeps_tokens: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return f"blind, hinted({self.kind})"
+
+    def applies(self, sample: Sample) -> bool:
+        return Hinted(self.kind).applies(sample)
+
+    def show(self, sample: Sample) -> Shown:
+        hinted = Hinted(self.kind, missing="error").show(sample)
+        return Blind().show(replace(sample, messages=hinted.messages))
 
 
 @dataclass(frozen=True)
@@ -204,16 +234,45 @@ class Masked:
 
 
 def without_privilege(sample: Sample) -> Sample:
-    """The sample as it would be if nobody knew the answer: what a student is shown of it must be the same."""
-    return replace(sample, privilege=Privilege(), answer=None)
+    """The sample without anything but the problem: what a student is shown of it must stay the same."""
+    return replace(sample, privilege=Privilege(), answer=None, meta={})
 
 
-def privileged_texts(sample: Sample) -> dict[PrivilegeKind, str]:
-    """What no student may read of a sample, by kind; of a ready-made teacher prompt nothing, as it holds
-    the problem too."""
-    kinds: tuple[PrivilegeKind, ...] = ("answer", "rationale", "cue")
-    texts = {kind: getattr(sample.privilege, kind) for kind in kinds}
+def privileged_texts(sample: Sample) -> dict[TextKind, str]:
+    """The texts that no student may read of a sample, by kind. A ready-made teacher prompt is not among
+    them, as it holds the problem too."""
+    texts = {kind: getattr(sample.privilege, kind) for kind in TEXT_KINDS}
     return {kind: text for kind, text in texts.items() if text}
+
+
+def teacher_view(privilege: str, missing: Literal["plain", "error"] = "plain") -> View:
+    """The view of a teacher that is given a privilege.
+
+    Args:
+        privilege: "none", a privilege, or `column:NAME`.
+        missing: what the teacher sees of a sample without it: the plain view, or an error.
+
+    Raises:
+        ValueError: there is no such privilege.
+    """
+    return Plain() if privilege == "none" else Hinted(privilege, missing)
+
+
+def _privilege(sample: Sample, kind: str) -> str | tuple[Message, ...] | None:
+    """A sample's privilege; None where it has none.
+
+    Raises:
+        ValueError: the column holds something else than a text.
+    """
+    if not kind.startswith(COLUMN):
+        return getattr(sample.privilege, kind)
+    value = sample.meta.get(kind.removeprefix(COLUMN))
+    if value is not None and not isinstance(value, str):
+        raise ValueError(
+            f"Sample {sample.id}: teacher.privilege={kind} takes a column of texts, not a "
+            f"{type(value).__name__}."
+        )
+    return value if value is not None and value.strip() else None
 
 
 def _with_media(sample: Sample, change: Callable[[Image.Image, int], Image.Image]) -> Shown:
@@ -248,26 +307,3 @@ def _append_to_question(messages: tuple[Message, ...], text: str) -> tuple[Messa
     content = [*messages[index]["content"], {"type": "text", "text": text}]
     changed = {**messages[index], "content": content}
     return (*messages[:index], changed, *messages[index + 1 :])
-
-
-@dataclass(frozen=True)
-class BlindHinted:
-    """The question with a hint and without its media: what the text alone is good for.
-
-    Attributes:
-        kind: which privilege; a sample without it is an error.
-    """
-
-    kind: TextKind
-    keeps_tokens: ClassVar[bool] = False
-
-    @property
-    def name(self) -> str:
-        return f"blind, hinted({self.kind})"
-
-    def applies(self, sample: Sample) -> bool:
-        return Hinted(self.kind).applies(sample)
-
-    def show(self, sample: Sample) -> Shown:
-        hinted = Hinted(self.kind, missing="error").show(sample)
-        return Blind().show(replace(sample, messages=hinted.messages))

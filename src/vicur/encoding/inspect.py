@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
 from vicur.bad_rows import BadRow, BadRowError, reasons
 from vicur.data.responses import answer_in_response
-from vicur.data.sample import PrivilegeKind, Sample
+from vicur.data.sample import PRIVILEGES, Sample, TeacherPrivilege, check_privilege
 from vicur.data.sources import DataConfig, FileSource, skipping_bad_rows
 from vicur.data.views import Hinted, Plain, Shown, View
 from vicur.encoding.lengths import prompt_length
@@ -28,10 +28,13 @@ class InspectSettings:
     """The data; `data.train` is the file, folder or hub id."""
     model: PathText | None = None
     """Checkpoint whose chat template and tokenizer are used for prompts and lengths; null for neither."""
-    privilege: Literal["none"] | PrivilegeKind = "cue"
-    """What the teacher is shown."""
+    privilege: TeacherPrivilege = "cue"
+    """What the teacher is shown: none, a privilege, or column:NAME for the text in a column."""
     example: Annotated[int, Field(ge=0)] = 0
     """Number of the problem that is shown."""
+
+    def __post_init__(self) -> None:
+        check_privilege(self.privilege, "privilege")
 
 
 @dataclass(frozen=True)
@@ -180,9 +183,7 @@ def inspect_source(
         video_frames=Spread.of([len(video.frames) for sample in samples for video in sample.videos]),
         prompt_tokens=Spread.of(read.prompt_lengths),
         teacher_prompt_tokens=Spread.of(read.teacher_prompt_lengths),
-        privileges={
-            kind: sum(Hinted(kind).applies(sample) for sample in samples) for kind in get_args(PrivilegeKind)
-        },
+        privileges={kind: sum(Hinted(kind).applies(sample) for sample in samples) for kind in PRIVILEGES},
         example_id=None if shown is None else shown.id,
         student_sees="" if shown is None else render(Plain().show(shown)),
         teacher_sees="" if shown is None else render(view.show(shown)),

@@ -93,6 +93,7 @@ class _GathersCues:
     model: Any
 
     def __init__(self, config: Any) -> None:
+        # Before the weights are made: a changed transformers is refused here, not after minutes of loading.
         check_contract(type(self))
         super().__init__(config)  # type: ignore[call-arg]
         text = config.text_config
@@ -117,6 +118,7 @@ class _GathersCues:
     @contextmanager
     def without_recovery(self) -> Iterator[None]:
         """Within it the model is its base: the module is left alone."""
+        # The earlier value is restored, not False, so that these contexts can be nested.
         before, self._recovery_is_off = self._recovery_is_off, True
         try:
             yield
@@ -128,6 +130,8 @@ class _GathersCues:
         text.register_forward_pre_hook(self._begin, with_kwargs=True)
         for layer in layers_with_recovery(self.config):
             last = layer + 1 == len(text.layers)
+            # The model adds DeepStack features between layers: a hook after `layer` would come too early;
+            # what enters the next layer has them.
             after = text.norm if last else text.layers[layer + 1]
             after.register_forward_pre_hook(partial(self._recover, layer))
 
@@ -143,6 +147,8 @@ class _GathersCues:
                 raise MoreOfThePromptError(embeds.shape[1], visual is not None)
             return
         positions = kwargs.get("position_ids")
+        # Position ids of four rows have text positions in front of the three multimodal ones. They restart
+        # at 0 with each sample that is packed into a row: without a mask, that tells the samples apart.
         has_text_positions = positions is not None and positions.ndim == 3 and len(positions) == 4
         self._plan = RecoveryPlan.of(
             visual,

@@ -1,21 +1,34 @@
-"""Full-vocabulary distillation: Standard OPD, forward KL, generalized JSD, off-policy KD."""
+"""Full-vocabulary distillation: Standard OPD, forward KL, generalized JSD, off-policy KD.
+
+Left out of the textbook methods:
+
+1. No gradient through the sampling of responses (the REINFORCE part of the sequence-level KL): as in
+   VA-OPD and VGS, responses are data, and the loss is a mean of per-token divergences.
+2. No mixture of on-policy and given responses within a batch (GKD's lambda): `rollout.source` decides for
+   the whole run.
+3. No distillation temperature: student and teacher are compared at temperature 1, whatever the sampling
+   temperature was.
+4. No top-k truncation of the vocabulary: a truncated sum is not a KL.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from jaxtyping import Float
 from torch import Tensor
 
-from vicur.objectives.objective import TEACHER, Needs, ScoredTokens, check_weight, look_of
+from vicur.objectives.objective import TEACHER, Look, Needs, ScoredTokens, Summary, Weighed, check_weight
 from vicur.objectives.reduction import Aggregation, mean_weights
 from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import forward_kl, generalized_jsd, reverse_kl
 
 DivergenceKind = Literal["reverse_kl", "forward_kl", "jsd"]
+REVERSE_KL: DivergenceKind = "reverse_kl"
+REVERSE_KL_SUMMARY: dict[str, Summary] = {REVERSE_KL: "parts"}
+"""The papers plot the KL over halves and quarters of responses."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +57,15 @@ class DivergenceOPD:
 
     def needs(self, step: int) -> Needs:
         """The teacher's distributions."""
-        return Needs(distributions={TEACHER: look_of(TEACHER)})
+        return Needs(distributions={TEACHER: Look("teacher")}, only_imitates=True)
 
-    def terms(self, scored: ScoredTokens) -> list[Term]:
-        """The divergence; observed: the reverse KL, where it is another."""
+    def weigh(self, scored: ScoredTokens) -> Weighed:
+        """The mean divergence; observed: the reverse KL, if the divergence is another."""
         weights = mean_weights(scored.response_index, self.aggregation)
         terms = [Term(self.kind, divergence_term(self.kind, self.beta), weights, reads=(TEACHER,))]
-        if self.kind != "reverse_kl":
-            terms.append(Term("reverse_kl", student_reverse_kl, reads=(TEACHER,)))
-        return terms
-
-    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
-        """Nothing beyond what the terms observe."""
-        return {}
-
-    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
-        """Nothing: all weights are alike."""
-        return {}
+        if self.kind != REVERSE_KL:
+            terms.append(Term(REVERSE_KL, student_reverse_kl, reads=(TEACHER,)))
+        return Weighed(terms, summaries=REVERSE_KL_SUMMARY)
 
 
 def divergence_term(kind: DivergenceKind, beta: float) -> Callable[[Block], Tensor]:

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, TypeVar
 
-from jaxtyping import Float
-from torch import Tensor
-
+from vicur.objectives.custom import load_objective
 from vicur.objectives.divergence import DivergenceOPD
-from vicur.objectives.objective import Needs, Objective, ScoredTokens
+from vicur.objectives.objective import Needs, Objective, ScoredTokens, Weighed, WeightedObjective
 from vicur.objectives.policy import GRPO, PAPO
 from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
 from vicur.objectives.visual_steering import VisualSteeringOPD
-from vicur.scoring.term import Term
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised: the sum of the objectives that are given, each times its `weight`.
+    """What is minimised: the sum of the objectives that are named, each times its `weight`.
 
-    If none is given, `sampled_token` with its defaults.
+    If none is named, `sampled_token` with its defaults.
     """
 
     sampled_token: SampledTokenOPD | None = None
@@ -42,23 +40,35 @@ class ObjectiveConfig:
     """PAPO: GRPO plus a KL term that rewards dependence on the image."""
     supervised: SupervisedFineTuning | None = None
     """Cross-entropy on responses of the teacher or of the data (CoT-SFT)."""
+    custom: dict[str, Any] = field(default_factory=dict)
+    """An objective of your own: `path`, which is `path/to/file.py:Class` or `package.module:Class`, and the
+    settings of that class. docs/objectives.md has an example."""
 
     def __post_init__(self) -> None:
         if self.grpo is not None and self.papo is not None:
             raise ValueError(
                 "The objective papo holds grpo already; set objective.papo.grpo, or leave one out."
             )
+        assert self.parts  # a mistake in the user's own objective shows now
 
-    @property
+    @cached_property
     def parts(self) -> dict[str, WeightedObjective]:
-        """The objectives that are given, by name."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: v for k, v in given.items() if v is not None} or {"sampled_token": SampledTokenOPD()}
+        """The objectives of the sum, by name.
+
+        Raises:
+            ValueError: the user's own objective cannot be loaded, or its settings do not fit.
+        """
+        return self._named_parts or {"sampled_token": SampledTokenOPD()}
+
+    @cached_property
+    def _named_parts(self) -> dict[str, WeightedObjective]:
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "custom"}
+        parts = {name: part for name, part in named.items() if part is not None}
+        return parts | ({"custom": load_objective(self.custom)} if self.custom else {})
 
     def written_out(self) -> ObjectiveConfig:
         """The same with the objective that acts by default, so that a printed recipe shows its settings."""
-        given = any(getattr(self, f.name) is not None for f in fields(self))
-        return self if given else replace(self, sampled_token=SampledTokenOPD())
+        return self if self._named_parts else replace(self, sampled_token=SampledTokenOPD())
 
     def build(self) -> Objective:
         """The one objective, or the mixture of several.
@@ -69,15 +79,6 @@ class ObjectiveConfig:
         parts = self.parts
         first = next(iter(parts.values()))
         return first if len(parts) == 1 and first.weight == 1 else Mixture(parts)
-
-
-class WeightedObjective(Objective, Protocol):
-    """An objective that says how much it counts among others."""
-
-    @property
-    def weight(self) -> float:
-        """Its coefficient."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ class Mixture:
     def __post_init__(self) -> None:
         needs = {name: part.needs(0) for name, part in self.parts.items()}
         if not _common_sources(needs.values()):
-            wanted = "; ".join(
+            takes = "; ".join(
                 f"{n} takes those of {' or '.join(sorted(x.sources))}" for n, x in needs.items()
             )
-            raise ValueError(f"The objectives want different responses: {wanted}.")
+            raise ValueError(f"The objectives want different responses: {takes}.")
         for name, need in needs.items():
             if need.whole_gradient and len(needs) > 1:
                 raise ValueError(
@@ -118,31 +119,32 @@ class Mixture:
             rewards=any(need.rewards for need in needs),
             siblings=max(need.siblings for need in needs),
             sources=_common_sources(needs),
+            only_imitates=all(need.only_imitates for need in needs),
             measures_scale=any(need.measures_scale for need in needs),
         )
 
-    def terms(self, scored: ScoredTokens) -> list[Term]:
-        """The terms of all parts, their weights multiplied."""
-        return [
-            replace(term.scaled(part.weight), name=self._name(name, term.name))
-            for name, part in self.parts.items()
-            for term in part.terms(scored)
-        ]
+    def weigh(self, scored: ScoredTokens) -> Weighed:
+        """All that the parts weigh, their weights multiplied by their coefficients."""
+        weighed = {name: part.weigh(scored) for name, part in self.parts.items()}
+        return Weighed(
+            terms=[
+                replace(term.scaled(self.parts[name].weight), name=self._name(name, term.name))
+                for name, part in weighed.items()
+                for term in part.terms
+            ],
+            tokens=self._named({name: part.tokens for name, part in weighed.items()}),
+            metrics=self._named({name: part.metrics for name, part in weighed.items()}),
+            summaries=self._named({name: part.summaries for name, part in weighed.items()}),
+        )
 
-    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
-        """Those of all parts."""
-        return self._collect(lambda part: part.tokens(scored))
+    def _named(self, tables: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
+        """One table of the parts' tables, each name after that of its part."""
+        return {
+            self._name(part, key): value for part, table in tables.items() for key, value in table.items()
+        }
 
-    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
-        """Those of all parts."""
-        return self._collect(lambda part: part.metrics(scored))
-
-    def _collect(self, method: Callable[[Objective], Mapping[str, Value]]) -> dict[str, Value]:
-        found = {name: method(part) for name, part in self.parts.items()}
-        return {self._name(name, key): value for name, own in found.items() for key, value in own.items()}
-
-    def _name(self, part: str, own: str) -> str:
-        return f"{part}/{own}" if len(self.parts) > 1 else own
+    def _name(self, part: str, name: str) -> str:
+        return f"{part}/{name}" if len(self.parts) > 1 else name
 
 
 def _common_sources(needs: Iterable[Needs]) -> frozenset[str]:

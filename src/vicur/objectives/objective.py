@@ -1,67 +1,52 @@
-"""What an objective is: views, per-token terms, and weights that are known before any gradient.
+"""What an objective is: the looks it needs, and per-token terms whose weights are known before any gradient.
 
     loss = sum over terms j and response tokens t of  weight_jt * term_jt
 
 The weights are detached and hold the whole reduction (1/N included), computed over the global batch
 of an update. So the loss and its gradient do not depend on how the batch is split, padded or ordered.
 
+An objective is a frozen dataclass of settings with two methods, `needs` and `weigh`.
+`examples/own_objective.py` is one from outside the package.
+
 Shape suffixes: N response tokens, R responses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vicur.data.views import Blind, Degraded, Masked, Plain, View
+from vicur.data.views import View
 from vicur.scoring.term import Term
 
 
 @dataclass(frozen=True)
 class Look:
-    """Who looks, and at what.
+    """A model reading the responses under a view.
 
     Attributes:
         who: which model.
-        view: what it is shown; None for the view that the recipe gives the teacher.
+        view: what that model is shown; None for the view that the recipe gives the teacher.
     """
 
     who: Literal["student", "teacher"]
-    view: View | None
+    view: View | None = None
 
 
 OLD = "old"
-"""The student at the start of the rollout batch."""
+"""Name of the look of the student, on its own prompt, at the start of the rollout batch."""
 TEACHER = "teacher"
-"""The teacher under the recipe's view, hinted where there is a privilege: q, or q^z."""
+"""Name of the look of the teacher under the recipe's view, hinted where there is a privilege: q, or q^z."""
 TEACHER_PLAIN = "teacher_plain"
-"""The teacher under the student's view."""
-TEACHER_DEGRADED = "teacher_degraded"
-"""The teacher on degraded media: q-tilde."""
-TEACHER_BLIND = "teacher_blind"
-"""The teacher without media: q0."""
-STUDENT_BLIND = "student_blind"
-"""The student, as it is at the start of an update, without media: p0."""
-STUDENT_MASKED = "student_masked"
-"""The same on masked media."""
+"""Name of the look of the teacher on the student's prompt."""
 
-
-def look_of(name: str, *, degraded: float = 0.1, masked: Masked | None = None) -> Look:
-    """The look that a name stands for, where some come with a setting of their own."""
-    looks: dict[str, Look] = {
-        OLD: Look("student", Plain()),
-        TEACHER: Look("teacher", None),
-        TEACHER_PLAIN: Look("teacher", Plain()),
-        TEACHER_DEGRADED: Look("teacher", Degraded(degraded)),
-        TEACHER_BLIND: Look("teacher", Blind()),
-        STUDENT_BLIND: Look("student", Blind()),
-        STUDENT_MASKED: Look("student", masked or Masked()),
-    }
-    return looks[name]
+Summary = Literal["mean", "parts", "top_mass", "quantiles"]
+"""How per-token numbers become metrics: their mean; the means over wholes, halves and quarters of responses;
+the mean and the share of the sum that the top 10 % of tokens hold; or the mean and quantiles."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +54,20 @@ class Needs:
     """What is measured for an objective before its weights, and what it asks of a run.
 
     Attributes:
-        log_probs: looks at the sampled tokens, by name.
-        distributions: looks whose whole next-token distributions a term takes, by name.
-        divergences: KL(first || second) of two such distributions, needed for weights already, by
-            the name of the result.
+        log_probs: looks whose log-probs of the sampled tokens are needed, by name.
+        distributions: looks whose whole next-token distributions a term reads, by name.
+        divergences: names (first, second) of two such distributions, by the name under which
+            KL(first || second) is passed to `weigh`.
         draws: whether a uniform number for each token is needed.
         rewards: whether responses are graded against gold answers.
-        siblings: the fewest responses to a prompt that make sense.
-        sources: where responses may come from.
-        whole_gradient: whether its scale is about the whole gradient, so that nothing may be added.
-        measures_scale: whether the gradient is to be scaled by |gradient of stage 0| / |that of
-            stages 0 and 1| (VGS eq. 15).
+        siblings: minimum number of responses per prompt.
+        sources: allowed sources of responses.
+        only_imitates: whether the loss is at its minimum once the student agrees with the teacher, so
+            that a teacher that is the student itself, on the same prompt, has nothing to teach.
+        whole_gradient: whether its scale refers to the whole gradient, so that no other objective may be
+            added.
+        measures_scale: whether the gradient is scaled by |gradient of stage 0| / |gradient of stages 0
+            and 1| (VGS eq. 15).
     """
 
     log_probs: Mapping[str, Look] = field(default_factory=dict)
@@ -89,12 +77,13 @@ class Needs:
     rewards: bool = False
     siblings: int = 1
     sources: frozenset[str] = frozenset({"student", "teacher", "dataset"})
+    only_imitates: bool = False
     whole_gradient: bool = False
     measures_scale: bool = False
 
     @property
     def looks(self) -> list[Look]:
-        """All that are needed."""
+        """All looks."""
         return [*self.log_probs.values(), *self.distributions.values()]
 
     @property
@@ -108,12 +97,12 @@ class ScoredTokens:
     """The response tokens of an update, flat, with what was measured before any gradient.
 
     Attributes:
-        response_index: to which response each token belongs, 0 ... R - 1 in order.
-        prompt_index: to which prompt each response belongs, 0 ... in order.
-        log_probs: of the response tokens under each look that was asked for, in nats.
-        divergences: as asked for, in nats.
+        response_index: index of each token's response, 0 ... R - 1 in order.
+        prompt_index: index of each response's prompt, 0 ... in order.
+        log_probs: log-probs of the response tokens by `Needs.log_probs`, in nats.
+        divergences: KL at each token by `Needs.divergences`, in nats.
         draws: uniform numbers that depend on seed, step, sample, sibling and position alone.
-        rewards: of the responses.
+        rewards: reward of each response.
     """
 
     response_index: Int[Tensor, " N"]
@@ -127,11 +116,28 @@ class ScoredTokens:
         return len(self.response_index)
 
 
+@dataclass(frozen=True)
+class Weighed:
+    """An objective's loss over the tokens of an update, and what it records.
+
+    Attributes:
+        terms: weighted terms, whose sum is the loss, and observed ones, which are only recorded.
+        tokens: per-token numbers behind the weights, recorded with the rollouts.
+        metrics: numbers about the weights.
+        summaries: how numbers of `terms` and `tokens` become metrics, by name; "mean" if not listed.
+    """
+
+    terms: Sequence[Term]
+    tokens: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    summaries: Mapping[str, Summary] = field(default_factory=dict)
+
+
 def check_weight(name: str, weight: float) -> None:
-    """Make sure that an objective pulls, and in its own direction.
+    """Check that an objective's coefficient in a mixture is positive.
 
     Raises:
-        ValueError: its coefficient is not above 0.
+        ValueError: the coefficient is not above 0.
     """
     if weight <= 0:
         raise ValueError(f"{name}.weight must be above 0, not {weight}. Leave {name} out to do without it.")
@@ -142,17 +148,18 @@ class Objective(Protocol):
     """A training objective. Objectives are frozen settings with pure methods."""
 
     def needs(self, step: int) -> Needs:
-        """What has to be measured for it at a step of training."""
+        """What has to be measured for it at a rollout step."""
         ...
 
-    def terms(self, scored: ScoredTokens) -> list[Term]:
-        """Its terms over the whole global batch of an update, weighted and observed ones."""
+    def weigh(self, scored: ScoredTokens) -> Weighed:
+        """Its terms and their weights over the whole global batch of an update. Called once per update."""
         ...
 
-    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
-        """Per-token numbers behind the weights that are worth recording."""
-        ...
 
-    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
-        """Numbers about the weights themselves that are worth recording."""
+class WeightedObjective(Objective, Protocol):
+    """An objective with a coefficient for sums of several."""
+
+    @property
+    def weight(self) -> float:
+        """Its coefficient."""
         ...

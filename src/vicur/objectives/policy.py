@@ -1,30 +1,44 @@
-"""Reinforcement learning from graded answers: GRPO, and PAPO on top of it."""
+"""Reinforcement learning from graded answers: GRPO, and PAPO on top of it.
+
+Left out of the textbook methods:
+
+1. No value function: a group of responses to one prompt is the baseline (GRPO's point).
+2. No KL to a reference by default: VGS mixes with GRPO without one. `kl_weight` adds it.
+3. No entropy bonus in GRPO; PAPO *penalises* entropy, as its perception term could also grow by making the
+   policy uncertain everywhere.
+4. With one update per rollout batch the ratio is 1 and the clip never bites; GRPO recipes take several
+   (training.prompts_per_update).
+5. No resampling of groups whose rewards are all equal: they get advantage 0 and still count in 1/N.
+6. PAPO's masked log-probs carry no gradient, as in its code: its entropy on the masked image is therefore
+   recorded, not penalised.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
-from jaxtyping import Float
 from torch import Tensor
 
-from vicur.data.views import Masked
+from vicur.data.views import Masked, Plain
 from vicur.objectives.clipping import Clipping
 from vicur.objectives.objective import (
     OLD,
-    STUDENT_MASKED,
     TEACHER_PLAIN,
+    Look,
     Needs,
     ScoredTokens,
+    Weighed,
     check_weight,
-    look_of,
 )
 from vicur.objectives.reduction import Aggregation, mean_weights, standardised
 from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import cross_entropy, k2, k3
 
+STUDENT_MASKED = "student_masked"
+"""Name of the look of the student, at the start of an update, on masked media."""
 clamped_k3 = partial(k3, max_log_ratio=20.0, max_value=10.0)
 """k3 as PAPO's code computes it, for the reference penalty and the perception term alike. A token at
 either bound has no gradient."""
@@ -66,19 +80,24 @@ class GRPO:
 
     def needs(self, step: int) -> Needs:
         """Rewards, siblings, and the old student's log-probs; the reference's for the penalty."""
-        names = [OLD] if self.kl_weight == 0 else [OLD, TEACHER_PLAIN]
+        looks = {OLD: Look("student", Plain())}
+        if self.kl_weight != 0:
+            looks[TEACHER_PLAIN] = Look("teacher", Plain())
         return Needs(
-            log_probs={name: look_of(name) for name in names},
+            log_probs=looks,
             rewards=True,
             siblings=2,
             sources=frozenset({"student"}),
         )
 
-    def terms(self, scored: ScoredTokens) -> list[Term]:
-        """The surrogate and the penalty; observed: how often the clip bites."""
+    def weigh(self, scored: ScoredTokens) -> Weighed:
+        """The surrogate and the penalty; recorded: clipping, advantage, mean reward, and the share of
+        responses whose group tells them apart."""
+        assert scored.rewards is not None
         mean = mean_weights(scored.response_index, self.aggregation)
-        advantage = self.advantage(scored)[scored.response_index]
-        inputs = {"old": scored.log_probs[OLD], "advantage": advantage}
+        advantage_R = standardised(scored.rewards, scored.prompt_index, ddof=1, epsilon=self.epsilon)
+        advantage_N = advantage_R[scored.response_index]
+        inputs = {"old": scored.log_probs[OLD], "advantage": advantage_N}
         terms = [
             Term("policy", self._policy, mean, inputs),
             Term("clip_fraction", self._clipped, inputs=inputs),
@@ -87,24 +106,11 @@ class GRPO:
             reference = {"reference": scored.log_probs[TEACHER_PLAIN]}
             penalty = partial(_penalty, estimator=self.kl_estimator)
             terms.append(Term("reference_kl", penalty, self.kl_weight * mean, reference))
-        return terms
-
-    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
-        """The advantage."""
-        return {"advantage": self.advantage(scored)[scored.response_index]}
-
-    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
-        """Mean reward, and the share of responses whose group tells them apart."""
-        assert scored.rewards is not None
-        return {
+        metrics = {
             "reward": float(scored.rewards.mean()),
-            "informative_share": float((self.advantage(scored) != 0).float().mean()),
+            "informative_share": float((advantage_R != 0).float().mean()),
         }
-
-    def advantage(self, scored: ScoredTokens) -> Float[Tensor, " R"]:
-        """A_k of each response."""
-        assert scored.rewards is not None
-        return standardised(scored.rewards, scored.prompt_index, ddof=1, epsilon=self.epsilon)
+        return Weighed(terms, {"advantage": advantage_N}, metrics)
 
     def _policy(self, block: Block, old: Tensor, advantage: Tensor) -> Tensor:
         return self.clip.surrogate(block.log_prob_C, old, advantage)
@@ -117,8 +123,7 @@ class GRPO:
 class PAPO:
     """Perception-aware policy optimization: GRPO - gamma * k3 + eta * H (arXiv 2507.06448).
 
-    k3 estimates KL(pi || pi on a masked image) and is to grow; the entropies are penalised. The
-    masked log-probs carry no gradient, so H on the masked image is recorded only.
+    k3 estimates KL(pi || pi on a masked image), which is maximised; the entropy H is penalised.
     """
 
     weight: float = 1.0
@@ -146,31 +151,20 @@ class PAPO:
         """GRPO's, and the student's log-probs on a mask that is drawn anew at each step."""
         base = self.grpo.needs(step)
         masked = Masked(self.masked_probability, self.masked_patch, draw=step)
-        look = look_of(STUDENT_MASKED, masked=masked)
-        return Needs(
-            log_probs={**base.log_probs, STUDENT_MASKED: look},
-            rewards=base.rewards,
-            siblings=base.siblings,
-            sources=base.sources,
-        )
+        return replace(base, log_probs={**base.log_probs, STUDENT_MASKED: Look("student", masked)})
 
-    def terms(self, scored: ScoredTokens) -> list[Term]:
-        """GRPO's terms, the perception term and the entropy penalty."""
+    def weigh(self, scored: ScoredTokens) -> Weighed:
+        """GRPO's terms, the perception term and the entropy penalty; recorded beside GRPO's: the surprise
+        on the masked image, whose mean is H_mask."""
+        base = self.grpo.weigh(scored)
         mean = mean_weights(scored.response_index, self.grpo.aggregation)
-        masked = {"reference": scored.log_probs[STUDENT_MASKED]}
-        return [
-            *(term.scaled(self.grpo.weight) for term in self.grpo.terms(scored)),
-            Term("perception_kl", _perception, -self.gamma * mean, masked),
+        masked = scored.log_probs[STUDENT_MASKED]
+        terms = [
+            *(term.scaled(self.grpo.weight) for term in base.terms),
+            Term("perception_kl", _perception, -self.gamma * mean, {"reference": masked}),
             Term("entropy_penalty", _surprise, self.entropy_weight * mean),
         ]
-
-    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
-        """GRPO's, and the surprise on the masked image (its mean is H_mask)."""
-        return {**self.grpo.tokens(scored), "masked_surprise": -scored.log_probs[STUDENT_MASKED]}
-
-    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
-        """GRPO's."""
-        return self.grpo.metrics(scored)
+        return replace(base, terms=terms, tokens={**base.tokens, "masked_surprise": -masked})
 
 
 def _penalty(block: Block, reference: Tensor, estimator: Estimator) -> Tensor:

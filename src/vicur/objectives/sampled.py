@@ -1,16 +1,25 @@
-"""Sampled-token on-policy distillation: ViCuR's objective (section 3.3)."""
+"""Sampled-token on-policy distillation: ViCuR's objective (section 3.3).
+
+A policy gradient whose advantage is the teacher's log-prob minus the student's. Left out of textbook PPO:
+
+1. No reward and no value function: the teacher's log-ratio at the token is the whole advantage. Nothing is
+   summed over later tokens, so a token is not credited for what it leads to.
+2. No KL to a reference: the advantage's mean is -KL(student || teacher) already.
+3. No entropy bonus: it would pull away from the teacher, whose entropy is the target.
+4. One update per rollout batch in the published recipes: the ratio to the old policy starts at 1, so PPO's
+   clip never bites. Clip and dual clip act only with training.prompts_per_update below prompts_per_step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxtyping import Float
 from torch import Tensor
 
+from vicur.data.views import Plain
 from vicur.objectives.clipping import Clipping
-from vicur.objectives.objective import OLD, TEACHER, Needs, ScoredTokens, check_weight, look_of
+from vicur.objectives.objective import OLD, TEACHER, Look, Needs, ScoredTokens, Weighed, check_weight
 from vicur.objectives.reduction import Aggregation, mean_weights
 from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import k1, log_prob_advantage
@@ -18,10 +27,7 @@ from vicur.scoring.terms import k1, log_prob_advantage
 
 @dataclass(frozen=True)
 class SampledTokenOPD:
-    """PPO-clipped policy gradient on A_t = clamp(log q(y_t) - log p(y_t)) (ViCuR eq. 6 and 7).
-
-    No task reward, no KL and no entropy term.
-    """
+    """PPO-clipped policy gradient on A_t = clamp(log q(y_t) - log p(y_t)) (ViCuR eq. 6 and 7)."""
 
     weight: float = 1.0
     """Coefficient of this objective in the sum of several."""
@@ -42,28 +48,28 @@ class SampledTokenOPD:
             raise ValueError(f"sampled_token.advantage_limit must be above 0, not {self.advantage_limit}.")
 
     def needs(self, step: int) -> Needs:
-        """The teacher's and the old student's log-probs of what the student sampled."""
-        looks = {name: look_of(name) for name in (OLD, TEACHER)}
-        return Needs(log_probs=looks, sources=frozenset({"student"}))
+        """The teacher's and the old student's log-probs of the tokens that the student sampled."""
+        return Needs(
+            log_probs={OLD: Look("student", Plain()), TEACHER: Look("teacher")},
+            sources=frozenset({"student"}),
+            only_imitates=True,
+        )
 
-    def terms(self, scored: ScoredTokens) -> list[Term]:
-        """The surrogate, 1/N of it each; observed: advantage, k1 estimate of KL(p || q), clipping."""
+    def weigh(self, scored: ScoredTokens) -> Weighed:
+        """The mean surrogate; observed: advantage, clipping, k1 estimate of KL(p || q).
+
+        The advantage is computed inside the terms, as by default it is that of the current policy.
+        """
         weights = mean_weights(scored.response_index, self.aggregation)
         inputs = {"old": scored.log_probs[OLD], "teacher": scored.log_probs[TEACHER]}
-        return [
-            Term("policy", self._policy, weights, inputs),
-            Term("advantage", self._advantage, inputs=inputs),
-            Term("clip_fraction", self._clipped, inputs=inputs),
-            Term("reverse_kl_k1", _k1, inputs={"teacher": inputs["teacher"]}),
-        ]
-
-    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
-        """Nothing beyond what the terms observe."""
-        return {}
-
-    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
-        """Nothing: all weights are alike."""
-        return {}
+        return Weighed(
+            [
+                Term("policy", self._policy, weights, inputs),
+                Term("advantage", self._advantage, inputs=inputs),
+                Term("clip_fraction", self._clipped, inputs=inputs),
+                Term("reverse_kl_k1", _k1, inputs={"teacher": inputs["teacher"]}),
+            ]
+        )
 
     def _advantage(self, block: Block, old: Tensor, teacher: Tensor) -> Tensor:
         student = block.log_prob_C if self.advantage_at == "current" else old

@@ -1,14 +1,19 @@
-"""CoT-SFT: cross-entropy on given or teacher-written responses."""
+"""CoT-SFT: cross-entropy on given or teacher-written responses.
+
+Left out of common fine-tuning code:
+
+1. No loss on the prompt: only response tokens, end of turn included, are learnt from.
+2. No label smoothing and no length weights beyond `aggregation`.
+3. No packing of different problems into one sequence: it would change the recovery module's pooling.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jaxtyping import Float
 from torch import Tensor
 
-from vicur.objectives.objective import Needs, ScoredTokens, check_weight
+from vicur.objectives.objective import Needs, ScoredTokens, Weighed, check_weight
 from vicur.objectives.reduction import Aggregation, mean_weights
 from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import cross_entropy
@@ -28,21 +33,13 @@ class SupervisedFineTuning:
         check_weight("supervised", self.weight)
 
     def needs(self, step: int) -> Needs:
-        """Nothing but responses of somebody else: the student's own would teach it nothing."""
+        """Responses that the student did not write; its own would teach it nothing."""
         return Needs(sources=frozenset({"teacher", "dataset"}))
 
-    def terms(self, scored: ScoredTokens) -> list[Term]:
-        """The cross-entropy."""
+    def weigh(self, scored: ScoredTokens) -> Weighed:
+        """The mean cross-entropy."""
         mean = mean_weights(scored.response_index, self.aggregation)
-        return [Term("cross_entropy", _cross_entropy, mean)]
-
-    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
-        """Nothing beyond what the terms observe."""
-        return {}
-
-    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
-        """Nothing: all weights are alike."""
-        return {}
+        return Weighed([Term("cross_entropy", _cross_entropy, mean)])
 
 
 def _cross_entropy(block: Block) -> Tensor:

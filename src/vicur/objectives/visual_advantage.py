@@ -1,8 +1,23 @@
-"""VA-OPD: distillation weighted by how much the teacher needs the fine detail (arXiv 2605.21924)."""
+"""VA-OPD: distillation weighted by how much the teacher needs the fine detail (arXiv 2605.21924).
+
+    loss = mean over prompts of  sum_k w_k * (lambda * mean_V KL_t + (1 - lambda) * mean_L KL_t)    eq. 6
+
+    a_t  = max(log q(y_t) - log q~(y_t), 0), q~ the teacher on the degraded image                   eq. 2
+    w_k  = softmax over siblings of their standardised mean a_t                                     eq. 3, 4
+    V, L = a response's top 20 % of tokens by a_t, and the rest                                     eq. 5
+
+Left out of the textbook methods:
+
+1. No reward: siblings are compared by visual advantage, not by whether their answers are right.
+2. No policy gradient: the KL over the whole vocabulary is differentiated, and the weights are constants, so
+   nothing pulls the student towards responses of higher visual advantage.
+3. No second teacher pass under a hint: the advantage is measured on the student's own prompt, also where
+   the distilled teacher is hinted, as a cue replaces the image and would hide which tokens need it.
+4. No KL to a reference and no entropy bonus, as in Standard OPD.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,15 +25,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vicur.objectives.divergence import student_reverse_kl
+from vicur.data.views import Degraded, Plain
+from vicur.objectives.divergence import REVERSE_KL, REVERSE_KL_SUMMARY, student_reverse_kl
 from vicur.objectives.objective import (
     TEACHER,
-    TEACHER_DEGRADED,
     TEACHER_PLAIN,
+    Look,
     Needs,
     ScoredTokens,
+    Weighed,
     check_weight,
-    look_of,
 )
 from vicur.objectives.reduction import (
     group_means,
@@ -30,15 +46,15 @@ from vicur.objectives.reduction import (
 from vicur.scoring.term import Term
 from vicur.scoring.terms import visual_advantage
 
+TEACHER_DEGRADED = "teacher_degraded"
+"""Name of the look of the teacher on degraded media: q-tilde."""
+VISUAL_ADVANTAGE = "visual_advantage"
+
 
 @dataclass(frozen=True)
 class VisualAdvantageOPD:
     """Reverse KL with each response weighted by its visual advantage (VA) among its siblings, and with
-    high-VA and low-VA tokens averaged separately (VA-OPD eq. 6).
-
-    VA is measured on the student's own prompt, also where the teacher that is distilled is hinted: a
-    cue replaces the image, and would hide which tokens need it.
-    """
+    high-VA and low-VA tokens averaged separately (VA-OPD eq. 6)."""
 
     weight: float = 1.0
     """Coefficient of this objective in the sum of several."""
@@ -75,69 +91,68 @@ class VisualAdvantageOPD:
 
     def needs(self, step: int) -> Needs:
         """The teacher's distribution, and its log-probs with and without the fine detail."""
-        looks = {
-            name: look_of(name, degraded=self.degraded_ratio) for name in (TEACHER_PLAIN, TEACHER_DEGRADED)
-        }
         return Needs(
-            log_probs=looks,
-            distributions={TEACHER: look_of(TEACHER)},
+            log_probs={
+                TEACHER_PLAIN: Look("teacher", Plain()),
+                TEACHER_DEGRADED: Look("teacher", Degraded(self.degraded_ratio)),
+            },
+            distributions={TEACHER: Look("teacher")},
             draws=self.drop == "random",
             siblings=2 if self.rollout_weights else 1,
+            only_imitates=True,
         )
 
-    def terms(self, scored: ScoredTokens) -> list[Term]:
-        """KL(p || q) under VA's weights."""
-        return [Term("reverse_kl", student_reverse_kl, self.weights(scored), reads=(TEACHER,))]
+    def weigh(self, scored: ScoredTokens) -> Weighed:
+        """KL(p || q) under VA's weights; recorded: VA, and the range of the responses' weights as multiples
+        of an equal share.
 
-    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
-        """The visual advantage."""
-        return {"visual_advantage": self.advantage(scored)}
-
-    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
-        """The range of the responses' weights, as multiples of an equal share."""
-        share = self._responses(scored) * torch.bincount(scored.prompt_index)[scored.prompt_index]
-        return {"rollout_weight_min": float(share.min()), "rollout_weight_max": float(share.max())}
-
-    def advantage(self, scored: ScoredTokens) -> Float[Tensor, " N"]:
-        """a_t (VA-OPD eq. 2)."""
-        return visual_advantage(scored.log_probs[TEACHER_PLAIN], scored.log_probs[TEACHER_DEGRADED])
-
-    def weights(self, scored: ScoredTokens) -> Float[Tensor, " N"]:
-        """(1 / prompts) * w_k * the token's part in its response's average (VA-OPD eq. 5 and 6)."""
+        A token's weight is (1 / prompts) * w_k * its part in its response's average (VA-OPD eq. 5 and 6).
+        """
+        advantage_N = visual_advantage(scored.log_probs[TEACHER_PLAIN], scored.log_probs[TEACHER_DEGRADED])
+        responses_R = self._response_weights(advantage_N, scored)
+        within_N = self._token_weights(advantage_N, scored.response_index)
         prompts = int(scored.prompt_index.max()) + 1
-        within = self._within(scored)
-        weights = self._responses(scored)[scored.response_index] * within / prompts
-        return torch.where(self._dropped(scored), 0.0, weights)
+        weights_N = responses_R[scored.response_index] * within_N / prompts
+        weights_N = torch.where(self._dropped(advantage_N, scored), 0.0, weights_N)
+        share_R = responses_R * torch.bincount(scored.prompt_index)[scored.prompt_index]
+        return Weighed(
+            terms=[Term(REVERSE_KL, student_reverse_kl, weights_N, reads=(TEACHER,))],
+            tokens={VISUAL_ADVANTAGE: advantage_N},
+            metrics={"rollout_weight_min": float(share_R.min()), "rollout_weight_max": float(share_R.max())},
+            summaries={**REVERSE_KL_SUMMARY, VISUAL_ADVANTAGE: "top_mass"},
+        )
 
-    def _responses(self, scored: ScoredTokens) -> Float[Tensor, " R"]:
+    def _response_weights(
+        self, advantage_N: Float[Tensor, " N"], scored: ScoredTokens
+    ) -> Float[Tensor, " R"]:
         """w_k of each response; they sum to 1 over siblings (VA-OPD eq. 3 and 4)."""
         if not self.rollout_weights:
             return 1.0 / torch.bincount(scored.prompt_index)[scored.prompt_index].double()
-        means = group_means(self.advantage(scored).double(), scored.response_index)
+        means = group_means(advantage_N.double(), scored.response_index)
         return rollout_weights(means, scored.prompt_index, self.rollout_temperature, self.epsilon)
 
-    def _within(self, scored: ScoredTokens) -> Float[Tensor, " N"]:
+    def _token_weights(
+        self, advantage_N: Float[Tensor, " N"], index: Int[Tensor, " N"]
+    ) -> Float[Tensor, " N"]:
         """Each token's part in its response's average; they sum to 1 over the response."""
-        index = scored.response_index
         if not self.grouped:
             return 1.0 / torch.bincount(index)[index].double()
-        high = in_top_fraction(self.advantage(scored), index, self.top_fraction, at_least=1).double()
+        high = in_top_fraction(advantage_N, index, self.top_fraction, at_least=1).double()
         num_high, num_low = group_sums(high, index), group_sums(1 - high, index)
         # Without a low-VA token the others take all the mass.
         share = torch.where(num_low > 0, high.new_tensor(self.visual_share), 1.0)
         of_high, of_low = share / num_high, (1 - share) / num_low.clamp(min=1)
         return torch.where(high > 0, of_high[index], of_low[index])
 
-    def _dropped(self, scored: ScoredTokens) -> Tensor:
+    def _dropped(self, advantage_N: Float[Tensor, " N"], scored: ScoredTokens) -> Tensor:
+        """Whether the mask ablation drops each token. Its weight becomes 0; those of the others stay."""
         index = scored.response_index
         if self.drop == "none":
             return torch.zeros_like(index, dtype=torch.bool)
         if self.drop == "random":
             assert scored.draws is not None
             return in_top_fraction(scored.draws, index, self.drop_fraction)
-        return in_top_fraction(
-            self.advantage(scored), index, self.drop_fraction, descending=self.drop == "top"
-        )
+        return in_top_fraction(advantage_N, index, self.drop_fraction, descending=self.drop == "top")
 
 
 def rollout_weights(

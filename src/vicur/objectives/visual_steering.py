@@ -10,37 +10,51 @@
 
 p0 and q0 are the blind student and teacher. The blind view carries no hint: what a cue tells is visual
 evidence too, and belongs to what q has over q0.
+
+Left out of the textbook methods:
+
+1. No reward, no KL to a reference and no entropy bonus, as in Standard OPD; a mixture adds GRPO (eq. 22).
+2. No second graph in memory: p0 is a constant inside q* by default, so the plain and the blind student are
+   backpropagated one after the other.
+3. No gradient surgery: steering adds a term, and `scale` only restores the length of the gradient. Under
+   AdamW with gradient clipping that length hardly matters (docs/objectives.md).
+4. No running quantiles: VDS is compared with the quantiles of the update's own tokens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from vicur.data.views import Blind
 from vicur.objectives.divergence import student_reverse_kl
 from vicur.objectives.objective import (
-    STUDENT_BLIND,
     TEACHER,
-    TEACHER_BLIND,
+    Look,
     Needs,
     ScoredTokens,
+    Summary,
+    Weighed,
     check_weight,
-    look_of,
 )
 from vicur.objectives.reduction import Aggregation, above_quantile, mean_weights
 from vicur.scoring.term import STUDENT, Block, Term
 from vicur.scoring.terms import reverse_kl, visual_target_kl
 
+TEACHER_BLIND = "teacher_blind"
+"""Name of the look of the teacher without media: q0."""
+STUDENT_BLIND = "student_blind"
+"""Name of the look of the student, as it is at the start of an update, without media: p0."""
 VDS = "vds"
+STANDARD_KL = "standard_kl"
 ANGLE = 42.0
 """Degrees between the standard and the visual gradient on the most visual tokens (VGS figure 3)."""
+SUMMARIES: dict[str, Summary] = {STANDARD_KL: "parts", VDS: "quantiles"}
 
 
 @dataclass(frozen=True)
@@ -120,46 +134,44 @@ class VisualSteeringOPD:
 
     def needs(self, step: int) -> Needs:
         """All four distributions; the blind student only where it is steered or preserved."""
-        names = [TEACHER, TEACHER_BLIND]
+        looks = {TEACHER: Look("teacher"), TEACHER_BLIND: Look("teacher", Blind())}
         if self.alpha != 0 or self.beta != 0:
-            names.append(STUDENT_BLIND)
+            looks[STUDENT_BLIND] = Look("student", Blind())
         return Needs(
-            distributions={name: look_of(name) for name in names},
+            distributions=looks,
             divergences={VDS: (TEACHER, TEACHER_BLIND)} if self._weighs_by_vds else {},
             whole_gradient=isinstance(self.scale, str),
             measures_scale=self.scale == "measured",
         )
 
-    def terms(self, scored: ScoredTokens) -> list[Term]:
-        """l_std, the steered and the preserved term; observed: VDS, where no weight needs it."""
+    def weigh(self, scored: ScoredTokens) -> Weighed:
+        """l_std, the steered and the preserved term; recorded: VDS, the fixed scale, and the share of tokens
+        that are preserved."""
         mean = self.fixed_scale * mean_weights(scored.response_index, self.aggregation)
         staged = self.scale == "measured"
-        visual = self.steering == "visual"
-        standard = None if self.standard == 0 else self.standard * mean
-        terms = [Term("standard_kl", student_reverse_kl, standard, reads=(TEACHER,))]
-        towards_visual = partial(_visual, detach_prior=self.detach_prior)
+        steered, preserved = self._target_visual, _target_language
+        if self.steering == "language":
+            steered, preserved = preserved, steered
+        terms = [
+            Term(
+                STANDARD_KL,
+                student_reverse_kl,
+                None if self.standard == 0 else self.standard * mean,
+                reads=(TEACHER,),
+            )
+        ]
+        tokens = {VDS: scored.divergences[VDS]} if self._weighs_by_vds else {}
+        metrics = {} if staged else {"gradient_scale": self.fixed_scale}
         if self.alpha != 0:
-            steered = towards_visual if visual else _language
             terms.append(steered(mean * self._alphas(scored), stage=1 if staged else 0))
         if self.beta != 0:
-            preserved = _language if visual else towards_visual
-            terms.append(preserved(mean * self.beta * self._is_visual(scored), stage=2 if staged else 0))
-        return terms if self._weighs_by_vds else [*terms, Term(VDS, _vds, reads=(TEACHER, TEACHER_BLIND))]
-
-    def tokens(self, scored: ScoredTokens) -> Mapping[str, Float[Tensor, " N"]]:
-        """VDS, where the weights need it."""
-        return {VDS: scored.divergences[VDS]} if self._weighs_by_vds else {}
-
-    def metrics(self, scored: ScoredTokens) -> Mapping[str, float]:
-        """The fixed scale, and the share of tokens that are preserved."""
-        found = {} if self.scale == "measured" else {"gradient_scale": self.fixed_scale}
-        if self.beta != 0:
-            found["preserved_share"] = float(self._is_visual(scored).mean())
-        return found
-
-    def _is_visual(self, scored: ScoredTokens) -> Tensor:
-        """1[VDS > Q_upper], over the tokens of the update."""
-        return above_quantile(scored.divergences[VDS], self.upper_quantile).double()
+            # 1[VDS > Q_upper], over the tokens of the update.
+            is_visual = above_quantile(scored.divergences[VDS], self.upper_quantile).double()
+            terms.append(preserved(mean * self.beta * is_visual, stage=2 if staged else 0))
+            metrics["preserved_share"] = float(is_visual.mean())
+        if not self._weighs_by_vds:  # recorded all the same
+            terms.append(Term(VDS, _vds, reads=(TEACHER, TEACHER_BLIND)))
+        return Weighed(terms, tokens, metrics, SUMMARIES)
 
     def _alphas(self, scored: ScoredTokens) -> Tensor | float:
         """alpha_t (VGS eq. 25), or the one alpha."""
@@ -168,6 +180,13 @@ class VisualSteeringOPD:
         vds = scored.divergences[VDS]
         steps = [above_quantile(vds, q) for q in (self.lower_quantile, self.upper_quantile)]
         return self.alpha * 0.5 * torch.stack(steps).double().sum(0)
+
+    def _target_visual(self, weights: Tensor, stage: int) -> Term:
+        """l_vis: the gradient flows through the seeing student, and through the prior where it is live."""
+        function = partial(_visual_kl, detach_prior=self.detach_prior)
+        reads = (STUDENT_BLIND, TEACHER, TEACHER_BLIND)
+        live = (STUDENT,) if self.detach_prior else (STUDENT, STUDENT_BLIND)
+        return Term("visual_kl", function, weights, reads=reads, live=live, stage=stage)
 
 
 def derived_scale(alpha: float, norm_ratio: float, angle: float = ANGLE) -> float:
@@ -182,15 +201,7 @@ def derived_scale(alpha: float, norm_ratio: float, angle: float = ANGLE) -> floa
     return (1 + reach**2 + 2 * reach * math.cos(math.radians(angle))) ** -0.5
 
 
-def _visual(weights: Tensor, stage: int, *, detach_prior: bool) -> Term:
-    """l_vis: the gradient flows through the seeing student, and through the prior where it is live."""
-    function = partial(_visual_kl, detach_prior=detach_prior)
-    reads = (STUDENT_BLIND, TEACHER, TEACHER_BLIND)
-    live = (STUDENT,) if detach_prior else (STUDENT, STUDENT_BLIND)
-    return Term("visual_kl", function, weights, reads=reads, live=live, stage=stage)
-
-
-def _language(weights: Tensor, stage: int) -> Term:
+def _target_language(weights: Tensor, stage: int) -> Term:
     """l_lang: the gradient flows through the blind student."""
     reads = (STUDENT_BLIND, TEACHER_BLIND)
     return Term("language_kl", _language_kl, weights, reads=reads, live=(STUDENT_BLIND,), stage=stage)

@@ -30,9 +30,9 @@ from vicur.run.recipe import Recipe, to_yaml
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
 from vicur.training.loop import Trainer
-from vicur.training.measurement import Measurement
 from vicur.training.optimizer import Optimizer
 from vicur.training.records import Records
+from vicur.training.scoring import BatchScorer
 from vicur.training.update import Updater
 
 Result = TypeVar("Result")
@@ -81,7 +81,7 @@ class Run:
     @property
     def notices(self) -> list[str]:
         """Sentences about what was left out, and about a CPU in place of a GPU."""
-        cpu = cpu_notice(self.recipe.training.device, self.trainer.measurement.student.device)
+        cpu = cpu_notice(self.recipe.training.device, self.trainer.scoring.student.device)
         return [*self.data.told(), *([] if cpu is None else [cpu])]
 
     def execute(
@@ -108,7 +108,7 @@ class Run:
         """
         plan = plan or self.plan(bars)
         self.preflight(plan, bars).raise_if_failed()
-        training, device = self.recipe.training, self.trainer.measurement.student.device
+        training, device = self.recipe.training, self.trainer.scoring.student.device
         records = Records(folder, to_yaml(self.recipe), device, overwrite=training.overwrite)
         try:
             with records:
@@ -136,7 +136,7 @@ class Run:
             self.held_out,
             recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
             None if bars is None else bars(title),
-            grader=self.trainer.measurement.grader,
+            grader=self.trainer.scoring.grader,
             limits=recipe.data.pixel_limits(),
         )
         by_id = {sample.id: sample for sample in self.held_out.outlines()}
@@ -146,8 +146,8 @@ class Run:
 
     def plan(self, bars: Bars | None = None) -> Plan:
         """Find out what a step will take. No model is run and no image decoded."""
-        measurement = self.trainer.measurement
-        student, teacher = measurement.student, measurement.teacher
+        scoring = self.trainer.scoring
+        student, teacher = scoring.student, scoring.teacher
         work = self._workload(*_during(bars, "measuring prompts", self._prompt_sizes))
         return Plan(
             work=work,
@@ -158,14 +158,14 @@ class Run:
 
     def preflight(self, plan: Plan, bars: Bars | None = None) -> Preflight:
         """Check with the real models that teacher and student see what they should, and nothing else."""
-        measurement = self.trainer.measurement
+        scoring = self.trainer.scoring
         return _during(
             bars,
             "preflight",
             lambda: run_preflight(
                 self.data.problems,
-                measurement.student,
-                measurement.teacher,
+                scoring.student,
+                scoring.teacher,
                 self.trainer.objective.needs(1),
                 fitting=plan.fitting,
                 text_only=self.recipe.data.text_only,
@@ -174,8 +174,8 @@ class Run:
 
     def _prompt_sizes(self) -> tuple[PromptSizes, PromptSizes | None]:
         """Those of the student and of the teacher."""
-        measurement = self.trainer.measurement
-        student, teacher = measurement.student, measurement.teacher
+        scoring = self.trainer.scoring
+        student, teacher = scoring.student, scoring.teacher
         samples = list(outlines(self.data.problems))
         own = PromptSizes.of(samples, student.encoder, Plain())
         if teacher is None:
@@ -183,10 +183,10 @@ class Run:
         return own, PromptSizes.of(samples, teacher.scorer.encoder, teacher.view)
 
     def _fitting(self, work: Workload) -> Iterator[Check]:
-        measurement = self.trainer.measurement
-        yield _check_lengths("student", work.student, measurement.student, work)
-        if measurement.teacher is not None and work.teacher is not None:
-            yield _check_lengths("teacher", work.teacher, measurement.teacher.scorer, work)
+        scoring = self.trainer.scoring
+        yield _check_lengths("student", work.student, scoring.student, work)
+        if scoring.teacher is not None and work.teacher is not None:
+            yield _check_lengths("teacher", work.teacher, scoring.teacher.scorer, work)
 
     def _workload(self, student: PromptSizes, teacher: PromptSizes | None) -> Workload:
         recipe = self.recipe
@@ -248,9 +248,9 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     trainer = Trainer(
         samples=data.problems,
         source=_source(recipe, student, teacher, loaded),
-        measurement=Measurement(student, teacher, recipe.training.seed, grader),
+        scoring=BatchScorer(student, teacher, recipe.training.seed, grader),
         objective=objective,
-        updater=Updater(student, objective, optimizer, recipe.optimizer.prompts_per_micro_batch),
+        updater=Updater(student, optimizer, recipe.optimizer.prompts_per_micro_batch),
         config=recipe.training,
         skip_bad_rows=recipe.data.bad_rows == "skip",
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import get_args
 
 from vicur.bad_rows import reasons_in_words
-from vicur.data.sample import PrivilegeKind
+from vicur.data.sample import COLUMN, PRIVILEGES
 from vicur.data.sources import FileSource
 from vicur.data.views import Hinted, Plain, View
 from vicur.encoding.lengths import Overlong, fit_prompts
@@ -83,12 +82,7 @@ def open_problems(recipe: Recipe, bars: Bars | None) -> FileSource:
             f"{recipe.teacher.privilege}, and teacher.missing_privilege=error."
         )
     if having == 0:
-        kinds: tuple[PrivilegeKind, ...] = get_args(PrivilegeKind)
-        has = [kind for kind in kinds if any(problems.applies(Hinted(kind)))]
-        raise ValueError(
-            f"No problem of {problems.name} has the privilege {recipe.teacher.privilege}: the teacher would "
-            f"see what the student sees. teacher.privilege can be {' or '.join(has or ['none'])} here."
-        )
+        raise ValueError(_no_privilege(problems, recipe.teacher.privilege))
     needs_answer = recipe.needs.rewards and recipe.rewards.function is None
     wanted = {"answer": needs_answer, "target_response": recipe.rollout.source == "dataset"}
     for column in (name for name, is_wanted in wanted.items() if is_wanted):
@@ -101,6 +95,21 @@ def open_problems(recipe: Recipe, bars: Bars | None) -> FileSource:
             )
     _check_enough(TrainingProblems(problems), recipe)
     return problems
+
+
+def _no_privilege(problems: FileSource, privilege: str) -> str:
+    """Says that no problem has a privilege, and which they have."""
+    has: list[str] = [kind for kind in PRIVILEGES if any(problems.applies(Hinted(kind)))]
+    why = "the teacher would see what the student sees"
+    if privilege.startswith(COLUMN):
+        column = privilege.removeprefix(COLUMN)
+        has += [f"{COLUMN}{name}" for name in problems.unused]
+        field = next((ours for ours, theirs in problems.schema.items() if theirs == column), None)
+        why = why if field is None else f"the column {column} is read as the {field}"
+    return (
+        f"No problem of {problems.name} has the privilege {privilege}: {why}. "
+        f"teacher.privilege can be {' or '.join(has or ['none'])} here."
+    )
 
 
 def _lacking(problems: FileSource, view: View) -> int:

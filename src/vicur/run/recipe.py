@@ -97,10 +97,9 @@ class Recipe:
 
     @property
     def has_nothing_to_learn(self) -> bool:
-        """Whether all that the objective asks is to agree with oneself."""
-        agreeing = {"sampled_token", "divergence", "visual_advantage"}
+        """Whether the objective only imitates a teacher that is the student on its own prompt."""
         itself = self.teacher.model == SELF and self.teacher.update != "ema" and not self.teacher.keep_modules
-        return itself and self.teacher.privilege == "none" and set(self.objective.parts) <= agreeing
+        return itself and self.teacher.privilege == "none" and self.needs.only_imitates
 
     @property
     def has_teacher(self) -> bool:

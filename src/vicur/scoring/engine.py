@@ -200,15 +200,15 @@ class _WeightedTerms(torch.autograd.Function):
 
 
 class _Run:
-    """Goes through chunks and blocks, and adds up.
+    """One pass over all chunks and blocks, which adds up loss, values and gradients.
 
     Args:
         student: hidden states and head of the model that is differentiated or measured.
         reading: tokens and words.
         terms: weighted and observed ones.
         others: the other distributions.
-        gradients: where the gradient with respect to the hidden states of each live distribution goes.
-        head_gradient: where that with respect to the student's head goes, if anywhere.
+        gradients: tensors that receive the gradient in the hidden states of each live distribution.
+        head_gradient: tensor that receives the gradient in the student's head, or None.
     """
 
     def __init__(
@@ -222,6 +222,7 @@ class _Run:
     ) -> None:
         self.reading, self.terms = reading, terms
         self.gradients, self.head_gradient = gradients, head_gradient
+        # dict.fromkeys drops repeats and keeps the terms' order; a set's order changes from run to run.
         read = dict.fromkeys(name for term in terms for name in term.reads if name != STUDENT)
         self.scores = {STUDENT: student, **{name: others[name] for name in read}}
         self.groups = _by_head(self.scores)
@@ -229,6 +230,7 @@ class _Run:
         self.slot_N = reading.slots()
         # The head's gradient alone needs that of the student's logits, too.
         self.live = {*gradients, STUDENT} if head_gradient is not None else set(gradients)
+        # At least float32: a sum over thousands of tokens in bfloat16 would stop growing.
         hidden = student.hidden_ND
         self.loss = hidden.new_zeros((), dtype=_precise(hidden.dtype))
         self.values_JN = hidden.new_zeros(len(terms), len(hidden), dtype=_precise(hidden.dtype))
@@ -245,12 +247,16 @@ class _Run:
         for rows in self.reading.blocks(tokens.stop - tokens.start):
             place = slice(tokens.start + rows.start, tokens.start + rows.stop)
             self._block({name: own[rows] for name, own in logits.items()}, place)
+        # By now `logits` of live distributions hold their gradients. The products with the head are made once
+        # per chunk, not per block: matrix products of a few rows would leave the hardware idle.
         for name in self.live:
             self._backward(name, logits[name], tokens)
 
     def _block(self, logits: Mapping[str, Tensor], tokens: slice) -> None:
         """Values of all terms at a few tokens; the gradients of live logits take their place."""
         log_probs = {name: self.words.log_probs(own) for name, own in logits.items()}
+        # Autograd starts at the log-probs. The way back through the softmax is made by hand, in the memory of
+        # the logits, so that no further (C, V) tensor is kept.
         leaves = {name: log_probs[name].detach().requires_grad_() for name in self.live}
         terms = [term.part(tokens, self.loss.dtype) for term in self.terms]
         slot_C = self.slot_N[tokens]
@@ -258,6 +264,7 @@ class _Run:
         with torch.enable_grad():
             for row, term in enumerate(terms):
                 if term.weights is not None:
+                    # A term reads every distribution, but only those it names as live carry its gradient.
                     live = {k: leaf for k, leaf in leaves.items() if k in term.live}
                     values_C = term.function(Block({**log_probs, **live}, slot_C), **term.inputs)
                     self.values_JN[row, tokens] = values_C.detach()
@@ -278,6 +285,7 @@ class _Run:
         hidden_CD, head_WD = self.scores[name].hidden_ND[tokens], self.scores[name].head_WD[: self.words.rows]
         if name in self.gradients:
             for rows in _head_parts(head_WD):
+                # A half-precision head is converted in parts: a float32 copy of it would be 1.2 GB.
                 head = head_WD[rows].to(gradient_CW.dtype)
                 self.gradients[name][tokens].addmm_(gradient_CW[:, rows], head)
         if self.head_gradient is not None:
@@ -285,9 +293,10 @@ class _Run:
 
 
 def _by_head(scores: Mapping[str, Scores]) -> list[list[str]]:
-    """The names of distributions that one and the same head reads."""
+    """The names of distributions that share a head, as the student's views do."""
     groups: dict[tuple[int, torch.Size], list[str]] = {}
     for name, own in scores.items():
+        # Compared by address: comparing values would read both heads.
         groups.setdefault((own.head_WD.data_ptr(), own.head_WD.shape), []).append(name)
     return list(groups.values())
 
@@ -310,6 +319,7 @@ class _Words:
 
     def put(self, gradient_CV: Tensor, out_CW: Tensor) -> None:
         """Write a gradient over the kept words to all rows of the head; the other words get zero."""
+        # `out` still holds logits; columns of removed words would otherwise pass for gradients.
         if len(self.runs) > 1 or self.runs[0][1].start > 0:
             out_CW.zero_()
         for words, columns in self.runs:
@@ -317,13 +327,14 @@ class _Words:
 
 
 def _gradients(loss: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    # No weighted term reaches a live distribution here, e.g. where only the head's gradient is collected.
     if not loss.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
     return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
 
 
 def _through_softmax(log_p_CV: Tensor, gradient_CV: Tensor) -> Tensor:
-    """d log p_v / d logit_u = [u = v] - p_u."""
+    """The gradient in the logits, from that in the log-probs: d log p_v / d logit_u = [u = v] - p_u."""
     return log_p_CV.exp().mul_(-gradient_CV.sum(-1, keepdim=True)).add_(gradient_CV)
 
 

@@ -95,7 +95,7 @@ class Scorer:
         loaded: the model with its processor and vocabulary.
         config: how.
         limits: on the pixels of what it is shown; the checkpoint's own if not given.
-        keep_head: keep a copy of the head from the first scores until `forget`, for a model that changes
+        keep_head: keep a copy of the head from the first scores until `clear_cache`, for a model that changes
             in between: its old hidden states must not meet a new head.
     """
 
@@ -125,7 +125,7 @@ class Scorer:
         """
         return self._prompts.get(samples, view, self.encoder)
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Drop the prompts that are kept, those of another step's views would add up, and the head."""
         self._prompts = _PromptMemory()
         self._head = None
@@ -140,6 +140,7 @@ class Scorer:
         row_prompts: list[EncodedPrompt] = []
         row_responses: list[Sequence[Tensor]] = []
         for prompt, siblings in zip(prompts, responses, strict=True):
+            # Responses to one prompt share rows of `width` responses, so that the prompt is computed once.
             width = self.siblings_per_row(len(prompt), [len(ids) for ids in siblings])
             for first in range(0, len(siblings), width):
                 row_prompts.append(prompt)
@@ -174,7 +175,8 @@ class Scorer:
         """The next-token distributions at the tokens of given responses, under a view, no gradient."""
         self.policy.eval()
         prompts = self.encode(samples, view)
-        with self.loaded.mode():
+        # Only hidden states are kept: (N, D) numbers, where logits would be (N, V), 75 times as many at 2B.
+        with self.loaded.mode():  # adapters or recovery switched off, where this model is a self-teacher
             hidden = [
                 self.policy(rows, lambda hidden, head: hidden)
                 for rows, _ in self.batches(prompts, responses, self.config.samples_per_batch)
@@ -183,7 +185,7 @@ class Scorer:
 
     def _head_now(self) -> Tensor:
         head: Tensor = self.policy.model.lm_head.weight.detach()
-        if not self.keep_head:
+        if not self.keep_head:  # a frozen model: its head is shared, not copied
             return head
         if self._head is None:
             self._head = head.clone()
@@ -215,6 +217,7 @@ class Scorer:
         """
         read = partial(weighted_terms, reading=self.reading(rows.response_ids), terms=terms, others=others)
         head = self.policy.model.lm_head.weight
+        # A half-precision gradient would round every chunk's contribution; there the engine sums in float32.
         if add_head_gradient and head.requires_grad and head.dtype == torch.float32:
             if head.grad is None:
                 head.grad = torch.zeros_like(head)
@@ -230,6 +233,7 @@ class _PromptMemory:
         self._prompts: dict[View, dict[int, EncodedPrompt]] = {}
 
     def get(self, samples: Sequence[Sample], view: View, encoder: PromptEncoder) -> list[EncodedPrompt]:
+        # An unknown sample means a new batch: keeping the last one too would double the pixels in memory.
         if any(id(sample) not in self._samples for sample in samples):
             self._samples, self._prompts = {id(sample): sample for sample in samples}, {}
         own = self._prompts.setdefault(view, {})

@@ -1,4 +1,4 @@
-"""Teachers: who looks at the student's answers, and under which view."""
+"""Teachers: the model that scores the student's responses, and the view that it is given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vicur.data.views import Hinted, Plain, View
+from vicur.data.sample import TeacherPrivilege, check_privilege
+from vicur.data.views import View, teacher_view
 from vicur.media.pixels import PixelLimits
 from vicur.models.adapters import LoRAConfig, adapter_parameters, add_adapter, has_adapters
 from vicur.models.checkpoints import Dtype
@@ -39,9 +40,10 @@ class TeacherConfig:
     """Decay of the moving average per update of the student, for update=ema."""
     keep_modules: bool = False
     """Whether a self-teacher also has the student's cue recovery and adapters."""
-    privilege: Literal["none", "answer", "rationale", "cue", "teacher_prompt"] = "cue"
+    privilege: TeacherPrivilege = "cue"
     """Training-time text that only the teacher sees: a hint of that kind after the question, or a whole
-    teacher_prompt instead of the student's prompt."""
+    teacher_prompt instead of the student's prompt. `column:NAME` is a hint with the text in that column of
+    the data."""
     missing_privilege: Literal["plain", "skip", "error"] = "plain"
     """What to do with a sample that lacks that text: show the teacher the student's prompt, skip the sample,
     or stop."""
@@ -54,14 +56,12 @@ class TeacherConfig:
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"teacher.ema_decay must be at least 0 and below 1, not {self.ema_decay}.")
+        check_privilege(self.privilege, "teacher.privilege")
 
     @property
     def view(self) -> View:
         """What the teacher is shown."""
-        if self.privilege == "none":
-            return Plain()
-        missing: Literal["plain", "error"] = "plain" if self.missing_privilege == "plain" else "error"
-        return Hinted(self.privilege, missing)
+        return teacher_view(self.privilege, "plain" if self.missing_privilege == "plain" else "error")
 
 
 class Teacher:
@@ -69,11 +69,11 @@ class Teacher:
 
     Args:
         loaded: the model; it may share its weights with the student.
-        view: what it sees.
-        scoring: how it is run.
-        average: follows the student, where the teacher is its moving average.
-        changes: whether its weights change while a rollout batch is learnt from.
-        limits: on the pixels of what it sees.
+        view: the view that the recipe gives it.
+        scoring: layout and batching of its forward passes.
+        average: moves its weights, if the teacher is the student's moving average.
+        changes: whether its weights change between the updates of a rollout batch.
+        limits: pixel limits of the images that it is shown.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class Teacher:
         """Load the teacher, or make it of the student as it is now.
 
         Args:
-            config: who it is and what it sees.
+            config: checkpoint, updates and privilege.
             student: the model that learns.
-            scoring: how the teacher is run.
-            lora: the student's adapters.
-            limits: on the pixels of what the teacher sees.
+            scoring: layout and batching of the teacher's forward passes.
+            lora: settings of the student's adapters.
+            limits: pixel limits of the images that the teacher is shown.
 
         Raises:
             ValueError: the vocabularies differ, or the settings do not go together.
@@ -119,19 +119,19 @@ class Teacher:
         changes = config.update != "frozen"
         return cls(loaded, config.view, scoring, average, limits, changes=changes)
 
-    def follow(self) -> None:
-        """After each update of the student: move on with it, if the teacher does."""
+    def update(self) -> None:
+        """Move an EMA teacher one step towards the student; call it after each update of the student."""
         if self.average is not None:
-            self.average.follow()
+            self.average.update()
 
 
 class MovingAverage:
-    """Lets weights follow others: average <- decay * average + (1 - decay) * student, in float32.
+    """Exponential moving average of weights: average <- decay * average + (1 - decay) * student, in float32.
 
     Args:
-        average: the weights that follow, by name.
-        student: those that are followed; at least the same names.
-        decay: what is kept at each step.
+        average: the averaged weights, by name.
+        student: the student's weights; at least the same names.
+        decay: share of the average that each step keeps.
     """
 
     def __init__(self, average: Mapping[str, Tensor], student: Mapping[str, Tensor], decay: float) -> None:
@@ -143,8 +143,8 @@ class MovingAverage:
         ]
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """One step."""
+    def update(self) -> None:
+        """Take one step towards the student."""
         for (own, student), exact in zip(self._pairs, self._exact, strict=True):
             exact.lerp_(student.float(), 1 - self.decay)
             if own.dtype != torch.float32:

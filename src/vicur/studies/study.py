@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
 from vicur.cuebench.generate import Split, write_parquet
+from vicur.data.sample import TeacherPrivilege, check_privilege
 from vicur.data.sources import FileSource
-from vicur.data.views import Hinted
+from vicur.data.views import teacher_view
 from vicur.diagnostics.leakage import HintLeakage
 from vicur.evaluation.runner import Evaluation, EvaluationConfig, evaluate
 from vicur.evaluation.statistics import Estimate, mean_interval, paired_difference
@@ -51,11 +52,10 @@ class Untrained:
 
     title: str
     model: str
-    privilege: Literal["none", "answer", "rationale", "cue"] = "none"
+    privilege: TeacherPrivilege = "none"
 
     def __post_init__(self) -> None:
-        if self.privilege not in ("none", "answer", "rationale", "cue"):
-            raise ValueError(f"there is no privilege {self.privilege!r}.")
+        check_privilege(self.privilege)
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class _Seed:
     def _assess(self, name: str, loaded: LoadedModel, privilege: Any) -> dict[str, Evaluation]:
         found = {}
         for domain in DOMAINS:
-            view = None if privilege == "none" else Hinted(privilege)
+            view = None if privilege == "none" else teacher_view(privilege)
             settings = EvaluationConfig(SamplingConfig(temperature=0.0, max_new_tokens=64), 100)
             bar = self._bar(f"{name} {domain}")
             found[domain] = evaluate(loaded, self.tests[domain], settings, bar, view, grader=self.grader)

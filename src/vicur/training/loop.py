@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: the student writes, the teacher reads, weights are made, the student is updated."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
 from vicur.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
 from vicur.models.devices import check_name
-from vicur.objectives.objective import OLD, Objective
+from vicur.objectives.objective import OLD, Needs, Objective
 from vicur.progress import Progress
+from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.source import RolloutSource
 from vicur.settings.section import PathText
 from vicur.training.clock import Clock
-from vicur.training.measurement import Measurement
-from vicur.training.metrics import describe_responses, describe_tokens, describe_updates, join_tokens
+from vicur.training.metrics import describe_step, join_tokens
 from vicur.training.records import Records
+from vicur.training.scoring import BatchScorer
 from vicur.training.update import Updater
 
 
@@ -97,18 +99,18 @@ class Trainer:
 
     Attributes:
         samples: the training problems.
-        source: where responses come from.
-        measurement: what is measured on them before any gradient.
-        objective: what is minimised.
-        updater: changes the student by it.
-        config: length and size.
-        skip_bad_rows: whether a problem that turns out unreadable is left out and counted, or ends the
-            run.
+        source: writes the responses: student, teacher or data set.
+        scoring: grades responses and runs student and teacher on them, without gradient.
+        objective: makes weighted terms of the scores.
+        updater: takes the student one step down their gradient.
+        config: length and size of the run.
+        skip_bad_rows: whether a problem that turns out unreadable is skipped and counted; otherwise it ends
+            the run.
     """
 
     samples: Sequence[Sample]
     source: RolloutSource
-    measurement: Measurement
+    scoring: BatchScorer
     objective: Objective
     updater: Updater
     config: TrainingConfig
@@ -126,37 +128,50 @@ class Trainer:
         skipped: list[BadRowError] = []
         batches = self._batches(skipped, progress)
         leakage = HintLeakage()
-        index = 0
+        num_updates = 0
         for step in progress.steps(self.config.rollout_batches(len(self.samples))):
             clock = Clock()
-            self.measurement.forget()
+            self.scoring.clear_caches()
             needs = self.objective.needs(step)
+
+            # The student writes responses to each problem; with rollout.source the teacher or the data does.
             rollouts = self.source.rollouts(next(batches), step)
             clock.lap("sampling")
-            sampled = self.config.old_log_probs == "sampled" and OLD in needs.log_probs
-            old = rollouts.sampling_log_probs if sampled else None
-            measured = self.measurement.of_rollouts(rollouts, needs, step, old)
+
+            # The teacher reads the same tokens under the view that the recipe gives it, hinted where it has a
+            # privilege, and under the other views of the objective. Responses are graded here, too.
+            old = self._sampled_log_probs(rollouts, needs)
+            batch = self.scoring.score_rollouts(rollouts, needs, step, old)
+
             updates = []
-            for batch in measured.updates(self.config.update_size):
-                complete = self.measurement.of_update(batch, needs)
+            for part in batch.updates(self.config.update_size):
+                # The student reads under its reference views, as it is before this update.
+                scored = self.scoring.score_references(part, needs)
+                # Every token gets its weights, 1/N included, before there is any gradient.
+                weighed = self.objective.weigh(scored.scored_tokens(self.scoring.student.device))
                 clock.lap("scoring")
-                updates.append(self.updater.update(complete, needs, index))
-                self.measurement.follow()
+
+                # The student takes one step, and a teacher that averages it follows.
+                updates.append(self.updater.update(scored, weighed, needs, num_updates))
+                self.scoring.update_teacher()
+                num_updates += 1
                 clock.lap("update")
-                index += 1
-            tokens = join_tokens(updates)
-            leaked = hint_leakage(rollouts.flat_texts)
+
+            tokens, leaked = join_tokens(updates), hint_leakage(rollouts.flat_texts)
             leakage += leaked
-            metrics = describe_updates(updates)
-            metrics |= describe_tokens(tokens, rollouts.response_index.to(self.measurement.student.device))
-            metrics |= describe_responses(measured, leaked)
-            metrics |= clock.metrics()
+            metrics = describe_step(batch, updates, tokens, leaked) | clock.metrics()
             if skipped:
                 metrics["bad_rows"] = float(len(skipped))
-            records.write_rollouts(step, rollouts, tokens, measured.grades)
+            records.write_rollouts(step, rollouts, tokens, batch.grades)
             records.write(step, metrics)
             progress.show(metrics)
         return leakage
+
+    def _sampled_log_probs(self, rollouts: Rollouts, needs: Needs) -> Tensor | None:
+        """The sampler's log-probs in place of the old student's; None where the student is to score them."""
+        if self.config.old_log_probs == "sampled" and OLD in needs.log_probs:
+            return rollouts.sampling_log_probs
+        return None
 
     def _batches(self, skipped: list[BadRowError], progress: Progress) -> Iterator[list[Sample]]:
         """Batches of an epoch in an order that depends on seed and epoch alone.

@@ -14,11 +14,10 @@ from torch import Tensor
 from vicur.diagnostics.dependence import quantiles, top_mass
 from vicur.diagnostics.gap import means_by_part
 from vicur.diagnostics.leakage import HintLeakage
-from vicur.training.measurement import Measured
+from vicur.objectives.objective import Summary
+from vicur.training.scoring import ScoredBatch
 
 GAP = "gap"
-BY_PART = ("reverse_kl", "standard_kl", GAP)
-"""Per-token numbers whose means over halves and quarters are recorded too."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,30 @@ class Update:
     Attributes:
         losses: of each weighted term, its weights and a measured scale included; their sum is the loss.
         tokens: per-token numbers in the flat order of the update.
+        summaries: how those become metrics, by name; "mean" if not listed.
         numbers: everything else.
     """
 
     losses: Mapping[str, float]
     tokens: Mapping[str, Tensor]
+    summaries: Mapping[str, Summary]
     numbers: Mapping[str, float]
+
+
+def describe_step(
+    batch: ScoredBatch, updates: Sequence[Update], tokens: Mapping[str, Tensor], leaked: HintLeakage
+) -> dict[str, float]:
+    """The metrics of a rollout step: of its updates, its response tokens, and its responses.
+
+    Args:
+        batch: the rollout batch.
+        updates: what each of its updates did.
+        tokens: per-token numbers of all updates, as `join_tokens` returns them.
+        leaked: hint leakage of the responses.
+    """
+    metrics = describe_updates(updates)
+    metrics |= describe_tokens(tokens, batch.rollouts.response_index, updates[0].summaries)
+    return metrics | describe_responses(batch, leaked)
 
 
 def join_tokens(updates: Sequence[Update]) -> dict[str, Tensor]:
@@ -44,44 +61,57 @@ def join_tokens(updates: Sequence[Update]) -> dict[str, Tensor]:
 def describe_updates(updates: Sequence[Update]) -> dict[str, float]:
     """Loss, its parts and their shares, gradient norm and the like: means over the updates."""
     losses = {name: _mean([update.losses[name] for update in updates]) for name in updates[0].losses}
-    found = {"loss": sum(losses.values())}
+    metrics = {"loss": sum(losses.values())}
     if len(losses) > 1:
         size = sum(map(abs, losses.values())) or 1.0
-        found |= {f"loss_{name}": value for name, value in losses.items()}
-        found |= {f"share_{name}": abs(value) / size for name, value in losses.items()}
-    # An update without any image has no recovery to tell of: others may have.
+        metrics |= {f"loss_{name}": value for name, value in losses.items()}
+        metrics |= {f"share_{name}": abs(value) / size for name, value in losses.items()}
+    # An update without any image has no recovery metrics; the others of the step may have.
     for name in dict.fromkeys(name for update in updates for name in update.numbers):
-        found[name] = _mean([u.numbers[name] for u in updates if name in u.numbers])
-    return found
+        metrics[name] = _mean([u.numbers[name] for u in updates if name in u.numbers])
+    return metrics
 
 
-def describe_tokens(tokens: Mapping[str, Tensor], response_index: Tensor) -> dict[str, float]:
-    """Means of per-token numbers, in parts or as quantiles where a paper plots those."""
-    found: dict[str, float] = {}
+def describe_tokens(
+    tokens: Mapping[str, Tensor], response_index: Tensor, summaries: Mapping[str, Summary]
+) -> dict[str, float]:
+    """Per-token numbers as metrics.
+
+    Args:
+        tokens: the numbers of a step, by name.
+        response_index: index of each token's response.
+        summaries: what is made of each; "mean" if not listed.
+    """
+    metrics: dict[str, float] = {}
     for name, values in tokens.items():
-        own = name.rpartition("/")[2]
-        found[name] = float(values.mean())
-        if own in BY_PART:
-            del found[name]
-            found |= means_by_part(values, response_index, name)
-        if own == "visual_advantage":
-            found[f"{name}_top10_mass"] = top_mass(values)
-        if own == "vds":
-            found |= quantiles(values, name)
-    return found
+        metrics |= _summarise(name, values, response_index.to(values.device), summaries.get(name, "mean"))
+    return metrics
 
 
-def describe_responses(measured: Measured, leaked: HintLeakage) -> dict[str, float]:
+def _summarise(name: str, values: Tensor, response_index: Tensor, summary: Summary) -> dict[str, float]:
+    mean = {name: float(values.mean())}
+    match summary:
+        case "mean":
+            return mean
+        case "parts":
+            return means_by_part(values, response_index, name)
+        case "top_mass":
+            return mean | {f"{name}_top10_mass": top_mass(values)}
+        case "quantiles":
+            return mean | quantiles(values, name)
+
+
+def describe_responses(batch: ScoredBatch, leaked: HintLeakage) -> dict[str, float]:
     """What the responses look like."""
-    responses = measured.rollouts.flat_responses
-    graded = [grade.correct for grade in measured.grades if grade is not None]
-    found = {
+    responses = batch.rollouts.flat_responses
+    graded = [grade.correct for grade in batch.grades if grade is not None]
+    metrics = {
         "response_tokens": sum(len(response.ids) for response in responses) / len(responses),
         "truncated": sum(r.finish_reason == "length" for r in responses) / len(responses),
         "hint_samples": float(leaked.samples),
         "hint_occurrences": float(leaked.occurrences),
     }
-    return found | ({"rollout_accuracy": 100 * sum(graded) / len(graded)} if graded else {})
+    return metrics | ({"rollout_accuracy": 100 * sum(graded) / len(graded)} if graded else {})
 
 
 def _mean(values: Sequence[float]) -> float:

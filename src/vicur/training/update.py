@@ -1,4 +1,4 @@
-"""One update of the student: terms, micro-batches, optimizer step."""
+"""One update of the student: gradients of weighted terms in micro-batches, and the optimizer step."""
 
 from __future__ import annotations
 
@@ -12,75 +12,72 @@ from torch import Tensor
 from vicur.data.views import Plain, View
 from vicur.encoding.layout import Rows
 from vicur.models.recovery import RecoveryObserver
-from vicur.objectives.objective import TEACHER, Needs, Objective
+from vicur.objectives.objective import TEACHER, Needs, Weighed
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.term import Term
 from vicur.scoring.terms import entropy
-from vicur.training.measurement import Measured
 from vicur.training.metrics import GAP, Update
 from vicur.training.optimizer import Optimizer
+from vicur.training.scoring import ScoredBatch
 
 STUDENT_LOG_PROB, TEACHER_LOG_PROB = "student_log_prob", "teacher_log_prob"
 
 
 class Updater:
-    """Changes the student by one objective.
+    """Minimises the weighted terms of an objective, one update at a time.
 
     Args:
         student: scores the student with gradient.
-        objective: what is minimised.
         optimizer: takes the step.
-        prompts_per_micro_batch: samples whose graph is in memory together.
+        prompts_per_micro_batch: number of problems whose graph is in memory together.
     """
 
-    def __init__(
-        self, student: Scorer, objective: Objective, optimizer: Optimizer, prompts_per_micro_batch: int
-    ) -> None:
-        self.student, self.objective, self.optimizer = student, objective, optimizer
+    def __init__(self, student: Scorer, optimizer: Optimizer, prompts_per_micro_batch: int) -> None:
+        self.student, self.optimizer = student, optimizer
         self.prompts_per_micro_batch = prompts_per_micro_batch
 
-    def update(self, measured: Measured, needs: Needs, index: int) -> Update:
-        """Compute the gradient of the whole update batch and take one step.
+    def update(self, batch: ScoredBatch, weighed: Weighed, needs: Needs, index: int) -> Update:
+        """Compute the gradient of the whole update batch and take one optimizer step.
 
         Args:
-            measured: all that the objective needs.
-            needs: what that is.
-            index: how many updates there were before, for the schedule.
+            batch: the responses and what was scored on them.
+            weighed: the objective's terms with their weights.
+            needs: what the objective needs.
+            index: number of earlier updates, for the learning-rate schedule.
         """
         with RecoveryObserver(self.student.policy.recovery) as observer:
-            found = self.gradient(measured, needs)
-        numbers = dict(found.numbers)
+            update = self.gradient(batch, weighed, needs)
+        numbers = dict(update.numbers)
         numbers["grad_norm"] = float(self.optimizer.step(index))
         numbers |= self.optimizer.learning_rates()
         numbers |= {f"recovery_change_{k}": v for k, v in observer.mean_change_ratio().items()}
-        return replace(found, numbers=numbers)
+        return replace(update, numbers=numbers)
 
-    def gradient(self, measured: Measured, needs: Needs) -> Update:
+    def gradient(self, batch: ScoredBatch, weighed: Weighed, needs: Needs) -> Update:
         """Add the gradient of all terms to what the parameters have, stage by stage."""
-        scored = measured.scored(self.student.device)
-        terms = [*self.objective.terms(scored), *_always_observed(measured)]
+        terms = [*weighed.terms, *_always_observed(batch)]
         losses: dict[str, float] = {}
         tokens: dict[str, Tensor] = {}
         norms: dict[int, Tensor] = {}
         self.student.policy.train()
         for stage in sorted({term.stage for term in terms}):
-            own = [term for term in terms if term.stage == stage]
-            found, values = self._accumulate(measured, needs, own)
-            losses |= found
+            staged = [term for term in terms if term.stage == stage]
+            stage_losses, values = self._accumulate(batch, needs, staged)
+            losses |= stage_losses
             tokens |= values
             if needs.measures_scale:
                 norms[stage] = self.optimizer.grad_norm()
-        numbers = dict(self.objective.metrics(scored))
+        numbers = dict(weighed.metrics)
         if needs.measures_scale:
             scale = _measured_scale(norms)
             self.optimizer.scale_gradient(scale)
             numbers["gradient_scale"] = float(scale)
             losses = {name: float(scale) * loss for name, loss in losses.items()}
-        tokens |= self.objective.tokens(scored)
-        return Update(losses, _with_gap(tokens, measured), numbers)
+        tokens |= weighed.tokens
+        return Update(losses, _with_gap(tokens, batch), {**weighed.summaries, GAP: "parts"}, numbers)
 
     def _accumulate(
-        self, measured: Measured, needs: Needs, terms: Sequence[Term]
+        self, batch: ScoredBatch, needs: Needs, terms: Sequence[Term]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Add the gradient of some terms, in micro-batches.
 
@@ -93,18 +90,18 @@ class Updater:
         """
         values: list[Tensor] = []
         left: dict[str, list[Tensor]] = {}
-        for rows, tokens in self._micro_batches(measured, Plain()):
-            others = {name: scores.part(tokens) for name, scores in measured.distributions.items()}
+        for rows, tokens in self._micro_batches(batch, Plain()):
+            others = {name: scores.part(tokens) for name, scores in batch.distributions.items()}
             parts = [term.part(tokens) for term in terms]
-            found = self.student.weighted_terms(rows, parts, others, add_head_gradient=True)
-            found.loss.backward()  # type: ignore[no-untyped-call]
-            values.append(found.values_JN)
-            for name, gradient_ND in found.hidden_gradients.items():
+            weighted = self.student.weighted_terms(rows, parts, others, add_head_gradient=True)
+            weighted.loss.backward()  # type: ignore[no-untyped-call]
+            values.append(weighted.values_JN)
+            for name, gradient_ND in weighted.hidden_gradients.items():
                 left.setdefault(name, []).append(gradient_ND)
         for name, gradients in left.items():
             view = needs.distributions[name].view
             assert view is not None, "a gradient can only flow through the student"
-            for (rows, _), gradient_ND in zip(self._micro_batches(measured, view), gradients, strict=True):
+            for (rows, _), gradient_ND in zip(self._micro_batches(batch, view), gradients, strict=True):
                 product = partial(_product, gradient_ND=gradient_ND)
                 self.student.policy(rows, product).backward()
         joined = dict(zip([term.name for term in terms], torch.cat(values, -1), strict=True))
@@ -115,8 +112,8 @@ class Updater:
         }
         return losses, joined
 
-    def _micro_batches(self, measured: Measured, view: View) -> Iterator[tuple[Rows, slice]]:
-        rollouts = measured.rollouts
+    def _micro_batches(self, batch: ScoredBatch, view: View) -> Iterator[tuple[Rows, slice]]:
+        rollouts = batch.rollouts
         prompts = self.student.encode(rollouts.samples, view)
         return self.student.batches(prompts, rollouts.response_ids, self.prompts_per_micro_batch)
 
@@ -126,25 +123,25 @@ def _product(hidden_ND: Tensor, head_WD: Tensor, gradient_ND: Tensor) -> Tensor:
     return (hidden_ND * gradient_ND.to(hidden_ND.dtype)).sum()
 
 
-def _always_observed(measured: Measured) -> list[Term]:
+def _always_observed(batch: ScoredBatch) -> list[Term]:
     """What every run records of the student."""
     terms = [
         Term(STUDENT_LOG_PROB, lambda block: block.log_prob_C),
         Term("entropy", lambda block: entropy(block.log_p_CV)),
     ]
-    if TEACHER in measured.distributions:
+    if TEACHER in batch.distributions:
         terms.append(Term(TEACHER_LOG_PROB, lambda block: block.log_prob(TEACHER), reads=(TEACHER,)))
     return terms
 
 
-def _with_gap(tokens: Mapping[str, Tensor], measured: Measured) -> dict[str, Tensor]:
+def _with_gap(tokens: Mapping[str, Tensor], batch: ScoredBatch) -> dict[str, Tensor]:
     """Add the teacher-student log-prob gap, where the teacher was asked."""
-    found = dict(tokens)
-    if TEACHER_LOG_PROB not in found and TEACHER in measured.log_probs:
-        found[TEACHER_LOG_PROB] = measured.log_probs[TEACHER]
-    if TEACHER_LOG_PROB in found:
-        found[GAP] = found[TEACHER_LOG_PROB] - found[STUDENT_LOG_PROB]
-    return found
+    numbers = dict(tokens)
+    if TEACHER_LOG_PROB not in numbers and TEACHER in batch.log_probs:
+        numbers[TEACHER_LOG_PROB] = batch.log_probs[TEACHER]
+    if TEACHER_LOG_PROB in numbers:
+        numbers[GAP] = numbers[TEACHER_LOG_PROB] - numbers[STUDENT_LOG_PROB]
+    return numbers
 
 
 def _measured_scale(norms: Mapping[int, Tensor]) -> Tensor:

@@ -72,7 +72,7 @@ class PrivilegeConfig:
             if kind not in TEXT_KINDS:
                 raise ValueError(f"A privilege is one of {', '.join(TEXT_KINDS)}, not {kind}.")
         if self.kinds is not None and not self.kinds:
-            raise ValueError("At least one of cue, rationale and answer must be looked at.")
+            raise ValueError(f"At least one of {', '.join(TEXT_KINDS)} must be measured.")
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def measure_privileges(
         for place, i in enumerate(batch):
             first = sum(tokens[:place])
             parts[i] = {name: values[first : first + tokens[place]] for name, values in found.items()}
-    teacher.forget()
+    teacher.clear_cache()
     return _joined(chosen, kept, kinds, parts, texts, len(outlines) - len(places))
 
 

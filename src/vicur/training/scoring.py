@@ -1,8 +1,8 @@
-"""What is measured before any gradient, and when.
+"""What is graded and scored before any gradient, and when.
 
-Once per rollout batch, from its starting policy: rewards, the old student's log-probs, and all that
-a frozen teacher says. At the start of each update, from the policy as it is then: the student's own
-reference views.
+Once per rollout batch, with the weights that wrote it: rewards, the old student's log-probs, and every look
+of the teacher. At the start of each update, with the student's weights as they are then: the student's own
+reference views, such as the blind or the masked one.
 
 Shape suffixes: N response tokens, R responses.
 """
@@ -26,15 +26,15 @@ from vicur.scoring.term import Scores
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Rollouts and what was measured on them so far.
+class ScoredBatch:
+    """Rollouts with their grades and what was scored on them so far.
 
     Attributes:
         rollouts: the responses.
-        grades: of the responses; None where there is nothing to grade against.
-        log_probs: of the response tokens, under each look.
-        distributions: at the response tokens, under each look.
-        divergences: between such distributions.
+        grades: grade of each response; None where there is nothing to grade against.
+        log_probs: log-probs of the response tokens by look, in nats.
+        distributions: next-token distributions at the response tokens by look.
+        divergences: KL between such distributions by name, in nats.
         draws: a uniform number for each token.
     """
 
@@ -45,13 +45,13 @@ class Measured:
     divergences: Mapping[str, Tensor] = field(default_factory=dict)
     draws: Tensor | None = None
 
-    def part(self, prompts: slice) -> Measured:
-        """What was measured on some of the samples."""
+    def part(self, prompts: slice) -> ScoredBatch:
+        """The batch of some of the samples."""
         tokens = self.rollouts.tokens(prompts)
         index = self.rollouts.prompt_index
         first, last, _ = prompts.indices(len(self.rollouts.samples))
         chosen = ((index >= first) & (index < last)).tolist()
-        return Measured(
+        return ScoredBatch(
             rollouts=self.rollouts.part(prompts),
             grades=tuple(grade for grade, keep in zip(self.grades, chosen, strict=True) if keep),
             log_probs={name: values[tokens] for name, values in self.log_probs.items()},
@@ -60,17 +60,17 @@ class Measured:
             draws=None if self.draws is None else self.draws[tokens],
         )
 
-    def updates(self, prompts_per_update: int) -> Iterator[Measured]:
-        """Cut into the batches of one update each; siblings stay together."""
+    def updates(self, prompts_per_update: int) -> Iterator[ScoredBatch]:
+        """The batches of one update each; responses to one prompt stay together."""
         for start in range(0, len(self.rollouts.samples), prompts_per_update):
             yield self.part(slice(start, start + prompts_per_update))
 
-    def scored(self, device: torch.device) -> ScoredTokens:
-        """What an objective makes its weights of."""
-        given = [grade.reward for grade in self.grades if grade is not None]
+    def scored_tokens(self, device: torch.device) -> ScoredTokens:
+        """The numbers that an objective computes its weights from."""
+        graded = [grade.reward for grade in self.grades if grade is not None]
         rewards = None
-        if len(given) == len(self.grades):
-            rewards = torch.tensor(given, dtype=torch.float64, device=device)
+        if len(graded) == len(self.grades):
+            rewards = torch.tensor(graded, dtype=torch.float64, device=device)
         return ScoredTokens(
             response_index=self.rollouts.response_index.to(device),
             prompt_index=self.rollouts.prompt_index.to(device),
@@ -81,14 +81,14 @@ class Measured:
         )
 
 
-class Measurement:
-    """Takes the measurements that an objective needs.
+class BatchScorer:
+    """Grades responses and runs student and teacher on them, under the views that an objective needs.
 
     Args:
         student: the model that learns.
         teacher: None where no objective needs one.
-        seed: of the run, for the uniform numbers.
-        grader: of responses.
+        seed: seed of the run, for the uniform numbers.
+        grader: grades the responses.
     """
 
     def __init__(
@@ -97,63 +97,68 @@ class Measurement:
         self.student, self.teacher, self.seed = student, teacher, seed
         self.grader = grader or Grader()
 
-    def forget(self) -> None:
-        """At the start of a step: drop the prompts of the last one."""
-        self.student.forget()
+    def clear_caches(self) -> None:
+        """Drop the encoded prompts of the previous step, and the copy of a changing teacher's head."""
+        self.student.clear_cache()
         if self.teacher is not None:
-            self.teacher.scorer.forget()
+            self.teacher.scorer.clear_cache()
 
-    def follow(self) -> None:
-        """After an update: let a teacher that follows the student do so."""
+    def update_teacher(self) -> None:
+        """Move an EMA teacher towards the student, after an update."""
         if self.teacher is not None:
-            self.teacher.follow()
+            self.teacher.update()
 
-    def of_rollouts(
+    def score_rollouts(
         self, rollouts: Rollouts, needs: Needs, step: int, old_log_probs: Tensor | None
-    ) -> Measured:
-        """Once per rollout batch.
+    ) -> ScoredBatch:
+        """Grade a rollout batch, take the old student's log-probs, and run every look of the teacher.
 
         Args:
             rollouts: the responses.
-            needs: what to measure.
-            step: of training.
-            old_log_probs: of the response tokens, where the sampler knows them already.
+            needs: what the objective needs.
+            step: the rollout step.
+            old_log_probs: the student's log-probs of the response tokens, if the sampler's are used.
 
         Raises:
             ValueError: rewards are needed and a response cannot be graded.
         """
-        found = Measured(rollouts, grade(rollouts, self.grader))
+        batch = ScoredBatch(rollouts, grade(rollouts, self.grader))
         if needs.rewards:
-            _check_graded(found)
+            _check_graded(batch)
         if needs.draws:
-            found = replace(found, draws=rollouts.draws(self.seed, step).to(self.student.device))
+            batch = replace(batch, draws=rollouts.draws(self.seed, step).to(self.student.device))
         if OLD in needs.log_probs and old_log_probs is not None:
-            found = replace(found, log_probs={OLD: old_log_probs.float().to(self.student.device)})
-        return self._look(found, needs, lambda name, look: look.who == "teacher" or name == OLD)
+            batch = replace(batch, log_probs={OLD: old_log_probs.float().to(self.student.device)})
+        return self._add_looks(batch, needs, lambda name, look: look.who == "teacher" or name == OLD)
 
-    def of_update(self, measured: Measured, needs: Needs) -> Measured:
-        """At the start of an update: what is still missing."""
-        found = self._look(measured, needs, lambda name, look: True)
-        reading = self._reading(found.rollouts)
+    def score_references(self, batch: ScoredBatch, needs: Needs) -> ScoredBatch:
+        """Run the student's reference views with its present weights, and compute the divergences.
+
+        Args:
+            batch: the batch of an update, as `score_rollouts` scored it.
+            needs: what the objective needs.
+        """
+        batch = self._add_looks(batch, needs, lambda name, look: True)
+        reading = self._reading(batch.rollouts)
         divergences = {
-            name: divergence(found.distributions[first], found.distributions[second], reading)
+            name: divergence(batch.distributions[first], batch.distributions[second], reading)
             for name, (first, second) in needs.divergences.items()
         }
-        return replace(found, divergences=divergences)
+        return replace(batch, divergences=divergences)
 
-    def _look(self, measured: Measured, needs: Needs, wanted: Callable[[str, Look], bool]) -> Measured:
-        """Add the looks that are wanted and missing; each view of a model is run once."""
-        log_probs, distributions = dict(measured.log_probs), dict(measured.distributions)
+    def _add_looks(self, batch: ScoredBatch, needs: Needs, due: Callable[[str, Look], bool]) -> ScoredBatch:
+        """Add the looks that are due and not there yet; each view of a model is run once."""
+        log_probs, distributions = dict(batch.log_probs), dict(batch.distributions)
         seen: dict[tuple[str, View], Scores] = {}
-        reading = self._reading(measured.rollouts)
+        reading = self._reading(batch.rollouts)
         for name, look in needs.distributions.items():
-            if name not in distributions and wanted(name, look):
-                distributions[name] = self._scores(measured.rollouts, look, seen)
+            if name not in distributions and due(name, look):
+                distributions[name] = self._scores(batch.rollouts, look, seen)
         for name, look in needs.log_probs.items():
-            if name not in log_probs and wanted(name, look):
-                scores = self._scores(measured.rollouts, look, seen)
+            if name not in log_probs and due(name, look):
+                scores = self._scores(batch.rollouts, look, seen)
                 log_probs[name] = sampled_log_probs(scores, reading)
-        return replace(measured, log_probs=log_probs, distributions=distributions)
+        return replace(batch, log_probs=log_probs, distributions=distributions)
 
     def _scores(self, rollouts: Rollouts, look: Look, seen: dict[tuple[str, View], Scores]) -> Scores:
         scorer, view = self.student, look.view
@@ -170,19 +175,18 @@ class Measurement:
 
 
 def grade(rollouts: Rollouts, grader: Grader) -> tuple[Grade | None, ...]:
-    """What each response is worth."""
-    pairs = zip(rollouts.samples, rollouts.texts, strict=True)
+    """Grade every response, in the flat order; None where there is nothing to grade against."""
     return tuple(
         grader.grade(text, sample.answer, choices=sample.meta.get("choices"), meta=sample.meta)
-        for sample, own in pairs
-        for text in own
+        for sample, texts in zip(rollouts.samples, rollouts.texts, strict=True)
+        for text in texts
     )
 
 
-def _check_graded(measured: Measured) -> None:
-    for prompt, own in zip(measured.rollouts.prompt_index.tolist(), measured.grades, strict=True):
-        if own is None:
-            name = measured.rollouts.samples[prompt].id
+def _check_graded(batch: ScoredBatch) -> None:
+    for prompt, response_grade in zip(batch.rollouts.prompt_index.tolist(), batch.grades, strict=True):
+        if response_grade is None:
+            name = batch.rollouts.samples[prompt].id
             raise ValueError(
                 f"A response to sample {name} cannot be graded, but the objective needs rewards."
             )
