@@ -177,7 +177,7 @@ COMMANDS = (
             *DATA_OPTIONS,
             *PIXEL_OPTIONS,
             Option("--model", "model", "checkpoint whose chat template and tokenizer are used"),
-            Option("--privilege", "privilege", "what the teacher is shown (default cue)", choices=PRIVILEGES),
+            Option("--privilege", "privilege", "what the teacher is shown (default cue)", metavar="KIND"),
             Option("--options", "data.options", "how options are written: letters, a format, or null"),
             Option(
                 "--answer-from-response",

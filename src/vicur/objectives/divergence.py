@@ -14,16 +14,16 @@ Left out of the textbook methods:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from torch import Tensor
 
-from vicur.objectives.objective import TEACHER, Look, Needs, ScoredTokens, Summary, Weighed, check_weight
+from vicur.objectives.objective import TEACHER, Look, Needs, ScoredTokens, Summary, Weighed
 from vicur.objectives.reduction import Aggregation, mean_weights
 from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import forward_kl, generalized_jsd, reverse_kl
+from vicur.settings.section import Positive, Share, section
 
 DivergenceKind = Literal["reverse_kl", "forward_kl", "jsd"]
 REVERSE_KL: DivergenceKind = "reverse_kl"
@@ -31,7 +31,7 @@ REVERSE_KL_SUMMARY: dict[str, Summary] = {REVERSE_KL: "parts"}
 """The papers plot the KL over halves and quarters of responses."""
 
 
-@dataclass(frozen=True)
+@section
 class DivergenceOPD:
     """The mean divergence between the student's and the teacher's next-token distributions.
 
@@ -39,21 +39,16 @@ class DivergenceOPD:
     VGS (eq. 4). With the forward KL and rollout.source: teacher, it is off-policy KD (VGS eq. 1).
     """
 
-    weight: float = 1.0
+    weight: Positive = 1.0
     """Coefficient of this objective in the sum of several."""
     kind: DivergenceKind = "reverse_kl"
     """Divergence of student p and teacher q: reverse_kl is KL(p || q), forward_kl is KL(q || p), jsd the
     generalized Jensen-Shannon divergence."""
-    beta: float = 0.5
+    beta: Share = 0.5
     """Interpolation of kind=jsd: 0 is the forward KL, 1 the reverse KL."""
     aggregation: Aggregation = "sequence"
     """Reduction: "sequence", the mean over responses of their token means (both papers), or "token", the
     mean over all tokens."""
-
-    def __post_init__(self) -> None:
-        check_weight("divergence", self.weight)
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"divergence.beta must be between 0 and 1, not {self.beta}.")
 
     def needs(self, step: int) -> Needs:
         """The teacher's distributions."""

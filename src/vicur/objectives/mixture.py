@@ -15,11 +15,12 @@ from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
 from vicur.objectives.visual_steering import VisualSteeringOPD
+from vicur.settings.section import section
 
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
+@section
 class ObjectiveConfig:
     """What is minimised: the sum of the objectives that are named, each times its `weight`.
 

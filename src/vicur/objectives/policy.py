@@ -16,7 +16,7 @@ Left out of the textbook methods:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Literal
 
@@ -31,11 +31,11 @@ from vicur.objectives.objective import (
     Needs,
     ScoredTokens,
     Weighed,
-    check_weight,
 )
 from vicur.objectives.reduction import Aggregation, mean_weights, standardised
 from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import cross_entropy, k2, k3
+from vicur.settings.section import Count, NonNegative, Positive, Share, section
 
 STUDENT_MASKED = "student_masked"
 """Name of the look of the student, at the start of an update, on masked media."""
@@ -46,7 +46,7 @@ Estimator = Literal["k2", "k3"]
 ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {"k2": k2, "k3": clamped_k3}
 
 
-@dataclass(frozen=True)
+@section
 class GRPO:
     """PPO-clipped policy gradient on rewards normalised within each group of siblings.
 
@@ -54,13 +54,13 @@ class GRPO:
     (arXiv 2402.03300).
     """
 
-    weight: float = 1.0
+    weight: Positive = 1.0
     """Coefficient of this objective in the sum of several."""
-    epsilon: float = 1e-4
+    epsilon: NonNegative = 1e-4
     """Added to the standard deviation of a group's rewards."""
     clip: Clipping = field(default_factory=Clipping)
     """PPO's clip, without a dual clip."""
-    kl_weight: float = 0.0
+    kl_weight: NonNegative = 0.0
     """Coefficient of the KL penalty to the reference policy, which is the recipe's teacher on the student's
     own prompt; with teacher.model=self it is the student's initial weights."""
     kl_estimator: Estimator = "k3"
@@ -70,13 +70,6 @@ class GRPO:
     aggregation: Aggregation = "token"
     """Reduction: "token", the mean over the tokens of the global batch, or "sequence", the mean over
     responses of their token means (the original GRPO)."""
-
-    def __post_init__(self) -> None:
-        check_weight("grpo", self.weight)
-        if self.epsilon < 0 or self.kl_weight < 0:
-            raise ValueError(
-                f"grpo needs epsilon and kl_weight of 0 or more, not {self.epsilon} and {self.kl_weight}."
-            )
 
     def needs(self, step: int) -> Needs:
         """Rewards, siblings, and the old student's log-probs; the reference's for the penalty."""
@@ -119,33 +112,25 @@ class GRPO:
         return self.clip.bites(block.log_prob_C, old, advantage)
 
 
-@dataclass(frozen=True)
+@section
 class PAPO:
     """Perception-aware policy optimization: GRPO - gamma * k3 + eta * H (arXiv 2507.06448).
 
     k3 estimates KL(pi || pi on a masked image), which is maximised; the entropy H is penalised.
     """
 
-    weight: float = 1.0
+    weight: Positive = 1.0
     """Coefficient of this objective in the sum of several."""
     grpo: GRPO = field(default_factory=GRPO)
     """The policy gradient underneath; its weight counts within PAPO."""
-    gamma: float = 0.01
+    gamma: NonNegative = 0.01
     """Coefficient of the KL between the student on the image and on the masked image, which is maximised."""
-    entropy_weight: float = 0.03
+    entropy_weight: NonNegative = 0.03
     """Coefficient of the entropy penalty H = -mean log p(y_t)."""
-    masked_probability: float = 0.6
+    masked_probability: Share = 0.6
     """Probability with which each patch of the raw image is blacked out."""
-    masked_patch: int = 14
+    masked_patch: Count = 14
     """Side length of a masked patch in pixels."""
-
-    def __post_init__(self) -> None:
-        check_weight("papo", self.weight)
-        if self.gamma < 0 or self.entropy_weight < 0:
-            raise ValueError(
-                f"papo needs gamma and entropy_weight of 0 or more, not {self.gamma} and "
-                f"{self.entropy_weight}."
-            )
 
     def needs(self, step: int) -> Needs:
         """GRPO's, and the student's log-probs on a mask that is drawn anew at each step."""

@@ -12,26 +12,27 @@ A policy gradient whose advantage is the teacher's log-prob minus the student's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from torch import Tensor
 
 from vicur.data.views import Plain
 from vicur.objectives.clipping import Clipping
-from vicur.objectives.objective import OLD, TEACHER, Look, Needs, ScoredTokens, Weighed, check_weight
+from vicur.objectives.objective import OLD, TEACHER, Look, Needs, ScoredTokens, Weighed
 from vicur.objectives.reduction import Aggregation, mean_weights
 from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import k1, log_prob_advantage
+from vicur.settings.section import Positive, section
 
 
-@dataclass(frozen=True)
+@section
 class SampledTokenOPD:
     """PPO-clipped policy gradient on A_t = clamp(log q(y_t) - log p(y_t)) (ViCuR eq. 6 and 7)."""
 
-    weight: float = 1.0
+    weight: Positive = 1.0
     """Coefficient of this objective in the sum of several."""
-    advantage_limit: float = 10.0
+    advantage_limit: Positive = 10.0
     """Bound on the absolute advantage of a token, in nats."""
     advantage_at: Literal["current", "start"] = "current"
     """Which student's log-prob the advantage takes: the current policy's, as the authors' code does, or
@@ -41,11 +42,6 @@ class SampledTokenOPD:
     aggregation: Aggregation = "token"
     """Reduction: "token", the mean over the tokens of the global batch (the authors' code), or "sequence",
     the mean over responses of their token means (the paper's formula)."""
-
-    def __post_init__(self) -> None:
-        check_weight("sampled_token", self.weight)
-        if self.advantage_limit <= 0:
-            raise ValueError(f"sampled_token.advantage_limit must be above 0, not {self.advantage_limit}.")
 
     def needs(self, step: int) -> Needs:
         """The teacher's and the old student's log-probs of the tokens that the student sampled."""

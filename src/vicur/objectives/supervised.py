@@ -9,28 +9,24 @@ Left out of common fine-tuning code:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from vicur.objectives.objective import Needs, ScoredTokens, Weighed, check_weight
+from vicur.objectives.objective import Needs, ScoredTokens, Weighed
 from vicur.objectives.reduction import Aggregation, mean_weights
 from vicur.scoring.term import Block, Term
 from vicur.scoring.terms import cross_entropy
+from vicur.settings.section import Positive, section
 
 
-@dataclass(frozen=True)
+@section
 class SupervisedFineTuning:
     """The mean of -log p(y_t) over responses that the student did not write."""
 
-    weight: float = 1.0
+    weight: Positive = 1.0
     """Coefficient of this objective in the sum of several."""
     aggregation: Aggregation = "token"
     """Reduction: "token", the mean over the tokens of the global batch, or "sequence", the mean over
     responses of their token means."""
-
-    def __post_init__(self) -> None:
-        check_weight("supervised", self.weight)
 
     def needs(self, step: int) -> Needs:
         """Responses that the student did not write; its own would teach it nothing."""

@@ -18,7 +18,6 @@ Left out of the textbook methods:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -34,7 +33,6 @@ from vicur.objectives.objective import (
     Needs,
     ScoredTokens,
     Weighed,
-    check_weight,
 )
 from vicur.objectives.reduction import (
     group_means,
@@ -45,49 +43,40 @@ from vicur.objectives.reduction import (
 )
 from vicur.scoring.term import Term
 from vicur.scoring.terms import visual_advantage
+from vicur.settings.section import Positive, Share, section
 
 TEACHER_DEGRADED = "teacher_degraded"
 """Name of the look of the teacher on degraded media: q-tilde."""
 VISUAL_ADVANTAGE = "visual_advantage"
 
 
-@dataclass(frozen=True)
+@section
 class VisualAdvantageOPD:
     """Reverse KL with each response weighted by its visual advantage (VA) among its siblings, and with
     high-VA and low-VA tokens averaged separately (VA-OPD eq. 6)."""
 
-    weight: float = 1.0
+    weight: Positive = 1.0
     """Coefficient of this objective in the sum of several."""
     degraded_ratio: float = 0.1
     """Ratio of side lengths by which the degraded image is downsampled before it is upsampled again."""
     rollout_weights: bool = True
     """Whether to weight the responses to a prompt by their mean VA; false for equal weights. Set it to false
     with one response per prompt."""
-    rollout_temperature: float = 1.0
+    rollout_temperature: Positive = 1.0
     """Temperature of the softmax over the responses to a prompt; a high one makes their weights equal."""
     epsilon: float = 1e-6
     """Added to the standard deviation of the responses' mean VA."""
     grouped: bool = True
     """Whether to average high-VA and low-VA tokens separately; false for the mean over all tokens."""
-    top_fraction: float = 0.2
+    top_fraction: Share = 0.2
     """Share of a response's tokens, rounded up and at least one, that form the high-VA group."""
-    visual_share: float = 0.5
+    visual_share: Share = 0.5
     """Weight of the high-VA group (lambda)."""
     drop: Literal["none", "top", "lowest", "random"] = "none"
     """Mask ablation: drop the KL of the tokens with the highest or lowest VA, or of random tokens. The paper
     masks Standard OPD, so set rollout_weights and grouped to false."""
-    drop_fraction: float = 0.1
+    drop_fraction: Share = 0.1
     """Share of a response's tokens, rounded up, that `drop` drops."""
-
-    def __post_init__(self) -> None:
-        check_weight("visual_advantage", self.weight)
-        for name in ("top_fraction", "visual_share", "drop_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"visual_advantage.{name} is a share, 0 to 1, not {getattr(self, name)}.")
-        if self.rollout_temperature <= 0:
-            raise ValueError(
-                f"visual_advantage.rollout_temperature must be above 0, not {self.rollout_temperature}."
-            )
 
     def needs(self, step: int) -> Needs:
         """The teacher's distribution, and its log-probs with and without the fine detail."""

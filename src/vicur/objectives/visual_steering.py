@@ -24,7 +24,6 @@ Left out of the textbook methods:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -40,11 +39,11 @@ from vicur.objectives.objective import (
     ScoredTokens,
     Summary,
     Weighed,
-    check_weight,
 )
 from vicur.objectives.reduction import Aggregation, above_quantile, mean_weights
 from vicur.scoring.term import STUDENT, Block, Term
 from vicur.scoring.terms import reverse_kl, visual_target_kl
+from vicur.settings.section import NonNegative, Positive, Share, section
 
 TEACHER_BLIND = "teacher_blind"
 """Name of the look of the teacher without media: q0."""
@@ -57,17 +56,17 @@ ANGLE = 42.0
 SUMMARIES: dict[str, Summary] = {STANDARD_KL: "parts", VDS: "quantiles"}
 
 
-@dataclass(frozen=True)
+@section
 class VisualSteeringOPD:
     """Visual Gradient Steering (VGS) with language preservation, its adaptive form, and its control."""
 
-    weight: float = 1.0
+    weight: Positive = 1.0
     """Coefficient of this objective in the sum of several."""
-    standard: float = 1.0
+    standard: NonNegative = 1.0
     """Coefficient of l_std; 0 where another objective of a mixture already distils."""
-    alpha: float = 2.0
+    alpha: NonNegative = 2.0
     """Coefficient of the steering term."""
-    beta: float = 0.01
+    beta: NonNegative = 0.01
     """Coefficient of the preservation term; 0 switches it off."""
     steering: Literal["visual", "language"] = "visual"
     """"visual" steers towards l_vis and preserves l_lang; "language", the control, does the reverse (VGS
@@ -79,12 +78,12 @@ class VisualSteeringOPD:
     adaptive: bool = False
     """Steer each token by its VDS: by 0 up to the lower quantile, by alpha / 2 up to the upper quantile, by
     alpha above it (VGS eq. 24 and 25)."""
-    upper_quantile: float = 0.7
+    upper_quantile: Share = 0.7
     """Quantile of VDS over the update's tokens above which a token is preserved and, in the adaptive form,
     fully steered. A token that ties with the quantile up to rounding (1e-6 + 1e-4 relative) is not above."""
-    lower_quantile: float = 0.4
+    lower_quantile: Share = 0.4
     """Quantile of VDS up to which the adaptive form does not steer; ties as for upper_quantile."""
-    scale: float | Literal["derived", "measured"] = "derived"
+    scale: Positive | Literal["derived", "measured"] = "derived"
     """Scale s of the gradient (VGS eq. 15): a number; "derived" from alpha, norm_ratio and the published
     angle (eq. 23); or "measured" at every update, which runs the student once per part, three times. In a
     mixture it must be a number; 1 is no scale, as in the paper's mixture with GRPO."""
@@ -96,24 +95,17 @@ class VisualSteeringOPD:
     over all tokens."""
 
     def __post_init__(self) -> None:
-        check_weight("visual_steering", self.weight)
-        parts = (self.standard, self.alpha, self.beta)
-        if min(parts) < 0 or max(parts) == 0:
-            raise ValueError(
-                "visual_steering needs standard, alpha and beta of 0 or more, and one above 0, not "
-                f"{self.standard}, {self.alpha} and {self.beta}."
-            )
-        if not isinstance(self.scale, str) and self.scale <= 0:
-            raise ValueError(f"visual_steering.scale must be above 0, not {self.scale}.")
+        if max(self.standard, self.alpha, self.beta) == 0:
+            raise ValueError("visual_steering needs one of standard, alpha and beta above 0.")
         if self.steering == "language" and self.scale == "derived":
             raise ValueError(
                 "visual_steering.scale=derived holds for visual steering only: with steering=language "
                 "set a number, or measured."
             )
-        if not 0 <= self.lower_quantile <= self.upper_quantile <= 1:
+        if self.lower_quantile > self.upper_quantile:
             raise ValueError(
-                "visual_steering needs 0 <= lower_quantile <= upper_quantile <= 1, not "
-                f"{self.lower_quantile} and {self.upper_quantile}."
+                f"visual_steering.lower_quantile ({self.lower_quantile}) must be at most upper_quantile "
+                f"({self.upper_quantile})."
             )
         if isinstance(self.scale, str) and self.standard == 0:
             raise ValueError(

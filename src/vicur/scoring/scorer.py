@@ -6,7 +6,6 @@ Shape suffixes: N response tokens, D hidden size, J terms.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -23,11 +22,12 @@ from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import ScoringVocabulary
 from vicur.scoring.engine import Reading, Weighted, sampled_log_probs, weighted_terms
 from vicur.scoring.term import Scores, Term
+from vicur.settings.section import Count, section
 
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@section
 class ScoringConfig:
     """How responses are laid out and scored. Only `vocabulary` changes a result beyond rounding."""
 
@@ -35,23 +35,17 @@ class ScoringConfig:
     """Tokens over which every distribution is normalised and compared. "shared": all tokens of the tokenizer,
     as in the authors' code. "spoken": those that a response may consist of; media and chat special tokens,
     except end of turn, are removed by index. Special tokens are never sampled in either case."""
-    samples_per_batch: int = 64
+    samples_per_batch: Count = 64
     """Number of samples in one forward pass without gradient. With gradient it is
     optimizer.prompts_per_micro_batch."""
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """Whether the responses to a prompt share one row that holds the prompt once: "auto" chooses by
     estimated cost."""
-    chunk_tokens: int | None = None
+    chunk_tokens: Count | None = None
     """Number of response tokens whose logits exist at a time; null for as many as take about 96 MiB (on a
     GPU, 1 GiB) for all distributions that are compared."""
     gradient_checkpointing: bool = False
     """Recompute the student's layers in the backward pass instead of storing their activations."""
-
-    def __post_init__(self) -> None:
-        for name in ("samples_per_batch", "chunk_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"scoring.{name} must be at least 1, not {value}.")
 
 
 class Policy(nn.Module):

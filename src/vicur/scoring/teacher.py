@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,14 +16,14 @@ from vicur.models.checkpoints import Dtype
 from vicur.models.load import LoadedModel, as_base, copy_of, load_model, with_adapter
 from vicur.models.vocabulary import check_same_vocabulary
 from vicur.scoring.scorer import Scorer, ScoringConfig
-from vicur.settings.section import PathText
+from vicur.settings.section import Decay, PathText, section
 
 SELF = "self"
 AVERAGE = "average"
 """Name of the adapter that follows a LoRA student."""
 
 
-@dataclass(frozen=True)
+@section
 class TeacherConfig:
     """Who teaches, and what the teacher sees beyond the student's prompt."""
 
@@ -36,7 +35,7 @@ class TeacherConfig:
     update: Literal["frozen", "ema", "live"] = "frozen"
     """Weights of a self-teacher: the student's at the start (frozen), their exponential moving average
     (ema), or the student's current ones (live)."""
-    ema_decay: float = 0.999
+    ema_decay: Decay = 0.999
     """Decay of the moving average per update of the student, for update=ema."""
     keep_modules: bool = False
     """Whether a self-teacher also has the student's cue recovery and adapters."""
@@ -54,8 +53,6 @@ class TeacherConfig:
                 "teacher.update and teacher.keep_modules are about a self-teacher; another checkpoint is "
                 "frozen as it is. Set teacher.model=self, or leave them out."
             )
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"teacher.ema_decay must be at least 0 and below 1, not {self.ema_decay}.")
         check_privilege(self.privilege, "teacher.privilege")
 
     @property

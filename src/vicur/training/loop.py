@@ -19,7 +19,7 @@ from vicur.objectives.objective import OLD, Needs, Objective
 from vicur.progress import Progress
 from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.source import RolloutSource
-from vicur.settings.section import PathText
+from vicur.settings.section import Count, PathText, section
 from vicur.training.clock import Clock
 from vicur.training.metrics import describe_step, join_tokens
 from vicur.training.records import Records
@@ -27,18 +27,18 @@ from vicur.training.scoring import BatchScorer
 from vicur.training.update import Updater
 
 
-@dataclass(frozen=True)
+@section
 class TrainingConfig:
     """How long, how much at once, and where to."""
 
-    steps: int | None = None
+    steps: Count | None = None
     """Rollout batches; each is followed by one update or several. Without it, as many as the epochs have."""
-    epochs: int = 5
+    epochs: Count = 5
     """How often every problem is seen, where no number of steps is given. What does not fill a rollout
     batch at the end of an epoch is left out of it."""
-    prompts_per_step: int = 128
+    prompts_per_step: Count = 128
     """Problems of one rollout batch."""
-    prompts_per_update: int | None = None
+    prompts_per_update: Count | None = None
     """Problems of one update; by default all of the rollout batch."""
     seed: int = 0
     """Decides the order of the problems, the responses, and fresh weights."""
@@ -58,10 +58,6 @@ class TrainingConfig:
     """Whether the trained model is written to the run's folder."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "epochs", "prompts_per_step", "prompts_per_update"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"training.{name} must be at least 1, not {value}.")
         if self.prompts_per_step % self.update_size:
             raise ValueError(
                 f"training.prompts_per_update={self.prompts_per_update} does not divide "

@@ -3,48 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vicur.settings.section import Count, Decay, NonNegative, Positive, Share, section
 
-@dataclass(frozen=True)
+
+@section
 class OptimizerConfig:
     """AdamW and its schedule. The defaults are ViCuR's training table."""
 
-    learning_rate: float = 1e-6
+    learning_rate: NonNegative = 1e-6
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the first and second moments."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """Decoupled weight decay of matrices; norms and biases have none."""
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up: constant, or a cosine down to zero."""
-    warmup: float = 0.0
+    warmup: Share = 0.0
     """Share of the steps in which the learning rate rises from zero."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """The gradient is scaled down to this norm."""
-    prompts_per_micro_batch: int = 64
+    prompts_per_micro_batch: Count = 64
     """Samples whose rows are in memory together with their graph. The result does not depend on it."""
-
-    def __post_init__(self) -> None:
-        if self.learning_rate < 0:
-            raise ValueError(f"optimizer.learning_rate must be 0 or more, not {self.learning_rate}.")
-        if self.max_grad_norm <= 0:
-            raise ValueError(f"optimizer.max_grad_norm must be above 0, not {self.max_grad_norm}.")
-        if self.weight_decay < 0 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(
-                "optimizer.weight_decay must be 0 or more and optimizer.betas at least 0 and below 1, not "
-                f"{self.weight_decay} and {self.betas}."
-            )
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"optimizer.warmup is a share of the steps, 0 to 1, not {self.warmup}.")
-        if self.prompts_per_micro_batch < 1:
-            raise ValueError(
-                f"optimizer.prompts_per_micro_batch must be at least 1, not {self.prompts_per_micro_batch}."
-            )
 
 
 class Optimizer:
