@@ -30,6 +30,8 @@ def test_importing_loads_neither_torch_nor_transformers():
         "import vicur\nfrom transformers import PreTrainedModel",
         "from transformers import AutoModelForImageTextToText\nimport vicur",
         "import vicur\nfrom vicur import load_recipe\nload_recipe",
+        "import vicur.compat",
+        "import vicur.cues.settings",
     ],
 )
 def test_the_student_is_registered(imports):

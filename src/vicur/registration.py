@@ -2,8 +2,7 @@
 
 `import vicur` must be quick, and `AutoModelForImageTextToText.from_pretrained` must find the student after
 it. Registering needs the student's class, which needs torch and transformers: seconds, and a gigabyte of
-memory. So `import vicur` only puts a finder in front of Python's own, which watches modules of transformers
-being imported. At the end of the import that brought the Auto classes it registers the student, and goes.
+memory. So `import vicur` only puts a finder in front of Python's own, which watches modules being imported. At the end of the import that brought the Auto classes it registers the student, and goes.
 """
 
 from __future__ import annotations
@@ -15,9 +14,12 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 AUTO_CLASSES = "transformers.models.auto.configuration_auto"
 """The module without which no Auto class can look up a model."""
+WATCHED = ("transformers.", "vicur.")
+"""Modules inside whose import the student's own imports could find something incomplete."""
 
 
 def register_when_needed() -> None:
@@ -29,7 +31,7 @@ def register_when_needed() -> None:
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Counts how many modules of transformers are being imported, each inside the one before."""
+    """Counts how many watched modules are being imported, each inside the one before."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -38,7 +40,7 @@ class _Watcher(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """What Python's own finders say, with a loader that reports back."""
-        if not fullname.startswith("transformers."):
+        if not fullname.startswith(WATCHED):
             return None
         sys.meta_path.remove(self)
         try:
@@ -56,7 +58,6 @@ class _Watcher(importlib.abc.MetaPathFinder):
     def end(self) -> None:
         """A module was executed, or failed."""
         self._depth -= 1
-        # Inside another module's import, what the student imports could still be incomplete.
         if self._depth == 0 and AUTO_CLASSES in sys.modules and self in sys.meta_path:
             sys.meta_path.remove(self)
             importlib.import_module("vicur.models.student")
@@ -67,6 +68,10 @@ class _WatchedLoader(importlib.abc.Loader):
 
     def __init__(self, loader: importlib.abc.Loader, watcher: _Watcher) -> None:
         self._loader, self._watcher = loader, watcher
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else of the module's own loader, for `python -m`, resources and the like."""
+        return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
