@@ -63,6 +63,8 @@ class Outer:
     """Paths."""
     words: str | None = None
     """No path."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Texts by name."""
 
 
 SCHEMA = schema_of(Outer, "train")
@@ -87,6 +89,7 @@ def test_later_layers_win_and_paths_are_expanded(monkeypatch, tmp_path):
         (["inner.share=2"], r"inner\.share must be at most 1, not 2\.$"),
         (["inner.on=perhaps"], r"^inner\.on=perhaps: inner\.on must be true or false, not 'perhaps'\.$"),
         (["inner.limit=most"], r"inner\.limit must be a number or one of all, not 'most'\.$"),
+        (["names={a: 3}"], r"^names=\{a: 3\}: names\.a must be text, not 3\.$"),
         (["inner=3"], r"^inner=3: inner must be a section: \{\} for its defaults"),
         (["places=3"], r"^places=3: places must be a list, not 3\.$"),
         (
@@ -138,6 +141,12 @@ def test_options_are_settings_under_a_shorter_name():
     )
     with pytest.raises(SettingsError, match=r"^--count many: count must be a whole number"):
         typed({count: "many"})
+
+
+def test_entries_of_a_table_are_texts_and_add_up():
+    file = Layer("own.yaml", SCHEMA.flatten({"names": {"a": "x", "b": "y"}}))
+    table = SCHEMA.load([file, *SCHEMA.overrides(["names.b=", "names.c=5"])]).names
+    assert table == {"a": "x", "b": "", "c": "5"}
 
 
 def test_values_of_dotted_names_are_never_taken_for_arguments():

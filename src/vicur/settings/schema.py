@@ -144,7 +144,7 @@ class Schema(Generic[Component]):
 
     def _parse(self, origin: str, key: str, value: str) -> Any:
         """A value as YAML would read it, but text where the setting is text: a path may hold anything."""
-        kind = self.kinds.get(key)
+        kind = self.kinds.get(key, self._entry_of(key))
         kinds = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
         is_none = NoneType in kinds and value in ("null", "")
         is_list = value.startswith("[") and any(get_origin(own) in (list, tuple) for own in kinds)
@@ -189,6 +189,13 @@ class Schema(Generic[Component]):
                 if explain(error, self.kinds)[1] == sentence:
                     return layers[count - 1].origin if count else ""
         return layers[-1].origin if layers else ""
+
+    def _entry_of(self, key: str) -> Any:
+        """The type of an entry of a table, as of data.columns.answer; None if the key is none."""
+        table = next(
+            (name for name in self.kinds if key.startswith(f"{name}.") and self._is_table(name)), None
+        )
+        return None if table is None else get_args(self.kinds[table])[1]
 
     def _is_table(self, key: str) -> bool:
         """Whether a setting is itself a table of the user's words, as data.columns."""

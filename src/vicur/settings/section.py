@@ -19,7 +19,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field as dataclass_field
-from typing import Annotated, Any, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_origin
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -101,7 +101,9 @@ def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]
     if about[0]["type"] == "unexpected_keyword_argument":
         return key, f"There is no setting {'.'.join(map(str, about[0]['loc']))}."
     expected = list(dict.fromkeys(_expected(one) for one in about))
-    return key, f"{key} must be {' or '.join(expected)}, not {about[0]['input']!r}."
+    entry = about[0]["loc"][len(key.split(".")) :]
+    name = f"{key}.{entry[0]}" if get_origin(kinds.get(key)) is dict and entry else key
+    return key, f"{name} must be {' or '.join(expected)}, not {about[0]['input']!r}."
 
 
 def _setting_of(error: ErrorDetails, kinds: Mapping[str, Any]) -> str:
