@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vicur.bad_rows import RowProblem
-from vicur.media.reader import MediaReader
+from vicur.data.media import MediaReader
 from vicur.media.video import Video
 from vicur.media.videos import VideoConfig, VideoSupportMissing
 

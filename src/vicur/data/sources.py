@@ -19,6 +19,7 @@ from pydantic import Field
 from vicur.bad_rows import BadRow, BadRowError, RowProblem, reasons_in_words
 from vicur.data.choices import LETTERS, check_format
 from vicur.data.columns import HINTS, Columns, Fields
+from vicur.data.media import MediaReader
 from vicur.data.readers import Row
 from vicur.data.sample import Privilege, Sample
 from vicur.data.tables import JoinedTable, Table, name_of, open_table
@@ -26,7 +27,6 @@ from vicur.data.views import View
 from vicur.data.written import unwritten
 from vicur.media.images import PIL_LIMIT, SizeOnly, is_picture
 from vicur.media.pixels import PixelLimits
-from vicur.media.reader import MediaReader
 from vicur.media.video import Video
 from vicur.media.videos import VideoConfig
 from vicur.settings.section import Count, PathText, section
