@@ -101,7 +101,7 @@ def test_a_saved_student_is_a_plain_checkpoint_with_the_adapter_beside(base_fold
 
 
 def test_a_rank_below_one_is_refused():
-    with pytest.raises(ValueError, match=r"student\.lora\.rank must be at least 1"):
+    with pytest.raises(ValueError, match=r"rank must be at least 1"):
         LoRAConfig(rank=0)
 
 

@@ -93,7 +93,7 @@ def test_recorded_range_of_weights():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"top_fraction": 1.5}, "top_fraction is a share"),
+        ({"top_fraction": 1.5}, "top_fraction must be at most 1"),
         ({"rollout_temperature": 0.0}, "temperature must be above 0"),
     ],
 )

@@ -126,13 +126,13 @@ def test_nothing_is_run_that_no_term_takes():
     "settings, message",
     [
         ({"steering": "language"}, "derived holds for visual steering only"),
-        ({"lower_quantile": 0.8}, "lower_quantile <= upper_quantile"),
+        ({"lower_quantile": 0.8}, "must be at most upper_quantile"),
         ({"scale": "measured", "standard": 0.0}, "with standard=0 set a number"),
         ({"standard": 0.0}, "scale=derived compares with the standard gradient"),
-        ({"standard": 0.0, "alpha": 0.0, "beta": 0.0, "scale": 1.0}, "one above 0"),
-        ({"alpha": -1.0}, "of 0 or more"),
+        ({"standard": 0.0, "alpha": 0.0, "beta": 0.0, "scale": 1.0}, "one of standard, alpha and beta above 0"),
+        ({"alpha": -1.0}, "alpha must be 0 or more"),
         ({"scale": 0.0}, "scale must be above 0"),
-        ({"weight": 0.0}, "visual_steering.weight must be above 0"),
+        ({"weight": 0.0}, "weight must be above 0"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):

@@ -149,7 +149,7 @@ def test_what_makes_no_teacher_of_a_lora_student(base_folder, settings, message)
 def test_settings_of_another_checkpoint():
     with pytest.raises(ValueError, match="are about a self-teacher"):
         TeacherConfig(model="vicur:tiny-teacher", update="live")
-    with pytest.raises(ValueError, match="at least 0 and below 1"):
+    with pytest.raises(ValueError, match="ema_decay must be below 1"):
         TeacherConfig(ema_decay=1.0)
 
 
