@@ -129,7 +129,7 @@ def test_nothing_is_run_that_no_term_takes():
         ({"lower_quantile": 0.8}, "must be at most upper_quantile"),
         ({"scale": "measured", "standard": 0.0}, "with standard=0 set a number"),
         ({"standard": 0.0}, "scale=derived compares with the standard gradient"),
-        ({"standard": 0.0, "alpha": 0.0, "beta": 0.0, "scale": 1.0}, "one of standard, alpha and beta above 0"),
+        ({"standard": 0.0, "alpha": 0.0, "beta": 0.0, "scale": 1.0}, "one of standard, alpha and beta"),
         ({"alpha": -1.0}, "alpha must be 0 or more"),
         ({"scale": 0.0}, "scale must be above 0"),
         ({"weight": 0.0}, "weight must be above 0"),
