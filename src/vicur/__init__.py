@@ -25,8 +25,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _is_command_line() -> bool:
-    """Whether this process was started as `vicur` or as `python -m vicur`."""
-    started_as_module = sys.argv[:1] == ["-m"] and "vicur" in sys.orig_argv
+    """Whether this process was started as `vicur`, `python -m vicur` or `python -m vicur.cli`."""
+    started_as_module = sys.argv[:1] == ["-m"] and not {"vicur", "vicur.cli"}.isdisjoint(sys.orig_argv)
     return started_as_module or PurePath(sys.argv[0] if sys.argv else "").name in ("vicur", "vicur.exe")
 
 

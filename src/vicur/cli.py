@@ -663,3 +663,7 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
 
     check_folder(Path(options.out), "--out")
     pretrain_checkpoint(options.size, Path(options.out), options.seed, console.print)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
