@@ -55,11 +55,11 @@ def test_images_have_as_many_tokens_as_the_limits_allow(shared_student, size, lo
     limits = PixelLimits(min_pixels=low * SIDE**2, max_pixels=(low + more) * SIDE**2)
     prompt = encode(encoder(shared_student, limits), images=[picture(size)])
     tokens = int((prompt.token_types == 1).sum())
-    # Rounding to whole tokens on both sides may miss a narrow range, but then by the lesser side.
+    # Rounding to whole tokens may miss a narrow range on either side: (1, 1) between 2 and 2 tokens has 4.
     if more >= low + 2 * max(1, (max(size) / min(size)) ** 0.5 * low**0.5):
+        wide = max(size) / min(size) > low + more  # thinner than a row of single tokens can show
         assert low <= tokens
-    wide = max(size) / min(size) > low + more  # thinner than a row of single tokens can show
-    assert tokens <= low + more or wide
+        assert tokens <= low + more or wide
     assert tokens == encoder(shared_student, limits).sizes.image_tokens(size)
 
 
