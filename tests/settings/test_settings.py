@@ -165,6 +165,9 @@ def test_values_of_dotted_names_are_never_taken_for_arguments():
     assert canonical(words) == (options, ["--a.b=5", "--c.d_e=x_y", "f_g=h"])
     assert canonical(["x", "--a.b"]) == (["x", "--a.b"], [])
     assert canonical(["data/part=1.parquet"]) == (["data/part=1.parquet"], [])
+    assert canonical(["--column", "answer=label", "x=1"]) == (["--column", "answer=label"], ["x=1"])
+    assert canonical(["--column=answer=label"]) == (["--column=answer=label"], [])
+    assert canonical(["--column"]) == (["--column"], [])
 
 
 @given(st.lists(st.text(max_size=6)))

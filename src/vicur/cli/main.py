@@ -58,8 +58,14 @@ def _run(words: Sequence[str]) -> int:
     command: Command = parsed.command
     from rich.console import Console
 
+    class PipedConsole(Console):
+        """Leaves a closed pipe to `main`; rich would exit with code 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     try:
-        command.execute(parsed, rest, settings, Console())
+        command.execute(parsed, rest, settings, PipedConsole())
     except BrokenPipeError:
         raise
     except _mistakes() as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ PIXEL_OPTIONS = (
 def add_column_option(parser: argparse.ArgumentParser) -> None:
     """`--column OURS=THEIRS`, any number of times."""
     parser.add_argument(
-        "--column",
+        COLUMN,
         action="append",
         dest="column_pairs",
         default=[],
@@ -143,6 +144,7 @@ def nearest(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+COLUMN = "--column"
 _SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 
 
@@ -157,7 +159,9 @@ def canonical(words: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = iter(words)
     for word in rest:
         flag, equals, value = word.partition("=")
-        if _SETTING.match(word):
+        if flag == COLUMN and not equals:  # its value looks like a setting
+            found += [word, *itertools.islice(rest, 1)]
+        elif _SETTING.match(word):
             settings.append(word)
         elif not flag.startswith("--"):
             found.append(word)
