@@ -70,6 +70,19 @@ def is_module(name):
         return False
 
 
+CORE = ["models", "rewards", "data", "encoding", "rollouts", "scoring", "objectives", "training", "run"]
+
+
+@pytest.mark.parametrize("room", CORE)
+def test_the_readme_has_a_line_for_every_file_of_the_core(room):
+    (block,) = re.findall(
+        rf"^    {room}/ *\n((?:      .*\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    listed = re.findall(r"^      (\w+\.py) ", block, flags=re.MULTILINE)
+    folder = ROOT / "src" / "vicur" / room
+    assert sorted(listed) == sorted(path.name for path in folder.glob("*.py") if path.name != "__init__.py")
+
+
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
 
@@ -86,8 +99,8 @@ EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/objectives.md").read_t
 def test_every_example_is_a_recipe(text, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    needs_siblings = [] if "rollout:" in text else ["rollout.siblings=4"]
-    assert load_recipe(str(path), needs_siblings).objective.parts
+    needs_group_size = [] if "rollout:" in text else ["rollout.group_size=4"]
+    assert load_recipe(str(path), needs_group_size).objective.parts
 
 
 README = (ROOT / "README.md").read_text().split("## Your own images")[1].split("\n## ")[0]
@@ -113,7 +126,7 @@ def test_the_page_of_settings_is_up_to_date():
     assert (ROOT / "docs/settings.md").read_text() == page(), "run `make docs`"
 
 
-def test_every_setting_stands_on_it_once():
+def test_every_setting_of_both_commands_is_on_it():
     named = re.findall(r"^- \*\*`([\w.]+)`\*\*", page(), flags=re.MULTILINE)
     assert sorted(named) == sorted([*setting_types(Recipe), *setting_types(BuildConfig)])
 
