@@ -86,8 +86,8 @@ EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/objectives.md").read_t
 def test_every_example_is_a_recipe(text, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    needs_siblings = [] if "rollout:" in text else ["rollout.siblings=4"]
-    assert load_recipe(str(path), needs_siblings).objective.parts
+    needs_group_size = [] if "rollout:" in text else ["rollout.group_size=4"]
+    assert load_recipe(str(path), needs_group_size).objective.parts
 
 
 README = (ROOT / "README.md").read_text().split("## Your own images")[1].split("\n## ")[0]

@@ -2,7 +2,8 @@
 
 `import vicur` must be quick, and `AutoModelForImageTextToText.from_pretrained` must find the student after
 it. Registering needs the student's class, which needs torch and transformers: seconds, and a gigabyte of
-memory. So `import vicur` only puts a finder in front of Python's own, which watches modules being imported. At the end of the import that brought the Auto classes it registers the student, and goes.
+memory. So `import vicur` only puts a finder in front of Python's own, which watches modules being imported.
+At the end of the import that brought the Auto classes it registers the student, and goes.
 """
 
 from __future__ import annotations

@@ -273,7 +273,7 @@ def test_a_problem_that_cannot_be_read_is_passed_over(samples):
 
 
 def test_response_tokens_that_are_shifted_between_views(samples, student, teacher, monkeypatch):
-    rows = teacher.scorer.rows
+    rows = teacher.scorer.sequences
 
     def shifted(prompts, responses):
         moved = [[torch.cat([ids[1:], ids[:1]]) for ids in own] for own in responses]

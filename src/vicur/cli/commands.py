@@ -158,7 +158,7 @@ COMMANDS = (
             Option("--run", "run", "use the student's responses of this training run"),
             Option("--kinds", "kinds", "texts to measure (default: all in the data)", many=True),
             Option("--problems", "problems", "use only the first N problems", metavar="N"),
-            Option("--siblings", "siblings", "responses per problem (default 4)"),
+            Option("--group-size", "group_size", "responses per problem (default 4)"),
             Option("--batch", "samples_per_batch", "problems scored together (default 16)"),
             Option("--seed", "seed", "seed for sampling and for the choice of other problems (default 0)"),
             Option("--output", "output", "folder for worth.json and tokens.parquet"),

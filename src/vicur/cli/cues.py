@@ -194,7 +194,7 @@ def worth(arguments: Arguments, console: Console) -> None:
         responses = sample_responses(
             student,
             samples,
-            siblings=settings.siblings,
+            group_size=settings.group_size,
             sampling=settings.sampling,
             seed=settings.seed,
             grader=grader,

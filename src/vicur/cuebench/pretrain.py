@@ -272,10 +272,10 @@ class Pretraining:
             torch.tensor([*tokenizer(problem.target)["input_ids"], tokenizer.eos_token_id])
             for problem in batch
         ]
-        rows = self.scorer.rows(prompts, [[target] for target in targets])
-        mean = mean_weights(rows.response_index, "token")
+        sequences = self.scorer.sequences(prompts, [[target] for target in targets])
+        mean = mean_weights(sequences.response_index, "token")
         term = Term("cross_entropy", lambda block: cross_entropy(block.log_prob_C), mean)
-        return self.scorer.weighted_terms(rows, [term], {}).loss
+        return self.scorer.weighted_terms(sequences, [term], {}).loss
 
     def accuracies(self, split: Split, count: int = 256) -> dict[str, float]:
         """Greedy accuracy in percent under each view that matters later."""

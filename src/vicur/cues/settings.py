@@ -157,7 +157,7 @@ class WorthSettings:
     """Texts to measure; null for all that the data has."""
     problems: Count | None = None
     """Use only the first N problems; null for all."""
-    siblings: Count = 4
+    group_size: Count = 4
     """Responses per problem."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are sampled."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vicur.data.sample import Sample
 from vicur.data.views import Plain
-from vicur.encoding.layout import build_rows
+from vicur.encoding.layout import build_sequences
 from vicur.encoding.prompts import PromptEncoder
 from vicur.models.load import LoadedModel
 from vicur.models.recovery import RecoveryObserver
@@ -38,9 +38,9 @@ def sink_attention(
         if len(sample.images) != 1 or sample.videos:
             raise ValueError(f"Sample {sample.id} has not exactly one image.")
         prompt = encoder.encode([Plain().show(sample)])[0]
-        rows = build_rows([prompt], [()], pad_id=loaded.vocabulary.pad_id).to(loaded.model.device)
+        inputs = build_sequences([prompt], [()], pad_id=loaded.vocabulary.pad_id).to(loaded.model.device)
         with RecoveryObserver(loaded.recovery, keep_attention=True) as observer:
-            loaded.model.model(**rows.model_inputs(), use_cache=False)
+            loaded.model.model(**inputs.model_inputs(), use_cache=False)
         _, height, width = prompt.media["image_grid_thw"][0].tolist()
         shape = (height // merge, width // merge)
         maps.append({layer: seen[0].reshape(shape) for layer, seen in observer.attention.items()})

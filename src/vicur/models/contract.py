@@ -154,7 +154,8 @@ def _media(images: int) -> dict[str, Tensor]:
 
 
 def _case(rows: list[list[int]], sinks: list[tuple[int, int]], images: list[int]) -> _Case:
-    """A case of given token rows: each sink's (row, column), and the column where its image begins."""
+    """A case of the given token sequences: each sink's (row, column), and the column where its image
+    begins."""
     ids = torch.tensor(rows)
     inputs = {"input_ids": ids, "mm_token_type_ids": (ids == _IMAGE).int(), **_media(len(images))}
     columns = torch.tensor(images)[:, None] + torch.arange(4)
@@ -170,7 +171,7 @@ def _padded() -> _Case:
 
 
 def _packed() -> _Case:
-    """Two prompts in one row and no attention mask: sinks are found by the text positions."""
+    """Two prompts in one sequence and no attention mask: sinks are found by the text positions."""
     case = _case([_PROMPT + _SHORTER], [(0, 0), (0, 9)], [3, 11])
     positions = torch.cat([torch.arange(len(_PROMPT)), torch.arange(len(_SHORTER))])
     case.inputs["position_ids"] = positions.expand(4, 1, -1)

@@ -148,7 +148,7 @@ class _GathersCues:
             return
         positions = kwargs.get("position_ids")
         # Position ids of four rows have text positions in front of the three multimodal ones. They restart
-        # at 0 with each sample that is packed into a row: without a mask, that tells the samples apart.
+        # at 0 with each sample that is packed into a sequence: without a mask, that tells the samples apart.
         has_text_positions = positions is not None and positions.ndim == 3 and len(positions) == 4
         self._plan = RecoveryPlan.of(
             visual,

@@ -60,7 +60,7 @@ class Needs:
             KL(first || second) is passed to `weigh`.
         draws: whether a uniform number for each token is needed.
         rewards: whether responses are graded against gold answers.
-        siblings: minimum number of responses per prompt.
+        group_size: minimum number of responses to a problem.
         sources: allowed sources of responses.
         only_imitates: whether the loss is at its minimum once the student agrees with the teacher, so
             that a teacher that is the student itself, on the same prompt, has nothing to teach.
@@ -75,7 +75,7 @@ class Needs:
     divergences: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     draws: bool = False
     rewards: bool = False
-    siblings: int = 1
+    group_size: int = 1
     sources: frozenset[str] = frozenset({"student", "teacher", "dataset"})
     only_imitates: bool = False
     whole_gradient: bool = False
@@ -101,7 +101,7 @@ class ScoredTokens:
         prompt_index: index of each response's prompt, 0 ... in order.
         log_probs: log-probs of the response tokens by `Needs.log_probs`, in nats.
         divergences: KL at each token by `Needs.divergences`, in nats.
-        draws: uniform numbers that depend on seed, step, sample, sibling and position alone.
+        draws: uniform numbers that depend on seed, step, sample, response number and position alone.
         rewards: reward of each response.
     """
 

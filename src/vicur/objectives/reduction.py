@@ -118,8 +118,8 @@ def above_quantile(values: Float[Tensor, " N"], q: float) -> Bool[Tensor, " N"]:
         ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * |t|
 
     so that values that are equal up to rounding end up on the same, low, side. Such ties are common: the
-    first tokens of siblings have one value, and t is one of them. Where no value is that close above t, the
-    result is that of an exact comparison.
+    first tokens of the responses to a problem have one value, and t is one of them. Where no value is that
+    close above t, the result is that of an exact comparison.
     """
     below, _ = _place(len(values), q)
     threshold = values.double().sort().values[below]

@@ -305,10 +305,12 @@ class _Checks:
         for who, view in looks:
             scorer = self.student if who == "student" else self.teacher.scorer
             try:
-                rows = scorer.rows(scorer.encode(self.samples, view), [[ids] for ids in self.responses])
-            except AssertionError as error:  # rows and prompts are held to it wherever they are made
+                sequences = scorer.sequences(
+                    scorer.encode(self.samples, view), [[ids] for ids in self.responses]
+                )
+            except AssertionError as error:  # sequences and prompts are held to it wherever they are made
                 return Check("same response in every view", False, f"{who}, {view.name}: {error}.")
-            if not torch.equal(rows.response_ids.cpu(), wanted):
+            if not torch.equal(sequences.response_ids.cpu(), wanted):
                 return Check("same response in every view", False, f"{who}, {view.name}: other tokens.")
         return Check("same response in every view", True, f"{len(wanted)} tokens under {len(looks)} looks")
 

@@ -56,7 +56,7 @@ class Workload:
 
     Attributes:
         prompts: problems of a rollout batch.
-        siblings: responses to each.
+        group_size: responses to each prompt.
         student: its prompts.
         teacher: the teacher's prompts; None without a teacher.
         response_tokens: of one response, at most.
@@ -68,7 +68,7 @@ class Workload:
     """
 
     prompts: int
-    siblings: int
+    group_size: int
     student: PromptSizes
     teacher: PromptSizes | None
     response_tokens: int
@@ -81,14 +81,14 @@ class Workload:
     @property
     def generated(self) -> int:
         """Response tokens of a step, at most."""
-        return self.prompts * self.siblings * self.response_tokens
+        return self.prompts * self.group_size * self.response_tokens
 
     def scored(self, needs: Needs) -> int:
         """Tokens that models read in a step, at most: each look once, and the student with gradient."""
         looks = {(look.who, look.view) for look in needs.looks} | {("student", None)}
         mean = {"student": self.student.mean_tokens, "teacher": self.sizes("teacher").mean_tokens}
         return round(
-            sum(self.prompts * (mean[who] + self.siblings * self.response_tokens) for who, _ in looks)
+            sum(self.prompts * (mean[who] + self.group_size * self.response_tokens) for who, _ in looks)
         )
 
     def sizes(self, who: str) -> PromptSizes:
@@ -175,7 +175,7 @@ class _Batch:
         tokens: of the language model, padding included.
         visual: visual tokens.
         patches: of the vision tower.
-        mask: entries of the attention mask, where siblings share a row.
+        mask: entries of the attention mask, where responses share a sequence.
     """
 
     tokens: Bytes
@@ -184,22 +184,22 @@ class _Batch:
     mask: Bytes = 0.0
 
 
-def _batch(scorer: Scorer, sizes: PromptSizes, prompts: int, siblings: int, response_tokens: int) -> _Batch:
+def _batch(scorer: Scorer, sizes: PromptSizes, prompts: int, group_size: int, response_tokens: int) -> _Batch:
     """Prompts with their responses, all padded to the longest."""
-    lengths = [response_tokens] * siblings
-    width = scorer.siblings_per_row(sizes.most_tokens, lengths) if siblings else 1
-    rows = -(-siblings // width) if siblings else 1  # rows of one prompt
+    lengths = [response_tokens] * group_size
+    width = scorer.responses_per_sequence(sizes.most_tokens, lengths) if group_size else 1
+    sequences = -(-group_size // width) if group_size else 1  # of one prompt
     length = sizes.most_tokens + width * response_tokens
-    visual = rows * sizes.visual_of(prompts)
+    visual = sequences * sizes.visual_of(prompts)
     merged = scorer.policy.model.config.vision_config.spatial_merge_size**2
-    mask = prompts * rows * length**2 if width > 1 else 0
-    return _Batch(prompts * rows * length, visual, visual * merged, mask)
+    mask = prompts * sequences * length**2 if width > 1 else 0
+    return _Batch(prompts * sequences * length, visual, visual * merged, mask)
 
 
 def _update(student: Scorer, work: Workload) -> dict[str, Bytes]:
     """The graph of a micro-batch, and what its backward pass and the vocabulary need beside it."""
     model = student.policy.model
-    batch = _batch(student, work.student, work.micro_batch, work.siblings, work.response_tokens)
+    batch = _batch(student, work.student, work.micro_batch, work.group_size, work.response_tokens)
     head = model.lm_head.weight
     kind = "cuda" if student.device.type == "cuda" else "cpu"
     found: dict[str, Bytes] = {
@@ -260,7 +260,7 @@ def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> Bytes:
     found = []
     for scorer, sizes in scorers:
         model = scorer.policy.model
-        batch = _batch(scorer, sizes, work.scoring_batch, work.siblings, work.response_tokens)
+        batch = _batch(scorer, sizes, work.scoring_batch, work.group_size, work.response_tokens)
         pixels = batch.patches * _pixel_bytes(model)
         found.append(_passing(model, batch) + pixels + batch.mask * model.dtype.itemsize)
     return max(found)
@@ -274,7 +274,7 @@ def _sampling(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[
     scorer = teacher.scorer if by_teacher and teacher is not None else student
     model, sizes = scorer.policy.model, work.sizes(work.writer)
     prefill = _batch(scorer, sizes, work.decoding_batch, 0, 0)
-    responses = work.decoding_batch * work.siblings
+    responses = work.decoding_batch * work.group_size
     cached = _cache_bytes(model)
     words = len(scorer.vocabulary.kept_ids) * SAMPLING_BYTES
     words += model.config.text_config.vocab_size * model.dtype.itemsize
@@ -296,7 +296,7 @@ def _temporaries(trained: list[nn.Parameter], device: torch.device) -> int:
 
 def _distributions(model: Any, teacher: Teacher | None, needs: Needs, work: Workload) -> Bytes:
     """Hidden states of a rollout batch that wait for the update."""
-    width = work.prompts * work.siblings * work.response_tokens
+    width = work.prompts * work.group_size * work.response_tokens
     models = [
         teacher.loaded.model if look.who == "teacher" and teacher is not None else model
         for look in needs.distributions.values()

@@ -23,7 +23,7 @@ _GRACE = 1.0
 _MEMORY = 4 * 2**30
 """Bytes of address space."""
 _MOST_REMEMBERED = 10_000
-"""Siblings often give the same answer; beyond this many, all are forgotten."""
+"""Responses to one problem often give the same answer; beyond this many, all are forgotten."""
 
 
 class _Gone(Exception):

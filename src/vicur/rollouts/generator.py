@@ -81,7 +81,7 @@ class TorchGenerator:
         """As `Generator.generate`."""
         prompts = self._encode(samples, view)
         ids = [sample.id for sample in samples]
-        responses = self._sampler.sample(prompts, ids, siblings=group_size, seed=seed, step=step)
+        responses = self._sampler.sample(prompts, ids, group_size=group_size, seed=seed, step=step)
         ends = [self.tokenizer.decode(prompt.input_ids[-PROMPT_END:]) for prompt in prompts]
         opened = [opened_thought(end) for end in ends]
         return Rollouts.decoded(samples, responses, self.tokenizer, opened)

@@ -1,6 +1,6 @@
 """From logits to the distribution that is sampled from.
 
-Shape suffixes: B rows, V words kept.
+Shape suffixes: B sequences, V words kept.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ class Rollouts:
     """The responses to a batch of samples.
 
     The flat order used by every per-token tensor (suffix N) is: samples in order, each sample's
-    siblings in order, each response's tokens in order.
+    the responses to a problem in order, each response's tokens in order.
 
     Attributes:
         samples: the problems.
-        responses: the sibling responses to each.
+        responses: the responses to each problem.
         texts: the same, decoded without special tokens, behind the tag of a thought that the prompt opened.
     """
 
@@ -57,17 +57,17 @@ class Rollouts:
     @property
     def flat_responses(self) -> list[Response]:
         """All responses in the flat order."""
-        return [response for siblings in self.responses for response in siblings]
+        return [response for group in self.responses for response in group]
 
     @property
     def flat_texts(self) -> list[str]:
         """All texts in the flat order."""
-        return [text for siblings in self.texts for text in siblings]
+        return [text for group in self.texts for text in group]
 
     @property
     def response_ids(self) -> list[list[Int[Tensor, " _"]]]:
-        """Token ids, as `build_rows` takes them."""
-        return [[response.ids for response in siblings] for siblings in self.responses]
+        """Token ids, as `build_sequences` takes them."""
+        return [[response.ids for response in group] for group in self.responses]
 
     @property
     def response_index(self) -> Int[Tensor, " N"]:
@@ -78,7 +78,7 @@ class Rollouts:
     @property
     def prompt_index(self) -> Int[Tensor, " R"]:
         """To which sample, in order, each response belongs."""
-        counts = torch.tensor([len(siblings) for siblings in self.responses])
+        counts = torch.tensor([len(group) for group in self.responses])
         return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
     @property
@@ -95,11 +95,11 @@ class Rollouts:
         return torch.cat(sampled)
 
     def draws(self, seed: int, step: int) -> Float[Tensor, " N"]:
-        """A uniform number for each token, keyed by seed, step, sample, sibling and position."""
+        """A uniform number for each token, keyed by seed, step, sample, response number and position."""
         found = []
-        for sample, siblings in zip(self.samples, self.responses, strict=True):
-            for sibling, response in enumerate(siblings):
-                key = [stream_key(seed, step, f"{sample.id}/draw", sibling)]
+        for sample, group in zip(self.samples, self.responses, strict=True):
+            for number, response in enumerate(group):
+                key = [stream_key(seed, step, f"{sample.id}/draw", number)]
                 found += [uniforms(key, position) for position in range(len(response.ids))]
         return torch.from_numpy(np.concatenate(found))
 
@@ -109,7 +109,7 @@ class Rollouts:
 
     def tokens(self, prompts: slice) -> slice:
         """Where the tokens of some of the samples stand in the flat order."""
-        lengths = [sum(len(response.ids) for response in siblings) for siblings in self.responses]
+        lengths = [sum(len(response.ids) for response in group) for group in self.responses]
         first, last, _ = prompts.indices(len(lengths))
         return slice(sum(lengths[:first]), sum(lengths[:last]))
 

@@ -27,7 +27,7 @@ class RolloutConfig:
     source: SourceName = "student"
     """Where responses come from: the student (on-policy), the teacher under its own view (off-policy), or
     the data (`target_response`)."""
-    siblings: Count = 1
+    group_size: Count = 1
     """Number of responses to each prompt (K; group size in GRPO)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are sampled. Given responses are cut off at max_new_tokens."""
@@ -35,8 +35,10 @@ class RolloutConfig:
     """Number of prompts that are prefilled and decoded together; memory grows with it."""
 
     def __post_init__(self) -> None:
-        if self.source == "dataset" and self.siblings > 1:
-            raise ValueError("rollout.source=dataset has one response to a problem: set rollout.siblings=1.")
+        if self.source == "dataset" and self.group_size > 1:
+            raise ValueError(
+                "rollout.source=dataset has one response to a problem: set rollout.group_size=1."
+            )
 
 
 @runtime_checkable

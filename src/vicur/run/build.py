@@ -193,7 +193,7 @@ class Run:
         prompts = recipe.training.prompts_per_step
         return Workload(
             prompts=prompts,
-            siblings=recipe.rollout.siblings,
+            group_size=recipe.rollout.group_size,
             student=student,
             teacher=teacher,
             response_tokens=recipe.rollout.sampling.max_new_tokens,
@@ -272,4 +272,4 @@ def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, loaded: Lo
         assert teacher is not None
         writer, scorer, view = teacher.loaded, teacher.scorer, teacher.view
     generator = TorchGenerator(writer, config.sampling, config.prompts_per_batch, encode=scorer.encode)
-    return GeneratedSource(generator, view, config.siblings, recipe.training.seed)
+    return GeneratedSource(generator, view, config.group_size, recipe.training.seed)

@@ -79,15 +79,15 @@ class Recipe:
                 "The teacher is the student's own start and sees what the student sees: there is nothing to "
                 "learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
             )
-        if self.rollout.siblings < needs.siblings:
+        if self.rollout.group_size < needs.group_size:
             raise ValueError(
-                f"The objective {names} compares siblings: set rollout.siblings to {needs.siblings} or "
-                f"more, not {self.rollout.siblings}."
+                f"The objective {names} compares a problem's responses: set rollout.group_size to "
+                f"{needs.group_size} or more, not {self.rollout.group_size}."
             )
-        if needs.siblings > 1 and sampling.temperature == 0:
+        if needs.group_size > 1 and sampling.temperature == 0:
             raise ValueError(
-                f"The objective {names} compares siblings, and at rollout.sampling.temperature=0 they are "
-                "all the same."
+                f"The objective {names} compares a problem's responses, and at "
+                "rollout.sampling.temperature=0 they are all the same."
             )
 
     @property

@@ -27,7 +27,7 @@ _TRAIN = {
         "per_device_train_batch_size per_device_batch_size micro_batch_size micro_train_batch_size "
         "ppo_micro_batch_size ppo_micro_batch_size_per_gpu micro_batch_size_per_device_for_update"
     ),
-    "rollout.siblings": (
+    "rollout.group_size": (
         "num_generations num_return_sequences n_samples_per_prompt num_samples group_size rollout.n n k"
     ),
     "rollout.sampling.max_new_tokens": (

@@ -28,7 +28,7 @@ class OptimizerConfig:
     max_grad_norm: Positive = 1.0
     """The gradient is scaled down to this norm."""
     prompts_per_micro_batch: Count = 64
-    """Samples whose rows are in memory together with their graph. The result does not depend on it."""
+    """Problems whose sequences are in memory together with their graph. The result does not depend on it."""
 
 
 class Optimizer:

@@ -84,7 +84,7 @@ class PrivilegeTokens:
     Attributes:
         kinds: that were looked at.
         samples: id of the problem of each response.
-        siblings: number of each response among those to its problem.
+        response_numbers: number of each response among those to its problem.
         correct: whether each response is; None where nothing says.
         texts: the responses.
         ids_N: their tokens.
@@ -100,7 +100,7 @@ class PrivilegeTokens:
 
     kinds: tuple[TextKind, ...]
     samples: tuple[str, ...]
-    siblings: tuple[int, ...]
+    response_numbers: tuple[int, ...]
     correct: tuple[bool | None, ...]
     texts: tuple[str, ...]
     ids_N: Int[Tensor, " N"]
@@ -113,8 +113,8 @@ class PrivilegeTokens:
     left_out: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
-        """One for each response: sample, sibling, correct, response, ids, and arrays of a number for each
-        token: `log_prob_<condition>`, `shift_<condition>`, `information_<condition>` and
+        """One for each response: sample, response_number, correct, response, ids, and arrays of a number for
+        each token: `log_prob_<condition>`, `shift_<condition>`, `information_<condition>` and
         `information_above_<condition>`; the last two None where there is none."""
         lengths = torch.bincount(self.response_index_N, minlength=len(self.samples)).tolist()
         columns = {
@@ -131,7 +131,7 @@ class PrivilegeTokens:
         return [
             {
                 "sample": self.samples[r],
-                "sibling": self.siblings[r],
+                "response_number": self.response_numbers[r],
                 "correct": self.correct[r],
                 "response": self.texts[r],
                 "ids": ids[r].numpy(),
@@ -315,7 +315,7 @@ def _measure_batch(
             found[text_name] = scores_with(kind, tuple(shown[name][j] for shown in texts.several))
         terms["information", name] = Term("", partial(_information, names), reads=names)
         terms["information_above", name] = Term("", partial(_information_above, names), reads=names)
-    reading = teacher.reading(torch.cat([ids for siblings in responses.ids for ids in siblings]))
+    reading = teacher.reading(torch.cat([ids for group in responses.ids for ids in group]))
     values_JN = observed_terms(found.pop(PLAIN), reading, list(terms.values()), found)
     return dict(zip(terms, values_JN.cpu(), strict=True))
 
@@ -345,10 +345,10 @@ def _joined(
     left_out: int,
 ) -> PrivilegeTokens:
     """The batches in the order of the problems again."""
-    counts = [len(siblings) for siblings in responses.ids]
-    flat = [ids for siblings in responses.ids for ids in siblings]
+    counts = [len(group) for group in responses.ids]
+    flat = [ids for group in responses.ids for ids in group]
     names = dict.fromkeys(name for found in parts.values() for name in found)
-    tokens = [sum(map(len, siblings)) for siblings in responses.ids]
+    tokens = [sum(map(len, group)) for group in responses.ids]
 
     def of(what: str) -> dict[str, Tensor]:
         nothing = float("nan")
@@ -371,7 +371,7 @@ def _joined(
     return PrivilegeTokens(
         kinds=kinds,
         samples=tuple(s.id for s, n in zip(samples, counts, strict=True) for _ in range(n)),
-        siblings=tuple(k for n in counts for k in range(n)),
+        response_numbers=tuple(k for n in counts for k in range(n)),
         correct=tuple(value for own in responses.correct for value in own),
         texts=tuple(text for own in responses.texts for text in own),
         ids_N=torch.cat(flat),

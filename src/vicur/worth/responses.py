@@ -27,7 +27,7 @@ COLUMNS = ("step", "sample", "response", "ids", "correct")
 
 @dataclass(frozen=True)
 class StudentResponses:
-    """Responses to some problems of a source, siblings together.
+    """Responses to some problems of a source, the responses to a problem together.
 
     Attributes:
         index: of each answered problem in its source.
@@ -58,7 +58,7 @@ def sample_responses(
     student: LoadedModel,
     samples: Sequence[Sample],
     *,
-    siblings: int = 4,
+    group_size: int = 4,
     sampling: SamplingConfig | None = None,
     seed: int = 0,
     prompts_per_batch: int = 64,
@@ -68,12 +68,12 @@ def sample_responses(
 ) -> StudentResponses:
     """Let a student answer every problem as it sees it: plain, without any privilege.
 
-    What is sampled depends on seed, sample and sibling, not on batches or order.
+    What is sampled depends on seed, sample and response number, not on batches or order.
 
     Args:
         student: who answers.
         samples: the problems.
-        siblings: responses to each (K).
+        group_size: responses to each problem (K).
         sampling: temperature and the like; the student's own distribution if not given.
         seed: another one, other responses.
         prompts_per_batch: problems answered together.
@@ -89,7 +89,7 @@ def sample_responses(
     starts = range(0, len(samples), prompts_per_batch)
     for start in starts if progress is None else progress.over(starts, len(starts)):
         batch = [samples[i] for i in range(start, min(start + prompts_per_batch, len(samples)))]
-        rollouts = generator.generate(batch, Plain(), group_size=siblings, seed=seed)
+        rollouts = generator.generate(batch, Plain(), group_size=group_size, seed=seed)
         ids += [tuple(own) for own in rollouts.response_ids]
         texts += rollouts.texts
         correct += [
