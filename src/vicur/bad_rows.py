@@ -86,10 +86,10 @@ class Reason:
 
 def reasons(bad_rows: Iterable[BadRow]) -> dict[str, Reason]:
     """The bad rows by kind, the most frequent kind first; the counts add up to the number of rows."""
-    found: dict[str, list[BadRow]] = {}
+    by_kind: dict[str, list[BadRow]] = {}
     for bad in bad_rows:
-        found.setdefault(bad.kind, []).append(bad)
-    ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+        by_kind.setdefault(bad.kind, []).append(bad)
+    ordered = sorted(by_kind.items(), key=lambda item: -len(item[1]))
     return {kind: Reason(len(rows), min(rows, key=lambda bad: bad.row)) for kind, rows in ordered}
 
 

@@ -93,8 +93,8 @@ class Progress:
         """Show a step's time and what the student does, beside the bar."""
         accuracy = metrics.get("rollout_accuracy")
         gap = metrics.get("gap_whole")
-        shown = f"loss {metrics['loss']:.3f}" if gap is None else f"gap {gap:+.3f}"
-        note = f"{metrics['seconds']:.2f} s/step, {shown}"
+        value = f"loss {metrics['loss']:.3f}" if gap is None else f"gap {gap:+.3f}"
+        note = f"{metrics['seconds']:.2f} s/step, {value}"
         if accuracy is not None:
             note += f", rollouts {accuracy:.0f} % right"
         self.note(note)

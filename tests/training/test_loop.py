@@ -358,13 +358,13 @@ def test_prompts_that_are_too_long_are_dropped_and_told(tmp_path, base_folder, d
         "training.prompts_per_step=4",
     ]
     whole = build(load_recipe("cuebench/opsd_cue", settings))
-    assert whole.data.told() == []
+    assert whole.data.notes() == []
     lengths = [len(p) for p in whole.trainer.scoring.student.encode(whole.data.problems[:], Plain())]
     limit = min(lengths)
     fitting = sum(length <= limit for length in lengths)
     cut = build(load_recipe("cuebench/opsd_cue", [*settings, f"data.max_prompt_tokens={limit}"]))
     assert len(cut.data.problems) == fitting < 24
-    (told,) = cut.data.told()
+    (told,) = cut.data.notes()
     assert told.startswith(f"Skipped {24 - fitting} problems of ") and "too long, the first: " in told
     # The teacher's prompts are longer by their hint, and are not cut off by the student's limit.
     teacher = cut.trainer.scoring.teacher
@@ -395,7 +395,7 @@ def test_answers_that_cannot_be_graded_are_left_out_where_rewards_are_needed(tmp
     assert key == table["id"][0].as_py() and len(graded.data.problems) == 23
     assert (
         f"answers that cannot be graded: 1 gold answer with unbalanced braces; the first: {key}."
-        in (graded.data.told()[0])
+        in (graded.data.notes()[0])
     )
 
 
@@ -495,11 +495,11 @@ def test_what_lacks_the_teachers_privilege_is_told_or_refused(tmp_path, base_fol
         "training.prompts_per_step=4",
     ]
     plain = build(load_recipe("cuebench/opsd_cue", settings))
-    assert plain.data.told() == [
+    assert plain.data.notes() == [
         "4 of 24 problems lack the teacher's privilege; for these the teacher sees the student's prompt."
     ]
     skipped = build(load_recipe("cuebench/opsd_cue", [*settings, "teacher.missing_privilege=skip"]))
     assert len(skipped.data.problems) == 20
-    assert skipped.data.told()[0].startswith("Skipped 4 problems of ")
+    assert skipped.data.notes()[0].startswith("Skipped 4 problems of ")
     with pytest.raises(ValueError, match=r"4 of 24 problems of .* lack the privilege cue"):
         build(load_recipe("cuebench/opsd_cue", [*settings, "teacher.missing_privilege=error"]))

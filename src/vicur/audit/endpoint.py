@@ -78,7 +78,7 @@ class EndpointJudge:
         async def verdict(row: CueRow) -> Verdict | None:
             async with free:  # only the images of cues in flight are decoded
                 request = await asyncio.to_thread(_request, row)
-                key = f"{endpoint_identity(self.model, self.config)} {shown_digest(request.shown)}"
+                key = f"{endpoint_identity(self.model, self.config)} {shown_digest(request.question)}"
                 if store is not None and key in store:
                     return parse_verdict(store.cue(key))
                 reply = await self._reply(client, request)
@@ -136,7 +136,7 @@ def _request(row: CueRow) -> CueRequest:
     return CueRequest(
         index=0,
         sample_id=sample.id,
-        shown=Shown(({"role": "user", "content": content},), sample.images, sample.videos),
+        question=Shown(({"role": "user", "content": content},), sample.images, sample.videos),
         number=0,
         seed=ASKING.seed,
         temperature=ASKING.temperature,

@@ -122,13 +122,15 @@ class Command:
             frozenset(switch.flag for switch in (*self.switches, PRINT_CONFIG) if vars(parsed)[switch.dest]),
         )
 
-    def _missing(self, given: set[str], parsed: argparse.Namespace) -> list[str]:
+    def _missing(self, provided: set[str], parsed: argparse.Namespace) -> list[str]:
         """How the settings that must be given, and are not, are written."""
         written = {option.setting: option.flag for option in self.options}
         if self.argument is not None and self.argument.setting is not None:
             written[self.argument.setting] = self.argument.name
-            given = given | ({self.argument.setting} if parsed.argument is not None else set())
-        return [written.get(setting, f"{setting}=VALUE") for setting in self.needed if setting not in given]
+            provided = provided | ({self.argument.setting} if parsed.argument is not None else set())
+        return [
+            written.get(setting, f"{setting}=VALUE") for setting in self.needed if setting not in provided
+        ]
 
 
 @dataclass(frozen=True)

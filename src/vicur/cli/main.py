@@ -86,10 +86,10 @@ class _Version(argparse.Action):
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            found = version("vicur")
+            installed = version("vicur")
         except PackageNotFoundError:  # run from its sources
-            found = "(not installed)"
-        sys.stdout.write(f"vicur {found}\n")
+            installed = "(not installed)"
+        sys.stdout.write(f"vicur {installed}\n")
         parser.exit()
 
 

@@ -152,7 +152,7 @@ def canonical(words: Sequence[str]) -> tuple[list[str], list[str]]:
     `--max_new_tokens` becomes `--max-new-tokens`. A dotted setting and its value, `--a.b value`, become one
     word, so that no setting is taken for the word behind a command.
     """
-    found: list[str] = []
+    flags: list[str] = []
     settings: list[str] = []
     rest = iter(words)
     for word in rest:
@@ -160,17 +160,17 @@ def canonical(words: Sequence[str]) -> tuple[list[str], list[str]]:
         if _SETTING.match(word):
             settings.append(word)
         elif not flag.startswith("--"):
-            found.append(word)
+            flags.append(word)
         elif "." not in flag:
-            found.append(flag.replace("_", "-") + equals + value)
+            flags.append(flag.replace("_", "-") + equals + value)
         elif equals:
             settings.append(word)
         else:
             following = next(rest, None)
-            (found if following is None else settings).append(
+            (flags if following is None else settings).append(
                 word if following is None else f"{word}={following}"
             )
-    return found, settings
+    return flags, settings
 
 
 def as_overrides(rest: Sequence[str], parser: Parser) -> list[str]:

@@ -139,8 +139,8 @@ def _card(size: str, config: PretrainConfig, parameters: int, accuracies: dict[s
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {split} | " + " | ".join(f"{value:.1f}" for value in found.values()) + " |"
-        for split, found in accuracies.items()
+        f"| {split} | " + " | ".join(f"{value:.1f}" for value in scores.values()) + " |"
+        for split, scores in accuracies.items()
     ]
     return "\n".join(lines) + "\n"
 
@@ -255,15 +255,15 @@ class Pretraining:
             loss = self._loss([next(stream) for _ in range(config.batch_size)])
             _step(loss, optimizer, schedule)
             if step % config.check_every == 0 or step == config.steps:
-                found = self.accuracies("validation")
-                shown = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
-                self.report(f"answering {step}: loss {loss.item():.3f}, {shown}")
-                if step >= config.steps / 2 and found["plain"] < 20:
+                accuracies = self.accuracies("validation")
+                summary = ", ".join(f"{name} {value:.1f}" for name, value in accuracies.items())
+                self.report(f"answering {step}: loss {loss.item():.3f}, {summary}")
+                if step >= config.steps / 2 and accuracies["plain"] < 20:
                     raise ValueError(
-                        f"Plain accuracy is {found['plain']:.1f} % after {step} steps: this model reads "
+                        f"Plain accuracy is {accuracies['plain']:.1f} % after {step} steps: this model reads "
                         "hints and not images. Use another seed or more grounding steps."
                     )
-        return {**found, "steps": float(step)}
+        return {**accuracies, "steps": float(step)}
 
     def _loss(self, batch: list[Problem]) -> Tensor:
         encoder, tokenizer = self.scorer.encoder, self.loaded.processor.tokenizer
@@ -284,11 +284,13 @@ class Pretraining:
         config = SamplingConfig(temperature=0.0, max_new_tokens=64)
         generator = TorchGenerator(self.loaded, config, prompts_per_batch=128, encode=self.scorer.encode)
         views: list[View] = [Plain(), Hinted("cue"), Hinted("answer")]
-        found = {}
+        accuracies = {}
         for view in views:
             grades = grade(generator.generate(samples, view), self.grader)
-            found[view.name] = 100 * sum(own is not None and own.correct for own in grades) / count
-        return found
+            accuracies[view.name] = (
+                100 * sum(verdict is not None and verdict.correct for verdict in grades) / count
+            )
+        return accuracies
 
 
 def _cells(batch: list[SegmentsScene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

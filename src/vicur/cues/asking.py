@@ -154,12 +154,12 @@ class Asker:
             worker.add_done_callback(news.put_nowait)
         try:
             while count or not news.empty():
-                found = await news.get()
-                if isinstance(found, Tick):
-                    yield found
+                item = await news.get()
+                if isinstance(item, Tick):
+                    yield item
                 else:
                     count -= 1
-                    found.result()  # raises what ended the worker
+                    item.result()  # raises what ended the worker
         except (asyncio.CancelledError, GeneratorExit):  # Ctrl-C: what is in flight is as good as paid for
             self._stop("interrupted.")
             await asyncio.gather(*workers, return_exceptions=True)
@@ -277,7 +277,7 @@ class Asker:
 
     def _count_in(self, request: CueRequest, reply: Reply) -> tuple[float, dict[str, float]]:
         """The price of a reply; estimated where the endpoint does not count its tokens."""
-        estimated = estimated_tokens(request.shown, self.config.asking)
+        estimated = estimated_tokens(request.question, self.config.asking)
         sent = estimated if reply.prompt_tokens is None else reply.prompt_tokens
         received = request.max_tokens if reply.completion_tokens is None else reply.completion_tokens
         self.prompt_tokens += sent
@@ -290,7 +290,7 @@ class Asker:
     def _most_it_costs(self, request: CueRequest) -> float:
         ratio = 1.0 if self._token_ratio is None else self._token_ratio
         return self.config.price(
-            ratio * estimated_tokens(request.shown, self.config.asking), request.max_tokens
+            ratio * estimated_tokens(request.question, self.config.asking), request.max_tokens
         )
 
     def _afford(self, estimate: float) -> bool:
@@ -418,7 +418,7 @@ def _media_elsewhere(source: FileSource, table: Table, out: Path, config: BuildC
     first = table[source.row_number(0)]
     named = [first.get(str(column)) for column in columns]
     while any(isinstance(entry, list) for entry in named):
-        named = [one for entry in named for one in (entry if isinstance(entry, list) else [entry])]
+        named = [path for entry in named for path in (entry if isinstance(entry, list) else [entry])]
     paths = [e.get("path") if isinstance(e, dict) and not e.get("bytes") else e for e in named]
     relative = [p for p in paths if isinstance(p, str) and not p.startswith(("data:", "/"))]
     return (

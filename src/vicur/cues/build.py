@@ -120,21 +120,23 @@ def _missing(
                 if store is None:  # then nothing needs to be decoded
                     outline = source.outline(index)
                     remark = remarks.get(outline.id)
-                    shown = question_for(outline, prompt, include_answer=config.include_answer, remark=remark)
-                    first = first or shown
-                    prompt_tokens += config.samples * estimated_tokens(shown, config.asking)
+                    question = question_for(
+                        outline, prompt, include_answer=config.include_answer, remark=remark
+                    )
+                    first = first or question
+                    prompt_tokens += config.samples * estimated_tokens(question, config.asking)
                     continue
                 sample = source[index]
                 requests = requests_of(config, prompt, sample, index, remarks)
             except (BadRowError, MissingAnswer):
                 continue
-            first = first or requests[0].shown
+            first = first or requests[0].question
             media = media_digest(sample)
             for request in requests:
                 if request_key(request, identity(index), prompt, config.asking, media) in store:
                     kept += 1
                 else:
-                    prompt_tokens += estimated_tokens(request.shown, config.asking)
+                    prompt_tokens += estimated_tokens(request.question, config.asking)
     return kept, prompt_tokens, first
 
 
@@ -159,11 +161,11 @@ def make_client(config: BuildConfig, source: FileSource, prompt: CuePrompt) -> C
     return EndpointClient(config.model, config.endpoint, config.asking)
 
 
-def request_text(shown: Shown) -> str:
+def request_text(question: Shown) -> str:
     """A request as people read it, with media in words."""
-    images, videos = iter(shown.images), iter(shown.videos)
-    said = []
-    for message in shown.messages:
+    images, videos = iter(question.images), iter(question.videos)
+    texts = []
+    for message in question.messages:
         text = f"[{message['role']}]\n"
         for part in message["content"]:
             if part["type"] == "image":
@@ -175,8 +177,8 @@ def request_text(shown: Shown) -> str:
                 text += f"<video: {len(video.frames)} frames of {width} x {height} pixels>"
             else:
                 text += part["text"]
-        said.append(text)
-    return "\n\n".join(said)
+        texts.append(text)
+    return "\n\n".join(texts)
 
 
 def _open(config: BuildConfig, prompt: CuePrompt, progress: Progress | None) -> tuple[Table, FileSource]:

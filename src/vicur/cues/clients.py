@@ -204,11 +204,11 @@ class LocalClient:
         temperature = 1.0 if request.temperature is None else request.temperature
         sampling = SamplingConfig(temperature=temperature, max_new_tokens=request.max_tokens)
         try:
-            (prompt,) = encoder.encode([request.shown])
+            (prompt,) = encoder.encode([request.question])
         except ValueError as error:
             raise RequestFailed(f"the model's processor refuses it: {error}", again=False) from error
         ((response,),) = Sampler(loaded, sampling, 1).sample([prompt], [request.sample_id], seed=request.seed)
-        text = opened_thought(encoder.render(request.shown))
+        text = opened_thought(encoder.render(request.question))
         text += loaded.processor.tokenizer.decode(response.ids, skip_special_tokens=True)
         return Reply(text, len(prompt), len(response.ids), response.finish_reason == "length")
 
@@ -360,16 +360,16 @@ class EndpointClient:
 
     def _adapt(self, error: Any) -> bool:
         """Leave out what the endpoint does not know; whether there was anything of the kind."""
-        said = self._said(error).lower()
-        if self._form != "off" and any(word in said for word in _FORM_WORDS):
+        reason = self._said(error).lower()
+        if self._form != "off" and any(word in reason for word in _FORM_WORDS):
             if self.config.structured != "auto":
                 return False
             self._form = "object" if self._form == "schema" else "off"
             return True
-        if self._length == "max_tokens" and "max_completion_tokens" in said:
+        if self._length == "max_tokens" and "max_completion_tokens" in reason:
             self._length = "max_completion_tokens"
             return True
-        if self._seed and "seed" in said:
+        if self._seed and "seed" in reason:
             self._seed = False
             return True
         return False
@@ -387,8 +387,8 @@ class EndpointClient:
         if not text and reason == "content_filter":
             raise RequestFailed("the endpoint's content filter stopped the reply", again=False)
         if not text and isinstance(message.refusal, str):
-            said = " ".join(self._without_secrets(message.refusal).split())[:200]
-            raise RequestFailed(f"the model refuses: {said}", again=False)
+            refusal = " ".join(self._without_secrets(message.refusal).split())[:200]
+            raise RequestFailed(f"the model refuses: {refusal}", again=False)
         return Reply(
             self._without_secrets(text),
             None if usage is None else usage.prompt_tokens,
@@ -398,15 +398,17 @@ class EndpointClient:
         )
 
     def _of_status(self, error: Any) -> Exception:
-        status, said = error.status_code, self._said(error)
+        status, reason = error.status_code, self._said(error)
         if status == 429 and error.code == "insufficient_quota":
-            return Hopeless(f"the endpoint says that the quota is used up: {said}")
+            return Hopeless(f"the endpoint says that the quota is used up: {reason}")
         if status in _BUSY:
-            return Unreachable(f"the endpoint answers {status}: {said}", _retry_after(error.response.headers))
+            return Unreachable(
+                f"the endpoint answers {status}: {reason}", _retry_after(error.response.headers)
+            )
         if status in _HOPELESS:
-            return Hopeless(f"the endpoint answers {status}, it {_HOPELESS[status]}: {said}")
+            return Hopeless(f"the endpoint answers {status}, it {_HOPELESS[status]}: {reason}")
         again = status in _AGAIN or status > 504
-        return RequestFailed(f"the endpoint answers {status}: {said}", again=again)
+        return RequestFailed(f"the endpoint answers {status}: {reason}", again=again)
 
     def _said(self, error: Any) -> str:
         """An error's own words: one line, not too long, and without secrets."""
@@ -427,8 +429,8 @@ class EndpointClient:
 def _reasoning(message: Any) -> str:
     """The reasoning field of a message, which OpenAI's own protocol does not have; "" if it has none."""
     extra = message.model_extra or {}
-    found = next((extra[name] for name in REASONING if isinstance(extra.get(name), str)), "")
-    return str(found)
+    reasoning = next((extra[name] for name in REASONING if isinstance(extra.get(name), str)), "")
+    return str(reasoning)
 
 
 def response_schema(request: CueRequest) -> dict[str, Any]:
@@ -444,9 +446,9 @@ def response_schema(request: CueRequest) -> dict[str, Any]:
 
 def chat_messages(request: CueRequest, image_format: Literal["png", "jpeg"] = "png") -> list[dict[str, Any]]:
     """A request as the endpoint takes it: images as data URIs, videos as frames with their seconds."""
-    images, videos = iter(request.shown.images), iter(request.shown.videos)
+    images, videos = iter(request.question.images), iter(request.question.videos)
     messages = []
-    for message in request.shown.messages:
+    for message in request.question.messages:
         content: list[dict[str, Any]] = []
         for part in message["content"]:
             if part["type"] == "image":

@@ -128,8 +128,8 @@ def _parse(text: str, where: str) -> CuePrompt:
     unknown = [str(key) for key in values if key not in _KEYS]
     missing = [key for key in ("name", "version", "system", "user") if values.get(key) is None]
     if unknown or missing:
-        found = f"has the unknown key {unknown[0]}" if unknown else f"lacks {' and '.join(missing)}"
-        raise ValueError(f"The cue prompt {where} {found}; its keys are {', '.join(_KEYS)}.")
+        fault = f"has the unknown key {unknown[0]}" if unknown else f"lacks {' and '.join(missing)}"
+        raise ValueError(f"The cue prompt {where} {fault}; its keys are {', '.join(_KEYS)}.")
     version = values["version"]
     if isinstance(version, bool) or not isinstance(version, int):
         raise ValueError(f"The cue prompt {where} has the version {version!r}; a whole number was expected.")

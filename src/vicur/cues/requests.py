@@ -51,7 +51,7 @@ class CueRequest:
     Attributes:
         index: of the problem in its source.
         sample_id: of the problem.
-        shown: the chat and its media, as they are sent.
+        question: the chat and its media, as they are sent.
         number: which of several cues of the problem, from 0.
         seed: for sampling.
         temperature: of sampling; None for the model's own.
@@ -62,7 +62,7 @@ class CueRequest:
 
     index: int
     sample_id: str
-    shown: Shown
+    question: Shown
     number: int
     seed: int
     temperature: float | None
@@ -101,12 +101,12 @@ def requests_for(
     Raises:
         ValueError: the answer is to be sent, and the prompt has no words for it or the sample no answer.
     """
-    shown = _smaller(question_for(sample, prompt, include_answer=include_answer, remark=remark), asking)
+    question = _smaller(question_for(sample, prompt, include_answer=include_answer, remark=remark), asking)
     return [
         CueRequest(
             index=index,
             sample_id=sample.id,
-            shown=shown,
+            question=question,
             number=number,
             seed=asking.seed + number,
             temperature=asking.temperature,
@@ -160,24 +160,24 @@ def _text(text: str) -> dict[str, Any]:
 
 def _joined(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Neighbouring texts as one, and none that is empty."""
-    found: list[dict[str, Any]] = []
+    joined: list[dict[str, Any]] = []
     for part in content:
-        if part["type"] == "text" and found and found[-1]["type"] == "text":
-            found[-1] = _text(found[-1]["text"] + part["text"])
+        if part["type"] == "text" and joined and joined[-1]["type"] == "text":
+            joined[-1] = _text(joined[-1]["text"] + part["text"])
         elif part["type"] != "text" or part["text"]:
-            found.append(part)
-    return found
+            joined.append(part)
+    return joined
 
 
-def _smaller(shown: Shown, asking: Asking) -> Shown:
+def _smaller(question: Shown, asking: Asking) -> Shown:
     """Media within the bounds."""
     videos = []
-    for video in shown.videos:
+    for video in question.videos:
         fewer = video.evenly(asking.max_video_frames)
         frames = tuple(_within(frame, asking.max_image_pixels) for frame in fewer.frames)
         videos.append(replace(fewer, frames=frames))
-    images = tuple(_within(image, asking.max_image_pixels) for image in shown.images)
-    return replace(shown, images=images, videos=tuple(videos))
+    images = tuple(_within(image, asking.max_image_pixels) for image in question.images)
+    return replace(question, images=images, videos=tuple(videos))
 
 
 def bounded_size(size: tuple[int, int], most: int | None) -> tuple[int, int]:
@@ -207,7 +207,7 @@ def request_key(request: CueRequest, identity: str, prompt: CuePrompt, asking: A
     parts = {
         "model": identity,
         "prompt": [prompt.name, prompt.version, prompt.digest],
-        "messages": request.shown.messages,
+        "messages": request.question.messages,
         "media": media,
         "images": [asking.max_image_pixels, asking.image_format, asking.max_video_frames],
         "sampling": [request.temperature, request.max_tokens, request.seed, request.number],
@@ -215,11 +215,11 @@ def request_key(request: CueRequest, identity: str, prompt: CuePrompt, asking: A
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def estimated_tokens(shown: Shown, asking: Asking) -> int:
+def estimated_tokens(question: Shown, asking: Asking) -> int:
     """Of a prompt, rather too many than too few. Of its media the size is enough."""
-    text = sum(len(p.get("text", "")) for message in shown.messages for p in message["content"])
-    sizes = [image.size for image in shown.images]
-    for video in shown.videos:
+    text = sum(len(p.get("text", "")) for message in question.messages for p in message["content"])
+    sizes = [image.size for image in question.images]
+    for video in question.videos:
         sizes += [video.size] * min(len(video.frames), asking.max_video_frames)
     pixels = sum(math.prod(bounded_size(size, asking.max_image_pixels)) for size in sizes)
     return 20 + math.ceil(text / CHARACTERS_PER_TOKEN) + math.ceil(pixels / PIXELS_PER_TOKEN)

@@ -96,32 +96,32 @@ class BuildSummary:
 
     def sentences(self) -> list[str]:
         """For people."""
-        said = [
+        lines = [
             f"{self.problems} problems: generated {self.asked} cues, reused {self.kept}, failed "
             f"{len(self.failed)}.",
             f"{self.requests} requests with {self.prompt_tokens} prompt tokens and {self.completion_tokens} "
             f"completion tokens in {self.seconds:.1f} s; cost {self.cost:.4f}, including earlier runs "
             f"{self.total_cost:.4f}.",
         ]
-        said += self.notes
+        lines += self.notes
         if self.bad_rows:
-            said.append(f"{self.bad_rows} unreadable rows have no cue.")
+            lines.append(f"{self.bad_rows} unreadable rows have no cue.")
         if self.failed:
             first = self.failed[0]
-            said.append(
+            lines.append(
                 f"Problems without a cue: {len(self.failed)}, the first in row {first.row} ({first.reason}). "
                 f"All are listed in {self.failed_file}; retry them with --retry_failed true."
             )
         if self.stopped is not None:
-            said.append(f"Stopped: {self.stopped}")
+            lines.append(f"Stopped: {self.stopped}")
         if self.out is not None:
-            said.append(f"Written: {self.out}.")
+            lines.append(f"Written: {self.out}.")
         else:
-            said.append(
+            lines.append(
                 f"The output was not written. The replies are kept in {self.store}; rerun the same command "
                 "to resume."
             )
-        return said
+        return lines
 
 
 @dataclass(frozen=True)

@@ -326,11 +326,11 @@ class FileSource(Sequence[Sample]):
         Raises:
             ValueError: there are none.
         """
-        chosen = copy.copy(self)
-        chosen._rows = [self._rows[index] for index in indices]
-        if not chosen._rows:
+        selected = copy.copy(self)
+        selected._rows = [self._rows[index] for index in indices]
+        if not selected._rows:
             raise ValueError(f"Of {self.name} no problem is left.")
-        return chosen
+        return selected
 
     def applies(self, view: View) -> list[bool]:
         """For each problem whether it has what a view shows, without opening a medium."""
@@ -364,12 +364,12 @@ class FileSource(Sequence[Sample]):
     def _each(self, read: Callable[[int, Row], Item], columns: list[str] | None = None) -> list[Item]:
         """Something of every problem, in one pass over the table."""
         kept = set(self._rows)
-        found = {
+        items = {
             number: read(number, row)
             for number, row in enumerate(self._table.rows(columns))
             if number in kept
         }
-        return [found[row] for row in self._rows]
+        return [items[row] for row in self._rows]
 
     def _media_readers(
         self, home: Path | None, video: VideoConfig, max_raw_pixels: int
@@ -377,7 +377,7 @@ class FileSource(Sequence[Sample]):
         """One for each file: paths start from its own folder, unless one folder is set for all."""
         parts = self._table.parts if isinstance(self._table, JoinedTable) else (self._table,)
         folders = [part.folders if home is None else (home,) for part in parts]
-        return tuple(MediaReader(own, video, max_raw_pixels) for own in folders)
+        return tuple(MediaReader(folder, video, max_raw_pixels) for folder in folders)
 
     def _media(self, row: int) -> MediaReader:
         return self._readers[self._table.locate(row)[0] if isinstance(self._table, JoinedTable) else 0]
@@ -392,8 +392,8 @@ class FileSource(Sequence[Sample]):
             name for name in dict.fromkeys(name for row in peeked for name in row) if name not in current
         ]
         for name in others:
-            found = {n: row[name] for n, row in enumerate(peeked) if _holds_pictures(row.get(name))}
-            if found and all(self._opens(n, _listed(entry)) for n, entry in found.items()):
+            pictures = {n: row[name] for n, row in enumerate(peeked) if _holds_pictures(row.get(name))}
+            if pictures and all(self._opens(n, _listed(entry)) for n, entry in pictures.items()):
                 self._columns.read_from("images", name)
                 self.notes.append(
                     f"Images are read from {name}: what {' and '.join(current)} names cannot be opened."
@@ -467,18 +467,18 @@ class FileSource(Sequence[Sample]):
         )
 
     def _emptiness(self, only_for: View | None) -> str:
-        wanted = f" that {only_for.name} applies to" if only_for is not None and self.inapplicable else ""
+        condition = f" that {only_for.name} applies to" if only_for is not None and self.inapplicable else ""
         why = ""
         if self.bad_rows:
             count = "all rows" if len(self.bad_rows) == self.num_rows else f"{len(self.bad_rows):,} rows"
             why = f": {count} are bad: {reasons_in_words(self.bad_rows)}"
-        return f"{self.name} has no problem to train or evaluate on{wanted}{why}."
+        return f"{self.name} has no problem to train or evaluate on{condition}{why}."
 
     def _bad(self, number: int, row: Row, problem: RowProblem) -> BadRow:
         place = None
         if isinstance(self._table, JoinedTable):
-            part, own = self._table.locate(number)
-            place = f"{self._table.parts[part].name}, row {own}"
+            part, row_in_part = self._table.locate(number)
+            place = f"{self._table.parts[part].name}, row {row_in_part}"
         return BadRow(number, self._columns.id(row), problem.kind, problem.reason, place)
 
     def _sample(self, row: int) -> Sample:
@@ -509,8 +509,8 @@ class FileSource(Sequence[Sample]):
         if stated is not None:
             return stated
         if isinstance(self._table, JoinedTable):
-            part, own = self._table.locate(row)
-            return f"{self._table.parts[part].name}:{own}"
+            part, row_in_part = self._table.locate(row)
+            return f"{self._table.parts[part].name}:{row_in_part}"
         return f"{self._table.name}:{row}"
 
     def _build(

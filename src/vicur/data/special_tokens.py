@@ -66,14 +66,14 @@ class QuotedTokens:
 
     def _stretches(self, ids: Sequence[int]) -> Iterator[list[int]]:
         text: list[int] = []
-        for own in ids:
-            if own not in self._ids:
-                text.append(own)
+        for token in ids:
+            if token not in self._ids:
+                text.append(token)
                 continue
             if text:
                 yield text
                 text = []
-            yield [own]
+            yield [token]
         if text:
             yield text
 
@@ -105,7 +105,7 @@ class QuotedTokens:
 
     def _broken(self, message: Message, mark: str) -> Message:
         def broken(text: str) -> str:
-            return self._start.sub(lambda found: found[1] + mark, text)
+            return self._start.sub(lambda match: match[1] + mark, text)
 
         if isinstance(message["content"], str):
             return {**message, "content": broken(message["content"])}

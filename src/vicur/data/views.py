@@ -282,12 +282,12 @@ def _with_media(sample: Sample, change: Callable[[Image.Image, int], Image.Image
 
     def changed(images: tuple[Image.Image, ...]) -> tuple[Image.Image, ...]:
         nonlocal index
-        found = []
+        changed_images = []
         for image in images:
-            found.append(change(image, index))
-            assert found[-1].size == image.size, "a view must not change the size of an image"
+            changed_images.append(change(image, index))
+            assert changed_images[-1].size == image.size, "a view must not change the size of an image"
             index += 1
-        return tuple(found)
+        return tuple(changed_images)
 
     images = changed(plain.images)
     videos = tuple(replace(video, frames=changed(video.frames)) for video in plain.videos)

@@ -150,10 +150,10 @@ def inspect_source(
         raise ValueError(f"{source.name} has no problem {example}; it has {len(source)}.")
     view = teacher_view or Plain()
     read = _read(source, encoder, view, example, progress)
-    samples, shown = read.samples, read.example
+    samples, example_problem = read.samples, read.example
     sizes = [image.size for sample in samples for image in sample.images]
     render = _plain_text if encoder is None else encoder.render
-    found = reasons(read.bad)
+    bad_reasons = reasons(read.bad)
     unanswered = [sample for sample in samples if sample.answer is None]
     in_responses = sum(
         sample.target_response is not None and answer_in_response(sample.target_response) is not None
@@ -161,13 +161,13 @@ def inspect_source(
     )
     return Inspection(
         name=source.name,
-        schema={ours: " or ".join(own) for ours in source.schema if (own := source.columns_of(ours))},
+        schema={ours: " or ".join(columns) for ours in source.schema if (columns := source.columns_of(ours))},
         unused=source.unused,
         notes=[*source.notes, *_notes(source, in_responses)],
         rows=source.num_rows,
         problems=len(samples),
-        bad_rows={kind: reason.count for kind, reason in found.items()},
-        first_bad_rows={kind: str(reason.first) for kind, reason in found.items()},
+        bad_rows={kind: reason.count for kind, reason in bad_reasons.items()},
+        first_bad_rows={kind: str(reason.first) for kind, reason in bad_reasons.items()},
         decoded_images=source.decoded,
         repeated_ids=source.repeated_ids,
         duplicates=source.duplicates,
@@ -184,9 +184,9 @@ def inspect_source(
         prompt_tokens=Spread.of(read.prompt_lengths),
         teacher_prompt_tokens=Spread.of(read.teacher_prompt_lengths),
         privileges={kind: sum(Hinted(kind).applies(sample) for sample in samples) for kind in PRIVILEGES},
-        example_id=None if shown is None else shown.id,
-        student_sees="" if shown is None else render(Plain().show(shown)),
-        teacher_sees="" if shown is None else render(view.show(shown)),
+        example_id=None if example_problem is None else example_problem.id,
+        student_sees="" if example_problem is None else render(Plain().show(example_problem)),
+        teacher_sees="" if example_problem is None else render(view.show(example_problem)),
     )
 
 
@@ -256,10 +256,10 @@ def _counts(numbers: Iterable[int]) -> dict[int, int]:
     return dict(sorted(Counter(numbers).items()))
 
 
-def _plain_text(shown: Shown) -> str:
+def _plain_text(prompt: Shown) -> str:
     """A prompt as text where no model is there to say how."""
     turns = (
         "".join(part.get("text", f"<{part['type']}>") for part in message["content"])
-        for message in shown.messages
+        for message in prompt.messages
     )
-    return "\n\n".join(f"{m['role']}: {text}" for m, text in zip(shown.messages, turns, strict=True))
+    return "\n\n".join(f"{m['role']}: {text}" for m, text in zip(prompt.messages, turns, strict=True))

@@ -111,7 +111,10 @@ class ResponseStore:
         if self._file >= 0:
             end = os.fstat(self._file).st_size
             try:
-                _append(self._file, "".join(json.dumps(asdict(own)) + "\n" for own in responses).encode())
+                _append(
+                    self._file,
+                    "".join(json.dumps(asdict(response)) + "\n" for response in responses).encode(),
+                )
             except OSError as error:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._file, end)
@@ -157,7 +160,7 @@ class ResponseStore:
         self._file = -1
 
     def _take(self, responses: Sequence[StoredResponse]) -> None:
-        self._found |= {own.id: own for own in responses}
+        self._found |= {response.id: response for response in responses}
 
     def _from_output(self, output: Path) -> list[StoredResponse]:
         if not output.exists():

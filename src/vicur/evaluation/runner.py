@@ -82,19 +82,19 @@ class Answer:
 
     def row(self) -> dict[str, Any]:
         """As a row of the output."""
-        own = self.stored
+        stored = self.stored
         return {
             "id": self.id,
             "gold": self.gold,
-            "response": None if own is None else own.response,
+            "response": None if stored is None else stored.response,
             "extracted": self.verdict.extracted,
             "correct": self.verdict.correct,
             "reward": self.verdict.reward,
-            "finish_reason": None if own is None else own.finish_reason,
-            "response_tokens": None if own is None else len(own.response_ids),
+            "finish_reason": None if stored is None else stored.finish_reason,
+            "response_tokens": None if stored is None else len(stored.response_ids),
             "excluded": self.verdict.excluded,
-            "response_ids": None if own is None else own.response_ids,
-            "digest": None if own is None else own.digest,
+            "response_ids": None if stored is None else stored.response_ids,
+            "digest": None if stored is None else stored.digest,
         }
 
 
@@ -118,12 +118,12 @@ class Evaluation:
     @property
     def responses(self) -> tuple[str, ...]:
         """The responses as text."""
-        return tuple(own.response for own in self.stored)
+        return tuple(stored.response for stored in self.stored)
 
     @property
     def response_ids(self) -> tuple[Tensor, ...]:
         """The responses as tokens."""
-        return tuple(torch.tensor(own.response_ids) for own in self.stored)
+        return tuple(torch.tensor(stored.response_ids) for stored in self.stored)
 
     @property
     def correct(self) -> tuple[bool | None, ...]:
@@ -152,7 +152,7 @@ class Evaluation:
     @property
     def truncated(self) -> int:
         """Responses that were cut off at the limit on their length."""
-        return sum(own.finish_reason == "length" for own in self.stored)
+        return sum(stored.finish_reason == "length" for stored in self.stored)
 
     @property
     def unextracted(self) -> int:
@@ -162,12 +162,14 @@ class Evaluation:
     @property
     def excluded(self) -> Counter[str]:
         """How many problems are not part of the accuracy, by reason."""
-        found = (answer.verdict.kind for answer in (*self.answers, *self.unasked))
-        return Counter(kind for kind in found if kind is not None)
+        kinds = (answer.verdict.kind for answer in (*self.answers, *self.unasked))
+        return Counter(kind for kind in kinds if kind is not None)
 
     def table(self) -> pa.Table:
         """One row for each problem, with the columns of `SCHEMA`."""
-        return pa.Table.from_pylist([own.row() for own in (*self.answers, *self.unasked)], schema=SCHEMA)
+        return pa.Table.from_pylist(
+            [answer.row() for answer in (*self.answers, *self.unasked)], schema=SCHEMA
+        )
 
     def write(self, path: Path) -> None:
         """Write the table as parquet."""
@@ -260,8 +262,8 @@ class _Evaluating:
             return list(range(len(self.samples)))
         names = self._names()
         known = set(names)
-        for own in [own for own in self.store if own not in known]:
-            self._other_problem(own, "is not among the problems to evaluate now")
+        for problem_id in [problem_id for problem_id in self.store if problem_id not in known]:
+            self._other_problem(problem_id, "is not among the problems to evaluate now")
         missing: list[int] = []
         bar = Progress("checking stored responses", progress.console, transient=True)
         for index, name in bar.over(enumerate(names), len(names)):
@@ -322,7 +324,7 @@ class _Evaluating:
 
     def result(self) -> Evaluation:
         """All answers in the order of the data."""
-        ordered = [dict(sorted(found.items())).values() for found in (self.answers, self.unasked)]
+        ordered = [dict(sorted(answers.items())).values() for answers in (self.answers, self.unasked)]
         return Evaluation(tuple(ordered[0]), tuple(ordered[1]))
 
     def _readable(self, indices: Sequence[int]) -> Iterator[tuple[int, Sample]]:
@@ -367,4 +369,4 @@ def unasked(
         ids: id and reason of each.
         kind: for counting.
     """
-    return [Answer(own, None, None, Verdict.unasked(kind, reason)) for own, reason in ids]
+    return [Answer(problem_id, None, None, Verdict.unasked(kind, reason)) for problem_id, reason in ids]

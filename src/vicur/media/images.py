@@ -142,13 +142,13 @@ def number(entry: Mapping[str, Any], key: str, *, zero: bool = False) -> float |
     if value is None:
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except (TypeError, ValueError):
-        found = math.nan
-    if not (math.isfinite(found) and (found > 0 or (zero and found == 0))):
+        parsed = math.nan
+    if not (math.isfinite(parsed) and (parsed > 0 or (zero and parsed == 0))):
         bound = "of at least 0" if zero else "above 0"
         raise RowProblem("malformed", f"{key} is {value!r}; a number {bound} was expected")
-    return found
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -282,24 +282,24 @@ class ImageReader:
             raise RowProblem(
                 "network_media", f"{in_words(name)} is on the network; download it and give its path instead"
             )
-        shown = in_words(name)
+        quoted = in_words(name)
         try:
             path = Path(name[len("file://") :] if scheme == "file" else name).expanduser()
-            found = (self.folders[0] / path).resolve()
-            inside = any(found.is_relative_to(folder.resolve()) for folder in self.folders)
-            exists = inside and found.is_file()
+            resolved = (self.folders[0] / path).resolve()
+            inside = any(resolved.is_relative_to(folder.resolve()) for folder in self.folders)
+            exists = inside and resolved.is_file()
         except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a circle, no such home
-            raise RowProblem("missing_media", f"there is no file {shown}: {error}") from error
+            raise RowProblem("missing_media", f"there is no file {quoted}: {error}") from error
         if not inside:
             raise RowProblem(
                 "outside_folder",
-                f"{shown} lies outside the data folder {self.folders[0]}; set the folder of the media with "
+                f"{quoted} lies outside the data folder {self.folders[0]}; set the folder of the media with "
                 "data.image_dir=FOLDER",
             )
         if not exists:
             also = ", nor is it an image in base64" if len(name) > 200 and "." not in name else ""
-            raise RowProblem("missing_media", f"there is no file {shown} in {self.folders[0]}{also}")
-        return found
+            raise RowProblem("missing_media", f"there is no file {quoted} in {self.folders[0]}{also}")
+        return resolved
 
 
 def is_image(content: bytes) -> bool:

@@ -67,8 +67,8 @@ class VisualSizes:
     @property
     def image_bounds(self) -> dict[str, int]:
         """The fewest and the most pixels of an image, in the processor's words."""
-        own, limits = self._images.size, self._limits
-        return _bounds(limits.min_pixels, limits.max_pixels, own["shortest_edge"], own["longest_edge"])
+        size, limits = self._images.size, self._limits
+        return _bounds(limits.min_pixels, limits.max_pixels, size["shortest_edge"], size["longest_edge"])
 
     @property
     def image_side(self) -> int:

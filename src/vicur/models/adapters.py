@@ -110,15 +110,15 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
 
     (Merged in place and taken out again, half-precision weights would not be what they were.)
     """
-    products = {f"{name}.base_layer.weight": own for name, own in _named_layers(model)}
-    found = {}
+    products = {f"{name}.base_layer.weight": layer for name, layer in _named_layers(model)}
+    weights = {}
     for name, tensor in model.state_dict().items():
         if "lora_" in name:
             continue
         if name in products:
             tensor = (tensor.float() + products[name].get_delta_weight(OWN).float()).to(tensor.dtype)
-        found[name.replace(".base_layer", "")] = tensor
-    return found
+        weights[name.replace(".base_layer", "")] = tensor
+    return weights
 
 
 def save_adapter(model: Any, folder: Path, base: str) -> None:

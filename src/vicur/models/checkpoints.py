@@ -137,19 +137,19 @@ def read_model(name: str, config: Any | None = None, dtype: Dtype | None = "floa
     """
     path = resolve_checkpoint(name)
     silence_loading_report()
-    own = read_config(name)
-    loader: Any = AutoModelForImageTextToText if config is None else AUGMENTED[kind_of(own)][1]
-    given = {} if config is None else {"config": config}
+    stored_config = read_config(name)
+    loader: Any = AutoModelForImageTextToText if config is None else AUGMENTED[kind_of(stored_config)][1]
+    options = {} if config is None else {"config": config}
     try:
         model, info = loader.from_pretrained(
             path,
             dtype="auto" if dtype is None else getattr(torch, dtype),
             output_loading_info=True,
-            **given,
+            **options,
         )
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
         raise ValueError(f"Checkpoint {name} cannot be loaded: {_broken_part(path, error)}") from error
-    fresh = "recovery." if config is not None and not has_recovery(own) else None
+    fresh = "recovery." if config is not None and not has_recovery(stored_config) else None
     missing = [key for key in info["missing_keys"] if fresh is None or not key.startswith(fresh)]
     _check_keys(name, missing=missing, unexpected=info["unexpected_keys"])
     return model
@@ -193,10 +193,10 @@ def _broken_part(path: str, error: Exception) -> str:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            wanted = set(json.loads(index.read_text())["weight_map"].values())
+            listed_files = set(json.loads(index.read_text())["weight_map"].values())
         except (json.JSONDecodeError, KeyError, TypeError):
             return f"{index.name} is not a list of weights."
-        absent = sorted(file for file in wanted if not (folder / file).is_file())
+        absent = sorted(file for file in listed_files if not (folder / file).is_file())
         if absent:
             return f"its file {absent[0]} is missing."
     for file in sorted(folder.glob("*.safetensors")):

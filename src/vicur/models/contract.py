@@ -253,5 +253,5 @@ def _check_cache(model: Any) -> None:
     raise ContractError("a chunked prefill goes unnoticed, as the cache arrives under another keyword.")
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max())))
+def _same(first: Tensor, second: Tensor) -> bool:
+    return bool(torch.allclose(first, second, rtol=1e-3, atol=1e-3 * float(second.abs().max())))

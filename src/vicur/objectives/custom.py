@@ -127,7 +127,7 @@ def load_objective(settings: Mapping[str, Any]) -> CustomObjective:
             f"The {WHAT} {path!r} has no {', no '.join(lacking)}: an objective has the methods needs(step) "
             "and weigh(scored), and a setting weight: float = 1.0."
         )
-    own = schema.flatten({key: value for key, value in settings.items() if key != "path"})
-    objective: Any = schema.load([Layer(SECTION, own)])
+    values = schema.flatten({key: value for key, value in settings.items() if key != "path"})
+    objective: Any = schema.load([Layer(SECTION, values)])
     check_weight("custom", objective.weight)
     return CustomObjective(path, objective)

@@ -105,8 +105,8 @@ def in_top_fraction(
     """
     counts = torch.bincount(index)
     # In double and a hair lower, so that 0.2 * 5 is 1 and not a rounding error above it.
-    chosen = (counts.double() * fraction - 1e-9).ceil().clamp(min=at_least)
-    return group_ranks(values, index, descending=descending) < chosen[index]
+    quota = (counts.double() * fraction - 1e-9).ceil().clamp(min=at_least)
+    return group_ranks(values, index, descending=descending) < quota[index]
 
 
 def above_quantile(values: Float[Tensor, " N"], q: float) -> Bool[Tensor, " N"]:

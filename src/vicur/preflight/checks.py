@@ -108,18 +108,18 @@ def run_preflight(
         fitting: what `check_lengths` found.
         text_only: whether problems without media are meant.
     """
-    chosen = _chosen(samples)
-    checks = _Checks(chosen, student, teacher, needs, text_only)
-    found = (checks.problems_have_media(), *fitting)
-    if all(check.passed is not False for check in found):
-        found += tuple(checks.by_models())
+    problems = _problems_to_check(samples)
+    checks = _Checks(problems, student, teacher, needs, text_only)
+    results = (checks.problems_have_media(), *fitting)
+    if all(check.passed is not False for check in results):
+        results += tuple(checks.by_models())
     teacher_view = None if teacher is None else teacher.view
     return Preflight(
-        checks=found,
-        student_prompt=student.encoder.render(Plain().show(chosen[0])),
+        checks=results,
+        student_prompt=student.encoder.render(Plain().show(problems[0])),
         teacher_prompt=None
         if teacher is None or teacher_view is None
-        else teacher.scorer.encoder.render(teacher_view.show(chosen[0])),
+        else teacher.scorer.encoder.render(teacher_view.show(problems[0])),
     )
 
 
@@ -211,10 +211,10 @@ class _Checks:
             bare = without_privilege(sample)
             for view in views:
                 assert view is not None, "only the teacher has a view of its own"
-                shown, shown_bare = view.show(sample), view.show(bare)
-                if shown != shown_bare:
+                content, bare_content = view.show(sample), view.show(bare)
+                if content != bare_content:
                     return Check(name, False, f"the view {view.name} shows the student a hint.")
-                prompt = self.student.encoder.render(shown)
+                prompt = self.student.encoder.render(content)
                 for kind, text in privileged_texts(sample).items():
                     if len(text) >= LONG and text in prompt:
                         return Check(
@@ -301,7 +301,7 @@ class _Checks:
         assert self.teacher is not None
         looks = {(look.who, look.view or self.teacher.view) for look in self.needs.looks}
         looks |= {("student", Plain()), ("teacher", self.teacher.view)}
-        wanted = torch.cat(self.responses)
+        expected = torch.cat(self.responses)
         for who, view in looks:
             scorer = self.student if who == "student" else self.teacher.scorer
             try:
@@ -310,9 +310,9 @@ class _Checks:
                 )
             except AssertionError as error:  # sequences and prompts are held to it wherever they are made
                 return Check("same response in every view", False, f"{who}, {view.name}: {error}.")
-            if not torch.equal(sequences.response_ids.cpu(), wanted):
+            if not torch.equal(sequences.response_ids.cpu(), expected):
                 return Check("same response in every view", False, f"{who}, {view.name}: other tokens.")
-        return Check("same response in every view", True, f"{len(wanted)} tokens under {len(looks)} looks")
+        return Check("same response in every view", True, f"{len(expected)} tokens under {len(looks)} looks")
 
     def _scores(self, scorer: Scorer, view: View) -> Scores:
         return scorer.scores(self.samples, [[ids] for ids in self.responses], view)
@@ -321,13 +321,13 @@ class _Checks:
         return float(divergence(first, second, self.student.reading(torch.cat(self.responses))).mean())
 
 
-def _chosen(samples: Sequence[Sample]) -> list[Sample]:
+def _problems_to_check(samples: Sequence[Sample]) -> list[Sample]:
     """The first problems with media; of problems without any, the first.
 
     Raises:
         BadRowError: none can be read.
     """
-    found: list[Sample] = []
+    with_media: list[Sample] = []
     text_only: list[Sample] = []
     unreadable: list[BadRowError] = []
     for index in range(len(samples)):
@@ -336,12 +336,12 @@ def _chosen(samples: Sequence[Sample]) -> list[Sample]:
         except BadRowError as error:  # the loop decides whether such rows end the run
             unreadable.append(error)
             continue
-        (found if sample.images or sample.videos else text_only).append(sample)
-        if len(found) == PROBLEMS:
+        (with_media if sample.images or sample.videos else text_only).append(sample)
+        if len(with_media) == PROBLEMS:
             break
-    if not found and not text_only:
+    if not with_media and not text_only:
         raise unreadable[0]
-    return found or text_only[:1]
+    return with_media or text_only[:1]
 
 
 def _respond(student: Scorer, samples: Sequence[Sample]) -> list[Tensor]:

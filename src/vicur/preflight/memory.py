@@ -116,8 +116,10 @@ class MemoryEstimate:
     @property
     def parts(self) -> dict[str, float]:
         """What is in use at the peak: the resident parts and those of the largest phase."""
-        own = {f"{self.largest}: {name}": count for name, count in self.phases[self.largest].items()}
-        return {name: float(count) for name, count in {**self.resident, **own}.items() if count}
+        largest_phase = {
+            f"{self.largest}: {name}": count for name, count in self.phases[self.largest].items()
+        }
+        return {name: float(count) for name, count in {**self.resident, **largest_phase}.items() if count}
 
     @property
     def total(self) -> float:
@@ -202,7 +204,7 @@ def _update(student: Scorer, work: Workload) -> dict[str, Bytes]:
     batch = _batch(student, work.student, work.micro_batch, work.group_size, work.response_tokens)
     head = model.lm_head.weight
     kind = "cuda" if student.device.type == "cuda" else "cpu"
-    found: dict[str, Bytes] = {
+    phases: dict[str, Bytes] = {
         "activations of the language model": batch.tokens * _kept_text(model, work.checkpointing)
         + batch.mask * model.dtype.itemsize,
         "activations of the vision tower": _kept_vision(model, batch, work.checkpointing),
@@ -211,8 +213,8 @@ def _update(student: Scorer, work: Workload) -> dict[str, Bytes]:
         "vocabulary chunk": CHUNK_BYTES[kind] + BLOCK_TENSORS * BLOCK_BYTES[kind],
     }
     if head.requires_grad and head.dtype != torch.float32:
-        found["the head's gradient before it is added"] = (FLOAT + head.element_size()) * head.numel()
-    return found
+        phases["the head's gradient before it is added"] = (FLOAT + head.element_size()) * head.numel()
+    return phases
 
 
 def _kept_text(model: Any, checkpointing: bool) -> Bytes:
@@ -257,13 +259,13 @@ def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> Bytes:
     scorers = [(student, work.student)]
     if teacher is not None:
         scorers.append((teacher.scorer, work.sizes("teacher")))
-    found = []
+    byte_counts = []
     for scorer, sizes in scorers:
         model = scorer.policy.model
         batch = _batch(scorer, sizes, work.scoring_batch, work.group_size, work.response_tokens)
         pixels = batch.patches * _pixel_bytes(model)
-        found.append(_passing(model, batch) + pixels + batch.mask * model.dtype.itemsize)
-    return max(found)
+        byte_counts.append(_passing(model, batch) + pixels + batch.mask * model.dtype.itemsize)
+    return max(byte_counts)
 
 
 def _sampling(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[str, Bytes]:
@@ -301,7 +303,12 @@ def _distributions(model: Any, teacher: Teacher | None, needs: Needs, work: Work
         teacher.loaded.model if look.who == "teacher" and teacher is not None else model
         for look in needs.distributions.values()
     ]
-    return float(sum(width * one.config.text_config.hidden_size * one.dtype.itemsize for one in models))
+    return float(
+        sum(
+            width * scored_model.config.text_config.hidden_size * scored_model.dtype.itemsize
+            for scored_model in models
+        )
+    )
 
 
 def _problems(model: Any, needs: Needs, work: Workload) -> Bytes:
@@ -359,13 +366,13 @@ def _remedies(estimate: MemoryEstimate, work: Workload) -> list[str]:
     held = estimate.phases["optimizer step"][HELD] > 0
     phase: Phase = "update" if estimate.largest == "optimizer step" and held else estimate.largest
     name, size = batches[phase]
-    found = [f"{name}={size // 2} or less (now {size})"] if size > 1 else []
+    remedies = [f"{name}={size // 2} or less (now {size})"] if size > 1 else []
     if phase == "update" and not work.checkpointing:
-        found.append("scoring.gradient_checkpointing=true")
+        remedies.append("scoring.gradient_checkpointing=true")
     if phase != "optimizer step":
         visual = work.student.mean_visual > work.response_tokens
         longer = ["a lower data.max_pixels", "a lower rollout.sampling.max_new_tokens"]
-        found += longer if visual else longer[::-1]
+        remedies += longer if visual else longer[::-1]
     if work.teacher is not None:
-        found.append("teacher.dtype=bfloat16")
-    return [*found, "student.lora={rank: 16}"]
+        remedies.append("teacher.dtype=bfloat16")
+    return [*remedies, "student.lora={rank: 16}"]

@@ -45,9 +45,9 @@ class PromptSizes:
             encoder: of the model that reads the prompts, with its limits on pixels.
             view: what the model is shown.
         """
-        shown = [view.show(sample) for sample in samples]
-        tokens = [prompt_length(encoder, one) for one in shown]
-        visual = [visual_tokens(encoder, one) for one in shown]
+        prompts = [view.show(sample) for sample in samples]
+        tokens = [prompt_length(encoder, prompt) for prompt in prompts]
+        visual = [visual_tokens(encoder, prompt) for prompt in prompts]
         most = max(range(len(tokens)), key=tokens.__getitem__)
         return cls(
             problems=len(samples),
@@ -56,7 +56,7 @@ class PromptSizes:
             longest=samples[most].id,
             mean_visual=sum(visual) / len(visual),
             most_visual=max(visual),
-            mean_raw=sum(map(_raw_pixels, shown)) / len(shown),
+            mean_raw=sum(map(_raw_pixels, prompts)) / len(prompts),
         )
 
     def visual_of(self, prompts: int) -> float:
@@ -83,6 +83,6 @@ def outlines(source: FileSource) -> Iterator[Sample]:
         raise unreadable[0]
 
 
-def _raw_pixels(shown: Shown) -> int:
-    images = sum(image.size[0] * image.size[1] for image in shown.images)
-    return images + sum(len(v.frames) * v.size[0] * v.size[1] for v in shown.videos)
+def _raw_pixels(prompt: Shown) -> int:
+    images = sum(image.size[0] * image.size[1] for image in prompt.images)
+    return images + sum(len(v.frames) * v.size[0] * v.size[1] for v in prompt.videos)

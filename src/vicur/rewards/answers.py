@@ -157,9 +157,9 @@ def extract_answer(response: str, lenient: bool = True) -> str | None:
 def stated(read: Response) -> str | None:
     """The answer that a response marks as one: the last box, or else what the last phrase says."""
     for kind in ("box", "phrase"):
-        found = [statement.text for statement in read.statements if statement.kind == kind]
-        if found:
-            return found[-1]
+        texts = [statement.text for statement in read.statements if statement.kind == kind]
+        if texts:
+            return texts[-1]
     return read.text if read.tagged else None
 
 
@@ -176,10 +176,10 @@ def fallback(text: str) -> str | None:
     bold = {match[1].strip() for match in _BOLD.finditer(text)}
     if len(bold) == 1 and (formula := last_formula(bold.pop())):
         return formula[1]
-    found, letter = last_formula(text), _last(_MARKED, text)
-    if letter is not None and (found is None or letter.start() > found[0]):
+    formula, letter = last_formula(text), _last(_MARKED, text)
+    if letter is not None and (formula is None or letter.start() > formula[0]):
         return letter.group(1) or letter.group(2)
-    return None if found is None else found[1]
+    return None if formula is None else formula[1]
 
 
 def is_refusal(text: str) -> bool:
@@ -259,7 +259,7 @@ def _tagged(text: str) -> str:
 
 def _boxes(text: str) -> list[Statement]:
     """Groups of boxes that are closed and not empty; of nested boxes, the innermost."""
-    found: list[tuple[int, int, str]] = []  # start and end of the content, and the content
+    boxes: list[tuple[int, int, str]] = []  # start and end of the content, and the content
     stack: list[int | None] = []  # of open braces: where the content of a box starts, None for others
     last = -1
     for match in BRACE.finditer(text):
@@ -273,9 +273,9 @@ def _boxes(text: str) -> list[Statement]:
             # Outer boxes close later but start earlier. They are not sliced, or nesting would cost n^2.
             if opened is not None and opened > last and (content := text[opened : match.start()].strip()):
                 last = opened
-                found.append((opened, match.end(), content))
-    found += [(match.start(1), match.end(), match.group(1)) for match in _BARE_BOX.finditer(text)]
-    return _grouped(text, sorted(found))
+                boxes.append((opened, match.end(), content))
+    boxes += [(match.start(1), match.end(), match.group(1)) for match in _BARE_BOX.finditer(text)]
+    return _grouped(text, sorted(boxes))
 
 
 def _grouped(text: str, boxes: list[tuple[int, int, str]]) -> list[Statement]:
@@ -295,19 +295,19 @@ def _grouped(text: str, boxes: list[tuple[int, int, str]]) -> list[Statement]:
 
 def _phrases(text: str) -> list[Statement]:
     """What phrases such as "the answer is" introduce, and letters that "is correct" follows."""
-    found = []
+    statements = []
     for match in collections.deque(_PHRASE.finditer(text), _MOST_PHRASES):
         before = _SENTENCE.split(text[max(0, match.start() - 300) : match.start()])[-1]
         if _NO_PHRASE.search(before[-8:]) or _CONDITION.search(before):
             continue
         if tail := _sentence(text, match.end()):
-            found.append(Statement("phrase", tail, match.start()))
-    found += [
+            statements.append(Statement("phrase", tail, match.start()))
+    statements += [
         Statement("phrase", match.group(1), match.start())
         for match in collections.deque(_AFTERWARDS.finditer(text), _MOST_PHRASES)
         if not _NO_PHRASE.search(match.group())
     ]
-    return found
+    return statements
 
 
 def _sentence(text: str, start: int) -> str:

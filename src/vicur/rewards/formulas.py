@@ -58,8 +58,8 @@ def last_formula(text: str) -> tuple[int, str] | None:
 
 def only_formula(text: str) -> str | None:
     """The formula of a text that has exactly one."""
-    found = last_formula(text)
-    return found[1] if found is not None and last_formula(text[: found[0]]) is None else None
+    formula = last_formula(text)
+    return formula[1] if formula is not None and last_formula(text[: formula[0]]) is None else None
 
 
 def _runs(text: str) -> list[tuple[int, int]]:

@@ -110,8 +110,8 @@ class Grader:
             reward = self._function(response, gold, {} if meta is None else meta)
             if reward is None:
                 return None
-            found = extract_answer(response, self.config.lenient)
-            return Grade(float(reward), reward >= self.config.correct_from, found)
+            extracted = extract_answer(response, self.config.lenient)
+            return Grade(float(reward), reward >= self.config.correct_from, extracted)
         if self.exclusion(gold) is not None:
             return None
         assert gold is not None

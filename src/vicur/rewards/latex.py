@@ -66,18 +66,18 @@ class LatexComparer:
         """Of the worker; None where none was started."""
         return None if self._process is None else self._process.pid
 
-    def equal(self, gold: str, found: str, tolerance: float | None = None) -> bool:
+    def equal(self, gold: str, answer: str, tolerance: float | None = None) -> bool:
         """Whether the two are equal; False also where that took too long.
 
         Args:
             gold: the gold answer.
-            found: what a response says.
+            answer: what a response says.
             tolerance: relative, for numbers; the comparer's if not given.
 
         Raises:
             ValueError: the worker cannot start.
         """
-        reply = self._ask(gold, found, self.tolerance if tolerance is None else tolerance)
+        reply = self._ask(gold, answer, self.tolerance if tolerance is None else tolerance)
         return reply is not None and reply["equal"]
 
     def close(self) -> None:
@@ -85,21 +85,21 @@ class LatexComparer:
         with self._lock:
             self._end()
 
-    def _ask(self, gold: str, found: str, tolerance: float) -> dict[str, bool] | None:
+    def _ask(self, gold: str, answer: str, tolerance: float) -> dict[str, bool] | None:
         if os.getpid() != self._owner:
             self._disown()
         with self._lock:
-            key = (gold, found, tolerance)
+            key = (gold, answer, tolerance)
             if key not in self._replies:
                 if len(self._replies) >= _MOST_REMEMBERED:
                     self._replies.clear()
                 # Given-up questions are remembered too: a policy that learnt to write `9^{9^{9^9}}`
                 # would else cost the whole limit for each of its responses.
-                self._replies[key] = self._ask_worker(gold, found, tolerance)
+                self._replies[key] = self._ask_worker(gold, answer, tolerance)
             return self._replies[key]
 
-    def _ask_worker(self, gold: str, found: str, tolerance: float) -> dict[str, bool] | None:
-        question = {"gold": gold, "found": found, "limit": self.time_limit, "tolerance": tolerance}
+    def _ask_worker(self, gold: str, answer: str, tolerance: float) -> dict[str, bool] | None:
+        question = {"gold": gold, "found": answer, "limit": self.time_limit, "tolerance": tolerance}
         # A worker that someone else killed says nothing about the question, so that is asked again.
         for _ in range(2):
             process = self._process

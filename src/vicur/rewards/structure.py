@@ -126,8 +126,8 @@ def read_label(text: str) -> Labelled:
     sides = split_top(text, "=")
     if len(sides) == 1:
         plain = TEXT_GROUP.sub(r"\1", text).strip()
-        if said := _SAID.match(plain):
-            return Labelled(_bare(said.group()), tidy(plain[said.end() :]), False)
+        if spoken := _SAID.match(plain):
+            return Labelled(_bare(spoken.group()), tidy(plain[spoken.end() :]), False)
         return Labelled("", text, False)
     if any(len(split_top(side, "[,;]")) > 1 or _AND_WORD.search(side) for side in sides[1:-1]):
         return Labelled("", text, False)  # "x = 2, y = 5"

@@ -18,8 +18,8 @@ def opened_thought(prompt: str) -> str:
 
     Put before the response, it makes the model's turn whole.
     """
-    found = _OPENED.search(prompt)
-    return "" if found is None else found[0]
+    opening = _OPENED.search(prompt)
+    return "" if opening is None else opening[0]
 
 
 def without_thoughts(text: str) -> tuple[str, bool]:

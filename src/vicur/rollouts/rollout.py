@@ -88,20 +88,20 @@ class Rollouts:
         Raises:
             ValueError: a response was not sampled here.
         """
-        found = [response.log_probs for response in self.flat_responses]
-        sampled = [log_probs for log_probs in found if log_probs is not None]
-        if len(sampled) < len(found):
+        per_response = [response.log_probs for response in self.flat_responses]
+        sampled = [log_probs for log_probs in per_response if log_probs is not None]
+        if len(sampled) < len(per_response):
             raise ValueError("Responses that were given, not sampled, have no sampling log-probs.")
         return torch.cat(sampled)
 
     def draws(self, seed: int, step: int) -> Float[Tensor, " N"]:
         """A uniform number for each token, keyed by seed, step, sample, response number and position."""
-        found = []
+        draws = []
         for sample, group in zip(self.samples, self.responses, strict=True):
             for number, response in enumerate(group):
                 key = [stream_key(seed, step, f"{sample.id}/draw", number)]
-                found += [uniforms(key, position) for position in range(len(response.ids))]
-        return torch.from_numpy(np.concatenate(found))
+                draws += [uniforms(key, position) for position in range(len(response.ids))]
+        return torch.from_numpy(np.concatenate(draws))
 
     def part(self, prompts: slice) -> Rollouts:
         """The rollouts of some of the samples."""

@@ -82,7 +82,7 @@ class Run:
     def notices(self) -> list[str]:
         """Sentences about what was left out, and about a CPU in place of a GPU."""
         cpu = cpu_notice(self.recipe.training.device, self.trainer.scoring.student.device)
-        return [*self.data.told(), *([] if cpu is None else [cpu])]
+        return [*self.data.notes(), *([] if cpu is None else [cpu])]
 
     def execute(
         self,
@@ -131,7 +131,7 @@ class Run:
             return
         started = time.perf_counter()
         recipe, title = self.recipe, f"validation {when}"
-        found = evaluate(
+        evaluation = evaluate(
             self.student,
             self.held_out,
             recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
@@ -140,8 +140,8 @@ class Run:
             limits=recipe.data.pixel_limits(),
         )
         by_id = {sample.id: sample for sample in self.held_out.outlines()}
-        answered = [by_id[own.id] for own in found.answers]
-        records.write_validation(when, answered, found.responses, found.correct)
+        answered = [by_id[answer.id] for answer in evaluation.answers]
+        records.write_validation(when, answered, evaluation.responses, evaluation.correct)
         records.count_seconds("validation", time.perf_counter() - started)
 
     def plan(self, bars: Bars | None = None) -> Plan:
@@ -177,10 +177,10 @@ class Run:
         scoring = self.trainer.scoring
         student, teacher = scoring.student, scoring.teacher
         samples = list(outlines(self.data.problems))
-        own = PromptSizes.of(samples, student.encoder, Plain())
+        student_sizes = PromptSizes.of(samples, student.encoder, Plain())
         if teacher is None:
-            return own, None
-        return own, PromptSizes.of(samples, teacher.scorer.encoder, teacher.view)
+            return student_sizes, None
+        return student_sizes, PromptSizes.of(samples, teacher.scorer.encoder, teacher.view)
 
     def _fitting(self, work: Workload) -> Iterator[Check]:
         scoring = self.trainer.scoring

@@ -124,15 +124,19 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = find_packaged(path, "recipes")
     schema = recipe_schema()
-    name = Layer(shown(file), {"training.name": recipe_name(file)})
+    name = Layer(display_path(file), {"training.name": recipe_name(file)})
     return schema.load([name, inherited_settings(file), *schema.overrides(overrides)])
 
 
 def recipe_name(file: Path) -> str:
     """The name of a packaged recipe, e.g. cuebench/opsd_cue; of another file its stem."""
     packaged = resolve_packaged("recipes").resolve()
-    own = file.resolve()
-    return own.relative_to(packaged).with_suffix("").as_posix() if packaged in own.parents else own.stem
+    resolved = file.resolve()
+    return (
+        resolved.relative_to(packaged).with_suffix("").as_posix()
+        if packaged in resolved.parents
+        else resolved.stem
+    )
 
 
 def recipe_of(*settings: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -147,7 +151,7 @@ def recipe_of(*settings: dict[str, Any], source: str, overrides: Sequence[str] =
         SettingsError: no such setting (naming the nearest), or a value that does not fit.
     """
     schema = recipe_schema()
-    layers = [Layer(source, schema.flatten(own)) for own in settings]
+    layers = [Layer(source, schema.flatten(layer)) for layer in settings]
     return schema.load([*layers, *schema.overrides(overrides)])
 
 
@@ -165,20 +169,20 @@ def inherited_settings(file: Path, heirs: tuple[Path, ...] = ()) -> Layer:
         SettingsError: a file is missing or not settings, or files are each other's base.
     """
     if file in heirs:
-        raise SettingsError(f"{shown(file)} is its own base, by way of {shown(heirs[-1])}.")
+        raise SettingsError(f"{display_path(file)} is its own base, by way of {display_path(heirs[-1])}.")
     settings = read_settings(file)
     bases = settings.pop("base", None) or []
     layers: list[Layer] = []
     for name in [bases] if isinstance(bases, str) else bases:
         base = (file.parent / expand(str(name))).resolve()
         if not base.is_file():
-            raise SettingsError(f"{shown(file)}: its base {name} does not exist.")
+            raise SettingsError(f"{display_path(file)}: its base {name} does not exist.")
         layers.append(inherited_settings(base, (*heirs, file)))
-    layers.append(Layer(shown(file), recipe_schema().flatten(settings)))
-    return recipe_schema().merged(shown(file), layers)
+    layers.append(Layer(display_path(file), recipe_schema().flatten(settings)))
+    return recipe_schema().merged(display_path(file), layers)
 
 
-def shown(file: Path) -> str:
+def display_path(file: Path) -> str:
     """A settings file as its user knows it: a packaged one by its name, others by their path."""
     for folder in ("recipes", "studies"):
         root = resolve_packaged(folder)
@@ -200,9 +204,13 @@ def read_settings(file: Path) -> dict[str, Any]:
         _check_unique(yaml.compose(text), file)
         settings = yaml.safe_load(text) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{shown(file)} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise SettingsError(
+            f"{display_path(file)} is not valid YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(settings, dict):
-        raise SettingsError(f"{shown(file)} must hold settings by name, not a {type(settings).__name__}.")
+        raise SettingsError(
+            f"{display_path(file)} must hold settings by name, not a {type(settings).__name__}."
+        )
     return settings
 
 
@@ -228,7 +236,7 @@ def _check_unique(root: yaml.Node | None, file: Path) -> None:
                 if key.value in lines:
                     first = lines[key.value]
                     raise SettingsError(
-                        f"{shown(file)} sets {key.value} twice, in line {first} and in line {line}."
+                        f"{display_path(file)} sets {key.value} twice, in line {first} and in line {line}."
                     )
                 lines[key.value] = line
             waiting.append(value)

@@ -181,9 +181,9 @@ class _WeightedTerms(torch.autograd.Function):
         if added is None and wants_head:
             added = torch.zeros_like(head, dtype=precise)
         run = _Run(Scores(hidden, head), reading, terms, others, gradients, added)
-        own = gradients.pop(STUDENT, None)
+        student_gradient = gradients.pop(STUDENT, None)
         ctx.save_for_backward(
-            None if own is None else own.to(hidden.dtype),
+            None if student_gradient is None else student_gradient.to(hidden.dtype),
             None if added is None or added is head_gradient else added.to(head.dtype),
         )
         results = (run.values_JN, *gradients.values())
@@ -246,7 +246,7 @@ class _Run:
             logits |= zip(names, product.chunk(len(names)), strict=True)
         for rows in self.reading.blocks(tokens.stop - tokens.start):
             place = slice(tokens.start + rows.start, tokens.start + rows.stop)
-            self._block({name: own[rows] for name, own in logits.items()}, place)
+            self._block({name: chunk_logits[rows] for name, chunk_logits in logits.items()}, place)
         # By now `logits` of live distributions hold their gradients. The products with the head are made once
         # per chunk, not per block: matrix products of a few rows would leave the hardware idle.
         for name in self.live:
@@ -254,7 +254,7 @@ class _Run:
 
     def _block(self, logits: Mapping[str, Tensor], tokens: slice) -> None:
         """Values of all terms at a few tokens; the gradients of live logits take their place."""
-        log_probs = {name: self.words.log_probs(own) for name, own in logits.items()}
+        log_probs = {name: self.words.log_probs(block_logits) for name, block_logits in logits.items()}
         # Autograd starts at the log-probs. The way back through the softmax is made by hand, in the memory of
         # the logits, so that no further (C, V) tensor is kept.
         leaves = {name: log_probs[name].detach().requires_grad_() for name in self.live}
@@ -270,8 +270,8 @@ class _Run:
                     self.values_JN[row, tokens] = values_C.detach()
                     loss = loss + (term.weights * values_C).sum()
         if leaves:
-            found = _gradients(loss, list(leaves.values()))
-            for name, gradient_CV in zip(leaves, found, strict=True):
+            gradients = _gradients(loss, list(leaves.values()))
+            for name, gradient_CV in zip(leaves, gradients, strict=True):
                 self.words.put(_through_softmax(log_probs[name], gradient_CV), logits[name])
         self.loss += loss.detach()
         # Only now: no graph of an observed term is ever made.
@@ -295,9 +295,9 @@ class _Run:
 def _by_head(scores: Mapping[str, Scores]) -> list[list[str]]:
     """The names of distributions that share a head, as the student's views do."""
     groups: dict[tuple[int, torch.Size], list[str]] = {}
-    for name, own in scores.items():
+    for name, model_scores in scores.items():
         # Compared by address: comparing values would read both heads.
-        groups.setdefault((own.head_WD.data_ptr(), own.head_WD.shape), []).append(name)
+        groups.setdefault((model_scores.head_WD.data_ptr(), model_scores.head_WD.shape), []).append(name)
     return list(groups.values())
 
 

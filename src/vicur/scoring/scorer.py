@@ -236,13 +236,13 @@ class _PromptMemory:
         # An unknown sample means a new batch: keeping the last one too would double the pixels in memory.
         if any(id(sample) not in self._samples for sample in samples):
             self._samples, self._prompts = {id(sample): sample for sample in samples}, {}
-        own = self._prompts.setdefault(view, {})
-        missing = [sample for sample in samples if id(sample) not in own]
+        by_sample = self._prompts.setdefault(view, {})
+        missing = [sample for sample in samples if id(sample) not in by_sample]
         if missing:
             prompts = encoder.encode([view.show(sample) for sample in missing])
-            own |= {id(sample): prompt for sample, prompt in zip(missing, prompts, strict=True)}
+            by_sample |= {id(sample): prompt for sample, prompt in zip(missing, prompts, strict=True)}
             self._check_tokens(view, missing)
-        return [own[id(sample)] for sample in samples]
+        return [by_sample[id(sample)] for sample in samples]
 
     def _check_tokens(self, view: View, samples: Sequence[Sample]) -> None:
         """Views that only change pixels must agree in every token, the visual ones included."""
@@ -264,5 +264,5 @@ def _check_alignment(sequences: Sequences, responses: Sequence[Sequence[Tensor]]
     expected = torch.cat([ids for group in responses for ids in group]).to(sequences.input_ids.device)
     inner = torch.cat([sequences.response_index.new_ones(1), sequences.response_index.diff()]) == 0
     following = sequences.input_ids[sequences.predicts_sequence[inner], sequences.predicts_column[inner] + 1]
-    assert torch.equal(following, given[inner]), "response tokens are shifted between views"
+    assert torch.equal(following, expected[inner]), "response tokens are shifted between views"
     assert torch.equal(sequences.response_ids, expected), "a view must not change a response"

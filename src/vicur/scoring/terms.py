@@ -194,7 +194,7 @@ def mixture_information(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Tensor, 
         log_q: log-probabilities under each text; at least one.
     """
     log_mean = _log_mean(torch.stack(list(log_q)))
-    return torch.stack([reverse_kl(own, log_mean) for own in log_q]).mean(0)
+    return torch.stack([reverse_kl(member, log_mean) for member in log_q]).mean(0)
 
 
 def mixture_information_above(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Tensor, " C"]:
@@ -207,11 +207,11 @@ def mixture_information_above(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Te
     Args:
         log_q: log-probabilities under each text; at least two.
     """
-    found = [
-        reverse_kl(own, _log_mean(torch.stack([other for i, other in enumerate(log_q) if i != j])))
-        for j, own in enumerate(log_q)
+    divergences = [
+        reverse_kl(member, _log_mean(torch.stack([other for i, other in enumerate(log_q) if i != j])))
+        for j, member in enumerate(log_q)
     ]
-    return torch.stack(found).mean(0)
+    return torch.stack(divergences).mean(0)
 
 
 def _log_mean(log_q: Float[Tensor, "n C V"]) -> Float[Tensor, "C V"]:

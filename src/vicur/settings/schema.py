@@ -134,9 +134,9 @@ class Schema(Generic[Component]):
         if "." in key and near:  # a slip of the pen
             return f"there is no setting {key!r}; did you mean {near[0]!r}?"
         answer = answer_for(key, self.command)
-        own = [name for name in self.kinds if name.rpartition(".")[2] == key]
-        if answer is None and len(own) == 1:
-            answer = f"it is {own[0]} here."
+        same_name = [name for name in self.kinds if name.rpartition(".")[2] == key]
+        if answer is None and len(same_name) == 1:
+            answer = f"it is {same_name[0]} here."
         if answer is not None:
             return f"there is no setting {key!r}: {answer}"
         near = difflib.get_close_matches(key, list(self.kinds), n=1, cutoff=0.5)
@@ -147,8 +147,8 @@ class Schema(Generic[Component]):
         kind = self.kinds.get(key)
         kinds = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
         is_none = NoneType in kinds and value in ("null", "")
-        is_list = value.startswith("[") and any(get_origin(own) in (list, tuple) for own in kinds)
-        is_word = any(get_origin(own) is Literal and value in get_args(own) for own in kinds)
+        is_list = value.startswith("[") and any(get_origin(option) in (list, tuple) for option in kinds)
+        is_word = any(get_origin(option) is Literal and value in get_args(option) for option in kinds)
         if is_word or (str in kinds and not is_none and not is_list):
             return value
         try:
@@ -223,15 +223,15 @@ def setting_types(component: type, prefix: str = "", *, extras: bool = False) ->
         extras: whether the marks of `Annotated` types are kept.
     """
     hints = get_type_hints(component, include_extras=extras)
-    found: dict[str, Any] = {}
-    for name in (own.name for own in fields(cast(Any, component))):
+    types: dict[str, Any] = {}
+    for name in (item.name for item in fields(cast(Any, component))):
         kinds: list[Any] = [hints[name], *get_args(hints[name])]
         nested = next((kind for kind in kinds if is_dataclass(kind)), None)
         if nested is not hints[name]:
-            found[f"{prefix}{name}"] = hints[name]
+            types[f"{prefix}{name}"] = hints[name]
         if nested is not None:
-            found |= setting_types(cast(type, nested), f"{prefix}{name}.", extras=extras)
-    return found
+            types |= setting_types(cast(type, nested), f"{prefix}{name}.", extras=extras)
+    return types
 
 
 def _own_defaults(component: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -69,7 +69,7 @@ def _explain_mistakes(cls: type[Any]) -> None:
         try:
             construct(self, *args, **kwargs)
         except ValidationError as error:
-            _, sentence = explain(error, {name: own.annotation for name, own in fields_of(cls).items()})
+            _, sentence = explain(error, {name: info.annotation for name, info in fields_of(cls).items()})
             raise SettingsError(sentence) from error
 
     cls.__init__ = __init__
@@ -94,13 +94,13 @@ def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]
     """
     errors = error.errors(include_url=False)
     key = _setting_of(errors[0], kinds)
-    about = [one for one in errors if _setting_of(one, kinds) == key]
-    for one in about:
-        if one["type"] == "value_error":
-            return key, str(one["ctx"]["error"])
+    about = [mistake for mistake in errors if _setting_of(mistake, kinds) == key]
+    for mistake in about:
+        if mistake["type"] == "value_error":
+            return key, str(mistake["ctx"]["error"])
     if about[0]["type"] == "unexpected_keyword_argument":
         return key, f"There is no setting {'.'.join(map(str, about[0]['loc']))}."
-    expected = list(dict.fromkeys(_expected(one) for one in about))
+    expected = list(dict.fromkeys(_expected(mistake) for mistake in about))
     return key, f"{key} must be {' or '.join(expected)}, not {about[0]['input']!r}."
 
 

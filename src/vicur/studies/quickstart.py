@@ -63,8 +63,8 @@ def _bars(summary: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> list[B
     colours = dict(zip(LABELS, (GREY, ORANGE, BLUE, SKY, GREEN), strict=True))
 
     def interval(name: str, domain: str) -> tuple[float, float, float]:
-        found = summary["methods"][name][domain]
-        return found["accuracy"], found["low"], found["high"]
+        scores = summary["methods"][name][domain]
+        return scores["accuracy"], scores["low"], scores["high"]
 
     return [
         Bar(
@@ -86,10 +86,10 @@ def _case(output: Path, outcomes: dict[str, list[Outcome]]) -> Case:
     pairs = list(zip(base.correct, student.correct, strict=True))
     gained = [index for index, pair in enumerate(pairs) if pair == (False, True)]
     index = gained[0] if gained else 0
-    chosen = "The first test problem of seed 0"
+    caption = "The first test problem of seed 0"
     if gained:
         lost = sum(pair == (True, False) for pair in pairs)
-        chosen += (
+        caption += (
             f" that only the trained student gets right. There are {len(gained)} such problems among "
             f"{len(pairs)}, and {lost} that only the base gets right."
         )
@@ -102,11 +102,11 @@ def _case(output: Path, outcomes: dict[str, list[Outcome]]) -> Case:
             ("Student before training", base.responses[index], bool(base.correct[index])),
             ("Student taught by the cue", student.responses[index], bool(student.correct[index])),
         ],
-        chosen,
+        caption,
     )
 
 
-def _text(shown: Shown) -> str:
+def _text(prompt: Shown) -> str:
     """The words of a prompt."""
-    content = shown.messages[-1]["content"]
+    content = prompt.messages[-1]["content"]
     return "".join(part["text"] for part in content if part["type"] == "text").strip()

@@ -50,14 +50,14 @@ class Case:
         sample: with one image.
         student_reads, teacher_reads: the text of their prompts.
         responses: (when, text, whether it is right).
-        chosen: how the problem was chosen.
+        caption: how the problem was chosen.
     """
 
     sample: Sample
     student_reads: str
     teacher_reads: str
     responses: Sequence[tuple[str, str, bool]]
-    chosen: str
+    caption: str
 
 
 def draw_showcase(bars: Sequence[Bar], case: Case, caption: str, path: Path) -> None:
@@ -101,12 +101,12 @@ def _draw_bars(axis: Any, bars: Sequence[Bar]) -> None:
 def _draw_bar(
     axis: Any,
     place: float,
-    found: tuple[float, float, float],
+    accuracy: tuple[float, float, float],
     colour: str,
     alpha: float,
     points: Sequence[float] = (),
 ) -> None:
-    value, low, high = found
+    value, low, high = accuracy
     top = max((high, *points))
     reach = [[max(0.0, value - low)], [max(0.0, high - value)]]
     axis.bar(place, value, 0.38, color=colour, alpha=alpha)
@@ -142,20 +142,20 @@ def _draw_image(axis: Any, case: Case) -> None:
         )
     axis.set_anchor("N")
     axis.set_title("Blue: what the cue names (drawn for you only)", fontsize=9.5, color="#444444")
-    axis.set_xlabel(fill(case.chosen, 44), fontsize=9, color="#444444", labelpad=8)
+    axis.set_xlabel(fill(case.caption, 44), fontsize=9, color="#444444", labelpad=8)
     axis.set_xticks([])
     axis.set_yticks([])
 
 
 def _write_texts(axis: Any, case: Case) -> None:
     marks = {True: ("right", GREEN), False: ("wrong", ORANGE)}
-    said = [(f"{when}: {marks[ok][0]}", text, marks[ok][1]) for when, text, ok in case.responses]
+    answers = [(f"{when}: {marks[ok][0]}", text, marks[ok][1]) for when, text, ok in case.responses]
     prompts = [
         ("The student is shown the image and", case.student_reads, "black"),
         ("Its teacher is shown the same, and the cue", case.teacher_reads, BLUE),
         ("Right answer (shown to neither)", str(case.sample.answer), "black"),
     ]
-    _write(axis, [*prompts, *said])
+    _write(axis, [*prompts, *answers])
 
 
 def _write(axis: Any, blocks: Sequence[tuple[str, str, str]]) -> None:

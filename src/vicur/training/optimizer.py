@@ -50,7 +50,7 @@ class Optimizer:
     ) -> None:
         self.config, self.total_steps = config, total_steps
         self._masters: list[tuple[nn.Parameter, nn.Parameter]] = []
-        own = config.learning_rate if recovery_learning_rate is None else recovery_learning_rate
+        recovery_rate = config.learning_rate if recovery_learning_rate is None else recovery_learning_rate
         groups: list[dict[str, Any]] = []
         for recovery in (False, True):
             for decays in (True, False):
@@ -64,7 +64,7 @@ class Optimizer:
                         {
                             "params": parameters,
                             "weight_decay": config.weight_decay if decays else 0.0,
-                            "peak": own if recovery else config.learning_rate,
+                            "peak": recovery_rate if recovery else config.learning_rate,
                             "recovery": recovery,
                         }
                     )
@@ -80,11 +80,11 @@ class Optimizer:
             return parameter
         master = nn.Parameter(parameter.detach().float())
 
-        def collect(own: Tensor) -> None:
-            assert own.grad is not None
-            gradient = own.grad.float()
+        def collect(trained: Tensor) -> None:
+            assert trained.grad is not None
+            gradient = trained.grad.float()
             master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-            own.grad = None
+            trained.grad = None
 
         parameter.register_post_accumulate_grad_hook(collect)
         self._masters.append((parameter, master))

@@ -151,7 +151,7 @@ class Records:
         """Keep a step's responses; `tokens` are per-token numbers in the flat order."""
         lengths = [len(response.ids) for response in rollouts.flat_responses]
         split = {name: tensor.cpu().float().split(lengths) for name, tensor in tokens.items()}
-        samples = [s for s, own in zip(rollouts.samples, rollouts.responses, strict=True) for _ in own]
+        samples = [s for s, group in zip(rollouts.samples, rollouts.responses, strict=True) for _ in group]
         texts = rollouts.flat_texts
         for i, response in enumerate(rollouts.flat_responses):
             grade = grades[i]

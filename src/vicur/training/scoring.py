@@ -50,10 +50,10 @@ class ScoredBatch:
         tokens = self.rollouts.tokens(prompts)
         index = self.rollouts.prompt_index
         first, last, _ = prompts.indices(len(self.rollouts.samples))
-        chosen = ((index >= first) & (index < last)).tolist()
+        kept = ((index >= first) & (index < last)).tolist()
         return ScoredBatch(
             rollouts=self.rollouts.part(prompts),
-            grades=tuple(grade for grade, keep in zip(self.grades, chosen, strict=True) if keep),
+            grades=tuple(grade for grade, keep in zip(self.grades, kept, strict=True) if keep),
             log_probs={name: values[tokens] for name, values in self.log_probs.items()},
             distributions={name: scores.part(tokens) for name, scores in self.distributions.items()},
             divergences={name: values[tokens] for name, values in self.divergences.items()},

@@ -90,11 +90,11 @@ def sample_responses(
     for start in starts if progress is None else progress.over(starts, len(starts)):
         batch = [samples[i] for i in range(start, min(start + prompts_per_batch, len(samples)))]
         rollouts = generator.generate(batch, Plain(), group_size=group_size, seed=seed)
-        ids += [tuple(own) for own in rollouts.response_ids]
+        ids += [tuple(group) for group in rollouts.response_ids]
         texts += rollouts.texts
         correct += [
-            tuple(_grade(grader, sample, text) for text in own)
-            for sample, own in zip(batch, rollouts.texts, strict=True)
+            tuple(_grade(grader, sample, text) for text in group)
+            for sample, group in zip(batch, rollouts.texts, strict=True)
         ]
     return StudentResponses(tuple(range(len(samples))), tuple(ids), tuple(texts), tuple(correct))
 
@@ -120,7 +120,7 @@ def read_responses(
         ValueError: there are no such files, they lack a column, they hold no response to any of the
             problems, or the tokens are not those of the responses.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_problem: dict[str, list[dict[str, Any]]] = {}
     for path in _files(run):
         schema = pq.read_schema(path)
         missing = [name for name in COLUMNS if name not in schema.names]
@@ -130,21 +130,21 @@ def read_responses(
             )
         for row in pq.read_table(path, columns=list(COLUMNS)).to_pylist():
             if row["ids"]:
-                found.setdefault(row["sample"], []).append(row)
+                by_problem.setdefault(row["sample"], []).append(row)
     names = samples.column("id") if isinstance(samples, FileSource) else [s.id for s in samples]
-    index = [i for i, name in enumerate(names) if name in found]
+    index = [i for i, name in enumerate(names) if name in by_problem]
     if not index:
         raise ValueError(
             f"{run} has no response to any of the {len(names)} problems; its ids look like "
-            f"{next(iter(found), 'nothing')}, those of the data like {names[0]}. Give the run's own data."
+            f"{next(iter(by_problem), 'nothing')}, those of the data like {names[0]}. Give the run's own data."
         )
-    chosen = [_of_steps(found[str(names[i])], steps) for i in index]
-    _check_tokens(chosen[0][0], tokenizer, run)
+    selected = [_of_steps(by_problem[str(names[i])], steps) for i in index]
+    _check_tokens(selected[0][0], tokenizer, run)
     return StudentResponses(
         tuple(index),
-        tuple(tuple(torch.tensor(row["ids"]) for row in rows) for rows in chosen),
-        tuple(tuple(row["response"] for row in rows) for rows in chosen),
-        tuple(tuple(row["correct"] for row in rows) for rows in chosen),
+        tuple(tuple(torch.tensor(row["ids"]) for row in rows) for rows in selected),
+        tuple(tuple(row["response"] for row in rows) for rows in selected),
+        tuple(tuple(row["correct"] for row in rows) for rows in selected),
     )
 
 
@@ -157,8 +157,8 @@ def regraded(responses: StudentResponses, samples: Sequence[Sample], grader: Gra
         grader: whose grades they get.
     """
     correct = tuple(
-        tuple(_grade(grader, samples[index], text) for text in own)
-        for index, own in zip(responses.index, responses.texts, strict=True)
+        tuple(_grade(grader, samples[index], text) for text in group)
+        for index, group in zip(responses.index, responses.texts, strict=True)
     )
     return replace(responses, correct=correct)
 

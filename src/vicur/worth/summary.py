@@ -165,17 +165,17 @@ class PrivilegeWorth:
         """The kinds, highest first, by "certainty" (of correct responses; of all, where none is graded
         correct), "discrimination", "shift" and "information", as far as each is known of all of them.
         Neighbours may be apart by less than their intervals: see `comparisons`."""
-        own = [c for c in self.conditions if c.shows == "own"]
+        own_conditions = [c for c in self.conditions if c.shows == "own"]
         numbers = {
-            "certainty": {c.name: (c.correct or c.all).per_token for c in own},
-            "discrimination": {c.name: c.discrimination for c in own if c.discrimination},
-            "shift": {c.name: c.shift.whole for c in own if c.shift},
-            "information": {c.name: c.information.estimate for c in own if c.information},
+            "certainty": {c.name: (c.correct or c.all).per_token for c in own_conditions},
+            "discrimination": {c.name: c.discrimination for c in own_conditions if c.discrimination},
+            "shift": {c.name: c.shift.whole for c in own_conditions if c.shift},
+            "information": {c.name: c.information.estimate for c in own_conditions if c.information},
         }
         return {
-            name: sorted(found, key=lambda kind: -found[kind].value)
-            for name, found in numbers.items()
-            if len(found) == len(own)
+            name: sorted(estimates, key=lambda kind: -estimates[kind].value)
+            for name, estimates in numbers.items()
+            if len(estimates) == len(own_conditions)
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -192,13 +192,13 @@ def privilege_worth(tokens: PrivilegeTokens, *, seed: int = 0, resamples: int = 
         resamples: draws of the bootstrap.
     """
     sums = _Sums(tokens, seed, resamples)
-    shown = [condition for condition in _conditions(tokens.kinds) if condition[0] in tokens.log_probs]
-    conditions = tuple(_condition(tokens, sums, *condition) for condition in shown)
-    own = [name for name, _, shows in shown if shows == "own"]
+    present = [condition for condition in _conditions(tokens.kinds) if condition[0] in tokens.log_probs]
+    conditions = tuple(_condition(tokens, sums, *condition) for condition in present)
+    own_conditions = [name for name, _, shows in present if shows == "own"]
     pairs: list[tuple[str, str]] = [
         (kind, another(kind)) for kind in tokens.kinds if another(kind) in tokens.log_probs
     ]
-    pairs += [(ours, theirs) for i, ours in enumerate(own) for theirs in own[i + 1 :]]
+    pairs += [(ours, theirs) for i, ours in enumerate(own_conditions) for theirs in own_conditions[i + 1 :]]
     return PrivilegeWorth(
         conditions=conditions,
         comparisons=tuple(_comparison(tokens, sums, ours, theirs) for ours, theirs in pairs),
@@ -212,13 +212,13 @@ def privilege_worth(tokens: PrivilegeTokens, *, seed: int = 0, resamples: int = 
 
 
 def _conditions(kinds: Sequence[TextKind]) -> list[tuple[str, TextKind | None, Shows]]:
-    found: list[tuple[str, TextKind | None, Shows]] = [(PLAIN, None, "plain")]
+    conditions: list[tuple[str, TextKind | None, Shows]] = [(PLAIN, None, "plain")]
     for kind in kinds:
-        found += [(kind, kind, "own"), (another(kind), kind, "another")]
-    found.append((BLIND, None, "blind"))
+        conditions += [(kind, kind, "own"), (another(kind), kind, "another")]
+    conditions.append((BLIND, None, "blind"))
     for kind in kinds:
-        found.append((blind_with(kind), kind, "blind_hinted"))
-    return found
+        conditions.append((blind_with(kind), kind, "blind_hinted"))
+    return conditions
 
 
 def _condition(
@@ -233,10 +233,10 @@ def _condition(
     shift = None
     if name in tokens.shifts:
         values = tokens.shifts[name].double().numpy()
-        parts = {key: sums.per_token(values, chosen) for key, chosen in sums.parts().items()}
+        parts = {key: sums.per_token(values, mask) for key, mask in sums.parts().items()}
         bins = tuple(
-            PositionBin(first, end, int(chosen.sum()), sums.per_token(values, chosen))
-            for first, end, chosen in sums.positions()
+            PositionBin(first, end, int(mask.sum()), sums.per_token(values, mask))
+            for first, end, mask in sums.positions()
         )
         shift = Shift(sums.per_token(values, sums.every), parts, bins)
     return ConditionWorth(
@@ -256,22 +256,24 @@ def _information(tokens: PrivilegeTokens, sums: _Sums, name: str) -> Information
     if name not in tokens.information:
         return None
     counts = tokens.num_texts[name].numpy()[sums.response]
-    chosen = counts > 0
-    values, above = (found[name].double().numpy() for found in (tokens.information, tokens.information_above))
+    mask = counts > 0
+    values, above = (
+        by_text[name].double().numpy() for by_text in (tokens.information, tokens.information_above)
+    )
     return Information(
-        estimate=sums.per_token(np.where(chosen, values, 0.0), chosen),
-        above=sums.per_token(np.where(chosen, above, 0.0), chosen),
-        bound=float(np.log(counts[chosen]).mean()),
-        problems=len(np.unique(sums.problem[chosen])),
-        num_texts=(int(counts[chosen].min()), int(counts[chosen].max())),
+        estimate=sums.per_token(np.where(mask, values, 0.0), mask),
+        above=sums.per_token(np.where(mask, above, 0.0), mask),
+        bound=float(np.log(counts[mask]).mean()),
+        problems=len(np.unique(sums.problem[mask])),
+        num_texts=(int(counts[mask].min()), int(counts[mask].max())),
     )
 
 
 def _comparison(tokens: PrivilegeTokens, sums: _Sums, ours: str, theirs: str) -> Comparison:
     difference = (tokens.log_probs[ours].double() - tokens.log_probs[theirs].double()).numpy()
     graded = bool(sums.correct.any())
-    chosen = sums.correct if graded else sums.every
-    return Comparison(ours, theirs, "correct" if graded else "all", sums.per_token(difference, chosen))
+    mask = sums.correct if graded else sums.every
+    return Comparison(ours, theirs, "correct" if graded else "all", sums.per_token(difference, mask))
 
 
 class _Sums:
@@ -299,47 +301,47 @@ class _Sums:
 
         Cut as in `gap.means_by_part`: a response of T tokens at ceil(iT / parts).
         """
-        found: dict[str, Bool[np.ndarray, " N"]] = {}
+        masks: dict[str, Bool[np.ndarray, " N"]] = {}
         for name, parts in PARTS.items():
             part = self.position * parts // self.lengths[self.response]
-            found |= {f"{name}_{i + 1}": part == i for i in range(parts) if parts > 1 and (part == i).any()}
-        return found
+            masks |= {f"{name}_{i + 1}": part == i for i in range(parts) if parts > 1 and (part == i).any()}
+        return masks
 
     def positions(self) -> list[tuple[int, int, Bool[np.ndarray, " N"]]]:
         """Bins 0, 1-2, 3-6, 7-14, ... with the tokens in them."""
-        found, first = [], 0
+        bins, first = [], 0
         while first <= self.position.max():
             end = 2 * first + 1
-            found.append((first, end, (self.position >= first) & (self.position < end)))
+            bins.append((first, end, (self.position >= first) & (self.position < end)))
             first = end
-        return found
+        return bins
 
     def lift(self, name: str) -> Float[np.ndarray, " N"]:
         """log q^z(y_t) - log q(y_t)."""
         return (self.tokens.log_probs[name].double() - self.tokens.log_probs[PLAIN].double()).numpy()
 
-    def certainty(self, name: str, chosen: Bool[np.ndarray, " N"]) -> Certainty | None:
+    def certainty(self, name: str, mask: Bool[np.ndarray, " N"]) -> Certainty | None:
         """Of the responses whose tokens are chosen; None where there is none."""
-        if not chosen.any():
+        if not mask.any():
             return None
         lift = self.lift(name)
-        is_first = chosen & (self.position == 0)
+        is_first = mask & (self.position == 0)
         parts = {
-            key: self.per_token(lift, chosen & part)
+            key: self.per_token(lift, mask & part)
             for key, part in self.parts().items()
-            if (chosen & part).any()
+            if (mask & part).any()
         }
         return Certainty(
             responses=int(is_first.sum()),
-            level=self.per_token(self.tokens.log_probs[name].double().numpy(), chosen),
-            per_token=self.per_token(lift, chosen),
-            per_response=self._ratio(self._by_problem(lift * chosen), self._by_problem(is_first)),
+            level=self.per_token(self.tokens.log_probs[name].double().numpy(), mask),
+            per_token=self.per_token(lift, mask),
+            per_response=self._ratio(self._by_problem(lift * mask), self._by_problem(is_first)),
             parts=parts,
         )
 
-    def per_token(self, values: Float[np.ndarray, " N"], chosen: Bool[np.ndarray, " N"]) -> Estimate:
+    def per_token(self, values: Float[np.ndarray, " N"], mask: Bool[np.ndarray, " N"]) -> Estimate:
         """Mean of the chosen tokens' values."""
-        return self._ratio(self._by_problem(values * chosen), self._by_problem(chosen))
+        return self._ratio(self._by_problem(values * mask), self._by_problem(mask))
 
     def difference(
         self,
@@ -347,7 +349,7 @@ class _Sums:
         theirs: tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]],
     ) -> Estimate:
         """One mean minus another, over other tokens, from the same draws of the problems."""
-        pairs = [(self._by_problem(v * chosen), self._by_problem(chosen)) for v, chosen in (ours, theirs)]
+        pairs = [(self._by_problem(v * mask), self._by_problem(mask)) for v, mask in (ours, theirs)]
         some = (pairs[0][1] > 0) | (pairs[1][1] > 0)
         draws, values = [], []
         counts = _draws(int(some.sum()), self.resamples, self.seed)
@@ -369,8 +371,8 @@ class _Sums:
 
 
 def _interval(value: float, draws: Float[np.ndarray, " B"]) -> Estimate:
-    found = draws[np.isfinite(draws)]
-    low, high = np.quantile(found, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) if len(found) else (value, value)
+    finite = draws[np.isfinite(draws)]
+    low, high = np.quantile(finite, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) if len(finite) else (value, value)
     return Estimate(value, float(low), float(high))
 
 

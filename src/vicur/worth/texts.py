@@ -16,8 +16,8 @@ from vicur.data.views import privileged_texts
 
 def with_text(sample: Sample, kind: TextKind, text: str) -> Sample:
     """The problem with one privilege, this text, and no other."""
-    given: dict[str, Any] = {kind: text}
-    return replace(sample, privilege=Privilege(**given))
+    texts: dict[str, Any] = {kind: text}
+    return replace(sample, privilege=Privilege(**texts))
 
 
 def outline(samples: Sequence[Sample], index: int) -> Sample:
@@ -40,20 +40,20 @@ def several_texts(sample: Sample, kind: TextKind) -> tuple[str, ...]:
     Raises:
         ValueError: the column holds anything else.
     """
-    found = sample.meta.get(f"{kind}s")
-    if found is None:
+    listed = sample.meta.get(f"{kind}s")
+    if listed is None:
         return ()
-    if isinstance(found, str):
+    if isinstance(listed, str):
         try:
-            found = json.loads(found)
+            listed = json.loads(listed)
         except ValueError:
-            found = None
-    if not isinstance(found, list | tuple) or not all(isinstance(text, str) for text in found):
+            listed = None
+    if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
         raise ValueError(
             f"Sample {sample.id}: {kind}s must be a list of texts (or that list as JSON), to estimate "
             "information from."
         )
-    return tuple(text for text in found if text.strip())
+    return tuple(text for text in listed if text.strip())
 
 
 def others(keys: Sequence[str], texts: Sequence[str], seed: int) -> list[int]:
@@ -86,17 +86,17 @@ def others(keys: Sequence[str], texts: Sequence[str], seed: int) -> list[int]:
             "Leave the shuffled control out, or measure more problems."
         )
     largest = max(groups, key=len)
-    found = [0] * len(texts)
+    partners = [0] * len(texts)
     if 2 * len(largest) <= len(order):
         for place, i in enumerate(order):
-            found[i] = order[(place + len(largest)) % len(order)]
-        return found
+            partners[i] = order[(place + len(largest)) % len(order)]
+        return partners
     rest = [i for i in order if plain[i] != plain[largest[0]]]
     for place, i in enumerate(largest):
-        found[i] = rest[place % len(rest)]
+        partners[i] = rest[place % len(rest)]
     for place, i in enumerate(rest):
-        found[i] = largest[place]
-    return found
+        partners[i] = largest[place]
+    return partners
 
 
 def _rank(seed: int, what: str, text: str) -> bytes:
