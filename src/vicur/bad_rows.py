@@ -18,11 +18,11 @@ BadRowKind = Literal[
     "outside_folder",
     "network_media",
 ]
-"""What is wrong with a row, in the few kinds that a report counts."""
+"""The few kinds of faults that a report counts."""
 
 
 class RowProblem(ValueError):
-    """What is wrong with one row, without naming file and row: the source adds them.
+    """A fault of one row, without the names of file and row: the source adds them.
 
     Args:
         kind: for counting.

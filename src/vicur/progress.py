@@ -68,7 +68,7 @@ class Progress:
         self._bar = None
 
     def _in_lines(self, items: Iterable[Item], count: int) -> Iterator[Item]:
-        """For log files: a line for every tenth of the way, none of what passes."""
+        """A progress bar for log files: a line for every tenth of the way, and no intermediate states."""
         for done, item in enumerate(items, start=1):
             yield item
             if not self.transient and done * LINES // count > (done - 1) * LINES // count:

@@ -40,7 +40,7 @@ class _Watcher(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What Python's own finders say, with a loader that reports back."""
+        """The module spec that Python's own finders return, with a loader that reports back."""
         if not fullname.startswith(WATCHED):
             return None
         sys.meta_path.remove(self)

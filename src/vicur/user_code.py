@@ -75,7 +75,8 @@ def _file_of(code: Callable[..., Any]) -> str:
 
 
 def _line(error: Exception, file: str) -> str:
-    """Where in the user's file an exception came from: " (my_rewards.py, line 12)"; "" if not from there."""
+    """The place in the user's file that an exception came from: " (my_rewards.py, line 12)"; "" if not from
+    there."""
     if isinstance(error, SyntaxError) and error.filename and error.filename.endswith(file):
         return f" ({Path(error.filename).name}, line {error.lineno})"
     frames = [

@@ -1,4 +1,5 @@
-"""Is the gold answer stated? The answer itself, a form of it that our grader calls equal, or its option.
+"""Checks whether a cue states the gold answer: the answer itself, a form that our grader calls equal, or its
+option.
 
 An answer in an answering construction ("the answer is", "x =") is a certain leak. A plain number that equals
 it is no leak if it is drawn in the image, a certain one if it is known not to be (then it was worked out),
@@ -73,12 +74,12 @@ Known = Callable[[str], bool | int | None]
 
 @dataclass(frozen=True)
 class Gold:
-    """What may not be stated.
+    """The forms of an answer that a cue must not state.
 
     Attributes:
         texts: the answer, and the text of the option that it is.
-        letter: of that option.
-        letters: of all options, where they are known.
+        letter: the letter of that option.
+        letters: the letters of all options, where they are known.
     """
 
     texts: tuple[str, ...]
@@ -112,7 +113,7 @@ def answer_findings(text: str, question: str, gold: Gold, known: Known) -> list[
 
     Args:
         text: the cue.
-        question: of its sample.
+        question: the question of the cue's problem.
         gold: what may not be stated.
         known: whether a value is drawn.
     """
@@ -170,7 +171,7 @@ def _numbers(text: str, question: str, answer: str, gold: Value, known: Known) -
 def _place(
     text: str, question: str, start: int, end: int, value: Value | None
 ) -> Finding | Literal["plain", "counted"] | None:
-    """What it means that the answer is at this place.
+    """The finding for an answer at this place.
 
     "plain" where that depends on what is drawn, "counted" where it may only count things.
     """

@@ -111,7 +111,8 @@ def _chords(boxes: list[tuple[str, str]], claim: str) -> bool | None:
 
 
 def _labels(claim: str, unknown: bool) -> list[tuple[int, str]]:
-    """Where a claim reads a label, and which. Counts ("two chords") and what it works out are none."""
+    """Claims about labels in the image, with their places. Counts ("two chords") and computed values are
+    none."""
     formula = _FORMULA.search(claim)
     if formula:
         return []

@@ -1,4 +1,4 @@
-"""What an audit says: flags, and the rates that follow from them."""
+"""Results of an audit: flags, and the rates that follow from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Finding:
     Attributes:
         category, severity: as of `Flag`.
         rule: what was broken, in a word or two; there is a sentence about it for asking again.
-        start, end: of the offending words in the cue, in characters; the whole cue where none are to blame.
+        start, end: position of the offending words in the cue, in characters; the whole cue where none are to
+            blame.
         reason: in words.
     """
 
@@ -45,7 +46,7 @@ class Flag:
         id: the sample's.
         category: what kind of thing.
         severity: how sure that is.
-        start, end: of the offending words in the cue, in characters.
+        start, end: position of the offending words in the cue, in characters.
         excerpt: these words.
         reason: in words.
         rule: the rule within its category.
@@ -95,7 +96,7 @@ class Audit:
         return self.count(category, severity) / self.cues if self.cues else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the counts and rates, without the flags."""
+        """Counts and rates for JSON, without the flags."""
         rules = Counter(f"{category}/{rule}" for _, category, rule in self._broken())
         return {
             "column": self.column,
@@ -141,7 +142,7 @@ def drop(audit: Audit, *, possible: bool = False) -> frozenset[str]:
     """The ids of the samples that should lose their cue.
 
     Args:
-        audit: of the cues.
+        audit: the audit of the cues.
         possible: also drop cues whose faults are only possible ones.
     """
     return frozenset(flag.id for flag in audit.flags if possible or flag.severity == "certain")

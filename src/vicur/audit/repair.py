@@ -80,7 +80,7 @@ def build_repaired(
 
 
 def corrections(built: Path, config: BuildConfig) -> dict[str, str]:
-    """What to tell the model about each cue that is certainly faulty."""
+    """Remarks to the model about each cue that is certainly faulty."""
     columns = config.data.columns | {"cue": config.column or "cue"}
     source = FileSource(built, image_dir=config.data.image_dir, columns=columns, bad_rows="skip")
     certain: dict[str, list[Flag]] = {}
@@ -97,7 +97,7 @@ def correction(flags: Iterable[Flag], row: CueRow) -> str:
     taken, or none.
 
     Args:
-        flags: of this cue.
+        flags: the findings about this cue.
         row: its sample's.
     """
     gold = gold_forms(row.answer, row.question, row.choices) if row.answer else None

@@ -1,4 +1,5 @@
-"""What an audit reads of each sample. Media are opened only where a verifier or judge looks at them."""
+"""The part of each sample that an audit reads. Media are opened only where a verifier or judge looks at
+them."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ class CueRow:
     """One cue and what it may not say.
 
     Attributes:
-        id: of the sample.
+        id: the problem's id.
         text: the cue; None where the sample has none.
         question: the words of its last turn.
         answer: the gold answer.

@@ -1,4 +1,4 @@
-"""What a command is: its words, its options, and the settings behind them.
+"""The definition of a command: its words, its options, and the settings behind them.
 
 All commands share one grammar. A setting is given as `key=value`, `--key value` or `--key=value`; the common
 ones have a short option too (`--data FILE` is data.train=FILE). Nothing here imports a model or data, so that
@@ -88,7 +88,8 @@ class Command:
         parser: Parser = parsed.parser
         if parsed.help:
             sys.stdout.write(f"{parser.format_help()}\n")
-            sys.stdout.flush()  # the settings take longer: their classes stand beside the code that uses them
+            # The settings take longer: their classes are defined beside the code that uses them.
+            sys.stdout.flush()
             from vicur.cli.help import settings_help
 
             sys.stdout.write(settings_help(load_name(self.settings)))
@@ -123,7 +124,7 @@ class Command:
         )
 
     def _missing(self, provided: set[str], parsed: argparse.Namespace) -> list[str]:
-        """How the settings that must be given, and are not, are written."""
+        """The required settings that are missing, as they would be written."""
         written = {option.setting: option.flag for option in self.options}
         if self.argument is not None and self.argument.setting is not None:
             written[self.argument.setting] = self.argument.name
@@ -138,7 +139,7 @@ class Argument:
     """The word behind a command.
 
     Attributes:
-        name: what stands for it in the usage, e.g. "RECIPE".
+        name: placeholder in the usage line, e.g. "RECIPE".
         help: shown by --help.
         setting: the setting that it is; None where the command reads it by itself.
     """
@@ -158,7 +159,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What was typed.
+    """The parsed command line.
 
     Attributes:
         command: the command.
@@ -206,6 +207,6 @@ class Arguments:
 
 
 def load_name(name: str) -> Any:
-    """What "module:name" stands for."""
+    """The object that "module:name" names."""
     module, _, attribute = name.partition(":")
     return vars(importlib.import_module(module))[attribute]

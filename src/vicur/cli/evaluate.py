@@ -54,7 +54,7 @@ def evaluate(arguments: Arguments, console: Console) -> None:
 def _answers(
     settings: EvaluationSettings, source: FileSource, grader: Grader, store: ResponseStore
 ) -> Evaluation:
-    """What the model answers.
+    """The model's answers.
 
     Raises:
         ValueError: a row turns out unreadable, and such rows are not skipped.

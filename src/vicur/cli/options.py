@@ -24,7 +24,7 @@ class Option:
         setting: e.g. "sampling.max_new_tokens".
         help: shown by --help.
         choices: the values it takes, if they are few.
-        metavar: stands for the value in the help.
+        metavar: placeholder for the value in the help.
         switch: whether it is given without a value, for true.
         many: whether it takes several values, for a list.
     """
@@ -39,7 +39,7 @@ class Option:
 
     @property
     def dest(self) -> str:
-        """Where argparse keeps the value; no destination of another kind looks like it."""
+        """The destination of the value in argparse's namespace, distinct from all other destinations."""
         return f"setting {self.setting}"
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
@@ -73,7 +73,7 @@ class Switch:
 
     @property
     def dest(self) -> str:
-        """Where argparse keeps whether it was given."""
+        """The destination in argparse's namespace of the flag that says whether it was given."""
         return f"switch {self.flag}"
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
@@ -126,7 +126,7 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unrecognized arguments: {word}{self.suggestion(word)}")
 
     def suggestion(self, word: str) -> str:
-        """What was probably meant by an option that the command does not have, to be put after it."""
+        """A hint at the option that was probably meant, to follow the message about an unknown one."""
         flag = word.partition("=")[0]
         answer = answer_for(flag, self.command)
         return f": {answer}" if answer is not None else nearest(flag, self.flags)
@@ -174,7 +174,7 @@ def canonical(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def as_overrides(rest: Sequence[str], parser: Parser) -> list[str]:
-    """What is left of a command line as overrides: `--key value`, `--key=value` and `key=value`."""
+    """The rest of a command line as overrides: `--key value`, `--key=value` and `key=value`."""
     overrides: list[str] = []
     words = list(rest)
     while words:

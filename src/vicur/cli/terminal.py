@@ -1,4 +1,4 @@
-"""What commands print: what recovery adds, what data holds, what a preflight found."""
+"""Printed output of commands: additions by recovery, inspections of data, and preflight results."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def evaluation_lines(evaluation: Evaluation, settings: EvaluationSettings) -> li
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
-    """What a source holds, and one problem as student and teacher see it."""
+    """Print the statistics of a source, and one problem as student and teacher see it."""
     table = Table(box=None, show_header=False)
     table.add_row("rows", f"{inspection.rows}, of which {inspection.problems} are problems")
     for kind, count in inspection.bad_rows.items():

@@ -48,7 +48,7 @@ class PretrainSettings:
     """The settings of `vicur cuebench pretrain`."""
 
     size: Literal["student", "teacher"]
-    """Which of the two shipped sizes."""
+    """Which of the two shipped model sizes to train."""
     out: PathText
     """Folder for the checkpoint."""
     seed: int | None = None
@@ -57,10 +57,10 @@ class PretrainSettings:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """How a tiny model is made."""
+    """Settings for making a tiny model."""
 
     seed: int = 0
-    """Decides the initial weights and the order of the data."""
+    """Seed of the initial weights and of the order of the data."""
     grounding_steps: int = 120
     """Steps of stage 1."""
     steps: int = 300
@@ -76,9 +76,9 @@ class PretrainConfig:
     blind: float = 0.1
     """Share of problems shown without their image."""
     cue: float = 0.4
-    """Of the rest, the share hinted with the cue."""
+    """Share of the remaining problems that are hinted with the cue."""
     answer: float = 0.2
-    """Of the rest, the share hinted with the answer; what remains is plain."""
+    """Share of the remaining problems that are hinted with the answer; all others are plain."""
     imageless: float = 0.5
     """Share of hinted problems shown without their image."""
     faded: float = 0.0
@@ -88,7 +88,7 @@ class PretrainConfig:
 
 
 SHIPPED = {"student": PretrainConfig(seed=0), "teacher": PretrainConfig(seed=1, steps=400, faded=0.3)}
-"""How the checkpoints in the package were made. The teacher has seen faded ink, the student has not."""
+"""The settings of the packaged checkpoints. The teacher has seen faded ink, the student has not."""
 
 
 def pretrain_checkpoint(
@@ -97,7 +97,7 @@ def pretrain_checkpoint(
     """Make a tiny model and write it with its processor and a model card, weights in float16.
 
     Args:
-        size: which of the two.
+        size: which of the two model sizes.
         out: folder; must not exist yet or be empty.
         seed: another than the shipped model's.
         report: called with a line of text now and then.
@@ -294,7 +294,7 @@ class Pretraining:
 
 
 def _cells(batch: list[SegmentsScene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of every segment of every scene: scene index, cell, colour index, digit."""
+    """Scene index, cell, colour index and digit of every segment of every scene."""
     names = list(COLOURS)
     flat = [
         (i, s.cell, names.index(s.colour), s.digit) for i, scene in enumerate(batch) for s in scene.segments

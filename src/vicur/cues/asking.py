@@ -48,7 +48,8 @@ from vicur.data.tables import Table
 from vicur.files import write_whole
 
 FIRST_PATIENCE = 30.0
-"""Seconds that an endpoint may be out of reach before it has ever answered: likely a wrong address."""
+"""Seconds that an endpoint may be out of reach before its first answer; a longer silence is likely a wrong
+address."""
 
 
 def new_columns(config: BuildConfig, prompt: CuePrompt) -> dict[str, pa.DataType]:
@@ -87,7 +88,7 @@ class Asker:
         config: all settings.
         source: the problems.
         prompt: the words.
-        client: who is asked.
+        client: the cue source.
         store: where replies go.
         remarks: what to tell the model besides, by the id of a problem.
     """
@@ -131,7 +132,8 @@ class Asker:
         self.seconds = time.monotonic() - self.started
 
     def _ticks(self, close: bool) -> Generator[Tick, None, None]:
-        """The event loop, run from one tick to the next, so that whoever shows them need not know of it."""
+        """Runs the event loop from one tick to the next, so that the caller that shows them needs no
+        asyncio."""
         with asyncio.Runner() as runner:
             ticks = self._answer_all()
             try:
@@ -224,7 +226,7 @@ class Asker:
             return False
         tries = waits = 0
         while True:
-            # Until the first reply nobody knows how many tokens an image really takes.
+            # Until the first reply it is unknown how many tokens an image really takes.
             alone = self.config.budget is not None and self._token_ratio is None
             async with self._first if alone else _nothing():
                 estimate = self._most_it_costs(request)
@@ -301,7 +303,7 @@ class Asker:
         if budget is not None and self.store.cost + self._reserved + estimate > budget:
             self._stop(
                 f"the budget of {budget:g} has no room for another request; {self.store.cost:.4f} are spent. "
-                "Raise it to go on."
+                "Raise it to continue."
             )
             return False
         return True
@@ -321,7 +323,7 @@ class Asker:
         return True
 
     async def _pause(self, seconds: float) -> bool:
-        """Wait, but not longer than the run lasts; whether it goes on."""
+        """Wait, but not beyond the end of the run; return whether the run continues."""
         try:
             await asyncio.wait_for(self._stopping.wait(), seconds)
         except TimeoutError:

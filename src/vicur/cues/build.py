@@ -51,7 +51,7 @@ def build_cues(
         progress: shows how far the check of the rows is.
         remarks: by the id of a problem, what to tell the model besides, as what was wrong with an earlier
             cue. It makes another request of it, whose reply is kept beside the earlier one.
-        client: who is asked, in place of what the settings say.
+        client: the cue source, in place of the one in the settings.
 
     Raises:
         ValueError: a setting does not fit the data, the output or the store.
@@ -71,7 +71,7 @@ def build_cues(
 def plan_cues(
     config: BuildConfig, *, progress: Progress | None = None, remarks: Mapping[str, str] | None = None
 ) -> BuildPlan:
-    """What `build_cues` would do: a dry run. Nobody is asked, and nothing is written.
+    """The plan of `build_cues`: a dry run, without requests or output.
 
     Raises:
         ValueError: as `build_cues`.
@@ -141,7 +141,7 @@ def _missing(
 
 
 def make_client(config: BuildConfig, source: FileSource, prompt: CuePrompt) -> CueClient:
-    """Who the settings say is asked.
+    """The cue source that the settings name.
 
     Raises:
         ValueError: a key is missing, or the data has no text of its own for "exact".

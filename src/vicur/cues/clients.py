@@ -1,4 +1,4 @@
-"""Who is asked for cues: an endpoint, a model in this process, the data's own column, or nobody.
+"""Cue sources: an endpoint, a model in this process, a column of the data, or none.
 
 All have the same two methods. What goes wrong is one of three things: the client cannot be reached just
 now (`Unreachable`: no fault of the problem), this one request failed (`RequestFailed`), or no request will
@@ -39,7 +39,7 @@ Structured = Literal["auto", "schema", "object", "off"]
 
 OPENAI = "https://api.openai.com/v1"
 _FORM_WORDS = ("response_format", "json_schema", "json schema", "json_object", "guided", "structured")
-"""In what an endpoint says that does not take our `response_format`."""
+"""Words in the message of an endpoint that does not support our `response_format`."""
 REASONING = ("reasoning_content", "reasoning")
 """Names of the field for a model's thoughts: of vLLM, SGLang and DeepSeek; of newer vLLM and OpenRouter."""
 _BUSY = (429, 502, 503, 504)
@@ -87,11 +87,11 @@ class Hopeless(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back.
+    """A model's reply.
 
     Attributes:
         text: as it was said.
-        prompt_tokens, completion_tokens: as counted by who said it; None where nobody did.
+        prompt_tokens, completion_tokens: as counted by the model's server; None where it gives no count.
         cut_off: whether it ended because there were no tokens left.
         thoughts: the model's reasoning, where the server keeps it apart from the text.
     """
@@ -147,7 +147,7 @@ class ExactClient:
     """The texts that the data itself has: CueBench's exact cues, derived from its scenes.
 
     Args:
-        texts: of the problems, in the order of the source.
+        texts: the cues of the problems, in the order of the source.
         column: where they were read.
     """
 
@@ -224,8 +224,8 @@ class EndpointConfig:
     header_envs: dict[str, str] = field(default_factory=dict)
     """Additional headers: name of the header to the environment variable that holds its value."""
     structured: Structured = "auto"
-    """How a JSON object is requested beside the prompt: "schema", "object" (any JSON), "off", or "auto": the
-    strictest that the endpoint supports."""
+    """Request format of a JSON object: "schema", "object" (any JSON), "off", or "auto" for the strictest that
+    the endpoint supports."""
     extra_body: dict[str, Any] = field(default_factory=dict)
     """Additional fields of every request, e.g. {chat_template_kwargs: {enable_thinking: false}}. No keys or
     other secrets: it is written to the store."""
@@ -243,7 +243,7 @@ class EndpointConfig:
         if not named:
             raise ValueError("base_url must be like http://127.0.0.1:8000/v1.")
         if parts.username or parts.password or parts.query or parts.fragment:
-            # What stands in an address ends up in messages.
+            # The parts of an address end up in messages.
             raise ValueError(
                 "base_url must not have a user, a password or anything behind the path; put keys into "
                 "environment variables, and name these in api_key_env or header_envs."
@@ -337,7 +337,7 @@ class EndpointClient:
                 raise Unreachable("the endpoint cannot be reached") from None
             except (self._errors.APIError, ValueError) as error:
                 # Not JSON, or a stream of something else. The SDK's own words may hold the whole reply.
-                reason = f"the endpoint sent what is not a chat completion ({type(error).__name__})"
+                reason = f"the endpoint's reply is not a chat completion ({type(error).__name__})"
                 raise RequestFailed(reason, again=True) from None
 
     def _body(self, request: CueRequest, messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -380,7 +380,7 @@ class EndpointClient:
             completion.choices if isinstance(completion, self._errors.types.chat.ChatCompletion) else None
         )
         if not choices or choices[0].message is None:
-            raise RequestFailed("the endpoint sent what is not a chat completion", again=True)
+            raise RequestFailed("the endpoint's reply is not a chat completion", again=True)
         usage, message = completion.usage, choices[0].message
         reason = choices[0].finish_reason
         text = message.content if isinstance(message.content, str) else ""
@@ -479,7 +479,7 @@ def _image_part(image: Image.Image, image_format: Literal["png", "jpeg"]) -> dic
 
 
 def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The headers to sign with, and the values that nobody may read."""
+    """The headers to sign with, and the values to keep out of messages."""
     key = environ.get(config.api_key_env, "").strip()
     if not key and config.base_url is None:
         raise ValueError(
@@ -495,7 +495,9 @@ def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[s
         headers[header] = values[variable] = value
     for variable, value in values.items():
         if not (value.isascii() and value.isprintable()):  # else the HTTP library would quote it
-            raise ValueError(f"The environment variable {variable} holds what cannot stand in a header.")
+            raise ValueError(
+                f"The environment variable {variable} holds a value that is not allowed in a header."
+            )
     # What is shorter is no secret, and would be found in every other word.
     return headers, [value for value in values.values() if len(value) >= 4]
 
@@ -521,7 +523,7 @@ def _openai() -> Any:
 
 
 class RateLimit:
-    """So many requests a minute, at even distances.
+    """A limit of requests per minute, sent at even distances.
 
     Args:
         per_minute: None for no limit.
@@ -550,8 +552,8 @@ class RateLimit:
 
 
 def backoff(attempt: int, base: float, after: float | None = None) -> float:
-    """Seconds to wait before another attempt: doubled each time up to a minute, with chance in it, so that
-    those who were refused together do not come back together.
+    """Seconds to wait before another attempt: doubled each time up to a minute, with a random part, so that
+    requests that were refused together do not return together.
 
     Args:
         attempt: from 0.

@@ -1,4 +1,4 @@
-"""From what a model replied to the cue in it."""
+"""Extracts the cue from a model's reply."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cue_of(reply: Reply, field: str = "cue") -> str:
 def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
     """The cue of a reply: a JSON object, alone or inside other text or a code fence, or plain text.
 
-    A reply that was cut off, or whose JSON breaks off, gives its whole sentences. What stands before the last
+    A reply that was cut off, or whose JSON breaks off, gives its whole sentences. Text before the last
     closing tag of a thought is no part of the reply, as drafts of a cue often are.
 
     Args:
@@ -129,7 +129,7 @@ def json_objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _named(value: dict[str, Any], field: str) -> Any:
-    """What an object has under a key, whatever its case, spaces and a `visual_` before it."""
+    """The value under a key of an object, regardless of case, spaces and a `visual_` prefix."""
     for key, inner in value.items():
         name = key.strip().lower().replace(" ", "_").replace("-", "_")
         if name in (field, f"visual_{field}") and inner is not None:
@@ -154,7 +154,8 @@ def _of_value(value: Any, field: str) -> str:
 
 
 def _begun(text: str, field: str) -> tuple[str, bool] | None:
-    """What stands after the key in an object that breaks off or is not quite JSON, and whether it ends."""
+    """The value after the key in an object that breaks off or is not quite JSON, and whether it is
+    complete."""
     key = rf"[\"'](?:visual_)?{re.escape(field)}[\"']"
     match = re.search(rf'{key}\s*:\s*"((?:[^"\\]|\\.)*)("?)', text, re.IGNORECASE | re.DOTALL)
     if match is None:
@@ -167,7 +168,7 @@ def _begun(text: str, field: str) -> tuple[str, bool] | None:
 
 
 def _plain(text: str, field: str) -> str:
-    """Without a label before it and quotes around it."""
+    """Strip a leading label and surrounding quotes."""
     text = re.sub(rf"^\W*(?:visual )?{re.escape(field)}\W*?:\W*", "", text, flags=re.IGNORECASE).strip()
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1]
@@ -182,7 +183,7 @@ def _whole_sentences(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without what no file can hold: halves of surrogate pairs, and control characters."""
+    """Remove characters that no file can hold: halves of surrogate pairs, and control characters."""
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = "".join(c for c in text if c in "\n\t" or (c >= " " and c != "\x7f")).strip()
     if not text:

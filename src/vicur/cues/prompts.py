@@ -6,7 +6,7 @@ A prompt is a YAML file:
     version: 1
     field: cue                    # the key of the JSON object that is asked for; `cue` if left out
     system: ...
-    user: ... {question} ...      # the problem's text and media stand where {question} is
+    user: ... {question} ...      # {question} is replaced by the problem's text and media
     answer: ... {answer} ...      # optional; only used where the gold answer is asked to be sent
 """
 
@@ -27,7 +27,7 @@ _WORD = re.compile(r"[A-Za-z_][\w-]*")
 
 @dataclass(frozen=True)
 class CuePrompt:
-    """What a model is asked.
+    """A prompt that asks a model for cues.
 
     Attributes:
         name: short, for records.
@@ -38,7 +38,7 @@ class CuePrompt:
         answer: put behind the user's message, with `{answer}` once, where the gold answer is sent.
 
     Raises:
-        ValueError: `{question}` or `{answer}` is not there just once, or stands where it must not.
+        ValueError: `{question}` or `{answer}` does not occur exactly once, or occurs where it is not allowed.
     """
 
     name: str
@@ -84,7 +84,8 @@ class CuePrompt:
 
     @property
     def digest(self) -> str:
-        """Of every word that may be sent: a changed text with an unchanged version is still another."""
+        """A digest of every word that may be sent: a changed text gives another digest even under the same
+        version."""
         texts = (self.label, self.field, self.system, self.user, self.answer or "")
         return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
 

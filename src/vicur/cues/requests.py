@@ -1,4 +1,4 @@
-"""From a problem to what a model is asked, and to the key that its reply is kept under."""
+"""Builds the request for a problem's cue, and the key that its reply is stored under."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from vicur.data.views import Shown
 from vicur.settings.section import Count, NonNegative, section
 
 PIXELS_PER_TOKEN = 28 * 28
-"""For estimates: Qwen's models take a token for 28 or 32 pixels squared, others fewer tokens."""
+"""Pixels per image token in estimates: Qwen's models have one token for 28 or 32 pixels squared, others fewer
+tokens."""
 CHARACTERS_PER_TOKEN = 3
-"""For estimates: English has four to a token; numbers and formulas fewer."""
+"""Characters per text token in estimates: four in English; numbers and formulas have fewer."""
 
 
 class MissingAnswer(ValueError):
@@ -28,7 +29,7 @@ class MissingAnswer(ValueError):
 
 @section
 class Asking:
-    """How a model is asked, as far as it decides on the reply."""
+    """The settings of a request that influence the reply."""
 
     temperature: NonNegative | None = 0.7
     """Sampling temperature; null leaves it to the endpoint, for models that refuse the setting."""
@@ -49,13 +50,13 @@ class CueRequest:
     """One question to a model.
 
     Attributes:
-        index: of the problem in its source.
-        sample_id: of the problem.
+        index: index of the problem in its source.
+        sample_id: id of the problem.
         question: the chat and its media, as they are sent.
-        number: which of several cues of the problem, from 0.
+        number: number of the cue among those of its problem, from 0.
         seed: for sampling.
-        temperature: of sampling; None for the model's own.
-        max_tokens: of the reply.
+        temperature: sampling temperature; None for the model's default.
+        max_tokens: maximum length of the reply, in tokens.
         field: the key of the JSON object that the reply is to be.
         schema: JSON schema of the reply; None for an object with the text `field`.
     """
@@ -85,7 +86,7 @@ def requests_for(
     include_answer: bool = False,
     remark: str | None = None,
 ) -> list[CueRequest]:
-    """What a model is asked about a problem, once for each number.
+    """The requests about a problem, one for each cue number.
 
     Nothing of the sample but its question and media goes in, and its answer only where that is said.
 
@@ -94,7 +95,7 @@ def requests_for(
         index: its place in the source.
         prompt: the words.
         asking: how.
-        numbers: of the cues.
+        numbers: numbers of the cues to ask for.
         include_answer: whether the gold answer is sent too, in the prompt's own words for that.
         remark: put behind the question, as what was wrong with an earlier reply.
 
@@ -122,7 +123,7 @@ def question_for(
 ) -> Shown:
     """The prompt around a problem's question, with its media as they are.
 
-    A system message of the data is for who answers the question: it stays out.
+    A system message of the data addresses the model that answers the question, so it is left out.
 
     Args:
         sample, prompt, include_answer, remark: as of `requests_for`.
@@ -181,7 +182,7 @@ def _smaller(question: Shown, asking: Asking) -> Shown:
 
 
 def bounded_size(size: tuple[int, int], most: int | None) -> tuple[int, int]:
-    """Width and height with at most so many pixels, the shape kept."""
+    """Width and height within a number of pixels, at the same aspect ratio."""
     width, height = size
     if most is None or width * height <= most:
         return size
@@ -195,11 +196,11 @@ def _within(image: Image.Image, most: int | None) -> Image.Image:
 
 
 def request_key(request: CueRequest, identity: str, prompt: CuePrompt, asking: Asking, media: str) -> str:
-    """The name that the reply is kept under: of all that decides on it.
+    """The key that the reply is stored under: a digest of everything that determines it.
 
     Args:
         request: what is asked.
-        identity: of the model, as its client says.
+        identity: the model's identity, as its client gives it.
         prompt: its words.
         asking: how.
         media: digest of the problem's media.
@@ -216,7 +217,8 @@ def request_key(request: CueRequest, identity: str, prompt: CuePrompt, asking: A
 
 
 def estimated_tokens(question: Shown, asking: Asking) -> int:
-    """Of a prompt, rather too many than too few. Of its media the size is enough."""
+    """Estimated length of a prompt in tokens, rather too high than too low; only the sizes of its media are
+    read."""
     text = sum(len(p.get("text", "")) for message in question.messages for p in message["content"])
     sizes = [image.size for image in question.images]
     for video in question.videos:

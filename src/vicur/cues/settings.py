@@ -32,7 +32,7 @@ class BuildConfig:
     """Output file: the same rows with the cue column, in the data's own format; .parquet for folders and hub
     ids."""
     backend: Backend = "endpoint"
-    """Where cues come from: "endpoint" (any OpenAI-compatible one), "local" (a checkpoint in this process),
+    """Source of the cues: "endpoint" (any OpenAI-compatible one), "local" (a checkpoint in this process),
     "exact" (the data's own column, as CueBench has it), "null" (a fixed text; for measuring throughput)."""
     model: PathText | None = None
     """Name of the model at the endpoint; for "local", a checkpoint folder, hub id or "vicur:NAME"."""
@@ -160,9 +160,9 @@ class WorthSettings:
     group_size: Count = 4
     """Responses per problem."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How responses are sampled."""
+    """Sampling of the responses."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
-    """How responses are graded. Responses of a run keep the grades that the run gave them unless a setting
+    """Grading of the responses. Responses of a run keep the grades that the run gave them unless a setting
     here is changed."""
     samples_per_batch: Count = 16
     """Problems scored together."""

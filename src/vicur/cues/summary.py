@@ -1,4 +1,4 @@
-"""What a build has done so far, did in all, or would do, in sentences."""
+"""Progress, result and plan of a build, in sentences."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FailedProblem:
     Attributes:
         row: number of its row in the data, from 0.
         id: id of the problem.
-        number: which of its cues is missing, from 0.
+        number: number of the missing cue among those of its problem, from 0.
         reason: why the last attempt failed.
         tries: number of attempts; 0 where the row could not be read.
     """
@@ -57,7 +57,7 @@ class FailedProblem:
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build has done.
+    """The result of a build.
 
     Attributes:
         problems: number of problems to process.
@@ -95,7 +95,7 @@ class BuildSummary:
     notes: tuple[str, ...]
 
     def sentences(self) -> list[str]:
-        """For people."""
+        """The summary as sentences."""
         lines = [
             f"{self.problems} problems: generated {self.asked} cues, reused {self.kept}, failed "
             f"{len(self.failed)}.",
@@ -126,7 +126,7 @@ class BuildSummary:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a build would do.
+    """The plan of a build.
 
     Attributes:
         problems: number of problems to process.
@@ -149,7 +149,7 @@ class BuildPlan:
     request: str
 
     def sentences(self) -> list[str]:
-        """For people."""
+        """The plan as sentences."""
         return [
             f"{self.problems} problems, {self.cues} cues, of which {self.kept} are in the store already.",
             f"Requests to send: {self.cues - self.kept}, with about {self.prompt_tokens} prompt tokens and "

@@ -46,8 +46,9 @@ class Given:
 
     Attributes:
         entries: in order.
-        numbers: of each, as `<image 2>` calls it; None for a list, whose entries are 1, 2, ... (or 0, 1, ...
-            where the text has an `<image 0>`). Numbered ones that no text mentions are not shown.
+        numbers: the number of each medium, as in `<image 2>`; None for a list, whose entries are 1, 2, ...
+            (or 0, 1, ... where the text has an `<image 0>`). Numbered ones that no text mentions are not
+            shown.
     """
 
     entries: tuple[Any, ...] = ()
@@ -302,7 +303,7 @@ def is_numbered(chat: Sequence[Turn]) -> bool:
 
 
 def count_placeholders(chat: Sequence[Turn], kind: str) -> int:
-    """How many placeholders of a kind of medium a chat has."""
+    """Number of placeholders of a kind of medium in a chat."""
     pieces = [part for turn in chat for part in parts(turn["content"])]
     if any(part["type"] != "text" for part in pieces):
         return sum(part["type"] == kind for part in pieces)

@@ -12,7 +12,7 @@ from vicur.bad_rows import RowProblem
 from vicur.data.written import parse_written, unwritten
 
 LETTERS = "{letter}. {text}"
-"""The format that `letters` stands for: one option a line, as "A. 3 cm"."""
+"""The format that the setting `letters` selects: one option a line, as "A. 3 cm"."""
 
 _LABEL_KEYS = ("label", "letter", "key", "id", "index", "option")
 _TEXT_KEYS = ("text", "content", "value", "option", "choice", "answer", "name")
@@ -139,7 +139,7 @@ def _text(value: Any) -> str:
 
 
 def _in_order(labels: list[str], texts: list[str]) -> Choices:
-    """By their letters, where the labels are letters: the n-th option is the n-th letter's."""
+    """Sort options by their letters, if the labels are letters: the n-th option is the n-th letter's."""
     upper = [label.strip("()[].: ").upper() for label in labels]
     if sorted(upper) == [letter(i) for i in range(len(upper))]:
         order = sorted(range(len(upper)), key=upper.__getitem__)
@@ -203,8 +203,8 @@ def option_lines(texts: Sequence[str], template: str) -> str:
     """The options as lines of a prompt.
 
     Args:
-        texts: of the options; one that is empty has no line.
-        template: of a line, with {letter}, {number} and {text}.
+        texts: texts of the options; an empty one gets no line.
+        template: format of a line, with {letter}, {number} and {text}.
     """
     return "\n".join(
         template.format(letter=letter(i), number=i + 1, text=text)
@@ -221,7 +221,7 @@ def states_options(question: str, texts: Sequence[str]) -> bool:
     """
     options = [" ".join(text.split()) for text in texts if text.strip()]
     lines = {" ".join(line.split()).strip("-*\u2022 ") for line in question.splitlines()}
-    if not options or options == [letter(i) for i in range(len(options))]:  # A to D stand in the image
+    if not options or options == [letter(i) for i in range(len(options))]:  # A to D are marked in the image
         return True
     if len(options) > 1 and lines.issuperset(options):
         return True

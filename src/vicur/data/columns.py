@@ -1,6 +1,6 @@
-"""From one row, in any of the usual conventions, to the fields of a problem.
+"""Reads a row, in any of the usual conventions, into the fields of a problem.
 
-Which column holds what is found by an alias table, or given by the setting `columns`.
+An alias table, or the setting `columns`, decides which column holds which field.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _NUMBERED = re.compile(r"(image|img|picture|video)[ _]?(\d{1,3})", re.IGNORECASE
 
 @dataclass(frozen=True)
 class Fields:
-    """What a row says, before any medium is opened.
+    """The content of a row, before any medium is opened.
 
     Attributes:
         id: None where the row has none.
@@ -98,7 +98,7 @@ class Fields:
 
 
 class Columns:
-    """Which column holds which field of a table, and how a row is read by that.
+    """Maps the fields of a problem to the columns of a table, and reads rows accordingly.
 
     Args:
         names: the table's columns, fields inside them with a dot.
@@ -305,7 +305,7 @@ class Columns:
         }
 
     def _value(self, row: Mapping[str, Any], ours: str) -> Any:
-        """The value of a field; what stands for nothing (None, NaN) is None."""
+        """The value of a field; None where the cell is empty (None, NaN)."""
         value = None
         for column in self._tried[ours]:
             value = _at(row, column)
@@ -338,7 +338,8 @@ class Columns:
         return chat
 
     def _options(self, row: Mapping[str, Any], choices: Choices | None, chat: Sequence[Turn]) -> str | None:
-        """The options as they are written after the question; None where they are not, or stand in it."""
+        """The options as text to append to the question; None if they are not to be appended or the question
+        has them."""
         if self.options is None:
             return None
         asked = next((text_of(turn) for turn in reversed(chat) if turn["role"] == "user"), "")
@@ -391,7 +392,7 @@ class Columns:
         if choices is not None:
             return meta | {"choices": list(choices.texts)}
         stated = stated_options(self._value(row, "choices"))
-        return meta if stated is None else meta | {"options": stated}  # under `choices` stands a list
+        return meta if stated is None else meta | {"options": stated}  # `choices` holds a list
 
 
 def _at(row: Mapping[str, Any], column: str) -> Any:
@@ -496,6 +497,6 @@ def _check_question(messages: Sequence[Message], images: Sequence[Any], videos: 
                 "placeholders",
                 f"the messages have {asked} {kind} placeholder(s), but the row has {len(media)} {kind}(s)",
             )
-    # A question without words may stand in its image.
+    # A question without words may be written in its image.
     if not any(part["type"] != "text" or part["text"].strip() for part in messages[-1]["content"]):
         raise RowProblem("question", "the question is empty, and no image or video could hold it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vicur.rewards.answers import extract_answer
 
 SHORT = 3
-"""Words of a response that is an answer as it stands."""
+"""Maximum number of words in a response that is itself the answer."""
 
 
 def answer_in_response(response: str) -> str | None:

@@ -14,7 +14,7 @@ from vicur.media.video import Video
 Message = dict[str, Any]
 """A chat message: {"role": str, "content": [{"type": "image" | "video"} | {"type": "text", "text": str}]}.
 
-Media entries are placeholders; the n-th image entry stands for the n-th image of the sample.
+Media entries are placeholders; the n-th image entry refers to the n-th image of the sample.
 """
 
 TextKind = Literal["cue", "rationale", "answer"]
@@ -24,7 +24,8 @@ PrivilegeKind = Literal[TextKind, "teacher_prompt"]
 """All privileges with a field of their own. A ready-made teacher prompt holds the problem too: it cannot be
 shown with another problem, nor compared text by text."""
 TeacherPrivilege = Literal["none", PrivilegeKind] | str
-"""What a teacher can be given: nothing, a privilege, or `column:NAME`, the text in another column."""
+"""The privileges a teacher can be given: none, a kind of privilege, or `column:NAME`, the text in another
+column."""
 COLUMN = "column:"
 """Prefix of a privilege that is the text in a column of the user's own, e.g. "column:caption"."""
 TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)

@@ -1,6 +1,6 @@
-"""From files to samples.
+"""Reads samples from files.
 
-A source is a sequence: `source[i]` decodes and returns one `Sample`. What a name stands for is up to
+A source is a sequence: `source[i]` decodes and returns one `Sample`. What a name refers to is up to
 `tables`, the conventions of its columns to `columns`, images and videos to `media`.
 """
 
@@ -94,7 +94,7 @@ class DataConfig:
         self.pixel_limits()
 
     def pixel_limits(self) -> PixelLimits:
-        """For the encoder of prompts.
+        """Settings of the prompt encoder.
 
         Raises:
             ValueError: a lower bound is above the upper one.
@@ -136,12 +136,12 @@ class DataConfig:
 
 
 def skipping_bad_rows() -> DataConfig:
-    """How data is read where unreadable rows are skipped and counted unless set otherwise."""
+    """Settings for reading data that skip and count unreadable rows unless set otherwise."""
     return DataConfig(bad_rows="skip")
 
 
 def option_format(options: str | None) -> str | None:
-    """The format of an option's line that a setting stands for; None for no lines.
+    """The format of an option's line that a setting selects; None for no lines.
 
     Raises:
         ValueError: it is no format.
@@ -173,7 +173,7 @@ class FileSource(Sequence[Sample]):
         bad_rows: whether a bad row is an error or left out.
         check_images: how many images are decoded here; None for all.
         video: how frames are taken.
-        max_raw_pixels: of an image; one with more makes a bad row.
+        max_raw_pixels: maximum number of pixels in an image file; a larger image makes a bad row.
         progress: shows how far the check of the rows is.
         may_be_empty: whether a source without any problem is one too, rather than an error.
 
@@ -306,7 +306,7 @@ class FileSource(Sequence[Sample]):
         )
 
     def media_in_words(self) -> str:
-        """How many problems show an image or a video, and from which columns."""
+        """Number of problems with an image or a video, and the columns that these come from."""
         columns = [name for ours in ("images", "videos") for name in self.columns_of(ours)]
         source = f" (columns {listed(columns)})" if columns and self.num_seeing else ""
         return f"{self.num_seeing} problem(s) of {self.name} show an image or a video{source}."
@@ -329,11 +329,11 @@ class FileSource(Sequence[Sample]):
         selected = copy.copy(self)
         selected._rows = [self._rows[index] for index in indices]
         if not selected._rows:
-            raise ValueError(f"Of {self.name} no problem is left.")
+            raise ValueError(f"No problem of {self.name} is left.")
         return selected
 
     def applies(self, view: View) -> list[bool]:
-        """For each problem whether it has what a view shows, without opening a medium."""
+        """Whether each problem has what a view shows, without opening a medium."""
         return self._each(
             lambda number, row: view.applies(self._without_media(number, self._columns.read(row)))
         )
@@ -498,7 +498,7 @@ class FileSource(Sequence[Sample]):
         return self._build(row, fields, images, videos)
 
     def _without_media(self, row: int, fields: Fields) -> Sample:
-        """For questions that only concern text."""
+        """The fields of a row for questions about text only."""
         nothing = SizeOnly((1, 1))
         images = (nothing,) * len(fields.images)
         return self._build(row, fields, images, (Video((nothing,), 1.0),) * len(fields.videos))

@@ -16,7 +16,8 @@ from typing import Any
 from vicur.data.sample import Message
 
 _LIKE_ONE = r"<\|[^<>|]*\|>"
-"""Also what only looks like a special token: processors use some of their own while they expand media."""
+"""Texts that only look like special tokens are included: processors use some of their own while they expand
+media."""
 _LAST_PRIVATE = 0x10FFFD
 """The last character of Unicode's last private use plane; marks are searched from here downwards."""
 
@@ -92,7 +93,7 @@ class QuotedTokens:
 
     @staticmethod
     def _merged(message: Message) -> Message:
-        """With adjacent texts as one: the template joins them, and with them the halves of a token."""
+        """Join adjacent texts: the template joins them anyway, and with them the halves of a token."""
         if isinstance(message["content"], str):
             return message
         content: list[dict[str, Any]] = []

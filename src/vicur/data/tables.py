@@ -1,4 +1,4 @@
-"""What a name stands for: a table of rows.
+"""Opens the table of rows that a name refers to.
 
 A name is a file, a folder, a pattern, several of them, or a data set on the hub, with `@split` behind it if
 it has several splits:
@@ -38,7 +38,7 @@ BATCH = 64
 _NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that `datasets` writes beside the data."""
 _FILE_SUFFIXES = (".parquet", *TEXT_SUFFIXES, ".txt", ".arrow", ".gz", ".yaml", ".xlsx")
-"""Of names that are meant as files, even where there is none; a hub's name may well end in `-v1.5`."""
+"""Suffixes that mark a name as a file name, even if there is no such file; a hub name may end in `-v1.5`."""
 _METADATA = ("metadata.jsonl", "metadata.csv")
 """Files that describe a folder of images."""
 _FILE_NAME = re.compile(r"(?:(.+)_)?file_names?")
@@ -160,7 +160,7 @@ Table = ListTable | ArrowTable | JoinedTable
 
 
 def open_table(name: str | Path | Sequence[str]) -> Table:
-    """Open what a name stands for.
+    """Open the table that a name refers to.
 
     Args:
         name: as the module says; several names in a list, or in one text between commas.
@@ -307,7 +307,7 @@ def _open_image_folder(metadata: Path, name: str) -> Table:
 
 
 def _open_saved(folder: Path, split: str | None) -> Table:
-    """What `save_to_disk` has written, mapped from disk."""
+    """Open the output of `save_to_disk`, mapped from disk."""
     datasets = import_datasets(f"{folder} was written by datasets.save_to_disk")
     try:
         saved = datasets.load_from_disk(str(folder))

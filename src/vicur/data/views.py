@@ -20,7 +20,7 @@ from vicur.media.video import Video
 
 @dataclass(frozen=True)
 class Shown:
-    """What a view makes of a sample: the chat and the media that fill its placeholders."""
+    """A sample under a view: the chat and the media that fill its placeholders."""
 
     messages: tuple[Message, ...]
     images: tuple[Image.Image, ...] = ()
@@ -130,7 +130,7 @@ class BlindHinted:
     """The question with a hint and without its media: what the text alone is good for.
 
     Attributes:
-        kind: which privilege; a sample without it is an error.
+        kind: the kind of privilege; a sample without it is an error.
     """
 
     kind: TextKind
@@ -155,7 +155,7 @@ class Degraded:
     Each image or frame shrinks by `ratio`, bilinear, and grows back by nearest neighbour.
 
     Attributes:
-        ratio: of the small side lengths to the original ones; at least one pixel remains.
+        ratio: reduced side lengths over the original ones; at least one pixel remains.
 
     Raises:
         ValueError: the ratio is not above 0 and at most 1.
@@ -189,7 +189,7 @@ class Degraded:
 class Masked:
     """The problem with patches of its media blacked out at random, at the same size (PAPO).
 
-    Which patches, depends on the sample, the image and `draw` alone.
+    The choice of patches depends on the sample, the image and `draw` alone.
 
     Attributes:
         probability: with which each patch is black.
@@ -295,7 +295,7 @@ def _with_media(sample: Sample, change: Callable[[Image.Image, int], Image.Image
 
 
 def _smooth(image: Image.Image) -> Image.Image:
-    """In a mode whose pixels can be averaged: a palette's indices and single bits cannot."""
+    """The image in a mode whose pixels can be averaged, unlike a palette's indices and single bits."""
     if image.mode == "P":
         return image.convert("RGB")
     return image.convert("L") if image.mode == "1" else image

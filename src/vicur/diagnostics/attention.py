@@ -1,4 +1,4 @@
-"""Where the sink looked: the recovery module's attention on the image's grid."""
+"""Attention of the recovery module's sink, on the image's grid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Box = tuple[float, float, float, float]
 def sink_attention(
     loaded: LoadedModel, samples: Sequence[Sample]
 ) -> list[dict[int, Float[Tensor, "rows columns"]]]:
-    """For each sample with one image, and each recovery layer, the attention map of the sink.
+    """The attention map of the sink, for each sample with one image and each recovery layer.
 
     A map is averaged over heads and sums to 1; one entry is one merged visual token.
 

@@ -19,7 +19,7 @@ def means_by_part(
     Args:
         values: one for each response token.
         response_index: to which response it belongs.
-        name: of the values.
+        name: name of the values.
 
     Returns:
         "<name>_whole", "<name>_half_1", "<name>_half_2", "<name>_quarter_1" ... "<name>_quarter_4".

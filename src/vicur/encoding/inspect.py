@@ -1,4 +1,4 @@
-"""Numbers about a source, for people who want to know what they train on. Nothing is printed here."""
+"""Statistics of a source, for a check of the data before training. Nothing is printed here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class InspectSettings:
     model: PathText | None = None
     """Checkpoint whose chat template and tokenizer are used for prompts and lengths; null for neither."""
     privilege: TeacherPrivilege = "cue"
-    """What the teacher is shown: none, a privilege, or column:NAME for the text in a column."""
+    """Privilege that the teacher is shown: none, a kind of privilege, or column:NAME for the text in a
+    column."""
     example: Annotated[int, Field(ge=0)] = 0
     """Number of the problem that is shown."""
 
@@ -39,7 +40,7 @@ class InspectSettings:
 
 @dataclass(frozen=True)
 class Spread:
-    """How a number spreads over problems or images.
+    """Spread of a number over problems or images.
 
     Attributes:
         low, high: the smallest and the largest.
@@ -62,30 +63,30 @@ class Spread:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is in a source.
+    """The statistics of a source.
 
     Attributes:
-        name: of the source.
+        name: name of the source.
         schema: our field, and the columns it is read from in words; only fields that were found.
         unused: columns that no field is read from; their values are in `meta`.
-        notes: sentences that somebody should know who is about to train on this.
-        rows: of the table, bad ones included.
-        problems: that can be used.
+        notes: sentences to read before training on this source.
+        rows: number of rows in the table, bad ones included.
+        problems: number of usable problems.
         bad_rows: how many rows are bad, by kind.
         first_bad_rows: the first row of each kind, in words.
         decoded_images: how many images were decoded; of the others only the header was read.
         repeated_ids: rows whose id is that of an earlier one; they got an id of their own.
         duplicates: rows that are an earlier one once more, in every column, among these.
         without_answer: problems without a gold answer.
-        answers_in_responses: of these, how many have a response that ends in an answer.
+        answers_in_responses: number of these whose response ends in an answer.
         with_target_response: problems with a response to learn from.
         with_choices: problems with options in columns of their own.
         images_per_problem, videos_per_problem: how many problems have how many.
         image_width, image_height: in pixels, as the files have them, upright.
         image_megapixels: in millions of pixels.
-        video_frames: that are taken from each video.
-        prompt_tokens: of the student's prompt, media included; None without an encoder.
-        teacher_prompt_tokens: of the teacher's, likewise.
+        video_frames: number of frames taken from each video.
+        prompt_tokens: length of the student's prompt, media included; None without an encoder.
+        teacher_prompt_tokens: length of the teacher's prompt, likewise.
         privileges: how many problems have each privilege.
         example_id: the problem that is rendered; None if there is none.
         student_sees, teacher_sees: its prompt as text, media as placeholders; with an encoder through

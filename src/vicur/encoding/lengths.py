@@ -1,4 +1,4 @@
-"""How many tokens prompts have, without computing a pixel.
+"""Computes the lengths of prompts in tokens, without computing a pixel.
 
 The text is rendered and tokenised as for the model; what a placeholder of a medium expands to follows
 from the medium's size. So an outline of a problem (`FileSource.outline`) is enough.
@@ -31,7 +31,7 @@ def prompt_length(encoder: PromptEncoder, prompt: Shown) -> int:
     length = sum(sizes.image_tokens(image.size) - 1 for image in prompt.images)
     if not prompt.videos:
         return length + len(encoder.text_ids(prompt))
-    # Between the frames of a video stand times and marks, whose layout is the processor's affair: it
+    # The processor puts times and marks between the frames of a video, in its own layout: it
     # is asked, with frames of a single visual token each.
     for video in prompt.videos:
         count = len(video.frames)
@@ -64,10 +64,10 @@ class Overlong:
     """A problem whose prompt is longer than allowed.
 
     Attributes:
-        id: of the problem.
+        id: id of the problem.
         row: its number in the data, from 0.
         who: "student" or "teacher".
-        tokens: of the prompt, media included.
+        tokens: length of the prompt, media included.
         limit: what it may have.
     """
 
@@ -94,17 +94,17 @@ def split_by_length(
     teacher_encoder: PromptEncoder | None = None,
     progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
 ) -> tuple[list[int], list[Overlong]]:
-    """Which problems have prompts within `max_prompt_tokens` and `max_teacher_prompt_tokens`.
+    """Split problems by whether their prompts are within `max_prompt_tokens` and `max_teacher_prompt_tokens`.
 
     Without these limits nothing is measured.
 
     Args:
         source: the problems.
-        encoder: of the student's prompts.
+        encoder: encoder of the student's prompts.
         config: the limits.
         teacher_view: what the teacher is shown; None for no teacher.
         student_view: what the student is shown; the plain problem if not given.
-        teacher_encoder: of the teacher's prompts, if it is not the student's.
+        teacher_encoder: encoder of the teacher's prompts, if it is not the student's.
         progress: shows how far it is.
 
     Returns:

@@ -155,7 +155,7 @@ class PromptEncoder:
         return new_ids, new_types
 
     def video_options(self, videos: Sequence[Video]) -> dict[str, Any]:
-        """For a call of the processor: frames as they are, at their true times."""
+        """Processor settings that keep frames as they are, at their true times."""
         options = video_processor_options(self.processor.video_processor)
         options["video_metadata"] = [
             {

@@ -3,7 +3,7 @@
 While an evaluation runs, `OUTPUT.parquet.responses.jsonl` gets a line for each response: first the settings
 that the responses depend on, then {"id", "digest", "response", "response_ids", "finish_reason"}. When the
 evaluation is done, OUTPUT.parquet takes over all of them, with the same settings in its metadata, and the
-line file is removed. Either file lets a later run with the same settings go on from there.
+line file is removed. Either file lets a later run with the same settings resume.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class StoredResponse:
     """A response to one problem.
 
     Attributes:
-        id: of the problem.
-        digest: of what the model was shown (`data.digests.shown_digest`).
+        id: id of the problem.
+        digest: digest of what the model was shown (`data.digests.shown_digest`).
         response: the model's turn as text, with the `<think>` that the prompt may have opened for it.
         response_ids: as tokens, stop token included.
         finish_reason: "stop", or "length" where it was cut off.
@@ -120,7 +120,7 @@ class ResponseStore:
                     os.ftruncate(self._file, end)
                 raise OSError(
                     f"{self.lines_path} cannot be written: {error.strerror or error}. It holds the "
-                    f"{len(self)} responses so far; rerun the same command to go on from there."
+                    f"{len(self)} responses so far; rerun the same command to resume."
                 ) from error
         self._lines += len(responses)
         self._take(responses)

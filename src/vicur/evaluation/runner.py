@@ -50,10 +50,10 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How a model is asked."""
+    """Settings for asking a model."""
 
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
-    """How responses are sampled; greedy unless set otherwise."""
+    """Sampling of the responses; greedy unless set otherwise."""
     prompts_per_batch: int = 32
     """Problems answered together."""
     seed: int = 0
@@ -69,7 +69,7 @@ class Answer:
     """One problem, the model's response to it, and the verdict.
 
     Attributes:
-        id: of the problem.
+        id: id of the problem.
         gold: its gold answer.
         stored: the response; None where the problem could not be asked.
         verdict: what the grader says of it.
@@ -81,7 +81,7 @@ class Answer:
     verdict: Verdict
 
     def row(self) -> dict[str, Any]:
-        """As a row of the output."""
+        """The answer as a row of the output."""
         stored = self.stored
         return {
             "id": self.id,
@@ -100,11 +100,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model responded, and how it was graded.
+    """A model's responses and their grades.
 
     Attributes:
-        answers: of all problems with a response, in the order of the data.
-        unasked: of problems without one: their row is unreadable, or their prompt too long.
+        answers: the graded responses, in the order of the data.
+        unasked: problems without a response, because their row is unreadable or their prompt too long.
     """
 
     answers: tuple[Answer, ...]
@@ -137,7 +137,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> Estimate:
-        """In percent, with Wilson's 95 % interval.
+        """Accuracy in percent, with Wilson's 95 % interval.
 
         Raises:
             ValueError: no response could be graded.
@@ -161,7 +161,7 @@ class Evaluation:
 
     @property
     def excluded(self) -> Counter[str]:
-        """How many problems are not part of the accuracy, by reason."""
+        """Number of problems left out of the accuracy, by reason."""
         kinds = (answer.verdict.kind for answer in (*self.answers, *self.unasked))
         return Counter(kind for kind in kinds if kind is not None)
 
@@ -198,7 +198,7 @@ def evaluate(
         config: how the model is asked.
         progress: shows how far it is; silent if not given.
         view: what the model is shown; the plain problem if not given.
-        grader: of the responses; one with default settings if not given.
+        grader: grades the responses; one with default settings if not given.
         limits: on the pixels of what it is shown; the checkpoint's own if not given.
         skip_bad_rows: whether a problem whose image turns out unreadable is left out, or an error.
 
@@ -221,7 +221,7 @@ def resume_evaluation(
     limits: PixelLimits | None = None,
     skip_bad_rows: bool = False,
 ) -> Evaluation:
-    """As `evaluate`, but reuse the responses that a store has, and add the others to it as they come.
+    """Evaluate as `evaluate` does, but reuse the responses of a store, and add new ones to it as they come.
 
     Args:
         load: loads the model; called only if a response is missing.

@@ -1,4 +1,4 @@
-"""What the grader says of a response, with the reason where it says nothing."""
+"""The grader's verdict on a response, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Verdict:
 
     @classmethod
     def unasked(cls, kind: str, reason: str) -> Verdict:
-        """Of a problem that the model was not asked."""
+        """The verdict on a problem that the model was not asked."""
         return cls(kind=kind, excluded=f"{kind}: {reason}")
 
 

@@ -14,7 +14,7 @@ class Video:
 
     Attributes:
         frames: at least one, all of one size.
-        frames_per_second: of these frames, not of the film they were taken from: frame i stands at
+        frames_per_second: rate of these frames, not of the film they were taken from: frame i is at
             second i / frames_per_second.
 
     Raises:

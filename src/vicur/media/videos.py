@@ -41,9 +41,9 @@ VIDEO_SETTINGS = (
 MISSING_TAIL = 0.1
 """Share of the frames that a header may announce too many; beyond it, a video file is broken."""
 _STILL = 0.1
-"""Seconds that a frame of an animation stands where its file says nothing, as in browsers."""
+"""Seconds that an animation's frame is displayed if its file does not say, as in browsers."""
 _TURNED = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
-"""By quarter turns counter-clockwise."""
+"""Transpositions by the number of counter-clockwise quarter turns."""
 
 
 class VideoSupportMissing(ValueError):
@@ -52,7 +52,7 @@ class VideoSupportMissing(ValueError):
 
 @section
 class VideoConfig:
-    """How frames are taken from videos, and how large the model sees them."""
+    """Settings for taking frames from videos, and for their size as the model sees them."""
 
     frames_per_second: Positive = 2.0
     """Frames per second taken from a video file. A list of frames without a rate is taken to have it."""
@@ -74,7 +74,7 @@ class VideoConfig:
 
 @dataclass(frozen=True)
 class _Asked:
-    """How one video is read: the settings of its row over those of the data.
+    """Settings for reading one video: those of its row over those of the data.
 
     Attributes:
         fps: frames a second that are taken; of a list of frames, that it has.
@@ -131,13 +131,13 @@ class _Asked:
         )
 
     def frames(self, seconds: float, count: int) -> int:
-        """How many of `count` frames, which last so many seconds, are taken."""
+        """Number of frames to take of `count` frames that last `seconds`."""
         if self.nframes is not None:
             return min(self.nframes, count)
         return max(1, min(max(int(seconds * self.fps), self.min_frames), self.max_frames, count))
 
     def frame_size(self, count: int) -> SizeRequest:
-        """What is asked of the size of each of `count` frames."""
+        """The size limits on each of `count` frames."""
         if self.total_pixels is None:
             return self.size
         share = max(1.0, self.total_pixels / math.ceil(count / 2))
@@ -153,7 +153,7 @@ def _count(entry: Mapping[str, Any], key: str) -> int | None:
 
 @dataclass(frozen=True)
 class _Timeline:
-    """Which frames of a video are taken, by their number, and how many a second these are."""
+    """The numbers of the frames to take from a video, and their rate in frames per second."""
 
     indices: tuple[int, ...]
     frames_per_second: float
@@ -197,9 +197,9 @@ class VideoReader:
         )
 
     def outline(self, entry: Any) -> Video:
-        """What `read` would give, with frames of which only the size is known.
+        """The result of `read`, with frames of which only the size is known.
 
-        Of a film one frame is decoded: its turned display and pixel shape stand nowhere else.
+        One frame of a film is decoded, because nothing else gives its rotation and pixel shape.
 
         Raises:
             RowProblem, VideoSupportMissing: as `read`.
@@ -269,7 +269,7 @@ class VideoReader:
         return is_image(content)
 
     def _timeline(self, entry: Any, asked: _Asked) -> _Timeline:
-        """Which frames of a file are taken."""
+        """The frames to take from a file."""
         if self._is_animation(entry):
             return self._animation_timeline(entry, asked)
         with self._container(entry) as (container, stream):
@@ -293,7 +293,8 @@ class VideoReader:
         return _Timeline(indices, spaced_rate(count, num_frames, float(rate)))
 
     def _animation_timeline(self, entry: Any, asked: _Asked) -> _Timeline:
-        """By the time that each frame of an animation stands, which differs from frame to frame."""
+        """The frames to take from an animation, by the display time of each, which differs from frame to
+        frame."""
         with self.images.opened(entry) as (image, _):
             stands = [_seconds_of(frame) for frame in ImageSequence.Iterator(image)]
         if len(stands) == 1:
@@ -312,7 +313,7 @@ class VideoReader:
         last = max(float(starts[visible[-1]]), begin)
         times = np.linspace(begin, last, num_frames)
         indices = np.searchsorted(starts[:-1], times + 1e-6, side="right") - 1
-        # A single frame has no distance to a next one: it stands as long as the part that is read.
+        # A single frame has no distance to a next one: it lasts as long as the part that is read.
         rate = (num_frames - 1) / (last - begin) if num_frames > 1 and last > begin else 1 / (end - begin)
         return _Timeline(tuple(indices.tolist()), rate)
 
@@ -371,7 +372,7 @@ class VideoReader:
                 "Video files are read with PyAV, which is not installed: pip install 'vicur[video]'."
             ) from error
         content = self.images.content(entry)
-        assert not isinstance(content, Image.Image), "told apart before"
+        assert not isinstance(content, Image.Image), "excluded before"
         try:
             with av.open(str(content) if isinstance(content, Path) else io.BytesIO(content)) as container:
                 if not container.streams.video:
@@ -423,7 +424,7 @@ def _seconds(container: Any, stream: Any) -> float:
 
 
 def _seconds_of(frame: Image.Image) -> float:
-    """How long a frame of an animation stands."""
+    """Seconds that a frame of an animation is displayed."""
     frame.load()  # a WebP's duration is known only then
     milliseconds = frame.info.get("duration", 0)
     return float(milliseconds) / 1000 if milliseconds and milliseconds > 0 else _STILL

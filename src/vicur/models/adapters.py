@@ -39,7 +39,7 @@ class LoRAConfig:
 def add_adapter(model: Any, config: LoRAConfig, name: str = OWN, *, trained: bool = True) -> None:
     """Put an adapter into the model; a fresh one changes nothing.
 
-    Of all that was there before, only cue recovery stays trainable.
+    Of the parameters that existed before, only those of cue recovery stay trainable.
 
     Raises:
         ValueError: peft is not installed.

@@ -33,12 +33,12 @@ class InitSettings:
 
 @dataclass(frozen=True)
 class Addition:
-    """What cue recovery adds to a model, in parameters.
+    """Number of parameters that cue recovery adds to a model.
 
     Attributes:
-        base: of the model without it.
-        layers: of the attention after each decoder layer, by the layer's index.
-        norms: of the two norms that all layers share.
+        base: number of parameters without cue recovery.
+        layers: number of parameters of the attention after each decoder layer, by the layer's index.
+        norms: number of parameters of the two norms that all layers share.
     """
 
     base: int
@@ -57,11 +57,11 @@ class Addition:
 
     @property
     def share(self) -> float:
-        """Of the new parameters in the augmented model, 0-1."""
+        """Share of new parameters in the augmented model, 0-1."""
         return self.added / self.total
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The numbers for JSON."""
         return {
             "base": self.base,
             "layers": {str(layer): count for layer, count in self.layers.items()},
@@ -73,7 +73,7 @@ class Addition:
 
 
 def addition_to(base: Any, recovery: RecoveryConfig) -> Addition:
-    """What cue recovery would add to a model; no weight is made or read.
+    """The parameters that cue recovery would add to a model; no weight is made or read.
 
     Args:
         base: a configuration of transformers.
@@ -100,7 +100,7 @@ def addition_to(base: Any, recovery: RecoveryConfig) -> Addition:
 
 
 def describe(base: str, recovery: RecoveryConfig) -> Addition:
-    """As `addition_to`, of a checkpoint, of which only config.json is read.
+    """The result of `addition_to` for a checkpoint, of which only config.json is read.
 
     Args:
         base: folder, hub id, "vicur:NAME", or the path of a config.json.

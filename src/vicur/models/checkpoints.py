@@ -28,7 +28,7 @@ from vicur.models.student import (
 from vicur.packaged import resolve_packaged
 
 Dtype = Literal["float32", "bfloat16"]
-"""In which a model computes."""
+"""Data types that a model can compute in."""
 PACKAGED = "vicur:"
 """Prefix of checkpoints that ship inside the package, e.g. "vicur:tiny-student"."""
 
@@ -75,7 +75,7 @@ def resolve_checkpoint(name: str) -> str:
 
 
 def kind_of(config: Any) -> str:
-    """Which kind of base a configuration describes, with recovery or without: a key of `STOCK`."""
+    """The kind of base model that a configuration describes, with or without recovery: a key of `STOCK`."""
     return str(config.model_type).removeprefix("vicur_")
 
 
@@ -129,7 +129,7 @@ def read_model(name: str, config: Any | None = None, dtype: Dtype | None = "floa
         name: folder, hub id or "vicur:NAME".
         config: another configuration than the checkpoint's own: with cue recovery, whose weights may
             then be missing, and start as it says.
-        dtype: in which it computes; None for the one it was saved in.
+        dtype: compute dtype; None for the one it was saved in.
 
     Raises:
         ValueError: a file is missing or broken, or the checkpoint lacks weights or has others; each
@@ -174,7 +174,7 @@ def read_processor(name: str) -> Any:
 
 
 def silence_loading_report() -> None:
-    """For the whole process: transformers prints a table of missing keys and a bar for every load;
+    """Silence transformers for the whole process: it prints a table of missing keys and a bar for every load;
     here the keys are checked, and named in an error."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -188,7 +188,7 @@ def _check_keys(name: str, *, missing: Any, unexpected: Any) -> None:
 
 
 def _broken_part(path: str, error: Exception) -> str:
-    """Which file of a local checkpoint cannot be read, or what else is wrong."""
+    """A sentence on the unreadable file of a local checkpoint, or on what else is wrong."""
     folder = Path(path)
     index = folder / "model.safetensors.index.json"
     if index.is_file():

@@ -103,7 +103,7 @@ def check_contract(model_class: Any) -> None:
 
 @contextmanager
 def _neutral_state() -> Iterator[None]:
-    """On the CPU, in float32, without gradients, and with the random state restored."""
+    """Run on the CPU, in float32, without gradients, and restore the random state."""
     dtype = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float32)

@@ -26,7 +26,7 @@ OutputInit = Literal["zero", "normal"]
 
 
 class MoreOfThePromptError(ValueError):
-    """More of the prompt came on top of a key-value cache, after the sink had gathered.
+    """Error for a prompt that continues a key-value cache after the sink has gathered.
 
     Args:
         count: number of tokens that came.
@@ -44,7 +44,7 @@ class MoreOfThePromptError(ValueError):
 
 @dataclass(frozen=True)
 class RecoveryPlan:
-    """Who gathers from where, the same for all layers of one forward pass.
+    """Sinks and the visual tokens that each gathers from, the same for all layers of one forward pass.
 
     Samples without visual tokens are not in it.
 
@@ -70,7 +70,7 @@ class RecoveryPlan:
     ) -> RecoveryPlan:
         """Find each visual token's sink: the first token that it may attend to.
 
-        That holds for every causal layout: padding on either side, several samples packed in a
+        This holds for every causal layout: padding on either side, several samples packed in a
         sequence, responses that share a prompt.
 
         Args:
@@ -78,7 +78,7 @@ class RecoveryPlan:
             attention_mask: (B, L), or (B, 1, L, L) boolean or additive, or None.
             text_positions_BL: read only if there is no mask: a sequence's new sample starts at each 0.
             shape: (B, L).
-            device: of the hidden states.
+            device: device of the hidden states.
 
         Raises:
             ValueError: an attention mask of another kind.
@@ -107,7 +107,7 @@ class RecoveryPlan:
 def _first_attended(
     mask: Tensor | None, positions_BL: Tensor | None, shape: tuple[int, int], device: torch.device
 ) -> Tensor:
-    """For each token the column of the first token it attends to, (B, L)."""
+    """The column of the first token that each token attends to, (B, L)."""
     if mask is None and positions_BL is None:
         return torch.zeros(shape, dtype=torch.long, device=device)
     if mask is None:
@@ -159,7 +159,7 @@ class RecoveryAttention(nn.Module):
         visual_SND: Float[Tensor, "S N D"],
         mask_SN: Bool[Tensor, "S N"],
     ) -> tuple[Float[Tensor, "S D"], Float[Tensor, "S H N"]]:
-        """What the sinks gather, and where from.
+        """The weighted sum of visual tokens that each sink gathers, and the weights.
 
         Args:
             sink_SD: normalised sink states.
@@ -190,7 +190,7 @@ class CueRecovery(nn.Module):
         hidden_size: D of the language model.
         heads: its number of attention heads.
         layers: indices of the decoder layers after which the sinks gather.
-        eps: of the RMS norms.
+        eps: epsilon of the RMS norms.
     """
 
     def __init__(self, hidden_size: int, heads: int, layers: list[int], eps: float) -> None:
@@ -266,7 +266,7 @@ class RecoveryObserver:
         ]
 
     def mean_change_ratio(self) -> dict[int, float]:
-        """For each layer that saw a sample, the mean of |change| / |h_sink|."""
+        """The mean of |change| / |h_sink| of each layer that saw a sample."""
         return {
             layer: float(torch.cat(ratios).mean()) for layer, ratios in self.change_ratio.items() if ratios
         }

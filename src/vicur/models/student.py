@@ -83,7 +83,7 @@ def layers_with_recovery(config: Any) -> list[int]:
 
 
 class _GathersCues:
-    """What attaches cue recovery to a Qwen3-VL model: mixed in before the stock class.
+    """Attaches cue recovery to a Qwen3-VL model: mixed in before the stock class.
 
     It needs `model.language_model` with `layers` and `norm`, called with `visual_pos_masks`, a key-value
     cache, `attention_mask` and `position_ids`; `vicur.models.contract` checks that before a model is built.
@@ -107,7 +107,7 @@ class _GathersCues:
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As in any Qwen3-VL, matrices from N(0, 0.02) and norms 1, but W_o zero if so configured.
+        """Initialise as in any Qwen3-VL: matrices from N(0, 0.02) and norms 1, but W_o zero if so configured.
 
         Nobody states how the module starts. At zero a fresh student equals its base exactly.
         """

@@ -1,4 +1,4 @@
-"""Which tokens are sampled and scored, and where two models' vocabularies agree."""
+"""The tokens that are sampled and scored, and where two models' vocabularies agree."""
 
 from __future__ import annotations
 

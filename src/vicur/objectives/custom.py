@@ -40,7 +40,7 @@ class CustomObjective:
         return self.inner.weight
 
     def needs(self, step: int) -> Needs:
-        """What the user's objective needs.
+        """The needs of the user's objective.
 
         Raises:
             ValueError: its method raises anything, or returns something else.
@@ -58,7 +58,7 @@ class CustomObjective:
         return needs
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
-        """What the user's objective weighs.
+        """The weights of the user's objective.
 
         Raises:
             ValueError: its method raises anything, or returns something else.

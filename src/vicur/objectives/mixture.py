@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 @section
 class ObjectiveConfig:
-    """What is minimised: the sum of the objectives that are named, each times its `weight`.
+    """The loss to minimise: the sum of the named objectives, each times its `weight`.
 
     If none is named, `sampled_token` with its defaults.
     """

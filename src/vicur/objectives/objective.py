@@ -1,4 +1,5 @@
-"""What an objective is: the looks it needs, and per-token terms whose weights are known before any gradient.
+"""The protocol of an objective: the looks it needs, and per-token terms whose weights are known before any
+gradient.
 
     loss = sum over terms j and response tokens t of  weight_jt * term_jt
 
@@ -29,7 +30,7 @@ class Look:
     """A model reading the responses under a view.
 
     Attributes:
-        who: which model.
+        who: the model that is run.
         view: what that model is shown; None for the view that the recipe gives the teacher.
     """
 
@@ -45,13 +46,13 @@ TEACHER_PLAIN = "teacher_plain"
 """Name of the look of the teacher on the student's prompt."""
 
 Summary = Literal["mean", "parts", "top_mass", "quantiles"]
-"""How per-token numbers become metrics: their mean; the means over wholes, halves and quarters of responses;
-the mean and the share of the sum that the top 10 % of tokens hold; or the mean and quantiles."""
+"""Reduction of per-token numbers to metrics: their mean; the means over wholes, halves and quarters of
+responses; the mean and the share of the sum that the top 10 % of tokens hold; or the mean and quantiles."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What is measured for an objective before its weights, and what it asks of a run.
+    """The measurements that an objective needs before its weights, and its requirements on a run.
 
     Attributes:
         log_probs: looks whose log-probs of the sampled tokens are needed, by name.
@@ -148,7 +149,7 @@ class Objective(Protocol):
     """A training objective. Objectives are frozen settings with pure methods."""
 
     def needs(self, step: int) -> Needs:
-        """What has to be measured for it at a rollout step."""
+        """The measurements needed at a rollout step."""
         ...
 
     def weigh(self, scored: ScoredTokens) -> Weighed:

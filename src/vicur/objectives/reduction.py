@@ -14,12 +14,13 @@ from torch import Tensor
 Aggregation = Literal["token", "sequence"]
 
 RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-4, 1e-6
-"""How far above a quantile a value must lie to count as above it (the absolute one in the values' unit).
-KL divergences of float32 models differ by less when only padding or batch size change."""
+"""Distance above a quantile at which a value counts as above it (the absolute one in the values' unit). KL
+divergences of float32 models differ by less when only padding or batch size change."""
 
 
 def mean_weights(response_index: Int[Tensor, " N"], aggregation: Aggregation) -> Float[Tensor, " N"]:
-    """Weights that sum to 1, in double: of the mean over tokens, or over responses of their token means.
+    """Weights that sum to 1, in double, for the mean over tokens or the mean over responses of their token
+    means.
 
     Args:
         response_index: to which response each token belongs, 0 ... R - 1.
@@ -99,9 +100,9 @@ def in_top_fraction(
     Args:
         values: what is ranked.
         index: to which group each belongs.
-        fraction: of the group's size, 0 to 1.
+        fraction: share of the group's size, 0 to 1.
         descending: the highest first, or the lowest.
-        at_least: so many of each group in any case.
+        at_least: minimum number in each group.
     """
     counts = torch.bincount(index)
     # In double and a hair lower, so that 0.2 * 5 is 1 and not a rounding error above it.
@@ -134,7 +135,8 @@ def quantile(values: Float[Tensor, " N"], q: float) -> Float[Tensor, ""]:
 
 
 def _place(count: int, q: float) -> tuple[int, float]:
-    """Where the q-quantile lies among sorted values: after which one, and how far towards the next."""
+    """The place of the q-quantile among sorted values: the index before it, and the fraction towards the
+    next."""
     position = q * (count - 1)
     nearest = round(position)
     if abs(position - nearest) < 1e-6:  # in floats 0.7 * 90 is 62.99...

@@ -1,4 +1,4 @@
-"""Before the first step: does the teacher see what it should, and the student nothing else?
+"""Checks before the first step that the teacher sees what it should, and the student nothing else.
 
 Each check is one of the ways in which distillation goes wrong while the loss looks fine: a teacher
 scored without the image, response tokens shifted between views, a hint in the student's prompt, a
@@ -38,9 +38,10 @@ SAME = 1e-4
 SEES = 1e-3
 """Nats a token. With the image and without it, a teacher that sees differs by more."""
 UNIFORM = 0.98
-"""Of log V. A model in working order is surer than that."""
+"""Entropy, as a share of log V, at or above which a model counts as untrained."""
 LONG = 20
-"""Characters. A shorter privilege, such as the answer 12, may stand in a question by chance."""
+"""Minimum length in characters: a shorter privilege, such as the answer 12, may occur in a question by
+chance."""
 
 
 class PreflightError(ValueError):
@@ -54,7 +55,7 @@ class Check:
     Attributes:
         name: what.
         passed: None where it does not apply.
-        finding: a sentence with the numbers, or with what is wrong and how to mend it.
+        finding: a sentence with the numbers, or with the fault and its remedy.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found before the first step.
+    """The result of the checks before the first step.
 
     Attributes:
         checks: in the order in which they were made.
@@ -103,7 +104,7 @@ def run_preflight(
     Args:
         samples: the training problems, of which the first ones with media are taken.
         student: the model that learns.
-        teacher: who teaches it; None where no one does.
+        teacher: its teacher; None without one.
         needs: what the objective looks at.
         fitting: what `check_lengths` found.
         text_only: whether problems without media are meant.
@@ -128,9 +129,9 @@ def check_lengths(who: str, sizes: PromptSizes, positions: int, max_new_tokens: 
 
     Args:
         who: "student" or "teacher".
-        sizes: of its prompts.
-        positions: that the model knows.
-        max_new_tokens: of a response in training.
+        sizes: sizes of its prompts.
+        positions: number of positions that the model supports.
+        max_new_tokens: maximum length of a training response.
     """
     name, longest = f"{who}'s prompts fit", sizes.most_tokens
     if longest + max_new_tokens <= positions:
@@ -225,7 +226,7 @@ class _Checks:
         return Check(name, True, f"{len(views)} view(s) of {len(self.samples)} problem(s)")
 
     def hint_is_shown(self) -> Check:
-        """Where the recipe gives the teacher a privilege, its prompt holds it."""
+        """Check that the teacher's prompt holds the privilege that the recipe gives it."""
         assert self.teacher is not None
         name, view = "the teacher is shown its privilege", self.teacher.view
         if view == Plain():
@@ -280,7 +281,7 @@ class _Checks:
         )
 
     def teacher_sees(self) -> Check:
-        """Without the image, the teacher says something else."""
+        """Check that the teacher's predictions change without the image."""
         assert self.teacher is not None
         name = "the teacher sees the image"
         if not self.has_media:

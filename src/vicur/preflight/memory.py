@@ -1,4 +1,4 @@
-"""How much memory a run will need, estimated before its first forward pass.
+"""Estimates the memory of a run before its first forward pass.
 
 Weights, optimizer states and the problems of a step are there all the time; sampling, scoring, update and
 optimizer step follow one another, and the largest of them counts. Every phase is taken at its worst: the
@@ -59,7 +59,7 @@ class Workload:
         group_size: responses to each prompt.
         student: its prompts.
         teacher: the teacher's prompts; None without a teacher.
-        response_tokens: of one response, at most.
+        response_tokens: maximum length of a response.
         micro_batch: prompts with a graph in memory together.
         scoring_batch: prompts in one pass without gradient.
         decoding_batch: prompts that are decoded together.
@@ -98,7 +98,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes by what they are for.
+    """Bytes by purpose.
 
     Attributes:
         resident: what is there all the time.
@@ -115,7 +115,7 @@ class MemoryEstimate:
 
     @property
     def parts(self) -> dict[str, float]:
-        """What is in use at the peak: the resident parts and those of the largest phase."""
+        """The parts in use at the peak: the resident ones and those of the largest phase."""
         largest_phase = {
             f"{self.largest}: {name}": count for name, count in self.phases[self.largest].items()
         }
@@ -123,7 +123,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> float:
-        """Bytes at the peak."""
+        """Bytes in use at the peak."""
         return sum(self.parts.values())
 
 
@@ -171,12 +171,12 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a model reads in one pass.
+    """The size of a batch that a model reads in one pass.
 
     Attributes:
-        tokens: of the language model, padding included.
+        tokens: tokens that the language model reads, padding included.
         visual: visual tokens.
-        patches: of the vision tower.
+        patches: patches that the vision tower reads.
         mask: entries of the attention mask, where responses share a sequence.
     """
 
@@ -241,7 +241,7 @@ def _kept_vision(model: Any, batch: _Batch, checkpointing: bool) -> Bytes:
 
 
 def _pixel_bytes(model: Any) -> int:
-    """Of one patch: as the processor hands it over, and in the model's dtype if that is another."""
+    """Bytes of one patch as the processor returns it, plus those in the model's dtype if that differs."""
     size = 0 if model.dtype == torch.float32 else model.dtype.itemsize
     return pixel_numbers(model.config.vision_config) * int(FLOAT + size)
 
@@ -330,7 +330,7 @@ def _of_teacher(teacher: Teacher | None, student: Any) -> int:
 
 
 def _cache_bytes(model: Any) -> int:
-    """Of one token in the cache."""
+    """Bytes of one token in the cache."""
     text = model.config.text_config
     return int(2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * model.dtype.itemsize)
 
@@ -343,7 +343,7 @@ def memory_warning(estimate: MemoryEstimate, work: Workload, available: int | No
     """A sentence if the estimate is above what the device has: what to change, the cheapest first.
 
     Args:
-        estimate: of the run.
+        estimate: the estimate for the run.
         work: the sizes of a step.
         available: bytes of the device; None if unknown.
     """

@@ -1,4 +1,4 @@
-"""How large prompts are, measured on outlines of the problems: no pixel is computed, no model is run."""
+"""Sizes of prompts, measured on outlines of the problems: no pixel is computed, no model is run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PromptSizes:
 
     Attributes:
         problems: how many were measured.
-        mean_tokens, most_tokens: of a prompt, media included.
+        mean_tokens, most_tokens: mean and maximum length of a prompt, media included.
         longest: id of the problem with the longest prompt.
         mean_visual, most_visual: visual tokens of a prompt.
         mean_raw: pixels of a prompt's images and frames before the processor resizes them.
@@ -42,7 +42,7 @@ class PromptSizes:
 
         Args:
             samples: at least one.
-            encoder: of the model that reads the prompts, with its limits on pixels.
+            encoder: encoder of the model that reads the prompts, with its limits on pixels.
             view: what the model is shown.
         """
         prompts = [view.show(sample) for sample in samples]

@@ -1,4 +1,4 @@
-"""What a run did, in a page: read from the files of its folder alone, printed, and written beside them."""
+"""A one-page summary of a run: read only from the files of its folder, printed, and written beside them."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _course(summary: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
 
 
 def _footer(summary: dict[str, Any]) -> Iterable[str]:
-    """How curves are averaged, time, and memory, a line each."""
+    """Lines on the averaging of the curves, on time, and on memory."""
     window = max((curve["steps"] for curve in summary["curves"].values()), default=1)
     if window > 1:
         yield f"Curves: means over the first and the last {window} steps."

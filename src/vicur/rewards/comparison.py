@@ -35,7 +35,7 @@ Maths = Callable[[str, str, float], bool | None]
 
 
 class Kind(Enum):
-    """What a comparison says of answers that are not of its kind."""
+    """A comparison's reply to answers that are not of its kind."""
 
     OTHER = "other"
 
@@ -53,7 +53,7 @@ _SYMMETRIC = r"\\(?:parallel|perp|cong|sim)"
 _SEGMENT = re.compile(r"(?:\\overline\s*\{?|\\bar\s*\{?|(?:line )?segment\s+|side\s+)\s*([A-Z]{2})\s*\}?")
 _MOST_ITEMS = 16
 _ROUNDED = 0.02
-"""How far an approximation may be from what it approximates, in `\\frac{22}{7} \\approx 3.14`."""
+"""Largest relative distance of an approximation from its exact value, in `\\frac{22}{7} \\approx 3.14`."""
 
 
 def compare(answer: str, gold: str, tolerance: float, maths: Maths | None = None) -> bool | None:
@@ -293,7 +293,7 @@ class _Comparison:
 
 
 def may_be_number(text: str) -> bool:
-    """Whether maths could make a number of a text that is none as it stands.
+    """Whether maths could turn a text that is not a number into one.
 
     Untrained models write much that has digits in it, and a worker for each would cost seconds.
     """
@@ -360,7 +360,7 @@ def _expanded(collection: Collection | None, text: str) -> Collection | None:
 
 
 def _shares(parts: Sequence[str]) -> list[Fraction] | None:
-    """What each part of a ratio is of the first."""
+    """The ratio of each part to the first."""
     quantities = [read_quantity(part) for part in parts]
     values = [quantity.value for quantity in quantities if quantity is not None]
     if len(values) != len(parts) or not all(values):
@@ -389,7 +389,7 @@ def _geometry(text: str) -> str:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether words stand in a formula, which math-verify would take for variables or pass over."""
+    """Whether a formula contains words, which math-verify would take for variables or ignore."""
     plain = re.sub(r"\\[A-Za-z]+", " ", TEXT_GROUP.sub(r" \1 ", text))
     return any(
         len(run) >= 4 and run.islower() and run not in _FUNCTIONS for run in re.findall("[A-Za-z]+", plain)

@@ -27,12 +27,12 @@ _COMPARED = re.compile(
     r"\s+(?:equal to\s+)?(?:the \w+\s+)?$",
     re.IGNORECASE,
 )
-"""Before a number that something is compared with, which is no answer."""
+"""Words before a number that something is compared with, which is no answer."""
 _PARTS = re.compile(
     r"\s+(?:dozens?|half|halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth)s?|more|less)\b",
     re.IGNORECASE,
 )
-"""Behind a number, which is then not the answer: "3 dozen", "2 thirds"."""
+"""Words after a number that make it no answer: "3 dozen", "2 thirds"."""
 _BOX = re.compile(r"\\[bf]?(?:boxed|box)")
 """A box that the response did not close."""
 _LONGEST = 4000

@@ -17,7 +17,7 @@ from vicur.settings.section import Count, NonNegative, PathText, Positive, secti
 
 @section
 class RewardConfig:
-    """How responses are graded."""
+    """Settings for grading responses."""
 
     function: PathText | None = None
     """A function of your own, `package.module:name` or `path/to/file.py:name`. It is called as
@@ -26,19 +26,20 @@ class RewardConfig:
     tolerance: NonNegative = 1e-6
     """Numbers are equal if they differ by at most this, relative to the gold answer."""
     lenient: bool = True
-    """Where a response marks no answer, take the whole of a short response, its last formula or its option
+    """If a response marks no answer, take the whole of a short response, its last formula or its option
     letter for one."""
     time_limit: Positive = 5.0
-    """Seconds for comparing two LaTeX answers; beyond it the response counts as wrong."""
+    """Time limit in seconds for comparing two LaTeX answers; beyond it the response counts as wrong."""
     max_answer_length: Count = 512
-    """Characters. A longer answer counts as wrong; a longer gold answer cannot be graded against."""
+    """Maximum length of an answer in characters. A longer answer counts as wrong; a longer gold answer cannot
+    be graded against."""
     correct_from: float = 1.0
     """A response counts as correct if its reward is at least this."""
 
 
 @dataclass(frozen=True)
 class Grade:
-    """What a response is worth.
+    """The grade of a response.
 
     Attributes:
         reward: 1 or 0, or what the user's function says.

@@ -125,7 +125,8 @@ class Judge:
         )
 
     def _unmarked(self, text: str, right: Key) -> frozenset[int]:
-        """Where no phrase marks the answer: a single sentence, the first or last line, a whole last sentence.
+        """The options named where no phrase marks the answer: in a single sentence, in the first or last
+        line, or in a whole last sentence.
 
         An option that is only mentioned on the way is no answer, least of all in a response that was cut off.
         """
@@ -157,7 +158,7 @@ class Judge:
         return [text for text in texts if text and f" {text} " in words]
 
     def _of_line(self, line: str, right: Key) -> frozenset[int]:
-        """What a line names that is an option, or starts with one."""
+        """The options that a line names, if it is an option or starts with one."""
         option = split_option(line)
         if option is not None and option[0] in right.options.letters:
             return self._of(line, right)
@@ -215,7 +216,7 @@ class Judge:
         return fallback(read.text) if self.lenient else None
 
     def _after_box(self, read: Response, gold: str) -> str | None:
-        """What a phrase says behind the last box, if that is an answer of the gold answer's kind."""
+        """The text of a phrase after the last box, if it is an answer of the gold answer's kind."""
         later = None
         for statement in read.statements:
             later = None if statement.kind == "box" else statement.text

@@ -17,11 +17,11 @@ from typing import Any
 
 _SCRIPT = Path(__file__).with_name("worker.py")
 _START_LIMIT = 120.0
-"""Seconds for importing sympy, which takes half a second, or long on a cold network disk."""
+"""Time limit in seconds for importing sympy, which takes half a second, or long on a cold network disk."""
 _GRACE = 1.0
-"""Seconds after its limit until the parent ends a worker that did not end itself."""
+"""Seconds after the time limit until the parent kills a worker that did not end itself."""
 _MEMORY = 4 * 2**30
-"""Bytes of address space."""
+"""Maximum address space in bytes."""
 _MOST_REMEMBERED = 10_000
 """Responses to one problem often give the same answer; beyond this many, all are forgotten."""
 
@@ -63,7 +63,7 @@ class LatexComparer:
 
     @property
     def pid(self) -> int | None:
-        """Of the worker; None where none was started."""
+        """Process id of the worker; None if none was started."""
         return None if self._process is None else self._process.pid
 
     def equal(self, gold: str, answer: str, tolerance: float | None = None) -> bool:
@@ -169,7 +169,7 @@ class LatexComparer:
         self._process = self._finalizer = None
 
     def _disown(self) -> None:
-        """In a forked child: leave the worker to the parent.
+        """Leave the worker to the parent, in a forked child.
 
         The lock may have been held by a thread that does not exist here. The pipe is closed, or the
         worker would not see the end of its input when the parent ends.

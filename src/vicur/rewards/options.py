@@ -1,4 +1,4 @@
-"""Which options of a multiple-choice question a text names: by letter, by text, or both."""
+"""Reads which options of a multiple-choice question a text names, by letter, by text, or both."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Options:
     """The options of a question.
 
     Attributes:
-        letters: of each; "" for those that have none, as "yes" and "no".
-        texts: of each, without its own letter; "" where it is not known.
+        letters: the letter of each option; "" for options without one, as "yes" and "no".
+        texts: the text of each option, without its own letter; "" if it is unknown.
     """
 
     letters: tuple[str, ...]
@@ -289,7 +289,7 @@ def _by_text(text: str, options: Options, equal: Equal, negated: bool = False) -
 
 
 def _with_own_letter(same: Sequence[int], text: str, options: Options) -> frozenset[int]:
-    """Of several options with one text, the one with that letter if there is one."""
+    """The option whose letter is the text, if several options have the same text; otherwise all of them."""
     plain = text.strip()
     if len(same) > 1 and plain in options.letters and options.letters.index(plain) in same:
         return frozenset({options.letters.index(plain)})

@@ -59,7 +59,7 @@ class Labelled:
 
     Attributes:
         label: "x" of `x = 12`, "area" of `Area = 12`; "" for none.
-        value: what stands behind it.
+        value: the text after the label.
         named: whether the label is one symbol, which another may contradict.
     """
 
@@ -96,7 +96,7 @@ class Collection:
 
 
 def split_top(text: str, separators: str) -> list[str]:
-    """Split where one of the separators stands outside of all brackets.
+    """Split at separators outside of all brackets.
 
     Args:
         text: tidied.
@@ -161,7 +161,7 @@ def expression_label(text: str) -> str:
 
 
 def without_hedge(text: str) -> str:
-    """Without "approximately", "about", `\\approx`."""
+    """Remove "approximately", "about", `\\approx`."""
     hedge = _HEDGE.match(text)
     return text[hedge.end() :] if hedge else text
 

@@ -23,7 +23,7 @@ def opened_thought(prompt: str) -> str:
 
 
 def without_thoughts(text: str) -> tuple[str, bool]:
-    """What a model says beside its thoughts, and whether the text ends inside of a thought.
+    """The text beside a model's thoughts, and whether the text ends inside of a thought.
 
     Everything up to the last closing tag is thought, whether there is an opening tag or not.
     """

@@ -107,7 +107,7 @@ def should_be_complex(text: str) -> bool:
 
 
 def as_maths(text: str) -> str:
-    """Without dollar signs, and with upright single letters, as in `\\mathrm{e}`, made plain."""
+    """Remove dollar signs, and turn upright single letters, as in `\\mathrm{e}`, into plain ones."""
     text = re.sub(r"\\?\$|\\[()\[\]]", "", text)
     text = re.sub(r"\\(?:mathrm|text|rm|operatorname|mathit|mathbf)\s*\{\s*([A-Za-z])\s*\}", r"{\1}", text)
     text = re.sub(r"(?<![\\A-Za-z])(arc)?(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![A-Za-z])", r"\\\1\2", text)

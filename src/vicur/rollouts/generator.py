@@ -78,7 +78,7 @@ class TorchGenerator:
     def generate(
         self, samples: Sequence[Sample], view: View, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Rollouts:
-        """As `Generator.generate`."""
+        """Generate as described in `Generator.generate`."""
         prompts = self._encode(samples, view)
         ids = [sample.id for sample in samples]
         responses = self._sampler.sample(prompts, ids, group_size=group_size, seed=seed, step=step)

@@ -1,4 +1,4 @@
-"""From logits to the distribution that is sampled from.
+"""Turns logits into the distribution that is sampled from.
 
 Shape suffixes: B sequences, V words kept.
 """
@@ -17,7 +17,7 @@ from vicur.settings.section import Count, NonNegative, section
 
 @section
 class SamplingConfig:
-    """How responses are sampled."""
+    """Settings for sampling responses."""
 
     temperature: NonNegative = 1.0
     """Sampling temperature; 0 for greedy decoding."""

@@ -45,7 +45,7 @@ class Rollouts:
         Args:
             samples: the problems.
             responses: to each.
-            tokenizer: of the model that wrote them.
+            tokenizer: tokenizer of the model that wrote them.
             opened: for each problem the tag of a thought that its prompt opened, or "".
         """
         texts = [
@@ -71,13 +71,13 @@ class Rollouts:
 
     @property
     def response_index(self) -> Int[Tensor, " N"]:
-        """To which response, in the flat order, each token belongs."""
+        """Index of the response, in the flat order, that each token belongs to."""
         lengths = torch.tensor([len(response.ids) for response in self.flat_responses])
         return torch.repeat_interleave(torch.arange(len(lengths)), lengths)
 
     @property
     def prompt_index(self) -> Int[Tensor, " R"]:
-        """To which sample, in order, each response belongs."""
+        """Index of the sample that each response belongs to."""
         counts = torch.tensor([len(group) for group in self.responses])
         return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
@@ -108,7 +108,7 @@ class Rollouts:
         return Rollouts(self.samples[prompts], self.responses[prompts], self.texts[prompts])
 
     def tokens(self, prompts: slice) -> slice:
-        """Where the tokens of some of the samples stand in the flat order."""
+        """Positions of some samples' tokens in the flat order."""
         lengths = [sum(len(response.ids) for response in group) for group in self.responses]
         first, last, _ = prompts.indices(len(lengths))
         return slice(sum(lengths[:first]), sum(lengths[:last]))
@@ -120,7 +120,7 @@ class Response:
 
     Attributes:
         ids: tokens, stop token included.
-        log_probs: of each token under the distribution it was sampled from, in nats; None where it
+        log_probs: log-prob of each token under the distribution it was sampled from, in nats; None where it
             was not sampled here.
         finish_reason: "stop", or "length" when it was cut off.
     """

@@ -1,4 +1,4 @@
-"""Where rollouts come from: the student, the teacher, or the data."""
+"""Sources of rollouts: the student, the teacher, or the data."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ SourceName = Literal["student", "teacher", "dataset"]
 
 @section
 class RolloutConfig:
-    """How the responses of a training step are made."""
+    """Settings for the responses of a training step."""
 
     source: SourceName = "student"
-    """Where responses come from: the student (on-policy), the teacher under its own view (off-policy), or
-    the data (`target_response`)."""
+    """Source of the responses: the student (on-policy), the teacher under its own view (off-policy), or the
+    data (`target_response`)."""
     group_size: Count = 1
     """Number of responses to each prompt (K; group size in GRPO)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How responses are sampled. Given responses are cut off at max_new_tokens."""
+    """Sampling of the responses. Responses from the data are cut off at max_new_tokens."""
     prompts_per_batch: Count = 64
     """Number of prompts that are prefilled and decoded together; memory grows with it."""
 
@@ -75,7 +75,7 @@ class DatasetSource:
     """Every sample brings its own response.
 
     Args:
-        tokenizer: of the student.
+        tokenizer: tokenizer of the student.
         vocabulary: says how a response ends.
         max_tokens: longer responses are cut off.
     """

@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a step will take, known before any model is run.
+    """The cost of a step, known before any model is run.
 
     Attributes:
         work: its sizes.
@@ -94,9 +94,9 @@ class Run:
         """The whole run: preflight, held-out problems, training, held-out problems again, model, summary.
 
         Args:
-            folder: of the run.
+            folder: the run's folder.
             plan: what `plan` returned; made here if not given.
-            progress: of the training steps; silent if not given.
+            progress: progress bar of the training steps; silent if not given.
             bars: for what takes a while besides them; silent if not given.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Which problems a run takes, and which it leaves out and why."""
+"""Selects the problems of a run, and reports which are left out and why."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrainingProblems:
 
     Attributes:
         problems: those that are trained on.
-        without_privilege: of the problems, how many the teacher sees as the student does.
+        without_privilege: number of problems that the teacher sees as the student does.
         overlong: problems whose prompts are too long.
         ungradable: ids of problems whose gold answer cannot be graded against, with the reason, where
             rewards are needed.
@@ -113,7 +113,7 @@ def _no_privilege(problems: FileSource, privilege: str) -> str:
 
 
 def _lacking(problems: FileSource, view: View) -> int:
-    """How many problems lack what a view shows; a plain one is not worth a pass over the data."""
+    """Number of problems that lack what a view shows; a plain view is not worth a pass over the data."""
     return 0 if view == Plain() else problems.applies(view).count(False)
 
 
@@ -156,7 +156,7 @@ def fitting_problems(
 
 
 def _gradable(data: TrainingProblems, grader: Grader, bars: Bars | None) -> TrainingProblems:
-    """Without the problems whose gold answer no response could be right by: their reward would be noise."""
+    """Leave out problems whose gold answer no response can match: their reward would be noise."""
     answers = data.problems.column("answer")
     rows: Iterable[tuple[int, str | None]] = enumerate(answers)
     if bars is not None:

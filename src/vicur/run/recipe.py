@@ -33,21 +33,21 @@ class Recipe:
     student: StudentConfig = field(default_factory=StudentConfig)
     """The model that learns."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    """Who teaches and what the teacher sees."""
+    """The teacher model and what it sees."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """What is minimised."""
+    """The loss to minimise."""
     data: DataConfig = field(default_factory=DataConfig)
     """The problems."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
-    """How responses are graded."""
+    """Grading of the responses."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """How responses are made."""
+    """Generation of the responses."""
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
-    """How they are laid out and scored."""
+    """Layout and scoring of the responses."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """How the student changes."""
+    """Optimisation of the student."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """How long, how much at once, and where to."""
+    """Length, batch sizes and output of the training."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     """Held-out problems, answered before and after training."""
 
@@ -92,7 +92,7 @@ class Recipe:
 
     @property
     def needs(self) -> Needs:
-        """What the objective asks of the run."""
+        """The objective's requirements on the run."""
         return self.objective.build().needs(0)
 
     @property

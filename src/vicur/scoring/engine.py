@@ -1,8 +1,8 @@
-"""From hidden states to weighted terms, a chunk of tokens at a time.
+"""Computes weighted terms from hidden states, a chunk of tokens at a time.
 
 Full logits of a batch do not fit: 16,384 tokens by 151,936 words are 10 GB in float32, and an
 objective may need four such distributions. Here they exist for one chunk of tokens at a time. As all
-weights are known beforehand, the gradient of a chunk is computed with its value, in the forward pass.
+weights are known in advance, the gradient of a chunk is computed with its value, in the forward pass.
 
 Two sizes matter. A chunk is as many tokens as make the products with the heads efficient; its logits
 are the only large tensors. The terms work on blocks of a few of its rows, whose temporaries stay small;
@@ -27,16 +27,16 @@ from vicur.scoring.term import STUDENT, Block, Scores, Term
 from vicur.scoring.terms import reverse_kl
 
 CHUNK_BYTES = {"cpu": 96 * 2**20, "cuda": 2**30}
-"""What the float32 logits of a chunk take, those of all its distributions together."""
+"""Bytes for the float32 logits of a chunk, those of all its distributions together."""
 BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
-"""What one distribution takes in a block. A term keeps about a dozen tensors of that size."""
+"""Bytes for one distribution in a block. A term keeps about a dozen tensors of that size."""
 HEAD_ROWS = 16_384
 """Rows of a half-precision head that are converted to float32 together."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Which tokens were sampled, over which words, and how much is worked on at once.
+    """The sampled tokens, the words that they are scored over, and the number of tokens per chunk.
 
     Attributes:
         ids_N: the response tokens; each must be a kept word.
@@ -50,7 +50,7 @@ class Reading:
     chunk_size: int | None = None
 
     def slots(self) -> Int[Tensor, " N"]:
-        """Which kept word each response token is.
+        """Index of each response token among the kept words.
 
         Raises:
             ValueError: a token is not among the kept words.
@@ -78,7 +78,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Weighted:
-    """What `weighted_terms` returns.
+    """The result of `weighted_terms`.
 
     Attributes:
         loss: sum over terms and tokens of weight times value; differentiable once.
@@ -131,7 +131,7 @@ def weighted_terms(
 def observed_terms(
     scores: Scores, reading: Reading, terms: Sequence[Term], others: Mapping[str, Scores]
 ) -> Float[Tensor, "J N"]:
-    """The values of terms without any gradient; `scores` stand for the student.
+    """The values of terms without any gradient; `scores` take the student's place.
 
     Raises:
         ValueError: a response token is not among the kept words.
@@ -281,7 +281,7 @@ class _Run:
                 self.values_JN[row, tokens] = term.function(block, **term.inputs)
 
     def _backward(self, name: str, gradient_CW: Tensor, tokens: slice) -> None:
-        """From the gradient of a chunk's logits to that of its hidden states and of the head."""
+        """Propagate the gradient of a chunk's logits to its hidden states and to the head."""
         hidden_CD, head_WD = self.scores[name].hidden_ND[tokens], self.scores[name].head_WD[: self.words.rows]
         if name in self.gradients:
             for rows in _head_parts(head_WD):

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 @section
 class ScoringConfig:
-    """How responses are laid out and scored. Only `vocabulary` changes a result beyond rounding."""
+    """Settings for laying out and scoring responses. Only `vocabulary` changes a result beyond rounding."""
 
     vocabulary: ScoringVocabulary = "shared"
     """Tokens over which every distribution is normalised and compared. "shared": all tokens of the tokenizer,

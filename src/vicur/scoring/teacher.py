@@ -25,7 +25,7 @@ AVERAGE = "average"
 
 @section
 class TeacherConfig:
-    """Who teaches, and what the teacher sees beyond the student's prompt."""
+    """The teacher model, and what it sees beyond the student's prompt."""
 
     model: PathText = SELF
     """Checkpoint of the teacher: a folder, a hub id or "vicur:NAME" (OPD), or "self" for the student's own
@@ -57,7 +57,7 @@ class TeacherConfig:
 
     @property
     def view(self) -> View:
-        """What the teacher is shown."""
+        """The teacher's view."""
         return teacher_view(self.privilege, "plain" if self.missing_privilege == "plain" else "error")
 
 

@@ -68,10 +68,10 @@ def visual_target_kl(
     """KL(p || q*) (VGS eq. 11).
 
     Args:
-        log_p: of the student.
-        log_p_blind: of the blind student, the prior inside q*.
-        log_q: of the teacher.
-        log_q_blind: of the blind teacher.
+        log_p: log-probs of the student.
+        log_p_blind: log-probs of the blind student, the prior inside q*.
+        log_q: log-probs of the teacher.
+        log_q_blind: log-probs of the blind teacher.
         detach_prior: keep the gradient out of `log_p_blind`.
     """
     prior = log_p_blind.detach() if detach_prior else log_p_blind
@@ -112,7 +112,7 @@ def k3(
     that of the KL in expectation.
 
     Args:
-        log_prob: of the sampled token; the gradient flows here.
+        log_prob: log-prob of the sampled token; the gradient flows here.
         reference_log_prob: under the reference, detached.
         max_log_ratio: d is clamped to plus and minus this.
         max_value: and the result to at most this.
@@ -151,7 +151,7 @@ def clipped_policy(
         A <  0:   min(max(-r A, -clip(r, ...) A), -dual_clip A)
 
     Args:
-        log_prob: of the sampled token under the current policy; the gradient flows here.
+        log_prob: log-prob of the sampled token under the current policy; the gradient flows here.
         old_log_prob: under the policy at the start of the rollout batch, detached.
         advantage: detached.
         clip_low, clip_high: how far the ratio may fall below and rise above 1.

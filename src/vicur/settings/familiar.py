@@ -199,9 +199,9 @@ def _by_names(table: dict[str, str]) -> dict[str, str]:
 
 
 RENAMED = {"train": _by_name(_TRAIN), "eval": _by_name(_EVAL)}
-"""For each command: a familiar name to the setting of ours that does the same."""
+"""For each command, the setting of ours that does the same as a familiar name."""
 ABSENT = {"train": _by_names(_TRAIN_ABSENT), "eval": _by_names(_EVAL_ABSENT)}
-"""For each command: a familiar name to a sentence that says why there is no such setting."""
+"""For each command, a sentence that says why there is no setting for a familiar name."""
 
 
 def renamed(name: str, command: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What every setting of a component is: name, type, bounds, default and help, for docs and --help."""
+"""Describes every setting of a component: name, type, bounds, default and help, for docs and --help."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Layer:
     Attributes:
         origin: the file, option or override that they come from, as the user wrote it.
         flat: values by dotted name.
-        origins: of settings that come from elsewhere, as from the base of a file.
+        origins: origins of settings that come from elsewhere, as from the base of a file.
     """
 
     origin: str
@@ -49,7 +49,7 @@ class Layer:
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def origin_of(self, key: str) -> str:
-        """Where one setting comes from."""
+        """The origin of one setting."""
         return self.origins.get(key, self.origin)
 
 
@@ -68,7 +68,7 @@ class Schema(Generic[Component]):
         self._defaults = Layer("", dict(_own_defaults(component)))
 
     def override(self, text: str, origin: str | None = None) -> Layer:
-        """The layer of one `key=value` or `--key=value`; `-` in the key stands for `_`.
+        """The layer of one `key=value` or `--key=value`; `-` in the key is read as `_`.
 
         Args:
             text: e.g. "optimizer.learning_rate=1e-4".

@@ -1,4 +1,4 @@
-"""What a section of settings is: a frozen dataclass whose fields state their bounds and their help.
+"""Sections of settings: frozen dataclasses whose fields state their bounds and their help.
 
     @section
     class SamplingConfig:
@@ -107,7 +107,7 @@ def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]
 def _setting_of(error: ErrorDetails, kinds: Mapping[str, Any]) -> str:
     """The longest beginning of an error's place that is a setting or a section.
 
-    Behind it stand the places inside a list and the branches of a union.
+    It is followed by the places inside a list and the branches of a union.
     """
     parts = [str(part) for part in error["loc"]]
     sections = {key.rpartition(".")[0] for key in kinds}
@@ -119,7 +119,7 @@ def _setting_of(error: ErrorDetails, kinds: Mapping[str, Any]) -> str:
 
 
 def _expected(error: ErrorDetails) -> str:
-    """What would have fitted, in words that follow "must be"."""
+    """A description of the expected value that can follow "must be"."""
     bounds = error.get("ctx", {})
     match error["type"]:
         case "greater_than":
@@ -146,7 +146,7 @@ def _one_of(choices: Sequence[str], value: object) -> str:
 
 
 SECTION = "a section: {} for its defaults, or settings by name"
-"""What a section must be, in words."""
+"""A description of a section's value."""
 _NUMBERS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
 _KINDS = {
     **{f"{kind}_{how}": words for kind, words in _NUMBERS.items() for how in ("type", "parsing")},

@@ -52,7 +52,7 @@ def _draw(output: Path, summary: dict[str, Any], outcomes: dict[str, list[Outcom
     count = len(outcomes[BASE][0].in_domain.correct)
     caption = (
         f"Greedy answers to {count} CueBench problems each. Intervals: 95 %, {spread}{points}. Every method "
-        "trains the same base; nobody is shown a cue at test time."
+        "trains the same base; no model is shown a cue at test time."
     )
     draw_showcase(_bars(summary, outcomes), _case(output, outcomes), caption, output / "showcase.png")
 

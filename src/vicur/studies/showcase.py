@@ -21,7 +21,7 @@ matplotlib.use("Agg")
 BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#7F7F7F"
 """Colours that colour-blind readers can tell apart (Okabe and Ito)."""
 WRAP, LINE = 44, 13.5
-"""Characters a line of the texts beside the image, and points from one line to the next."""
+"""Characters per line of the texts beside the image, and points from one line to the next."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Bar:
 
     Attributes:
         label: under the bar; may have several lines.
-        colour: of the bar.
+        colour: colour of the bar.
         in_domain, out_of_domain: accuracy in percent, with the ends of its 95 % interval.
         seeds: in-domain accuracy of each seed.
     """
@@ -67,7 +67,7 @@ def draw_showcase(bars: Sequence[Bar], case: Case, caption: str, path: Path) -> 
         bars: the first is what the others are compared with.
         case: the problem.
         caption: what bars and intervals are.
-        path: of the PNG.
+        path: path of the PNG.
     """
     figure = Figure(figsize=(14, 6.2), layout="constrained")
     sides: Any = figure.subfigures(1, 2, width_ratios=(1.0, 1.12), wspace=0.03)
@@ -93,7 +93,7 @@ def _draw_bars(axis: Any, bars: Sequence[Bar]) -> None:
     axis.set_ylim(0, 100)
     axis.set_ylabel("accuracy on held-out problems, %")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title("Accuracy of the student, by who teaches it", fontsize=13, weight="bold")
+    axis.set_title("Accuracy of the student, by teacher", fontsize=13, weight="bold")
     solid, pale = Rectangle((0, 0), 1, 1, fc=GREY), Rectangle((0, 0), 1, 1, fc=GREY, alpha=0.35)
     axis.legend([solid, pale], ["in domain", "out of domain"], frameon=False, loc="upper left")
 
@@ -170,7 +170,7 @@ def _write(axis: Any, blocks: Sequence[tuple[str, str, str]]) -> None:
 
 
 def _line(axis: Any, down: float, text: str, **style: Any) -> None:
-    """Text whose top is so many points below the top of the axis."""
+    """Write text a number of points below the top of the axis."""
     axis.annotate(
         text, (0, 1), (0, -down), xycoords="axes fraction", textcoords="offset points", va="top", **style
     )

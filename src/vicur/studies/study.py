@@ -68,12 +68,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared.
+    """The definition of a comparison.
 
     Attributes:
         problems: to train on; methods that need more see them again.
         untrained, trained: the rows of the table, by name.
-        compare: pairs (ours, theirs) whose difference is told besides those to the base.
+        compare: pairs (ours, theirs) whose difference is reported besides those to the base.
         rewards: how the answers of all rows are graded.
     """
 
@@ -101,7 +101,7 @@ class StudyConfig:
 
     @property
     def folder(self) -> Path:
-        """The output folder, which the command has chosen if nobody else has."""
+        """The output folder, which the command has filled in if it was not set."""
         assert self.output is not None
         return Path(self.output)
 
@@ -115,7 +115,7 @@ class Outcome:
         visual_advantage: mean over the tokens of its in-domain answers, in nats: in the eyes of the
             larger teacher, and in its own.
         leakage: in the rollouts of its training; of an untrained model, in its answers.
-        seconds: of its training, or of the evaluation where nothing is trained.
+        seconds: time of its training, or of the evaluation where nothing is trained.
     """
 
     in_domain: Evaluation
@@ -244,7 +244,7 @@ class _Seed:
             write_parquet("segments", split, count, self.folder / "data" / f"{split}.parquet", seed=self.seed)
 
     def _problems(self) -> int:
-        """With few steps, only as many as they take."""
+        """The number of problems to generate: with few steps, only as many as they take."""
         batch = max(
             (method.recipe.training.prompts_per_step for method in self.study.trained.values()), default=1
         )

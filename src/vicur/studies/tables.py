@@ -53,8 +53,8 @@ def headlines(summary: dict[str, Any]) -> list[str]:
             )
             lines.append(
                 f"{summary['methods'][ours]['title']} minus {summary['methods'][theirs]['title']}, in "
-                f"domain: {in_domain['value']:+.1f} points [{in_domain['low']:+.1f}, {in_domain['high']:+.1f}]: "
-                f"{verdict}."
+                f"domain: {in_domain['value']:+.1f} points "
+                f"[{in_domain['low']:+.1f}, {in_domain['high']:+.1f}]: {verdict}."
             )
     return lines
 

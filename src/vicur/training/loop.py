@@ -29,19 +29,19 @@ from vicur.training.update import Updater
 
 @section
 class TrainingConfig:
-    """How long, how much at once, and where to."""
+    """Length, batch sizes and output of the training."""
 
     steps: Count | None = None
     """Rollout batches; each is followed by one update or several. Without it, as many as the epochs have."""
     epochs: Count = 5
-    """How often every problem is seen, where no number of steps is given. What does not fill a rollout
-    batch at the end of an epoch is left out of it."""
+    """Number of passes over the problems, if no number of steps is given. Problems that do not fill a rollout
+    batch at the end of an epoch are left out of it."""
     prompts_per_step: Count = 128
     """Problems of one rollout batch."""
     prompts_per_update: Count | None = None
     """Problems of one update; by default all of the rollout batch."""
     seed: int = 0
-    """Decides the order of the problems, the responses, and fresh weights."""
+    """Seed of the order of the problems, the responses, and fresh weights."""
     device: str = "auto"
     """Device of student and teacher: cpu, cuda or cuda:N; auto for a GPU if torch finds one, else the CPU."""
     name: str = "run"

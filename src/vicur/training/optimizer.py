@@ -22,7 +22,7 @@ class OptimizerConfig:
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay of matrices; norms and biases have none."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or a cosine down to zero."""
+    """Learning rate after the warm-up: constant, or a cosine down to zero."""
     warmup: Share = 0.0
     """Share of the steps in which the learning rate rises from zero."""
     max_grad_norm: Positive = 1.0
@@ -37,8 +37,8 @@ class Optimizer:
     Args:
         model: the student.
         config: as above.
-        total_steps: of the run, for the schedule.
-        recovery_learning_rate: of the parameters under `recovery.`; None for the common one.
+        total_steps: number of optimizer steps in the run, for the schedule.
+        recovery_learning_rate: learning rate of the parameters under `recovery.`; None for the common one.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Optimizer:
         return [p for group in self.torch.param_groups for p in group["params"]]
 
     def grad_norm(self) -> Tensor:
-        """The norm of the gradient as it stands."""
+        """The norm of the current gradient."""
         return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def scale_gradient(self, factor: Tensor) -> None:
@@ -124,7 +124,7 @@ class Optimizer:
         """Clip the gradient, update, and clear it.
 
         Args:
-            step: of the optimizer, counted from 0, for the schedule.
+            step: optimizer step, counted from 0, for the schedule.
 
         Returns:
             the gradient's norm before clipping.

@@ -50,7 +50,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """None where an extra is not installed."""
+    """Versions of the installed packages; None where an extra is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -63,7 +63,7 @@ class Records:
     Args:
         folder: where; created.
         recipe: the resolved recipe as YAML text.
-        device: of the run.
+        device: device of the run.
         overwrite: delete the run that the folder holds.
 
     Raises:
@@ -115,7 +115,7 @@ class Records:
         """Keep the responses to held-out problems.
 
         Args:
-            name: of the file.
+            name: name of the file.
             samples: the problems; outlines are enough.
             responses, correct: one for each.
         """

@@ -1,4 +1,4 @@
-"""What is graded and scored before any gradient, and when.
+"""Grades and scores rollouts before any gradient.
 
 Once per rollout batch, with the weights that wrote it: rewards, the old student's log-probs, and every look
 of the teacher. At the start of each update, with the student's weights as they are then: the student's own

@@ -124,7 +124,7 @@ def _product(hidden_ND: Tensor, head_WD: Tensor, gradient_ND: Tensor) -> Tensor:
 
 
 def _always_observed(batch: ScoredBatch) -> list[Term]:
-    """What every run records of the student."""
+    """Metrics of the student that every run records."""
     terms = [
         Term(STUDENT_LOG_PROB, lambda block: block.log_prob_C),
         Term("entropy", lambda block: entropy(block.log_p_CV)),

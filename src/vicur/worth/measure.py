@@ -1,4 +1,5 @@
-"""What a privilege does to a teacher, token by token, on responses that a student wrote without it.
+"""Measures the effect of a privilege on a teacher, token by token, on responses that a student wrote without
+it.
 
 The same response is scored under several conditions: the problem alone (plain), with its own cue,
 rationale or answer, with that of another problem, without its image. All numbers are in nats.
@@ -46,22 +47,22 @@ def blind_with(kind: TextKind) -> str:
 
 @dataclass(frozen=True)
 class PrivilegeConfig:
-    """Which privileges are looked at, beside which controls."""
+    """The privileges to measure, and the controls beside them."""
 
     kinds: tuple[TextKind, ...] | None = None
     """Cue, rationale, answer, or some of them; None: those that every answered problem has. Problems that
     lack one that is named are left out, so that all are seen on the same responses."""
     shuffled: bool = True
-    """Also show another problem's text of each kind."""
+    """Whether to also show another problem's text of each kind."""
     blind: bool = True
-    """Also show the problem without its image."""
+    """Whether to also show the problem without its image."""
     blind_hinted: bool = True
-    """And without its image but with each text: what the words alone are good for."""
+    """Whether to also show each text without the image, which measures what the words alone are worth."""
     information: bool = True
     """Estimate information where a problem has several texts of a kind (columns `cues`, `rationales`,
     `answers`); with `shuffled`, also from as many other problems' texts."""
     seed: int = 0
-    """Decides which other problem's text is shown, and what the bootstrap draws."""
+    """Seed of the choice of other problems' texts, and of the bootstrap."""
     samples_per_batch: int = 16
     """Problems whose hidden states are held at a time, under all conditions."""
 
@@ -77,12 +78,12 @@ class PrivilegeConfig:
 
 @dataclass(frozen=True)
 class PrivilegeTokens:
-    """What a teacher said of every response token under every condition.
+    """A teacher's scores of every response token under every condition.
 
     The flat order is that of `Rollouts`: problems, their responses, their tokens.
 
     Attributes:
-        kinds: that were looked at.
+        kinds: kinds of privilege that were measured.
         samples: id of the problem of each response.
         response_numbers: number of each response among those to its problem.
         correct: whether each response is; None where nothing says.
@@ -94,7 +95,8 @@ class PrivilegeTokens:
         information: estimate of I(y_t; z | v, q, y_<t) by condition; NaN where a problem has less than
             two texts.
         information_above: its leave-one-out counterpart, which errs upwards.
-        num_texts: of each response's problem, that the information is estimated from; 0 where none is.
+        num_texts: number of texts of each response's problem that the information is estimated from; 0 for
+            none.
         left_out: answered problems that lack a privilege that was asked for.
     """
 
@@ -182,7 +184,7 @@ def measure_privileges(
     kinds = config.kinds or tuple(k for k in TEXT_KINDS if all(text_of(s, k) for s in outlines))
     if not kinds:
         raise ValueError(
-            "There is no privilege that all answered problems have: of "
+            "No privilege is present in all answered problems: of "
             + ", ".join(f"{sum(text_of(s, k) is not None for s in outlines)} a {k}" for k in TEXT_KINDS)
             + f", of {len(outlines)} problems. Name the kinds, and problems without them are left out."
         )
@@ -207,7 +209,7 @@ def measure_privileges(
 
 @dataclass(frozen=True)
 class _Texts:
-    """What is shown of each problem, by kind.
+    """The texts shown for each problem, by kind.
 
     Attributes:
         another: another problem's text; empty without the shuffled control.
@@ -268,7 +270,7 @@ class _Texts:
 
     @property
     def signatures(self) -> list[tuple[tuple[str, int], ...]]:
-        """What can be measured together: problems with as many texts."""
+        """Groups of problems that can be measured together, as they have equally many texts."""
         return [
             tuple((name, len(texts)) for name, texts in problem_texts.items())
             for problem_texts in self.several

@@ -1,4 +1,4 @@
-"""What privileges are worth, as a table and a sentence."""
+"""Reports the worth of privileges, as a table and a sentence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RANKED = {
 
 
 def condition_title(condition: ConditionWorth) -> str:
-    """In words, e.g. "another's cue"."""
+    """Conditions in words, e.g. "another's cue"."""
     return {
         "plain": "nothing",
         "own": f"{condition.kind}",
@@ -89,9 +89,9 @@ def reading(worth: PrivilegeWorth) -> str:
 
 
 def rank_lines(worth: PrivilegeWorth) -> list[str]:
-    """How the kinds rank, a line for each number; empty where there is one kind alone.
+    """The ranking of the kinds, a line for each number; empty with only one kind.
 
-    Of certainty, neighbours whose paired interval holds 0 are joined by "~".
+    In the ranking by certainty, neighbours whose paired interval holds 0 are joined by "~".
     """
     pairs = {(pair.ours, pair.theirs): pair.difference for pair in worth.comparisons}
     lines = []
@@ -126,7 +126,7 @@ def _verdict(estimate: Estimate) -> str:
 def _certainty(condition: ConditionWorth, certainty: Certainty | None) -> str:
     if certainty is None:
         return NOTHING
-    # Of the plain view a difference would be 0 throughout: its log-prob is what the others start from.
+    # The plain view's difference would be 0 throughout: the others are measured from its log-prob.
     return f"({certainty.level.value:.3f})" if condition.shows == "plain" else _cell(certainty.per_token, "+")
 
 

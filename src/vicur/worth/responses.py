@@ -30,7 +30,7 @@ class StudentResponses:
     """Responses to some problems of a source, the responses to a problem together.
 
     Attributes:
-        index: of each answered problem in its source.
+        index: index of each answered problem in its source.
         ids: the tokens of its responses, at least one response of at least one token each.
         texts: the same in words.
         correct: whether each is; None where nothing says.
@@ -71,13 +71,13 @@ def sample_responses(
     What is sampled depends on seed, sample and response number, not on batches or order.
 
     Args:
-        student: who answers.
+        student: the model that responds.
         samples: the problems.
         group_size: responses to each problem (K).
         sampling: temperature and the like; the student's own distribution if not given.
         seed: another one, other responses.
         prompts_per_batch: problems answered together.
-        grader: of the responses; one with default settings if not given.
+        grader: grades the responses; one with default settings if not given.
         limits: on the pixels of what the student sees.
         progress: shows how far it is.
     """
@@ -111,7 +111,7 @@ def read_responses(
     Args:
         run: its folder, the folder `rollouts` in it, or one .parquet file of that.
         samples: the problems, with the ids that the run knew them by.
-        tokenizer: of the teacher that is to read the responses; it must mean by each token what the
+        tokenizer: tokenizer of the teacher that will read the responses; it must mean by each token what the
             run's student meant.
         steps: each problem's responses of the last step that had it, or those of all steps: early ones
             come from a student that is no more.
@@ -136,7 +136,8 @@ def read_responses(
     if not index:
         raise ValueError(
             f"{run} has no response to any of the {len(names)} problems; its ids look like "
-            f"{next(iter(by_problem), 'nothing')}, those of the data like {names[0]}. Give the run's own data."
+            f"{next(iter(by_problem), 'nothing')}, those of the data like {names[0]}. "
+            "Give the run's own data."
         )
     selected = [_of_steps(by_problem[str(names[i])], steps) for i in index]
     _check_tokens(selected[0][0], tokenizer, run)

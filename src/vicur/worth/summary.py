@@ -1,4 +1,4 @@
-"""From a teacher's numbers on single tokens to what each privilege is worth, with intervals.
+"""Summarises a teacher's numbers on single tokens as the worth of each privilege, with intervals.
 
 Every number is a ratio of sums: over tokens, or over responses. The interval comes from drawing the
 *problems* anew: tokens of one response, and responses to one problem, are not independent.
@@ -28,7 +28,7 @@ RESAMPLES_AT_ONCE = 250
 
 @dataclass(frozen=True)
 class Certainty:
-    """How sure a teacher is of some responses, in nats.
+    """Certainty of a teacher about some responses, in nats.
 
     Attributes:
         responses: how many.
@@ -92,7 +92,7 @@ class Information:
 
 @dataclass(frozen=True)
 class ConditionWorth:
-    """What a teacher makes of student responses under one condition.
+    """A teacher's scores of student responses under one condition.
 
     Attributes:
         name: e.g. "cue", "another_cue", "blind".
@@ -101,7 +101,7 @@ class ConditionWorth:
         all: certainty of all responses. Where teacher and student are one model, it cannot rise on the
             student's own samples: its mean there is -KL(q || q^z). Only what correct ones gain on incorrect
             ones can.
-        correct, incorrect: of those graded so; None where there is none.
+        correct, incorrect: certainty over the responses graded so; None where there is none.
         discrimination: certainty a token of correct ones minus that of incorrect ones.
         shift: from the plain view; None for the plain view itself.
         information: None where no problem has two texts.
@@ -124,7 +124,7 @@ class Comparison:
 
     Attributes:
         ours, theirs: names of conditions.
-        responses: which ones: "correct", or "all" where none is graded correct.
+        responses: the responses compared: "correct", or "all" where none is graded correct.
         difference: with a paired interval.
     """
 
@@ -136,7 +136,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PrivilegeWorth:
-    """What privileges and controls are worth on the same responses.
+    """Worth of privileges and controls on the same responses.
 
     Attributes:
         conditions: plain first, then each kind with its controls.
@@ -144,7 +144,7 @@ class PrivilegeWorth:
         problems, responses: how many were measured.
         graded: how many responses are graded, and how many of these correct.
         left_out: answered problems that lack a privilege that was asked for.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
 
     conditions: tuple[ConditionWorth, ...]
@@ -179,7 +179,7 @@ class PrivilegeWorth:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The numbers for JSON."""
         return asdict(self) | {"unit": "nats", "level": LEVEL, "rankings": self.rankings}
 
 
@@ -188,7 +188,7 @@ def privilege_worth(tokens: PrivilegeTokens, *, seed: int = 0, resamples: int = 
 
     Args:
         tokens: from `measure_privileges`.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
         resamples: draws of the bootstrap.
     """
     sums = _Sums(tokens, seed, resamples)
@@ -297,7 +297,7 @@ class _Sums:
         self.incorrect = np.array([value is False for value in tokens.correct])[self.response]
 
     def parts(self) -> dict[str, Bool[np.ndarray, " N"]]:
-        """Which tokens lie in each half and quarter; those that no response reaches are left out.
+        """Masks of the tokens in each half and quarter; parts that no response reaches are left out.
 
         Cut as in `gap.means_by_part`: a response of T tokens at ceil(iT / parts).
         """
@@ -321,7 +321,7 @@ class _Sums:
         return (self.tokens.log_probs[name].double() - self.tokens.log_probs[PLAIN].double()).numpy()
 
     def certainty(self, name: str, mask: Bool[np.ndarray, " N"]) -> Certainty | None:
-        """Of the responses whose tokens are chosen; None where there is none."""
+        """Certainty over the tokens in `mask`; None where there is none."""
         if not mask.any():
             return None
         lift = self.lift(name)
@@ -363,7 +363,7 @@ class _Sums:
         return np.bincount(self.problem, values.astype(np.float64), self.num_problems)
 
     def _ratio(self, numerator: Float[np.ndarray, " S"], denominator: Float[np.ndarray, " S"]) -> Estimate:
-        # Of the problems that the number is about: then no draw is without any.
+        # Resamples only the problems that the number is about, so that no draw is without any.
         some = denominator > 0
         counts = _draws(int(some.sum()), self.resamples, self.seed)
         draws = _product(counts, numerator[some]) / _product(counts, denominator[some])
@@ -378,8 +378,8 @@ def _interval(value: float, draws: Float[np.ndarray, " B"]) -> Estimate:
 
 @lru_cache(maxsize=4)
 def _draws(count: int, resamples: int, seed: int) -> Integer[np.ndarray, "B S"]:
-    """How often each problem is drawn in each resample of the bootstrap. Kept: all numbers that are about
-    the same problems must come from the same draws."""
+    """The number of draws of each problem in each resample of the bootstrap. It is cached, because all
+    numbers about the same problems must come from the same draws."""
     random = np.random.default_rng(seed)
     counts = np.empty((resamples, count), dtype=np.uint16)
     for row in counts:

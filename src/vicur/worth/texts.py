@@ -1,4 +1,4 @@
-"""Which text a teacher is shown of a problem: its own, another problem's, or one of several."""
+"""The text that a teacher is shown for a problem: its own, another problem's, or one of several."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def with_text(sample: Sample, kind: TextKind, text: str) -> Sample:
 
 
 def outline(samples: Sequence[Sample], index: int) -> Sample:
-    """A problem for its texts alone: of a file, no medium is decoded."""
+    """A problem for its texts alone: no medium of a file is decoded."""
     return samples.outline(index) if isinstance(samples, FileSource) else samples[index]
 
 
@@ -57,10 +57,10 @@ def several_texts(sample: Sample, kind: TextKind) -> tuple[str, ...]:
 
 
 def others(keys: Sequence[str], texts: Sequence[str], seed: int) -> list[int]:
-    """For every text the place of another that reads differently: a derangement, the same in any order.
+    """The index, for every text, of another that reads differently: a derangement, the same in any order.
 
     Equal texts (up to spaces) are put side by side, the groups and what is in them in an order that
-    only the seed and the keys decide, and everyone gets the text so many places further as the largest
+    only the seed and the keys decide, and each problem gets the text as many places further as the largest
     group has members: never its own or an equal one, and each text is used once. Where more than half of
     the texts are equal there is no such permutation: then the others take turns at standing in.
 
