@@ -111,8 +111,8 @@ def _chords(boxes: list[tuple[str, str]], claim: str) -> bool | None:
 
 
 def _labels(claim: str, unknown: bool) -> list[tuple[int, str]]:
-    """Claims about labels in the image, with their places. Counts ("two chords") and computed values are
-    none."""
+    """Labels that a claim reads from the image, with their places. Counts ("two chords") and computed
+    values are left out."""
     formula = _FORMULA.search(claim)
     if formula:
         return []

@@ -523,7 +523,7 @@ def _openai() -> Any:
 
 
 class RateLimit:
-    """A limit of requests per minute, sent at even distances.
+    """Limits the requests per minute, by even distances between them.
 
     Args:
         per_minute: None for no limit.

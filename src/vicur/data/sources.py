@@ -94,7 +94,7 @@ class DataConfig:
         self.pixel_limits()
 
     def pixel_limits(self) -> PixelLimits:
-        """Settings of the prompt encoder.
+        """Pixel limits for the prompt encoder.
 
         Raises:
             ValueError: a lower bound is above the upper one.
@@ -498,7 +498,7 @@ class FileSource(Sequence[Sample]):
         return self._build(row, fields, images, videos)
 
     def _without_media(self, row: int, fields: Fields) -> Sample:
-        """The fields of a row for questions about text only."""
+        """The sample with placeholders of one pixel in place of its media, for checks that read only text."""
         nothing = SizeOnly((1, 1))
         images = (nothing,) * len(fields.images)
         return self._build(row, fields, images, (Video((nothing,), 1.0),) * len(fields.videos))

@@ -16,8 +16,8 @@ from typing import Any
 from vicur.data.sample import Message
 
 _LIKE_ONE = r"<\|[^<>|]*\|>"
-"""Texts that only look like special tokens are included: processors use some of their own while they expand
-media."""
+"""Pattern of special tokens and of texts that only look like one: processors use some of their own while
+they expand media."""
 _LAST_PRIVATE = 0x10FFFD
 """The last character of Unicode's last private use plane; marks are searched from here downwards."""
 

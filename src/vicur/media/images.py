@@ -99,7 +99,7 @@ class SizeRequest:
 
     @classmethod
     def of(cls, entry: Any) -> SizeRequest:
-        """The settings in an image entry.
+        """The size settings of an image entry.
 
         Raises:
             RowProblem: a value is no number above 0, or the bounds cross.

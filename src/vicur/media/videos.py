@@ -137,7 +137,7 @@ class _Asked:
         return max(1, min(max(int(seconds * self.fps), self.min_frames), self.max_frames, count))
 
     def frame_size(self, count: int) -> SizeRequest:
-        """The size limits on each of `count` frames."""
+        """The size setting for each of `count` frames."""
         if self.total_pixels is None:
             return self.size
         share = max(1.0, self.total_pixels / math.ceil(count / 2))

@@ -159,7 +159,7 @@ class RecoveryAttention(nn.Module):
         visual_SND: Float[Tensor, "S N D"],
         mask_SN: Bool[Tensor, "S N"],
     ) -> tuple[Float[Tensor, "S D"], Float[Tensor, "S H N"]]:
-        """The weighted sum of visual tokens that each sink gathers, and the weights.
+        """The change of each sink by the visual tokens that it gathers, and its attention weights.
 
         Args:
             sink_SD: normalised sink states.

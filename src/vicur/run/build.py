@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a step, known before any model is run.
+    """Size and memory of a step, known before any model is run.
 
     Attributes:
         work: its sizes.

@@ -146,7 +146,7 @@ def _one_of(choices: Sequence[str], value: object) -> str:
 
 
 SECTION = "a section: {} for its defaults, or settings by name"
-"""A description of a section's value."""
+"""The expected value of a section, in words that follow "must be"."""
 _NUMBERS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
 _KINDS = {
     **{f"{kind}_{how}": words for kind, words in _NUMBERS.items() for how in ("type", "parsing")},

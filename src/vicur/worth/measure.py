@@ -270,7 +270,7 @@ class _Texts:
 
     @property
     def signatures(self) -> list[tuple[tuple[str, int], ...]]:
-        """Groups of problems that can be measured together, as they have equally many texts."""
+        """The number of texts of each problem, by kind: problems with equal ones can be measured together."""
         return [
             tuple((name, len(texts)) for name, texts in problem_texts.items())
             for problem_texts in self.several
