@@ -25,7 +25,7 @@ class RowProblem(ValueError):
     """A fault of one row, without the names of file and row: the source adds them.
 
     Args:
-        kind: for counting.
+        kind: kind of fault, for counting.
         reason: half a sentence: what was found, what was expected.
     """
 
@@ -42,7 +42,7 @@ class BadRow:
     Attributes:
         row: its number in the table, from 0.
         id: its id, where it has one.
-        kind: for counting.
+        kind: kind of fault, for counting.
         reason: what was found, what was expected.
         place: file and row in words, where the table comes from several files; else None.
     """
@@ -76,7 +76,7 @@ class Reason:
     """All bad rows of one kind.
 
     Attributes:
-        count: how many there are.
+        count: number of bad rows.
         first: the first of them.
     """
 

@@ -27,7 +27,7 @@ class Progress:
 
     Args:
         title: shown before the bar.
-        console: where; standard error if not given.
+        console: console to print to; standard error by default.
         transient: whether the bar disappears when it is full.
     """
 
@@ -90,7 +90,7 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], note=text)
 
     def show(self, metrics: Mapping[str, float]) -> None:
-        """Show a step's time and what the student does, beside the bar."""
+        """Show a step's time and a metric of the student beside the bar."""
         accuracy = metrics.get("rollout_accuracy")
         gap = metrics.get("gap_whole")
         value = f"loss {metrics['loss']:.3f}" if gap is None else f"gap {gap:+.3f}"

@@ -24,7 +24,7 @@ WATCHED = ("transformers.", "vicur.")
 
 
 def register_when_needed() -> None:
-    """Register now if the Auto classes are imported already, else once they are."""
+    """Register now if the Auto classes are imported already, otherwise after their import."""
     if AUTO_CLASSES in sys.modules:
         importlib.import_module("vicur.models.student")
     else:

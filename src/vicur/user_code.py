@@ -17,8 +17,8 @@ def load_name(path: str, what: str) -> Any:
     """Load `package.module:name` or `path/to/file.py:name`.
 
     Args:
-        path: where the name is.
-        what: what it is expected to be, for messages, e.g. "reward function".
+        path: path of the name.
+        what: expected kind of object, for messages, e.g. "reward function".
 
     Raises:
         ValueError: there is no such module, file or name, or it cannot be imported.

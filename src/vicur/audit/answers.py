@@ -91,7 +91,7 @@ def gold_forms(answer: str, question: str, choices: tuple[str, ...]) -> Gold:
     """The answer and the option behind it, by letter and text.
 
     Args:
-        answer: as the data give it.
+        answer: the gold answer as the data give it.
         question: may list the options: "A. 12 B. 14".
         choices: the options, where the data keep them apart.
     """
@@ -114,7 +114,7 @@ def answer_findings(text: str, question: str, gold: Gold, known: Known) -> list[
     Args:
         text: the cue.
         question: the question of the cue's problem.
-        gold: what may not be stated.
+        gold: the forms of the answer that must not be stated.
         known: whether a value is drawn.
     """
     findings: list[Finding] = []
@@ -131,7 +131,7 @@ def answer_findings(text: str, question: str, gold: Gold, known: Known) -> list[
 
 @functools.lru_cache(maxsize=4096)
 def gold_number(answer: str) -> Value | None:
-    """The number that a gold answer is, out of its "x =" and its unit; None if it is none."""
+    """The number that a gold answer is, without its "x =" and its unit; None if it is not a number."""
     bare = re.sub(r"^\s*[^\d=]{1,16}=\s*(?=[^=]+$)", "", tidy(answer))
     values = find_values(bare)
     if len(values) != 1 or bare[: values[0].start].strip(" $({"):
@@ -188,7 +188,7 @@ def _place(
         return "plain"  # AB = 12 reads a label where not AB is asked for
     stated = _BEFORE.search(before) is not None or _AFTER.match(after) is not None
     if value is not None and words.lower() == "one":
-        # "one chord", "the other one": no number but where it could be nothing else.
+        # "one chord", "the other one": a number only where it can be nothing else.
         noun = re.match(r"\s+[a-z]", after) is not None and not re.match(r"\s+(?:is|as|for|in)\b", after)
         if noun or not stated:
             return None

@@ -41,7 +41,7 @@ class CueBenchVerifier:
     about, so a digit on a segment that they lack is rejected: it cannot be confirmed and is not asked for.
 
     Attributes:
-        scenes: by the sample's id, where they are at hand.
+        scenes: scenes by the sample's id, if available.
     """
 
     scenes: Mapping[str, Scene] = field(default_factory=dict)

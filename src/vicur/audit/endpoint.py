@@ -38,7 +38,7 @@ class EndpointJudge:
 
     Args:
         model: name of the model at the endpoint.
-        config: the endpoint.
+        config: settings of the endpoint.
         store: file that keeps the replies, so that a rerun asks only for what is missing; None for no file.
         tries: attempts per cue before it counts as without a verdict.
         backoff_seconds: wait before the second attempt; doubled with each further one.
@@ -115,7 +115,7 @@ class EndpointJudge:
         """A reply without the model's thoughts.
 
         Raises:
-            ValueError: there is nothing else in it, so others would have nothing else either.
+            ValueError: the reply holds only thoughts, as further replies would.
         """
         text, thinking = without_thoughts(reply.text)
         if thinking or (reply.thoughts and not text.strip()):

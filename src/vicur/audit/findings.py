@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 Category = Literal["answer", "reasoning", "grounding", "degenerate", "duplicate", "length"]
 """`answer`: the gold answer is stated. `reasoning`: a step of the solution. `grounding`: a claim that the
-image does not bear out. `degenerate`: no cue at all, in effect. `duplicate`: the same words about another
+image does not bear out. `degenerate`: text that is no cue. `duplicate`: the same words about another
 image. `length`: too long."""
 CATEGORIES: tuple[Category, ...] = ("answer", "reasoning", "grounding", "degenerate", "duplicate", "length")
 
@@ -23,11 +23,11 @@ class Finding:
     """A flag before it is known whose cue it is in.
 
     Attributes:
-        category, severity: as of `Flag`.
-        rule: what was broken, in a word or two; there is a sentence about it for asking again.
+        category, severity: as in `Flag`.
+        rule: the broken rule, in a word or two; each rule has a sentence for asking again.
         start, end: position of the offending words in the cue, in characters; the whole cue where none are to
             blame.
-        reason: in words.
+        reason: the reason in words.
     """
 
     category: Category
@@ -43,12 +43,12 @@ class Flag:
     """One thing that is wrong with one cue.
 
     Attributes:
-        id: the sample's.
-        category: what kind of thing.
-        severity: how sure that is.
+        id: the sample's id.
+        category: the kind of fault.
+        severity: how certain the fault is.
         start, end: position of the offending words in the cue, in characters.
-        excerpt: these words.
-        reason: in words.
+        excerpt: the offending words.
+        reason: the reason in words.
         rule: the rule within its category.
     """
 
@@ -68,11 +68,11 @@ class Audit:
 
     Attributes:
         column: the audited text: "cue", or for comparison "rationale" or "answer".
-        samples: how many there are.
-        cues: how many of them have that text.
-        flags: in the order of the samples.
-        claims: how many claims a verifier, or cues a judge, accepted, rejected and could not judge; empty
-            without one.
+        samples: number of samples.
+        cues: number of samples with that text.
+        flags: the flags in the order of the samples.
+        claims: number of claims that a verifier, or of cues that a judge, accepted, rejected and could not
+            judge; empty without one.
     """
 
     column: str

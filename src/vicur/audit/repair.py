@@ -56,8 +56,8 @@ def build_repaired(
 
     Args:
         config: settings of the build.
-        rounds: how often to ask again at most.
-        build: builds, as `vicur.cues.build.build_cues`.
+        rounds: maximum number of times to ask again.
+        build: builds the cues, as `vicur.cues.build.build_cues` does.
         report: called with the number of faulty cues before each round.
 
     Raises:
@@ -98,7 +98,7 @@ def correction(flags: Iterable[Flag], row: CueRow) -> str:
 
     Args:
         flags: the findings about this cue.
-        row: its sample's.
+        row: the row of its sample.
     """
     gold = gold_forms(row.answer, row.question, row.choices) if row.answer else None
     forbidden = [row.answer.strip(), *(gold.texts if gold else ())] if row.answer else []

@@ -25,8 +25,8 @@ class CueRow:
         question: the words of its last turn.
         answer: the gold answer.
         choices: texts of the options A, B, ... where the data keep them apart from the question.
-        outline: gives the sample without its pixels, for what its `meta` says.
-        sample: gives the whole sample, for a verifier.
+        outline: returns the sample without its pixels, to read its `meta`.
+        sample: returns the whole sample, for a verifier.
     """
 
     id: str
@@ -46,7 +46,7 @@ def cue_rows(source: FileSource | Iterable[Sample] | Iterable[CueRow], column: C
     """The rows of a source, or of samples in memory.
 
     Args:
-        source: where they are; rows pass unchanged.
+        source: the samples; rows pass unchanged.
         column: the text to audit.
     """
     if isinstance(source, FileSource):

@@ -39,7 +39,7 @@ def audit_cues(
     Args:
         source: a file's samples, samples in memory, or rows.
         column: the text to audit. Rationales and answers leak by nature: their rates are for comparison.
-        givens: says which values are drawn.
+        givens: decides which values are drawn.
         verifier: checks each claim of a cue against the image; None for no check.
         judge: judges each cue with its image, besides the rules; None for the rules alone.
 

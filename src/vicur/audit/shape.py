@@ -1,4 +1,4 @@
-"""Cues that are wrong whatever they say: none at all, endless ones, and the same for different images."""
+"""Finds cues that are wrong regardless of their content: empty, endless, or the same for different images."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def duplicates(rows: list[CueRow]) -> list[Duplicate]:
     different things, however alike they are.
 
     Args:
-        rows: with their texts.
+        rows: the rows with their texts.
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, row in enumerate(rows):

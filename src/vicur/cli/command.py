@@ -35,7 +35,7 @@ class Command:
         help: one line, for the list of commands.
         run: "module:function", imported when the command runs; called with the `Arguments` and a console.
         settings: "module:class" of its settings, imported for --help.
-        description: what it does, for its own help; `help` if not given.
+        description: description for its own help; `help` if not given.
         argument: the word behind the command, if it takes one.
         options: settings that have a short option.
         switches: options without a value that are no settings.
@@ -80,10 +80,10 @@ class Command:
         """Run it, or print its help.
 
         Args:
-            parsed: what argparse read.
-            rest: what it did not know.
+            parsed: the arguments that argparse recognised.
+            rest: the arguments that it did not recognise.
             settings: `key=value` or `--key=value`.
-            console: to print to.
+            console: console to print to.
         """
         parser: Parser = parsed.parser
         if parsed.help:
@@ -140,7 +140,7 @@ class Argument:
 
     Attributes:
         name: placeholder in the usage line, e.g. "RECIPE".
-        help: shown by --help.
+        help: text for --help.
         setting: the setting that it is; None where the command reads it by itself.
     """
 

@@ -135,7 +135,7 @@ COMMANDS = (
             Option("--verifier", "verifier", "model that judges each cue, given image, question and answer"),
             Option("--base-url", "endpoint.base_url", "the verifier's endpoint"),
             Option("--api-key-env", "endpoint.api_key_env", "environment variable with the verifier's key"),
-            Option("--verdicts", "verdicts", "file for the verifier's replies, from which a rerun goes on"),
+            Option("--verdicts", "verdicts", "file for the verifier's replies, which a rerun reuses"),
             Option("--flags", "flags", "parquet file for all flags, each with its span and reason"),
             Option("--drop", "drop", "file for the data without the cues that certainly leak"),
             Option("--possible", "possible", "also drop cues with possible faults", switch=True),

@@ -22,7 +22,7 @@ from vicur.rewards.grader import Grader
 
 
 def evaluate(arguments: Arguments, console: Console) -> None:
-    """Check data and output, ask the model, and print what came of it.
+    """Check data and output, ask the model, and print the results.
 
     Raises:
         ValueError: a setting, the data or the output does not fit.

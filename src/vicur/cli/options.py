@@ -22,7 +22,7 @@ class Option:
     Attributes:
         flag: e.g. "--max-new-tokens".
         setting: e.g. "sampling.max_new_tokens".
-        help: shown by --help.
+        help: text for --help.
         choices: the values it takes, if they are few.
         metavar: placeholder for the value in the help.
         switch: whether it is given without a value, for true.
@@ -54,7 +54,7 @@ class Option:
         )
 
     def text(self, value: str | list[str]) -> str:
-        """The value as an override has it."""
+        """The value as written in an override."""
         return f"[{', '.join(value)}]" if isinstance(value, list) else value
 
     def origin(self, value: str | list[str]) -> str:

@@ -197,7 +197,7 @@ class Pretraining:
 
     Args:
         loaded: the untrained model.
-        config: how.
+        config: settings of the pretraining.
         report: called with a line of text now and then.
     """
 

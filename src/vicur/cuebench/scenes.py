@@ -39,8 +39,8 @@ class CueBox:
     """The place in the image of something that the cue names.
 
     Attributes:
-        name: what the cue calls it, e.g. "red".
-        value: what can be read there, e.g. "7".
+        name: its name in the cue, e.g. "red".
+        value: the value to read there, e.g. "7".
         box: (left, top, right, bottom) in pixels.
     """
 
@@ -319,7 +319,7 @@ class ChordsScene:
         unknown: 0-3, which of the four is written as x.
         angle: angle of the first chord, in radians.
         noise: standard deviation of the pixel noise, in units of 1/255.
-        noise_seed: decides the noise.
+        noise_seed: seed of the noise.
     """
 
     lengths: tuple[int, int, int, int]

@@ -1,4 +1,4 @@
-"""One run of a build: the requests, their tries, their price, and what came of them.
+"""One run of a build: the requests, their tries, their price, and their results.
 
 A problem's media are decoded when its turn comes and let go of when it is answered; all that is kept of it
 is the key of its cue in the store. Workers, as many as requests may be in flight, take one problem after
@@ -87,10 +87,10 @@ class Asker:
     Args:
         config: all settings.
         source: the problems.
-        prompt: the words.
+        prompt: the prompt template.
         client: the cue source.
-        store: where replies go.
-        remarks: what to tell the model besides, by the id of a problem.
+        store: the store for replies.
+        remarks: additional remarks to the model, by the id of a problem.
     """
 
     def __init__(
@@ -125,7 +125,8 @@ class Asker:
         Raises:
             KeyboardInterrupt: after requests in flight were waited for and kept.
         """
-        # Closed here and now: an error outside would else leave workers behind that write to a closed store.
+        # Closed here and now: otherwise an error outside would leave workers behind that write to a closed
+        # store.
         with closing(self._ticks(close)) as ticks:
             for _ in ticks if watch is None else watch(ticks, self.count):
                 pass

@@ -49,7 +49,7 @@ def build_cues(
         config: all settings.
         watch: shows how far it is.
         progress: shows how far the check of the rows is.
-        remarks: by the id of a problem, what to tell the model besides, as what was wrong with an earlier
+        remarks: additional remarks to the model by the id of a problem, such as the faults of an earlier
             cue. It makes another request of it, whose reply is kept beside the earlier one.
         client: the cue source, in place of the one in the settings.
 

@@ -59,7 +59,7 @@ class Unreachable(Exception):
     """The client cannot answer just now.
 
     Args:
-        reason: half a sentence.
+        reason: the reason, as half a sentence.
         after: seconds to wait, if it said so.
     """
 
@@ -72,7 +72,7 @@ class RequestFailed(Exception):
     """One request failed.
 
     Args:
-        reason: half a sentence.
+        reason: the reason, as half a sentence.
         again: whether another try may help.
     """
 
@@ -90,7 +90,7 @@ class Reply:
     """A model's reply.
 
     Attributes:
-        text: as it was said.
+        text: the reply, verbatim.
         prompt_tokens, completion_tokens: as counted by the model's server; None where it gives no count.
         cut_off: whether it ended because there were no tokens left.
         thoughts: the model's reasoning, where the server keeps it apart from the text.
@@ -148,7 +148,7 @@ class ExactClient:
 
     Args:
         texts: the cues of the problems, in the order of the source.
-        column: where they were read.
+        column: the column that they were read from.
     """
 
     def __init__(self, texts: Sequence[str | None], column: str = "cue") -> None:
@@ -263,10 +263,10 @@ class EndpointClient:
     """An OpenAI-compatible endpoint.
 
     Args:
-        model: its name there.
-        config: where and how.
-        asking: how images are sent.
-        environ: where keys are looked up.
+        model: name of the model at the endpoint.
+        config: settings of the endpoint.
+        asking: settings of the requests, e.g. the image format.
+        environ: environment variables that hold keys.
 
     Raises:
         ValueError: an environment variable is missing, or holds what cannot be a header; or the package
@@ -292,7 +292,7 @@ class EndpointClient:
             request.headers.update(headers)
             return request
 
-        # The SDK gets a key that is none, so that the true one is in no object that it prints or logs. A
+        # The SDK gets a dummy key, so that the true one is in no object that it prints or logs. A
         # redirect could carry headers to another host: an endpoint has no need of one.
         self._client = openai.AsyncOpenAI(
             api_key="unset",
@@ -494,7 +494,7 @@ def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[s
             raise ValueError(f"The environment variable {variable} (header_envs.{header}) is not set.")
         headers[header] = values[variable] = value
     for variable, value in values.items():
-        if not (value.isascii() and value.isprintable()):  # else the HTTP library would quote it
+        if not (value.isascii() and value.isprintable()):  # otherwise the HTTP library would quote it
             raise ValueError(
                 f"The environment variable {variable} holds a value that is not allowed in a header."
             )
@@ -527,7 +527,7 @@ class RateLimit:
 
     Args:
         per_minute: None for no limit.
-        clock, sleep: seconds.
+        clock, sleep: functions that read the time and wait, in seconds.
     """
 
     def __init__(
@@ -556,9 +556,9 @@ def backoff(attempt: int, base: float, after: float | None = None) -> float:
     requests that were refused together do not return together.
 
     Args:
-        attempt: from 0.
+        attempt: number of the attempt, from 0.
         base: seconds before the first.
-        after: what the endpoint said, which is never undercut.
+        after: seconds that the endpoint asked to wait, which are a lower bound.
     """
     seconds = min(base * 2.0 ** min(attempt, 16), 60.0) * random.uniform(0.5, 1.0)
     return seconds if after is None else max(seconds, after)

@@ -1,4 +1,4 @@
-"""The user's own table with its cues beside, in the user's own format."""
+"""Writes the user's own table with a column of cues, in the user's own format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_output(table: Table, data: Path, out: Path, added: Sequence[str], *, r
 
     Args:
         table: the rows.
-        data: what they were read from.
+        data: name of the data that they were read from.
         out: the file to be.
         added: names of the columns.
         replace: whether columns may be replaced.
@@ -90,8 +90,8 @@ def mover(table: Table, source: FileSource, out: Path) -> PathMove | None:
 
     Args:
         table: the rows.
-        source: the same, read as problems.
-        out: the output.
+        source: the same rows, read as problems.
+        out: the output file.
     """
     folder, target = table.folders[0].resolve(), out.parent.resolve()
     columns = [source.schema.get(field) for field in ("images", "videos")]
@@ -111,9 +111,9 @@ def write_output(
     """Write rows with more columns; the file appears whole or not at all.
 
     Args:
-        table: where the rows are from.
+        table: the table that the rows come from.
         out: .parquet, .json or .jsonl.
-        rows: which, ascending.
+        rows: numbers of the rows, ascending.
         added: the columns, a value for each of these rows; a column of that name is replaced in its place.
         types: Arrow types of the columns.
         move: new paths for media.

@@ -30,7 +30,7 @@ class CuePrompt:
     """A prompt that asks a model for cues.
 
     Attributes:
-        name: short, for records.
+        name: short name, for records.
         version: raised with every change of the words.
         system: the system message.
         user: the user's message, with `{question}` once.

@@ -54,7 +54,7 @@ class CueRequest:
         sample_id: id of the problem.
         question: the chat and its media, as they are sent.
         number: number of the cue among those of its problem, from 0.
-        seed: for sampling.
+        seed: sampling seed.
         temperature: sampling temperature; None for the model's default.
         max_tokens: maximum length of the reply, in tokens.
         field: the key of the JSON object that the reply is to be.
@@ -93,8 +93,8 @@ def requests_for(
     Args:
         sample: the problem.
         index: its place in the source.
-        prompt: the words.
-        asking: how.
+        prompt: the prompt template.
+        asking: settings of the request.
         numbers: numbers of the cues to ask for.
         include_answer: whether the gold answer is sent too, in the prompt's own words for that.
         remark: put behind the question, as what was wrong with an earlier reply.
@@ -126,7 +126,7 @@ def question_for(
     A system message of the data addresses the model that answers the question, so it is left out.
 
     Args:
-        sample, prompt, include_answer, remark: as of `requests_for`.
+        sample, prompt, include_answer, remark: as in `requests_for`.
 
     Raises:
         ValueError: as `requests_for`.
@@ -199,10 +199,10 @@ def request_key(request: CueRequest, identity: str, prompt: CuePrompt, asking: A
     """The key that the reply is stored under: a digest of everything that determines it.
 
     Args:
-        request: what is asked.
+        request: the request.
         identity: the model's identity, as its client gives it.
-        prompt: its words.
-        asking: how.
+        prompt: its prompt template.
+        asking: settings of the request.
         media: digest of the problem's media.
     """
     parts = {

@@ -43,7 +43,7 @@ class BuildConfig:
     asking: Asking = field(default_factory=Asking)
     """Sampling, and how media are sent."""
     samples: Count = 1
-    """Cues per problem; with more than one, a list of them is written beside the column."""
+    """Cues per problem; with more than one, the list of all is written to a second column."""
     include_answer: bool = False
     """Send the gold answer too: only for the baseline of explained answers, never for cues. Needs a prompt
     template with a text for it, as rationale has."""

@@ -12,7 +12,7 @@ class Tick:
     """Progress of a build.
 
     Attributes:
-        done, count: problems that are done, and all of them.
+        done, count: number of finished problems, and of all problems.
         rate: problems per second that were asked in this run; 0 before the first.
         cost: cost of this run.
         failed: problems that have failed.
@@ -26,7 +26,7 @@ class Tick:
 
     @property
     def note(self) -> str:
-        """The same in a few words, for beside a progress bar."""
+        """The same in a few words, to append to a progress bar."""
         failed = f", {self.failed} failed" if self.failed else ""
         cost = f", cost {self.cost:.2f}" if self.cost else ""
         return f"{self.rate:.1f}/s{cost}{failed}"

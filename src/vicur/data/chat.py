@@ -45,7 +45,7 @@ class Given:
     """The media of one kind that a row has beside its chat.
 
     Attributes:
-        entries: in order.
+        entries: the media in order.
         numbers: the number of each medium, as in `<image 2>`; None for a list, whose entries are 1, 2, ...
             (or 0, 1, ... where the text has an `<image 0>`). Numbered ones that no text mentions are not
             shown.
@@ -68,7 +68,7 @@ def as_turns(value: Any, what: str) -> list[Turn]:
 
     Args:
         value: the text or the chat.
-        what: it is, for messages.
+        what: name of the value, for messages.
 
     Raises:
         RowProblem: it is neither.

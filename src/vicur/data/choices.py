@@ -26,15 +26,16 @@ class Choices:
     """Options in the order of their letters.
 
     Attributes:
-        texts: without a label.
-        labels: as the data state them; A, B, ... where they state none.
+        texts: texts of the options, without labels.
+        labels: labels as the data state them; A, B, ... if they state none.
     """
 
     texts: tuple[str, ...]
     labels: tuple[str, ...]
 
     def letter_of(self, gold: str) -> str:
-        """The letter for a gold answer that is a label of another kind ("2" of "1", "2"), else itself."""
+        """The letter for a gold answer that is a label of another kind ("2" of "1", "2"), otherwise the
+        answer itself."""
         letters = tuple(letter(i) for i in range(len(self.labels)))
         if tuple(label.upper() for label in self.labels) == letters or gold not in self.labels:
             return gold

@@ -106,7 +106,7 @@ class Columns:
         system_prompt: put before every problem, in the place of a system message of the data.
         where: the table, for messages.
         peeked: some rows, to see which texts spell out an object.
-        options: how options are written after the question; None to leave them out.
+        options: format of the options after the question; None to leave them out.
         answer_from_response: whether a missing gold answer is taken out of the response to learn from.
 
     Raises:

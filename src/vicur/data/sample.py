@@ -58,7 +58,7 @@ class Privilege:
     Attributes:
         answer: the reference answer.
         rationale: a solution in words.
-        cue: what is visible and matters for the question, without answer or solution step.
+        cue: visible details that matter for the question, without answer or solution step.
         teacher_prompt: a complete list of messages to show the teacher instead.
     """
 
@@ -75,10 +75,10 @@ class Sample:
     Attributes:
         id: unique within its source; random numbers are keyed by it.
         messages: the chat up to the point where the student answers.
-        images: in the order of the image entries of `messages`.
-        videos: in the order of the video entries.
+        images: images in the order of the image entries of `messages`.
+        videos: videos in the order of the video entries.
         answer: the gold answer for grading, never shown to a model.
-        privilege: what only a teacher may see.
+        privilege: texts that only a teacher may see.
         target_response: a response to learn from directly, where the source has one.
         meta: the other columns of the source, for records and for teachers given `column:NAME`.
 

@@ -113,7 +113,7 @@ class DataConfig:
 
         Args:
             path: another name than `train`, or rows that are open already.
-            only_for, progress, may_be_empty: as of `FileSource`.
+            only_for, progress, may_be_empty: as in `FileSource`.
 
         Raises:
             ValueError: as `FileSource`.
@@ -168,27 +168,27 @@ class FileSource(Sequence[Sample]):
         only_for: keep only samples that have what this view shows.
         image_dir: folder that paths of media start from; that of the data if not given.
         columns: our field to their column, before the alias table.
-        options: how options in columns of their own are written after a question, as `DataConfig.options`.
+        options: format of options with columns of their own after a question, as `DataConfig.options`.
         answer_from_response: whether a missing gold answer is taken out of the response to learn from.
         bad_rows: whether a bad row is an error or left out.
-        check_images: how many images are decoded here; None for all.
-        video: how frames are taken.
+        check_images: number of images to decode here; None for all.
+        video: settings for taking frames.
         max_raw_pixels: maximum number of pixels in an image file; a larger image makes a bad row.
         progress: shows how far the check of the rows is.
         may_be_empty: whether a source without any problem is one too, rather than an error.
 
     Attributes:
-        path: as given.
-        name: short, for messages.
+        path: path of the data, as given.
+        name: short name, for messages.
         schema: our fields, and the columns they are read from.
         notes: sentences on how the columns were understood, for people.
         bad_rows: the rows that were left out.
         skips_bad_rows: whether such rows are left out, or an error.
-        inapplicable: how many problems were left out because `only_for` does not apply to them.
-        num_seeing: how many problems of the files show an image or a video.
-        decoded: how many images were decoded in the check.
-        repeated_ids: how many rows had the id of an earlier one, and have a number behind it now.
-        duplicates: how many of these are that row once more, in every column.
+        inapplicable: number of problems left out because `only_for` does not apply to them.
+        num_seeing: number of problems in the files with an image or a video.
+        decoded: number of images decoded in the check.
+        repeated_ids: number of rows with the id of an earlier one, which now have a number behind it.
+        duplicates: number of these that equal the earlier row in every column.
 
     Raises:
         ValueError: there is no such data, it cannot be read, it is empty, it has no question column, a row is

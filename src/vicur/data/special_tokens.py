@@ -57,8 +57,8 @@ class QuotedTokens:
         """Tokens of a marked prompt, in stretches between special tokens, as the text without the mark has.
 
         Args:
-            ids: what the tokenizer or the processor made of the marked text.
-            mark: as `marked` gave it.
+            ids: the marked text's tokens from the tokenizer or the processor.
+            mark: the mark that `marked` returned.
 
         Returns:
             one list for each stretch of text, and one for each special token between them.

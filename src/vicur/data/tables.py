@@ -52,7 +52,7 @@ class ListTable:
 
     Attributes:
         name: short, for messages and for ids of rows that have none.
-        folders: where files that the rows name may lie; relative paths start from the first.
+        folders: folders of the files that the rows name; relative paths start from the first.
         content: the rows.
     """
 
@@ -163,7 +163,7 @@ def open_table(name: str | Path | Sequence[str]) -> Table:
     """Open the table that a name refers to.
 
     Args:
-        name: as the module says; several names in a list, or in one text between commas.
+        name: a name as described in the module; several names in a list, or in one text between commas.
 
     Raises:
         ValueError: there is no such thing, no such split, or it cannot be read.
@@ -264,7 +264,7 @@ def _split_of(path: Path) -> str:
 
 
 def _choose(splits: Any, split: str | None, where: object) -> str:
-    """The split asked for, else train, else the only one."""
+    """The requested split; without a request, train or the only one."""
     names = [str(name) for name in splits]
     if split is None and "train" in names:
         return "train"

@@ -73,7 +73,7 @@ class Hinted:
 
     Attributes:
         kind: a privilege, or `column:NAME` for the text in a column that is no field of a problem.
-        missing: what a sample without that privilege gets: the plain view, or an error.
+        missing: treatment of a sample without that privilege: the plain view, or an error.
             (Leaving such samples out is up to the source, by `applies`.)
 
     Raises:
@@ -192,7 +192,7 @@ class Masked:
     The choice of patches depends on the sample, the image and `draw` alone.
 
     Attributes:
-        probability: with which each patch is black.
+        probability: probability that a patch is black.
         patch: its side in pixels of the raw image.
         draw: another number, another mask: training steps draw a new one each.
 
@@ -250,7 +250,7 @@ def teacher_view(privilege: str, missing: Literal["plain", "error"] = "plain") -
 
     Args:
         privilege: "none", a privilege, or `column:NAME`.
-        missing: what the teacher sees of a sample without it: the plain view, or an error.
+        missing: treatment of a sample without it: the plain view, or an error.
 
     Raises:
         ValueError: there is no such privilege.

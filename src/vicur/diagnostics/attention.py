@@ -53,7 +53,7 @@ def mass_in_boxes(
     """Share of an attention map, 0-1, that lies in the cells whose middle is in a box.
 
     Args:
-        attention: sums to 1.
+        attention: attention weights that sum to 1.
         boxes: (left, top, right, bottom) in pixels.
         size: (width, height) of the image in pixels.
     """

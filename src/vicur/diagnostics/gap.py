@@ -18,7 +18,7 @@ def means_by_part(
 
     Args:
         values: one for each response token.
-        response_index: to which response it belongs.
+        response_index: index of the response that each belongs to.
         name: name of the values.
 
     Returns:

@@ -72,22 +72,22 @@ class Inspection:
         notes: sentences to read before training on this source.
         rows: number of rows in the table, bad ones included.
         problems: number of usable problems.
-        bad_rows: how many rows are bad, by kind.
+        bad_rows: number of bad rows, by kind.
         first_bad_rows: the first row of each kind, in words.
-        decoded_images: how many images were decoded; of the others only the header was read.
+        decoded_images: number of images decoded; only the header of the others was read.
         repeated_ids: rows whose id is that of an earlier one; they got an id of their own.
         duplicates: rows that are an earlier one once more, in every column, among these.
         without_answer: problems without a gold answer.
         answers_in_responses: number of these whose response ends in an answer.
         with_target_response: problems with a response to learn from.
         with_choices: problems with options in columns of their own.
-        images_per_problem, videos_per_problem: how many problems have how many.
-        image_width, image_height: in pixels, as the files have them, upright.
-        image_megapixels: in millions of pixels.
+        images_per_problem, videos_per_problem: number of problems by their number of media.
+        image_width, image_height: size of the images in pixels, as in the files, upright.
+        image_megapixels: size of the images in millions of pixels.
         video_frames: number of frames taken from each video.
         prompt_tokens: length of the student's prompt, media included; None without an encoder.
         teacher_prompt_tokens: length of the teacher's prompt, likewise.
-        privileges: how many problems have each privilege.
+        privileges: number of problems with each privilege.
         example_id: the problem that is rendered; None if there is none.
         student_sees, teacher_sees: its prompt as text, media as placeholders; with an encoder through
             the model's chat template.

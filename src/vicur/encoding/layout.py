@@ -38,7 +38,7 @@ class Sequences:
         predicts_sequence, predicts_column: sequence and position of the hidden state that predicts each
             response token: the prompt's last token for a response's first, else the token before.
         response_ids: the response tokens, flattened.
-        response_index: to which response each of them belongs, counted over all sequences.
+        response_index: index of the response that each of them belongs to, counted over all sequences.
     """
 
     input_ids: Int[Tensor, "B L"]
@@ -185,7 +185,7 @@ def responses_per_sequence(prompt_length: int, response_lengths: Sequence[int], 
     Args:
         prompt_length: length of the prompt in tokens.
         response_lengths: lengths of all responses to the prompt, in tokens.
-        hidden_size: D.
+        hidden_size: hidden size D of the model.
     """
 
     def cost(width: int) -> int:

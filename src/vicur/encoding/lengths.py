@@ -23,7 +23,7 @@ def prompt_length(encoder: PromptEncoder, prompt: Shown) -> int:
     """Tokens of the prompt that `encoder.encode` would make, media included.
 
     Args:
-        encoder: with the limits on pixels that apply.
+        encoder: encoder with the limits on pixels that apply.
         prompt: a prompt; of its media only the sizes are looked at.
     """
     sizes = encoder.sizes
@@ -66,9 +66,9 @@ class Overlong:
     Attributes:
         id: id of the problem.
         row: its number in the data, from 0.
-        who: "student" or "teacher".
+        who: the model: "student" or "teacher".
         tokens: length of the prompt, media included.
-        limit: what it may have.
+        limit: maximum length.
     """
 
     id: str
@@ -156,7 +156,7 @@ def fit_prompts(
     """The problems whose prompts fit, and what was dropped, as `config.overlong` says.
 
     Args:
-        source, encoder, config, teacher_view, teacher_encoder, progress: as of `split_by_length`.
+        source, encoder, config, teacher_view, teacher_encoder, progress: as in `split_by_length`.
 
     Raises:
         ValueError: prompts are too long and that is an error, or no problem is left.

@@ -36,7 +36,7 @@ class StoredResponse:
         id: id of the problem.
         digest: digest of what the model was shown (`data.digests.shown_digest`).
         response: the model's turn as text, with the `<think>` that the prompt may have opened for it.
-        response_ids: as tokens, stop token included.
+        response_ids: its tokens, stop token included.
         finish_reason: "stop", or "length" where it was cut off.
     """
 

@@ -72,7 +72,7 @@ class Answer:
         id: id of the problem.
         gold: its gold answer.
         stored: the response; None where the problem could not be asked.
-        verdict: what the grader says of it.
+        verdict: the grader's verdict.
     """
 
     id: str
@@ -195,7 +195,7 @@ def evaluate(
     Args:
         loaded: the model.
         samples: the problems.
-        config: how the model is asked.
+        config: settings for asking the model.
         progress: shows how far it is; silent if not given.
         view: what the model is shown; the plain problem if not given.
         grader: grades the responses; one with default settings if not given.
@@ -225,8 +225,8 @@ def resume_evaluation(
 
     Args:
         load: loads the model; called only if a response is missing.
-        samples, config, progress, grader, limits, skip_bad_rows: as of `evaluate`.
-        store: keeps the responses.
+        samples, config, progress, grader, limits, skip_bad_rows: as in `evaluate`.
+        store: store for the responses.
 
     Raises:
         ValueError: the store holds a response to another problem of the same id.
@@ -367,6 +367,6 @@ def unasked(
 
     Args:
         ids: id and reason of each.
-        kind: for counting.
+        kind: kind of reason, for counting.
     """
     return [Answer(problem_id, None, None, Verdict.unasked(kind, reason)) for problem_id, reason in ids]

@@ -27,7 +27,7 @@ class ValidationConfig:
         """The held-out problems; None if there are none.
 
         Args:
-            data: how the training problems are read.
+            data: settings for reading the training problems.
 
         Raises:
             ValueError: they cannot be read, or none has an answer.

@@ -15,7 +15,7 @@ class Verdict:
 
     Attributes:
         correct: whether it counts as right; None where it cannot be graded.
-        reward: as a number.
+        reward: the reward as a number.
         extracted: the answer that was found in the response; None if none was looked for or found.
         lacks_answer: whether it counts as wrong because no answer was found in it.
         kind: why it is not part of the accuracy, in the words that are counted; None where it is.

@@ -73,7 +73,7 @@ _RANGES = (255, 4095, 65535, 2**32 - 1)
 
 
 class SizeOnly(Image.Image):
-    """Stands for an image of which nothing but the size was read."""
+    """Placeholder for an image of which only the size was read."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class SizeRequest:
 
     Attributes:
         min_pixels, max_pixels: bounds on the number of pixels.
-        resized_width, resized_height: the sides themselves.
+        resized_width, resized_height: sides after resizing, instead of bounds.
     """
 
     min_pixels: float | None = None
@@ -157,8 +157,8 @@ class ImageReader:
     """Reads the images of one source.
 
     Attributes:
-        folders: where files may lie. Relative paths start from the first. Links are followed before a path
-            is judged, so one that leads out of all of them is refused.
+        folders: folders that files may lie in. Relative paths start from the first. Links are followed before
+            a path is judged, so one that leads out of all of them is refused.
         max_raw_pixels: maximum number of pixels in an image; a larger one is treated as a decompression bomb.
     """
 

@@ -54,7 +54,7 @@ class VisualSizes:
 
     Args:
         processor: a Qwen3-VL style processor.
-        limits: on pixels.
+        limits: bounds on the pixels.
     """
 
     def __init__(self, processor: Any, limits: PixelLimits) -> None:

@@ -18,8 +18,8 @@ class MediaReader:
     """Reads images and videos of one source.
 
     Attributes:
-        folders: where files may lie; relative paths start from the first.
-        video: how frames are taken, where a row does not say.
+        folders: folders that files may lie in; relative paths start from the first.
+        video: settings for taking frames, where a row has none.
         max_raw_pixels: maximum number of pixels in an image; a larger one is treated as a decompression bomb.
     """
 

@@ -55,11 +55,11 @@ class VideoConfig:
     """Settings for taking frames from videos, and for their size as the model sees them."""
 
     frames_per_second: Positive = 2.0
-    """Frames per second taken from a video file. A list of frames without a rate is taken to have it."""
+    """Frames per second to take from a video file; also the assumed rate of a list of frames without one."""
     min_frames: Count = 4
-    """Minimum frames taken from a short video file, as far as it has them."""
+    """Minimum number of frames to take from a short video file, if it has that many."""
     max_frames: int = 512
-    """Maximum frames taken from a video; longer ones are read at a lower rate."""
+    """Maximum number of frames to take from a video; longer videos are read at a lower rate."""
     min_pixels: Count | None = None
     """Lower bound on pixels per frame after resizing; null for the checkpoint's own."""
     max_pixels: Count | None = None
@@ -78,9 +78,9 @@ class _Asked:
 
     Attributes:
         fps: frames a second that are taken; of a list of frames, that it has.
-        nframes: how many frames are taken, whatever the rate.
+        nframes: number of frames to take, whatever the rate.
         min_frames, max_frames: bounds on their number.
-        start, end: in seconds, the part that is read.
+        start, end: bounds of the part that is read, in seconds.
         total_pixels: bound on the pixels of all frames, of which two count as one: models merge them.
         size: asked for each frame.
     """
@@ -165,7 +165,7 @@ class VideoReader:
 
     Attributes:
         images: reads the frames of lists and the files.
-        config: how frames are taken, where a row does not say.
+        config: settings for taking frames, where a row has none.
     """
 
     images: ImageReader

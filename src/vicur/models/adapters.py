@@ -1,4 +1,4 @@
-"""LoRA: low-rank adapters in the language model, beside a base that stays as it is.
+"""LoRA: low-rank adapters in the language model, beside a frozen base.
 
 The adapters are peft's, put into the model in place, so that it keeps its class: hooks, `lm_head` and
 `generate` work as before.

@@ -1,4 +1,4 @@
-"""Cue recovery for a checkpoint: what it would add, and writing the student that has it."""
+"""Adds cue recovery to a checkpoint: counts the new parameters, and writes the student."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def addition_to(base: Any, recovery: RecoveryConfig) -> Addition:
 
     Args:
         base: a configuration of transformers.
-        recovery: where the module acts.
+        recovery: settings of the module.
 
     Raises:
         ValueError: a layer is not one of the model's, or the model has the module already.
@@ -104,7 +104,7 @@ def describe(base: str, recovery: RecoveryConfig) -> Addition:
 
     Args:
         base: folder, hub id, "vicur:NAME", or the path of a config.json.
-        recovery: where the module acts.
+        recovery: settings of the module.
     """
     return addition_to(read_config(base), recovery)
 

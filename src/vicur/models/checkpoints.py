@@ -1,4 +1,4 @@
-"""Checkpoints as they lie on a disk or on the hub: what they are, and reading them whole or not at all."""
+"""Checkpoints on a disk or on the hub: identifies them, and reads them whole or not at all."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class ContractError(ValueError):
     """The installed transformers runs Qwen3-VL in another way than cue recovery needs.
 
     Args:
-        reason: what is different.
+        reason: the difference.
     """
 
     def __init__(self, reason: str) -> None:

@@ -55,8 +55,8 @@ def cpu_notice(name: str, device: torch.device) -> str | None:
     """One sentence if a run is on the CPU without having been set to it; None otherwise.
 
     Args:
-        name: the setting.
-        device: what it became.
+        name: value of the setting.
+        device: the device that it selected.
     """
     if name != "auto" or device.type != "cpu":
         return None

@@ -135,7 +135,7 @@ class RecoveryAttention(nn.Module):
     """The four matrices of one layer, in the folded form.
 
     Args:
-        hidden_size: D.
+        hidden_size: hidden size D of the model.
         heads: H; the head size is D / H.
 
     Raises:

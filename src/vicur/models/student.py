@@ -109,7 +109,7 @@ class _GathersCues:
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise as in any Qwen3-VL: matrices from N(0, 0.02) and norms 1, but W_o zero if so configured.
 
-        Nobody states how the module starts. At zero a fresh student equals its base exactly.
+        The papers do not state the initialisation. With zero, a fresh student equals its base exactly.
         """
         super()._init_weights(module)  # type: ignore[misc]
         if isinstance(module, OutputProjection) and self.config.recovery_output_init == "zero":

@@ -27,7 +27,7 @@ class CustomObjective:
     """A user's objective, whose results are checked and whose errors name the user's line.
 
     Attributes:
-        path: where its class is, as the recipe has it.
+        path: path of its class, as written in the recipe.
         inner: the user's objective.
     """
 

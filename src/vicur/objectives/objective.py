@@ -31,7 +31,7 @@ class Look:
 
     Attributes:
         who: the model that is run.
-        view: what that model is shown; None for the view that the recipe gives the teacher.
+        view: the view of that model; None for the view that the recipe gives the teacher.
     """
 
     who: Literal["student", "teacher"]

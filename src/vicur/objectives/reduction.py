@@ -23,7 +23,7 @@ def mean_weights(response_index: Int[Tensor, " N"], aggregation: Aggregation) ->
     means.
 
     Args:
-        response_index: to which response each token belongs, 0 ... R - 1.
+        response_index: index of the response that each token belongs to, 0 ... R - 1.
         aggregation: "token": 1 / N each. "sequence": 1 / (R * length of the response).
     """
     count = len(response_index)
@@ -52,7 +52,7 @@ def standardised(
 
     Args:
         values: e.g. the rewards of responses.
-        index: to which group each belongs.
+        index: index of the group that each belongs to.
         ddof: 0 for the population's deviation, 1 for the sample's.
         epsilon: keeps groups of nearly equal values from blowing up.
     """
@@ -98,8 +98,8 @@ def in_top_fraction(
     """Whether each value is among the first ceil(fraction * size) of its group.
 
     Args:
-        values: what is ranked.
-        index: to which group each belongs.
+        values: values to rank.
+        index: index of the group that each belongs to.
         fraction: share of the group's size, 0 to 1.
         descending: the highest first, or the lowest.
         at_least: minimum number in each group.

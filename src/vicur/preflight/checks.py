@@ -53,7 +53,7 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: what.
+        name: name of the check.
         passed: None where it does not apply.
         finding: a sentence with the numbers, or with the fault and its remedy.
     """
@@ -68,8 +68,8 @@ class Preflight:
     """The result of the checks before the first step.
 
     Attributes:
-        checks: in the order in which they were made.
-        student_prompt: what the student is shown of the first problem, as text.
+        checks: the checks in order.
+        student_prompt: the student's prompt for the first problem, as text.
         teacher_prompt: the same for the teacher, if there is one.
     """
 
@@ -105,8 +105,8 @@ def run_preflight(
         samples: the training problems, of which the first ones with media are taken.
         student: the model that learns.
         teacher: its teacher; None without one.
-        needs: what the objective looks at.
-        fitting: what `check_lengths` found.
+        needs: needs of the objective.
+        fitting: results of `check_lengths`.
         text_only: whether problems without media are meant.
     """
     problems = _problems_to_check(samples)
@@ -128,7 +128,7 @@ def check_lengths(who: str, sizes: PromptSizes, positions: int, max_new_tokens: 
     """Check without running a model that prompt and response lie within the positions that it knows.
 
     Args:
-        who: "student" or "teacher".
+        who: the model: "student" or "teacher".
         sizes: sizes of its prompts.
         positions: number of positions that the model supports.
         max_new_tokens: maximum length of a training response.
@@ -309,7 +309,7 @@ class _Checks:
                 sequences = scorer.sequences(
                     scorer.encode(self.samples, view), [[ids] for ids in self.responses]
                 )
-            except AssertionError as error:  # sequences and prompts are held to it wherever they are made
+            except AssertionError as error:  # the builders of sequences and prompts assert it
                 return Check("same response in every view", False, f"{who}, {view.name}: {error}.")
             if not torch.equal(sequences.response_ids.cpu(), expected):
                 return Check("same response in every view", False, f"{who}, {view.name}: other tokens.")

@@ -57,7 +57,7 @@ class Workload:
     Attributes:
         prompts: problems of a rollout batch.
         group_size: responses to each prompt.
-        student: its prompts.
+        student: sizes of the student's prompts.
         teacher: the teacher's prompts; None without a teacher.
         response_tokens: maximum length of a response.
         micro_batch: prompts with a graph in memory together.
@@ -101,8 +101,8 @@ class MemoryEstimate:
     """Bytes by purpose.
 
     Attributes:
-        resident: what is there all the time.
-        phases: what each phase of a step adds to it.
+        resident: parts in use throughout the run.
+        phases: parts that each phase of a step adds.
     """
 
     resident: Mapping[str, Bytes]
@@ -133,7 +133,7 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
     Args:
         student: the model that learns.
         teacher: may share the student's weights.
-        needs: what the objective looks at.
+        needs: needs of the objective.
         work: the sizes of a step.
     """
     model = student.policy.model
@@ -199,7 +199,7 @@ def _batch(scorer: Scorer, sizes: PromptSizes, prompts: int, group_size: int, re
 
 
 def _update(student: Scorer, work: Workload) -> dict[str, Bytes]:
-    """The graph of a micro-batch, and what its backward pass and the vocabulary need beside it."""
+    """The graph of a micro-batch, and the additional memory of its backward pass and of the vocabulary."""
     model = student.policy.model
     batch = _batch(student, work.student, work.micro_batch, work.group_size, work.response_tokens)
     head = model.lm_head.weight

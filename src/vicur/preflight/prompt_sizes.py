@@ -21,7 +21,7 @@ class PromptSizes:
     """The prompts that one model is shown.
 
     Attributes:
-        problems: how many were measured.
+        problems: number of problems measured.
         mean_tokens, most_tokens: mean and maximum length of a prompt, media included.
         longest: id of the problem with the longest prompt.
         mean_visual, most_visual: visual tokens of a prompt.
@@ -38,10 +38,10 @@ class PromptSizes:
 
     @classmethod
     def of(cls, samples: Sequence[Sample], encoder: PromptEncoder, view: View) -> PromptSizes:
-        """Measure the prompts that a view makes of samples, of which outlines are enough.
+        """Measure the prompts of samples under a view; outlines of the samples are enough.
 
         Args:
-            samples: at least one.
+            samples: the problems, at least one.
             encoder: encoder of the model that reads the prompts, with its limits on pixels.
             view: what the model is shown.
         """

@@ -100,9 +100,9 @@ class Statement:
     """A place where a response states its answer.
 
     Attributes:
-        kind: how it is marked.
-        text: what it states.
-        start: where.
+        kind: the kind of mark.
+        text: the stated answer.
+        start: position in the text.
     """
 
     kind: Literal["box", "phrase"]
@@ -116,7 +116,7 @@ class Response:
 
     Attributes:
         text: the response without thinking, end tokens and any text outside of `<answer>`; Unicode as LaTeX.
-        statements: in order.
+        statements: the statements in order.
         tagged: whether it was in `<answer>`.
     """
 

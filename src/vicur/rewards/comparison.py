@@ -60,8 +60,8 @@ def compare(answer: str, gold: str, tolerance: float, maths: Maths | None = None
     """Whether two answers are equal, or None where that takes maths and none is given.
 
     Args:
-        answer: what a response says.
-        gold: what it should say.
+        answer: answer of a response.
+        gold: the gold answer.
         tolerance: largest difference of two numbers, relative to the gold answer.
         maths: decides about formulas.
     """
@@ -373,7 +373,7 @@ def _minutes(time: Sequence[int], half: str) -> int:
 
 
 def _afternoon(time: Sequence[int], half: str) -> tuple[int, ...]:
-    """19:05 and 7:05 PM are the same, 7:05 and 7:05 PM are taken for the same elsewhere."""
+    """19:05 and 7:05 PM are the same, 7:05 and 7:05 PM are treated as the same elsewhere."""
     return (time[0] % 12 + 12 if half == "p" else time[0], *time[1:])
 
 

@@ -57,10 +57,10 @@ class Grader:
     """Grades responses. The process that compares LaTeX starts when an answer first needs it.
 
     Args:
-        config: how to grade.
+        config: settings for grading.
 
     Attributes:
-        config: as given.
+        config: settings for grading.
 
     Raises:
         ValueError: the user's function cannot be loaded.
@@ -98,7 +98,7 @@ class Grader:
             choices: texts of the options A, B, ... of a multiple-choice question. The letter and the
                 text of an option are then the same answer, and an integer that is no option's text is the
                 option's index, counted from 0.
-            meta: for the user's function.
+            meta: the problem's further columns, for the user's function.
 
         Returns:
             None where the gold answer is excluded (see `exclusion`), or where the user's function returned
@@ -146,7 +146,7 @@ class Grader:
         return None if is_balanced(gold) else "gold answer with unbalanced braces"
 
     def close(self) -> None:
-        """End the worker, which else ends with this object. A later question starts another."""
+        """End the worker, which otherwise ends with this object. A later question starts another."""
         self._latex.close()
 
 

@@ -30,7 +30,7 @@ class _Gone(Exception):
     """The worker ended without a reply.
 
     Args:
-        limited: it was ended by a limit.
+        limited: whether it was ended by a limit.
     """
 
     def __init__(self, limited: bool) -> None:
@@ -45,7 +45,7 @@ class LatexComparer:
     each other. After a fork the child has a worker of its own.
 
     Args:
-        tolerance: relative, for numbers.
+        tolerance: relative tolerance for numbers.
         time_limit: seconds for one question.
 
     Attributes:
@@ -71,7 +71,7 @@ class LatexComparer:
 
         Args:
             gold: the gold answer.
-            answer: what a response says.
+            answer: answer of a response.
             tolerance: relative, for numbers; the comparer's if not given.
 
         Raises:
@@ -94,7 +94,7 @@ class LatexComparer:
                 if len(self._replies) >= _MOST_REMEMBERED:
                     self._replies.clear()
                 # Given-up questions are remembered too: a policy that learnt to write `9^{9^{9^9}}`
-                # would else cost the whole limit for each of its responses.
+                # would otherwise cost the whole limit for each of its responses.
                 self._replies[key] = self._ask_worker(gold, answer, tolerance)
             return self._replies[key]
 
@@ -181,7 +181,7 @@ class LatexComparer:
             assert process.stdin is not None and process.stdout is not None
             process.stdin.close()
             process.stdout.close()
-            process.returncode = 0  # it is no child of ours: else Popen warns that it still runs
+            process.returncode = 0  # it is no child of this process, and Popen would warn that it still runs
 
 
 def _kill(process: subprocess.Popen[bytes], owner: int) -> None:

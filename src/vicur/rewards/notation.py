@@ -1,4 +1,4 @@
-"""One notation for answers: Unicode becomes LaTeX, and what only dresses an answer goes.
+"""One notation for answers: Unicode becomes LaTeX, and mere formatting is removed.
 
 Everything here takes time linear in the length of the text.
 """

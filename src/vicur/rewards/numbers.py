@@ -52,7 +52,7 @@ class Number:
     Attributes:
         value: the number's value.
         base: the base that it is written in.
-        end: where it ends in the text.
+        end: position of its end in the text.
     """
 
     value: Fraction

@@ -155,8 +155,8 @@ def named(text: str, options: Options, equal: Equal) -> frozenset[int]:
     A letter that is followed by the text of another option names both.
 
     Args:
-        text: what "the answer is" introduces, the content of a box, or a short response.
-        options: what may be named.
+        text: the text after "the answer is", the content of a box, or a short response.
+        options: the options of the question.
         equal: compares a text with that of an option.
     """
     text = tidy(text)

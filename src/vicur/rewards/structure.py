@@ -99,7 +99,7 @@ def split_top(text: str, separators: str) -> list[str]:
     """Split at separators outside of all brackets.
 
     Args:
-        text: tidied.
+        text: a tidied text.
         separators: a regular expression for one token.
     """
     pieces, depth, start = [], 0, 0

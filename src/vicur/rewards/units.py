@@ -105,9 +105,10 @@ class Unit:
     """A unit of measurement, or a noun that is counted.
 
     Attributes:
-        name: in pint's words, or the noun; "" for "units".
-        scale: how many base units it is; 0 where that says nothing, as for degrees Celsius.
-        dimension: in pint's words; the name itself for what has none, such as degrees, or a noun.
+        name: pint's name of the unit, or the noun; "" for "units".
+        scale: size in base units; 0 where that is meaningless, as for degrees Celsius.
+        dimension: pint's name of the dimension; the unit's own name if it has none, such as degrees, or a
+            noun.
     """
 
     name: str
@@ -131,7 +132,7 @@ def read_unit(tail: str, attached: bool | None = None, nouns: bool = True) -> Un
     """The unit that a text is, all of it.
 
     Args:
-        tail: what follows a number: " cm^2", "\\text{ m/s}", "(kg)", "^\\circ".
+        tail: text after a number: " cm^2", "\\text{ m/s}", "(kg)", "^\\circ".
         attached: whether it directly follows the number, where a letter is a variable; read from the
             text if not given.
         nouns: take one or two words that are no unit for what is counted, as in "12 apples".

@@ -63,7 +63,7 @@ def answer(question: dict[str, Any]) -> dict[str, bool]:
         return {"equal": False}
     close = _close(gold, candidate, question["tolerance"])
     if close is None:
-        # A timeout of 0 is none: theirs needs a Python handler, and would take our timer away.
+        # 0 means no timeout: theirs needs a Python handler, and would take our timer away.
         close = verify(gold, candidate, allow_set_relation_comp=True, timeout_seconds=0)
     return {"equal": bool(close)}
 
@@ -71,7 +71,7 @@ def answer(question: dict[str, Any]) -> dict[str, bool]:
 def _parse(text: str) -> Any:
     """The formula, all of it, as math-verify reads it; None where it cannot.
 
-    Different from its defaults: units are not removed (`h` in `\\pi r^2 h` is none, and real ones were
+    Different from its defaults: units are not removed (`h` in `\\pi r^2 h` is not one, and real ones were
     read before), and R and r are two variables.
     """
     from latex2sympy2_extended.latex2sympy2 import (

@@ -39,8 +39,8 @@ class Generator(Protocol):
 
         Args:
             samples: the problems.
-            view: what the model is shown of them.
-            group_size: responses to each.
+            view: the model's view of them.
+            group_size: number of responses to each problem.
             seed: another seed, other responses.
             step: rollout step; another step, other responses.
         """

@@ -48,7 +48,7 @@ def sampling_log_probs(
     Args:
         logits_BV: the model's logits.
         present_BV: 1 where the response already has the word.
-        config: how to sample.
+        config: settings for sampling.
     """
     logits = logits_BV.double() - config.presence_penalty * present_BV
     if config.temperature == 0:

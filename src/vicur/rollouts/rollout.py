@@ -25,7 +25,8 @@ class Rollouts:
     Attributes:
         samples: the problems.
         responses: the responses to each problem.
-        texts: the same, decoded without special tokens, behind the tag of a thought that the prompt opened.
+        texts: the responses decoded without special tokens, after the tag of a thought that the prompt
+            opened.
     """
 
     samples: tuple[Sample, ...]
@@ -44,7 +45,7 @@ class Rollouts:
 
         Args:
             samples: the problems.
-            responses: to each.
+            responses: the responses to each problem.
             tokenizer: tokenizer of the model that wrote them.
             opened: for each problem the tag of a thought that its prompt opened, or "".
         """

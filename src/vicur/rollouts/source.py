@@ -28,7 +28,7 @@ class RolloutConfig:
     """Source of the responses: the student (on-policy), the teacher under its own view (off-policy), or the
     data (`target_response`)."""
     group_size: Count = 1
-    """Number of responses to each prompt (K; group size in GRPO)."""
+    """Group size: number of responses to each problem (K in the papers, num_generations in TRL)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Sampling of the responses. Responses from the data are cut off at max_new_tokens."""
     prompts_per_batch: Count = 64
@@ -55,9 +55,9 @@ class GeneratedSource:
 
     Args:
         generator: generates its responses.
-        view: what it is shown.
+        view: its view of a problem.
         group_size: responses to each problem.
-        seed: with the step and the problem, decides what is sampled.
+        seed: seed of sampling, together with the step and the problem.
     """
 
     def __init__(self, generator: Generator, view: View, group_size: int, seed: int) -> None:
@@ -76,7 +76,7 @@ class DatasetSource:
 
     Args:
         tokenizer: tokenizer of the student.
-        vocabulary: says how a response ends.
+        vocabulary: vocabulary with the token that ends a response.
         max_tokens: longer responses are cut off.
     """
 

@@ -43,7 +43,7 @@ class Plan:
     """Size and memory of a step, known before any model is run.
 
     Attributes:
-        work: its sizes.
+        work: sizes of its batches.
         fitting: whether the prompts fit the models.
         memory: the estimated peak.
         available: bytes of the device; None if unknown.
@@ -65,10 +65,10 @@ class Run:
     """A recipe, ready to be run.
 
     Attributes:
-        recipe: what was asked for.
+        recipe: the recipe.
         data: the problems.
         student: the model that the trainer changes.
-        trainer: runs the steps.
+        trainer: trainer that runs the steps.
         held_out: problems that are answered before and after training; None for none.
     """
 
@@ -95,9 +95,9 @@ class Run:
 
         Args:
             folder: the run's folder.
-            plan: what `plan` returned; made here if not given.
+            plan: result of `plan`; made here if not given.
             progress: progress bar of the training steps; silent if not given.
-            bars: for what takes a while besides them; silent if not given.
+            bars: progress bars for other lengthy work; silent if not given.
 
         Returns:
             hint leakage over all rollouts.
@@ -157,7 +157,7 @@ class Run:
         )
 
     def preflight(self, plan: Plan, bars: Bars | None = None) -> Preflight:
-        """Check with the real models that teacher and student see what they should, and nothing else."""
+        """Check with the real models that teacher and student see exactly what they should."""
         scoring = self.trainer.scoring
         return _during(
             bars,
@@ -214,8 +214,8 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     """Make the components of a run.
 
     Args:
-        recipe: what to build.
-        bars: for what takes a while; silent if not given.
+        recipe: the recipe to build.
+        bars: progress bars for lengthy work; silent if not given.
 
     Raises:
         ValueError: a model or the data is missing or does not fit.

@@ -144,8 +144,8 @@ def recipe_of(*settings: dict[str, Any], source: str, overrides: Sequence[str] =
 
     Args:
         settings: e.g. those of a base, and of what differs.
-        source: where they come from, for messages.
-        overrides: as of `load_recipe`.
+        source: origin of the settings, for messages.
+        overrides: as in `load_recipe`.
 
     Raises:
         SettingsError: no such setting (naming the nearest), or a value that does not fit.
@@ -169,7 +169,7 @@ def inherited_settings(file: Path, heirs: tuple[Path, ...] = ()) -> Layer:
         SettingsError: a file is missing or not settings, or files are each other's base.
     """
     if file in heirs:
-        raise SettingsError(f"{display_path(file)} is its own base, by way of {display_path(heirs[-1])}.")
+        raise SettingsError(f"{display_path(file)} is its own base, through {display_path(heirs[-1])}.")
     settings = read_settings(file)
     bases = settings.pop("base", None) or []
     layers: list[Layer] = []

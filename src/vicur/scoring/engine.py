@@ -106,10 +106,10 @@ def weighted_terms(
     Args:
         hidden_ND: the student's last hidden states at the predicting positions.
         head_WD: its LM head's weight, padding rows included.
-        reading: tokens and words.
+        reading: the sampled tokens and the words that they are scored over.
         terms: weighted and observed ones.
         others: the other distributions that the terms announce.
-        head_gradient_WD: where the head's gradient is added during this call, instead of being
+        head_gradient_WD: tensor that the head's gradient is added to during this call, instead of being
             returned by autograd: a second tensor of the head's size is never made. Then the loss may
             not be scaled afterwards.
 
@@ -204,7 +204,7 @@ class _Run:
 
     Args:
         student: hidden states and head of the model that is differentiated or measured.
-        reading: tokens and words.
+        reading: the sampled tokens and the words that they are scored over.
         terms: weighted and observed ones.
         others: the other distributions.
         gradients: tensors that receive the gradient in the hidden states of each live distribution.

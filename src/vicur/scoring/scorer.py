@@ -42,8 +42,8 @@ class ScoringConfig:
     """Whether the responses to a prompt share one sequence that holds the prompt once: "auto" chooses by
     estimated cost."""
     chunk_tokens: Count | None = None
-    """Number of response tokens whose logits exist at a time; null for as many as take about 96 MiB (on a
-    GPU, 1 GiB) for all distributions that are compared."""
+    """Number of response tokens whose logits are in memory at a time; null for as many as fit in about 96 MiB
+    (on a GPU, 1 GiB) for all distributions that are compared."""
     gradient_checkpointing: bool = False
     """Recompute the student's layers in the backward pass instead of storing their activations."""
 
@@ -87,7 +87,7 @@ class Scorer:
 
     Args:
         loaded: the model with its processor and vocabulary.
-        config: how.
+        config: settings for scoring.
         limits: on the pixels of what it is shown; the checkpoint's own if not given.
         keep_head: keep a copy of the head from the first scores until `clear_cache`, for a model that changes
             in between: its old hidden states must not meet a new head.

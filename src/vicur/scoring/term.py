@@ -73,7 +73,7 @@ class Term:
     """A per-token function, what multiplies it in the loss, and what it takes.
 
     Attributes:
-        name: under which its values are recorded.
+        name: name under which its values are recorded.
         function: pure; gets a `Block` and the inputs by name.
         weights: detached coefficient of every token, the whole reduction included; None where the
             term is only observed.

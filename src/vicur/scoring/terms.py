@@ -113,7 +113,7 @@ def k3(
 
     Args:
         log_prob: log-prob of the sampled token; the gradient flows here.
-        reference_log_prob: under the reference, detached.
+        reference_log_prob: log-prob under the reference, detached.
         max_log_ratio: d is clamped to plus and minus this.
         max_value: and the result to at most this.
     """
@@ -152,9 +152,9 @@ def clipped_policy(
 
     Args:
         log_prob: log-prob of the sampled token under the current policy; the gradient flows here.
-        old_log_prob: under the policy at the start of the rollout batch, detached.
-        advantage: detached.
-        clip_low, clip_high: how far the ratio may fall below and rise above 1.
+        old_log_prob: log-prob under the policy at the start of the rollout batch, detached.
+        advantage: advantage of the token, detached.
+        clip_low, clip_high: distances that the ratio may fall below and rise above 1.
         dual_clip: bound on the loss, in multiples of |A|, where the advantage is negative; None for
             no bound.
         max_log_ratio: the log-ratio is clamped to plus and minus this.

@@ -219,7 +219,7 @@ def answer_for(name: str, command: str) -> str | None:
     """A sentence about a name from another library; None if the name is not known.
 
     Args:
-        name: as of `renamed`.
+        name: as in `renamed`.
         command: "train" or "eval".
     """
     ours = renamed(name, command)

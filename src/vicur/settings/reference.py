@@ -22,9 +22,9 @@ class Setting:
     """One setting.
 
     Attributes:
-        name: dotted.
+        name: dotted name.
         kind: its type, in words.
-        default: as YAML.
+        default: default value as YAML.
         text: its docstring, in one line.
     """
 
@@ -39,7 +39,7 @@ def settings_of(component: type, prefix: str = "", defaults: Any = None) -> Iter
 
     Args:
         component: a dataclass with a docstring under each field.
-        prefix: what their names start with.
+        prefix: prefix of their names.
         defaults: an instance that holds the defaults, where they are not those of the fields.
 
     Raises:

@@ -72,7 +72,7 @@ class Schema(Generic[Component]):
 
         Args:
             text: e.g. "optimizer.learning_rate=1e-4".
-            origin: how the user wrote it, where that differs.
+            origin: the setting as the user wrote it, where that differs.
 
         Raises:
             SettingsError: it has no value, or one that YAML cannot read.

@@ -85,7 +85,7 @@ def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]
     """The setting that the first mistake is about, and a sentence that names it.
 
     Args:
-        error: what pydantic raised.
+        error: pydantic's error.
         kinds: the type of every setting by its dotted name.
 
     Returns:

@@ -79,7 +79,8 @@ def _bars(summary: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> list[B
 
 
 def _case(output: Path, outcomes: dict[str, list[Outcome]]) -> Case:
-    """The first test problem of seed 0 that the base gets wrong and the student right; else the first."""
+    """The first test problem of seed 0 that the base gets wrong and the student right, or the first one if
+    there is none."""
     from vicur.studies.showcase import Case
 
     base, student = outcomes[BASE][0].in_domain, outcomes[SHOWN][0].in_domain

@@ -29,7 +29,7 @@ class Bar:
     """One method.
 
     Attributes:
-        label: under the bar; may have several lines.
+        label: label under the bar; may have several lines.
         colour: colour of the bar.
         in_domain, out_of_domain: accuracy in percent, with the ends of its 95 % interval.
         seeds: in-domain accuracy of each seed.
@@ -47,7 +47,7 @@ class Case:
     """One problem.
 
     Attributes:
-        sample: with one image.
+        sample: a problem with one image.
         student_reads, teacher_reads: the text of their prompts.
         responses: (when, text, whether it is right).
         caption: how the problem was chosen.
@@ -66,7 +66,7 @@ def draw_showcase(bars: Sequence[Bar], case: Case, caption: str, path: Path) -> 
     Args:
         bars: the first is what the others are compared with.
         case: the problem.
-        caption: what bars and intervals are.
+        caption: explanation of bars and intervals.
         path: path of the PNG.
     """
     figure = Figure(figsize=(14, 6.2), layout="constrained")

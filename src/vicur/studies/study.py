@@ -45,9 +45,9 @@ class Untrained:
     """A model that is only evaluated.
 
     Attributes:
-        title: in the table.
-        model: checkpoint.
-        privilege: what it is hinted with at test time; "none" for nothing.
+        title: title in the table.
+        model: checkpoint of the model.
+        privilege: privilege that it is hinted with at test time; "none" for no hint.
     """
 
     title: str
@@ -71,10 +71,10 @@ class Study:
     """The definition of a comparison.
 
     Attributes:
-        problems: to train on; methods that need more see them again.
+        problems: number of problems to train on; methods that need more see them again.
         untrained, trained: the rows of the table, by name.
         compare: pairs (ours, theirs) whose difference is reported besides those to the base.
-        rewards: how the answers of all rows are graded.
+        rewards: settings for grading the answers of all rows.
     """
 
     problems: int
@@ -111,7 +111,7 @@ class Outcome:
     """One row under one seed.
 
     Attributes:
-        in_domain, out_of_domain: what it answered on the two test sets.
+        in_domain, out_of_domain: evaluations on the two test sets.
         visual_advantage: mean over the tokens of its in-domain answers, in nats: in the eyes of the
             larger teacher, and in its own.
         leakage: in the rollouts of its training; of an untrained model, in its answers.

@@ -27,8 +27,8 @@ class Update:
     Attributes:
         losses: loss of each weighted term, its weights and a measured scale included; their sum is the loss.
         tokens: per-token numbers in the flat order of the update.
-        summaries: how those become metrics, by name; "mean" if not listed.
-        numbers: everything else.
+        summaries: reduction of each of those to metrics, by name; "mean" if not listed.
+        numbers: other numbers.
     """
 
     losses: Mapping[str, float]
@@ -44,7 +44,7 @@ def describe_step(
 
     Args:
         batch: the rollout batch.
-        updates: what each of its updates did.
+        updates: results of its updates.
         tokens: per-token numbers of all updates, as `join_tokens` returns them.
         leaked: hint leakage of the responses.
     """
@@ -80,7 +80,7 @@ def describe_tokens(
     Args:
         tokens: the numbers of a step, by name.
         response_index: index of each token's response.
-        summaries: what is made of each; "mean" if not listed.
+        summaries: reduction of each to metrics; "mean" if not listed.
     """
     metrics: dict[str, float] = {}
     for name, values in tokens.items():

@@ -26,9 +26,9 @@ class OptimizerConfig:
     warmup: Share = 0.0
     """Share of the steps in which the learning rate rises from zero."""
     max_grad_norm: Positive = 1.0
-    """The gradient is scaled down to this norm."""
+    """Maximum norm of the gradient; a larger gradient is scaled down to it."""
     prompts_per_micro_batch: Count = 64
-    """Problems whose sequences are in memory together with their graph. The result does not depend on it."""
+    """Number of problems whose sequences are in memory with their graph. It does not change the result."""
 
 
 class Optimizer:
@@ -36,7 +36,7 @@ class Optimizer:
 
     Args:
         model: the student.
-        config: as above.
+        config: settings of the optimizer.
         total_steps: number of optimizer steps in the run, for the schedule.
         recovery_learning_rate: learning rate of the parameters under `recovery.`; None for the common one.
     """

@@ -61,7 +61,7 @@ class Records:
     """Writes a run's folder. A context: leaving it, however, leaves readable files.
 
     Args:
-        folder: where; created.
+        folder: folder to write to; it is created.
         recipe: the resolved recipe as YAML text.
         device: device of the run.
         overwrite: delete the run that the folder holds.
@@ -117,7 +117,7 @@ class Records:
         Args:
             name: name of the file.
             samples: the problems; outlines are enough.
-            responses, correct: one for each.
+            responses, correct: one entry for each problem.
         """
         rows = [
             {

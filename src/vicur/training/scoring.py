@@ -163,7 +163,7 @@ class BatchScorer:
     def _scores(self, rollouts: Rollouts, look: Look, seen: dict[tuple[str, View], Scores]) -> Scores:
         scorer, view = self.student, look.view
         if look.who == "teacher":
-            assert self.teacher is not None, "an objective needs a teacher, and there is none"
+            assert self.teacher is not None, "an objective needs a teacher, but the run has none"
             scorer, view = self.teacher.scorer, look.view or self.teacher.view
         assert view is not None, "only the teacher has a view of its own"
         if (look.who, view) not in seen:

@@ -88,8 +88,8 @@ class PrivilegeTokens:
         response_numbers: number of each response among those to its problem.
         correct: whether each response is; None where nothing says.
         texts: the responses.
-        ids_N: their tokens.
-        response_index_N: to which response each token belongs.
+        ids_N: tokens of the responses.
+        response_index_N: index of the response that each token belongs to.
         log_probs: log q(y_t) by condition, plain among them.
         shifts: KL(q^z || q) by condition, plain left out.
         information: estimate of I(y_t; z | v, q, y_<t) by condition; NaN where a problem has less than
@@ -165,13 +165,13 @@ def measure_privileges(
     each text. Hidden states of one batch are in memory, logits of one chunk of tokens (`scoring.engine`).
 
     The texts count as equally likely given (v, q, y_<t). That holds because the student wrote y_<t without
-    any of them; on responses that a teacher wrote with one in sight it would not.
+    any of them; on responses that a teacher wrote while it saw one, it would not.
 
     Args:
         teacher: the model that is shown the privileges.
         samples: the problems.
         responses: the student's, to some of them.
-        config: conditions.
+        config: the conditions to measure.
         several: texts to estimate information from, by kind and sample id, in the place of the data's own
             of that kind.
         progress: shows how far it is.
@@ -213,7 +213,7 @@ class _Texts:
 
     Attributes:
         another: another problem's text; empty without the shuffled control.
-        several: by condition, those that information is estimated from; none, or two and more.
+        several: texts that information is estimated from, by condition; none, or two and more.
     """
 
     another: list[dict[TextKind, str]]

@@ -32,7 +32,7 @@ class StudentResponses:
     Attributes:
         index: index of each answered problem in its source.
         ids: the tokens of its responses, at least one response of at least one token each.
-        texts: the same in words.
+        texts: its responses as text.
         correct: whether each is; None where nothing says.
     """
 
@@ -114,7 +114,7 @@ def read_responses(
         tokenizer: tokenizer of the teacher that will read the responses; it must mean by each token what the
             run's student meant.
         steps: each problem's responses of the last step that had it, or those of all steps: early ones
-            come from a student that is no more.
+            come from an earlier state of the student.
 
     Raises:
         ValueError: there are no such files, they lack a column, they hold no response to any of the
@@ -153,7 +153,7 @@ def regraded(responses: StudentResponses, samples: Sequence[Sample], grader: Gra
     """The same responses with the grades of another grader.
 
     Args:
-        responses: to some of the samples.
+        responses: responses to some of the samples.
         samples: the problems.
         grader: whose grades they get.
     """

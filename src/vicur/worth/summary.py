@@ -31,7 +31,7 @@ class Certainty:
     """Certainty of a teacher about some responses, in nats.
 
     Attributes:
-        responses: how many.
+        responses: number of responses.
         level: mean log q^z(y_t) a token.
         per_token: mean log q^z(y_t) - log q(y_t) a token, q being the teacher that sees the plain problem.
         per_response: the same, summed over a response.
@@ -62,8 +62,8 @@ class Shift:
 
     Attributes:
         whole: mean over all tokens.
-        parts: by part of the response: "half_1" ... "quarter_4".
-        positions: by position, in bins that double: 0, 1-2, 3-6, 7-14 ...
+        parts: estimates by part of the response: "half_1" ... "quarter_4".
+        positions: estimates by position, in bins that double: 0, 1-2, 3-6, 7-14 ...
     """
 
     whole: Estimate
@@ -79,7 +79,7 @@ class Information:
         estimate: mean_j KL(q^{z_j} || mean_i q^{z_i}): on average too low, the less the more texts.
         above: the same without z_j in the mixture it is compared with: on average too high.
         bound: mean log n over the tokens: the estimate cannot be more.
-        problems: with two and more texts.
+        problems: number of problems with two and more texts.
         num_texts: fewest and most of a problem.
     """
 
@@ -103,7 +103,7 @@ class ConditionWorth:
             ones can.
         correct, incorrect: certainty over the responses graded so; None where there is none.
         discrimination: certainty a token of correct ones minus that of incorrect ones.
-        shift: from the plain view; None for the plain view itself.
+        shift: shift from the plain view; None for the plain view itself.
         information: None where no problem has two texts.
     """
 
@@ -125,7 +125,7 @@ class Comparison:
     Attributes:
         ours, theirs: names of conditions.
         responses: the responses compared: "correct", or "all" where none is graded correct.
-        difference: with a paired interval.
+        difference: difference with a paired interval.
     """
 
     ours: str
@@ -141,8 +141,8 @@ class PrivilegeWorth:
     Attributes:
         conditions: plain first, then each kind with its controls.
         comparisons: each text with another problem's, and the kinds with one another.
-        problems, responses: how many were measured.
-        graded: how many responses are graded, and how many of these correct.
+        problems, responses: number of each that were measured.
+        graded: number of graded responses, and number of correct ones among them.
         left_out: answered problems that lack a privilege that was asked for.
         seed: seed of the bootstrap.
     """
@@ -187,7 +187,7 @@ def privilege_worth(tokens: PrivilegeTokens, *, seed: int = 0, resamples: int = 
     """Sum up a teacher's numbers on single tokens.
 
     Args:
-        tokens: from `measure_privileges`.
+        tokens: result of `measure_privileges`.
         seed: seed of the bootstrap.
         resamples: draws of the bootstrap.
     """
