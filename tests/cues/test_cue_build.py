@@ -57,8 +57,8 @@ class Recorder:
         raise AssertionError("a client that was given is its giver's to close")
 
 
-def null(data, tmp_path, **changes):
-    settings = {"data": {"train": str(data)}, "out": str(tmp_path / "out.parquet"), "backend": "null"}
+def null(file, tmp_path, **changes):
+    settings = {"data": {"train": str(file)}, "out": str(tmp_path / "out.parquet"), "backend": "null"}
     return BuildConfig(**settings | changes)
 
 

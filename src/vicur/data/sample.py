@@ -100,6 +100,6 @@ class Sample:
             asked = sum(part["type"] == kind for m in self.messages for part in m["content"])
             if asked != count:
                 raise ValueError(
-                    f"Sample {self.id}: the messages have {asked} {kind} placeholder(s), but the "
-                    f"sample has {count} {kind}(s)."
+                    f"Problem {self.id}: the messages have {asked} {kind} placeholder(s), but the "
+                    f"problem has {count} {kind}(s)."
                 )

@@ -224,7 +224,9 @@ def _open_pattern(pattern: str) -> Table:
 def _open_folder(folder: Path, split: str | None) -> Table:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _open_saved(folder, split)
-    metadata = {path.parent: path for file_name in reversed(_METADATA) for path in _found(folder, file_name)}
+    metadata = {
+        path.parent: path for file_name in reversed(_METADATA) for path in _files_matching(folder, file_name)
+    }
     if metadata:
         names = {"train" if home == folder else home.name: home for home in metadata}
         selected = _choose(names, split, folder)
@@ -239,7 +241,7 @@ def _open_folder(folder: Path, split: str | None) -> Table:
     return _open_files(splits[selected], f"{folder.name}@{selected}", folder)
 
 
-def _found(folder: Path, pattern: str) -> list[Path]:
+def _files_matching(folder: Path, pattern: str) -> list[Path]:
     """Files in a folder and right below it."""
     return sorted([*folder.glob(pattern), *folder.glob(f"*/{pattern}")])
 
@@ -247,7 +249,7 @@ def _found(folder: Path, pattern: str) -> list[Path]:
 def _split_files(folder: Path) -> dict[str, list[Path]]:
     """The files of each split: by the start of their name, or by the folder they lie in."""
     for suffix in (".parquet", *TEXT_SUFFIXES):
-        files = _found(folder, f"*{suffix}") + _found(folder, f"*{suffix}.gz")
+        files = _files_matching(folder, f"*{suffix}") + _files_matching(folder, f"*{suffix}.gz")
         files = [path for path in files if path.name not in _NOT_ROWS]
         splits: dict[str, list[Path]] = {}
         for path in files:

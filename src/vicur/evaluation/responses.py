@@ -71,7 +71,7 @@ class ResponseStore:
         self.identity = json.loads(json.dumps(dict(identity or {})))
         self.notes: list[str] = []
         self.overwrite = overwrite
-        self._found: dict[str, StoredResponse] = {}
+        self._responses: dict[str, StoredResponse] = {}
         self._lines = 0
         self._file = -1
         if output is None:
@@ -86,11 +86,11 @@ class ResponseStore:
         self.close()
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._responses)
 
     def __iter__(self) -> Iterator[str]:
         """The ids of the problems that have a response."""
-        return iter(self._found)
+        return iter(self._responses)
 
     @property
     def lines_path(self) -> Path:
@@ -100,7 +100,7 @@ class ResponseStore:
 
     def get(self, problem: str) -> StoredResponse | None:
         """The response to a problem; None if there is none yet."""
-        return self._found.get(problem)
+        return self._responses.get(problem)
 
     def add(self, responses: Sequence[StoredResponse]) -> None:
         """Keep responses; they are on their way to the disk when this returns.
@@ -127,7 +127,7 @@ class ResponseStore:
 
     def discard(self, problem: str) -> None:
         """Forget a response, e.g. because the problem has changed."""
-        del self._found[problem]
+        del self._responses[problem]
 
     def finish(self, table: pa.Table) -> None:
         """Write the output, which must hold all responses, and remove the file of lines.
@@ -160,7 +160,7 @@ class ResponseStore:
         self._file = -1
 
     def _take(self, responses: Sequence[StoredResponse]) -> None:
-        self._found |= {response.id: response for response in responses}
+        self._responses |= {response.id: response for response in responses}
 
     def _from_output(self, output: Path) -> list[StoredResponse]:
         if not output.exists():

@@ -188,5 +188,5 @@ def _check_graded(batch: ScoredBatch) -> None:
         if response_grade is None:
             name = batch.rollouts.samples[prompt].id
             raise ValueError(
-                f"A response to sample {name} cannot be graded, but the objective needs rewards."
+                f"A response to problem {name} cannot be graded, but the objective needs rewards."
             )
