@@ -149,7 +149,7 @@ class Argument:
     setting: str | None = None
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Declare it."""
+        """Declare it in a parser."""
         import shtab
 
         # Not required here: --help and --print-config do without it.

@@ -1,4 +1,4 @@
-"""`vicur eval`."""
+"""The command `vicur eval`."""
 
 from __future__ import annotations
 

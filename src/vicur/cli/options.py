@@ -43,7 +43,7 @@ class Option:
         return f"setting {self.setting}"
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Declare it."""
+        """Declare it in a parser."""
         if self.switch:
             parser.add_argument(self.flag, dest=self.dest, action="store_const", const="true", help=self.help)
             return
@@ -77,7 +77,7 @@ class Switch:
         return f"switch {self.flag}"
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Declare it."""
+        """Declare it in a parser."""
         parser.add_argument(self.flag, dest=self.dest, action="store_true", help=self.help)
 
 

@@ -62,11 +62,11 @@ class PretrainConfig:
     seed: int = 0
     """Seed of the initial weights and of the order of the data."""
     grounding_steps: int = 120
-    """Steps of stage 1."""
+    """Number of steps in stage 1, grounding."""
     steps: int = 300
-    """Steps of stage 2."""
+    """Number of steps in stage 2, answering."""
     batch_size: int = 64
-    """Problems a step."""
+    """Number of problems in a step."""
     learning_rate: float = 2e-3
     """Peak of a cosine schedule with warm-up, one for each stage."""
     check_every: int = 25

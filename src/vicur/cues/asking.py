@@ -257,7 +257,7 @@ class Asker:
     async def _attempt(
         self, request: CueRequest, key: str, estimate: float
     ) -> Unreachable | RequestFailed | Hopeless | None:
-        """Ask once and keep what comes back; what went wrong, or None."""
+        """Ask once and keep the reply; return the fault, or None."""
         self._reserved += estimate
         self.requests += 1
         try:

@@ -116,7 +116,7 @@ class CueClient(Protocol):
         ...
 
     async def ask(self, request: CueRequest) -> Reply:
-        """Ask once.
+        """Send one request.
 
         Raises:
             Unreachable, RequestFailed, Hopeless: as these say.

@@ -160,7 +160,7 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def _joined(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Neighbouring texts as one, and none that is empty."""
+    """The content with neighbouring texts joined and empty ones removed."""
     joined: list[dict[str, Any]] = []
     for part in content:
         if part["type"] == "text" and joined and joined[-1]["type"] == "text":

@@ -37,7 +37,7 @@ class BuildConfig:
     model: PathText | None = None
     """Name of the model at the endpoint; for "local", a checkpoint folder, hub id or "vicur:NAME"."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    """The endpoint."""
+    """Endpoint of the model."""
     prompt: PathText = "general"
     """Prompt template: general, geometry, charts, video, rationale, or the path of your own YAML file."""
     asking: Asking = field(default_factory=Asking)
@@ -158,14 +158,14 @@ class WorthSettings:
     problems: Count | None = None
     """Use only the first N problems; null for all."""
     group_size: Count = 4
-    """Responses per problem."""
+    """Group size: number of responses to each problem."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Sampling of the responses."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """Grading of the responses. Responses of a run keep the grades that the run gave them unless a setting
     here is changed."""
     samples_per_batch: Count = 16
-    """Problems scored together."""
+    """Number of problems scored together."""
     seed: int = 0
     """Seed for sampling, and for the choice of other problems' texts."""
     output: PathText | None = None

@@ -250,10 +250,10 @@ class Columns:
         return None if value is None else _as_text(value)
 
     def read(self, row: Mapping[str, Any]) -> Fields:
-        """Everything that a row says.
+        """Read all fields of a row.
 
         Raises:
-            RowProblem: what is wrong with it.
+            RowProblem: the row cannot become a problem.
         """
         if UNREADABLE in row:
             raise RowProblem("unreadable_row", row[UNREADABLE])
@@ -411,7 +411,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _is_nothing(value: Any) -> bool:
-    """Whether a value says nothing: missing, a blank text, an empty list."""
+    """Whether a value is empty: missing, a blank text, an empty list."""
     if _is_missing(value):
         return True
     return not value.strip() if isinstance(value, str) else isinstance(value, list | tuple) and not value

@@ -202,7 +202,7 @@ def _map_parquet(paths: list[Path]) -> pa.Table:
 
 
 def import_datasets(reason: str) -> Any:
-    """The package `datasets`.
+    """Import the package `datasets`.
 
     Raises:
         ValueError: it is not installed.

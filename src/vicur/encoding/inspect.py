@@ -134,7 +134,7 @@ def inspect_source(
     example: int = 0,
     progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
 ) -> Inspection:
-    """Count, measure and render.
+    """Compute the statistics of a source, and render one of its problems.
 
     Args:
         source: opened with `bad_rows="skip"`, or bad rows are an error before they are counted; and with

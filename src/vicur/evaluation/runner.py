@@ -55,7 +55,7 @@ class EvaluationConfig:
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
     """Sampling of the responses; greedy unless set otherwise."""
     prompts_per_batch: int = 32
-    """Problems answered together."""
+    """Number of problems answered together."""
     seed: int = 0
     """Seed of the sampled responses."""
 

@@ -47,12 +47,12 @@ class Addition:
 
     @property
     def added(self) -> int:
-        """All that is new."""
+        """Number of all new parameters."""
         return sum(self.layers.values()) + self.norms
 
     @property
     def total(self) -> int:
-        """The model with cue recovery."""
+        """Number of parameters of the model with cue recovery."""
         return self.base + self.added
 
     @property

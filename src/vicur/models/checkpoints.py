@@ -41,7 +41,7 @@ AUGMENTED: dict[str, tuple[type, type]] = {
     "qwen3_vl": (ViCuRQwen3VLConfig, ViCuRQwen3VLForConditionalGeneration),
     "qwen3_vl_moe": (ViCuRQwen3VLMoeConfig, ViCuRQwen3VLMoeForConditionalGeneration),
 }
-"""The same with cue recovery."""
+"""The same classes with cue recovery."""
 _ELSEWHERE = {
     "qwen2_5_vl": (
         "Qwen2.5-VL gives its language model no mask of the visual tokens, has no DeepStack features and "

@@ -84,7 +84,7 @@ class Needs:
 
     @property
     def looks(self) -> list[Look]:
-        """All looks."""
+        """All looks that are needed."""
         return [*self.log_probs.values(), *self.distributions.values()]
 
     @property
@@ -162,5 +162,5 @@ class WeightedObjective(Objective, Protocol):
 
     @property
     def weight(self) -> float:
-        """Its coefficient."""
+        """Coefficient in the sum of several objectives."""
         ...

@@ -57,7 +57,7 @@ class GRPO:
     weight: Positive = 1.0
     """Coefficient of this objective in the sum of several."""
     epsilon: NonNegative = 1e-4
-    """Added to the standard deviation of a group's rewards."""
+    """Constant added to the standard deviation of a group's rewards."""
     clip: Clipping = field(default_factory=Clipping)
     """PPO's clip, without a dual clip."""
     kl_weight: NonNegative = 0.0

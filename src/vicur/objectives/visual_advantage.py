@@ -65,7 +65,7 @@ class VisualAdvantageOPD:
     rollout_temperature: Positive = 1.0
     """Temperature of the softmax over the responses to a prompt; a high one makes their weights equal."""
     epsilon: float = 1e-6
-    """Added to the standard deviation of the responses' mean VA."""
+    """Constant added to the standard deviation of the responses' mean VA."""
     grouped: bool = True
     """Whether to average high-VA and low-VA tokens separately; false for the mean over all tokens."""
     top_fraction: Share = 0.2

@@ -27,7 +27,7 @@ class SamplingConfig:
     top_k: Annotated[int, Field(ge=0)] = 0
     """Keep only this many most likely tokens; 0 for no cut-off."""
     presence_penalty: float = 0.0
-    """Subtracted from the logit of every token that the response already contains."""
+    """Amount subtracted from the logit of every token that the response already contains."""
     max_new_tokens: Count = 256
     """Maximum length of a response in tokens; a longer one is cut off."""
 
