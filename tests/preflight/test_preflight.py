@@ -273,13 +273,13 @@ def test_a_problem_that_cannot_be_read_is_passed_over(samples):
 
 
 def test_response_tokens_that_are_shifted_between_views(samples, student, teacher, monkeypatch):
-    rows = teacher.scorer.sequences
+    sequences = teacher.scorer.sequences
 
     def shifted(prompts, responses):
         moved = [[torch.cat([ids[1:], ids[:1]]) for ids in own] for own in responses]
-        return rows(prompts, moved)
+        return sequences(prompts, moved)
 
-    monkeypatch.setattr(teacher.scorer, "rows", shifted)
+    monkeypatch.setattr(teacher.scorer, "sequences", shifted)
     names, _ = failure(samples, student, teacher)
     assert "same response in every view" in names
 
