@@ -46,10 +46,10 @@ CASES = {
     "long": Case(256, 12, 768, 8_192, side=768),
     "checkpointing": Case(256, 12, 768, 8_192, settings=("scoring.gradient_checkpointing=true",), side=768),
     "two_views": Case(
-        512, 8, 1536, 32_768, settings=("objective.visual_steering={scale: 1.0}", "rollout.siblings=2")
+        512, 8, 1536, 32_768, settings=("objective.visual_steering={scale: 1.0}", "rollout.group_size=2")
     ),
     "decoding": Case(
-        256, 12, 768, 151_936, settings=("rollout.siblings=32", "optimizer.prompts_per_micro_batch=1")
+        256, 12, 768, 151_936, settings=("rollout.group_size=32", "optimizer.prompts_per_micro_batch=1")
     ),
     "average_bf16": Case(512, 8, 1536, 32_768, settings=("teacher.update=ema",), dtype="bfloat16"),
 }

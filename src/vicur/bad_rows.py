@@ -18,14 +18,14 @@ BadRowKind = Literal[
     "outside_folder",
     "network_media",
 ]
-"""What is wrong with a row, in the few kinds that a report counts."""
+"""The few kinds of faults that a report counts."""
 
 
 class RowProblem(ValueError):
-    """What is wrong with one row, without naming file and row: the source adds them.
+    """A fault of one row, without the names of file and row: the source adds them.
 
     Args:
-        kind: for counting.
+        kind: kind of fault, for counting.
         reason: half a sentence: what was found, what was expected.
     """
 
@@ -42,7 +42,7 @@ class BadRow:
     Attributes:
         row: its number in the table, from 0.
         id: its id, where it has one.
-        kind: for counting.
+        kind: kind of fault, for counting.
         reason: what was found, what was expected.
         place: file and row in words, where the table comes from several files; else None.
     """
@@ -76,7 +76,7 @@ class Reason:
     """All bad rows of one kind.
 
     Attributes:
-        count: how many there are.
+        count: number of bad rows.
         first: the first of them.
     """
 
@@ -86,10 +86,10 @@ class Reason:
 
 def reasons(bad_rows: Iterable[BadRow]) -> dict[str, Reason]:
     """The bad rows by kind, the most frequent kind first; the counts add up to the number of rows."""
-    found: dict[str, list[BadRow]] = {}
+    by_kind: dict[str, list[BadRow]] = {}
     for bad in bad_rows:
-        found.setdefault(bad.kind, []).append(bad)
-    ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+        by_kind.setdefault(bad.kind, []).append(bad)
+    ordered = sorted(by_kind.items(), key=lambda item: -len(item[1]))
     return {kind: Reason(len(rows), min(rows, key=lambda bad: bad.row)) for kind, rows in ordered}
 
 

@@ -41,7 +41,7 @@ def write_rows(
     Args:
         path: the file.
         rows: at least one; all with the same keys.
-        types: of columns that may hold nothing but None, whose type could not be inferred.
+        types: types of the columns that may hold only None, for which no type could be inferred.
     """
     table = pa.Table.from_pylist(list(rows))
     for name, kind in (types or {}).items():
@@ -51,7 +51,7 @@ def write_rows(
 
 
 def write_or_rescue(path: Path, write: Callable[[Path], object]) -> None:
-    """As `write_whole`; where the file cannot be written, write it to the folder for temporary files.
+    """Write as `write_whole` does; if the file cannot be written, write it to the folder for temporary files.
 
     For results that took long or cost money: a full disk must not lose them.
 

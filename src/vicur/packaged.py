@@ -28,8 +28,8 @@ def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
     packaged = root / f"{path}.yaml"
     if packaged.is_file():
         return packaged
-    found = (p.relative_to(root).with_suffix("") for p in root.rglob("*.yaml") if p.parent.name != "bases")
-    known = sorted(map(str, found))
+    names = (p.relative_to(root).with_suffix("") for p in root.rglob("*.yaml") if p.parent.name != "bases")
+    known = sorted(map(str, names))
     if file.suffix in (".yaml", ".yml") and not path.startswith(tuple(known)):
         raise SettingsError(f"There is no file {path}.")
     kind = {"recipes": "recipe", "studies": "study"}[folder]

@@ -15,7 +15,7 @@ def expand(text: str) -> str:
     """A path with `~` replaced by the home folder. Hub ids and "vicur:NAME" are returned unchanged.
 
     Raises:
-        ValueError: it begins with the name of a user who has no home folder here.
+        ValueError: it begins with the name of a user without a home folder here.
     """
     if not text.startswith("~"):
         return text

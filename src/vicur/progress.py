@@ -27,7 +27,7 @@ class Progress:
 
     Args:
         title: shown before the bar.
-        console: where; standard error if not given.
+        console: console to print to; standard error by default.
         transient: whether the bar disappears when it is full.
     """
 
@@ -68,7 +68,7 @@ class Progress:
         self._bar = None
 
     def _in_lines(self, items: Iterable[Item], count: int) -> Iterator[Item]:
-        """For log files: a line for every tenth of the way, none of what passes."""
+        """A progress bar for log files: a line for every tenth of the way, and no intermediate states."""
         for done, item in enumerate(items, start=1):
             yield item
             if not self.transient and done * LINES // count > (done - 1) * LINES // count:
@@ -90,11 +90,11 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], note=text)
 
     def show(self, metrics: Mapping[str, float]) -> None:
-        """Show a step's time and what the student does, beside the bar."""
+        """Show a step's time and a metric of the student beside the bar."""
         accuracy = metrics.get("rollout_accuracy")
         gap = metrics.get("gap_whole")
-        shown = f"loss {metrics['loss']:.3f}" if gap is None else f"gap {gap:+.3f}"
-        note = f"{metrics['seconds']:.2f} s/step, {shown}"
+        value = f"loss {metrics['loss']:.3f}" if gap is None else f"gap {gap:+.3f}"
+        note = f"{metrics['seconds']:.2f} s/step, {value}"
         if accuracy is not None:
             note += f", rollouts {accuracy:.0f} % right"
         self.note(note)

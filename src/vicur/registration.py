@@ -24,7 +24,7 @@ WATCHED = ("transformers.", "vicur.")
 
 
 def register_when_needed() -> None:
-    """Register now if the Auto classes are imported already, else once they are."""
+    """Register now if the Auto classes are imported already, otherwise after their import."""
     if AUTO_CLASSES in sys.modules:
         importlib.import_module("vicur.models.student")
     else:
@@ -40,7 +40,7 @@ class _Watcher(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What Python's own finders say, with a loader that reports back."""
+        """The module spec that Python's own finders return, with a loader that reports back."""
         if not fullname.startswith(WATCHED):
             return None
         sys.meta_path.remove(self)

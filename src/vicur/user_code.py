@@ -17,8 +17,8 @@ def load_name(path: str, what: str) -> Any:
     """Load `package.module:name` or `path/to/file.py:name`.
 
     Args:
-        path: where the name is.
-        what: what it is expected to be, for messages, e.g. "reward function".
+        path: path of the name.
+        what: expected kind of object, for messages, e.g. "reward function".
 
     Raises:
         ValueError: there is no such module, file or name, or it cannot be imported.
@@ -75,7 +75,8 @@ def _file_of(code: Callable[..., Any]) -> str:
 
 
 def _line(error: Exception, file: str) -> str:
-    """Where in the user's file an exception came from: " (my_rewards.py, line 12)"; "" if not from there."""
+    """The place in the user's file that an exception came from: " (my_rewards.py, line 12)"; "" if not from
+    there."""
     if isinstance(error, SyntaxError) and error.filename and error.filename.endswith(file):
         return f" ({Path(error.filename).name}, line {error.lineno})"
     frames = [

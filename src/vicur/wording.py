@@ -12,5 +12,5 @@ def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
     """Names separated by commas; of many, the first and how many there are."""
     if not names:
         return "none"
-    shown = ", ".join(name if len(name) <= 60 else name[:57] + "..." for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+    text = ", ".join(name if len(name) <= 60 else name[:57] + "..." for name in names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most:,} more"

@@ -201,7 +201,7 @@ def test_a_correction_never_holds_the_answer(answer, categories):
 
 
 def test_errors_say_what_is_wrong():
-    with pytest.raises(ValueError, match="stand for several samples"):
+    with pytest.raises(ValueError, match="name several samples each"):
         audit_cues([row("a", "One line."), row("a", "Two lines.")])
     with pytest.raises(ValueError, match="no image at hand"):
         audit_cues([CueRow("a", "One line is here.")], verifier=lambda sample, claim: True)

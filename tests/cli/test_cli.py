@@ -57,7 +57,7 @@ def test_print_config(capsys):
         (["train", "nowhere.yaml"], "There is no file nowhere.yaml"),
         (["train", "cuebench/opsd_cue", "optimizer.lr=1"], "it is optimizer.learning_rate here"),
         (["train", "cuebench/opsd_cue", "--image-dir", "photos"], "it is data.image_dir here"),
-        (["train", "cuebench/opsd_cue", "--num_generations", "8"], "it is rollout.siblings here"),
+        (["train", "cuebench/opsd_cue", "--num_generations", "8"], "it is rollout.group_size here"),
         (["train", "cuebench/opsd_cue", "--resume", "true"], "a run cannot be resumed yet"),
         (["eval", "--model", "x", "--data", "y", "reward.tolerance=1"], "did you mean 'rewards.tolerance'?"),
         (

@@ -70,7 +70,7 @@ def test_repair_says_what_leaked_and_never_the_answer(leaking):
 def test_worth_of_privileges(tmp_path, problems, capsys):
     out = tmp_path / "worth"
     models = ["--student", "vicur:tiny-student", "--teacher", "vicur:tiny-teacher"]
-    options = ["--siblings", "2", "--problems", "6", "--output", str(out)]
+    options = ["--group-size", "2", "--problems", "6", "--output", str(out)]
     assert main(["cues", "worth", "--data", str(problems), *models, *options]) == 0
     text = capsys.readouterr().out
     assert "another's cue" in text and "no image" in text
@@ -106,7 +106,7 @@ def test_the_grades_of_worth_follow_rewards(tmp_path, problems, capsys):
     """A function that calls everything right leaves no wrong response to compare with."""
     (tmp_path / "always.py").write_text("def right(response, gold, meta):\n    return True\n")
     out = tmp_path / "worth"
-    models = ["--student", "vicur:tiny-student", "--siblings", "1", "--problems", "2", "--output", str(out)]
+    models = ["--student", "vicur:tiny-student", "--group-size", "1", "--problems", "2", "--output", str(out)]
     settings = [f"rewards.function={tmp_path}/always.py:right", "--sampling.max_new_tokens", "4"]
     assert main(["cues", "worth", "--data", str(problems), *models, *settings]) == 0
     assert pq.read_table(out / "tokens.parquet")["correct"].to_pylist() == [True, True]

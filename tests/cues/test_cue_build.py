@@ -133,11 +133,11 @@ def test_large_media_are_sent_smaller_and_videos_as_some_frames():
     one = sample(messages=messages, images=(), videos=(Video(frames, 2.0),))
     asking = Asking(max_image_pixels=200, max_video_frames=3)
     (request,) = requests_for(one, 0, load_prompt("video"), asking)
-    (video,) = request.shown.videos
+    (video,) = request.question.videos
     assert video.size == (20, 10) and video.frames_per_second == 0.5
     assert [frame.getpixel((0, 0))[0] for frame in video.frames] == [0, 4, 8]
     (request,) = requests_for(sample(), 0, load_prompt("video"), asking)
-    assert request.shown.images[0].size == (20, 10)
+    assert request.question.images[0].size == (20, 10)
 
 
 def test_everything_that_decides_on_a_reply_is_in_its_key():
@@ -195,7 +195,7 @@ def test_no_backend_gets_the_answer(backend, configure, endpoint, tmp_path, base
             self.identity = inner.identity
 
         async def ask(self, request):
-            seen.append(json.dumps(request.shown.messages) + repr(request))
+            seen.append(json.dumps(request.question.messages) + repr(request))
             return await self.inner.ask(request)
 
     chosen = clients[backend]
@@ -271,7 +271,7 @@ def test_a_remark_asks_again_for_its_problem_alone(data, tmp_path):
     client = Recorder(lambda request: "Another square.")
     summary = build_cues(config, client=client, remarks={"p4": "It gave the answer away."})
     (request,) = client.requests
-    assert request.shown.messages[1]["content"][-1]["text"].endswith("It gave the answer away.")
+    assert request.question.messages[1]["content"][-1]["text"].endswith("It gave the answer away.")
     assert [row["cue"] for row in rows_of(summary.out)].index("Another square.") == 4
 
 

@@ -48,7 +48,7 @@ def test_build_audit_and_worth(photos, endpoint, capsys):
     assert main(["cues", "audit", "--data", "photos_cues.parquet", *dropped]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["samples"], told["cues"]) == (3, 3)
-    models = ["--student", "vicur:tiny-student", "--problems", "2", "--siblings", "1"]
+    models = ["--student", "vicur:tiny-student", "--problems", "2", "--group-size", "1"]
     brief = ["--sampling.max_new_tokens", "3", "--kinds", "cue", "--output", "worth"]
     assert main(["cues", "worth", "--data", "photos_cues.parquet", *models, *brief]) == 0
     assert json.loads(Path("worth/worth.json").read_text())["problems"] == 2

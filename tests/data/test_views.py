@@ -60,7 +60,7 @@ def test_blind_keeps_the_words_and_drops_the_media(samples):
 
 
 def test_placeholders_must_match_media(samples):
-    with pytest.raises(ValueError, match=r"1 image placeholder\(s\), but the sample has 0"):
+    with pytest.raises(ValueError, match=r"1 image placeholder\(s\), but the problem has 0"):
         replace(samples[0], images=())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vicur.data.views import Plain
-from vicur.encoding.layout import build_rows
+from vicur.encoding.layout import build_sequences
 from vicur.encoding.prompts import PromptEncoder
 
 
@@ -19,5 +19,5 @@ def prompts_of(loaded, samples):
 def logits_of(loaded, samples, **kwargs):
     """The logits at all tokens of the prompts, padding left out."""
     prompts = prompts_of(loaded, samples)
-    rows = build_rows(prompts, [()] * len(prompts), pad_id=loaded.vocabulary.pad_id, **kwargs)
-    return loaded.model(**rows.model_inputs(loaded.model.dtype)).logits[rows.attention_mask]
+    sequences = build_sequences(prompts, [()] * len(prompts), pad_id=loaded.vocabulary.pad_id, **kwargs)
+    return loaded.model(**sequences.model_inputs(loaded.model.dtype)).logits[sequences.attention_mask]

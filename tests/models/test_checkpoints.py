@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from vicur.cuebench.generate import write_parquet
-from vicur.encoding.layout import build_rows
+from vicur.encoding.layout import build_sequences
 from vicur.models.augment import save_augmented
 from vicur.models.checkpoints import read_config, read_model, read_processor, saved_dtype
 from vicur.models.load import RecoveryConfig, StudentConfig, load_model, load_student
@@ -76,7 +76,7 @@ def test_from_a_base_to_a_trained_student(sharded, initialised, samples, tmp_pat
     loaded.save(tmp_path / "final")
     again = AutoModelForImageTextToText.from_pretrained(tmp_path / "final", dtype="auto")
     assert type(again) is type(loaded.model) and again.dtype == torch.bfloat16
-    inputs = build_rows(prompts_of(loaded, samples), [()] * len(samples), pad_id=0)
+    inputs = build_sequences(prompts_of(loaded, samples), [()] * len(samples), pad_id=0)
     with torch.no_grad():
         logits = again(**inputs.model_inputs(torch.bfloat16)).logits[inputs.attention_mask]
     assert torch.equal(logits, trained)
@@ -203,7 +203,7 @@ def test_experts_get_recovery_the_same_way(experts, samples, tmp_path):
     assert (changed - expected).abs().max() > 1e-4
     student.save(tmp_path / "experts")
     again = AutoModelForImageTextToText.from_pretrained(tmp_path / "experts", dtype=torch.float32)
-    inputs = build_rows(prompts_of(student, samples), [()] * len(samples), pad_id=0)
+    inputs = build_sequences(prompts_of(student, samples), [()] * len(samples), pad_id=0)
     with torch.no_grad():
         logits = again(**inputs.model_inputs()).logits[inputs.attention_mask]
         with again.without_recovery():

@@ -16,7 +16,7 @@ from PIL import Image
 from vicur.compat import cache_argument, cache_of
 from vicur.data.sample import Sample
 from vicur.data.views import Plain
-from vicur.encoding.layout import build_rows
+from vicur.encoding.layout import build_sequences
 from vicur.encoding.prompts import PromptEncoder
 from vicur.media.video import Video
 
@@ -55,7 +55,7 @@ def prompts(shared_student):
 @pytest.fixture(scope="module")
 def alone(shared_student, prompts):
     """The logits of each prompt in a batch of its own."""
-    return [run(shared_student, build_rows([p], [()], pad_id=0).model_inputs())[0] for p in prompts]
+    return [run(shared_student, build_sequences([p], [()], pad_id=0).model_inputs())[0] for p in prompts]
 
 
 @torch.no_grad()
@@ -124,17 +124,17 @@ def test_packed_rows(shared_student, prompts, alone, chosen):
 @given(st.data())
 @settings(max_examples=12)
 def test_shared_prefix_rows(shared_student, prompts, data):
-    """Siblings behind one prompt get what each would get behind a prompt of its own."""
+    """Responses behind one prompt get what each would get behind a prompt of its own."""
     index = data.draw(st.integers(0, len(prompts) - 1))
     lengths = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4))
-    siblings = [torch.randint(8, 200, (n,), generator=torch.Generator().manual_seed(n)) for n in lengths]
+    group = [torch.randint(8, 200, (n,), generator=torch.Generator().manual_seed(n)) for n in lengths]
     side = data.draw(st.sampled_from(["left", "right"]))
     other = data.draw(st.integers(0, len(prompts) - 1))
-    shared = build_rows(
-        [prompts[index], prompts[other]], [siblings, siblings[:1]], pad_id=0, padding_side=side
+    shared = build_sequences(
+        [prompts[index], prompts[other]], [group, group[:1]], pad_id=0, padding_side=side
     )
-    repeated = build_rows([prompts[index]] * len(siblings), [[own] for own in siblings], pad_id=0)
-    logits, expected = (run(shared_student, rows.model_inputs()) for rows in (shared, repeated))
+    repeated = build_sequences([prompts[index]] * len(group), [[response] for response in group], pad_id=0)
+    logits, expected = (run(shared_student, inputs.model_inputs()) for inputs in (shared, repeated))
     count = sum(lengths)
     torch.testing.assert_close(shared.predicting(logits)[:count], repeated.predicting(expected), **CLOSE)
 
@@ -145,9 +145,11 @@ def test_shared_prefix_rows(shared_student, prompts, data):
 def test_prefill_and_decoding_equal_one_forward(shared_student, prompts, chosen, extra):
     response = torch.tensor([11, 25, 40, 9])
     own = [prompts[i] for i in chosen]
-    full = [build_rows([p], [[response]], pad_id=0) for p in own]
-    expected = torch.stack([rows.predicting(run(shared_student, rows.model_inputs())) for rows in full])
-    start = build_rows(own, [()] * len(own), pad_id=0, padding_side="left", pad_to=max(map(len, own)) + extra)
+    full = [build_sequences([p], [[response]], pad_id=0) for p in own]
+    expected = torch.stack([inputs.predicting(run(shared_student, inputs.model_inputs())) for inputs in full])
+    start = build_sequences(
+        own, [()] * len(own), pad_id=0, padding_side="left", pad_to=max(map(len, own)) + extra
+    )
     model = shared_student.model
     step = model(**start.model_inputs(), use_cache=True)
     found, mask = [step.logits[:, -1]], start.attention_mask

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText
 import vicur  # noqa: F401  registers the model
 from vicur.compat import cache_argument, cache_of, checkpoint_activations
 from vicur.data.views import Plain
-from vicur.encoding.layout import build_rows
+from vicur.encoding.layout import build_sequences
 from vicur.encoding.prompts import PromptEncoder
 from vicur.models.load import (
     RecoveryConfig,
@@ -60,9 +60,11 @@ def test_text_only_prompt_is_untouched(base, student, samples):
     from vicur.data.views import Blind
 
     encoders = [PromptEncoder(x.processor, x.model.model.get_rope_index) for x in (base, student)]
-    rows = [build_rows(e.encode([Blind().show(samples[0])]), [()], pad_id=0).model_inputs() for e in encoders]
+    sequences = [
+        build_sequences(e.encode([Blind().show(samples[0])]), [()], pad_id=0).model_inputs() for e in encoders
+    ]
     with torch.no_grad():
-        assert torch.equal(base.model(**rows[0]).logits, student.model(**rows[1]).logits)
+        assert torch.equal(base.model(**sequences[0]).logits, student.model(**sequences[1]).logits)
 
 
 def test_recovery_acts_after_deepstack(student, samples):
@@ -114,10 +116,10 @@ def test_batch_equals_one_sample_at_a_time(student, samples):
 def test_decoding_after_prefill_equals_one_forward(student, samples, responses):
     for sample, response in zip(samples[:3], responses[:3], strict=True):
         prompt = prompts_of(student, [sample])[0]
-        rows = build_rows([prompt], [[response]], pad_id=0)
+        sequences = build_sequences([prompt], [[response]], pad_id=0)
         with torch.no_grad():
-            full = student.model(**rows.model_inputs()).logits[0]
-            start = build_rows([prompt], [()], pad_id=0).model_inputs()
+            full = student.model(**sequences.model_inputs()).logits[0]
+            start = build_sequences([prompt], [()], pad_id=0).model_inputs()
             step = student.model(**start, use_cache=True)
             assert torch.allclose(step.logits[0, -1], full[len(prompt) - 1], atol=2e-5)
             cache = cache_of(step)
@@ -126,7 +128,7 @@ def test_decoding_after_prefill_equals_one_forward(student, samples, responses):
                 step = student.model(
                     input_ids=token[None, None],
                     attention_mask=torch.ones(1, end, dtype=torch.long),
-                    position_ids=rows.position_ids[:, :, end - 1 : end],
+                    position_ids=sequences.position_ids[:, :, end - 1 : end],
                     **cache_argument(cache),
                     use_cache=True,
                 )
@@ -134,7 +136,7 @@ def test_decoding_after_prefill_equals_one_forward(student, samples, responses):
 
 
 def generation_inputs(student, samples):
-    inputs = build_rows(prompts_of(student, samples), [()] * len(samples), pad_id=0).model_inputs()
+    inputs = build_sequences(prompts_of(student, samples), [()] * len(samples), pad_id=0).model_inputs()
     del inputs["position_ids"]  # generate makes its own
     return inputs
 
@@ -178,8 +180,8 @@ def test_what_recovery_refuses_is_possible_without_it(student, samples):
 
 def test_gradients_reach_the_whole_module(student, samples, responses):
     scorer = Scorer(student)
-    rows = scorer.rows(scorer.encode(samples, Plain()), [[r] for r in responses])
-    scorer.policy(rows, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
+    sequences = scorer.sequences(scorer.encode(samples, Plain()), [[r] for r in responses])
+    scorer.policy(sequences, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
     recovery = student.model.recovery
     for name, parameter in recovery.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
@@ -189,8 +191,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(student, samples, respo
     def gradients(model_student):
         scorer = Scorer(model_student)
         model_student.model.train()
-        rows = scorer.rows(scorer.encode(samples[:2], Plain()), [[r] for r in responses[:2]])
-        scorer.policy(rows, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
+        sequences = scorer.sequences(scorer.encode(samples[:2], Plain()), [[r] for r in responses[:2]])
+        scorer.policy(sequences, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
         return {n: p.grad for n, p in model_student.model.named_parameters() if p.grad is not None}
 
     plain = gradients(student)
@@ -220,7 +222,7 @@ def test_stock_copy_is_the_student_without_its_module(base, student, samples):
 
 def test_generate_runs_with_the_module(student, samples):
     prompt = prompts_of(student, samples[:1])[0]
-    inputs = build_rows([prompt], [()], pad_id=0).model_inputs()
+    inputs = build_sequences([prompt], [()], pad_id=0).model_inputs()
     del inputs["position_ids"]  # generate makes its own
     out = student.model.generate(**inputs, max_new_tokens=4, do_sample=False)
     assert out.shape[1] > len(prompt)

@@ -63,7 +63,7 @@ class Batch:
         ids = self.kept[flatten(batch, "ids")]
         self.reading = Reading(ids, self.kept, chunk_size)
         lengths = torch.tensor([len(response.ids) for prompt in batch for response in prompt])
-        siblings = torch.tensor([len(prompt) for prompt in batch])
+        group_sizes = torch.tensor([len(prompt) for prompt in batch])
         log_probs = {name: sampled_log_probs(self.scores[name], self.reading) for name in LOOKS}
         log_probs |= {
             OLD: flatten(batch, "old_log_probs"),
@@ -73,7 +73,7 @@ class Batch:
         blind = {"blind": self.scores[TEACHER_BLIND]}
         self.scored = ScoredTokens(
             response_index=torch.repeat_interleave(torch.arange(len(lengths)), lengths),
-            prompt_index=torch.repeat_interleave(torch.arange(len(siblings)), siblings),
+            prompt_index=torch.repeat_interleave(torch.arange(len(group_sizes)), group_sizes),
             log_probs=log_probs,
             divergences={"vds": observed_terms(self.scores[TEACHER], self.reading, [kl], blind)[0]},
             rewards=torch.tensor([r.reward for prompt in batch for r in prompt], dtype=torch.float64),

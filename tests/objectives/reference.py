@@ -236,7 +236,7 @@ def masked_opd(batch: Batch, *, mask: str = "top", fraction: float = 0.1) -> Ten
 
 
 def rollout_weights(means: list[float], temperature: float = 1.0, epsilon: float = 1e-6) -> list[float]:
-    """VA-OPD eqs. 3-4: softmax of the siblings' standardised mean VA (ddof 0); equal siblings: uniform."""
+    """VA-OPD eqs. 3-4: softmax of the responses' standardised mean VA (ddof 0); equal responses: uniform."""
     count = len(means)
     if min(means) == max(means):
         return [1 / count] * count
@@ -247,7 +247,7 @@ def rollout_weights(means: list[float], temperature: float = 1.0, epsilon: float
     return [power / sum(powers) for power in powers]
 
 
-sibling_weights = rollout_weights  # for va_opd, where a setting of the same name hides the function
+response_weights = rollout_weights  # for va_opd, where a setting of the same name hides the function
 
 
 def grouped_kl(response: Response, top_fraction: float, visual_share: float) -> Tensor:
@@ -281,7 +281,7 @@ def va_opd(
     for prompt in batch:
         if rollout_weights:
             means = [float(visual_advantage(response).mean()) for response in prompt]
-            weights = sibling_weights(means, temperature, epsilon)
+            weights = response_weights(means, temperature, epsilon)
         else:
             weights = [1 / len(prompt) for _ in prompt]
         total = torch.zeros((), dtype=torch.float64)

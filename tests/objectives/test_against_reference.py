@@ -153,7 +153,7 @@ def random_batch(lengths, seed, words=5):
             reward=float(torch.randint(2, ())),
         )
 
-    return [[response(count) for count in siblings] for siblings in lengths]
+    return [[response(count) for count in counts] for counts in lengths]
 
 
 def check(objective, reference, batch, chunk_size=None, removed=None):
@@ -167,10 +167,10 @@ def check(objective, reference, batch, chunk_size=None, removed=None):
     torch.testing.assert_close(blind, torch.cat(gradients[half:]), rtol=1e-8, atol=1e-12)
 
 
-# Of one to three prompts, the lengths of as many siblings each.
+# Of one to three prompts, each with the same number of responses: their lengths.
 SHAPES = st.integers(1, 4).flatmap(
-    lambda siblings: st.lists(
-        st.lists(st.integers(1, 7), min_size=siblings, max_size=siblings), min_size=1, max_size=3
+    lambda group_size: st.lists(
+        st.lists(st.integers(1, 7), min_size=group_size, max_size=group_size), min_size=1, max_size=3
     )
 )
 
@@ -214,12 +214,12 @@ def test_a_word_that_is_not_removed_does_change_them():
 
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("lengths", [[[1]], [[1, 1], [1]], [[6]]])
-def test_one_token_and_one_sibling(name, lengths):
+def test_one_token_and_one_response(name, lengths):
     check(*PAIRS[name], random_batch(lengths, 3))
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_order_of_prompts_and_siblings_changes_nothing(name):
+def test_order_of_prompts_and_responses_changes_nothing(name):
     objective, _ = PAIRS[name]
     batch = random_batch([[3, 5, 2], [4, 4], [1, 6]], 11)
     mixed = [list(reversed(batch[i])) for i in (2, 0, 1)]

@@ -221,7 +221,7 @@ def test_rollout_weights():
     # the published example; mu .02625, sigma^2 = (351.5625 + 14.0625 + 39.0625 + 264.0625) / 4 e-6
     # sigma .0129301; z = 1.4500 .2900 -.4833 -1.2567; e^z = 4.263 1.336 .617 .285, sum 6.501
     close(ref.rollout_weights([0.045, 0.030, 0.020, 0.010]), [0.656, 0.206, 0.095, 0.044], 6e-4)
-    # two siblings: z = +-1 whatever the distance: 1 / (1 + e^-2) = .880797; tau = 2: 1 / (1 + e^-1)
+    # two responses: z = +-1 whatever the distance: 1 / (1 + e^-2) = .880797; tau = 2: 1 / (1 + e^-1)
     close(ref.rollout_weights([3.0, 1.0], epsilon=0.0), [0.880797, 0.119203], 1e-6)
     close(ref.rollout_weights([3.0, 1.0], temperature=2.0, epsilon=0.0), [0.731059, 0.268941], 1e-6)
     # epsilon 1 with sigma 1: z = +-.5, the same as tau = 2
@@ -251,8 +251,8 @@ def test_va_opd():
     # one prompt: means .2 (T = 1, KL_PQ) and 0 (T = 2, KL_PQ on the second token only)
     # weights .880797 and .119203 (epsilon 0); grouped: KL and .5 * 0 + .5 * KL; plain means: KL and KL/2
     def batch() -> ref.Batch:
-        siblings = [with_advantages([0.2], [P]), with_advantages([0.0, 0.0], [Q, P])]
-        return [siblings, [with_advantages([0.4], [Q])]]  # the second prompt has loss 0
+        group = [with_advantages([0.2], [P]), with_advantages([0.0, 0.0], [Q, P])]
+        return [group, [with_advantages([0.4], [Q])]]  # the second prompt has loss 0
 
     first = 0.880797 + 0.119203 * 0.5
     close(ref.va_opd(batch(), epsilon=0.0), first * KL_PQ / 2, 1e-6)

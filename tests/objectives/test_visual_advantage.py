@@ -80,8 +80,8 @@ def test_dropping_nothing_drops_nothing():
 
 
 def test_one_response_to_a_prompt_has_to_be_asked_for():
-    assert VisualAdvantageOPD().needs(0).siblings == 2
-    assert VisualAdvantageOPD(rollout_weights=False).needs(0).siblings == 1
+    assert VisualAdvantageOPD().needs(0).group_size == 2
+    assert VisualAdvantageOPD(rollout_weights=False).needs(0).group_size == 1
 
 
 def test_recorded_range_of_weights():

@@ -106,8 +106,8 @@ def test_language_steering_exchanges_the_two():
 
 
 def test_tokens_that_tie_with_a_quantile_are_treated_alike():
-    """Siblings share their first token, and so its VDS, up to rounding: here 4 at the lower quantile and
-    7 at the upper one, three tokens each."""
+    """Responses to a problem share their first token, and so its VDS, up to rounding: here 4 at the lower
+    quantile and 7 at the upper one, three tokens each."""
     vds = [1.0, 2.0, 3.0, 4.0 - 4e-6, 4.0, 4.0 + 4e-6, 7.0 - 7e-6, 7.0, 7.0 + 7e-6, 8.0, 9.0]
     for objective in (VisualSteeringOPD(scale=1.0, beta=0.5, adaptive=True),):
         found = weights_of(objective, vds)

@@ -32,7 +32,7 @@ from vicur.scoring.teacher import Teacher, TeacherConfig
 SIZES = PromptSizes(8, 90.0, 100, "longest", 16.0, 16, 4096.0)
 WORK = Workload(
     prompts=8,
-    siblings=1,
+    group_size=1,
     student=SIZES,
     teacher=replace(SIZES, mean_tokens=110.0, most_tokens=120),
     response_tokens=50,
@@ -46,7 +46,7 @@ NEEDS = Needs(log_probs={"old": Look("student", Plain())}, distributions={"teach
 
 
 def test_tokens_of_a_step():
-    work = replace(WORK, siblings=2)
+    work = replace(WORK, group_size=2)
     assert work.generated == 8 * 2 * 50
     # the student with gradient, its old log-probs, the teacher once
     assert work.scored(NEEDS) == 8 * ((90 + 100) + (90 + 100) + (110 + 100))
@@ -88,7 +88,7 @@ def kept(scorer, samples):
     """Bytes that autograd keeps of a pass over some prompts and responses, weights left out."""
     model = scorer.policy.model
     model.train()
-    rows = scorer.rows(scorer.encode(samples, Plain()), [[torch.full((50,), 9)]] * len(samples))
+    sequences = scorer.sequences(scorer.encode(samples, Plain()), [[torch.full((50,), 9)]] * len(samples))
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     storages: dict[int, int] = {}
 
@@ -99,7 +99,7 @@ def kept(scorer, samples):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.model(**rows.model_inputs(model.dtype), use_cache=False)
+        model.model(**sequences.model_inputs(model.dtype), use_cache=False)
     return sum(storages.values())
 
 

@@ -14,7 +14,7 @@ from vicur.data.sample import Sample
 from vicur.data.views import Hinted, Plain
 from vicur.models.load import RecoveryConfig, StudentConfig, as_base, load_model, load_student
 from vicur.objectives.objective import Look, Needs
-from vicur.preflight.checks import PreflightError, _chosen, check_lengths, run_preflight
+from vicur.preflight.checks import PreflightError, _problems_to_check, check_lengths, run_preflight
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher, TeacherConfig
@@ -266,20 +266,20 @@ class Truncated(Sequence):
 
 
 def test_a_problem_that_cannot_be_read_is_passed_over(samples):
-    chosen = inspect.unwrap(_chosen)  # a check of types would take a problem to look at
+    chosen = inspect.unwrap(_problems_to_check)  # a check of types would take a problem to look at
     assert [sample.id for sample in chosen(Truncated(samples))] == [s.id for s in samples[1:3]]
     with pytest.raises(BadRowError):
         chosen(Truncated(samples[:1]))
 
 
 def test_response_tokens_that_are_shifted_between_views(samples, student, teacher, monkeypatch):
-    rows = teacher.scorer.rows
+    sequences = teacher.scorer.sequences
 
     def shifted(prompts, responses):
         moved = [[torch.cat([ids[1:], ids[:1]]) for ids in own] for own in responses]
-        return rows(prompts, moved)
+        return sequences(prompts, moved)
 
-    monkeypatch.setattr(teacher.scorer, "rows", shifted)
+    monkeypatch.setattr(teacher.scorer, "sequences", shifted)
     names, _ = failure(samples, student, teacher)
     assert "same response in every view" in names
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from vicur.data.views import Hinted, Plain
-from vicur.encoding.layout import build_rows
+from vicur.encoding.layout import build_sequences
 from vicur.models.load import as_base
 from vicur.rollouts.processors import SamplingConfig, sampling_log_probs
 from vicur.rollouts.randomness import stream_key, uniforms
@@ -33,7 +33,7 @@ def test_greedy_equals_generate(which, samples, request):
     config = SamplingConfig(temperature=0.0, max_new_tokens=12)
     ours = sample(loaded, prompts, [s.id for s in samples], config)
     for prompt, own in zip(prompts, ours, strict=True):
-        inputs = build_rows([prompt], [()], pad_id=0).model_inputs()
+        inputs = build_sequences([prompt], [()], pad_id=0).model_inputs()
         del inputs["position_ids"]
         out = loaded.model.generate(
             **inputs,
@@ -49,7 +49,7 @@ def test_sampled_log_probs_equal_a_later_scoring(shared_student, samples):
     scorer = Scorer(shared_student, ScoringConfig(vocabulary="spoken"))
     config = SamplingConfig(max_new_tokens=10)
     ids = [s.id for s in samples]
-    rollouts = sample(shared_student, scorer.encode(samples, Plain()), ids, config, siblings=3)
+    rollouts = sample(shared_student, scorer.encode(samples, Plain()), ids, config, group_size=3)
     scored = scorer.log_probs(samples, [[r.ids for r in own] for own in rollouts], Plain())
     sampled = torch.cat([r.log_probs for own in rollouts for r in own])
     torch.testing.assert_close(scored, sampled.float(), rtol=1e-4, atol=1e-4)
@@ -63,13 +63,13 @@ def test_same_seed_same_responses_whatever_the_batch(shared_student, samples):
         own = sample(shared_student, [prompts[i] for i in order], [ids[i] for i in order], config, **kwargs)
         return {ids[i]: [r.ids.tolist() for r in o] for i, o in zip(order, own, strict=True)}
 
-    straight = tokens(range(6), siblings=2, seed=3, step=5)
-    assert tokens(range(6), siblings=2, seed=3, step=5) == straight
-    assert tokens([4, 1, 0, 5, 2, 3], siblings=2, seed=3, step=5, batch=4) == straight
+    straight = tokens(range(6), group_size=2, seed=3, step=5)
+    assert tokens(range(6), group_size=2, seed=3, step=5) == straight
+    assert tokens([4, 1, 0, 5, 2, 3], group_size=2, seed=3, step=5, batch=4) == straight
     first = {key: own[:1] for key, own in straight.items()}
-    assert tokens(range(6), siblings=1, seed=3, step=5) == first  # fewer siblings: the same first
-    assert tokens(range(6), siblings=2, seed=4, step=5) != straight
-    assert tokens(range(6), siblings=2, seed=3, step=6) != straight
+    assert tokens(range(6), group_size=1, seed=3, step=5) == first  # a smaller group: the same first
+    assert tokens(range(6), group_size=2, seed=4, step=5) != straight
+    assert tokens(range(6), group_size=2, seed=3, step=6) != straight
     assert all(own[0] != own[1] for own in straight.values())
 
 
@@ -81,7 +81,9 @@ def test_special_tokens_are_never_sampled_and_limits_hold(base, samples):
         weight = loaded.model.lm_head.weight
         weight[list(banned)] = 4 * weight.abs().max() * torch.ones_like(weight[list(banned)])
     prompts = Scorer(loaded).encode(samples, Plain())
-    for own in sample(loaded, prompts, [s.id for s in samples], SamplingConfig(max_new_tokens=9), siblings=2):
+    for own in sample(
+        loaded, prompts, [s.id for s in samples], SamplingConfig(max_new_tokens=9), group_size=2
+    ):
         for response in own:
             assert not set(response.ids.tolist()) & set(banned)
             stopped = response.ids[-1].item() in loaded.vocabulary.stop_ids

@@ -78,4 +78,4 @@ def test_a_thought_that_the_prompt_opens_belongs_to_the_response(base, samples, 
 
 def test_the_data_have_one_response_each():
     with pytest.raises(ValueError, match="one response to a problem"):
-        RolloutConfig(source="dataset", siblings=2)
+        RolloutConfig(source="dataset", group_size=2)

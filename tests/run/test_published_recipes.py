@@ -111,7 +111,7 @@ PAIRS = [
             f"vicur/{s}/opsd",
             f"vicur/{s}/grpo",
             # A GRPO run has no teacher: what is said of one there is nowhere used.
-            {"objective.sampled_token", "objective.grpo", "rollout.siblings", *PRIVILEGE, "teacher.dtype"},
+            {"objective.sampled_token", "objective.grpo", "rollout.group_size", *PRIVILEGE, "teacher.dtype"},
         )
         for s in ("2b", "8b")
     ),

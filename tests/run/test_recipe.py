@@ -28,7 +28,7 @@ def test_bases_are_merged_in_order_and_null_removes(tmp_path):
         "objective: {visual_advantage: {top_fraction: 0.5}}\noptimizer: {learning_rate: 1.0e-3}"
     )
     (tmp_path / "second.yaml").write_text("base: first.yaml\noptimizer: {weight_decay: 0.5}")
-    (tmp_path / "third.yaml").write_text("optimizer: {weight_decay: 0.25}\nrollout: {siblings: 4}")
+    (tmp_path / "third.yaml").write_text("optimizer: {weight_decay: 0.25}\nrollout: {group_size: 4}")
     own = tmp_path / "own.yaml"
     own.write_text("base: [second.yaml, third.yaml]\nobjective: {visual_advantage: {kept: 1}}")
     with pytest.raises(SettingsError, match=r"there is no setting 'objective\.visual_advantage\.kept'"):
@@ -36,7 +36,7 @@ def test_bases_are_merged_in_order_and_null_removes(tmp_path):
     own.write_text("base: [second.yaml, third.yaml]\noptimizer: {learning_rate: 2.0e-3}")
     found = load_recipe(str(own))
     assert (found.optimizer.learning_rate, found.optimizer.weight_decay) == (2e-3, 0.25)
-    assert found.rollout.siblings == 4 and found.objective.visual_advantage.top_fraction == 0.5
+    assert found.rollout.group_size == 4 and found.objective.visual_advantage.top_fraction == 0.5
     own.write_text("base: second.yaml\nobjective: {visual_advantage: null}")
     assert load_recipe(str(own)).objective.visual_advantage is None
     own.write_text("base: second.yaml\noptimizer: {weight_decay: null}\nobjective: null")
@@ -111,7 +111,7 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
         ),
         ("optimizer.learning_rate=fast", "optimizer.learning_rate must be a number, not 'fast'"),
         ("teacher.privilege=cues", "teacher.privilege must be one of .* not 'cues'"),
-        ("rollout.siblings=0", "siblings must be at least 1, not 0"),
+        ("rollout.group_size=0", "group_size must be at least 1, not 0"),
         ("training.steps=0", "training.steps must be at least 1"),
         ("student=3", "student must be a section"),
         ("training.steps", "must have the form key=value"),
@@ -119,7 +119,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
         ("optimizer.warmup=5", "optimizer.warmup must be at most 1"),
         ("optimizer.prompts_per_micro_batch=0", "must be at least 1, not 0"),
         ("rollout.sampling.temperature=0.7", "old_log_probs=sampled needs temperature 1"),
-        ("objective.grpo.weight=0.5", "objective grpo compares siblings: set rollout.siblings to 2"),
+        (
+            "objective.grpo.weight=0.5",
+            "objective grpo compares a problem's responses: set rollout.group_size to 2",
+        ),
         ("objective.supervised.weight=1", "supervised cannot learn from rollout.source=student"),
         ("scoring.vocabulary=shared", "old_log_probs=sampled needs scoring.vocabulary=spoken"),
         ("rollout.source=dataset", "sampled_token cannot learn from rollout.source=dataset"),
@@ -132,7 +135,10 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
             "objective.divergence.beta=2",
             "^objective.divergence.beta=2: objective.divergence.beta must be at most 1, not 2.$",
         ),
-        ("objective.visual_advantage={}", "visual_advantage compares siblings: set rollout.siblings to 2"),
+        (
+            "objective.visual_advantage={}",
+            "visual_advantage compares a problem's responses: set rollout.group_size to 2",
+        ),
         ("objective.sampled_token.advantage_limit=0", "advantage_limit must be above 0"),
         ("objective.sampled_token.clip.max_log_ratio=-1", "max_log_ratio must be above 0"),
         ("objective.grpo.epsilon=-0.5", "objective.grpo.epsilon must be 0 or more"),
@@ -178,7 +184,7 @@ def test_a_missing_recipe_names_those_that_are_near():
 def test_objectives_are_chosen_by_naming_them(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(
-        "objective: {visual_advantage: {}, grpo: {weight: 0.3, clip: {high: 0.28}}}\nrollout: {siblings: 4}"
+        "objective: {visual_advantage: {}, grpo: {weight: 0.3, clip: {high: 0.28}}}\nrollout: {group_size: 4}"
     )
     recipe = load_recipe(str(path), ["objective.grpo.weight=0.4"])
     assert list(recipe.objective.parts) == ["visual_advantage", "grpo"]
@@ -204,7 +210,7 @@ def test_sampled_old_log_probs_matter_only_where_they_are_taken():
     assert load_recipe("cuebench/va_opd", cooler).rollout.sampling.temperature == 0.7
     with pytest.raises(SettingsError, match="needs temperature 1"):
         load_recipe("cuebench/va_opd", ["objective.grpo={}", *cooler])
-    greedy = ["rollout.siblings=4", "objective.grpo={}", "rollout.sampling.temperature=0"]
+    greedy = ["rollout.group_size=4", "objective.grpo={}", "rollout.sampling.temperature=0"]
     with pytest.raises(SettingsError, match="they are all the same"):
         load_recipe("cuebench/opsd_cue", [*greedy, "training.old_log_probs=scored"])
 

@@ -65,9 +65,9 @@ def test_scores_are_normalised_over_the_scoring_vocabulary(base, samples, respon
     found = scorer.log_probs(samples[:2], [[ids] for ids in responses[:2]], Plain())
     expected = []
     for sample, ids in zip(samples[:2], responses[:2], strict=True):
-        rows = scorer.rows(scorer.encode([sample], Plain()), [[ids]])
+        sequences = scorer.sequences(scorer.encode([sample], Plain()), [[ids]])
         with torch.no_grad():
-            logits = base.model(**rows.model_inputs()).logits[0, -len(ids) - 1 : -1].double()
+            logits = base.model(**sequences.model_inputs()).logits[0, -len(ids) - 1 : -1].double()
         logits[:, len(base.processor.tokenizer) :] = -torch.inf
         if which == "spoken":
             logits[:, list(base.vocabulary.forbidden_ids)] = -torch.inf

@@ -208,8 +208,8 @@ def test_familiar_names_lead_to_settings_that_exist(command):
     [
         ("batch_size", "training.prompts_per_step"),
         ("per_device_train_batch_size", "optimizer.prompts_per_micro_batch"),
-        ("num_generations", "rollout.siblings"),
-        ("actor_rollout_ref.rollout.n", "rollout.siblings"),
+        ("num_generations", "rollout.group_size"),
+        ("actor_rollout_ref.rollout.n", "rollout.group_size"),
         ("actor_rollout_ref.actor.optim.lr", "optimizer.learning_rate"),
         ("--max-completion-length", "rollout.sampling.max_new_tokens"),
         ("lr", "optimizer.learning_rate"),

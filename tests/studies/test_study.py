@@ -30,7 +30,7 @@ def test_the_study_of_objectives_covers_all_of_them():
 def test_all_start_and_spend_alike():
     recipes = [row.recipe for row in load_study("objectives").trained.values()]
     assert len({(r.student.model, r.training.steps, r.optimizer.learning_rate) for r in recipes}) == 1
-    assert {r.training.prompts_per_step * r.rollout.siblings for r in recipes} == {64}
+    assert {r.training.prompts_per_step * r.rollout.group_size for r in recipes} == {64}
 
 
 @pytest.mark.parametrize("recipe, row", [("va_opd", "va_opd"), ("vgs", "vgs_lp"), ("together", "together")])

@@ -46,7 +46,7 @@ def test_a_folder_of_ones_own_is_taken_as_it_is(monkeypatch):
 
 def test_names_of_recipes(here):
     assert load_recipe("cuebench/opd_cue").training.name == "cuebench/opd_cue"
-    (here / "mine.yaml").write_text("rollout: {siblings: 2}")
+    (here / "mine.yaml").write_text("rollout: {group_size: 2}")
     recipe = load_recipe("mine.yaml")
     assert recipe.training.name == "mine" and recipe.training.output is None
     assert load_recipe("mine.yaml", ["training.name=other"]).training.name == "other"

@@ -73,7 +73,7 @@ def test_same_seed_same_run_and_other_seed_another(tmp_path, base_folder, data):
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence"])
 def test_micro_batches_change_nothing(tmp_path, base_folder, data, aggregation):
-    common = (f"objective.sampled_token.aggregation={aggregation}", "rollout.siblings=2")
+    common = (f"objective.sampled_token.aggregation={aggregation}", "rollout.group_size=2")
     runs = [
         run(tmp_path / str(n), base_folder, data, f"optimizer.prompts_per_micro_batch={n}", *common)[0]
         for n in (4, 1, 3)
@@ -215,7 +215,7 @@ def test_runs_that_cannot_mean_what_they_say(base_folder, data, tmp_path, overri
     "settings, message",
     [
         (
-            ["objective={grpo: {weight: 0.7}, divergence: {weight: 0.3}}", "rollout.siblings=2"],
+            ["objective={grpo: {weight: 0.7}, divergence: {weight: 0.3}}", "rollout.group_size=2"],
             "2 of 24 problems of .* have no answer, which the objective divergence \\+ grpo needs",
         ),
         (
@@ -265,7 +265,7 @@ RECORDED = {
 
 @pytest.mark.parametrize("objective", RECORDED)
 def test_each_objective_records_what_its_paper_plots(tmp_path, base_folder, data, objective):
-    settings = ("rollout.siblings=2", "training.steps=1", "objective.sampled_token=null")
+    settings = ("rollout.group_size=2", "training.steps=1", "objective.sampled_token=null")
     metrics, _ = run(tmp_path, base_folder, data, f"objective.{objective}={{}}", *settings)
     always = {
         "entropy",
@@ -358,13 +358,13 @@ def test_prompts_that_are_too_long_are_dropped_and_told(tmp_path, base_folder, d
         "training.prompts_per_step=4",
     ]
     whole = build(load_recipe("cuebench/opsd_cue", settings))
-    assert whole.data.told() == []
+    assert whole.data.notes() == []
     lengths = [len(p) for p in whole.trainer.scoring.student.encode(whole.data.problems[:], Plain())]
     limit = min(lengths)
     fitting = sum(length <= limit for length in lengths)
     cut = build(load_recipe("cuebench/opsd_cue", [*settings, f"data.max_prompt_tokens={limit}"]))
     assert len(cut.data.problems) == fitting < 24
-    (told,) = cut.data.told()
+    (told,) = cut.data.notes()
     assert told.startswith(f"Skipped {24 - fitting} problems of ") and "too long, the first: " in told
     # The teacher's prompts are longer by their hint, and are not cut off by the student's limit.
     teacher = cut.trainer.scoring.teacher
@@ -387,7 +387,7 @@ def test_answers_that_cannot_be_graded_are_left_out_where_rewards_are_needed(tmp
         f"student.model={base_folder}",
         f"data.train={tmp_path / 'train.parquet'}",
         "training.prompts_per_step=4",
-        "rollout.siblings=2",
+        "rollout.group_size=2",
     ]
     assert len(build(load_recipe("cuebench/opsd_cue", settings)).data.problems) == 24
     graded = build(load_recipe("cuebench/opsd_cue", [*settings, "objective.grpo={}"]))
@@ -395,7 +395,7 @@ def test_answers_that_cannot_be_graded_are_left_out_where_rewards_are_needed(tmp
     assert key == table["id"][0].as_py() and len(graded.data.problems) == 23
     assert (
         f"answers that cannot be graded: 1 gold answer with unbalanced braces; the first: {key}."
-        in (graded.data.told()[0])
+        in (graded.data.notes()[0])
     )
 
 
@@ -406,7 +406,7 @@ def test_a_function_of_the_users_own_gives_the_rewards(tmp_path, base_folder, da
         base_folder,
         data,
         "objective.grpo={}",
-        "rollout.siblings=2",
+        "rollout.group_size=2",
         f"rewards.function={tmp_path / 'mine.py'}:length",
         "rewards.correct_from=0.05",
     )
@@ -495,11 +495,11 @@ def test_what_lacks_the_teachers_privilege_is_told_or_refused(tmp_path, base_fol
         "training.prompts_per_step=4",
     ]
     plain = build(load_recipe("cuebench/opsd_cue", settings))
-    assert plain.data.told() == [
+    assert plain.data.notes() == [
         "4 of 24 problems lack the teacher's privilege; for these the teacher sees the student's prompt."
     ]
     skipped = build(load_recipe("cuebench/opsd_cue", [*settings, "teacher.missing_privilege=skip"]))
     assert len(skipped.data.problems) == 20
-    assert skipped.data.told()[0].startswith("Skipped 4 problems of ")
+    assert skipped.data.notes()[0].startswith("Skipped 4 problems of ")
     with pytest.raises(ValueError, match=r"4 of 24 problems of .* lack the privilege cue"):
         build(load_recipe("cuebench/opsd_cue", [*settings, "teacher.missing_privilege=error"]))

@@ -184,9 +184,9 @@ def test_the_blind_graph_is_run_after_the_seeing_one(shared_student, teacher, ro
     loaded = copy.deepcopy(shared_student)
     student = Scorer(loaded)
     prompts = student.encode(rollouts.samples, Blind())
-    rows = student.rows(prompts, rollouts.response_ids)
+    sequences = student.sequences(prompts, rollouts.response_ids)
     kept = loaded.vocabulary.scored_ids("shared")
-    log_p = student.policy(rows, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
+    log_p = student.policy(sequences, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
     scores = teacher.scorer.scores(rollouts.samples, rollouts.response_ids, Blind())
     log_q = (scores.hidden_ND @ scores.head_WD.T)[:, kept].log_softmax(-1)
     plain_scores = teacher.scorer.scores(rollouts.samples, rollouts.response_ids, teacher.view)
@@ -220,9 +220,9 @@ def test_the_modules_gradient_is_the_advantage_times_the_score(shared_student, t
     loaded = copy.deepcopy(shared_student)
     student = Scorer(loaded)
     ids = torch.cat([r.ids for r in rollouts.flat_responses])
-    rows = student.rows(student.encode(rollouts.samples, Plain()), rollouts.response_ids)
+    sequences = student.sequences(student.encode(rollouts.samples, Plain()), rollouts.response_ids)
     kept = loaded.vocabulary.scored_ids("shared")
-    log_p = student.policy(rows, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
+    log_p = student.policy(sequences, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
     slots = torch.searchsorted(kept, ids)
     log_prob = log_p[torch.arange(len(ids)), slots]
     taught = teacher.scorer.log_probs(rollouts.samples, rollouts.response_ids, teacher.view)
@@ -251,8 +251,8 @@ def test_a_live_prior_has_the_gradient_of_both_views(shared_student, teacher, ro
     student, kept = Scorer(loaded), loaded.vocabulary.scored_ids("shared")
 
     def live(view):
-        rows = student.rows(student.encode(rollouts.samples, view), rollouts.response_ids)
-        return student.policy(rows, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
+        sequences = student.sequences(student.encode(rollouts.samples, view), rollouts.response_ids)
+        return student.policy(sequences, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
 
     def taught(view):
         scores = teacher.scorer.scores(rollouts.samples, rollouts.response_ids, view)

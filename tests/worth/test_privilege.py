@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vicur.data.sample import Privilege
 from vicur.data.views import Blind, BlindHinted, Hinted, Plain
-from vicur.encoding.layout import build_rows
+from vicur.encoding.layout import build_sequences
 from vicur.scoring.scorer import Scorer, ScoringConfig
 from vicur.scoring.terms import mixture_information, mixture_information_above
 from vicur.worth.measure import PrivilegeConfig, measure_privileges
@@ -23,23 +23,23 @@ from vicur.worth.texts import others, with_text
 ONLY_CUE = PrivilegeConfig(kinds=("cue",), blind=False, blind_hinted=False, shuffled=False)
 
 
-def answered(responses, siblings=1, correct=True) -> StudentResponses:
+def answered(responses, group_size=1, correct=True) -> StudentResponses:
     """Each sample's response, and if two are wanted its first tokens again."""
-    ids = tuple(tuple(r[: len(r) - k] for k in range(siblings)) for r in responses)
+    ids = tuple(tuple(r[: len(r) - k] for k in range(group_size)) for r in responses)
     return StudentResponses(
         tuple(range(len(ids))),
         ids,
-        tuple(tuple(f"{i}.{k}" for k in range(siblings)) for i in range(len(ids))),
-        tuple(tuple(correct if k == 0 else False for k in range(siblings)) for _ in ids),
+        tuple(tuple(f"{i}.{k}" for k in range(group_size)) for i in range(len(ids))),
+        tuple(tuple(correct if k == 0 else False for k in range(group_size)) for _ in ids),
     )
 
 
 def full_log_probs(loaded, encoder, shown, ids):
     """Log-probabilities (T, V) in float64 from all logits of one row, and the tokens' places among them."""
     prompt = encoder.encode([shown])[0]
-    rows = build_rows([prompt], [[ids]], pad_id=loaded.vocabulary.pad_id)
+    sequences = build_sequences([prompt], [[ids]], pad_id=loaded.vocabulary.pad_id)
     with torch.no_grad():
-        logits = loaded.model(**rows.model_inputs()).logits[0].double()
+        logits = loaded.model(**sequences.model_inputs()).logits[0].double()
     kept = loaded.vocabulary.kept_ids
     own = logits[len(prompt) - 1 : len(prompt) - 1 + len(ids)][:, kept]
     return own - own.exp().sum(-1, keepdim=True).log()
@@ -176,7 +176,7 @@ def test_batches_and_order_do_not_matter(shared_student, samples, responses, ord
     config = PrivilegeConfig(kinds=("cue",), blind_hinted=False)
     texts = ["Nothing.", "A 7.", "Two lines."]
     several = {"cue": {s.id: texts[: 2 + i % 2] for i, s in enumerate(samples)}}
-    samples, given_responses = samples[:4], answered(responses[:4], siblings=2)
+    samples, given_responses = samples[:4], answered(responses[:4], group_size=2)
     expected = measure_privileges(Scorer(shared_student), samples, given_responses, config, several=several)
     found = measure_privileges(
         Scorer(shared_student, ScoringConfig(samples_per_batch=2, chunk_tokens=chunk)),
@@ -185,9 +185,9 @@ def test_batches_and_order_do_not_matter(shared_student, samples, responses, ord
         replace(config, samples_per_batch=size),
         several=several,
     )
-    ours = {(row["sample"], row["sibling"]): row for row in found.rows()}
+    ours = {(row["sample"], row["response_number"]): row for row in found.rows()}
     for row in expected.rows():
-        own = ours[row["sample"], row["sibling"]]
+        own = ours[row["sample"], row["response_number"]]
         for name, values in row.items():
             if isinstance(values, np.ndarray):
                 assert own[name] == pytest.approx(values, abs=1e-4), name
@@ -207,7 +207,7 @@ def test_records_are_a_row_for_each_response(tmp_path, scorer, samples, response
     found = measure_privileges(scorer, samples[:3], answered(responses[:3], 2), several=several)
     found.write(tmp_path / "tokens.parquet")
     rows = pq.read_table(tmp_path / "tokens.parquet").to_pylist()
-    assert [(r["sample"], r["sibling"], r["correct"]) for r in rows] == [
+    assert [(r["sample"], r["response_number"], r["correct"]) for r in rows] == [
         (s.id, k, k == 0) for s in samples[:3] for k in range(2)
     ]
     assert rows[0]["ids"] == responses[0].tolist() and rows[0]["response"] == "0.0"

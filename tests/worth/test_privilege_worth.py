@@ -31,7 +31,7 @@ def tokens_of(problems, lengths, correct, lift, shift=None, information=None) ->
     return PrivilegeTokens(
         kinds=("cue",),
         samples=tuple(problems),
-        siblings=tuple(range(len(lengths))),
+        response_numbers=tuple(range(len(lengths))),
         correct=tuple(correct),
         texts=("",) * len(lengths),
         ids_N=torch.zeros(len(index), dtype=torch.long),
@@ -201,7 +201,7 @@ def out_of_domain():
     student = load_model("vicur:tiny-student")
     strict = Grader(RewardConfig(function=f"{__file__}:reads_and_answers"))
     sampling = SamplingConfig(max_new_tokens=40)
-    return samples, sample_responses(student, samples, siblings=4, sampling=sampling, grader=strict)
+    return samples, sample_responses(student, samples, group_size=4, sampling=sampling, grader=strict)
 
 
 PROBLEMS = 90

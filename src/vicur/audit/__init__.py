@@ -1,4 +1,4 @@
-"""Does a cue say more than what can be seen? Leaks, claims that the image does not bear out, and junk.
+"""Audit of cues: leaks, claims that the image contradicts, and junk.
 
 report = audit_cues(source)
 gone = drop(report)

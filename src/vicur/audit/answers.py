@@ -1,4 +1,5 @@
-"""Is the gold answer stated? The answer itself, a form of it that our grader calls equal, or its option.
+"""Checks whether a cue states the gold answer: the answer itself, a form that our grader calls equal, or its
+option.
 
 An answer in an answering construction ("the answer is", "x =") is a certain leak. A plain number that equals
 it is no leak if it is drawn in the image, a certain one if it is known not to be (then it was worked out),
@@ -73,12 +74,12 @@ Known = Callable[[str], bool | int | None]
 
 @dataclass(frozen=True)
 class Gold:
-    """What may not be stated.
+    """The forms of an answer that a cue must not state.
 
     Attributes:
         texts: the answer, and the text of the option that it is.
-        letter: of that option.
-        letters: of all options, where they are known.
+        letter: the letter of that option.
+        letters: the letters of all options, where they are known.
     """
 
     texts: tuple[str, ...]
@@ -90,7 +91,7 @@ def gold_forms(answer: str, question: str, choices: tuple[str, ...]) -> Gold:
     """The answer and the option behind it, by letter and text.
 
     Args:
-        answer: as the data give it.
+        answer: the gold answer as the data give it.
         question: may list the options: "A. 12 B. 14".
         choices: the options, where the data keep them apart.
     """
@@ -112,8 +113,8 @@ def answer_findings(text: str, question: str, gold: Gold, known: Known) -> list[
 
     Args:
         text: the cue.
-        question: of its sample.
-        gold: what may not be stated.
+        question: the question of the cue's problem.
+        gold: the forms of the answer that must not be stated.
         known: whether a value is drawn.
     """
     findings: list[Finding] = []
@@ -130,7 +131,7 @@ def answer_findings(text: str, question: str, gold: Gold, known: Known) -> list[
 
 @functools.lru_cache(maxsize=4096)
 def gold_number(answer: str) -> Value | None:
-    """The number that a gold answer is, out of its "x =" and its unit; None if it is none."""
+    """The number that a gold answer is, without its "x =" and its unit; None if it is not a number."""
     bare = re.sub(r"^\s*[^\d=]{1,16}=\s*(?=[^=]+$)", "", tidy(answer))
     values = find_values(bare)
     if len(values) != 1 or bare[: values[0].start].strip(" $({"):
@@ -170,7 +171,7 @@ def _numbers(text: str, question: str, answer: str, gold: Value, known: Known) -
 def _place(
     text: str, question: str, start: int, end: int, value: Value | None
 ) -> Finding | Literal["plain", "counted"] | None:
-    """What it means that the answer is at this place.
+    """The finding for an answer at this place.
 
     "plain" where that depends on what is drawn, "counted" where it may only count things.
     """
@@ -187,7 +188,7 @@ def _place(
         return "plain"  # AB = 12 reads a label where not AB is asked for
     stated = _BEFORE.search(before) is not None or _AFTER.match(after) is not None
     if value is not None and words.lower() == "one":
-        # "one chord", "the other one": no number but where it could be nothing else.
+        # "one chord", "the other one": a number only where it can be nothing else.
         noun = re.match(r"\s+[a-z]", after) is not None and not re.match(r"\s+(?:is|as|for|in)\b", after)
         if noun or not stated:
             return None

@@ -41,7 +41,7 @@ class CueBenchVerifier:
     about, so a digit on a segment that they lack is rejected: it cannot be confirmed and is not asked for.
 
     Attributes:
-        scenes: by the sample's id, where they are at hand.
+        scenes: scenes by the sample's id, if available.
     """
 
     scenes: Mapping[str, Scene] = field(default_factory=dict)
@@ -111,7 +111,8 @@ def _chords(boxes: list[tuple[str, str]], claim: str) -> bool | None:
 
 
 def _labels(claim: str, unknown: bool) -> list[tuple[int, str]]:
-    """Where a claim reads a label, and which. Counts ("two chords") and what it works out are none."""
+    """Labels that a claim reads from the image, with their places. Counts ("two chords") and computed
+    values are left out."""
     formula = _FORMULA.search(claim)
     if formula:
         return []

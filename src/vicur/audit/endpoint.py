@@ -38,7 +38,7 @@ class EndpointJudge:
 
     Args:
         model: name of the model at the endpoint.
-        config: the endpoint.
+        config: settings of the endpoint.
         store: file that keeps the replies, so that a rerun asks only for what is missing; None for no file.
         tries: attempts per cue before it counts as without a verdict.
         backoff_seconds: wait before the second attempt; doubled with each further one.
@@ -78,7 +78,7 @@ class EndpointJudge:
         async def verdict(row: CueRow) -> Verdict | None:
             async with free:  # only the images of cues in flight are decoded
                 request = await asyncio.to_thread(_request, row)
-                key = f"{endpoint_identity(self.model, self.config)} {shown_digest(request.shown)}"
+                key = f"{endpoint_identity(self.model, self.config)} {shown_digest(request.question)}"
                 if store is not None and key in store:
                     return parse_verdict(store.cue(key))
                 reply = await self._reply(client, request)
@@ -115,7 +115,7 @@ class EndpointJudge:
         """A reply without the model's thoughts.
 
         Raises:
-            ValueError: there is nothing else in it, so others would have nothing else either.
+            ValueError: the reply holds only thoughts, as further replies would.
         """
         text, thinking = without_thoughts(reply.text)
         if thinking or (reply.thoughts and not text.strip()):
@@ -136,7 +136,7 @@ def _request(row: CueRow) -> CueRequest:
     return CueRequest(
         index=0,
         sample_id=sample.id,
-        shown=Shown(({"role": "user", "content": content},), sample.images, sample.videos),
+        question=Shown(({"role": "user", "content": content},), sample.images, sample.videos),
         number=0,
         seed=ASKING.seed,
         temperature=ASKING.temperature,

@@ -1,4 +1,4 @@
-"""What an audit says: flags, and the rates that follow from them."""
+"""Results of an audit: flags, and the rates that follow from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 Category = Literal["answer", "reasoning", "grounding", "degenerate", "duplicate", "length"]
 """`answer`: the gold answer is stated. `reasoning`: a step of the solution. `grounding`: a claim that the
-image does not bear out. `degenerate`: no cue at all, in effect. `duplicate`: the same words about another
+image does not bear out. `degenerate`: text that is no cue. `duplicate`: the same words about another
 image. `length`: too long."""
 CATEGORIES: tuple[Category, ...] = ("answer", "reasoning", "grounding", "degenerate", "duplicate", "length")
 
@@ -23,10 +23,11 @@ class Finding:
     """A flag before it is known whose cue it is in.
 
     Attributes:
-        category, severity: as of `Flag`.
-        rule: what was broken, in a word or two; there is a sentence about it for asking again.
-        start, end: of the offending words in the cue, in characters; the whole cue where none are to blame.
-        reason: in words.
+        category, severity: as in `Flag`.
+        rule: the broken rule, in a word or two; each rule has a sentence for asking again.
+        start, end: position of the offending words in the cue, in characters; the whole cue where none are to
+            blame.
+        reason: the reason in words.
     """
 
     category: Category
@@ -42,12 +43,12 @@ class Flag:
     """One thing that is wrong with one cue.
 
     Attributes:
-        id: the sample's.
-        category: what kind of thing.
-        severity: how sure that is.
-        start, end: of the offending words in the cue, in characters.
-        excerpt: these words.
-        reason: in words.
+        id: the sample's id.
+        category: the kind of fault.
+        severity: how certain the fault is.
+        start, end: position of the offending words in the cue, in characters.
+        excerpt: the offending words.
+        reason: the reason in words.
         rule: the rule within its category.
     """
 
@@ -67,11 +68,11 @@ class Audit:
 
     Attributes:
         column: the audited text: "cue", or for comparison "rationale" or "answer".
-        samples: how many there are.
-        cues: how many of them have that text.
-        flags: in the order of the samples.
-        claims: how many claims a verifier, or cues a judge, accepted, rejected and could not judge; empty
-            without one.
+        samples: number of samples.
+        cues: number of samples with that text.
+        flags: the flags in the order of the samples.
+        claims: number of claims that a verifier, or of cues that a judge, accepted, rejected and could not
+            judge; empty without one.
     """
 
     column: str
@@ -95,7 +96,7 @@ class Audit:
         return self.count(category, severity) / self.cues if self.cues else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the counts and rates, without the flags."""
+        """Counts and rates for JSON, without the flags."""
         rules = Counter(f"{category}/{rule}" for _, category, rule in self._broken())
         return {
             "column": self.column,
@@ -141,7 +142,7 @@ def drop(audit: Audit, *, possible: bool = False) -> frozenset[str]:
     """The ids of the samples that should lose their cue.
 
     Args:
-        audit: of the cues.
+        audit: the audit of the cues.
         possible: also drop cues whose faults are only possible ones.
     """
     return frozenset(flag.id for flag in audit.flags if possible or flag.severity == "certain")

@@ -1,4 +1,5 @@
-"""Is a value drawn in the image? What is, a cue may state, even where it happens to be the answer."""
+"""Decides whether a value is drawn in the image. A cue may state a drawn value, even if it happens to be the
+answer."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from vicur.cuebench.boxes import cue_boxes
 from vicur.data.sample import Sample
 
 Known = bool | int | None
-"""True: drawn, so that a cue may state it. False: not drawn. A number: drawn so many times, and to be stated
-no more often. None: not known."""
+"""True: drawn, so that a cue may state it. False: not drawn. A number: drawn that many times, and to be
+stated no more often. None: not known."""
 Givens = Callable[[CueRow, str], Known]
 """Whether a value, as a cue writes it, is drawn in the row's image."""
 
@@ -27,9 +28,10 @@ def question_givens(row: CueRow, value: str) -> Known:
 
 
 def listed_givens(row: CueRow, value: str) -> Known:
-    """How often the data list a value as drawn: in `cue_boxes`, or in `givens` (a list of texts) in `meta`.
+    """Number of times the data list a value as drawn: in `cue_boxes`, or in `givens` (a list of texts) in
+    `meta`.
 
-    Such a list counts as complete: what is not in it is not drawn. None where there is no list.
+    Such a list counts as complete: anything missing from it is not drawn. None where there is no list.
     """
     if row.outline is None:
         return None
@@ -38,7 +40,8 @@ def listed_givens(row: CueRow, value: str) -> Known:
 
 
 def default_givens(row: CueRow, value: str) -> Known:
-    """What the question says, else what the data list; where neither knows, the value is a possible leak."""
+    """Combines the question, which decides first, with the data's list; where neither knows, the value is a
+    possible leak."""
     known = question_givens(row, value)
     return listed_givens(row, value) if known is None else known
 

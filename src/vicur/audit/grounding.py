@@ -11,7 +11,7 @@ from vicur.data.sample import Sample
 _END = re.compile(r"[.!?](?=\s|$)|[;\n]")
 
 Verifier = Callable[[Sample, str], bool | None]
-"""Whether a claim about a sample's image is true; None where that cannot be told."""
+"""Whether a claim about a sample's image is true; None where that cannot be decided."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge finds wrong with a cue.
+    """The faults that a judge finds in a cue.
 
     Attributes:
         faults: the offending words by category; "" where they are not quoted. Clean categories are missing.

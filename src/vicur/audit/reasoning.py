@@ -63,7 +63,7 @@ def reasoning_findings(text: str, question: str) -> list[Finding]:
 
     Args:
         text: the cue.
-        question: of its sample.
+        question: the question of the cue's problem.
     """
     asked = _squeezed(question)
     theorems = [

@@ -56,8 +56,8 @@ def build_repaired(
 
     Args:
         config: settings of the build.
-        rounds: how often to ask again at most.
-        build: builds, as `vicur.cues.build.build_cues`.
+        rounds: maximum number of times to ask again.
+        build: builds the cues, as `vicur.cues.build.build_cues` does.
         report: called with the number of faulty cues before each round.
 
     Raises:
@@ -80,7 +80,7 @@ def build_repaired(
 
 
 def corrections(built: Path, config: BuildConfig) -> dict[str, str]:
-    """What to tell the model about each cue that is certainly faulty."""
+    """Remarks to the model about each cue that is certainly faulty."""
     columns = config.data.columns | {"cue": config.column or "cue"}
     source = FileSource(built, image_dir=config.data.image_dir, columns=columns, bad_rows="skip")
     certain: dict[str, list[Flag]] = {}
@@ -97,8 +97,8 @@ def correction(flags: Iterable[Flag], row: CueRow) -> str:
     taken, or none.
 
     Args:
-        flags: of this cue.
-        row: its sample's.
+        flags: the findings about this cue.
+        row: the row of its sample.
     """
     gold = gold_forms(row.answer, row.question, row.choices) if row.answer else None
     forbidden = [row.answer.strip(), *(gold.texts if gold else ())] if row.answer else []

@@ -1,4 +1,5 @@
-"""What an audit reads of each sample. Media are opened only where a verifier or judge looks at them."""
+"""The part of each sample that an audit reads. Media are opened only where a verifier or judge looks at
+them."""
 
 from __future__ import annotations
 
@@ -19,13 +20,13 @@ class CueRow:
     """One cue and what it may not say.
 
     Attributes:
-        id: of the sample.
+        id: the problem's id.
         text: the cue; None where the sample has none.
         question: the words of its last turn.
         answer: the gold answer.
         choices: texts of the options A, B, ... where the data keep them apart from the question.
-        outline: gives the sample without its pixels, for what its `meta` says.
-        sample: gives the whole sample, for a verifier.
+        outline: returns the sample without its pixels, to read its `meta`.
+        sample: returns the whole sample, for a verifier.
     """
 
     id: str
@@ -45,7 +46,7 @@ def cue_rows(source: FileSource | Iterable[Sample] | Iterable[CueRow], column: C
     """The rows of a source, or of samples in memory.
 
     Args:
-        source: where they are; rows pass unchanged.
+        source: the samples; rows pass unchanged.
         column: the text to audit.
     """
     if isinstance(source, FileSource):

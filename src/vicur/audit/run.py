@@ -18,7 +18,8 @@ from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 
 READ = 4000
-"""Characters of a cue that are read for leaks. A longer one is flagged for that, so nothing slips through."""
+"""Maximum number of characters of a cue that are searched for leaks. A longer cue is flagged as such, so
+nothing slips through."""
 MIN_WORDS = 3
 """A cue with fewer words is degenerate. Answers and rationales may be short."""
 _RUN = re.compile(r"[0-9]{25,}|\s{25,}")
@@ -38,7 +39,7 @@ def audit_cues(
     Args:
         source: a file's samples, samples in memory, or rows.
         column: the text to audit. Rationales and answers leak by nature: their rates are for comparison.
-        givens: says which values are drawn.
+        givens: decides which values are drawn.
         verifier: checks each claim of a cue against the image; None for no check.
         judge: judges each cue with its image, besides the rules; None for the rules alone.
 
@@ -50,7 +51,7 @@ def audit_cues(
     everything = list(cue_rows(source, column))
     repeated = [sample_id for sample_id, times in Counter(row.id for row in everything).items() if times > 1]
     if repeated:
-        raise ValueError(f"{len(repeated)} id(s) stand for several samples, the first is {repeated[0]}.")
+        raise ValueError(f"{len(repeated)} id(s) name several samples each; the first is {repeated[0]}.")
     rows = [row for row in everything if row.text is not None]
     findings = [
         [*_shape(row, column), *reasoning_findings(_readable(row), row.question), *_answer(row, givens)]

@@ -1,4 +1,4 @@
-"""Cues that are wrong whatever they say: none at all, endless ones, and the same for different images."""
+"""Finds cues that are wrong regardless of their content: empty, endless, or the same for different images."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _REFUSAL = re.compile(
 MAX_WORDS = 150
 """A cue with more words is over-long."""
 RUN, MAX_REPEATS = 4, 0.3
-"""A cue is a loop if more than this share of its runs of so many words are repeats, 0-1."""
+"""A cue is a loop if more than this share of its runs of RUN words are repeats, 0-1."""
 SIMILARITY, SHINGLE = 0.9, 3
-"""Jaccard similarity, 0-1, of runs of so many words from which two cues are near-duplicates."""
+"""Jaccard similarity, 0-1, of runs of SHINGLE words, from which two cues are near-duplicates."""
 _HASHES, _BANDS = 32, 8
 
 
@@ -69,8 +69,8 @@ class Duplicate:
     """Two cues that say the same of different images.
 
     Attributes:
-        index: of the one that is flagged, among the rows.
-        other: of another one that says it.
+        index: index of the flagged cue among the rows.
+        other: index of another cue that says the same.
         exact: whether but for spaces and case the texts are equal.
     """
 
@@ -87,7 +87,7 @@ def duplicates(rows: list[CueRow]) -> list[Duplicate]:
     different things, however alike they are.
 
     Args:
-        rows: with their texts.
+        rows: the rows with their texts.
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, row in enumerate(rows):

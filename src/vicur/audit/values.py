@@ -57,13 +57,13 @@ _WORD = re.compile("[a-z]+")
 
 @dataclass(frozen=True)
 class Value:
-    """A number where it stands in a text.
+    """A number and its place in a text.
 
     Attributes:
-        start, end: of its words in the text, in characters, with its sign.
+        start, end: position of its words in the text, in characters, sign included.
         number: the value; 12 for "12 %".
         percent: whether it is in percent.
-        decimals: how many decimals are written, which says how far it may be rounded.
+        decimals: number of decimals written, which decides how far it may be rounded.
         in_words: whether it is written out.
         worked_out: whether it is written as a fraction or root, but is a whole number.
     """

@@ -14,7 +14,7 @@ _THINGS = re.compile(
     r"photo)s|vertices|radii|halves|axes",
     re.IGNORECASE,
 )
-"""What an image may show several of."""
+"""Nouns for things of which an image may show several."""
 
 _FUNCTION_WORDS = "on|and|is|are|in|at|of|or|by|to|for|with|as|units|times|be|that|what|which|who|one|it|also"
 # "two chords", "4 short coloured lines", and "two of them"
@@ -54,7 +54,7 @@ def counts_visible(text: str, value: Value) -> bool:
 
 
 def counts_something(text: str, value: Value) -> bool:
-    """Whether a number stands before what looks like a noun in the plural."""
+    """Whether a number precedes what looks like a plural noun."""
     return _noun(text, value) is not None
 
 

@@ -1,4 +1,4 @@
-"""What a command is: its words, its options, and the settings behind them.
+"""The definition of a command: its words, its options, and the settings behind them.
 
 All commands share one grammar. A setting is given as `key=value`, `--key value` or `--key=value`; the common
 ones have a short option too (`--data FILE` is data.train=FILE). Nothing here imports a model or data, so that
@@ -35,7 +35,7 @@ class Command:
         help: one line, for the list of commands.
         run: "module:function", imported when the command runs; called with the `Arguments` and a console.
         settings: "module:class" of its settings, imported for --help.
-        description: what it does, for its own help; `help` if not given.
+        description: description for its own help; `help` if not given.
         argument: the word behind the command, if it takes one.
         options: settings that have a short option.
         switches: options without a value that are no settings.
@@ -80,15 +80,16 @@ class Command:
         """Run it, or print its help.
 
         Args:
-            parsed: what argparse read.
-            rest: what it did not know.
+            parsed: the arguments that argparse recognised.
+            rest: the arguments that it did not recognise.
             settings: `key=value` or `--key=value`.
-            console: to print to.
+            console: console to print to.
         """
         parser: Parser = parsed.parser
         if parsed.help:
             sys.stdout.write(f"{parser.format_help()}\n")
-            sys.stdout.flush()  # the settings take longer: their classes stand beside the code that uses them
+            # The settings take longer: their classes are defined beside the code that uses them.
+            sys.stdout.flush()
             from vicur.cli.help import settings_help
 
             sys.stdout.write(settings_help(load_name(self.settings)))
@@ -122,13 +123,15 @@ class Command:
             frozenset(switch.flag for switch in (*self.switches, PRINT_CONFIG) if vars(parsed)[switch.dest]),
         )
 
-    def _missing(self, given: set[str], parsed: argparse.Namespace) -> list[str]:
-        """How the settings that must be given, and are not, are written."""
+    def _missing(self, provided: set[str], parsed: argparse.Namespace) -> list[str]:
+        """The required settings that are missing, as they would be written."""
         written = {option.setting: option.flag for option in self.options}
         if self.argument is not None and self.argument.setting is not None:
             written[self.argument.setting] = self.argument.name
-            given = given | ({self.argument.setting} if parsed.argument is not None else set())
-        return [written.get(setting, f"{setting}=VALUE") for setting in self.needed if setting not in given]
+            provided = provided | ({self.argument.setting} if parsed.argument is not None else set())
+        return [
+            written.get(setting, f"{setting}=VALUE") for setting in self.needed if setting not in provided
+        ]
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,8 @@ class Argument:
     """The word behind a command.
 
     Attributes:
-        name: what stands for it in the usage, e.g. "RECIPE".
-        help: shown by --help.
+        name: placeholder in the usage line, e.g. "RECIPE".
+        help: text for --help.
         setting: the setting that it is; None where the command reads it by itself.
     """
 
@@ -146,7 +149,7 @@ class Argument:
     setting: str | None = None
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Declare it."""
+        """Declare it in a parser."""
         import shtab
 
         # Not required here: --help and --print-config do without it.
@@ -156,7 +159,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What was typed.
+    """The parsed command line.
 
     Attributes:
         command: the command.
@@ -204,6 +207,6 @@ class Arguments:
 
 
 def load_name(name: str) -> Any:
-    """What "module:name" stands for."""
+    """The object that "module:name" names."""
     module, _, attribute = name.partition(":")
     return vars(importlib.import_module(module))[attribute]

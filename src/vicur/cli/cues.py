@@ -118,26 +118,28 @@ def audit(arguments: Arguments, console: Console) -> None:
         _write_dropped(table, source, result, settings)
 
 
-def _write_flags(found: Audit, path: Path) -> None:
+def _write_flags(result: Audit, path: Path) -> None:
     """Write the flags; without any, a table of the right columns."""
     numbers = {"start": pa.int64(), "end": pa.int64()}
     schema = pa.schema([(field.name, numbers.get(field.name, pa.string())) for field in fields(Flag)])
-    table = pa.Table.from_pylist(found.rows(), schema=schema)
+    table = pa.Table.from_pylist(result.rows(), schema=schema)
     write_or_rescue(path, lambda partial: pq.write_table(table, partial))
 
 
-def _print_audit(found: Audit, console: Console) -> None:
-    console.print(f"{found.cues} of {found.samples} problems have a {found.column}.", highlight=False)
-    console.print(found.table(), markup=False, highlight=False, soft_wrap=True)
-    for flag in found.flags[:MOST_SHOWN]:
+def _print_audit(result: Audit, console: Console) -> None:
+    console.print(f"{result.cues} of {result.samples} problems have a {result.column}.", highlight=False)
+    console.print(result.table(), markup=False, highlight=False, soft_wrap=True)
+    for flag in result.flags[:MOST_SHOWN]:
         console.print(
             f"{flag.id}, {flag.category} ({flag.severity}): {flag.reason}: {flag.excerpt}",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
-    if len(found.flags) > MOST_SHOWN:
-        console.print(f"... and {len(found.flags) - MOST_SHOWN} more; --flags FILE has all.", highlight=False)
+    if len(result.flags) > MOST_SHOWN:
+        console.print(
+            f"... and {len(result.flags) - MOST_SHOWN} more; --flags FILE has all.", highlight=False
+        )
 
 
 def _check_drop(table: Table, source: FileSource, settings: AuditSettings) -> None:
@@ -194,7 +196,7 @@ def worth(arguments: Arguments, console: Console) -> None:
         responses = sample_responses(
             student,
             samples,
-            siblings=settings.siblings,
+            group_size=settings.group_size,
             sampling=settings.sampling,
             seed=settings.seed,
             grader=grader,
@@ -207,12 +209,12 @@ def worth(arguments: Arguments, console: Console) -> None:
         samples_per_batch=settings.samples_per_batch,
     )
     tokens = measure_privileges(teacher.scorer, samples, responses, config, progress=Progress("scoring"))
-    found = privilege_worth(tokens, seed=settings.seed)
-    console.print(worth_table(found))
-    for line in [*rank_lines(found), reading(found)]:
+    result = privilege_worth(tokens, seed=settings.seed)
+    console.print(worth_table(result))
+    for line in [*rank_lines(result), reading(result)]:
         console.print(line, markup=False, highlight=False)
     if settings.output is not None:
         folder = Path(settings.output)
         write_or_rescue(folder / "tokens.parquet", tokens.write)
-        text = json.dumps(found.as_dict(), indent=2) + "\n"
+        text = json.dumps(result.as_dict(), indent=2) + "\n"
         write_or_rescue(folder / "worth.json", lambda partial: partial.write_text(text))

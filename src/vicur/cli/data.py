@@ -1,4 +1,4 @@
-"""`vicur data inspect`."""
+"""The command `vicur data inspect`."""
 
 from __future__ import annotations
 

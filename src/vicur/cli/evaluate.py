@@ -1,4 +1,4 @@
-"""`vicur eval`."""
+"""The command `vicur eval`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vicur.rewards.grader import Grader
 
 
 def evaluate(arguments: Arguments, console: Console) -> None:
-    """Check data and output, ask the model, and print what came of it.
+    """Check data and output, ask the model, and print the results.
 
     Raises:
         ValueError: a setting, the data or the output does not fit.
@@ -41,12 +41,12 @@ def evaluate(arguments: Arguments, console: Console) -> None:
     with ResponseStore(output, settings.identity(), overwrite=settings.overwrite) as store:
         for sentence in _about_store(store):
             say(sentence)
-        found = _answers(settings, source, grader, store)
-        found = Evaluation(found.answers, (*left_out, *found.unasked))
+        evaluation = _answers(settings, source, grader, store)
+        evaluation = Evaluation(evaluation.answers, (*left_out, *evaluation.unasked))
         # Before anything can go wrong in writing: the result of the whole evaluation.
-        for line in evaluation_lines(found, settings):
+        for line in evaluation_lines(evaluation, settings):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        store.finish(found.table())
+        store.finish(evaluation.table())
     if output is not None:
         console.print(f"Responses and verdicts: {output}", markup=False, highlight=False, soft_wrap=True)
 
@@ -54,7 +54,7 @@ def evaluate(arguments: Arguments, console: Console) -> None:
 def _answers(
     settings: EvaluationSettings, source: FileSource, grader: Grader, store: ResponseStore
 ) -> Evaluation:
-    """What the model answers.
+    """The model's answers.
 
     Raises:
         ValueError: a row turns out unreadable, and such rows are not skipped.
@@ -92,7 +92,7 @@ def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource,
         encoder = PromptEncoder.for_lengths(read_processor(settings.model), settings.data.pixel_limits())
         measuring = passing_bar("measuring prompts").over
         source, overlong = fit_prompts(source, encoder, settings.data, progress=measuring)
-        too_long = unasked([(own.id, str(own)) for own in overlong], "prompts too long")
+        too_long = unasked([(prompt.id, str(prompt)) for prompt in overlong], "prompts too long")
     _check_gradable(source, grader)
     unreadable = [(bad.id or f"row {bad.row}", str(bad)) for bad in source.bad_rows]
     return source, [*unasked(unreadable, "unreadable rows"), *too_long]

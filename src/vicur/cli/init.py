@@ -1,4 +1,4 @@
-"""`vicur init`."""
+"""The command `vicur init`."""
 
 from __future__ import annotations
 

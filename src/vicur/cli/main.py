@@ -37,15 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted. Everything written so far can be read.\n")
         return INTERRUPTED
-    except BrokenPipeError:  # as behind `| head`: nobody is left to be told
+    except BrokenPipeError:  # as behind `| head`: nothing reads the output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
 
 
 def _hide_deprecations() -> None:
-    """For the whole process, unless -W or PYTHONWARNINGS asks for warnings.
+    """Hide deprecation warnings for the whole process, unless -W or PYTHONWARNINGS asks for warnings.
 
-    What a library will change concerns the developers of this one and not those who run it.
+    A library's deprecation warnings concern the developers of this package, not its users.
     """
     if not sys.warnoptions:
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
@@ -76,12 +76,12 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _mistakes() -> tuple[type[BaseException], ...]:
-    """What ends in a sentence; anything else is a fault of this program."""
+    """The errors that end in a one-line message; anything else is a fault of this program."""
     return (ValueError, OSError, FloatingPointError, *_imported("torch", "OutOfMemoryError"))
 
 
 def _imported(module: str, name: str) -> tuple[type[BaseException], ...]:
-    """A class of errors, if its module was imported; otherwise nobody can have raised it."""
+    """A class of errors, if its module was imported; otherwise it cannot have been raised."""
     return (vars(sys.modules[module])[name],) if module in sys.modules else ()
 
 
@@ -92,10 +92,10 @@ class _Version(argparse.Action):
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            found = version("vicur")
+            installed = version("vicur")
         except PackageNotFoundError:  # run from its sources
-            found = "(not installed)"
-        sys.stdout.write(f"vicur {found}\n")
+            installed = "(not installed)"
+        sys.stdout.write(f"vicur {installed}\n")
         parser.exit()
 
 

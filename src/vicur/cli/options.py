@@ -23,9 +23,9 @@ class Option:
     Attributes:
         flag: e.g. "--max-new-tokens".
         setting: e.g. "sampling.max_new_tokens".
-        help: shown by --help.
+        help: text for --help.
         choices: the values it takes, if they are few.
-        metavar: stands for the value in the help.
+        metavar: placeholder for the value in the help.
         switch: whether it is given without a value, for true.
         many: whether it takes several values, for a list.
     """
@@ -40,11 +40,11 @@ class Option:
 
     @property
     def dest(self) -> str:
-        """Where argparse keeps the value; no destination of another kind looks like it."""
+        """The destination of the value in argparse's namespace, distinct from all other destinations."""
         return f"setting {self.setting}"
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Declare it."""
+        """Declare it in a parser."""
         if self.switch:
             parser.add_argument(self.flag, dest=self.dest, action="store_const", const="true", help=self.help)
             return
@@ -55,7 +55,7 @@ class Option:
         )
 
     def text(self, value: str | list[str]) -> str:
-        """The value as an override has it."""
+        """The value as written in an override."""
         return f"[{', '.join(value)}]" if isinstance(value, list) else value
 
     def origin(self, value: str | list[str]) -> str:
@@ -74,11 +74,11 @@ class Switch:
 
     @property
     def dest(self) -> str:
-        """Where argparse keeps whether it was given."""
+        """The destination in argparse's namespace of the flag that says whether it was given."""
         return f"switch {self.flag}"
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Declare it."""
+        """Declare it in a parser."""
         parser.add_argument(self.flag, dest=self.dest, action="store_true", help=self.help)
 
 
@@ -127,7 +127,7 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unrecognized arguments: {word}{self.suggestion(word)}")
 
     def suggestion(self, word: str) -> str:
-        """What was probably meant by an option that the command does not have, to be put after it."""
+        """A hint at the option that was probably meant, to follow the message about an unknown one."""
         flag = word.partition("=")[0]
         answer = answer_for(flag, self.command)
         return f": {answer}" if answer is not None else nearest(flag, self.flags)
@@ -154,7 +154,7 @@ def canonical(words: Sequence[str]) -> tuple[list[str], list[str]]:
     `--max_new_tokens` becomes `--max-new-tokens`. A dotted setting and its value, `--a.b value`, become one
     word, so that no setting is taken for the word behind a command.
     """
-    found: list[str] = []
+    flags: list[str] = []
     settings: list[str] = []
     rest = iter(words)
     for word in rest:
@@ -164,21 +164,21 @@ def canonical(words: Sequence[str]) -> tuple[list[str], list[str]]:
         elif _SETTING.match(word):
             settings.append(word)
         elif not flag.startswith("--"):
-            found.append(word)
+            flags.append(word)
         elif "." not in flag:
-            found.append(flag.replace("_", "-") + equals + value)
+            flags.append(flag.replace("_", "-") + equals + value)
         elif equals:
             settings.append(word)
         else:
             following = next(rest, None)
-            (found if following is None else settings).append(
+            (flags if following is None else settings).append(
                 word if following is None else f"{word}={following}"
             )
-    return found, settings
+    return flags, settings
 
 
 def as_overrides(rest: Sequence[str], parser: Parser) -> list[str]:
-    """What is left of a command line as overrides: `--key value`, `--key=value` and `key=value`."""
+    """The rest of a command line as overrides: `--key value`, `--key=value` and `key=value`."""
     overrides: list[str] = []
     words = list(rest)
     while words:

@@ -46,8 +46,8 @@ steps.
 def page() -> str:
     """The whole of docs/settings.md."""
     parts = [INTRODUCTION]
-    for own in fields(Recipe):
-        parts += _section(get_type_hints(Recipe)[own.name], own.name)
+    for section in fields(Recipe):
+        parts += _section(get_type_hints(Recipe)[section.name], section.name)
     parts += [BUILDING, *_lines(BuildConfig, "")]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -63,8 +63,8 @@ def _section(component: type, name: str) -> list[str]:
 def _lines(component: type, prefix: str) -> list[str]:
     """The settings of a component, without those of the optional ones in it."""
     elsewhere = tuple(f"{name}." for name, _ in optional_components(component, prefix))
-    own = [_entry(s) for s in settings_of(component, prefix) if not s.name.startswith(elsewhere)]
-    return [*own, ""]
+    entries = [_entry(s) for s in settings_of(component, prefix) if not s.name.startswith(elsewhere)]
+    return [*entries, ""]
 
 
 def _entry(setting: Setting) -> str:

@@ -45,9 +45,9 @@ def study(arguments: Arguments, console: Console) -> None:
     if arguments.printing:
         print_config(config)
         return
-    chosen = load_study(arguments.word, [pair for pair in arguments.overrides if not _is_of_study(pair)])
-    outcomes = run_study(chosen, config, console)
-    _print_summary(summarise(chosen, outcomes), console)
+    definition = load_study(arguments.word, [pair for pair in arguments.overrides if not _is_of_study(pair)])
+    outcomes = run_study(definition, config, console)
+    _print_summary(summarise(definition, outcomes), console)
     console.print(f"All numbers: {config.output}/summary.json", markup=False)
 
 

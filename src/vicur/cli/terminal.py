@@ -1,4 +1,4 @@
-"""What commands print: what recovery adds, what data holds, what a preflight found."""
+"""Printed output of commands: additions by recovery, inspections of data, and preflight results."""
 
 from __future__ import annotations
 
@@ -61,75 +61,81 @@ def print_addition(addition: Addition, console: Console) -> None:
     )
 
 
-def evaluation_lines(found: Evaluation, settings: EvaluationSettings) -> list[str]:
+def evaluation_lines(evaluation: Evaluation, settings: EvaluationSettings) -> list[str]:
     """The accuracy, and everything that a reader must know to trust it."""
-    count, leakage = len(found.answers), found.leakage
-    graded = f"accuracy {found.accuracy} % on {len(found.graded)} problems" if found.graded else "no accuracy"
+    count, leakage = len(evaluation.answers), evaluation.leakage
+    graded = (
+        f"accuracy {evaluation.accuracy} % on {len(evaluation.graded)} problems"
+        if evaluation.graded
+        else "no accuracy"
+    )
     lines = [
         f"{graded}; the word hint {leakage.occurrences} times in {leakage.samples} of {count} responses",
     ]
-    if found.truncated:
+    if evaluation.truncated:
         lines.append(
-            f"Warning: {found.truncated} of {count} responses were cut off at "
+            f"Warning: {evaluation.truncated} of {count} responses were cut off at "
             f"{settings.sampling.max_new_tokens} tokens. Raise --max-new-tokens."
         )
-    if found.unextracted:
+    if evaluation.unextracted:
         lenient = "" if settings.rewards.lenient else " rewards.lenient=true accepts unmarked answers too."
         lines.append(
-            f"Warning: no answer was found in {found.unextracted} of {count} responses; they count as "
+            f"Warning: no answer was found in {evaluation.unextracted} of {count} responses; they count as "
             f"wrong.{lenient}"
         )
-    lines += [f"Left out of the accuracy, {kind}: {number}." for kind, number in found.excluded.items()]
+    lines += [f"Left out of the accuracy, {kind}: {number}." for kind, number in evaluation.excluded.items()]
     return lines
 
 
-def print_inspection(found: Inspection, console: Console) -> None:
-    """What a source holds, and one problem as student and teacher see it."""
+def print_inspection(inspection: Inspection, console: Console) -> None:
+    """Print the statistics of a source, and one problem as student and teacher see it."""
     table = Table(box=None, show_header=False)
-    table.add_row("rows", f"{found.rows}, of which {found.problems} are problems")
-    for kind, count in found.bad_rows.items():
+    table.add_row("rows", f"{inspection.rows}, of which {inspection.problems} are problems")
+    for kind, count in inspection.bad_rows.items():
         table.add_row("bad rows", f"{count} {kind}")
-    fields = ", ".join(f"{ours} <- {column}" for ours, column in found.schema.items())
+    fields = ", ".join(f"{ours} <- {column}" for ours, column in inspection.schema.items())
     table.add_row("fields", escape(fields))
-    table.add_row("columns not used", escape(listed(found.unused)))
-    table.add_row("without an answer", str(found.without_answer))
-    table.add_row("with a target response", str(found.with_target_response))
-    if found.with_choices:
-        table.add_row("with options", str(found.with_choices))
-    table.add_row("images a problem", _counts(found.images_per_problem) or "none")
-    if found.images_per_problem:
-        total = sum(number * count for number, count in found.images_per_problem.items())
-        table.add_row("images decoded", f"{found.decoded_images} of {total}")
-    if set(found.videos_per_problem) - {0}:
-        table.add_row("videos a problem", _counts(found.videos_per_problem))
-        table.add_row("frames a video", _spread(found.video_frames, "{:.0f}"))
-    table.add_row("image width", _spread(found.image_width, "{:.0f}"))
-    table.add_row("image height", _spread(found.image_height, "{:.0f}"))
-    table.add_row("megapixels", _spread(found.image_megapixels, "{:.3f}"))
-    if found.prompt_tokens is not None:
-        table.add_row("tokens, student's prompt", _spread(found.prompt_tokens, "{:.0f}"))
-        table.add_row("tokens, teacher's prompt", _spread(found.teacher_prompt_tokens, "{:.0f}"))
-    table.add_row("privileges", ", ".join(f"{kind} {count}" for kind, count in found.privileges.items()))
+    table.add_row("columns not used", escape(listed(inspection.unused)))
+    table.add_row("without an answer", str(inspection.without_answer))
+    table.add_row("with a target response", str(inspection.with_target_response))
+    if inspection.with_choices:
+        table.add_row("with options", str(inspection.with_choices))
+    table.add_row("images a problem", _counts(inspection.images_per_problem) or "none")
+    if inspection.images_per_problem:
+        total = sum(number * count for number, count in inspection.images_per_problem.items())
+        table.add_row("images decoded", f"{inspection.decoded_images} of {total}")
+    if set(inspection.videos_per_problem) - {0}:
+        table.add_row("videos a problem", _counts(inspection.videos_per_problem))
+        table.add_row("frames a video", _spread(inspection.video_frames, "{:.0f}"))
+    table.add_row("image width", _spread(inspection.image_width, "{:.0f}"))
+    table.add_row("image height", _spread(inspection.image_height, "{:.0f}"))
+    table.add_row("megapixels", _spread(inspection.image_megapixels, "{:.3f}"))
+    if inspection.prompt_tokens is not None:
+        table.add_row("tokens, student's prompt", _spread(inspection.prompt_tokens, "{:.0f}"))
+        table.add_row("tokens, teacher's prompt", _spread(inspection.teacher_prompt_tokens, "{:.0f}"))
+    table.add_row("privileges", ", ".join(f"{kind} {count}" for kind, count in inspection.privileges.items()))
     console.print(table, highlight=False)
-    notes = list(found.notes)
-    if found.problems and set(found.images_per_problem) | set(found.videos_per_problem) == {0}:
+    notes = list(inspection.notes)
+    if inspection.problems and set(inspection.images_per_problem) | set(inspection.videos_per_problem) == {0}:
         notes.append("No problem has an image or a video: is a column not recognised?")
-    if not found.problems:
+    if not inspection.problems:
         notes.append("No row can be used.")
-    notes += [f"{found.bad_rows[kind]} {kind}, first: {row}" for kind, row in found.first_bad_rows.items()]
+    notes += [
+        f"{inspection.bad_rows[kind]} {kind}, first: {row}" for kind, row in inspection.first_bad_rows.items()
+    ]
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    if found.example_id is not None:
-        _prompt(f"The student sees ({found.example_id})", found.student_sees, console)
-        _prompt("The teacher sees", found.teacher_sees, console)
+    if inspection.example_id is not None:
+        _prompt(f"The student sees ({inspection.example_id})", inspection.student_sees, console)
+        _prompt("The teacher sees", inspection.teacher_sees, console)
 
 
-def print_preflight(found: Preflight, console: Console) -> None:
+def print_preflight(preflight: Preflight, console: Console) -> None:
     """The prompts of one problem, and every check."""
-    _prompt("The student sees", found.student_prompt, console)
-    if found.teacher_prompt is not None:
-        _prompt("The teacher sees", found.teacher_prompt, console)
-    console.print(checks_table(found.checks))
+    _prompt("The student sees", preflight.student_prompt, console)
+    if preflight.teacher_prompt is not None:
+        _prompt("The teacher sees", preflight.teacher_prompt, console)
+    console.print(checks_table(preflight.checks))
 
 
 def checks_table(checks: tuple[Check, ...]) -> Table:
@@ -168,11 +174,11 @@ def _spread(spread: Spread | None, form: str) -> str:
         return "none"
     if spread.low == spread.high:
         return f"{form.format(spread.low)} everywhere"
-    shown = {
+    values = {
         "min": spread.low,
         "5 %": spread.p5,
         "median": spread.p50,
         "95 %": spread.p95,
         "max": spread.high,
     }
-    return ", ".join(f"{name} {form.format(value)}" for name, value in shown.items())
+    return ", ".join(f"{name} {form.format(value)}" for name, value in values.items())

@@ -1,4 +1,4 @@
-"""`vicur train`."""
+"""The command `vicur train`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where in its image a CueBench problem has what its cue names."""
+"""Boxes, in the image of a CueBench problem, of the things that its cue names."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Label:
     """A piece of text, centred on a point.
 
     Attributes:
-        text: what is written.
+        text: text to write.
         centre: pixel position of the middle of the text.
         colour: RGB, 0-255.
         size: font size in pixels.
@@ -89,7 +89,7 @@ def rasterise(
     """Draw strokes and labels on a square image.
 
     Args:
-        strokes: what to draw, in drawing order.
+        strokes: strokes in drawing order.
         size: side of the image in pixels.
         background: RGB, 0-255.
         labels: text, drawn on top of the strokes.

@@ -99,7 +99,7 @@ def to_sample(scene: Scene) -> Sample:
 
 
 def write_parquet(family: Family, split: Split, count: int, out: Path, *, seed: int = 0) -> None:
-    """Write problems in the geometry3k convention, with the privileges and boxes beside.
+    """Write problems in the geometry3k convention, with additional columns for privileges and boxes.
 
     Columns: `images` (list of {bytes, path}), `problem` (with `<image>`), `answer`, and `cue`,
     `rationale`, `target_response`, `id`, `cue_boxes` (JSON: name, value, left, top, right, bottom

@@ -48,7 +48,7 @@ class PretrainSettings:
     """The settings of `vicur cuebench pretrain`."""
 
     size: Literal["student", "teacher"]
-    """Which of the two shipped sizes."""
+    """Which of the two shipped model sizes to train."""
     out: PathText
     """Folder for the checkpoint."""
     seed: int | None = None
@@ -57,16 +57,16 @@ class PretrainSettings:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """How a tiny model is made."""
+    """Settings for making a tiny model."""
 
     seed: int = 0
-    """Decides the initial weights and the order of the data."""
+    """Seed of the initial weights and of the order of the data."""
     grounding_steps: int = 120
-    """Steps of stage 1."""
+    """Number of steps in stage 1, grounding."""
     steps: int = 300
-    """Steps of stage 2."""
+    """Number of steps in stage 2, answering."""
     batch_size: int = 64
-    """Problems a step."""
+    """Number of problems in a step."""
     learning_rate: float = 2e-3
     """Peak of a cosine schedule with warm-up, one for each stage."""
     check_every: int = 25
@@ -76,9 +76,9 @@ class PretrainConfig:
     blind: float = 0.1
     """Share of problems shown without their image."""
     cue: float = 0.4
-    """Of the rest, the share hinted with the cue."""
+    """Share of the remaining problems that are hinted with the cue."""
     answer: float = 0.2
-    """Of the rest, the share hinted with the answer; what remains is plain."""
+    """Share of the remaining problems that are hinted with the answer; all others are plain."""
     imageless: float = 0.5
     """Share of hinted problems shown without their image."""
     faded: float = 0.0
@@ -88,7 +88,7 @@ class PretrainConfig:
 
 
 SHIPPED = {"student": PretrainConfig(seed=0), "teacher": PretrainConfig(seed=1, steps=400, faded=0.3)}
-"""How the checkpoints in the package were made. The teacher has seen faded ink, the student has not."""
+"""The settings of the packaged checkpoints. The teacher has seen faded ink, the student has not."""
 
 
 def pretrain_checkpoint(
@@ -97,7 +97,7 @@ def pretrain_checkpoint(
     """Make a tiny model and write it with its processor and a model card, weights in float16.
 
     Args:
-        size: which of the two.
+        size: which of the two model sizes.
         out: folder; must not exist yet or be empty.
         seed: another than the shipped model's.
         report: called with a line of text now and then.
@@ -139,8 +139,8 @@ def _card(size: str, config: PretrainConfig, parameters: int, accuracies: dict[s
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {split} | " + " | ".join(f"{value:.1f}" for value in found.values()) + " |"
-        for split, found in accuracies.items()
+        f"| {split} | " + " | ".join(f"{value:.1f}" for value in scores.values()) + " |"
+        for split, scores in accuracies.items()
     ]
     return "\n".join(lines) + "\n"
 
@@ -197,7 +197,7 @@ class Pretraining:
 
     Args:
         loaded: the untrained model.
-        config: how.
+        config: settings of the pretraining.
         report: called with a line of text now and then.
     """
 
@@ -255,15 +255,15 @@ class Pretraining:
             loss = self._loss([next(stream) for _ in range(config.batch_size)])
             _step(loss, optimizer, schedule)
             if step % config.check_every == 0 or step == config.steps:
-                found = self.accuracies("validation")
-                shown = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
-                self.report(f"answering {step}: loss {loss.item():.3f}, {shown}")
-                if step >= config.steps / 2 and found["plain"] < 20:
+                accuracies = self.accuracies("validation")
+                summary = ", ".join(f"{name} {value:.1f}" for name, value in accuracies.items())
+                self.report(f"answering {step}: loss {loss.item():.3f}, {summary}")
+                if step >= config.steps / 2 and accuracies["plain"] < 20:
                     raise ValueError(
-                        f"Plain accuracy is {found['plain']:.1f} % after {step} steps: this model reads "
+                        f"Plain accuracy is {accuracies['plain']:.1f} % after {step} steps: this model reads "
                         "hints and not images. Use another seed or more grounding steps."
                     )
-        return {**found, "steps": float(step)}
+        return {**accuracies, "steps": float(step)}
 
     def _loss(self, batch: list[Problem]) -> Tensor:
         encoder, tokenizer = self.scorer.encoder, self.loaded.processor.tokenizer
@@ -272,10 +272,10 @@ class Pretraining:
             torch.tensor([*tokenizer(problem.target)["input_ids"], tokenizer.eos_token_id])
             for problem in batch
         ]
-        rows = self.scorer.rows(prompts, [[target] for target in targets])
-        mean = mean_weights(rows.response_index, "token")
+        sequences = self.scorer.sequences(prompts, [[target] for target in targets])
+        mean = mean_weights(sequences.response_index, "token")
         term = Term("cross_entropy", lambda block: cross_entropy(block.log_prob_C), mean)
-        return self.scorer.weighted_terms(rows, [term], {}).loss
+        return self.scorer.weighted_terms(sequences, [term], {}).loss
 
     def accuracies(self, split: Split, count: int = 256) -> dict[str, float]:
         """Greedy accuracy in percent under each view that matters later."""
@@ -284,15 +284,17 @@ class Pretraining:
         config = SamplingConfig(temperature=0.0, max_new_tokens=64)
         generator = TorchGenerator(self.loaded, config, prompts_per_batch=128, encode=self.scorer.encode)
         views: list[View] = [Plain(), Hinted("cue"), Hinted("answer")]
-        found = {}
+        accuracies = {}
         for view in views:
             grades = grade(generator.generate(samples, view), self.grader)
-            found[view.name] = 100 * sum(own is not None and own.correct for own in grades) / count
-        return found
+            accuracies[view.name] = (
+                100 * sum(verdict is not None and verdict.correct for verdict in grades) / count
+            )
+        return accuracies
 
 
 def _cells(batch: list[SegmentsScene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of every segment of every scene: scene index, cell, colour index, digit."""
+    """Scene index, cell, colour index and digit of every segment of every scene."""
     names = list(COLOURS)
     flat = [
         (i, s.cell, names.index(s.colour), s.digit) for i, scene in enumerate(batch) for s in scene.segments

@@ -36,11 +36,11 @@ from vicur.cuebench.draw import (
 
 @dataclass(frozen=True)
 class CueBox:
-    """Where in the image something that the cue names is drawn.
+    """The place in the image of something that the cue names.
 
     Attributes:
-        name: what the cue calls it, e.g. "red".
-        value: what can be read there, e.g. "7".
+        name: its name in the cue, e.g. "red".
+        value: the value to read there, e.g. "7".
         box: (left, top, right, bottom) in pixels.
     """
 
@@ -51,7 +51,7 @@ class CueBox:
 
 @runtime_checkable
 class Scene(Protocol):
-    """What every family offers."""
+    """The interface of every family of problems."""
 
     @property
     def question(self) -> str: ...
@@ -109,7 +109,7 @@ def scene_hash(content: object) -> str:
 
 @dataclass(frozen=True)
 class SegmentsStyle:
-    """How hard a segments image is to read."""
+    """Settings for how hard a segments image is to read."""
 
     objects: tuple[int, int] = (4, 6)
     """Fewest and most segments in a scene."""
@@ -122,12 +122,12 @@ class SegmentsStyle:
     break_probability: float = 0.07
     """Chance that a piece of stroke about two pixels long is missing."""
     fading: float = 0.54
-    """How far the inks have faded towards the paper, 0-1."""
+    """Fading of the inks towards the paper, 0-1."""
 
 
 PRETRAINING = SegmentsStyle(noise=30.0, jitter=1.0, break_probability=0.05, fading=0.0)
-"""What the tiny student was made on: fresh ink. Training and test problems are written in ink that
-has faded by half, so it starts there with about half of the answers right."""
+"""The difficulty that the tiny student was made on: fresh ink. Training and test problems are written in ink
+that has faded by half, so the student starts there with about half of the answers right."""
 IN_DOMAIN = SegmentsStyle()
 OUT_OF_DOMAIN = SegmentsStyle(
     objects=(7, 8), background=(226, 220, 200), noise=38.0, break_probability=0.08, fading=0.48
@@ -143,8 +143,8 @@ class Segment:
         digit: 1-9.
         cell: 0-15, row-major on the 4 x 4 grid of 16-pixel cells. A cell is one visual
             token of the tiny models (patch 8, merge 2).
-        shift: of the digit, in pixels.
-        tilt: of the segment, as the height difference of its ends in pixels.
+        shift: displacement of the digit, in pixels.
+        tilt: height difference of the segment's ends, in pixels.
     """
 
     colour: str
@@ -233,7 +233,7 @@ class SegmentsScene:
 
     @property
     def solution(self) -> str:
-        """What a correct student writes: first what it reads, then the arithmetic."""
+        """The text of a correct student: first its reading, then the arithmetic."""
         a, b = self.operands
         return (
             f"I read {self.first} {a} and {self.second} {b}. {self._equation()}. The answer is {self.answer}."
@@ -302,7 +302,7 @@ def _compute(operation: Operation, a: int, b: int) -> int:
 
 @functools.cache
 def _pairs_by_answer(operation: Operation) -> dict[int, list[tuple[int, int]]]:
-    """For each possible answer, the digit pairs that give it."""
+    """The digit pairs that give each possible answer."""
     pairs: dict[int, list[tuple[int, int]]] = {}
     for a in range(1, 10):
         for b in range(1, 10):
@@ -317,9 +317,9 @@ class ChordsScene:
     Attributes:
         lengths: (PA, PB, PC, PD), whole numbers with PA * PB = PC * PD.
         unknown: 0-3, which of the four is written as x.
-        angle: of the first chord, in radians.
+        angle: angle of the first chord, in radians.
         noise: standard deviation of the pixel noise, in units of 1/255.
-        noise_seed: decides the noise.
+        noise_seed: seed of the noise.
     """
 
     lengths: tuple[int, int, int, int]
@@ -458,7 +458,7 @@ class ChordsScene:
 
 
 def _crossing(a: Point, b: Point, c: Point, d: Point) -> Point:
-    """Where the lines AB and CD cross."""
+    """The intersection of the lines AB and CD."""
     (ax, ay), (bx, by), (cx, cy), (dx, dy) = a, b, c, d
     denominator = (bx - ax) * (dy - cy) - (by - ay) * (dx - cx)
     t = ((cx - ax) * (dy - cy) - (cy - ay) * (dx - cx)) / denominator

@@ -59,9 +59,9 @@ class TinySize:
 
 
 STUDENT = TinySize(hidden=128, layers=4, heads=4, vision_hidden=96, vision_layers=2)
-"""1.5 million parameters."""
+"""Dimensions of the tiny student: 1.5 million parameters."""
 TEACHER = TinySize(hidden=192, layers=4, heads=6, vision_hidden=128, vision_layers=2)
-"""3.0 million parameters."""
+"""Dimensions of the tiny teacher: 3.0 million parameters."""
 SIZES = {"student": STUDENT, "teacher": TEACHER}
 
 

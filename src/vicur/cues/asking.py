@@ -1,4 +1,4 @@
-"""One run of a build: the requests, their tries, their price, and what came of them.
+"""One run of a build: the requests, their tries, their price, and their results.
 
 A problem's media are decoded when its turn comes and let go of when it is answered; all that is kept of it
 is the key of its cue in the store. Workers, as many as requests may be in flight, take one problem after
@@ -48,7 +48,8 @@ from vicur.data.tables import Table
 from vicur.files import write_whole
 
 FIRST_PATIENCE = 30.0
-"""Seconds that an endpoint may be out of reach before it has ever answered: likely a wrong address."""
+"""Seconds that an endpoint may be out of reach before its first answer; a longer silence is likely a wrong
+address."""
 
 
 def new_columns(config: BuildConfig, prompt: CuePrompt) -> dict[str, pa.DataType]:
@@ -86,10 +87,10 @@ class Asker:
     Args:
         config: all settings.
         source: the problems.
-        prompt: the words.
-        client: who is asked.
-        store: where replies go.
-        remarks: what to tell the model besides, by the id of a problem.
+        prompt: the prompt template.
+        client: the cue source.
+        store: the store for replies.
+        remarks: additional remarks to the model, by the id of a problem.
     """
 
     def __init__(
@@ -124,14 +125,16 @@ class Asker:
         Raises:
             KeyboardInterrupt: after requests in flight were waited for and kept.
         """
-        # Closed here and now: an error outside would else leave workers behind that write to a closed store.
+        # Closed here and now: otherwise an error outside would leave workers behind that write to a closed
+        # store.
         with closing(self._ticks(close)) as ticks:
             for _ in ticks if watch is None else watch(ticks, self.count):
                 pass
         self.seconds = time.monotonic() - self.started
 
     def _ticks(self, close: bool) -> Generator[Tick, None, None]:
-        """The event loop, run from one tick to the next, so that whoever shows them need not know of it."""
+        """Runs the event loop from one tick to the next, so that the caller that shows them needs no
+        asyncio."""
         with asyncio.Runner() as runner:
             ticks = self._answer_all()
             try:
@@ -154,12 +157,12 @@ class Asker:
             worker.add_done_callback(news.put_nowait)
         try:
             while count or not news.empty():
-                found = await news.get()
-                if isinstance(found, Tick):
-                    yield found
+                item = await news.get()
+                if isinstance(item, Tick):
+                    yield item
                 else:
                     count -= 1
-                    found.result()  # raises what ended the worker
+                    item.result()  # raises what ended the worker
         except (asyncio.CancelledError, GeneratorExit):  # Ctrl-C: what is in flight is as good as paid for
             self._stop("interrupted.")
             await asyncio.gather(*workers, return_exceptions=True)
@@ -224,7 +227,7 @@ class Asker:
             return False
         tries = waits = 0
         while True:
-            # Until the first reply nobody knows how many tokens an image really takes.
+            # Until the first reply it is unknown how many tokens an image really takes.
             alone = self.config.budget is not None and self._token_ratio is None
             async with self._first if alone else _nothing():
                 estimate = self._most_it_costs(request)
@@ -254,7 +257,7 @@ class Asker:
     async def _attempt(
         self, request: CueRequest, key: str, estimate: float
     ) -> Unreachable | RequestFailed | Hopeless | None:
-        """Ask once and keep what comes back; what went wrong, or None."""
+        """Ask once and keep the reply; return the fault, or None."""
         self._reserved += estimate
         self.requests += 1
         try:
@@ -277,7 +280,7 @@ class Asker:
 
     def _count_in(self, request: CueRequest, reply: Reply) -> tuple[float, dict[str, float]]:
         """The price of a reply; estimated where the endpoint does not count its tokens."""
-        estimated = estimated_tokens(request.shown, self.config.asking)
+        estimated = estimated_tokens(request.question, self.config.asking)
         sent = estimated if reply.prompt_tokens is None else reply.prompt_tokens
         received = request.max_tokens if reply.completion_tokens is None else reply.completion_tokens
         self.prompt_tokens += sent
@@ -290,7 +293,7 @@ class Asker:
     def _most_it_costs(self, request: CueRequest) -> float:
         ratio = 1.0 if self._token_ratio is None else self._token_ratio
         return self.config.price(
-            ratio * estimated_tokens(request.shown, self.config.asking), request.max_tokens
+            ratio * estimated_tokens(request.question, self.config.asking), request.max_tokens
         )
 
     def _afford(self, estimate: float) -> bool:
@@ -301,7 +304,7 @@ class Asker:
         if budget is not None and self.store.cost + self._reserved + estimate > budget:
             self._stop(
                 f"the budget of {budget:g} has no room for another request; {self.store.cost:.4f} are spent. "
-                "Raise it to go on."
+                "Raise it to continue."
             )
             return False
         return True
@@ -321,7 +324,7 @@ class Asker:
         return True
 
     async def _pause(self, seconds: float) -> bool:
-        """Wait, but not longer than the run lasts; whether it goes on."""
+        """Wait, but not beyond the end of the run; return whether the run continues."""
         try:
             await asyncio.wait_for(self._stopping.wait(), seconds)
         except TimeoutError:
@@ -418,7 +421,7 @@ def _media_elsewhere(source: FileSource, table: Table, out: Path, config: BuildC
     first = table[source.row_number(0)]
     named = [first.get(str(column)) for column in columns]
     while any(isinstance(entry, list) for entry in named):
-        named = [one for entry in named for one in (entry if isinstance(entry, list) else [entry])]
+        named = [path for entry in named for path in (entry if isinstance(entry, list) else [entry])]
     paths = [e.get("path") if isinstance(e, dict) and not e.get("bytes") else e for e in named]
     relative = [p for p in paths if isinstance(p, str) and not p.startswith(("data:", "/"))]
     return (

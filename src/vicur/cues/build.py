@@ -49,9 +49,9 @@ def build_cues(
         config: all settings.
         watch: shows how far it is.
         progress: shows how far the check of the rows is.
-        remarks: by the id of a problem, what to tell the model besides, as what was wrong with an earlier
+        remarks: additional remarks to the model by the id of a problem, such as the faults of an earlier
             cue. It makes another request of it, whose reply is kept beside the earlier one.
-        client: who is asked, in place of what the settings say.
+        client: the cue source, in place of the one in the settings.
 
     Raises:
         ValueError: a setting does not fit the data, the output or the store.
@@ -71,7 +71,7 @@ def build_cues(
 def plan_cues(
     config: BuildConfig, *, progress: Progress | None = None, remarks: Mapping[str, str] | None = None
 ) -> BuildPlan:
-    """What `build_cues` would do: a dry run. Nobody is asked, and nothing is written.
+    """The plan of `build_cues`: a dry run, without requests or output.
 
     Raises:
         ValueError: as `build_cues`.
@@ -120,26 +120,28 @@ def _missing(
                 if store is None:  # then nothing needs to be decoded
                     outline = source.outline(index)
                     remark = remarks.get(outline.id)
-                    shown = question_for(outline, prompt, include_answer=config.include_answer, remark=remark)
-                    first = first or shown
-                    prompt_tokens += config.samples * estimated_tokens(shown, config.asking)
+                    question = question_for(
+                        outline, prompt, include_answer=config.include_answer, remark=remark
+                    )
+                    first = first or question
+                    prompt_tokens += config.samples * estimated_tokens(question, config.asking)
                     continue
                 sample = source[index]
                 requests = requests_of(config, prompt, sample, index, remarks)
             except (BadRowError, MissingAnswer):
                 continue
-            first = first or requests[0].shown
+            first = first or requests[0].question
             media = media_digest(sample)
             for request in requests:
                 if request_key(request, identity(index), prompt, config.asking, media) in store:
                     kept += 1
                 else:
-                    prompt_tokens += estimated_tokens(request.shown, config.asking)
+                    prompt_tokens += estimated_tokens(request.question, config.asking)
     return kept, prompt_tokens, first
 
 
 def make_client(config: BuildConfig, source: FileSource, prompt: CuePrompt) -> CueClient:
-    """Who the settings say is asked.
+    """The cue source that the settings name.
 
     Raises:
         ValueError: a key is missing, or the data has no text of its own for "exact".
@@ -159,11 +161,11 @@ def make_client(config: BuildConfig, source: FileSource, prompt: CuePrompt) -> C
     return EndpointClient(config.model, config.endpoint, config.asking)
 
 
-def request_text(shown: Shown) -> str:
+def request_text(question: Shown) -> str:
     """A request as people read it, with media in words."""
-    images, videos = iter(shown.images), iter(shown.videos)
-    said = []
-    for message in shown.messages:
+    images, videos = iter(question.images), iter(question.videos)
+    texts = []
+    for message in question.messages:
         text = f"[{message['role']}]\n"
         for part in message["content"]:
             if part["type"] == "image":
@@ -175,8 +177,8 @@ def request_text(shown: Shown) -> str:
                 text += f"<video: {len(video.frames)} frames of {width} x {height} pixels>"
             else:
                 text += part["text"]
-        said.append(text)
-    return "\n\n".join(said)
+        texts.append(text)
+    return "\n\n".join(texts)
 
 
 def _open(config: BuildConfig, prompt: CuePrompt, progress: Progress | None) -> tuple[Table, FileSource]:

@@ -1,4 +1,4 @@
-"""Who is asked for cues: an endpoint, a model in this process, the data's own column, or nobody.
+"""Cue sources: an endpoint, a model in this process, a column of the data, or none.
 
 All have the same two methods. What goes wrong is one of three things: the client cannot be reached just
 now (`Unreachable`: no fault of the problem), this one request failed (`RequestFailed`), or no request will
@@ -39,7 +39,7 @@ Structured = Literal["auto", "schema", "object", "off"]
 
 OPENAI = "https://api.openai.com/v1"
 _FORM_WORDS = ("response_format", "json_schema", "json schema", "json_object", "guided", "structured")
-"""In what an endpoint says that does not take our `response_format`."""
+"""Words in the message of an endpoint that does not support our `response_format`."""
 REASONING = ("reasoning_content", "reasoning")
 """Names of the field for a model's thoughts: of vLLM, SGLang and DeepSeek; of newer vLLM and OpenRouter."""
 _BUSY = (429, 502, 503, 504)
@@ -59,7 +59,7 @@ class Unreachable(Exception):
     """The client cannot answer just now.
 
     Args:
-        reason: half a sentence.
+        reason: the reason, as half a sentence.
         after: seconds to wait, if it said so.
     """
 
@@ -72,7 +72,7 @@ class RequestFailed(Exception):
     """One request failed.
 
     Args:
-        reason: half a sentence.
+        reason: the reason, as half a sentence.
         again: whether another try may help.
     """
 
@@ -87,11 +87,11 @@ class Hopeless(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back.
+    """A model's reply.
 
     Attributes:
-        text: as it was said.
-        prompt_tokens, completion_tokens: as counted by who said it; None where nobody did.
+        text: the reply, verbatim.
+        prompt_tokens, completion_tokens: as counted by the model's server; None where it gives no count.
         cut_off: whether it ended because there were no tokens left.
         thoughts: the model's reasoning, where the server keeps it apart from the text.
     """
@@ -116,7 +116,7 @@ class CueClient(Protocol):
         ...
 
     async def ask(self, request: CueRequest) -> Reply:
-        """Ask once.
+        """Send one request.
 
         Raises:
             Unreachable, RequestFailed, Hopeless: as these say.
@@ -147,8 +147,8 @@ class ExactClient:
     """The texts that the data itself has: CueBench's exact cues, derived from its scenes.
 
     Args:
-        texts: of the problems, in the order of the source.
-        column: where they were read.
+        texts: the cues of the problems, in the order of the source.
+        column: the column that they were read from.
     """
 
     def __init__(self, texts: Sequence[str | None], column: str = "cue") -> None:
@@ -204,11 +204,11 @@ class LocalClient:
         temperature = 1.0 if request.temperature is None else request.temperature
         sampling = SamplingConfig(temperature=temperature, max_new_tokens=request.max_tokens)
         try:
-            (prompt,) = encoder.encode([request.shown])
+            (prompt,) = encoder.encode([request.question])
         except ValueError as error:
             raise RequestFailed(f"the model's processor refuses it: {error}", again=False) from error
         ((response,),) = Sampler(loaded, sampling, 1).sample([prompt], [request.sample_id], seed=request.seed)
-        text = opened_thought(encoder.render(request.shown))
+        text = opened_thought(encoder.render(request.question))
         text += loaded.processor.tokenizer.decode(response.ids, skip_special_tokens=True)
         return Reply(text, len(prompt), len(response.ids), response.finish_reason == "length")
 
@@ -224,8 +224,8 @@ class EndpointConfig:
     header_envs: dict[str, str] = field(default_factory=dict)
     """Additional headers: name of the header to the environment variable that holds its value."""
     structured: Structured = "auto"
-    """How a JSON object is requested beside the prompt: "schema", "object" (any JSON), "off", or "auto": the
-    strictest that the endpoint supports."""
+    """Request format of a JSON object: "schema", "object" (any JSON), "off", or "auto" for the strictest that
+    the endpoint supports."""
     extra_body: dict[str, Any] = field(default_factory=dict)
     """Additional fields of every request, e.g. {chat_template_kwargs: {enable_thinking: false}}. No keys or
     other secrets: it is written to the store."""
@@ -243,7 +243,7 @@ class EndpointConfig:
         if not named:
             raise ValueError("base_url must be like http://127.0.0.1:8000/v1.")
         if parts.username or parts.password or parts.query or parts.fragment:
-            # What stands in an address ends up in messages.
+            # The parts of an address end up in messages.
             raise ValueError(
                 "base_url must not have a user, a password or anything behind the path; put keys into "
                 "environment variables, and name these in api_key_env or header_envs."
@@ -263,10 +263,10 @@ class EndpointClient:
     """An OpenAI-compatible endpoint.
 
     Args:
-        model: its name there.
-        config: where and how.
-        asking: how images are sent.
-        environ: where keys are looked up.
+        model: name of the model at the endpoint.
+        config: settings of the endpoint.
+        asking: settings of the requests, e.g. the image format.
+        environ: environment variables that hold keys.
 
     Raises:
         ValueError: an environment variable is missing, or holds what cannot be a header; or the package
@@ -292,7 +292,7 @@ class EndpointClient:
             request.headers.update(headers)
             return request
 
-        # The SDK gets a key that is none, so that the true one is in no object that it prints or logs. A
+        # The SDK gets a dummy key, so that the true one is in no object that it prints or logs. A
         # redirect could carry headers to another host: an endpoint has no need of one.
         self._client = openai.AsyncOpenAI(
             api_key="unset",
@@ -337,7 +337,7 @@ class EndpointClient:
                 raise Unreachable("the endpoint cannot be reached") from None
             except (self._errors.APIError, ValueError) as error:
                 # Not JSON, or a stream of something else. The SDK's own words may hold the whole reply.
-                reason = f"the endpoint sent what is not a chat completion ({type(error).__name__})"
+                reason = f"the endpoint's reply is not a chat completion ({type(error).__name__})"
                 raise RequestFailed(reason, again=True) from None
 
     def _body(self, request: CueRequest, messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -360,16 +360,16 @@ class EndpointClient:
 
     def _adapt(self, error: Any) -> bool:
         """Leave out what the endpoint does not know; whether there was anything of the kind."""
-        said = self._said(error).lower()
-        if self._form != "off" and any(word in said for word in _FORM_WORDS):
+        reason = self._said(error).lower()
+        if self._form != "off" and any(word in reason for word in _FORM_WORDS):
             if self.config.structured != "auto":
                 return False
             self._form = "object" if self._form == "schema" else "off"
             return True
-        if self._length == "max_tokens" and "max_completion_tokens" in said:
+        if self._length == "max_tokens" and "max_completion_tokens" in reason:
             self._length = "max_completion_tokens"
             return True
-        if self._seed and "seed" in said:
+        if self._seed and "seed" in reason:
             self._seed = False
             return True
         return False
@@ -380,15 +380,15 @@ class EndpointClient:
             completion.choices if isinstance(completion, self._errors.types.chat.ChatCompletion) else None
         )
         if not choices or choices[0].message is None:
-            raise RequestFailed("the endpoint sent what is not a chat completion", again=True)
+            raise RequestFailed("the endpoint's reply is not a chat completion", again=True)
         usage, message = completion.usage, choices[0].message
         reason = choices[0].finish_reason
         text = message.content if isinstance(message.content, str) else ""
         if not text and reason == "content_filter":
             raise RequestFailed("the endpoint's content filter stopped the reply", again=False)
         if not text and isinstance(message.refusal, str):
-            said = " ".join(self._without_secrets(message.refusal).split())[:200]
-            raise RequestFailed(f"the model refuses: {said}", again=False)
+            refusal = " ".join(self._without_secrets(message.refusal).split())[:200]
+            raise RequestFailed(f"the model refuses: {refusal}", again=False)
         return Reply(
             self._without_secrets(text),
             None if usage is None else usage.prompt_tokens,
@@ -398,15 +398,17 @@ class EndpointClient:
         )
 
     def _of_status(self, error: Any) -> Exception:
-        status, said = error.status_code, self._said(error)
+        status, reason = error.status_code, self._said(error)
         if status == 429 and error.code == "insufficient_quota":
-            return Hopeless(f"the endpoint says that the quota is used up: {said}")
+            return Hopeless(f"the endpoint says that the quota is used up: {reason}")
         if status in _BUSY:
-            return Unreachable(f"the endpoint answers {status}: {said}", _retry_after(error.response.headers))
+            return Unreachable(
+                f"the endpoint answers {status}: {reason}", _retry_after(error.response.headers)
+            )
         if status in _HOPELESS:
-            return Hopeless(f"the endpoint answers {status}, it {_HOPELESS[status]}: {said}")
+            return Hopeless(f"the endpoint answers {status}, it {_HOPELESS[status]}: {reason}")
         again = status in _AGAIN or status > 504
-        return RequestFailed(f"the endpoint answers {status}: {said}", again=again)
+        return RequestFailed(f"the endpoint answers {status}: {reason}", again=again)
 
     def _said(self, error: Any) -> str:
         """An error's own words: one line, not too long, and without secrets."""
@@ -427,8 +429,8 @@ class EndpointClient:
 def _reasoning(message: Any) -> str:
     """The reasoning field of a message, which OpenAI's own protocol does not have; "" if it has none."""
     extra = message.model_extra or {}
-    found = next((extra[name] for name in REASONING if isinstance(extra.get(name), str)), "")
-    return str(found)
+    reasoning = next((extra[name] for name in REASONING if isinstance(extra.get(name), str)), "")
+    return str(reasoning)
 
 
 def response_schema(request: CueRequest) -> dict[str, Any]:
@@ -444,9 +446,9 @@ def response_schema(request: CueRequest) -> dict[str, Any]:
 
 def chat_messages(request: CueRequest, image_format: Literal["png", "jpeg"] = "png") -> list[dict[str, Any]]:
     """A request as the endpoint takes it: images as data URIs, videos as frames with their seconds."""
-    images, videos = iter(request.shown.images), iter(request.shown.videos)
+    images, videos = iter(request.question.images), iter(request.question.videos)
     messages = []
-    for message in request.shown.messages:
+    for message in request.question.messages:
         content: list[dict[str, Any]] = []
         for part in message["content"]:
             if part["type"] == "image":
@@ -477,7 +479,7 @@ def _image_part(image: Image.Image, image_format: Literal["png", "jpeg"]) -> dic
 
 
 def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The headers to sign with, and the values that nobody may read."""
+    """The headers to sign with, and the values to keep out of messages."""
     key = environ.get(config.api_key_env, "").strip()
     if not key and config.base_url is None:
         raise ValueError(
@@ -492,8 +494,10 @@ def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[s
             raise ValueError(f"The environment variable {variable} (header_envs.{header}) is not set.")
         headers[header] = values[variable] = value
     for variable, value in values.items():
-        if not (value.isascii() and value.isprintable()):  # else the HTTP library would quote it
-            raise ValueError(f"The environment variable {variable} holds what cannot stand in a header.")
+        if not (value.isascii() and value.isprintable()):  # otherwise the HTTP library would quote it
+            raise ValueError(
+                f"The environment variable {variable} holds a value that is not allowed in a header."
+            )
     # What is shorter is no secret, and would be found in every other word.
     return headers, [value for value in values.values() if len(value) >= 4]
 
@@ -519,11 +523,11 @@ def _openai() -> Any:
 
 
 class RateLimit:
-    """So many requests a minute, at even distances.
+    """Limits the requests per minute, by even distances between them.
 
     Args:
         per_minute: None for no limit.
-        clock, sleep: seconds.
+        clock, sleep: functions that read the time and wait, in seconds.
     """
 
     def __init__(
@@ -548,13 +552,13 @@ class RateLimit:
 
 
 def backoff(attempt: int, base: float, after: float | None = None) -> float:
-    """Seconds to wait before another attempt: doubled each time up to a minute, with chance in it, so that
-    those who were refused together do not come back together.
+    """Seconds to wait before another attempt: doubled each time up to a minute, with a random part, so that
+    requests that were refused together do not return together.
 
     Args:
-        attempt: from 0.
+        attempt: number of the attempt, from 0.
         base: seconds before the first.
-        after: what the endpoint said, which is never undercut.
+        after: seconds that the endpoint asked to wait, which are a lower bound.
     """
     seconds = min(base * 2.0 ** min(attempt, 16), 60.0) * random.uniform(0.5, 1.0)
     return seconds if after is None else max(seconds, after)

@@ -1,4 +1,4 @@
-"""The user's own table with its cues beside, in the user's own format."""
+"""Writes the user's own table with a column of cues, in the user's own format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vicur.files import ROW_GROUP, write_or_rescue
 from vicur.paths import check_file
 
 LONGEST_PATH = 1024
-"""Characters. Longer text is not taken for a path."""
+"""Maximum length of a path in characters. A longer text is not taken for a path."""
 
 
 def check_output(table: Table, data: Path, out: Path, added: Sequence[str], *, replace: bool) -> None:
@@ -27,7 +27,7 @@ def check_output(table: Table, data: Path, out: Path, added: Sequence[str], *, r
 
     Args:
         table: the rows.
-        data: what they were read from.
+        data: name of the data that they were read from.
         out: the file to be.
         added: names of the columns.
         replace: whether columns may be replaced.
@@ -57,7 +57,7 @@ class PathMove:
 
     Attributes:
         columns: the columns that hold media.
-        folder: that the paths start from in the data.
+        folder: the folder that paths in the data start from.
         target: folder of the output, that they are to start from.
     """
 
@@ -82,15 +82,16 @@ class PathMove:
 
 
 def mover(table: Table, source: FileSource, out: Path) -> PathMove | None:
-    """How paths of media change so that they are found from the output's own folder; None if they need not.
+    """A function that changes media paths so that they are valid from the output's own folder; None if no
+    change is needed.
 
     Paths may not leave the folder of the file that names them. So nothing can be done where the media do not
     lie below the output's folder.
 
     Args:
         table: the rows.
-        source: the same, read as problems.
-        out: the output.
+        source: the same rows, read as problems.
+        out: the output file.
     """
     folder, target = table.folders[0].resolve(), out.parent.resolve()
     columns = [source.schema.get(field) for field in ("images", "videos")]
@@ -110,11 +111,11 @@ def write_output(
     """Write rows with more columns; the file appears whole or not at all.
 
     Args:
-        table: where the rows are from.
+        table: the table that the rows come from.
         out: .parquet, .json or .jsonl.
-        rows: which, ascending.
+        rows: numbers of the rows, ascending.
         added: the columns, a value for each of these rows; a column of that name is replaced in its place.
-        types: of the columns, in Arrow.
+        types: Arrow types of the columns.
         move: new paths for media.
 
     Raises:
@@ -193,7 +194,7 @@ def _with_columns(
 
 
 def _metadata(metadata: dict[bytes, bytes] | None, types: Mapping[str, Any]) -> dict[bytes, bytes] | None:
-    """Where `datasets` has written its features beside the columns, with the new ones among them."""
+    """The features that `datasets` has stored beside the columns, extended by the new ones."""
     if not metadata or b"huggingface" not in metadata:
         return metadata
     text = {"dtype": "string", "_type": "Value"}
@@ -220,7 +221,7 @@ def _write_json(path: Path, rows: Iterator[dict[str, Any]], *, as_list: bool) ->
 
 def _json(row: dict[str, Any]) -> str:
     text = json.dumps(row, ensure_ascii=False)
-    # Half a surrogate pair can stand in JSON as an escape only.
+    # JSON can hold half a surrogate pair only as an escape.
     return text if text.isascii() or _encodes(text) else json.dumps(row)
 
 

@@ -1,4 +1,4 @@
-"""From what a model replied to the cue in it."""
+"""Extracts the cue from a model's reply."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cue_of(reply: Reply, field: str = "cue") -> str:
 def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
     """The cue of a reply: a JSON object, alone or inside other text or a code fence, or plain text.
 
-    A reply that was cut off, or whose JSON breaks off, gives its whole sentences. What stands before the last
+    A reply that was cut off, or whose JSON breaks off, gives its whole sentences. Text before the last
     closing tag of a thought is no part of the reply, as drafts of a cue often are.
 
     Args:
@@ -82,7 +82,7 @@ def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
             )
     if not text:
         raise Unusable("the reply is empty")
-    fences = [found.strip() for found in _FENCE.findall(text)]
+    fences = [match.strip() for match in _FENCE.findall(text)]
     for candidate in (text, *fences):
         value = _as_json(candidate)
         if value is not None:
@@ -119,7 +119,7 @@ def _as_json(text: str) -> Any:
 def json_objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """JSON objects inside a text, and where each begins."""
     decoder = json.JSONDecoder(strict=False)
-    for start in [found.start() for found in re.finditer(r"\{", text)][:_MOST_STARTS]:
+    for start in [match.start() for match in re.finditer(r"\{", text)][:_MOST_STARTS]:
         try:
             value, _ = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
@@ -129,7 +129,7 @@ def json_objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _named(value: dict[str, Any], field: str) -> Any:
-    """What an object has under a key, whatever its case, spaces and a `visual_` before it."""
+    """The value under a key of an object, regardless of case, spaces and a `visual_` prefix."""
     for key, inner in value.items():
         name = key.strip().lower().replace(" ", "_").replace("-", "_")
         if name in (field, f"visual_{field}") and inner is not None:
@@ -141,11 +141,11 @@ def _of_value(value: Any, field: str) -> str:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, dict):
-        found = _named(value, field)
-        if found is None:
+        named_value = _named(value, field)
+        if named_value is None:
             has = ", ".join(map(str, value)) or "nothing"
             raise Unusable(f'the reply is a JSON object without "{field}"; it has {has[:80]}')
-        value = found
+        value = named_value
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         value = " ".join(value)
     if not isinstance(value, str):
@@ -154,20 +154,21 @@ def _of_value(value: Any, field: str) -> str:
 
 
 def _begun(text: str, field: str) -> tuple[str, bool] | None:
-    """What stands after the key in an object that breaks off or is not quite JSON, and whether it ends."""
+    """The value after the key in an object that breaks off or is not quite JSON, and whether it is
+    complete."""
     key = rf"[\"'](?:visual_)?{re.escape(field)}[\"']"
-    found = re.search(rf'{key}\s*:\s*"((?:[^"\\]|\\.)*)("?)', text, re.IGNORECASE | re.DOTALL)
-    if found is None:
+    match = re.search(rf'{key}\s*:\s*"((?:[^"\\]|\\.)*)("?)', text, re.IGNORECASE | re.DOTALL)
+    if match is None:
         return None
     try:
-        words = str(json.loads(f'"{found[1]}"', strict=False))
+        words = str(json.loads(f'"{match[1]}"', strict=False))
     except ValueError:  # an escape that JSON does not know, as LaTeX has them
-        words = found[1]
-    return words, bool(found[2])
+        words = match[1]
+    return words, bool(match[2])
 
 
 def _plain(text: str, field: str) -> str:
-    """Without a label before it and quotes around it."""
+    """Strip a leading label and surrounding quotes."""
     text = re.sub(rf"^\W*(?:visual )?{re.escape(field)}\W*?:\W*", "", text, flags=re.IGNORECASE).strip()
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1]
@@ -175,14 +176,14 @@ def _plain(text: str, field: str) -> str:
 
 
 def _whole_sentences(text: str) -> str:
-    found = _SENTENCES.match(text)
-    if found is None:
+    match = _SENTENCES.match(text)
+    if match is None:
         raise Unusable("the reply was cut off before the end of its first sentence; raise max_tokens")
-    return _clean(found[0])
+    return _clean(match[0])
 
 
 def _clean(text: str) -> str:
-    """Without what no file can hold: halves of surrogate pairs, and control characters."""
+    """Remove characters that no file can hold: halves of surrogate pairs, and control characters."""
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = "".join(c for c in text if c in "\n\t" or (c >= " " and c != "\x7f")).strip()
     if not text:

@@ -6,7 +6,7 @@ A prompt is a YAML file:
     version: 1
     field: cue                    # the key of the JSON object that is asked for; `cue` if left out
     system: ...
-    user: ... {question} ...      # the problem's text and media stand where {question} is
+    user: ... {question} ...      # {question} is replaced by the problem's text and media
     answer: ... {answer} ...      # optional; only used where the gold answer is asked to be sent
 """
 
@@ -27,10 +27,10 @@ _WORD = re.compile(r"[A-Za-z_][\w-]*")
 
 @dataclass(frozen=True)
 class CuePrompt:
-    """What a model is asked.
+    """A prompt that asks a model for cues.
 
     Attributes:
-        name: short, for records.
+        name: short name, for records.
         version: raised with every change of the words.
         system: the system message.
         user: the user's message, with `{question}` once.
@@ -38,7 +38,7 @@ class CuePrompt:
         answer: put behind the user's message, with `{answer}` once, where the gold answer is sent.
 
     Raises:
-        ValueError: `{question}` or `{answer}` is not there just once, or stands where it must not.
+        ValueError: `{question}` or `{answer}` does not occur exactly once, or occurs where it is not allowed.
     """
 
     name: str
@@ -84,7 +84,8 @@ class CuePrompt:
 
     @property
     def digest(self) -> str:
-        """Of every word that may be sent: a changed text with an unchanged version is still another."""
+        """A digest of every word that may be sent: a changed text gives another digest even under the same
+        version."""
         texts = (self.label, self.field, self.system, self.user, self.answer or "")
         return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
 
@@ -128,8 +129,8 @@ def _parse(text: str, where: str) -> CuePrompt:
     unknown = [str(key) for key in values if key not in _KEYS]
     missing = [key for key in ("name", "version", "system", "user") if values.get(key) is None]
     if unknown or missing:
-        found = f"has the unknown key {unknown[0]}" if unknown else f"lacks {' and '.join(missing)}"
-        raise ValueError(f"The cue prompt {where} {found}; its keys are {', '.join(_KEYS)}.")
+        fault = f"has the unknown key {unknown[0]}" if unknown else f"lacks {' and '.join(missing)}"
+        raise ValueError(f"The cue prompt {where} {fault}; its keys are {', '.join(_KEYS)}.")
     version = values["version"]
     if isinstance(version, bool) or not isinstance(version, int):
         raise ValueError(f"The cue prompt {where} has the version {version!r}; a whole number was expected.")

@@ -1,4 +1,4 @@
-"""From a problem to what a model is asked, and to the key that its reply is kept under."""
+"""Builds the request for a problem's cue, and the key that its reply is stored under."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from vicur.data.views import Shown
 from vicur.settings.section import Count, NonNegative, section
 
 PIXELS_PER_TOKEN = 28 * 28
-"""For estimates: Qwen's models take a token for 28 or 32 pixels squared, others fewer tokens."""
+"""Pixels per image token in estimates: Qwen's models have one token for 28 or 32 pixels squared, others fewer
+tokens."""
 CHARACTERS_PER_TOKEN = 3
-"""For estimates: English has four to a token; numbers and formulas fewer."""
+"""Characters per text token in estimates: four in English; numbers and formulas have fewer."""
 
 
 class MissingAnswer(ValueError):
@@ -28,7 +29,7 @@ class MissingAnswer(ValueError):
 
 @section
 class Asking:
-    """How a model is asked, as far as it decides on the reply."""
+    """The settings of a request that influence the reply."""
 
     temperature: NonNegative | None = 0.7
     """Sampling temperature; null leaves it to the endpoint, for models that refuse the setting."""
@@ -49,20 +50,20 @@ class CueRequest:
     """One question to a model.
 
     Attributes:
-        index: of the problem in its source.
-        sample_id: of the problem.
-        shown: the chat and its media, as they are sent.
-        number: which of several cues of the problem, from 0.
-        seed: for sampling.
-        temperature: of sampling; None for the model's own.
-        max_tokens: of the reply.
+        index: index of the problem in its source.
+        sample_id: id of the problem.
+        question: the chat and its media, as they are sent.
+        number: number of the cue among those of its problem, from 0.
+        seed: sampling seed.
+        temperature: sampling temperature; None for the model's default.
+        max_tokens: maximum length of the reply, in tokens.
         field: the key of the JSON object that the reply is to be.
         schema: JSON schema of the reply; None for an object with the text `field`.
     """
 
     index: int
     sample_id: str
-    shown: Shown
+    question: Shown
     number: int
     seed: int
     temperature: float | None
@@ -85,28 +86,28 @@ def requests_for(
     include_answer: bool = False,
     remark: str | None = None,
 ) -> list[CueRequest]:
-    """What a model is asked about a problem, once for each number.
+    """The requests about a problem, one for each cue number.
 
     Nothing of the sample but its question and media goes in, and its answer only where that is said.
 
     Args:
         sample: the problem.
         index: its place in the source.
-        prompt: the words.
-        asking: how.
-        numbers: of the cues.
+        prompt: the prompt template.
+        asking: settings of the request.
+        numbers: numbers of the cues to ask for.
         include_answer: whether the gold answer is sent too, in the prompt's own words for that.
         remark: put behind the question, as what was wrong with an earlier reply.
 
     Raises:
         ValueError: the answer is to be sent, and the prompt has no words for it or the sample no answer.
     """
-    shown = _smaller(question_for(sample, prompt, include_answer=include_answer, remark=remark), asking)
+    question = _smaller(question_for(sample, prompt, include_answer=include_answer, remark=remark), asking)
     return [
         CueRequest(
             index=index,
             sample_id=sample.id,
-            shown=shown,
+            question=question,
             number=number,
             seed=asking.seed + number,
             temperature=asking.temperature,
@@ -122,10 +123,10 @@ def question_for(
 ) -> Shown:
     """The prompt around a problem's question, with its media as they are.
 
-    A system message of the data is for who answers the question: it stays out.
+    A system message of the data addresses the model that answers the question, so it is left out.
 
     Args:
-        sample, prompt, include_answer, remark: as of `requests_for`.
+        sample, prompt, include_answer, remark: as in `requests_for`.
 
     Raises:
         ValueError: as `requests_for`.
@@ -159,29 +160,29 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def _joined(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Neighbouring texts as one, and none that is empty."""
-    found: list[dict[str, Any]] = []
+    """The content with neighbouring texts joined and empty ones removed."""
+    joined: list[dict[str, Any]] = []
     for part in content:
-        if part["type"] == "text" and found and found[-1]["type"] == "text":
-            found[-1] = _text(found[-1]["text"] + part["text"])
+        if part["type"] == "text" and joined and joined[-1]["type"] == "text":
+            joined[-1] = _text(joined[-1]["text"] + part["text"])
         elif part["type"] != "text" or part["text"]:
-            found.append(part)
-    return found
+            joined.append(part)
+    return joined
 
 
-def _smaller(shown: Shown, asking: Asking) -> Shown:
+def _smaller(question: Shown, asking: Asking) -> Shown:
     """Media within the bounds."""
     videos = []
-    for video in shown.videos:
+    for video in question.videos:
         fewer = video.evenly(asking.max_video_frames)
         frames = tuple(_within(frame, asking.max_image_pixels) for frame in fewer.frames)
         videos.append(replace(fewer, frames=frames))
-    images = tuple(_within(image, asking.max_image_pixels) for image in shown.images)
-    return replace(shown, images=images, videos=tuple(videos))
+    images = tuple(_within(image, asking.max_image_pixels) for image in question.images)
+    return replace(question, images=images, videos=tuple(videos))
 
 
 def bounded_size(size: tuple[int, int], most: int | None) -> tuple[int, int]:
-    """Width and height with at most so many pixels, the shape kept."""
+    """Width and height within a number of pixels, at the same aspect ratio."""
     width, height = size
     if most is None or width * height <= most:
         return size
@@ -195,19 +196,19 @@ def _within(image: Image.Image, most: int | None) -> Image.Image:
 
 
 def request_key(request: CueRequest, identity: str, prompt: CuePrompt, asking: Asking, media: str) -> str:
-    """The name that the reply is kept under: of all that decides on it.
+    """The key that the reply is stored under: a digest of everything that determines it.
 
     Args:
-        request: what is asked.
-        identity: of the model, as its client says.
-        prompt: its words.
-        asking: how.
+        request: the request.
+        identity: the model's identity, as its client gives it.
+        prompt: its prompt template.
+        asking: settings of the request.
         media: digest of the problem's media.
     """
     parts = {
         "model": identity,
         "prompt": [prompt.name, prompt.version, prompt.digest],
-        "messages": request.shown.messages,
+        "messages": request.question.messages,
         "media": media,
         "images": [asking.max_image_pixels, asking.image_format, asking.max_video_frames],
         "sampling": [request.temperature, request.max_tokens, request.seed, request.number],
@@ -215,11 +216,12 @@ def request_key(request: CueRequest, identity: str, prompt: CuePrompt, asking: A
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def estimated_tokens(shown: Shown, asking: Asking) -> int:
-    """Of a prompt, rather too many than too few. Of its media the size is enough."""
-    text = sum(len(p.get("text", "")) for message in shown.messages for p in message["content"])
-    sizes = [image.size for image in shown.images]
-    for video in shown.videos:
+def estimated_tokens(question: Shown, asking: Asking) -> int:
+    """Estimated length of a prompt in tokens, rather too high than too low; only the sizes of its media are
+    read."""
+    text = sum(len(p.get("text", "")) for message in question.messages for p in message["content"])
+    sizes = [image.size for image in question.images]
+    for video in question.videos:
         sizes += [video.size] * min(len(video.frames), asking.max_video_frames)
     pixels = sum(math.prod(bounded_size(size, asking.max_image_pixels)) for size in sizes)
     return 20 + math.ceil(text / CHARACTERS_PER_TOKEN) + math.ceil(pixels / PIXELS_PER_TOKEN)

@@ -32,18 +32,18 @@ class BuildConfig:
     """Output file: the same rows with the cue column, in the data's own format; .parquet for folders and hub
     ids."""
     backend: Backend = "endpoint"
-    """Where cues come from: "endpoint" (any OpenAI-compatible one), "local" (a checkpoint in this process),
+    """Source of the cues: "endpoint" (any OpenAI-compatible one), "local" (a checkpoint in this process),
     "exact" (the data's own column, as CueBench has it), "null" (a fixed text; for measuring throughput)."""
     model: PathText | None = None
     """Name of the model at the endpoint; for "local", a checkpoint folder, hub id or "vicur:NAME"."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    """The endpoint."""
+    """Endpoint of the model."""
     prompt: PathText = "general"
     """Prompt template: general, geometry, charts, video, rationale, or the path of your own YAML file."""
     asking: Asking = field(default_factory=Asking)
     """Sampling, and how media are sent."""
     samples: Count = 1
-    """Cues per problem; with more than one, a list of them is written beside the column."""
+    """Cues per problem; with more than one, the list of all is written to a second column."""
     include_answer: bool = False
     """Send the gold answer too: only for the baseline of explained answers, never for cues. Needs a prompt
     template with a text for it, as rationale has."""
@@ -157,15 +157,15 @@ class WorthSettings:
     """Texts to measure; null for all that the data has."""
     problems: Count | None = None
     """Use only the first N problems; null for all."""
-    siblings: Count = 4
-    """Responses per problem."""
+    group_size: Count = 4
+    """Group size: number of responses to each problem."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How responses are sampled."""
+    """Sampling of the responses."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
-    """How responses are graded. Responses of a run keep the grades that the run gave them unless a setting
+    """Grading of the responses. Responses of a run keep the grades that the run gave them unless a setting
     here is changed."""
     samples_per_batch: Count = 16
-    """Problems scored together."""
+    """Number of problems scored together."""
     seed: int = 0
     """Seed for sampling, and for the choice of other problems' texts."""
     output: PathText | None = None

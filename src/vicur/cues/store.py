@@ -68,8 +68,8 @@ class CueStore:
         read_only: reads only, which works while another process writes.
 
     Attributes:
-        path: as given.
-        notes: what was wrong with the file or changed about it, in sentences.
+        path: path of the store, as given.
+        notes: sentences on faults of the file or changes to it.
         cost: total cost of all replies, in the currency of the prices.
         token_ratio: the largest ratio of true to estimated prompt tokens; None before the first reply.
 
@@ -145,7 +145,7 @@ class CueStore:
 
         Args:
             key: key of the request.
-            cue: its text.
+            cue: text of the cue.
             cost: cost of this reply.
             about: further fields, as JSON can hold them.
         """

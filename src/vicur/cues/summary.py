@@ -1,4 +1,4 @@
-"""What a build has done so far, did in all, or would do, in sentences."""
+"""Progress, result and plan of a build, in sentences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Tick:
     """Progress of a build.
 
     Attributes:
-        done, count: problems that are done, and all of them.
+        done, count: number of finished problems, and of all problems.
         rate: problems per second that were asked in this run; 0 before the first.
         cost: cost of this run.
         failed: problems that have failed.
@@ -26,7 +26,7 @@ class Tick:
 
     @property
     def note(self) -> str:
-        """The same in a few words, for beside a progress bar."""
+        """The same in a few words, to append to a progress bar."""
         failed = f", {self.failed} failed" if self.failed else ""
         cost = f", cost {self.cost:.2f}" if self.cost else ""
         return f"{self.rate:.1f}/s{cost}{failed}"
@@ -43,7 +43,7 @@ class FailedProblem:
     Attributes:
         row: number of its row in the data, from 0.
         id: id of the problem.
-        number: which of its cues is missing, from 0.
+        number: number of the missing cue among those of its problem, from 0.
         reason: why the last attempt failed.
         tries: number of attempts; 0 where the row could not be read.
     """
@@ -57,7 +57,7 @@ class FailedProblem:
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build has done.
+    """The result of a build.
 
     Attributes:
         problems: number of problems to process.
@@ -95,38 +95,38 @@ class BuildSummary:
     notes: tuple[str, ...]
 
     def sentences(self) -> list[str]:
-        """For people."""
-        said = [
+        """The summary as sentences."""
+        lines = [
             f"{self.problems} problems: generated {self.asked} cues, reused {self.kept}, failed "
             f"{len(self.failed)}.",
             f"{self.requests} requests with {self.prompt_tokens} prompt tokens and {self.completion_tokens} "
             f"completion tokens in {self.seconds:.1f} s; cost {self.cost:.4f}, including earlier runs "
             f"{self.total_cost:.4f}.",
         ]
-        said += self.notes
+        lines += self.notes
         if self.bad_rows:
-            said.append(f"{self.bad_rows} unreadable rows have no cue.")
+            lines.append(f"{self.bad_rows} unreadable rows have no cue.")
         if self.failed:
             first = self.failed[0]
-            said.append(
+            lines.append(
                 f"Problems without a cue: {len(self.failed)}, the first in row {first.row} ({first.reason}). "
                 f"All are listed in {self.failed_file}; retry them with --retry_failed true."
             )
         if self.stopped is not None:
-            said.append(f"Stopped: {self.stopped}")
+            lines.append(f"Stopped: {self.stopped}")
         if self.out is not None:
-            said.append(f"Written: {self.out}.")
+            lines.append(f"Written: {self.out}.")
         else:
-            said.append(
+            lines.append(
                 f"The output was not written. The replies are kept in {self.store}; rerun the same command "
                 "to resume."
             )
-        return said
+        return lines
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a build would do.
+    """The plan of a build.
 
     Attributes:
         problems: number of problems to process.
@@ -149,7 +149,7 @@ class BuildPlan:
     request: str
 
     def sentences(self) -> list[str]:
-        """For people."""
+        """The plan as sentences."""
         return [
             f"{self.problems} problems, {self.cues} cues, of which {self.kept} are in the store already.",
             f"Requests to send: {self.cues - self.kept}, with about {self.prompt_tokens} prompt tokens and "

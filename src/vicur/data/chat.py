@@ -45,9 +45,10 @@ class Given:
     """The media of one kind that a row has beside its chat.
 
     Attributes:
-        entries: in order.
-        numbers: of each, as `<image 2>` calls it; None for a list, whose entries are 1, 2, ... (or 0, 1, ...
-            where the text has an `<image 0>`). Numbered ones that no text mentions are not shown.
+        entries: the media in order.
+        numbers: the number of each medium, as in `<image 2>`; None for a list, whose entries are 1, 2, ...
+            (or 0, 1, ... where the text has an `<image 0>`). Numbered ones that no text mentions are not
+            shown.
     """
 
     entries: tuple[Any, ...] = ()
@@ -67,7 +68,7 @@ def as_turns(value: Any, what: str) -> list[Turn]:
 
     Args:
         value: the text or the chat.
-        what: it is, for messages.
+        what: name of the value, for messages.
 
     Raises:
         RowProblem: it is neither.
@@ -229,20 +230,24 @@ def place(
         RowProblem: a placeholder's number is that of no medium, or only some placeholders have one.
     """
     split = [(turn["role"], parts(turn["content"])) for turn in chat]
-    if all(part["type"] == "text" for _, own in split for part in own):
-        split = [(role, [piece for part in own for piece in _split(part["text"])]) for role, own in split]
-    first = next((own for role, own in split if role == "user"), None)
+    if all(part["type"] == "text" for _, pieces in split for part in pieces):
+        split = [
+            (role, [piece for part in pieces for piece in _split(part["text"])]) for role, pieces in split
+        ]
+    first = next((pieces for role, pieces in split if role == "user"), None)
     if first is None:
         raise RowProblem("question", "the chat has no message of the user")
-    given = {"image": images, "video": videos}
-    present = {part["type"] for _, own in split for part in own}
-    first[:0] = [{"type": kind} for kind, own in given.items() if kind not in present for _ in own.entries]
-    left = {kind: list(own.entries) for kind, own in given.items()}
-    for kind, own in given.items():
-        if _number(kind, [part for _, parts_ in split for part in parts_ if part["type"] == kind], own):
+    media = {"image": images, "video": videos}
+    present = {part["type"] for _, pieces in split for part in pieces}
+    first[:0] = [
+        {"type": kind} for kind, row_media in media.items() if kind not in present for _ in row_media.entries
+    ]
+    left = {kind: list(row_media.entries) for kind, row_media in media.items()}
+    for kind, row_media in media.items():
+        if _number(kind, [part for _, parts_ in split for part in parts_ if part["type"] == kind], row_media):
             left[kind] = []
     messages: list[Message] = []
-    found: dict[str, list[Any]] = {"image": [], "video": []}
+    placed: dict[str, list[Any]] = {"image": [], "video": []}
     for role, own_parts in split:
         content = []
         for part in own_parts:
@@ -253,13 +258,13 @@ def place(
             if entry is None:
                 entry = left[kind].pop(0) if left[kind] else None
             if entry is not None:
-                found[kind].append(entry)
+                placed[kind].append(entry)
             content.append({"type": kind})
         messages.append({"role": role, "content": content})
-    return tuple(messages), found["image"] + left["image"], found["video"] + left["video"]
+    return tuple(messages), placed["image"] + left["image"], placed["video"] + left["video"]
 
 
-def _number(kind: str, placeholders: Sequence[dict[str, Any]], given: Given) -> bool:
+def _number(kind: str, placeholders: Sequence[dict[str, Any]], row_media: Given) -> bool:
     """Give numbered placeholders the media that they name; whether there are any.
 
     Raises:
@@ -270,7 +275,7 @@ def _number(kind: str, placeholders: Sequence[dict[str, Any]], given: Given) -> 
         return False
     if any(part.get("number") is None for part in placeholders):
         raise RowProblem("placeholders", f"some {kind} placeholders have a number and some have none")
-    numbered = given.numbered(mentioned)
+    numbered = row_media.numbered(mentioned)
     for part in placeholders:
         if part["number"] not in numbered:
             raise RowProblem(
@@ -279,7 +284,7 @@ def _number(kind: str, placeholders: Sequence[dict[str, Any]], given: Given) -> 
             )
         part["entry"] = numbered[part["number"]]
     forgotten = sorted(set(numbered) - mentioned)
-    if forgotten and given.numbers is None:
+    if forgotten and row_media.numbers is None:
         raise RowProblem(
             "placeholders",
             f"no placeholder names {kind} {forgotten[0]} of the row's {len(numbered)} {kind}(s)",
@@ -290,29 +295,29 @@ def _number(kind: str, placeholders: Sequence[dict[str, Any]], given: Given) -> 
 def is_numbered(chat: Sequence[Turn]) -> bool:
     """Whether a text of the chat has a placeholder with a number."""
     return any(
-        found[2] is not None
+        match[2] is not None
         for turn in chat
         for part in parts(turn["content"])
-        for found in _NUMBERED.finditer(part.get("text", ""))
+        for match in _NUMBERED.finditer(part.get("text", ""))
     )
 
 
 def count_placeholders(chat: Sequence[Turn], kind: str) -> int:
-    """How many placeholders of a kind of medium a chat has."""
-    own = [part for turn in chat for part in parts(turn["content"])]
-    if any(part["type"] != "text" for part in own):
-        return sum(part["type"] == kind for part in own)
-    return sum(found[1] == kind for part in own for found in _NUMBERED.finditer(part["text"]))
+    """Number of placeholders of a kind of medium in a chat."""
+    pieces = [part for turn in chat for part in parts(turn["content"])]
+    if any(part["type"] != "text" for part in pieces):
+        return sum(part["type"] == kind for part in pieces)
+    return sum(match[1] == kind for part in pieces for match in _NUMBERED.finditer(part["text"]))
 
 
 def _split(text: str) -> list[dict[str, Any]]:
     """Text with placeholders in it, as parts."""
-    found: list[dict[str, Any]] = []
+    pieces: list[dict[str, Any]] = []
     for piece in _PLACEHOLDER.split(text):
         placeholder = _NUMBERED.fullmatch(piece)
         if placeholder is not None:
             number = None if placeholder[2] is None else int(placeholder[2])
-            found.append({"type": placeholder[1], "number": number})
+            pieces.append({"type": placeholder[1], "number": number})
         elif piece:
-            found.append({"type": "text", "text": piece})
-    return found
+            pieces.append({"type": "text", "text": piece})
+    return pieces

@@ -12,7 +12,7 @@ from vicur.bad_rows import RowProblem
 from vicur.data.written import parse_written, unwritten
 
 LETTERS = "{letter}. {text}"
-"""The format that `letters` stands for: one option a line, as "A. 3 cm"."""
+"""The format that the setting `letters` selects: one option a line, as "A. 3 cm"."""
 
 _LABEL_KEYS = ("label", "letter", "key", "id", "index", "option")
 _TEXT_KEYS = ("text", "content", "value", "option", "choice", "answer", "name")
@@ -26,15 +26,16 @@ class Choices:
     """Options in the order of their letters.
 
     Attributes:
-        texts: without a label.
-        labels: as the data state them; A, B, ... where they state none.
+        texts: texts of the options, without labels.
+        labels: labels as the data state them; A, B, ... if they state none.
     """
 
     texts: tuple[str, ...]
     labels: tuple[str, ...]
 
     def letter_of(self, gold: str) -> str:
-        """The letter for a gold answer that is a label of another kind ("2" of "1", "2"), else itself."""
+        """The letter for a gold answer that is a label of another kind ("2" of "1", "2"), otherwise the
+        answer itself."""
         letters = tuple(letter(i) for i in range(len(self.labels)))
         if tuple(label.upper() for label in self.labels) == letters or gold not in self.labels:
             return gold
@@ -59,11 +60,11 @@ def choice_columns(names: Sequence[str]) -> tuple[str, ...]:
     """
     families: dict[tuple[str, bool], dict[str, str]] = {}
     for name in names:
-        found = _COLUMN.fullmatch(name)
-        if found is None or (found[3] is not None and not name.isupper()):
+        match = _COLUMN.fullmatch(name)
+        if match is None or (match[3] is not None and not name.isupper()):
             continue
-        label = (found[2] or found[3]).upper()
-        families.setdefault(((found[1] or "").lower(), label.isdigit()), {})[label] = name
+        label = (match[2] or match[3]).upper()
+        families.setdefault(((match[1] or "").lower(), label.isdigit()), {})[label] = name
     for family in families.values():
         for labels in (
             [letter(i) for i in range(26)],
@@ -105,14 +106,14 @@ def read_choices(value: Any) -> Choices | None:
 
 def _of_mapping(value: Mapping[str, Any]) -> list[Any]:
     keys = {str(key).lower(): key for key in value}
-    lists = {name: own for name, own in value.items() if isinstance(own, list | tuple)}
+    lists = {name: column for name, column in value.items() if isinstance(column, list | tuple)}
     if lists:  # an object of lists
-        if len({len(own) for own in lists.values()}) > 1:
+        if len({len(column) for column in lists.values()}) > 1:
             raise RowProblem("malformed", "the options are lists of different lengths")
         return [dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)]
     if any(name in keys for name in _TEXT_KEYS) and any(name in keys for name in _LABEL_KEYS):
         return [value]
-    return [{"label": key, "text": own} for key, own in value.items() if own is not None]
+    return [{"label": key, "text": text} for key, text in value.items() if text is not None]
 
 
 def _pair(item: Any) -> tuple[Any, Any]:
@@ -139,7 +140,7 @@ def _text(value: Any) -> str:
 
 
 def _in_order(labels: list[str], texts: list[str]) -> Choices:
-    """By their letters, where the labels are letters: the n-th option is the n-th letter's."""
+    """Sort options by their letters, if the labels are letters: the n-th option is the n-th letter's."""
     upper = [label.strip("()[].: ").upper() for label in labels]
     if sorted(upper) == [letter(i) for i in range(len(upper))]:
         order = sorted(range(len(upper)), key=upper.__getitem__)
@@ -150,11 +151,11 @@ def _in_order(labels: list[str], texts: list[str]) -> Choices:
 def _without_labels(texts: list[str]) -> Choices:
     """The texts without labels of their own, where these are A, B, ... or 1, 2, ... in order."""
     letters, numbers = ([name(i) for i in range(len(texts))] for name in (letter, lambda i: str(i + 1)))
-    found = [_LABELLED.match(text) for text in texts]
-    labels = [match[1].upper() for match in found if match is not None]
+    matches = [_LABELLED.match(text) for text in texts]
+    labels = [match[1].upper() for match in matches if match is not None]
     if len(texts) < 2 or labels not in (letters, numbers):
         return Choices(tuple(texts), tuple(letters))
-    bare = [text[match.end() :] for text, match in zip(texts, found, strict=True) if match is not None]
+    bare = [text[match.end() :] for text, match in zip(texts, matches, strict=True) if match is not None]
     return Choices(tuple(bare), tuple(labels))
 
 
@@ -168,8 +169,8 @@ def _lines(text: str) -> Any:
         return lines
     starts: list[int] = []
     for index in range(26):
-        own = letter(index)
-        marked = re.compile(rf"(?:^|(?<=[\s,;]))[(\[]?{own}[)\].:]\s*(?=\S)").search(
+        label = letter(index)
+        marked = re.compile(rf"(?:^|(?<=[\s,;]))[(\[]?{label}[)\].:]\s*(?=\S)").search(
             text, starts[-1] + 1 if starts else 0
         )
         if marked is None:
@@ -203,8 +204,8 @@ def option_lines(texts: Sequence[str], template: str) -> str:
     """The options as lines of a prompt.
 
     Args:
-        texts: of the options; one that is empty has no line.
-        template: of a line, with {letter}, {number} and {text}.
+        texts: texts of the options; an empty one gets no line.
+        template: format of a line, with {letter}, {number} and {text}.
     """
     return "\n".join(
         template.format(letter=letter(i), number=i + 1, text=text)
@@ -219,15 +220,17 @@ def states_options(question: str, texts: Sequence[str]) -> bool:
     It does where they follow each other, each after a label of its own ("(A) 3 cm (B) 4 cm"), where each has
     a line of its own, or where they are announced ("Options: red, blue").
     """
-    wanted = [" ".join(text.split()) for text in texts if text.strip()]
+    options = [" ".join(text.split()) for text in texts if text.strip()]
     lines = {" ".join(line.split()).strip("-*\u2022 ") for line in question.splitlines()}
-    if not wanted or wanted == [letter(i) for i in range(len(wanted))]:  # A to D stand in the image
+    if not options or options == [letter(i) for i in range(len(options))]:  # A to D are marked in the image
         return True
-    if len(wanted) > 1 and lines.issuperset(wanted):
+    if len(options) > 1 and lines.issuperset(options):
         return True
     text = " ".join(question.split())
-    patterns = [re.escape(own) for own in wanted]
-    labelled = [rf"\b(?:{letter(i)}|{i + 1})[)\].:、\uff0e]*\W*?{own}" for i, own in enumerate(patterns)]
+    patterns = [re.escape(option) for option in options]
+    labelled = [
+        rf"\b(?:{letter(i)}|{i + 1})[)\].:、\uff0e]*\W*?{pattern}" for i, pattern in enumerate(patterns)
+    ]
     announced = r"\b(?:options|choices|选项)\W*" + r"\W+".join(patterns)
     return any(
         re.search(pattern + r"(?!\w)", text, re.IGNORECASE) for pattern in (r"\W*?".join(labelled), announced)

@@ -1,6 +1,6 @@
-"""From one row, in any of the usual conventions, to the fields of a problem.
+"""Reads a row, in any of the usual conventions, into the fields of a problem.
 
-Which column holds what is found by an alias table, or given by the setting `columns`.
+An alias table, or the setting `columns`, decides which column holds which field.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _NUMBERED = re.compile(r"(image|img|picture|video)[ _]?(\d{1,3})", re.IGNORECASE
 
 @dataclass(frozen=True)
 class Fields:
-    """What a row says, before any medium is opened.
+    """The content of a row, before any medium is opened.
 
     Attributes:
         id: None where the row has none.
@@ -98,7 +98,7 @@ class Fields:
 
 
 class Columns:
-    """Which column holds which field of a table, and how a row is read by that.
+    """Maps the fields of a problem to the columns of a table, and reads rows accordingly.
 
     Args:
         names: the table's columns, fields inside them with a dot.
@@ -106,7 +106,7 @@ class Columns:
         system_prompt: put before every problem, in the place of a system message of the data.
         where: the table, for messages.
         peeked: some rows, to see which texts spell out an object.
-        options: how options are written after the question; None to leave them out.
+        options: format of the options after the question; None to leave them out.
         answer_from_response: whether a missing gold answer is taken out of the response to learn from.
 
     Raises:
@@ -116,7 +116,7 @@ class Columns:
     def __init__(
         self,
         names: Sequence[str],
-        chosen: Mapping[str, str] | None = None,
+        overrides: Mapping[str, str] | None = None,
         system_prompt: str | None = None,
         where: str = "The data",
         *,
@@ -124,23 +124,23 @@ class Columns:
         options: str | None = LETTERS,
         answer_from_response: bool = False,
     ) -> None:
-        chosen = dict(chosen or {})
+        overrides = dict(overrides or {})
         names = [*names, *_written_fields(peeked)]
         self.system_prompt, self.options = system_prompt, options
         self.answer_from_response = answer_from_response
-        for ours, theirs in chosen.items():
-            said = f"data.columns.{ours}={theirs}"
+        for ours, theirs in overrides.items():
+            setting = f"data.columns.{ours}={theirs}"
             if ours not in ALIASES:
-                raise ValueError(f"{said}: {ours} is not a field of a problem{_nearest(ours, ALIASES)}.")
+                raise ValueError(f"{setting}: {ours} is not a field of a problem{_nearest(ours, ALIASES)}.")
             if theirs and theirs not in names:
-                raise ValueError(f"{where} has no column {theirs} ({said}){_nearest(theirs, names)}.")
+                raise ValueError(f"{where} has no column {theirs} ({setting}){_nearest(theirs, names)}.")
         self._tried: dict[str, tuple[str, ...]] = {
-            ours: tuple(filter(None, [chosen[ours]]))
-            if ours in chosen
+            ours: tuple(filter(None, [overrides[ours]]))
+            if ours in overrides
             else tuple(alias for alias in aliases if alias in names)
             for ours, aliases in ALIASES.items()
         }
-        self._families = self._find_families(names, chosen)
+        self._families = self._find_families(names, overrides)
         if not self._tried["question"]:
             raise ValueError(
                 f"{where} has no question column: looked for {' or '.join(ALIASES['question'])}, found "
@@ -206,10 +206,10 @@ class Columns:
         """
         family = self._families.get("choices")
         value: Any = [row.get(name) for name in family.values()] if family else self._value(row, "choices")
-        found = read_choices(value)
-        for text in () if found is None else found.texts:
+        choices = read_choices(value)
+        for text in () if choices is None else choices.texts:
             whole(text, "an option")
-        return found
+        return choices
 
     def text(self, row: Mapping[str, Any], ours: str) -> str | None:
         """A text field; one that is blank counts as absent.
@@ -233,16 +233,16 @@ class Columns:
         value = unwritten(self._value(row, "target_response"))
         if isinstance(value, list | tuple | dict):
             chat = turns(value, "target_response")
-            found = "".join(text_of(turn) for turn in chat if turn["role"] == "assistant")
-            return found if found.strip() else None
+            response = "".join(text_of(turn) for turn in chat if turn["role"] == "assistant")
+            return response if response.strip() else None
         if value is not None:
             return self.text(row, "target_response")
         asked = self._value(row, "question")
         chat = [] if asked is None else as_turns(asked, "the chat")
         if not chat or chat[-1]["role"] != "assistant":
             return None
-        found = text_of(chat[-1])
-        return found if found.strip() else None
+        response = text_of(chat[-1])
+        return response if response.strip() else None
 
     def id(self, row: Mapping[str, Any]) -> str | None:
         """The row's id."""
@@ -250,17 +250,17 @@ class Columns:
         return None if value is None else _as_text(value)
 
     def read(self, row: Mapping[str, Any]) -> Fields:
-        """Everything that a row says.
+        """Read all fields of a row.
 
         Raises:
-            RowProblem: what is wrong with it.
+            RowProblem: the row cannot become a problem.
         """
         if UNREADABLE in row:
             raise RowProblem("unreadable_row", row[UNREADABLE])
         choices = self.choices(row)
         asked = self._chat(row, choices)
-        given = self.media(row, asked)
-        messages, images, videos = place(asked, *given)
+        media = self.media(row, asked)
+        messages, images, videos = place(asked, *media)
         _check_question(messages, images, videos)
         return Fields(
             id=self.id(row),
@@ -269,43 +269,43 @@ class Columns:
             videos=tuple(videos),
             answer=self.answer(row),
             texts={kind: self.text(row, kind) for kind in HINTS},
-            teacher_prompt=self._teacher_prompt(row, given, images, videos),
+            teacher_prompt=self._teacher_prompt(row, media, images, videos),
             target_response=self.target_response(row),
             meta=self._meta(row, choices),
         )
 
     def media(self, row: Mapping[str, Any], asked: Sequence[Turn] = ()) -> tuple[Given, Given]:
         """The images and the videos that a row has beside its chat."""
-        found = []
+        media = []
         for ours, kind in (("images", "image"), ("videos", "video")):
             family = self._families.get(ours)
             if family is None:
                 entries = _entries(self._value(row, ours))
                 if kind == "video":
                     entries = _videos(entries, count_placeholders(asked, kind))
-                found.append(Given(tuple(entries)))
+                media.append(Given(tuple(entries)))
             else:
                 there = {n: row[name] for n, name in family.items() if not _is_nothing(row.get(name))}
-                found.append(Given(tuple(there.values()), tuple(map(int, there))))
-        return found[0], found[1]
+                media.append(Given(tuple(there.values()), tuple(map(int, there))))
+        return media[0], media[1]
 
-    def _find_families(self, names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    def _find_families(self, names: Sequence[str], overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
         """Fields that are spread over several columns: image_1, image_2, ... and A, B, C, ..."""
         families: dict[str, dict[str, str]] = {}
         for name in names:
-            found = _NUMBERED.fullmatch(name)
-            if found is not None:
-                ours = "videos" if found[1].lower() == "video" else "images"
-                families.setdefault(ours, {})[found[2]] = name
+            match = _NUMBERED.fullmatch(name)
+            if match is not None:
+                ours = "videos" if match[1].lower() == "video" else "images"
+                families.setdefault(ours, {})[match[2]] = name
         families["choices"] = {name: name for name in choice_columns(names)}
         return {
             ours: dict(sorted(family.items(), key=lambda item: item[0].zfill(3)))
             for ours, family in families.items()
-            if family and not self._tried[ours] and ours not in chosen
+            if family and not self._tried[ours] and ours not in overrides
         }
 
     def _value(self, row: Mapping[str, Any], ours: str) -> Any:
-        """The value of a field; what stands for nothing (None, NaN) is None."""
+        """The value of a field; None where the cell is empty (None, NaN)."""
         value = None
         for column in self._tried[ours]:
             value = _at(row, column)
@@ -338,7 +338,8 @@ class Columns:
         return chat
 
     def _options(self, row: Mapping[str, Any], choices: Choices | None, chat: Sequence[Turn]) -> str | None:
-        """The options as they are written after the question; None where they are not, or stand in it."""
+        """The options as text to append to the question; None if they are not to be appended or the question
+        has them."""
         if self.options is None:
             return None
         asked = next((text_of(turn) for turn in reversed(chat) if turn["role"] == "user"), "")
@@ -348,7 +349,7 @@ class Columns:
         return None if stated is None or stated in asked else stated
 
     def _teacher_prompt(
-        self, row: Mapping[str, Any], given: tuple[Given, Given], images: list[Any], videos: list[Any]
+        self, row: Mapping[str, Any], media: tuple[Given, Given], images: list[Any], videos: list[Any]
     ) -> tuple[Message, ...] | None:
         """A complete prompt for the teacher, which sees the student's media.
 
@@ -366,20 +367,20 @@ class Columns:
         if self.system_prompt is not None and chat[0]["role"] != "system":
             chat = [{"role": "system", "content": self.system_prompt}, *chat]
         if not is_numbered(chat):
-            given = Given(tuple(images)), Given(tuple(videos))
-        messages, own_images, own_videos = place(chat, *given)
-        for kind, shown, own in (("image", images, own_images), ("video", videos, own_videos)):
+            media = Given(tuple(images)), Given(tuple(videos))
+        messages, placed_images, placed_videos = place(chat, *media)
+        for kind, expected, placed in (("image", images, placed_images), ("video", videos, placed_videos)):
             asked = sum(part["type"] == kind for message in messages for part in message["content"])
-            if _carries(chat, kind) and own[:asked] != shown:
+            if _carries(chat, kind) and placed[:asked] != expected:
                 raise RowProblem(
                     "malformed", f"teacher_prompt has {kind}s of its own; a teacher sees the student's"
                 )
-            if asked != len(shown):
+            if asked != len(expected):
                 raise RowProblem(
                     "placeholders",
-                    f"teacher_prompt has {asked} <{kind}> placeholder(s) for {len(shown)} {kind}(s)",
+                    f"teacher_prompt has {asked} <{kind}> placeholder(s) for {len(expected)} {kind}(s)",
                 )
-            if own[:asked] != shown:
+            if placed[:asked] != expected:
                 raise RowProblem(
                     "placeholders", f"teacher_prompt shows the {kind}s in another order than the question"
                 )
@@ -391,7 +392,7 @@ class Columns:
         if choices is not None:
             return meta | {"choices": list(choices.texts)}
         stated = stated_options(self._value(row, "choices"))
-        return meta if stated is None else meta | {"options": stated}  # under `choices` stands a list
+        return meta if stated is None else meta | {"options": stated}  # `choices` holds a list
 
 
 def _at(row: Mapping[str, Any], column: str) -> Any:
@@ -410,7 +411,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _is_nothing(value: Any) -> bool:
-    """Whether a value says nothing: missing, a blank text, an empty list."""
+    """Whether a value is empty: missing, a blank text, an empty list."""
     if _is_missing(value):
         return True
     return not value.strip() if isinstance(value, str) else isinstance(value, list | tuple) and not value
@@ -423,20 +424,21 @@ def _as_text(value: Any) -> str:
 
 def _written_fields(peeked: Sequence[Mapping[str, Any]]) -> list[str]:
     """Fields inside columns that hold objects as text, with a dot."""
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     for row in peeked:
         for name, value in row.items():
             if isinstance(value, str) and value.lstrip().startswith("{"):
                 inside = unwritten(value)
                 if isinstance(inside, Mapping):
-                    found.update({f"{name}.{key}": None for key in inside})
-    return list(found)
+                    paths.update({f"{name}.{key}": None for key in inside})
+    return list(paths)
 
 
 def _are_labels(answers: Sequence[Any], choices: Choices) -> bool:
     """Whether each of several gold answers is an option's letter, label or text."""
     return all(
-        isinstance(own, str) and (own in choices.labels or own in choices.texts) for own in answers
+        isinstance(answer, str) and (answer in choices.labels or answer in choices.texts)
+        for answer in answers
     ) and bool(answers)
 
 
@@ -460,11 +462,17 @@ def _entries(value: Any) -> list[Any]:
     if _is_nothing(value):
         return []
     if isinstance(value, Mapping):
-        lists = {key: own for key, own in value.items() if own is not None}
+        lists = {key: column for key, column in value.items() if column is not None}
         # An object of lists, as older versions of `datasets` make of a list of images.
-        if lists and set(lists) <= {"bytes", "path"} and all(isinstance(own, list) for own in lists.values()):
+        if (
+            lists
+            and set(lists) <= {"bytes", "path"}
+            and all(isinstance(column, list) for column in lists.values())
+        ):
             count = max(map(len, lists.values()))
-            return [{key: own[i] for key, own in lists.items() if i < len(own)} for i in range(count)]
+            return [
+                {key: column[i] for key, column in lists.items() if i < len(column)} for i in range(count)
+            ]
     # An empty entry stays: its placeholder may be there, and then it is the row's fault.
     return list(value) if isinstance(value, list | tuple) else [value]
 
@@ -477,8 +485,8 @@ def _videos(entries: list[Any], placeholders: int) -> list[Any]:
 
 def _carries(chat: Sequence[Turn], kind: str) -> bool:
     """Whether a part of a chat has a medium of its own."""
-    own = (part for turn in chat for part in parts(turn["content"]) if part["type"] == kind)
-    return any(part.get("entry") is not None for part in own)
+    media_parts = (part for turn in chat for part in parts(turn["content"]) if part["type"] == kind)
+    return any(part.get("entry") is not None for part in media_parts)
 
 
 def _check_question(messages: Sequence[Message], images: Sequence[Any], videos: Sequence[Any]) -> None:
@@ -489,6 +497,6 @@ def _check_question(messages: Sequence[Message], images: Sequence[Any], videos: 
                 "placeholders",
                 f"the messages have {asked} {kind} placeholder(s), but the row has {len(media)} {kind}(s)",
             )
-    # A question without words may stand in its image.
+    # A question without words may be written in its image.
     if not any(part["type"] != "text" or part["text"].strip() for part in messages[-1]["content"]):
         raise RowProblem("question", "the question is empty, and no image or video could hold it")

@@ -21,10 +21,10 @@ def media_digest(sample: Sample) -> str:
     return digest.hexdigest()
 
 
-def shown_digest(shown: Shown) -> str:
+def shown_digest(prompt: Shown) -> str:
     """A digest of the chat and the pixels that a model is shown."""
-    digest = hashlib.blake2b(json.dumps(shown.messages, sort_keys=True).encode(), digest_size=16)
-    _add_media(digest, shown.images, shown.videos)
+    digest = hashlib.blake2b(json.dumps(prompt.messages, sort_keys=True).encode(), digest_size=16)
+    _add_media(digest, prompt.images, prompt.videos)
     return digest.hexdigest()
 
 

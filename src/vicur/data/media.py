@@ -18,9 +18,9 @@ class MediaReader:
     """Reads images and videos of one source.
 
     Attributes:
-        folders: where files may lie; relative paths start from the first.
-        video: how frames are taken, where a row does not say.
-        max_raw_pixels: of an image; one with more is taken for a decompression bomb.
+        folders: folders that files may lie in; relative paths start from the first.
+        video: settings for taking frames, where a row has none.
+        max_raw_pixels: maximum number of pixels in an image; a larger one is treated as a decompression bomb.
     """
 
     folders: tuple[Path, ...]
@@ -29,12 +29,12 @@ class MediaReader:
 
     @property
     def images(self) -> ImageReader:
-        """What reads the images."""
+        """The image reader."""
         return ImageReader(self.folders, self.max_raw_pixels)
 
     @property
     def videos(self) -> VideoReader:
-        """What reads the videos."""
+        """The video reader."""
         return VideoReader(self.images, self.video)
 
     def read_image(self, entry: Any) -> Image.Image:
@@ -50,7 +50,7 @@ class MediaReader:
         return self.videos.read(entry)
 
     def outline_video(self, entry: Any) -> Video:
-        """What `read_video` would give, with frames of which only the size is known."""
+        """The result of `read_video`, with frames of which only the size is known."""
         return self.videos.outline(entry)
 
     def check_image(self, entry: Any) -> None:

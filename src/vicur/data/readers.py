@@ -24,13 +24,14 @@ Row = dict[str, Any]
 UNREADABLE = "\0unreadable"
 """The key of a row that could not be read; its value says why."""
 LARGEST_IN_MEMORY = 1 << 30
-"""Bytes of parquet files beyond which they are mapped from disk instead of read into memory."""
+"""Size in bytes beyond which parquet files are mapped from disk instead of read into memory."""
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 QUESTIONS = ("problem", "question", "prompt", "messages", "conversations")
 """Columns that hold a question, in the order in which they are looked for."""
 
 _SHARED_IMAGE = 64
-"""Characters. In VLMEvalKit's tables a shorter `image` is the index of the row that holds the image."""
+"""Minimum number of characters in an image in text form: in VLMEvalKit's tables a shorter `image` is the
+index of the row that holds the image."""
 
 
 def suffix_of(path: Path) -> str:
@@ -81,7 +82,7 @@ def _record(path: Path, names: list[str], values: list[str], line: int) -> Row:
 
 
 def _with_shared_images(rows: list[Row]) -> list[Row]:
-    """With the image itself where a row names the index of another row that holds it (VLMEvalKit)."""
+    """Fill in the image itself where a row names the index of another row that holds it (VLMEvalKit)."""
     images = {row["index"]: row["image"] for row in rows if "index" in row and "image" in row}
     for row in rows:
         named = row.get("image", "")
@@ -103,7 +104,7 @@ def _json(path: Path, text: str) -> list[Row]:
             raise ValueError(f"Data file {path} is not valid JSON: {error}.") from error
         if isinstance(rows, list):
             return [_object(row, f"entry {number}") for number, row in enumerate(rows)]
-    # Not splitlines: a line separator of Unicode may stand inside a JSON string.
+    # Not splitlines: a JSON string may contain a Unicode line separator.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     try:
         json.loads(lines[0][1]) if lines else None
@@ -201,7 +202,7 @@ def _map_parquet(paths: list[Path]) -> pa.Table:
 
 
 def import_datasets(reason: str) -> Any:
-    """The package `datasets`.
+    """Import the package `datasets`.
 
     Raises:
         ValueError: it is not installed.

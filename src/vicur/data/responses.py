@@ -5,7 +5,7 @@ from __future__ import annotations
 from vicur.rewards.answers import extract_answer
 
 SHORT = 3
-"""Words of a response that is an answer as it stands."""
+"""Maximum number of words in a response that is itself the answer."""
 
 
 def answer_in_response(response: str) -> str | None:
@@ -14,9 +14,9 @@ def answer_in_response(response: str) -> str | None:
     Args:
         response: e.g. the last assistant turn of a chat for supervised training.
     """
-    found = extract_answer(response, lenient=False)
-    if found is not None and found.strip():
-        return found.strip()
+    answer = extract_answer(response, lenient=False)
+    if answer is not None and answer.strip():
+        return answer.strip()
     words = response.split()
     is_sentence = len(words) > 1 and response.rstrip().endswith(".")
     return response.strip().rstrip(".") or None if 0 < len(words) <= SHORT and not is_sentence else None

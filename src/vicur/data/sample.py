@@ -14,7 +14,7 @@ from vicur.media.video import Video
 Message = dict[str, Any]
 """A chat message: {"role": str, "content": [{"type": "image" | "video"} | {"type": "text", "text": str}]}.
 
-Media entries are placeholders; the n-th image entry stands for the n-th image of the sample.
+Media entries are placeholders; the n-th image entry refers to the n-th image of the sample.
 """
 
 TextKind = Literal["cue", "rationale", "answer"]
@@ -24,7 +24,8 @@ PrivilegeKind = Literal[TextKind, "teacher_prompt"]
 """All privileges with a field of their own. A ready-made teacher prompt holds the problem too: it cannot be
 shown with another problem, nor compared text by text."""
 TeacherPrivilege = Literal["none", PrivilegeKind] | str
-"""What a teacher can be given: nothing, a privilege, or `column:NAME`, the text in another column."""
+"""The privileges a teacher can be given: none, a kind of privilege, or `column:NAME`, the text in another
+column."""
 COLUMN = "column:"
 """Prefix of a privilege that is the text in a column of the user's own, e.g. "column:caption"."""
 TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
@@ -57,7 +58,7 @@ class Privilege:
     Attributes:
         answer: the reference answer.
         rationale: a solution in words.
-        cue: what is visible and matters for the question, without answer or solution step.
+        cue: visible details that matter for the question, without answer or solution step.
         teacher_prompt: a complete list of messages to show the teacher instead.
     """
 
@@ -74,10 +75,10 @@ class Sample:
     Attributes:
         id: unique within its source; random numbers are keyed by it.
         messages: the chat up to the point where the student answers.
-        images: in the order of the image entries of `messages`.
-        videos: in the order of the video entries.
+        images: images in the order of the image entries of `messages`.
+        videos: videos in the order of the video entries.
         answer: the gold answer for grading, never shown to a model.
-        privilege: what only a teacher may see.
+        privilege: texts that only a teacher may see.
         target_response: a response to learn from directly, where the source has one.
         meta: the other columns of the source, for records and for teachers given `column:NAME`.
 
@@ -99,6 +100,6 @@ class Sample:
             asked = sum(part["type"] == kind for m in self.messages for part in m["content"])
             if asked != count:
                 raise ValueError(
-                    f"Sample {self.id}: the messages have {asked} {kind} placeholder(s), but the "
-                    f"sample has {count} {kind}(s)."
+                    f"Problem {self.id}: the messages have {asked} {kind} placeholder(s), but the "
+                    f"problem has {count} {kind}(s)."
                 )

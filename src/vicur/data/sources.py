@@ -1,6 +1,6 @@
-"""From files to samples.
+"""Reads samples from files.
 
-A source is a sequence: `source[i]` decodes and returns one `Sample`. What a name stands for is up to
+A source is a sequence: `source[i]` decodes and returns one `Sample`. What a name refers to is up to
 `tables`, the conventions of its columns to `columns`, images and videos to `media`.
 """
 
@@ -94,7 +94,7 @@ class DataConfig:
         self.pixel_limits()
 
     def pixel_limits(self) -> PixelLimits:
-        """For the encoder of prompts.
+        """Pixel limits for the prompt encoder.
 
         Raises:
             ValueError: a lower bound is above the upper one.
@@ -113,7 +113,7 @@ class DataConfig:
 
         Args:
             path: another name than `train`, or rows that are open already.
-            only_for, progress, may_be_empty: as of `FileSource`.
+            only_for, progress, may_be_empty: as in `FileSource`.
 
         Raises:
             ValueError: as `FileSource`.
@@ -136,12 +136,12 @@ class DataConfig:
 
 
 def skipping_bad_rows() -> DataConfig:
-    """How data is read where unreadable rows are skipped and counted unless set otherwise."""
+    """Settings for reading data that skip and count unreadable rows unless set otherwise."""
     return DataConfig(bad_rows="skip")
 
 
 def option_format(options: str | None) -> str | None:
-    """The format of an option's line that a setting stands for; None for no lines.
+    """The format of an option's line that a setting selects; None for no lines.
 
     Raises:
         ValueError: it is no format.
@@ -168,27 +168,27 @@ class FileSource(Sequence[Sample]):
         only_for: keep only samples that have what this view shows.
         image_dir: folder that paths of media start from; that of the data if not given.
         columns: our field to their column, before the alias table.
-        options: how options in columns of their own are written after a question, as `DataConfig.options`.
+        options: format of options with columns of their own after a question, as `DataConfig.options`.
         answer_from_response: whether a missing gold answer is taken out of the response to learn from.
         bad_rows: whether a bad row is an error or left out.
-        check_images: how many images are decoded here; None for all.
-        video: how frames are taken.
-        max_raw_pixels: of an image; one with more makes a bad row.
+        check_images: number of images to decode here; None for all.
+        video: settings for taking frames.
+        max_raw_pixels: maximum number of pixels in an image file; a larger image makes a bad row.
         progress: shows how far the check of the rows is.
         may_be_empty: whether a source without any problem is one too, rather than an error.
 
     Attributes:
-        path: as given.
-        name: short, for messages.
+        path: path of the data, as given.
+        name: short name, for messages.
         schema: our fields, and the columns they are read from.
         notes: sentences on how the columns were understood, for people.
         bad_rows: the rows that were left out.
         skips_bad_rows: whether such rows are left out, or an error.
-        inapplicable: how many problems were left out because `only_for` does not apply to them.
-        num_seeing: how many problems of the files show an image or a video.
-        decoded: how many images were decoded in the check.
-        repeated_ids: how many rows had the id of an earlier one, and have a number behind it now.
-        duplicates: how many of these are that row once more, in every column.
+        inapplicable: number of problems left out because `only_for` does not apply to them.
+        num_seeing: number of problems in the files with an image or a video.
+        decoded: number of images decoded in the check.
+        repeated_ids: number of rows with the id of an earlier one, which now have a number behind it.
+        duplicates: number of these that equal the earlier row in every column.
 
     Raises:
         ValueError: there is no such data, it cannot be read, it is empty, it has no question column, a row is
@@ -306,7 +306,7 @@ class FileSource(Sequence[Sample]):
         )
 
     def media_in_words(self) -> str:
-        """How many problems show an image or a video, and from which columns."""
+        """Number of problems with an image or a video, and the columns that these come from."""
         columns = [name for ours in ("images", "videos") for name in self.columns_of(ours)]
         source = f" (columns {listed(columns)})" if columns and self.num_seeing else ""
         return f"{self.num_seeing} problem(s) of {self.name} show an image or a video{source}."
@@ -326,14 +326,14 @@ class FileSource(Sequence[Sample]):
         Raises:
             ValueError: there are none.
         """
-        chosen = copy.copy(self)
-        chosen._rows = [self._rows[index] for index in indices]
-        if not chosen._rows:
-            raise ValueError(f"Of {self.name} no problem is left.")
-        return chosen
+        selected = copy.copy(self)
+        selected._rows = [self._rows[index] for index in indices]
+        if not selected._rows:
+            raise ValueError(f"No problem of {self.name} is left.")
+        return selected
 
     def applies(self, view: View) -> list[bool]:
-        """For each problem whether it has what a view shows, without opening a medium."""
+        """Whether each problem has what a view shows, without opening a medium."""
         return self._each(
             lambda number, row: view.applies(self._without_media(number, self._columns.read(row)))
         )
@@ -364,12 +364,12 @@ class FileSource(Sequence[Sample]):
     def _each(self, read: Callable[[int, Row], Item], columns: list[str] | None = None) -> list[Item]:
         """Something of every problem, in one pass over the table."""
         kept = set(self._rows)
-        found = {
+        items = {
             number: read(number, row)
             for number, row in enumerate(self._table.rows(columns))
             if number in kept
         }
-        return [found[row] for row in self._rows]
+        return [items[row] for row in self._rows]
 
     def _media_readers(
         self, home: Path | None, video: VideoConfig, max_raw_pixels: int
@@ -377,7 +377,7 @@ class FileSource(Sequence[Sample]):
         """One for each file: paths start from its own folder, unless one folder is set for all."""
         parts = self._table.parts if isinstance(self._table, JoinedTable) else (self._table,)
         folders = [part.folders if home is None else (home,) for part in parts]
-        return tuple(MediaReader(own, video, max_raw_pixels) for own in folders)
+        return tuple(MediaReader(folder, video, max_raw_pixels) for folder in folders)
 
     def _media(self, row: int) -> MediaReader:
         return self._readers[self._table.locate(row)[0] if isinstance(self._table, JoinedTable) else 0]
@@ -392,8 +392,8 @@ class FileSource(Sequence[Sample]):
             name for name in dict.fromkeys(name for row in peeked for name in row) if name not in current
         ]
         for name in others:
-            found = {n: row[name] for n, row in enumerate(peeked) if _holds_pictures(row.get(name))}
-            if found and all(self._opens(n, _listed(entry)) for n, entry in found.items()):
+            pictures = {n: row[name] for n, row in enumerate(peeked) if _holds_pictures(row.get(name))}
+            if pictures and all(self._opens(n, _listed(entry)) for n, entry in pictures.items()):
                 self._columns.read_from("images", name)
                 self.notes.append(
                     f"Images are read from {name}: what {' and '.join(current)} names cannot be opened."
@@ -467,18 +467,18 @@ class FileSource(Sequence[Sample]):
         )
 
     def _emptiness(self, only_for: View | None) -> str:
-        wanted = f" that {only_for.name} applies to" if only_for is not None and self.inapplicable else ""
+        condition = f" that {only_for.name} applies to" if only_for is not None and self.inapplicable else ""
         why = ""
         if self.bad_rows:
             count = "all rows" if len(self.bad_rows) == self.num_rows else f"{len(self.bad_rows):,} rows"
             why = f": {count} are bad: {reasons_in_words(self.bad_rows)}"
-        return f"{self.name} has no problem to train or evaluate on{wanted}{why}."
+        return f"{self.name} has no problem to train or evaluate on{condition}{why}."
 
     def _bad(self, number: int, row: Row, problem: RowProblem) -> BadRow:
         place = None
         if isinstance(self._table, JoinedTable):
-            part, own = self._table.locate(number)
-            place = f"{self._table.parts[part].name}, row {own}"
+            part, row_in_part = self._table.locate(number)
+            place = f"{self._table.parts[part].name}, row {row_in_part}"
         return BadRow(number, self._columns.id(row), problem.kind, problem.reason, place)
 
     def _sample(self, row: int) -> Sample:
@@ -498,7 +498,7 @@ class FileSource(Sequence[Sample]):
         return self._build(row, fields, images, videos)
 
     def _without_media(self, row: int, fields: Fields) -> Sample:
-        """For questions that only concern text."""
+        """The sample with placeholders of one pixel in place of its media, for checks that read only text."""
         nothing = SizeOnly((1, 1))
         images = (nothing,) * len(fields.images)
         return self._build(row, fields, images, (Video((nothing,), 1.0),) * len(fields.videos))
@@ -509,8 +509,8 @@ class FileSource(Sequence[Sample]):
         if stated is not None:
             return stated
         if isinstance(self._table, JoinedTable):
-            part, own = self._table.locate(row)
-            return f"{self._table.parts[part].name}:{own}"
+            part, row_in_part = self._table.locate(row)
+            return f"{self._table.parts[part].name}:{row_in_part}"
         return f"{self._table.name}:{row}"
 
     def _build(

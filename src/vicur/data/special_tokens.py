@@ -16,7 +16,8 @@ from typing import Any
 from vicur.data.sample import Message
 
 _LIKE_ONE = r"<\|[^<>|]*\|>"
-"""Also what only looks like a special token: processors use some of their own while they expand media."""
+"""Pattern of special tokens and of texts that only look like one: processors use some of their own while
+they expand media."""
 _LAST_PRIVATE = 0x10FFFD
 """The last character of Unicode's last private use plane; marks are searched from here downwards."""
 
@@ -56,8 +57,8 @@ class QuotedTokens:
         """Tokens of a marked prompt, in stretches between special tokens, as the text without the mark has.
 
         Args:
-            ids: what the tokenizer or the processor made of the marked text.
-            mark: as `marked` gave it.
+            ids: the marked text's tokens from the tokenizer or the processor.
+            mark: the mark that `marked` returned.
 
         Returns:
             one list for each stretch of text, and one for each special token between them.
@@ -66,14 +67,14 @@ class QuotedTokens:
 
     def _stretches(self, ids: Sequence[int]) -> Iterator[list[int]]:
         text: list[int] = []
-        for own in ids:
-            if own not in self._ids:
-                text.append(own)
+        for token in ids:
+            if token not in self._ids:
+                text.append(token)
                 continue
             if text:
                 yield text
                 text = []
-            yield [own]
+            yield [token]
         if text:
             yield text
 
@@ -92,7 +93,7 @@ class QuotedTokens:
 
     @staticmethod
     def _merged(message: Message) -> Message:
-        """With adjacent texts as one: the template joins them, and with them the halves of a token."""
+        """Join adjacent texts: the template joins them anyway, and with them the halves of a token."""
         if isinstance(message["content"], str):
             return message
         content: list[dict[str, Any]] = []
@@ -105,7 +106,7 @@ class QuotedTokens:
 
     def _broken(self, message: Message, mark: str) -> Message:
         def broken(text: str) -> str:
-            return self._start.sub(lambda found: found[1] + mark, text)
+            return self._start.sub(lambda match: match[1] + mark, text)
 
         if isinstance(message["content"], str):
             return {**message, "content": broken(message["content"])}

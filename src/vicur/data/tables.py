@@ -1,4 +1,4 @@
-"""What a name stands for: a table of rows.
+"""Opens the table of rows that a name refers to.
 
 A name is a file, a folder, a pattern, several of them, or a data set on the hub, with `@split` behind it if
 it has several splits:
@@ -38,7 +38,7 @@ BATCH = 64
 _NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that `datasets` writes beside the data."""
 _FILE_SUFFIXES = (".parquet", *TEXT_SUFFIXES, ".txt", ".arrow", ".gz", ".yaml", ".xlsx")
-"""Of names that are meant as files, even where there is none; a hub's name may well end in `-v1.5`."""
+"""Suffixes that mark a name as a file name, even if there is no such file; a hub name may end in `-v1.5`."""
 _METADATA = ("metadata.jsonl", "metadata.csv")
 """Files that describe a folder of images."""
 _FILE_NAME = re.compile(r"(?:(.+)_)?file_names?")
@@ -52,7 +52,7 @@ class ListTable:
 
     Attributes:
         name: short, for messages and for ids of rows that have none.
-        folders: where files that the rows name may lie; relative paths start from the first.
+        folders: folders of the files that the rows name; relative paths start from the first.
         content: the rows.
     """
 
@@ -63,15 +63,15 @@ class ListTable:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns, and of fields inside them with a dot: `reward_model.ground_truth`."""
-        found: dict[str, None] = {}
+        names: dict[str, None] = {}
         for row in self.content:
             for key, value in row.items():
                 if key == UNREADABLE:
                     continue
-                found[key] = None
+                names[key] = None
                 if isinstance(value, dict):
-                    found.update({f"{key}.{inner}": None for inner in value})
-        return tuple(found)
+                    names.update({f"{key}.{inner}": None for inner in value})
+        return tuple(names)
 
     def __len__(self) -> int:
         return len(self.content)
@@ -95,19 +95,19 @@ class ArrowTable:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        found = []
+        names = []
         for field in self.content.schema:
-            found.append(field.name)
+            names.append(field.name)
             if pa.types.is_struct(field.type):
-                found.extend(f"{field.name}.{inner.name}" for inner in field.type)
-        return tuple(found)
+                names.extend(f"{field.name}.{inner.name}" for inner in field.type)
+        return tuple(names)
 
     def __len__(self) -> int:
         return int(self.content.num_rows)
 
     def __getitem__(self, row: int) -> Row:
-        found: list[Row] = self.content.slice(row, 1).to_pylist()
-        return found[0]
+        rows: list[Row] = self.content.slice(row, 1).to_pylist()
+        return rows[0]
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         content = self.content if columns is None else self.content.select(list(columns))
@@ -144,15 +144,15 @@ class JoinedTable:
         return sum(map(len, self.parts))
 
     def __getitem__(self, row: int) -> Row:
-        part, own = self.locate(row)
-        return self.parts[part][own]
+        part, row_in_part = self.locate(row)
+        return self.parts[part][row_in_part]
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         for part in self.parts:
-            own = columns
+            available = columns
             if columns is not None and isinstance(part, ArrowTable):
-                own = [name for name in columns if name in part.columns]
-            yield from part.rows(own)
+                available = [name for name in columns if name in part.columns]
+            yield from part.rows(available)
 
 
 Table = ListTable | ArrowTable | JoinedTable
@@ -160,10 +160,10 @@ Table = ListTable | ArrowTable | JoinedTable
 
 
 def open_table(name: str | Path | Sequence[str]) -> Table:
-    """Open what a name stands for.
+    """Open the table that a name refers to.
 
     Args:
-        name: as the module says; several names in a list, or in one text between commas.
+        name: a name as described in the module; several names in a list, or in one text between commas.
 
     Raises:
         ValueError: there is no such thing, no such split, or it cannot be read.
@@ -172,8 +172,8 @@ def open_table(name: str | Path | Sequence[str]) -> Table:
     if not names:
         raise ValueError(f"{name!r} names no data.")
     parts: list[ListTable | ArrowTable] = []
-    for own in names:
-        table = _open_one(own)
+    for single in names:
+        table = _open_one(single)
         parts += table.parts if isinstance(table, JoinedTable) else [table]
     return parts[0] if len(parts) == 1 else JoinedTable(name_of(name), tuple(parts))
 
@@ -186,13 +186,13 @@ def name_of(name: str | Path | Sequence[str]) -> str:
 def _names(name: str | Path | Sequence[str]) -> list[str]:
     """The names in a name; a file may have a comma or brackets in its own."""
     if isinstance(name, list | tuple):
-        return [own for several in name for own in _names(several)]
+        return [single for several in name for single in _names(several)]
     text = str(name).strip()
     if Path(text).expanduser().exists() or not ("," in text or text.startswith("[")):
         return [text] if text else []
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
-    return [own.strip(" '\"") for own in text.split(",") if own.strip(" '\"")]
+    return [single.strip(" '\"") for single in text.split(",") if single.strip(" '\"")]
 
 
 def _open_one(name: str) -> Table:
@@ -215,31 +215,33 @@ def _open_one(name: str) -> Table:
 
 def _open_pattern(pattern: str) -> Table:
     """All files that a pattern such as `part-*.parquet` matches, in the order of their names."""
-    found = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
-    if not found:
+    files = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+    if not files:
         raise ValueError(f"No file matches {pattern}.")
-    return open_table(found)
+    return open_table(files)
 
 
 def _open_folder(folder: Path, split: str | None) -> Table:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _open_saved(folder, split)
-    metadata = {path.parent: path for own in reversed(_METADATA) for path in _found(folder, own)}
+    metadata = {
+        path.parent: path for file_name in reversed(_METADATA) for path in _files_matching(folder, file_name)
+    }
     if metadata:
         names = {"train" if home == folder else home.name: home for home in metadata}
-        chosen = _choose(names, split, folder)
-        return _open_image_folder(metadata[names[chosen]], f"{folder.name}@{chosen}")
+        selected = _choose(names, split, folder)
+        return _open_image_folder(metadata[names[selected]], f"{folder.name}@{selected}")
     splits = _split_files(folder)
     if not splits:
         raise ValueError(
             f"The folder {folder} has no data: no .parquet, .jsonl, .json, .csv or .tsv file in it or in its "
             "data/, no metadata.jsonl or metadata.csv, and nothing that datasets.save_to_disk has written."
         )
-    chosen = _choose(splits, split, folder)
-    return _open_files(splits[chosen], f"{folder.name}@{chosen}", folder)
+    selected = _choose(splits, split, folder)
+    return _open_files(splits[selected], f"{folder.name}@{selected}", folder)
 
 
-def _found(folder: Path, pattern: str) -> list[Path]:
+def _files_matching(folder: Path, pattern: str) -> list[Path]:
     """Files in a folder and right below it."""
     return sorted([*folder.glob(pattern), *folder.glob(f"*/{pattern}")])
 
@@ -247,12 +249,12 @@ def _found(folder: Path, pattern: str) -> list[Path]:
 def _split_files(folder: Path) -> dict[str, list[Path]]:
     """The files of each split: by the start of their name, or by the folder they lie in."""
     for suffix in (".parquet", *TEXT_SUFFIXES):
-        files = _found(folder, f"*{suffix}") + _found(folder, f"*{suffix}.gz")
+        files = _files_matching(folder, f"*{suffix}") + _files_matching(folder, f"*{suffix}.gz")
         files = [path for path in files if path.name not in _NOT_ROWS]
         splits: dict[str, list[Path]] = {}
         for path in files:
-            own = path.parent not in (folder, folder / "data")
-            splits.setdefault(path.parent.name if own else _split_of(path), []).append(path)
+            by_folder = path.parent not in (folder, folder / "data")
+            splits.setdefault(path.parent.name if by_folder else _split_of(path), []).append(path)
         if splits:
             return splits
     return {}
@@ -264,7 +266,7 @@ def _split_of(path: Path) -> str:
 
 
 def _choose(splits: Any, split: str | None, where: object) -> str:
-    """The split asked for, else train, else the only one."""
+    """The requested split; without a request, train or the only one."""
     names = [str(name) for name in splits]
     if split is None and "train" in names:
         return "train"
@@ -297,17 +299,17 @@ def _open_image_folder(metadata: Path, name: str) -> Table:
     for row in read_text_file(metadata):
         named: Row = {}
         for key, value in row.items():
-            found = _FILE_NAME.fullmatch(key)
-            if found is not None and value is not None:
+            match = _FILE_NAME.fullmatch(key)
+            if match is not None and value is not None:
                 first = value[0] if isinstance(value, list) and value else value
                 kind = "video" if str(first).lower().endswith(_VIDEO_SUFFIXES) else "image"
-                named[found[1] or kind] = value
+                named[match[1] or kind] = value
         rows.append({key: value for key, value in row.items() if not _FILE_NAME.fullmatch(key)} | named)
     return ListTable(name, (metadata.parent,), rows)
 
 
 def _open_saved(folder: Path, split: str | None) -> Table:
-    """What `save_to_disk` has written, mapped from disk."""
+    """Open the output of `save_to_disk`, mapped from disk."""
     datasets = import_datasets(f"{folder} was written by datasets.save_to_disk")
     try:
         saved = datasets.load_from_disk(str(folder))
@@ -315,8 +317,8 @@ def _open_saved(folder: Path, split: str | None) -> Table:
         raise ValueError(f"The folder {folder} cannot be read: {error}") from error
     name = folder.name
     if isinstance(saved, datasets.DatasetDict):
-        chosen = _choose(saved, split, folder)
-        saved, name = saved[chosen], f"{name}@{chosen}"
+        selected = _choose(saved, split, folder)
+        saved, name = saved[selected], f"{name}@{selected}"
     elif split is not None:
         raise ValueError(f"{folder} has no splits; leave out @{split}.")
     return ArrowTable(name, (folder,), _whole(saved))
@@ -339,9 +341,9 @@ def _open_hub(name: str, split: str | None) -> Table:
             f"{name} is neither a file nor a folder here, and could not be opened as a data set on the hub: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    chosen = _choose(loaded, split, name)
+    selected = _choose(loaded, split, name)
     folders = (Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))
-    return ArrowTable(f"{name}@{chosen}", folders, _whole(loaded[chosen]))
+    return ArrowTable(f"{name}@{selected}", folders, _whole(loaded[selected]))
 
 
 def _whole(dataset: Any) -> pa.Table:

@@ -20,7 +20,7 @@ from vicur.media.video import Video
 
 @dataclass(frozen=True)
 class Shown:
-    """What a view makes of a sample: the chat and the media that fill its placeholders."""
+    """A sample under a view: the chat and the media that fill its placeholders."""
 
     messages: tuple[Message, ...]
     images: tuple[Image.Image, ...] = ()
@@ -73,7 +73,7 @@ class Hinted:
 
     Attributes:
         kind: a privilege, or `column:NAME` for the text in a column that is no field of a problem.
-        missing: what a sample without that privilege gets: the plain view, or an error.
+        missing: treatment of a sample without that privilege: the plain view, or an error.
             (Leaving such samples out is up to the source, by `applies`.)
 
     Raises:
@@ -130,7 +130,7 @@ class BlindHinted:
     """The question with a hint and without its media: what the text alone is good for.
 
     Attributes:
-        kind: which privilege; a sample without it is an error.
+        kind: the kind of privilege; a sample without it is an error.
     """
 
     kind: TextKind
@@ -155,7 +155,7 @@ class Degraded:
     Each image or frame shrinks by `ratio`, bilinear, and grows back by nearest neighbour.
 
     Attributes:
-        ratio: of the small side lengths to the original ones; at least one pixel remains.
+        ratio: reduced side lengths over the original ones; at least one pixel remains.
 
     Raises:
         ValueError: the ratio is not above 0 and at most 1.
@@ -189,10 +189,10 @@ class Degraded:
 class Masked:
     """The problem with patches of its media blacked out at random, at the same size (PAPO).
 
-    Which patches, depends on the sample, the image and `draw` alone.
+    The choice of patches depends on the sample, the image and `draw` alone.
 
     Attributes:
-        probability: with which each patch is black.
+        probability: probability that a patch is black.
         patch: its side in pixels of the raw image.
         draw: another number, another mask: training steps draw a new one each.
 
@@ -250,7 +250,7 @@ def teacher_view(privilege: str, missing: Literal["plain", "error"] = "plain") -
 
     Args:
         privilege: "none", a privilege, or `column:NAME`.
-        missing: what the teacher sees of a sample without it: the plain view, or an error.
+        missing: treatment of a sample without it: the plain view, or an error.
 
     Raises:
         ValueError: there is no such privilege.
@@ -282,12 +282,12 @@ def _with_media(sample: Sample, change: Callable[[Image.Image, int], Image.Image
 
     def changed(images: tuple[Image.Image, ...]) -> tuple[Image.Image, ...]:
         nonlocal index
-        found = []
+        changed_images = []
         for image in images:
-            found.append(change(image, index))
-            assert found[-1].size == image.size, "a view must not change the size of an image"
+            changed_images.append(change(image, index))
+            assert changed_images[-1].size == image.size, "a view must not change the size of an image"
             index += 1
-        return tuple(found)
+        return tuple(changed_images)
 
     images = changed(plain.images)
     videos = tuple(replace(video, frames=changed(video.frames)) for video in plain.videos)
@@ -295,7 +295,7 @@ def _with_media(sample: Sample, change: Callable[[Image.Image, int], Image.Image
 
 
 def _smooth(image: Image.Image) -> Image.Image:
-    """In a mode whose pixels can be averaged: a palette's indices and single bits cannot."""
+    """The image in a mode whose pixels can be averaged, unlike a palette's indices and single bits."""
     if image.mode == "P":
         return image.convert("RGB")
     return image.convert("L") if image.mode == "1" else image

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 _OBJECTS_IN_A_ROW = re.compile(r"\}\s*\n\s*\{")
-"""As numpy prints an array of objects: without commas, one a line."""
+"""An array of objects as numpy prints it: without commas, one a line."""
 _PARSE_ERRORS = (ValueError, SyntaxError, MemoryError, RecursionError, TypeError)
 
 

@@ -1,4 +1,4 @@
-"""Where the sink looked: the recovery module's attention on the image's grid."""
+"""Attention of the recovery module's sink, on the image's grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vicur.data.sample import Sample
 from vicur.data.views import Plain
-from vicur.encoding.layout import build_rows
+from vicur.encoding.layout import build_sequences
 from vicur.encoding.prompts import PromptEncoder
 from vicur.models.load import LoadedModel
 from vicur.models.recovery import RecoveryObserver
@@ -22,7 +22,7 @@ Box = tuple[float, float, float, float]
 def sink_attention(
     loaded: LoadedModel, samples: Sequence[Sample]
 ) -> list[dict[int, Float[Tensor, "rows columns"]]]:
-    """For each sample with one image, and each recovery layer, the attention map of the sink.
+    """The attention map of the sink, for each sample with one image and each recovery layer.
 
     A map is averaged over heads and sums to 1; one entry is one merged visual token.
 
@@ -38,9 +38,9 @@ def sink_attention(
         if len(sample.images) != 1 or sample.videos:
             raise ValueError(f"Sample {sample.id} has not exactly one image.")
         prompt = encoder.encode([Plain().show(sample)])[0]
-        rows = build_rows([prompt], [()], pad_id=loaded.vocabulary.pad_id).to(loaded.model.device)
+        inputs = build_sequences([prompt], [()], pad_id=loaded.vocabulary.pad_id).to(loaded.model.device)
         with RecoveryObserver(loaded.recovery, keep_attention=True) as observer:
-            loaded.model.model(**rows.model_inputs(), use_cache=False)
+            loaded.model.model(**inputs.model_inputs(), use_cache=False)
         _, height, width = prompt.media["image_grid_thw"][0].tolist()
         shape = (height // merge, width // merge)
         maps.append({layer: seen[0].reshape(shape) for layer, seen in observer.attention.items()})
@@ -53,7 +53,7 @@ def mass_in_boxes(
     """Share of an attention map, 0-1, that lies in the cells whose middle is in a box.
 
     Args:
-        attention: sums to 1.
+        attention: attention weights that sum to 1.
         boxes: (left, top, right, bottom) in pixels.
         size: (width, height) of the image in pixels.
     """

@@ -1,4 +1,4 @@
-"""How much tokens depend on the image: visual advantage and visual dependency scores."""
+"""Dependence of tokens on the image: visual advantage and visual dependency scores."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ def means_by_part(
 
     Args:
         values: one for each response token.
-        response_index: to which response it belongs.
-        name: of the values.
+        response_index: index of the response that each belongs to.
+        name: name of the values.
 
     Returns:
         "<name>_whole", "<name>_half_1", "<name>_half_2", "<name>_quarter_1" ... "<name>_quarter_4".
@@ -27,12 +27,12 @@ def means_by_part(
     lengths = torch.bincount(response_index)
     starts = lengths.cumsum(0) - lengths
     position = torch.arange(len(values), device=values.device) - starts[response_index]
-    found = {}
+    means = {}
     for part_name, parts in PARTS.items():
         part = position * parts // lengths[response_index]
         for i in range(parts):
-            chosen = values[part == i]
-            if len(chosen):
+            part_values = values[part == i]
+            if len(part_values):
                 key = f"{name}_{part_name}" + (f"_{i + 1}" if parts > 1 else "")
-                found[key] = float(chosen.mean())
-    return found
+                means[key] = float(part_values.mean())
+    return means

@@ -15,7 +15,7 @@ class HintLeakage:
 
     Attributes:
         samples: responses with the whole word "hint", in any case.
-        occurrences: how often it occurs in all of them.
+        occurrences: number of occurrences in all of them.
     """
 
     samples: int = 0

@@ -1,4 +1,4 @@
-"""Numbers about a source, for people who want to know what they train on. Nothing is printed here."""
+"""Statistics of a source, for a check of the data before training. Nothing is printed here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class InspectSettings:
     model: PathText | None = None
     """Checkpoint whose chat template and tokenizer are used for prompts and lengths; null for neither."""
     privilege: TeacherPrivilege = "cue"
-    """What the teacher is shown: none, a privilege, or column:NAME for the text in a column."""
+    """Privilege that the teacher is shown: none, a kind of privilege, or column:NAME for the text in a
+    column."""
     example: Annotated[int, Field(ge=0)] = 0
     """Number of the problem that is shown."""
 
@@ -39,7 +40,7 @@ class InspectSettings:
 
 @dataclass(frozen=True)
 class Spread:
-    """How a number spreads over problems or images.
+    """Spread of a number over problems or images.
 
     Attributes:
         low, high: the smallest and the largest.
@@ -62,31 +63,31 @@ class Spread:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is in a source.
+    """The statistics of a source.
 
     Attributes:
-        name: of the source.
+        name: name of the source.
         schema: our field, and the columns it is read from in words; only fields that were found.
         unused: columns that no field is read from; their values are in `meta`.
-        notes: sentences that somebody should know who is about to train on this.
-        rows: of the table, bad ones included.
-        problems: that can be used.
-        bad_rows: how many rows are bad, by kind.
+        notes: sentences to read before training on this source.
+        rows: number of rows in the table, bad ones included.
+        problems: number of usable problems.
+        bad_rows: number of bad rows, by kind.
         first_bad_rows: the first row of each kind, in words.
-        decoded_images: how many images were decoded; of the others only the header was read.
+        decoded_images: number of images decoded; only the header of the others was read.
         repeated_ids: rows whose id is that of an earlier one; they got an id of their own.
         duplicates: rows that are an earlier one once more, in every column, among these.
         without_answer: problems without a gold answer.
-        answers_in_responses: of these, how many have a response that ends in an answer.
+        answers_in_responses: number of these whose response ends in an answer.
         with_target_response: problems with a response to learn from.
         with_choices: problems with options in columns of their own.
-        images_per_problem, videos_per_problem: how many problems have how many.
-        image_width, image_height: in pixels, as the files have them, upright.
-        image_megapixels: in millions of pixels.
-        video_frames: that are taken from each video.
-        prompt_tokens: of the student's prompt, media included; None without an encoder.
-        teacher_prompt_tokens: of the teacher's, likewise.
-        privileges: how many problems have each privilege.
+        images_per_problem, videos_per_problem: number of problems by their number of media.
+        image_width, image_height: size of the images in pixels, as in the files, upright.
+        image_megapixels: size of the images in millions of pixels.
+        video_frames: number of frames taken from each video.
+        prompt_tokens: length of the student's prompt, media included; None without an encoder.
+        teacher_prompt_tokens: length of the teacher's prompt, likewise.
+        privileges: number of problems with each privilege.
         example_id: the problem that is rendered; None if there is none.
         student_sees, teacher_sees: its prompt as text, media as placeholders; with an encoder through
             the model's chat template.
@@ -133,7 +134,7 @@ def inspect_source(
     example: int = 0,
     progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
 ) -> Inspection:
-    """Count, measure and render.
+    """Compute the statistics of a source, and render one of its problems.
 
     Args:
         source: opened with `bad_rows="skip"`, or bad rows are an error before they are counted; and with
@@ -150,10 +151,10 @@ def inspect_source(
         raise ValueError(f"{source.name} has no problem {example}; it has {len(source)}.")
     view = teacher_view or Plain()
     read = _read(source, encoder, view, example, progress)
-    samples, shown = read.samples, read.example
+    samples, example_problem = read.samples, read.example
     sizes = [image.size for sample in samples for image in sample.images]
     render = _plain_text if encoder is None else encoder.render
-    found = reasons(read.bad)
+    bad_reasons = reasons(read.bad)
     unanswered = [sample for sample in samples if sample.answer is None]
     in_responses = sum(
         sample.target_response is not None and answer_in_response(sample.target_response) is not None
@@ -161,13 +162,13 @@ def inspect_source(
     )
     return Inspection(
         name=source.name,
-        schema={ours: " or ".join(own) for ours in source.schema if (own := source.columns_of(ours))},
+        schema={ours: " or ".join(columns) for ours in source.schema if (columns := source.columns_of(ours))},
         unused=source.unused,
         notes=[*source.notes, *_notes(source, in_responses)],
         rows=source.num_rows,
         problems=len(samples),
-        bad_rows={kind: reason.count for kind, reason in found.items()},
-        first_bad_rows={kind: str(reason.first) for kind, reason in found.items()},
+        bad_rows={kind: reason.count for kind, reason in bad_reasons.items()},
+        first_bad_rows={kind: str(reason.first) for kind, reason in bad_reasons.items()},
         decoded_images=source.decoded,
         repeated_ids=source.repeated_ids,
         duplicates=source.duplicates,
@@ -184,9 +185,9 @@ def inspect_source(
         prompt_tokens=Spread.of(read.prompt_lengths),
         teacher_prompt_tokens=Spread.of(read.teacher_prompt_lengths),
         privileges={kind: sum(Hinted(kind).applies(sample) for sample in samples) for kind in PRIVILEGES},
-        example_id=None if shown is None else shown.id,
-        student_sees="" if shown is None else render(Plain().show(shown)),
-        teacher_sees="" if shown is None else render(view.show(shown)),
+        example_id=None if example_problem is None else example_problem.id,
+        student_sees="" if example_problem is None else render(Plain().show(example_problem)),
+        teacher_sees="" if example_problem is None else render(view.show(example_problem)),
     )
 
 
@@ -256,10 +257,10 @@ def _counts(numbers: Iterable[int]) -> dict[int, int]:
     return dict(sorted(Counter(numbers).items()))
 
 
-def _plain_text(shown: Shown) -> str:
+def _plain_text(prompt: Shown) -> str:
     """A prompt as text where no model is there to say how."""
     turns = (
         "".join(part.get("text", f"<{part['type']}>") for part in message["content"])
-        for message in shown.messages
+        for message in prompt.messages
     )
-    return "\n\n".join(f"{m['role']}: {text}" for m, text in zip(shown.messages, turns, strict=True))
+    return "\n\n".join(f"{m['role']}: {text}" for m, text in zip(prompt.messages, turns, strict=True))

@@ -1,14 +1,14 @@
 """Prompts and responses laid out for one forward pass.
 
-A row is the prompt once, then some of its sibling responses. Each response attends to the prompt
-and to itself, and its positions go on where the prompt's end, as if its siblings were not there:
+A sequence is the prompt once, then some of the responses to it. Each response attends to the prompt and
+to itself, and its positions continue those of the prompt, as if the other responses were not there:
 
     prompt prompt prompt | a a a | b b | pad
 
-With one response a row is an ordinary sequence. The response tokens of a call are flattened in
+With one response it is an ordinary sequence. The response tokens of a call are flattened in
 the order of their responses; tensors over them carry the suffix N.
 
-Shape suffixes: B rows, L row length, P prompt length, N response tokens of all rows.
+Shape suffixes: B sequences, L sequence length, P prompt length, N response tokens of all sequences.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from vicur.encoding.prompts import EncodedPrompt
 
 
 @dataclass(frozen=True)
-class Rows:
+class Sequences:
     """Prompts and responses laid out for one forward pass.
 
     Attributes:
         input_ids: the tokens, padded.
         token_types: 0 text, 1 image, 2 video; responses and padding are 0.
         position_ids: text position, then temporal, height and width.
-        attention_mask: (B, L) where every row has at most one response, else (B, 1, L, L),
-            true where the row's token may attend to the column's.
-        media: pixel values and grids of all rows, concatenated in order.
-        predicts_row, predicts_column: where the hidden state stands that predicts each response
-            token: the prompt's last token for a response's first, else the token before.
+        attention_mask: (B, L) where every sequence has at most one response, else (B, 1, L, L),
+            true where the token of the third axis may attend to that of the fourth.
+        media: pixel values and grids of all sequences, concatenated in order.
+        predicts_sequence, predicts_column: sequence and position of the hidden state that predicts each
+            response token: the prompt's last token for a response's first, else the token before.
         response_ids: the response tokens, flattened.
-        response_index: to which response each of them belongs, counted over all rows.
+        response_index: index of the response that each of them belongs to, counted over all sequences.
     """
 
     input_ids: Int[Tensor, "B L"]
@@ -46,7 +46,7 @@ class Rows:
     position_ids: Int[Tensor, "4 B L"]
     attention_mask: Bool[Tensor, "B L"] | Bool[Tensor, "B 1 L L"]
     media: dict[str, Tensor]
-    predicts_row: Int[Tensor, " N"]
+    predicts_sequence: Int[Tensor, " N"]
     predicts_column: Int[Tensor, " N"]
     response_ids: Int[Tensor, " N"]
     response_index: Int[Tensor, " N"]
@@ -71,61 +71,61 @@ class Rows:
 
     def predicting(self, hidden_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "N D"]:
         """The hidden states that predict the response tokens, in their order."""
-        return hidden_BLD[self.predicts_row, self.predicts_column]
+        return hidden_BLD[self.predicts_sequence, self.predicts_column]
 
-    def to(self, device: torch.device | str) -> Rows:
-        """The same rows on another device."""
+    def to(self, device: torch.device | str) -> Sequences:
+        """The same sequences on another device."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "media"}
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         media = {name: tensor.to(device, non_blocking=True) for name, tensor in self.media.items()}
         return replace(self, **moved, media=media)
 
 
-def build_rows(
+def build_sequences(
     prompts: Sequence[EncodedPrompt],
     responses: Sequence[Sequence[Int[Tensor, " _"]]],
     *,
     pad_id: int,
     padding_side: Literal["left", "right"] = "right",
     pad_to: int | None = None,
-) -> Rows:
-    """Lay out each prompt with its responses in one row.
+) -> Sequences:
+    """Lay out each prompt with its responses in one sequence.
 
     Args:
-        prompts: one a row. A prompt may be given several times with different responses: the
+        prompts: one for each sequence. A prompt may occur several times with different responses: the
             repeated-prompt layout.
-        responses: for each prompt, the token ids of its responses; none is allowed (prefill).
-        pad_id: token id that fills up short rows; it is never attended to.
-        padding_side: where it stands.
-        pad_to: row length, if it shall be more than the longest row's.
+        responses: for each prompt, the token ids of its responses; no response at all is allowed (prefill).
+        pad_id: token id that fills up short sequences; it is never attended to.
+        padding_side: side on which short sequences are padded.
+        pad_to: sequence length, if longer than the longest sequence.
 
     Raises:
-        ValueError: a response is empty: it has no token that could be scored.
+        ValueError: a response is empty: it has no token to score.
     """
-    if any(len(response) == 0 for siblings in responses for response in siblings):
+    if any(len(response) == 0 for group in responses for response in group):
         raise ValueError("A response has no token; even a refusal to answer ends with a stop token.")
-    laid_out = [_lay_out(prompt, siblings) for prompt, siblings in zip(prompts, responses, strict=True)]
-    lengths = [len(row.input_ids) for row in laid_out]
+    laid_out = [_lay_out(prompt, group) for prompt, group in zip(prompts, responses, strict=True)]
+    lengths = [len(sequence.input_ids) for sequence in laid_out]
     length = max(max(lengths), pad_to or 0)
-    starts = [length - own if padding_side == "left" else 0 for own in lengths]
+    starts = [length - unpadded if padding_side == "left" else 0 for unpadded in lengths]
 
     def padded(name: str, fill: int) -> Tensor:
-        tensors = [getattr(row, name) for row in laid_out]
+        tensors = [getattr(sequence, name) for sequence in laid_out]
         full = tensors[0].new_full((*tensors[0].shape[:-1], len(tensors), length), fill)
         for i, (tensor, start) in enumerate(zip(tensors, starts, strict=True)):
             full[..., i, start : start + tensor.shape[-1]] = tensor
         return full
 
-    flat = [response for siblings in responses for response in siblings]
+    flat = [response for group in responses for response in group]
     none = torch.zeros(0, dtype=torch.long)
-    predicts = [start + row.predicts for start, row in zip(starts, laid_out, strict=True)]
-    return Rows(
+    predicts = [start + sequence.predicts for start, sequence in zip(starts, laid_out, strict=True)]
+    return Sequences(
         input_ids=padded("input_ids", pad_id),
         token_types=padded("token_types", 0),
         position_ids=padded("position_ids", 0),
         attention_mask=_attention_mask(padded("part", -1)),
         media=_join_media(prompts),
-        predicts_row=_repeat(torch.arange(len(predicts)), [len(own) for own in predicts]),
+        predicts_sequence=_repeat(torch.arange(len(predicts)), [len(columns) for columns in predicts]),
         predicts_column=torch.cat([none, *predicts]),
         response_ids=torch.cat([none, *flat]),
         response_index=_repeat(torch.arange(len(flat)), [len(response) for response in flat]),
@@ -133,14 +133,14 @@ def build_rows(
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One row before padding.
+class _Sequence:
+    """One sequence before padding.
 
     Attributes:
         input_ids, token_types: (L,).
         position_ids: (4, L).
-        part: (L,), 0 in the prompt and 1, 2, ... in the siblings.
-        predicts: (T of all siblings,), the columns whose hidden states predict response tokens.
+        part: (L,), 0 in the prompt and 1, 2, ... in the responses.
+        predicts: (T of all responses,), the columns whose hidden states predict response tokens.
     """
 
     input_ids: Tensor
@@ -150,17 +150,17 @@ class _Row:
     predicts: Tensor
 
 
-def _lay_out(prompt: EncodedPrompt, siblings: Sequence[Tensor]) -> _Row:
-    """The prompt, then its siblings, whose positions each go on where the prompt's end."""
-    lengths = [len(response) for response in siblings]
+def _lay_out(prompt: EncodedPrompt, responses: Sequence[Tensor]) -> _Sequence:
+    """The prompt, then its responses, each of whose positions continue those of the prompt."""
+    lengths = [len(response) for response in responses]
     prompt_length, total = len(prompt), sum(lengths)
     columns = prompt_length + torch.arange(total)
     firsts = torch.tensor(lengths, dtype=torch.long).cumsum(0) - torch.tensor(lengths, dtype=torch.long)
     offsets = torch.arange(total) - _repeat(firsts, lengths)
     text_positions = torch.cat([torch.arange(prompt_length), prompt_length + offsets])
     rotary = torch.cat([prompt.positions, (prompt.next_position + offsets).expand(3, -1)], -1)
-    return _Row(
-        input_ids=torch.cat([prompt.input_ids, *siblings]),
+    return _Sequence(
+        input_ids=torch.cat([prompt.input_ids, *responses]),
         token_types=torch.cat([prompt.token_types, torch.zeros(total, dtype=torch.long)]),
         position_ids=torch.cat([text_positions[None], rotary]),
         part=torch.cat(
@@ -175,17 +175,17 @@ def _repeat(values: Tensor, counts: list[int]) -> Tensor:
     return values.repeat_interleave(torch.tensor(counts, dtype=torch.long))
 
 
-def siblings_per_row(prompt_length: int, response_lengths: Sequence[int], hidden_size: int) -> int:
-    """How many siblings share a row and its prompt, at the least estimated cost.
+def responses_per_sequence(prompt_length: int, response_lengths: Sequence[int], hidden_size: int) -> int:
+    """Number of responses to put in one sequence with their prompt, at the least estimated cost.
 
-    Sharing saves prompts. But attention under a mask costs the square of a row's length, so long
-    responses are better off in rows of their own. Cost of a row of L tokens: L (6 D + L), the ratio of
+    Sharing saves prompts. But attention under a mask costs the square of a sequence's length, so long
+    responses are cheaper in sequences of their own. Cost of a sequence of L tokens: L (6 D + L), the ratio of
     a decoder layer's matrix products (24 D^2 L) to its attention (4 D L^2).
 
     Args:
-        prompt_length: in tokens.
-        response_lengths: of all siblings, in tokens.
-        hidden_size: D.
+        prompt_length: length of the prompt in tokens.
+        response_lengths: lengths of all responses to the prompt, in tokens.
+        hidden_size: hidden size D of the model.
     """
 
     def cost(width: int) -> int:
@@ -199,7 +199,7 @@ def siblings_per_row(prompt_length: int, response_lengths: Sequence[int], hidden
 
 
 def _attention_mask(part_BL: Tensor) -> Tensor:
-    """2-D where plain causal attention does, else 4-D so that siblings do not see each other."""
+    """2-D where plain causal attention is enough, else 4-D so that responses do not see each other."""
     real = part_BL >= 0
     if int(part_BL.max()) <= 1:
         return real
@@ -207,7 +207,7 @@ def _attention_mask(part_BL: Tensor) -> Tensor:
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     query, key = part_BL[:, :, None], part_BL[:, None, :]
     visible = (real[:, None, :]) & ((key == 0) | (key == query))
-    # Padding attends to itself alone: a row of the softmax without any column would be NaN.
+    # Padding attends to itself alone: a softmax over no position at all would be NaN.
     itself = torch.eye(length, dtype=torch.bool)
     return ((visible & causal & real[:, :, None]) | (itself & ~real[:, :, None]))[:, None]
 

@@ -1,4 +1,4 @@
-"""How many tokens prompts have, without computing a pixel.
+"""Computes the lengths of prompts in tokens, without computing a pixel.
 
 The text is rendered and tokenised as for the model; what a placeholder of a medium expands to follows
 from the medium's size. So an outline of a problem (`FileSource.outline`) is enough.
@@ -19,27 +19,27 @@ from vicur.data.views import Plain, Shown, View
 from vicur.encoding.prompts import PromptEncoder
 
 
-def prompt_length(encoder: PromptEncoder, shown: Shown) -> int:
+def prompt_length(encoder: PromptEncoder, prompt: Shown) -> int:
     """Tokens of the prompt that `encoder.encode` would make, media included.
 
     Args:
-        encoder: with the limits on pixels that apply.
-        shown: a prompt; of its media only the sizes are looked at.
+        encoder: encoder with the limits on pixels that apply.
+        prompt: a prompt; of its media only the sizes are looked at.
     """
     sizes = encoder.sizes
     # An image's placeholder is one token in the text and becomes as many as the image has.
-    length = sum(sizes.image_tokens(image.size) - 1 for image in shown.images)
-    if not shown.videos:
-        return length + len(encoder.text_ids(shown))
-    # Between the frames of a video stand times and marks, whose layout is the processor's affair: it
+    length = sum(sizes.image_tokens(image.size) - 1 for image in prompt.images)
+    if not prompt.videos:
+        return length + len(encoder.text_ids(prompt))
+    # The processor puts times and marks between the frames of a video, in its own layout: it
     # is asked, with frames of a single visual token each.
-    for video in shown.videos:
+    for video in prompt.videos:
         count = len(video.frames)
         length += sizes.frame_groups(count) * (sizes.frame_tokens(count, video.size) - 1)
-    videos = [replace(video, frames=(_dot(sizes.frame_side),) * len(video.frames)) for video in shown.videos]
+    videos = [replace(video, frames=(_dot(sizes.frame_side),) * len(video.frames)) for video in prompt.videos]
     _, (ids,), _ = encoder.process(
-        [shown],
-        images=[_dot(sizes.image_side)] * len(shown.images) or None,
+        [prompt],
+        images=[_dot(sizes.image_side)] * len(prompt.images) or None,
         videos=[torch.stack([pil_to_tensor(frame) for frame in video.frames]) for video in videos],
         images_kwargs={"do_resize": False},
         videos_kwargs=encoder.video_options(videos),
@@ -47,11 +47,11 @@ def prompt_length(encoder: PromptEncoder, shown: Shown) -> int:
     return length + len(ids)
 
 
-def visual_tokens(encoder: PromptEncoder, shown: Shown) -> int:
+def visual_tokens(encoder: PromptEncoder, prompt: Shown) -> int:
     """Visual tokens of a prompt's images and videos; only their sizes are read."""
     sizes = encoder.sizes
-    images = sum(sizes.image_tokens(image.size) for image in shown.images)
-    counts = [(len(video.frames), video.size) for video in shown.videos]
+    images = sum(sizes.image_tokens(image.size) for image in prompt.images)
+    counts = [(len(video.frames), video.size) for video in prompt.videos]
     return images + sum(sizes.frame_groups(n) * sizes.frame_tokens(n, size) for n, size in counts)
 
 
@@ -64,11 +64,11 @@ class Overlong:
     """A problem whose prompt is longer than allowed.
 
     Attributes:
-        id: of the problem.
+        id: id of the problem.
         row: its number in the data, from 0.
-        who: "student" or "teacher".
-        tokens: of the prompt, media included.
-        limit: what it may have.
+        who: the model: "student" or "teacher".
+        tokens: length of the prompt, media included.
+        limit: maximum length.
     """
 
     id: str
@@ -94,17 +94,17 @@ def split_by_length(
     teacher_encoder: PromptEncoder | None = None,
     progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
 ) -> tuple[list[int], list[Overlong]]:
-    """Which problems have prompts within `max_prompt_tokens` and `max_teacher_prompt_tokens`.
+    """Split problems by whether their prompts are within `max_prompt_tokens` and `max_teacher_prompt_tokens`.
 
     Without these limits nothing is measured.
 
     Args:
         source: the problems.
-        encoder: of the student's prompts.
+        encoder: encoder of the student's prompts.
         config: the limits.
         teacher_view: what the teacher is shown; None for no teacher.
         student_view: what the student is shown; the plain problem if not given.
-        teacher_encoder: of the teacher's prompts, if it is not the student's.
+        teacher_encoder: encoder of the teacher's prompts, if it is not the student's.
         progress: shows how far it is.
 
     Returns:
@@ -116,9 +116,11 @@ def split_by_length(
     """
     asked = [("student", student_view or Plain(), encoder, config.max_prompt_tokens)]
     if teacher_view is not None:
-        own = teacher_encoder or encoder
-        asked.append(("teacher", teacher_view, own, config.max_teacher_prompt_tokens))
-    limits = [(who, view, own, limit) for who, view, own, limit in asked if limit is not None]
+        prompt_encoder = teacher_encoder or encoder
+        asked.append(("teacher", teacher_view, prompt_encoder, config.max_teacher_prompt_tokens))
+    limits = [
+        (who, view, prompt_encoder, limit) for who, view, prompt_encoder, limit in asked if limit is not None
+    ]
     if not limits:
         return list(range(len(source))), []
     fitting: list[int] = []
@@ -132,8 +134,8 @@ def split_by_length(
                 raise
             source.bad_rows.append(error.bad)
             continue
-        for who, view, own, limit in limits:
-            tokens = prompt_length(own, view.show(sample))
+        for who, view, prompt_encoder, limit in limits:
+            tokens = prompt_length(prompt_encoder, view.show(sample))
             if tokens > limit:
                 overlong.append(Overlong(sample.id, source.row_number(index), who, tokens, limit))
                 break
@@ -154,7 +156,7 @@ def fit_prompts(
     """The problems whose prompts fit, and what was dropped, as `config.overlong` says.
 
     Args:
-        source, encoder, config, teacher_view, teacher_encoder, progress: as of `split_by_length`.
+        source, encoder, config, teacher_view, teacher_encoder, progress: as in `split_by_length`.
 
     Raises:
         ValueError: prompts are too long and that is an error, or no problem is left.

@@ -72,22 +72,24 @@ class PromptEncoder:
         """An encoder that renders and measures prompts, without a model: it cannot `encode` them."""
         return cls(processor, _no_positions, limits)
 
-    def render(self, shown: Shown) -> str:
+    def render(self, prompt: Shown) -> str:
         """The prompt as text, media as single placeholders, up to where the response begins."""
-        text, mark = self._render(shown)
+        text, mark = self._render(prompt)
         return text if mark is None else text.replace(mark, "")
 
-    def text_ids(self, shown: Shown) -> list[int]:
+    def text_ids(self, prompt: Shown) -> list[int]:
         """The tokens of `render`, every medium a single placeholder."""
-        text, mark = self._render(shown)
+        text, mark = self._render(prompt)
         ids: list[int] = self.tokenizer(text)["input_ids"]
-        return ids if mark is None else [own for part in self._quoted.restored(ids, mark) for own in part]
+        return ids if mark is None else [token for part in self._quoted.restored(ids, mark) for token in part]
 
-    def process(self, shown: Sequence[Shown], **media: Any) -> tuple[Any, list[list[int]], list[list[int]]]:
+    def process(
+        self, contents: Sequence[Shown], **media: Any
+    ) -> tuple[Any, list[list[int]], list[list[int]]]:
         """Call the processor.
 
         Args:
-            shown: the prompts.
+            contents: the prompts.
             media: images, videos, and the processor's keyword arguments for them.
 
         Returns:
@@ -96,7 +98,7 @@ class PromptEncoder:
         Raises:
             ValueError: from the processor, when placeholders and media do not match.
         """
-        rendered = [self._render(one) for one in shown]
+        rendered = [self._render(content) for content in contents]
         batch = self.processor(text=[text for text, _ in rendered], **media)
         ids: list[list[int]] = []
         types: list[list[int]] = []
@@ -108,14 +110,14 @@ class PromptEncoder:
             types.append(list(own_types))
         return batch, ids, types
 
-    def encode(self, shown: Sequence[Shown]) -> list[EncodedPrompt]:
+    def encode(self, contents: Sequence[Shown]) -> list[EncodedPrompt]:
         """Encode several prompts in one call of the processor.
 
         Raises:
             ValueError: from the processor, when placeholders and media do not match.
         """
-        images = [image for one in shown for image in one.images]
-        videos = [video for one in shown for video in one.videos]
+        images = [image for content in contents for image in content.images]
+        videos = [video for content in contents for video in content.videos]
         options: dict[str, Any] = {}
         if images:
             options["images_kwargs"] = {"size": self.sizes.image_bounds}
@@ -123,9 +125,9 @@ class PromptEncoder:
             options["videos_kwargs"] = self.video_options(videos)
         frames = [self._frames(video) for video in videos]
         batch, all_ids, all_types = self.process(
-            shown, images=images or None, videos=frames or None, **options
+            contents, images=images or None, videos=frames or None, **options
         )
-        media = _split_media(batch, shown)
+        media = _split_media(batch, contents)
         prompts = []
         for ids, types, own_media in zip(all_ids, all_types, media, strict=True):
             input_ids, token_types = torch.tensor(ids), torch.tensor(types)
@@ -134,9 +136,9 @@ class PromptEncoder:
             prompts.append(EncodedPrompt(input_ids, token_types, positions, own_media))
         return prompts
 
-    def _render(self, shown: Shown) -> tuple[str, str | None]:
+    def _render(self, prompt: Shown) -> tuple[str, str | None]:
         """The prompt with special tokens of its texts broken by a mark, and the mark if there is one."""
-        messages, mark = self._quoted.marked(shown.messages)
+        messages, mark = self._quoted.marked(prompt.messages)
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return text, mark
 
@@ -153,7 +155,7 @@ class PromptEncoder:
         return new_ids, new_types
 
     def video_options(self, videos: Sequence[Video]) -> dict[str, Any]:
-        """For a call of the processor: frames as they are, at their true times."""
+        """Processor settings that keep frames as they are, at their true times."""
         options = video_processor_options(self.processor.video_processor)
         options["video_metadata"] = [
             {
@@ -188,24 +190,24 @@ def _no_positions(*args: Any, **kwargs: Any) -> NoReturn:
     raise AssertionError("lengths need no positions, for which the model would have to be loaded")
 
 
-def _split_media(batch: Any, shown: Sequence[Shown]) -> list[dict[str, Tensor]]:
+def _split_media(batch: Any, contents: Sequence[Shown]) -> list[dict[str, Tensor]]:
     """Give each prompt its own part of the processor's concatenated pixel values and grids."""
-    media: list[dict[str, Tensor]] = [{} for _ in shown]
+    media: list[dict[str, Tensor]] = [{} for _ in contents]
     kinds = (
-        ("pixel_values", "image_grid_thw", [len(one.images) for one in shown]),
-        ("pixel_values_videos", "video_grid_thw", [len(one.videos) for one in shown]),
+        ("pixel_values", "image_grid_thw", [len(content.images) for content in contents]),
+        ("pixel_values_videos", "video_grid_thw", [len(content.videos) for content in contents]),
     )
     for pixels_key, grid_key, counts in kinds:
         if sum(counts) == 0:
             continue
         pixels, grids = torch.as_tensor(batch[pixels_key]), torch.as_tensor(batch[grid_key])
         first_grid = first_patch = 0
-        for own, count in zip(media, counts, strict=True):
+        for prompt_media, count in zip(media, counts, strict=True):
             if count == 0:
                 continue
             grid = grids[first_grid : first_grid + count]
             patches = int(grid.prod(-1).sum())
-            own[pixels_key] = pixels[first_patch : first_patch + patches]
-            own[grid_key] = grid
+            prompt_media[pixels_key] = pixels[first_patch : first_patch + patches]
+            prompt_media[grid_key] = grid
             first_grid, first_patch = first_grid + count, first_patch + patches
     return media

@@ -3,7 +3,7 @@
 While an evaluation runs, `OUTPUT.parquet.responses.jsonl` gets a line for each response: first the settings
 that the responses depend on, then {"id", "digest", "response", "response_ids", "finish_reason"}. When the
 evaluation is done, OUTPUT.parquet takes over all of them, with the same settings in its metadata, and the
-line file is removed. Either file lets a later run with the same settings go on from there.
+line file is removed. Either file lets a later run with the same settings resume.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class StoredResponse:
     """A response to one problem.
 
     Attributes:
-        id: of the problem.
-        digest: of what the model was shown (`data.digests.shown_digest`).
+        id: id of the problem.
+        digest: digest of what the model was shown (`data.digests.shown_digest`).
         response: the model's turn as text, with the `<think>` that the prompt may have opened for it.
-        response_ids: as tokens, stop token included.
+        response_ids: its tokens, stop token included.
         finish_reason: "stop", or "length" where it was cut off.
     """
 
@@ -71,7 +71,7 @@ class ResponseStore:
         self.identity = json.loads(json.dumps(dict(identity or {})))
         self.notes: list[str] = []
         self.overwrite = overwrite
-        self._found: dict[str, StoredResponse] = {}
+        self._responses: dict[str, StoredResponse] = {}
         self._lines = 0
         self._file = -1
         if output is None:
@@ -86,11 +86,11 @@ class ResponseStore:
         self.close()
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._responses)
 
     def __iter__(self) -> Iterator[str]:
         """The ids of the problems that have a response."""
-        return iter(self._found)
+        return iter(self._responses)
 
     @property
     def lines_path(self) -> Path:
@@ -100,7 +100,7 @@ class ResponseStore:
 
     def get(self, problem: str) -> StoredResponse | None:
         """The response to a problem; None if there is none yet."""
-        return self._found.get(problem)
+        return self._responses.get(problem)
 
     def add(self, responses: Sequence[StoredResponse]) -> None:
         """Keep responses; they are on their way to the disk when this returns.
@@ -111,20 +111,23 @@ class ResponseStore:
         if self._file >= 0:
             end = os.fstat(self._file).st_size
             try:
-                _append(self._file, "".join(json.dumps(asdict(own)) + "\n" for own in responses).encode())
+                _append(
+                    self._file,
+                    "".join(json.dumps(asdict(response)) + "\n" for response in responses).encode(),
+                )
             except OSError as error:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._file, end)
                 raise OSError(
                     f"{self.lines_path} cannot be written: {error.strerror or error}. It holds the "
-                    f"{len(self)} responses so far; rerun the same command to go on from there."
+                    f"{len(self)} responses so far; rerun the same command to resume."
                 ) from error
         self._lines += len(responses)
         self._take(responses)
 
     def discard(self, problem: str) -> None:
         """Forget a response, e.g. because the problem has changed."""
-        del self._found[problem]
+        del self._responses[problem]
 
     def finish(self, table: pa.Table) -> None:
         """Write the output, which must hold all responses, and remove the file of lines.
@@ -157,7 +160,7 @@ class ResponseStore:
         self._file = -1
 
     def _take(self, responses: Sequence[StoredResponse]) -> None:
-        self._found |= {own.id: own for own in responses}
+        self._responses |= {response.id: response for response in responses}
 
     def _from_output(self, output: Path) -> list[StoredResponse]:
         if not output.exists():

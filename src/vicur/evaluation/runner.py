@@ -50,12 +50,12 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How a model is asked."""
+    """Settings for asking a model."""
 
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
-    """How responses are sampled; greedy unless set otherwise."""
+    """Sampling of the responses; greedy unless set otherwise."""
     prompts_per_batch: int = 32
-    """Problems answered together."""
+    """Number of problems answered together."""
     seed: int = 0
     """Seed of the sampled responses."""
 
@@ -69,10 +69,10 @@ class Answer:
     """One problem, the model's response to it, and the verdict.
 
     Attributes:
-        id: of the problem.
+        id: id of the problem.
         gold: its gold answer.
         stored: the response; None where the problem could not be asked.
-        verdict: what the grader says of it.
+        verdict: the grader's verdict.
     """
 
     id: str
@@ -81,30 +81,30 @@ class Answer:
     verdict: Verdict
 
     def row(self) -> dict[str, Any]:
-        """As a row of the output."""
-        own = self.stored
+        """The answer as a row of the output."""
+        stored = self.stored
         return {
             "id": self.id,
             "gold": self.gold,
-            "response": None if own is None else own.response,
+            "response": None if stored is None else stored.response,
             "extracted": self.verdict.extracted,
             "correct": self.verdict.correct,
             "reward": self.verdict.reward,
-            "finish_reason": None if own is None else own.finish_reason,
-            "response_tokens": None if own is None else len(own.response_ids),
+            "finish_reason": None if stored is None else stored.finish_reason,
+            "response_tokens": None if stored is None else len(stored.response_ids),
             "excluded": self.verdict.excluded,
-            "response_ids": None if own is None else own.response_ids,
-            "digest": None if own is None else own.digest,
+            "response_ids": None if stored is None else stored.response_ids,
+            "digest": None if stored is None else stored.digest,
         }
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model responded, and how it was graded.
+    """A model's responses and their grades.
 
     Attributes:
-        answers: of all problems with a response, in the order of the data.
-        unasked: of problems without one: their row is unreadable, or their prompt too long.
+        answers: the graded responses, in the order of the data.
+        unasked: problems without a response, because their row is unreadable or their prompt too long.
     """
 
     answers: tuple[Answer, ...]
@@ -118,12 +118,12 @@ class Evaluation:
     @property
     def responses(self) -> tuple[str, ...]:
         """The responses as text."""
-        return tuple(own.response for own in self.stored)
+        return tuple(stored.response for stored in self.stored)
 
     @property
     def response_ids(self) -> tuple[Tensor, ...]:
         """The responses as tokens."""
-        return tuple(torch.tensor(own.response_ids) for own in self.stored)
+        return tuple(torch.tensor(stored.response_ids) for stored in self.stored)
 
     @property
     def correct(self) -> tuple[bool | None, ...]:
@@ -137,7 +137,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> Estimate:
-        """In percent, with Wilson's 95 % interval.
+        """Accuracy in percent, with Wilson's 95 % interval.
 
         Raises:
             ValueError: no response could be graded.
@@ -152,7 +152,7 @@ class Evaluation:
     @property
     def truncated(self) -> int:
         """Responses that were cut off at the limit on their length."""
-        return sum(own.finish_reason == "length" for own in self.stored)
+        return sum(stored.finish_reason == "length" for stored in self.stored)
 
     @property
     def unextracted(self) -> int:
@@ -161,13 +161,15 @@ class Evaluation:
 
     @property
     def excluded(self) -> Counter[str]:
-        """How many problems are not part of the accuracy, by reason."""
-        found = (answer.verdict.kind for answer in (*self.answers, *self.unasked))
-        return Counter(kind for kind in found if kind is not None)
+        """Number of problems left out of the accuracy, by reason."""
+        kinds = (answer.verdict.kind for answer in (*self.answers, *self.unasked))
+        return Counter(kind for kind in kinds if kind is not None)
 
     def table(self) -> pa.Table:
         """One row for each problem, with the columns of `SCHEMA`."""
-        return pa.Table.from_pylist([own.row() for own in (*self.answers, *self.unasked)], schema=SCHEMA)
+        return pa.Table.from_pylist(
+            [answer.row() for answer in (*self.answers, *self.unasked)], schema=SCHEMA
+        )
 
     def write(self, path: Path) -> None:
         """Write the table as parquet."""
@@ -193,10 +195,10 @@ def evaluate(
     Args:
         loaded: the model.
         samples: the problems.
-        config: how the model is asked.
+        config: settings for asking the model.
         progress: shows how far it is; silent if not given.
         view: what the model is shown; the plain problem if not given.
-        grader: of the responses; one with default settings if not given.
+        grader: grades the responses; one with default settings if not given.
         limits: on the pixels of what it is shown; the checkpoint's own if not given.
         skip_bad_rows: whether a problem whose image turns out unreadable is left out, or an error.
 
@@ -219,12 +221,12 @@ def resume_evaluation(
     limits: PixelLimits | None = None,
     skip_bad_rows: bool = False,
 ) -> Evaluation:
-    """As `evaluate`, but reuse the responses that a store has, and add the others to it as they come.
+    """Evaluate as `evaluate` does, but reuse the responses of a store, and add new ones to it as they come.
 
     Args:
         load: loads the model; called only if a response is missing.
-        samples, config, progress, grader, limits, skip_bad_rows: as of `evaluate`.
-        store: keeps the responses.
+        samples, config, progress, grader, limits, skip_bad_rows: as in `evaluate`.
+        store: store for the responses.
 
     Raises:
         ValueError: the store holds a response to another problem of the same id.
@@ -260,8 +262,8 @@ class _Evaluating:
             return list(range(len(self.samples)))
         names = self._names()
         known = set(names)
-        for own in [own for own in self.store if own not in known]:
-            self._other_problem(own, "is not among the problems to evaluate now")
+        for problem_id in [problem_id for problem_id in self.store if problem_id not in known]:
+            self._other_problem(problem_id, "is not among the problems to evaluate now")
         missing: list[int] = []
         bar = Progress("checking stored responses", progress.console, transient=True)
         for index, name in bar.over(enumerate(names), len(names)):
@@ -322,7 +324,7 @@ class _Evaluating:
 
     def result(self) -> Evaluation:
         """All answers in the order of the data."""
-        ordered = [dict(sorted(found.items())).values() for found in (self.answers, self.unasked)]
+        ordered = [dict(sorted(answers.items())).values() for answers in (self.answers, self.unasked)]
         return Evaluation(tuple(ordered[0]), tuple(ordered[1]))
 
     def _readable(self, indices: Sequence[int]) -> Iterator[tuple[int, Sample]]:
@@ -365,6 +367,6 @@ def unasked(
 
     Args:
         ids: id and reason of each.
-        kind: for counting.
+        kind: kind of reason, for counting.
     """
-    return [Answer(own, None, None, Verdict.unasked(kind, reason)) for own, reason in ids]
+    return [Answer(problem_id, None, None, Verdict.unasked(kind, reason)) for problem_id, reason in ids]

@@ -35,9 +35,9 @@ class EvaluationSettings:
     data: DataConfig = field(default_factory=DataConfig)
     """The problems; `data.train` is the file, folder or hub id."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
-    """How responses are graded."""
+    """Grading of the responses."""
     sampling: SamplingConfig = field(default_factory=greedy)
-    """How responses are sampled; greedy by default."""
+    """Sampling of the responses; greedy by default."""
     prompts_per_batch: Count = 32
     """Problems answered together; memory grows with it."""
     seed: int = 0
@@ -55,7 +55,7 @@ class EvaluationSettings:
 
     @property
     def config(self) -> EvaluationConfig:
-        """How the model is asked."""
+        """Settings for asking the model."""
         return EvaluationConfig(self.sampling, self.prompts_per_batch, self.seed)
 
     def identity(self) -> dict[str, Any]:

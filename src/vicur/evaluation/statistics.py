@@ -64,7 +64,7 @@ def paired_difference(
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"Paired results must match: {len(ours)} and {len(theirs)} problems.")
     gained = np.array(ours, dtype=int) - np.array(theirs, dtype=int)
-    # A resample is told by how many problems were lost, unchanged and gained: a multinomial draw.
+    # A resample is determined by the counts of problems lost, unchanged and gained: a multinomial draw.
     shares = np.bincount(gained + 1, minlength=3) / len(gained)
     counts = np.random.default_rng(seed).multinomial(len(gained), shares, size=resamples)
     means = 100.0 * (counts[:, 2] - counts[:, 0]) / len(gained)

@@ -27,7 +27,7 @@ class ValidationConfig:
         """The held-out problems; None if there are none.
 
         Args:
-            data: how the training problems are read.
+            data: settings for reading the training problems.
 
         Raises:
             ValueError: they cannot be read, or none has an answer.
@@ -42,11 +42,11 @@ class ValidationConfig:
         return source
 
     def evaluation(self, max_new_tokens: int, seed: int) -> EvaluationConfig:
-        """How the student is asked.
+        """Settings for asking the student.
 
         Args:
-            max_new_tokens: of a training response.
-            seed: of the run.
+            max_new_tokens: maximum length of a training response.
+            seed: seed of the run.
         """
         sampling = SamplingConfig(
             temperature=self.temperature, max_new_tokens=self.max_new_tokens or max_new_tokens

@@ -1,4 +1,4 @@
-"""What the grader says of a response, with the reason where it says nothing."""
+"""The grader's verdict on a response, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Verdict:
 
     Attributes:
         correct: whether it counts as right; None where it cannot be graded.
-        reward: as a number.
+        reward: the reward as a number.
         extracted: the answer that was found in the response; None if none was looked for or found.
         lacks_answer: whether it counts as wrong because no answer was found in it.
         kind: why it is not part of the accuracy, in the words that are counted; None where it is.
@@ -31,7 +31,7 @@ class Verdict:
 
     @classmethod
     def unasked(cls, kind: str, reason: str) -> Verdict:
-        """Of a problem that the model was not asked."""
+        """The verdict on a problem that the model was not asked."""
         return cls(kind=kind, excluded=f"{kind}: {reason}")
 
 

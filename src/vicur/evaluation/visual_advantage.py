@@ -25,7 +25,7 @@ def measure_visual_advantage(
         scorer: the model.
         samples: the problems.
         responses: the token ids of the responses to each.
-        ratio: how far the degraded image shrinks.
+        ratio: ratio of side lengths of the degraded image.
     """
     plain, degraded = (scorer.log_probs(samples, responses, view) for view in (Plain(), Degraded(ratio)))
     return visual_advantage(plain, degraded)

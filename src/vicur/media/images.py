@@ -46,7 +46,7 @@ DECODING_ERRORS = (
     struct.error,
     zlib.error,
 )
-"""What Pillow's and FFmpeg's decoders raise for files that are not what they say."""
+"""The errors that Pillow's and FFmpeg's decoders raise for damaged or mislabelled files."""
 _HEADERS = threading.Lock()
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -58,12 +58,13 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How an image of each EXIF orientation is turned upright."""
+"""The operation that turns an image of each EXIF orientation upright."""
 _INSIDE = ("bytes", "path", "image", "video", "url", "image_url", "video_url")
 """Keys of a dictionary that hold the medium itself."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _SHORTEST_BASE64 = 48
-"""Characters. No image of any format is shorter, and few paths are longer."""
+"""Minimum length of an image as text, in characters: no image of any format is shorter, and few paths are
+longer."""
 _LONGEST_PATH = 4096
 _NO_PICTURES = ("MPEG", "BUFR", "GRIB", "HDF5", "WMF")
 """Formats that Pillow recognises and cannot decode."""
@@ -72,7 +73,7 @@ _RANGES = (255, 4095, 65535, 2**32 - 1)
 
 
 class SizeOnly(Image.Image):
-    """Stands for an image of which nothing but the size was read."""
+    """Placeholder for an image of which only the size was read."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class SizeRequest:
 
     Attributes:
         min_pixels, max_pixels: bounds on the number of pixels.
-        resized_width, resized_height: the sides themselves.
+        resized_width, resized_height: sides after resizing, instead of bounds.
     """
 
     min_pixels: float | None = None
@@ -98,7 +99,7 @@ class SizeRequest:
 
     @classmethod
     def of(cls, entry: Any) -> SizeRequest:
-        """What an entry asks for.
+        """The size settings of an image entry.
 
         Raises:
             RowProblem: a value is no number above 0, or the bounds cross.
@@ -132,7 +133,7 @@ def number(entry: Mapping[str, Any], key: str, *, zero: bool = False) -> float |
 
     Args:
         entry: an image or a video with its settings.
-        key: of the setting.
+        key: name of the setting.
         zero: whether it may be 0.
 
     Raises:
@@ -142,13 +143,13 @@ def number(entry: Mapping[str, Any], key: str, *, zero: bool = False) -> float |
     if value is None:
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except (TypeError, ValueError):
-        found = math.nan
-    if not (math.isfinite(found) and (found > 0 or (zero and found == 0))):
+        parsed = math.nan
+    if not (math.isfinite(parsed) and (parsed > 0 or (zero and parsed == 0))):
         bound = "of at least 0" if zero else "above 0"
         raise RowProblem("malformed", f"{key} is {value!r}; a number {bound} was expected")
-    return found
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,9 @@ class ImageReader:
     """Reads the images of one source.
 
     Attributes:
-        folders: where files may lie. Relative paths start from the first. Links are followed before a path
-            is judged, so one that leads out of all of them is refused.
-        max_raw_pixels: of an image; one with more is taken for a decompression bomb.
+        folders: folders that files may lie in. Relative paths start from the first. Links are followed before
+            a path is judged, so one that leads out of all of them is refused.
+        max_raw_pixels: maximum number of pixels in an image; a larger one is treated as a decompression bomb.
     """
 
     folders: tuple[Path, ...]
@@ -231,10 +232,10 @@ class ImageReader:
             raise RowProblem("unreadable_media", reason) from error
 
     def content(self, entry: Any) -> bytes | Path | Image.Image:
-        """What an entry stands for: bytes, a file that exists, or an image that is already there.
+        """Resolve an entry to bytes, an existing file, or an image in memory.
 
         Raises:
-            RowProblem: it stands for nothing.
+            RowProblem: it is none of these.
         """
         if isinstance(entry, Mapping):
             inside = next((entry[key] for key in _INSIDE if entry.get(key) is not None), None)
@@ -282,24 +283,24 @@ class ImageReader:
             raise RowProblem(
                 "network_media", f"{in_words(name)} is on the network; download it and give its path instead"
             )
-        shown = in_words(name)
+        quoted = in_words(name)
         try:
             path = Path(name[len("file://") :] if scheme == "file" else name).expanduser()
-            found = (self.folders[0] / path).resolve()
-            inside = any(found.is_relative_to(folder.resolve()) for folder in self.folders)
-            exists = inside and found.is_file()
+            resolved = (self.folders[0] / path).resolve()
+            inside = any(resolved.is_relative_to(folder.resolve()) for folder in self.folders)
+            exists = inside and resolved.is_file()
         except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a circle, no such home
-            raise RowProblem("missing_media", f"there is no file {shown}: {error}") from error
+            raise RowProblem("missing_media", f"there is no file {quoted}: {error}") from error
         if not inside:
             raise RowProblem(
                 "outside_folder",
-                f"{shown} lies outside the data folder {self.folders[0]}; set the folder of the media with "
+                f"{quoted} lies outside the data folder {self.folders[0]}; set the folder of the media with "
                 "data.image_dir=FOLDER",
             )
         if not exists:
             also = ", nor is it an image in base64" if len(name) > 200 and "." not in name else ""
-            raise RowProblem("missing_media", f"there is no file {shown} in {self.folders[0]}{also}")
-        return found
+            raise RowProblem("missing_media", f"there is no file {quoted} in {self.folders[0]}{also}")
+        return resolved
 
 
 def is_image(content: bytes) -> bool:
@@ -341,7 +342,7 @@ def _is_picture_name(name: str) -> bool:
 
 
 def from_base64(text: str) -> bytes | None:
-    """The bytes of an image or a video in base64, told by the bytes themselves; None for any other text."""
+    """The bytes of an image or a video in base64, recognised by their signature; None for any other text."""
     if len(text) < _SHORTEST_BASE64 or not _BASE64.fullmatch(text[:_SHORTEST_BASE64].rstrip("\r\n")):
         return None
     start = _b64decode(text[:_SHORTEST_BASE64])
@@ -351,7 +352,8 @@ def from_base64(text: str) -> bytes | None:
 
 
 def _b64decode(text: str) -> bytes | None:
-    """With line breaks, in the alphabet for addresses, and without padding, as people write it."""
+    """The text as standard base64, from variants with line breaks, the URL-safe alphabet or missing
+    padding."""
     plain = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)

@@ -1,4 +1,4 @@
-"""How large an image or a frame reaches the model, and how many visual tokens that makes.
+"""Sizes of images and frames as the model sees them, and the number of visual tokens.
 
 The processor rounds both sides to multiples of `patch * merge` pixels, one visual token each, and
 keeps the number of pixels between two bounds. For images the bounds go to its call as `size`. For
@@ -26,8 +26,8 @@ class PixelLimits:
     """Bounds on what the model sees; None for the checkpoint's own.
 
     Attributes:
-        min_pixels, max_pixels: of an image.
-        min_frame_pixels, max_frame_pixels: of a frame of a video.
+        min_pixels, max_pixels: bounds on the pixels of an image.
+        min_frame_pixels, max_frame_pixels: bounds on the pixels of a video frame.
 
     Raises:
         ValueError: a bound is below 1, or a lower one is above the upper one.
@@ -54,7 +54,7 @@ class VisualSizes:
 
     Args:
         processor: a Qwen3-VL style processor.
-        limits: on pixels.
+        limits: bounds on the pixels.
     """
 
     def __init__(self, processor: Any, limits: PixelLimits) -> None:
@@ -67,8 +67,8 @@ class VisualSizes:
     @property
     def image_bounds(self) -> dict[str, int]:
         """The fewest and the most pixels of an image, in the processor's words."""
-        own, limits = self._images.size, self._limits
-        return _bounds(limits.min_pixels, limits.max_pixels, own["shortest_edge"], own["longest_edge"])
+        size, limits = self._images.size, self._limits
+        return _bounds(limits.min_pixels, limits.max_pixels, size["shortest_edge"], size["longest_edge"])
 
     @property
     def image_side(self) -> int:
@@ -91,7 +91,7 @@ class VisualSizes:
         the video's budget is shared evenly, and no frame has more than 768 visual tokens.
 
         Args:
-            count: of frames.
+            count: number of frames.
             size: their width and height.
         """
         processor, limits = self._videos, self._limits
@@ -102,7 +102,7 @@ class VisualSizes:
         total = {"min_pixels": fewest, "max_pixels": cap * count}
         if limits.min_frame_pixels is not None or limits.max_frame_pixels is not None:
             bounds = _bounds(limits.min_frame_pixels, limits.max_frame_pixels, math.ceil(fewest / count), cap)
-            count = temporal  # bounds of so many frames, which are exactly as many times those of one
+            count = temporal  # the bounds of `temporal` frames are exactly `temporal` times those of one
             total = {"min_pixels": count * bounds["shortest_edge"]}
             total["max_pixels"] = count * bounds["longest_edge"]
         return smart_resize_video(count, size[1], size[0], temporal_factor=temporal, factor=factor, **total)
@@ -119,7 +119,7 @@ class VisualSizes:
         return (height // factor) * (width // factor)
 
     def frame_groups(self, count: int) -> int:
-        """How many groups of frames the model merges in time."""
+        """Number of groups of frames that the model merges in time."""
         return -(-count // self._videos.temporal_patch_size)
 
 

@@ -14,7 +14,7 @@ class Video:
 
     Attributes:
         frames: at least one, all of one size.
-        frames_per_second: of these frames, not of the film they were taken from: frame i stands at
+        frames_per_second: rate of these frames, not of the film they were taken from: frame i is at
             second i / frames_per_second.
 
     Raises:
@@ -29,8 +29,8 @@ class Video:
             raise ValueError("A video needs at least one frame.")
         sizes = {frame.size for frame in self.frames}
         if len(sizes) > 1:
-            found = " and ".join(f"{width} x {height}" for width, height in sorted(sizes)[:2])
-            raise ValueError(f"The frames of a video must have one size, not {found} pixels.")
+            differing = " and ".join(f"{width} x {height}" for width, height in sorted(sizes)[:2])
+            raise ValueError(f"The frames of a video must have one size, not {differing} pixels.")
         if not 0 < self.frames_per_second < float("inf"):
             raise ValueError(f"A video needs frames_per_second above 0, not {self.frames_per_second}.")
 
@@ -41,9 +41,9 @@ class Video:
 
     def evenly(self, most: int) -> Video:
         """The same video with at most this many frames."""
-        chosen = evenly_spaced(len(self.frames), most)
-        rate = spaced_rate(len(self.frames), len(chosen), self.frames_per_second)
-        return Video(tuple(self.frames[index] for index in chosen), rate)
+        indices = evenly_spaced(len(self.frames), most)
+        rate = spaced_rate(len(self.frames), len(indices), self.frames_per_second)
+        return Video(tuple(self.frames[index] for index in indices), rate)
 
 
 def evenly_spaced(count: int, most: int) -> tuple[int, ...]:
@@ -51,6 +51,6 @@ def evenly_spaced(count: int, most: int) -> tuple[int, ...]:
     return tuple(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist())
 
 
-def spaced_rate(count: int, chosen: int, rate: float) -> float:
-    """Frames per second after `chosen` of `count` frames at `rate` were taken at even distances."""
-    return rate if chosen in (1, count) else rate * (chosen - 1) / (count - 1)
+def spaced_rate(count: int, kept: int, rate: float) -> float:
+    """Frames per second after `kept` of `count` frames at `rate` were taken at even distances."""
+    return rate if kept in (1, count) else rate * (kept - 1) / (count - 1)

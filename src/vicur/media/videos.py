@@ -41,9 +41,9 @@ VIDEO_SETTINGS = (
 MISSING_TAIL = 0.1
 """Share of the frames that a header may announce too many; beyond it, a video file is broken."""
 _STILL = 0.1
-"""Seconds that a frame of an animation stands where its file says nothing, as in browsers."""
+"""Seconds that an animation's frame is displayed if its file does not say, as in browsers."""
 _TURNED = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
-"""By quarter turns counter-clockwise."""
+"""Transpositions by the number of counter-clockwise quarter turns."""
 
 
 class VideoSupportMissing(ValueError):
@@ -52,14 +52,14 @@ class VideoSupportMissing(ValueError):
 
 @section
 class VideoConfig:
-    """How frames are taken from videos, and how large the model sees them."""
+    """Settings for taking frames from videos, and for their size as the model sees them."""
 
     frames_per_second: Positive = 2.0
-    """Frames per second taken from a video file. A list of frames without a rate is taken to have it."""
+    """Frames per second to take from a video file; also the assumed rate of a list of frames without one."""
     min_frames: Count = 4
-    """Minimum frames taken from a short video file, as far as it has them."""
+    """Minimum number of frames to take from a short video file, if it has that many."""
     max_frames: int = 512
-    """Maximum frames taken from a video; longer ones are read at a lower rate."""
+    """Maximum number of frames to take from a video; longer videos are read at a lower rate."""
     min_pixels: Count | None = None
     """Lower bound on pixels per frame after resizing; null for the checkpoint's own."""
     max_pixels: Count | None = None
@@ -74,13 +74,13 @@ class VideoConfig:
 
 @dataclass(frozen=True)
 class _Asked:
-    """How one video is read: the settings of its row over those of the data.
+    """Settings for reading one video: those of its row over those of the data.
 
     Attributes:
         fps: frames a second that are taken; of a list of frames, that it has.
-        nframes: how many frames are taken, whatever the rate.
+        nframes: number of frames to take, whatever the rate.
         min_frames, max_frames: bounds on their number.
-        start, end: in seconds, the part that is read.
+        start, end: bounds of the part that is read, in seconds.
         total_pixels: bound on the pixels of all frames, of which two count as one: models merge them.
         size: asked for each frame.
     """
@@ -101,14 +101,14 @@ class _Asked:
         Raises:
             RowProblem: a setting is no number, or two contradict each other.
         """
-        own: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
-        rate = next((found for key in FRAME_RATES if (found := number(own, key)) is not None), None)
-        nframes = _count(own, "nframes")
+        settings: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
+        rate = next((value for key in FRAME_RATES if (value := number(settings, key)) is not None), None)
+        nframes = _count(settings, "nframes")
         if rate is not None and nframes is not None and not isinstance(_inside(entry), list | tuple):
             raise RowProblem(
                 "malformed", "a video has both a rate (fps) and nframes; one of them was expected"
             )
-        low, high = _count(own, "min_frames"), _count(own, "max_frames")
+        low, high = _count(settings, "min_frames"), _count(settings, "max_frames")
         # One bound of the row wins over the data's other bound.
         min_frames = low or min(config.min_frames, high or config.min_frames)
         max_frames = high or max(config.max_frames, min_frames)
@@ -116,7 +116,7 @@ class _Asked:
             raise RowProblem(
                 "malformed", f"a video's min_frames ({min_frames}) is above its max_frames ({max_frames})"
             )
-        start, end = number(own, "video_start", zero=True), number(own, "video_end")
+        start, end = number(settings, "video_start", zero=True), number(settings, "video_end")
         if start is not None and end is not None and start >= end:
             raise RowProblem("malformed", f"a video starts at {start:g} s and ends at {end:g} s")
         return cls(
@@ -126,18 +126,18 @@ class _Asked:
             max_frames=max_frames,
             start=start,
             end=end,
-            total_pixels=number(own, "total_pixels"),
+            total_pixels=number(settings, "total_pixels"),
             size=SizeRequest.of(entry),
         )
 
     def frames(self, seconds: float, count: int) -> int:
-        """How many of `count` frames, which last so many seconds, are taken."""
+        """Number of frames to take of `count` frames that last `seconds`."""
         if self.nframes is not None:
             return min(self.nframes, count)
         return max(1, min(max(int(seconds * self.fps), self.min_frames), self.max_frames, count))
 
     def frame_size(self, count: int) -> SizeRequest:
-        """What is asked of the size of each of `count` frames."""
+        """The size setting for each of `count` frames."""
         if self.total_pixels is None:
             return self.size
         share = max(1.0, self.total_pixels / math.ceil(count / 2))
@@ -145,17 +145,17 @@ class _Asked:
 
 
 def _count(entry: Mapping[str, Any], key: str) -> int | None:
-    found = number(entry, key)
-    if found is not None and (found < 1 or not found.is_integer()):
+    value = number(entry, key)
+    if value is not None and (value < 1 or not value.is_integer()):
         raise RowProblem("malformed", f"{key} is {entry[key]!r}; a whole number above 0 was expected")
-    return None if found is None else int(found)
+    return None if value is None else int(value)
 
 
 @dataclass(frozen=True)
 class _Timeline:
-    """Which frames of a video are taken, by their number, and how many a second these are."""
+    """The numbers of the frames to take from a video, and their rate in frames per second."""
 
-    chosen: tuple[int, ...]
+    indices: tuple[int, ...]
     frames_per_second: float
 
 
@@ -165,7 +165,7 @@ class VideoReader:
 
     Attributes:
         images: reads the frames of lists and the files.
-        config: how frames are taken, where a row does not say.
+        config: settings for taking frames, where a row has none.
     """
 
     images: ImageReader
@@ -181,10 +181,12 @@ class VideoReader:
         asked = _Asked.of(entry, self.config)
         frames = self._frames(entry, asked)
         if frames is not None:
-            chosen = self._chosen(frames, asked)
-            size = asked.frame_size(len(chosen.chosen))
-            images = tuple(self.images.resized(self.images.read(frames[i]), size) for i in chosen.chosen)
-            return _as_video(images, chosen.frames_per_second)
+            frame_timeline = self._frame_timeline(frames, asked)
+            size = asked.frame_size(len(frame_timeline.indices))
+            images = tuple(
+                self.images.resized(self.images.read(frames[i]), size) for i in frame_timeline.indices
+            )
+            return _as_video(images, frame_timeline.frames_per_second)
         entry = _lone(entry)
         timeline = self._timeline(entry, asked)
         decoded = self._decode_animation if self._is_animation(entry) else self._decode_film
@@ -195,9 +197,9 @@ class VideoReader:
         )
 
     def outline(self, entry: Any) -> Video:
-        """What `read` would give, with frames of which only the size is known.
+        """The result of `read`, with frames of which only the size is known.
 
-        Of a film one frame is decoded: its turned display and pixel shape stand nowhere else.
+        One frame of a film is decoded, because nothing else gives its rotation and pixel shape.
 
         Raises:
             RowProblem, VideoSupportMissing: as `read`.
@@ -205,19 +207,19 @@ class VideoReader:
         asked = _Asked.of(entry, self.config)
         frames = self._frames(entry, asked)
         if frames is not None:
-            chosen = self._chosen(frames, asked)
-            size = asked.frame_size(len(chosen.chosen))
-            sizes = [size.size(self.images.size(frames[i])) for i in chosen.chosen]
-            rate = chosen.frames_per_second
+            frame_timeline = self._frame_timeline(frames, asked)
+            size = asked.frame_size(len(frame_timeline.indices))
+            sizes = [size.size(self.images.size(frames[i])) for i in frame_timeline.indices]
+            rate = frame_timeline.frames_per_second
         else:
             entry = _lone(entry)
             timeline = self._timeline(entry, asked)
             first = self.images.size(entry) if self._is_animation(entry) else self._film_size(entry)
-            count, rate = len(timeline.chosen), timeline.frames_per_second
+            count, rate = len(timeline.indices), timeline.frames_per_second
             sizes = [asked.frame_size(count).size(first)] * count
-        for own in set(sizes):
-            self.images.check_size(own)
-        return _as_video(tuple(SizeOnly(own) for own in sizes), rate)
+        for frame_size in set(sizes):
+            self.images.check_size(frame_size)
+        return _as_video(tuple(SizeOnly(frame_size) for frame_size in sizes), rate)
 
     def check(self, entry: Any) -> None:
         """Raise what the header of a film, or of every frame of a list, shows to be wrong."""
@@ -247,7 +249,7 @@ class VideoReader:
         return list(frames)
 
     @staticmethod
-    def _chosen(frames: list[Any], asked: _Asked) -> _Timeline:
+    def _frame_timeline(frames: list[Any], asked: _Asked) -> _Timeline:
         count = min(len(frames), asked.nframes or asked.max_frames)
         return _Timeline(evenly_spaced(len(frames), count), spaced_rate(len(frames), count, asked.fps))
 
@@ -267,7 +269,7 @@ class VideoReader:
         return is_image(content)
 
     def _timeline(self, entry: Any, asked: _Asked) -> _Timeline:
-        """Which frames of a file are taken."""
+        """The frames to take from a file."""
         if self._is_animation(entry):
             return self._animation_timeline(entry, asked)
         with self._container(entry) as (container, stream):
@@ -286,12 +288,13 @@ class VideoReader:
                 f"video_start and video_end",
             )
         count = last - first + 1
-        wanted = asked.frames(count / float(rate), count)
-        chosen = tuple(first + index for index in evenly_spaced(count, wanted))
-        return _Timeline(chosen, spaced_rate(count, wanted, float(rate)))
+        num_frames = asked.frames(count / float(rate), count)
+        indices = tuple(first + index for index in evenly_spaced(count, num_frames))
+        return _Timeline(indices, spaced_rate(count, num_frames, float(rate)))
 
     def _animation_timeline(self, entry: Any, asked: _Asked) -> _Timeline:
-        """By the time that each frame of an animation stands, which differs from frame to frame."""
+        """The frames to take from an animation, by the display time of each, which differs from frame to
+        frame."""
         with self.images.opened(entry) as (image, _):
             stands = [_seconds_of(frame) for frame in ImageSequence.Iterator(image)]
         if len(stands) == 1:
@@ -299,38 +302,38 @@ class VideoReader:
         starts = np.concatenate([[0.0], np.cumsum(stands)])
         begin = 0.0 if asked.start is None else asked.start
         end = float(starts[-1]) if asked.end is None else min(asked.end, float(starts[-1]))
-        shown = [i for i in range(len(stands)) if starts[i + 1] > begin + 1e-6 and starts[i] < end - 1e-6]
-        if not shown:
+        visible = [i for i in range(len(stands)) if starts[i + 1] > begin + 1e-6 and starts[i] < end - 1e-6]
+        if not visible:
             raise RowProblem(
                 "malformed",
                 f"the video {in_words(entry)} lasts {starts[-1]:.1f} s, and has no frame between video_start "
                 "and video_end",
             )
-        wanted = asked.frames(end - begin, len(shown))
-        last = max(float(starts[shown[-1]]), begin)
-        times = np.linspace(begin, last, wanted)
-        chosen = np.searchsorted(starts[:-1], times + 1e-6, side="right") - 1
-        # A single frame has no distance to a next one: it stands as long as the part that is read.
-        rate = (wanted - 1) / (last - begin) if wanted > 1 and last > begin else 1 / (end - begin)
-        return _Timeline(tuple(chosen.tolist()), rate)
+        num_frames = asked.frames(end - begin, len(visible))
+        last = max(float(starts[visible[-1]]), begin)
+        times = np.linspace(begin, last, num_frames)
+        indices = np.searchsorted(starts[:-1], times + 1e-6, side="right") - 1
+        # A single frame has no distance to a next one: it lasts as long as the part that is read.
+        rate = (num_frames - 1) / (last - begin) if num_frames > 1 and last > begin else 1 / (end - begin)
+        return _Timeline(tuple(indices.tolist()), rate)
 
     def _decode_animation(self, entry: Any, timeline: _Timeline) -> dict[int, Image.Image]:
-        wanted = set(timeline.chosen)
+        needed = set(timeline.indices)
         with self.images.opened(entry) as (image, orientation):
             return {
                 index: as_shown(frame.copy(), orientation)
                 for index, frame in enumerate(ImageSequence.Iterator(image))
-                if index in wanted
+                if index in needed
             }
 
     def _decode_film(self, entry: Any, timeline: _Timeline) -> dict[int, Image.Image]:
-        wanted = set(timeline.chosen)
+        needed = set(timeline.indices)
         decoded: dict[int, Image.Image] = {}
         with self._container(entry) as (container, stream):
             for index, frame in enumerate(_upright_frames(container, stream)):
-                if index in wanted:
+                if index in needed:
                     decoded[index] = frame()
-                elif index > timeline.chosen[-1]:
+                elif index > timeline.indices[-1]:
                     break
         return decoded
 
@@ -341,15 +344,15 @@ class VideoReader:
         Raises:
             RowProblem: more are missing than a header may announce too many.
         """
-        missing = [index for index in timeline.chosen if index not in decoded]
-        if not decoded or len(missing) > max(1, MISSING_TAIL * len(timeline.chosen)):
+        missing = [index for index in timeline.indices if index not in decoded]
+        if not decoded or len(missing) > max(1, MISSING_TAIL * len(timeline.indices)):
             raise RowProblem(
                 "unreadable_media",
-                f"the video {in_words(entry)} ends early: of {len(timeline.chosen)} frames "
+                f"the video {in_words(entry)} ends early: of {len(timeline.indices)} frames "
                 f"{len(decoded)} could be decoded",
             )
         last = decoded[max(decoded)]  # it stays on the screen
-        return tuple(decoded.get(index, last) for index in timeline.chosen)
+        return tuple(decoded.get(index, last) for index in timeline.indices)
 
     def _film_size(self, entry: Any) -> tuple[int, int]:
         with self._container(entry) as (container, stream):
@@ -369,7 +372,7 @@ class VideoReader:
                 "Video files are read with PyAV, which is not installed: pip install 'vicur[video]'."
             ) from error
         content = self.images.content(entry)
-        assert not isinstance(content, Image.Image), "told apart before"
+        assert not isinstance(content, Image.Image), "excluded before"
         try:
             with av.open(str(content) if isinstance(content, Path) else io.BytesIO(content)) as container:
                 if not container.streams.video:
@@ -421,7 +424,7 @@ def _seconds(container: Any, stream: Any) -> float:
 
 
 def _seconds_of(frame: Image.Image) -> float:
-    """How long a frame of an animation stands."""
+    """Seconds that a frame of an animation is displayed."""
     frame.load()  # a WebP's duration is known only then
     milliseconds = frame.info.get("duration", 0)
     return float(milliseconds) / 1000 if milliseconds and milliseconds > 0 else _STILL

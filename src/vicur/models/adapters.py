@@ -1,4 +1,4 @@
-"""LoRA: low-rank adapters in the language model, beside a base that stays as it is.
+"""LoRA: low-rank adapters in the language model, beside a frozen base.
 
 The adapters are peft's, put into the model in place, so that it keeps its class: hooks, `lm_head` and
 `generate` work as before.
@@ -39,7 +39,7 @@ class LoRAConfig:
 def add_adapter(model: Any, config: LoRAConfig, name: str = OWN, *, trained: bool = True) -> None:
     """Put an adapter into the model; a fresh one changes nothing.
 
-    Of all that was there before, only cue recovery stays trainable.
+    Of the parameters that existed before, only those of cue recovery stay trainable.
 
     Raises:
         ValueError: peft is not installed.
@@ -110,15 +110,15 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
 
     (Merged in place and taken out again, half-precision weights would not be what they were.)
     """
-    products = {f"{name}.base_layer.weight": own for name, own in _named_layers(model)}
-    found = {}
+    products = {f"{name}.base_layer.weight": layer for name, layer in _named_layers(model)}
+    weights = {}
     for name, tensor in model.state_dict().items():
         if "lora_" in name:
             continue
         if name in products:
             tensor = (tensor.float() + products[name].get_delta_weight(OWN).float()).to(tensor.dtype)
-        found[name.replace(".base_layer", "")] = tensor
-    return found
+        weights[name.replace(".base_layer", "")] = tensor
+    return weights
 
 
 def save_adapter(model: Any, folder: Path, base: str) -> None:

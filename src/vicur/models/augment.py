@@ -1,4 +1,4 @@
-"""Cue recovery for a checkpoint: what it would add, and writing the student that has it."""
+"""Adds cue recovery to a checkpoint: counts the new parameters, and writes the student."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class InitSettings:
 
 @dataclass(frozen=True)
 class Addition:
-    """What cue recovery adds to a model, in parameters.
+    """Number of parameters that cue recovery adds to a model.
 
     Attributes:
-        base: of the model without it.
-        layers: of the attention after each decoder layer, by the layer's index.
-        norms: of the two norms that all layers share.
+        base: number of parameters without cue recovery.
+        layers: number of parameters of the attention after each decoder layer, by the layer's index.
+        norms: number of parameters of the two norms that all layers share.
     """
 
     base: int
@@ -47,21 +47,21 @@ class Addition:
 
     @property
     def added(self) -> int:
-        """All that is new."""
+        """Number of all new parameters."""
         return sum(self.layers.values()) + self.norms
 
     @property
     def total(self) -> int:
-        """The model with cue recovery."""
+        """Number of parameters of the model with cue recovery."""
         return self.base + self.added
 
     @property
     def share(self) -> float:
-        """Of the new parameters in the augmented model, 0-1."""
+        """Share of new parameters in the augmented model, 0-1."""
         return self.added / self.total
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The numbers for JSON."""
         return {
             "base": self.base,
             "layers": {str(layer): count for layer, count in self.layers.items()},
@@ -73,11 +73,11 @@ class Addition:
 
 
 def addition_to(base: Any, recovery: RecoveryConfig) -> Addition:
-    """What cue recovery would add to a model; no weight is made or read.
+    """The parameters that cue recovery would add to a model; no weight is made or read.
 
     Args:
         base: a configuration of transformers.
-        recovery: where the module acts.
+        recovery: settings of the module.
 
     Raises:
         ValueError: a layer is not one of the model's, or the model has the module already.
@@ -100,11 +100,11 @@ def addition_to(base: Any, recovery: RecoveryConfig) -> Addition:
 
 
 def describe(base: str, recovery: RecoveryConfig) -> Addition:
-    """As `addition_to`, of a checkpoint, of which only config.json is read.
+    """The result of `addition_to` for a checkpoint, of which only config.json is read.
 
     Args:
         base: folder, hub id, "vicur:NAME", or the path of a config.json.
-        recovery: where the module acts.
+        recovery: settings of the module.
     """
     return addition_to(read_config(base), recovery)
 

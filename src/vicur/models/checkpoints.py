@@ -1,4 +1,4 @@
-"""Checkpoints as they lie on a disk or on the hub: what they are, and reading them whole or not at all."""
+"""Checkpoints on a disk or on the hub: identifies them, and reads them whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vicur.models.student import (
 from vicur.packaged import resolve_packaged
 
 Dtype = Literal["float32", "bfloat16"]
-"""In which a model computes."""
+"""Data types that a model can compute in."""
 PACKAGED = "vicur:"
 """Prefix of checkpoints that ship inside the package, e.g. "vicur:tiny-student"."""
 
@@ -41,7 +41,7 @@ AUGMENTED: dict[str, tuple[type, type]] = {
     "qwen3_vl": (ViCuRQwen3VLConfig, ViCuRQwen3VLForConditionalGeneration),
     "qwen3_vl_moe": (ViCuRQwen3VLMoeConfig, ViCuRQwen3VLMoeForConditionalGeneration),
 }
-"""The same with cue recovery."""
+"""The same classes with cue recovery."""
 _ELSEWHERE = {
     "qwen2_5_vl": (
         "Qwen2.5-VL gives its language model no mask of the visual tokens, has no DeepStack features and "
@@ -75,7 +75,7 @@ def resolve_checkpoint(name: str) -> str:
 
 
 def kind_of(config: Any) -> str:
-    """Which kind of base a configuration describes, with recovery or without: a key of `STOCK`."""
+    """The kind of base model that a configuration describes, with or without recovery: a key of `STOCK`."""
     return str(config.model_type).removeprefix("vicur_")
 
 
@@ -129,7 +129,7 @@ def read_model(name: str, config: Any | None = None, dtype: Dtype | None = "floa
         name: folder, hub id or "vicur:NAME".
         config: another configuration than the checkpoint's own: with cue recovery, whose weights may
             then be missing, and start as it says.
-        dtype: in which it computes; None for the one it was saved in.
+        dtype: compute dtype; None for the one it was saved in.
 
     Raises:
         ValueError: a file is missing or broken, or the checkpoint lacks weights or has others; each
@@ -137,19 +137,19 @@ def read_model(name: str, config: Any | None = None, dtype: Dtype | None = "floa
     """
     path = resolve_checkpoint(name)
     silence_loading_report()
-    own = read_config(name)
-    loader: Any = AutoModelForImageTextToText if config is None else AUGMENTED[kind_of(own)][1]
-    given = {} if config is None else {"config": config}
+    stored_config = read_config(name)
+    loader: Any = AutoModelForImageTextToText if config is None else AUGMENTED[kind_of(stored_config)][1]
+    options = {} if config is None else {"config": config}
     try:
         model, info = loader.from_pretrained(
             path,
             dtype="auto" if dtype is None else getattr(torch, dtype),
             output_loading_info=True,
-            **given,
+            **options,
         )
     except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
         raise ValueError(f"Checkpoint {name} cannot be loaded: {_broken_part(path, error)}") from error
-    fresh = "recovery." if config is not None and not has_recovery(own) else None
+    fresh = "recovery." if config is not None and not has_recovery(stored_config) else None
     missing = [key for key in info["missing_keys"] if fresh is None or not key.startswith(fresh)]
     _check_keys(name, missing=missing, unexpected=info["unexpected_keys"])
     return model
@@ -174,7 +174,7 @@ def read_processor(name: str) -> Any:
 
 
 def silence_loading_report() -> None:
-    """For the whole process: transformers prints a table of missing keys and a bar for every load;
+    """Silence transformers for the whole process: it prints a table of missing keys and a bar for every load;
     here the keys are checked, and named in an error."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -188,15 +188,15 @@ def _check_keys(name: str, *, missing: Any, unexpected: Any) -> None:
 
 
 def _broken_part(path: str, error: Exception) -> str:
-    """Which file of a local checkpoint cannot be read, or what else is wrong."""
+    """A sentence on the unreadable file of a local checkpoint, or on what else is wrong."""
     folder = Path(path)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            wanted = set(json.loads(index.read_text())["weight_map"].values())
+            listed_files = set(json.loads(index.read_text())["weight_map"].values())
         except (json.JSONDecodeError, KeyError, TypeError):
             return f"{index.name} is not a list of weights."
-        absent = sorted(file for file in wanted if not (folder / file).is_file())
+        absent = sorted(file for file in listed_files if not (folder / file).is_file())
         if absent:
             return f"its file {absent[0]} is missing."
     for file in sorted(folder.glob("*.safetensors")):

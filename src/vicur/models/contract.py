@@ -61,7 +61,7 @@ class ContractError(ValueError):
     """The installed transformers runs Qwen3-VL in another way than cue recovery needs.
 
     Args:
-        reason: what is different.
+        reason: the difference.
     """
 
     def __init__(self, reason: str) -> None:
@@ -103,7 +103,7 @@ def check_contract(model_class: Any) -> None:
 
 @contextmanager
 def _neutral_state() -> Iterator[None]:
-    """On the CPU, in float32, without gradients, and with the random state restored."""
+    """Run on the CPU, in float32, without gradients, and restore the random state."""
     dtype = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float32)
@@ -154,7 +154,8 @@ def _media(images: int) -> dict[str, Tensor]:
 
 
 def _case(rows: list[list[int]], sinks: list[tuple[int, int]], images: list[int]) -> _Case:
-    """A case of given token rows: each sink's (row, column), and the column where its image begins."""
+    """A case of the given token sequences: each sink's (row, column), and the column where its image
+    begins."""
     ids = torch.tensor(rows)
     inputs = {"input_ids": ids, "mm_token_type_ids": (ids == _IMAGE).int(), **_media(len(images))}
     columns = torch.tensor(images)[:, None] + torch.arange(4)
@@ -170,7 +171,7 @@ def _padded() -> _Case:
 
 
 def _packed() -> _Case:
-    """Two prompts in one row and no attention mask: sinks are found by the text positions."""
+    """Two prompts in one sequence and no attention mask: sinks are found by the text positions."""
     case = _case([_PROMPT + _SHORTER], [(0, 0), (0, 9)], [3, 11])
     positions = torch.cat([torch.arange(len(_PROMPT)), torch.arange(len(_SHORTER))])
     case.inputs["position_ids"] = positions.expand(4, 1, -1)
@@ -252,5 +253,5 @@ def _check_cache(model: Any) -> None:
     raise ContractError("a chunked prefill goes unnoticed, as the cache arrives under another keyword.")
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max())))
+def _same(first: Tensor, second: Tensor) -> bool:
+    return bool(torch.allclose(first, second, rtol=1e-3, atol=1e-3 * float(second.abs().max())))

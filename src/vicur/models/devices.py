@@ -1,4 +1,4 @@
-"""Which device a run is on, and what its memory holds."""
+"""Choice of a run's device, and the size of its memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-"""What the setting `training.device` may be."""
+"""Values of the setting `training.device`."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -52,11 +52,11 @@ def check_name(name: str) -> None:
 
 
 def cpu_notice(name: str, device: torch.device) -> str | None:
-    """One sentence if a run is on the CPU although nobody asked for that; None otherwise.
+    """One sentence if a run is on the CPU without having been set to it; None otherwise.
 
     Args:
-        name: the setting.
-        device: what it became.
+        name: value of the setting.
+        device: the device that it selected.
     """
     if name != "auto" or device.type != "cpu":
         return None
@@ -84,7 +84,7 @@ def _driver_present() -> bool:
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes that a run may use; None if unknown.
+    """Number of bytes that a run may use; None if unknown.
 
     On a GPU what is free and what torch holds already; on a CPU the machine's, or its container's limit.
     """

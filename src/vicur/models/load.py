@@ -100,8 +100,8 @@ class LoadedModel:
 
     Attributes:
         model: a Qwen3-VL model for conditional generation.
-        processor: its own.
-        vocabulary: what it may say.
+        processor: the model's processor.
+        vocabulary: the tokens that are sampled and scored.
         mode: a context in which it is run. Several of these may share one model: a self-teacher is
             the student with adapters and recovery off.
     """
@@ -127,7 +127,7 @@ class LoadedModel:
         A LoRA student is written with its adapter merged, and the adapter alone in `adapter/`.
 
         Args:
-            folder: where.
+            folder: folder to write to.
             card: model card, for README.md.
 
         Raises:
@@ -168,7 +168,7 @@ def load_model(name: str, dtype: Dtype | None = "float32", device: torch.device 
     Args:
         name: folder, hub id or "vicur:NAME".
         dtype: compute dtype; None for the one it was saved in.
-        device: where it goes; a GPU if there is one, else the CPU, if not given.
+        device: device of the model; by default a GPU if there is one, otherwise the CPU.
 
     Raises:
         ValueError: the checkpoint is missing or broken, lacks weights of its model or has others.
@@ -183,8 +183,8 @@ def load_student(config: StudentConfig, device: torch.device | None = None) -> L
     The fresh module's and adapter's weights depend on torch's random state.
 
     Args:
-        config: the student.
-        device: as of `load_model`.
+        config: settings of the student.
+        device: as in `load_model`.
 
     Raises:
         ValueError: as `load_model`; or the checkpoint has a recovery module and is to have none, or has

@@ -9,7 +9,7 @@ sample's first token. There is one query per sample, so W_k and W_u never meet t
 W_k is folded into the query and W_u is applied after pooling. Same function, same four matrices,
 about 4 H N D operations instead of 4 N D^2.
 
-Shape suffixes: B rows, L row length, S samples, N visual tokens of the largest sample, D hidden
+Shape suffixes: B sequences, L sequence length, S samples, N visual tokens of the largest sample, D hidden
 size, H heads, E head size (D / H).
 """
 
@@ -26,7 +26,7 @@ OutputInit = Literal["zero", "normal"]
 
 
 class MoreOfThePromptError(ValueError):
-    """More of the prompt came on top of a key-value cache, after the sink had gathered.
+    """Error for a prompt that continues a key-value cache after the sink has gathered.
 
     Args:
         count: number of tokens that came.
@@ -44,17 +44,17 @@ class MoreOfThePromptError(ValueError):
 
 @dataclass(frozen=True)
 class RecoveryPlan:
-    """Who gathers from where, the same for all layers of one forward pass.
+    """Sinks and the visual tokens that each gathers from, the same for all layers of one forward pass.
 
     Samples without visual tokens are not in it.
 
     Attributes:
-        sink_row, sink_column: where each sample's sink stands.
+        sink_sequence, sink_column: sequence and position of each sample's sink.
         visual_column: columns of each sample's visual tokens, filled up with 0.
         visual_mask: true where `visual_column` is a visual token.
     """
 
-    sink_row: Int[Tensor, " S"]
+    sink_sequence: Int[Tensor, " S"]
     sink_column: Int[Tensor, " S"]
     visual_column: Int[Tensor, "S N"]
     visual_mask: Bool[Tensor, "S N"]
@@ -70,15 +70,15 @@ class RecoveryPlan:
     ) -> RecoveryPlan:
         """Find each visual token's sink: the first token that it may attend to.
 
-        That holds for every causal layout: padding on either side, several samples packed in a
-        row, siblings that share a prompt.
+        This holds for every causal layout: padding on either side, several samples packed in a
+        sequence, responses that share a prompt.
 
         Args:
             visual_BL: true at visual tokens; None if there are none.
             attention_mask: (B, L), or (B, 1, L, L) boolean or additive, or None.
-            text_positions_BL: read only if there is no mask: a row's new sample starts at each 0.
+            text_positions_BL: read only if there is no mask: a sequence's new sample starts at each 0.
             shape: (B, L).
-            device: of the hidden states.
+            device: device of the hidden states.
 
         Raises:
             ValueError: an attention mask of another kind.
@@ -88,10 +88,10 @@ class RecoveryPlan:
             return cls(none, none, none[:, None], none[:, None].bool())
         visual_BL = visual_BL.to(device)
         first_BL = _first_attended(attention_mask, text_positions_BL, shape, device)
-        row_M, column_M = visual_BL.nonzero(as_tuple=True)
-        sink_M = first_BL[row_M, column_M]
+        sequence_M, column_M = visual_BL.nonzero(as_tuple=True)
+        sink_M = first_BL[sequence_M, column_M]
         keys, owner_M, counts = torch.unique(
-            row_M * shape[1] + sink_M, return_inverse=True, return_counts=True
+            sequence_M * shape[1] + sink_M, return_inverse=True, return_counts=True
         )
         order = torch.argsort(owner_M, stable=True)
         first_of_owner = counts.cumsum(0) - counts
@@ -107,7 +107,7 @@ class RecoveryPlan:
 def _first_attended(
     mask: Tensor | None, positions_BL: Tensor | None, shape: tuple[int, int], device: torch.device
 ) -> Tensor:
-    """For each token the column of the first token it attends to, (B, L)."""
+    """The column of the first token that each token attends to, (B, L)."""
     if mask is None and positions_BL is None:
         return torch.zeros(shape, dtype=torch.long, device=device)
     if mask is None:
@@ -135,7 +135,7 @@ class RecoveryAttention(nn.Module):
     """The four matrices of one layer, in the folded form.
 
     Args:
-        hidden_size: D.
+        hidden_size: hidden size D of the model.
         heads: H; the head size is D / H.
 
     Raises:
@@ -159,7 +159,7 @@ class RecoveryAttention(nn.Module):
         visual_SND: Float[Tensor, "S N D"],
         mask_SN: Bool[Tensor, "S N"],
     ) -> tuple[Float[Tensor, "S D"], Float[Tensor, "S H N"]]:
-        """What the sinks gather, and where from.
+        """The change of each sink by the visual tokens that it gathers, and its attention weights.
 
         Args:
             sink_SD: normalised sink states.
@@ -190,7 +190,7 @@ class CueRecovery(nn.Module):
         hidden_size: D of the language model.
         heads: its number of attention heads.
         layers: indices of the decoder layers after which the sinks gather.
-        eps: of the RMS norms.
+        eps: epsilon of the RMS norms.
     """
 
     def __init__(self, hidden_size: int, heads: int, layers: list[int], eps: float) -> None:
@@ -208,17 +208,17 @@ class CueRecovery(nn.Module):
         Without any visual token the states are returned as they are, tied to the parameters by a
         zero, so that every rank of a distributed run has the same graph.
         """
-        if len(plan.sink_row) == 0:
+        if len(plan.sink_sequence) == 0:
             return hidden_BLD + self._nothing(layer) if torch.is_grad_enabled() else hidden_BLD
-        sink_SD = hidden_BLD[plan.sink_row, plan.sink_column]
-        visual_SND = hidden_BLD[plan.sink_row[:, None], plan.visual_column]
+        sink_SD = hidden_BLD[plan.sink_sequence, plan.sink_column]
+        visual_SND = hidden_BLD[plan.sink_sequence[:, None], plan.visual_column]
         module: Any = self.layers[str(layer)]
         change_SD, weight_SHN = module(
             self.query_norm(sink_SD), self.visual_norm(visual_SND), plan.visual_mask
         )
         if self.observer is not None:
             self.observer.see(layer, sink_SD.detach(), change_SD.detach(), weight_SHN.detach(), plan)
-        return hidden_BLD.index_put((plan.sink_row, plan.sink_column), sink_SD + change_SD)
+        return hidden_BLD.index_put((plan.sink_sequence, plan.sink_column), sink_SD + change_SD)
 
     def _nothing(self, layer: int) -> Tensor:
         parameters: list[Tensor] = [*self.layers[str(layer)].parameters()]
@@ -266,7 +266,7 @@ class RecoveryObserver:
         ]
 
     def mean_change_ratio(self) -> dict[int, float]:
-        """For each layer that saw a sample, the mean of |change| / |h_sink|."""
+        """The mean of |change| / |h_sink| of each layer that saw a sample."""
         return {
             layer: float(torch.cat(ratios).mean()) for layer, ratios in self.change_ratio.items() if ratios
         }

@@ -83,7 +83,7 @@ def layers_with_recovery(config: Any) -> list[int]:
 
 
 class _GathersCues:
-    """What attaches cue recovery to a Qwen3-VL model: mixed in before the stock class.
+    """Attaches cue recovery to a Qwen3-VL model: mixed in before the stock class.
 
     It needs `model.language_model` with `layers` and `norm`, called with `visual_pos_masks`, a key-value
     cache, `attention_mask` and `position_ids`; `vicur.models.contract` checks that before a model is built.
@@ -107,9 +107,9 @@ class _GathersCues:
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As in any Qwen3-VL, matrices from N(0, 0.02) and norms 1, but W_o zero if so configured.
+        """Initialise as in any Qwen3-VL: matrices from N(0, 0.02) and norms 1, but W_o zero if so configured.
 
-        Nobody states how the module starts. At zero a fresh student equals its base exactly.
+        The papers do not state the initialisation. With zero, a fresh student equals its base exactly.
         """
         super()._init_weights(module)  # type: ignore[misc]
         if isinstance(module, OutputProjection) and self.config.recovery_output_init == "zero":
@@ -148,7 +148,7 @@ class _GathersCues:
             return
         positions = kwargs.get("position_ids")
         # Position ids of four rows have text positions in front of the three multimodal ones. They restart
-        # at 0 with each sample that is packed into a row: without a mask, that tells the samples apart.
+        # at 0 with each sample that is packed into a sequence: without a mask, that tells the samples apart.
         has_text_positions = positions is not None and positions.ndim == 3 and len(positions) == 4
         self._plan = RecoveryPlan.of(
             visual,

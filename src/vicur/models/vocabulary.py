@@ -1,4 +1,4 @@
-"""Which tokens are sampled and scored, and where two models' vocabularies agree."""
+"""The tokens that are sampled and scored, and where two models' vocabularies agree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Vocabulary:
         size: number of tokens of the tokenizer; logits beyond are cut off.
         forbidden_ids: special tokens that a response cannot contain, sorted.
         stop_ids: tokens that end a response.
-        pad_id: fills up short rows.
+        pad_id: fills up short sequences.
     """
 
     size: int

@@ -13,7 +13,7 @@ from vicur.settings.section import NonNegative, Positive, Share, section
 
 @section
 class Clipping:
-    """How far one update may move the probability of a token."""
+    """Bounds on the change of a token's probability in one update."""
 
     low: Share = 0.2
     """Lower clip range: the probability ratio to the old policy is clipped at 1 - low."""

@@ -27,7 +27,7 @@ class CustomObjective:
     """A user's objective, whose results are checked and whose errors name the user's line.
 
     Attributes:
-        path: where its class is, as the recipe has it.
+        path: path of its class, as written in the recipe.
         inner: the user's objective.
     """
 
@@ -40,7 +40,7 @@ class CustomObjective:
         return self.inner.weight
 
     def needs(self, step: int) -> Needs:
-        """What the user's objective needs.
+        """The needs of the user's objective.
 
         Raises:
             ValueError: its method raises anything, or returns something else.
@@ -58,7 +58,7 @@ class CustomObjective:
         return needs
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
-        """What the user's objective weighs.
+        """The weights of the user's objective.
 
         Raises:
             ValueError: its method raises anything, or returns something else.
@@ -127,7 +127,7 @@ def load_objective(settings: Mapping[str, Any]) -> CustomObjective:
             f"The {WHAT} {path!r} has no {', no '.join(lacking)}: an objective has the methods needs(step) "
             "and weigh(scored), and a setting weight: float = 1.0."
         )
-    own = schema.flatten({key: value for key, value in settings.items() if key != "path"})
-    objective: Any = schema.load([Layer(SECTION, own)])
+    values = schema.flatten({key: value for key, value in settings.items() if key != "path"})
+    objective: Any = schema.load([Layer(SECTION, values)])
     check_weight("custom", objective.weight)
     return CustomObjective(path, objective)

@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 @section
 class ObjectiveConfig:
-    """What is minimised: the sum of the objectives that are named, each times its `weight`.
+    """The loss to minimise: the sum of the named objectives, each times its `weight`.
 
     If none is named, `sampled_token` with its defaults.
     """
@@ -118,7 +118,7 @@ class Mixture:
             divergences=_union(need.divergences for need in needs),
             draws=any(need.draws for need in needs),
             rewards=any(need.rewards for need in needs),
-            siblings=max(need.siblings for need in needs),
+            group_size=max(need.group_size for need in needs),
             sources=_common_sources(needs),
             only_imitates=all(need.only_imitates for need in needs),
             measures_scale=any(need.measures_scale for need in needs),

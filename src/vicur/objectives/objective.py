@@ -1,4 +1,5 @@
-"""What an objective is: the looks it needs, and per-token terms whose weights are known before any gradient.
+"""The protocol of an objective: the looks it needs, and per-token terms whose weights are known before any
+gradient.
 
     loss = sum over terms j and response tokens t of  weight_jt * term_jt
 
@@ -29,8 +30,8 @@ class Look:
     """A model reading the responses under a view.
 
     Attributes:
-        who: which model.
-        view: what that model is shown; None for the view that the recipe gives the teacher.
+        who: the model that is run.
+        view: the view of that model; None for the view that the recipe gives the teacher.
     """
 
     who: Literal["student", "teacher"]
@@ -45,13 +46,13 @@ TEACHER_PLAIN = "teacher_plain"
 """Name of the look of the teacher on the student's prompt."""
 
 Summary = Literal["mean", "parts", "top_mass", "quantiles"]
-"""How per-token numbers become metrics: their mean; the means over wholes, halves and quarters of responses;
-the mean and the share of the sum that the top 10 % of tokens hold; or the mean and quantiles."""
+"""Reduction of per-token numbers to metrics: their mean; the means over wholes, halves and quarters of
+responses; the mean and the share of the sum that the top 10 % of tokens hold; or the mean and quantiles."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What is measured for an objective before its weights, and what it asks of a run.
+    """The measurements that an objective needs before its weights, and its requirements on a run.
 
     Attributes:
         log_probs: looks whose log-probs of the sampled tokens are needed, by name.
@@ -60,7 +61,7 @@ class Needs:
             KL(first || second) is passed to `weigh`.
         draws: whether a uniform number for each token is needed.
         rewards: whether responses are graded against gold answers.
-        siblings: minimum number of responses per prompt.
+        group_size: minimum number of responses to a problem.
         sources: allowed sources of responses.
         only_imitates: whether the loss is at its minimum once the student agrees with the teacher, so
             that a teacher that is the student itself, on the same prompt, has nothing to teach.
@@ -75,7 +76,7 @@ class Needs:
     divergences: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     draws: bool = False
     rewards: bool = False
-    siblings: int = 1
+    group_size: int = 1
     sources: frozenset[str] = frozenset({"student", "teacher", "dataset"})
     only_imitates: bool = False
     whole_gradient: bool = False
@@ -83,7 +84,7 @@ class Needs:
 
     @property
     def looks(self) -> list[Look]:
-        """All looks."""
+        """All looks that are needed."""
         return [*self.log_probs.values(), *self.distributions.values()]
 
     @property
@@ -101,7 +102,7 @@ class ScoredTokens:
         prompt_index: index of each response's prompt, 0 ... in order.
         log_probs: log-probs of the response tokens by `Needs.log_probs`, in nats.
         divergences: KL at each token by `Needs.divergences`, in nats.
-        draws: uniform numbers that depend on seed, step, sample, sibling and position alone.
+        draws: uniform numbers that depend on seed, step, sample, response number and position alone.
         rewards: reward of each response.
     """
 
@@ -148,7 +149,7 @@ class Objective(Protocol):
     """A training objective. Objectives are frozen settings with pure methods."""
 
     def needs(self, step: int) -> Needs:
-        """What has to be measured for it at a rollout step."""
+        """The measurements needed at a rollout step."""
         ...
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
@@ -161,5 +162,5 @@ class WeightedObjective(Objective, Protocol):
 
     @property
     def weight(self) -> float:
-        """Its coefficient."""
+        """Coefficient in the sum of several objectives."""
         ...

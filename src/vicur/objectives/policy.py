@@ -48,7 +48,7 @@ ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {"k2": k2, "k3
 
 @section
 class GRPO:
-    """PPO-clipped policy gradient on rewards normalised within each group of siblings.
+    """PPO-clipped policy gradient on rewards normalised within each group of responses to a problem.
 
     A_k = (r_k - mean) / (sample standard deviation + epsilon), 0 in a group without variance
     (arXiv 2402.03300).
@@ -57,7 +57,7 @@ class GRPO:
     weight: Positive = 1.0
     """Coefficient of this objective in the sum of several."""
     epsilon: NonNegative = 1e-4
-    """Added to the standard deviation of a group's rewards."""
+    """Constant added to the standard deviation of a group's rewards."""
     clip: Clipping = field(default_factory=Clipping)
     """PPO's clip, without a dual clip."""
     kl_weight: NonNegative = 0.0
@@ -72,14 +72,15 @@ class GRPO:
     responses of their token means (the original GRPO)."""
 
     def needs(self, step: int) -> Needs:
-        """Rewards, siblings, and the old student's log-probs; the reference's for the penalty."""
+        """Rewards, several responses to a problem, and the old student's log-probs; the reference's for the
+        penalty."""
         looks = {OLD: Look("student", Plain())}
         if self.kl_weight != 0:
             looks[TEACHER_PLAIN] = Look("teacher", Plain())
         return Needs(
             log_probs=looks,
             rewards=True,
-            siblings=2,
+            group_size=2,
             sources=frozenset({"student"}),
         )
 

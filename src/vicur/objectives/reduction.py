@@ -14,15 +14,16 @@ from torch import Tensor
 Aggregation = Literal["token", "sequence"]
 
 RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-4, 1e-6
-"""How far above a quantile a value must lie to count as above it (the absolute one in the values' unit).
-KL divergences of float32 models differ by less when only padding or batch size change."""
+"""Distance above a quantile at which a value counts as above it (the absolute one in the values' unit). KL
+divergences of float32 models differ by less when only padding or batch size change."""
 
 
 def mean_weights(response_index: Int[Tensor, " N"], aggregation: Aggregation) -> Float[Tensor, " N"]:
-    """Weights that sum to 1, in double: of the mean over tokens, or over responses of their token means.
+    """Weights that sum to 1, in double, for the mean over tokens or the mean over responses of their token
+    means.
 
     Args:
-        response_index: to which response each token belongs, 0 ... R - 1.
+        response_index: index of the response that each token belongs to, 0 ... R - 1.
         aggregation: "token": 1 / N each. "sequence": 1 / (R * length of the response).
     """
     count = len(response_index)
@@ -51,7 +52,7 @@ def standardised(
 
     Args:
         values: e.g. the rewards of responses.
-        index: to which group each belongs.
+        index: index of the group that each belongs to.
         ddof: 0 for the population's deviation, 1 for the sample's.
         epsilon: keeps groups of nearly equal values from blowing up.
     """
@@ -97,16 +98,16 @@ def in_top_fraction(
     """Whether each value is among the first ceil(fraction * size) of its group.
 
     Args:
-        values: what is ranked.
-        index: to which group each belongs.
-        fraction: of the group's size, 0 to 1.
+        values: values to rank.
+        index: index of the group that each belongs to.
+        fraction: share of the group's size, 0 to 1.
         descending: the highest first, or the lowest.
-        at_least: so many of each group in any case.
+        at_least: minimum number in each group.
     """
     counts = torch.bincount(index)
     # In double and a hair lower, so that 0.2 * 5 is 1 and not a rounding error above it.
-    chosen = (counts.double() * fraction - 1e-9).ceil().clamp(min=at_least)
-    return group_ranks(values, index, descending=descending) < chosen[index]
+    quota = (counts.double() * fraction - 1e-9).ceil().clamp(min=at_least)
+    return group_ranks(values, index, descending=descending) < quota[index]
 
 
 def above_quantile(values: Float[Tensor, " N"], q: float) -> Bool[Tensor, " N"]:
@@ -118,8 +119,8 @@ def above_quantile(values: Float[Tensor, " N"], q: float) -> Bool[Tensor, " N"]:
         ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * |t|
 
     so that values that are equal up to rounding end up on the same, low, side. Such ties are common: the
-    first tokens of siblings have one value, and t is one of them. Where no value is that close above t, the
-    result is that of an exact comparison.
+    first tokens of the responses to a problem have one value, and t is one of them. Where no value is that
+    close above t, the result is that of an exact comparison.
     """
     below, _ = _place(len(values), q)
     threshold = values.double().sort().values[below]
@@ -134,7 +135,8 @@ def quantile(values: Float[Tensor, " N"], q: float) -> Float[Tensor, ""]:
 
 
 def _place(count: int, q: float) -> tuple[int, float]:
-    """Where the q-quantile lies among sorted values: after which one, and how far towards the next."""
+    """The place of the q-quantile among sorted values: the index before it, and the fraction towards the
+    next."""
     position = q * (count - 1)
     nearest = round(position)
     if abs(position - nearest) < 1e-6:  # in floats 0.7 * 90 is 62.99...

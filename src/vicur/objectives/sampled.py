@@ -35,7 +35,7 @@ class SampledTokenOPD:
     advantage_limit: Positive = 10.0
     """Bound on the absolute advantage of a token, in nats."""
     advantage_at: Literal["current", "start"] = "current"
-    """Which student's log-prob the advantage takes: the current policy's, as the authors' code does, or
+    """Student log-prob in the advantage: the current policy's, as in the authors' code, or
     that of the start of the rollout batch. With one update per rollout batch they are the same."""
     clip: Clipping = field(default_factory=lambda: Clipping(dual=3.0))
     """PPO's clip, with a dual clip of 3."""

@@ -3,12 +3,12 @@
     loss = mean over prompts of  sum_k w_k * (lambda * mean_V KL_t + (1 - lambda) * mean_L KL_t)    eq. 6
 
     a_t  = max(log q(y_t) - log q~(y_t), 0), q~ the teacher on the degraded image                   eq. 2
-    w_k  = softmax over siblings of their standardised mean a_t                                     eq. 3, 4
+    w_k  = softmax over responses of their standardised mean a_t                                    eq. 3, 4
     V, L = a response's top 20 % of tokens by a_t, and the rest                                     eq. 5
 
 Left out of the textbook methods:
 
-1. No reward: siblings are compared by visual advantage, not by whether their answers are right.
+1. No reward: responses to a problem are compared by visual advantage, not by whether their answers are right.
 2. No policy gradient: the KL over the whole vocabulary is differentiated, and the weights are constants, so
    nothing pulls the student towards responses of higher visual advantage.
 3. No second teacher pass under a hint: the advantage is measured on the student's own prompt, also where
@@ -52,8 +52,8 @@ VISUAL_ADVANTAGE = "visual_advantage"
 
 @section
 class VisualAdvantageOPD:
-    """Reverse KL with each response weighted by its visual advantage (VA) among its siblings, and with
-    high-VA and low-VA tokens averaged separately (VA-OPD eq. 6)."""
+    """Reverse KL with each response weighted by its visual advantage (VA) among the responses to its problem,
+    and with high-VA and low-VA tokens averaged separately (VA-OPD eq. 6)."""
 
     weight: Positive = 1.0
     """Coefficient of this objective in the sum of several."""
@@ -65,7 +65,7 @@ class VisualAdvantageOPD:
     rollout_temperature: Positive = 1.0
     """Temperature of the softmax over the responses to a prompt; a high one makes their weights equal."""
     epsilon: float = 1e-6
-    """Added to the standard deviation of the responses' mean VA."""
+    """Constant added to the standard deviation of the responses' mean VA."""
     grouped: bool = True
     """Whether to average high-VA and low-VA tokens separately; false for the mean over all tokens."""
     top_fraction: Share = 0.2
@@ -87,7 +87,7 @@ class VisualAdvantageOPD:
             },
             distributions={TEACHER: Look("teacher")},
             draws=self.drop == "random",
-            siblings=2 if self.rollout_weights else 1,
+            group_size=2 if self.rollout_weights else 1,
             only_imitates=True,
         )
 
@@ -114,7 +114,7 @@ class VisualAdvantageOPD:
     def _response_weights(
         self, advantage_N: Float[Tensor, " N"], scored: ScoredTokens
     ) -> Float[Tensor, " R"]:
-        """w_k of each response; they sum to 1 over siblings (VA-OPD eq. 3 and 4)."""
+        """w_k of each response; they sum to 1 over the responses to a problem (VA-OPD eq. 3 and 4)."""
         if not self.rollout_weights:
             return 1.0 / torch.bincount(scored.prompt_index)[scored.prompt_index].double()
         means = group_means(advantage_N.double(), scored.response_index)
@@ -150,9 +150,9 @@ def rollout_weights(
     temperature: float = 1.0,
     epsilon: float = 1e-6,
 ) -> Float[Tensor, " R"]:
-    """softmax over siblings of their standardised mean VA / temperature (VA-OPD eq. 3 and 4).
+    """softmax over responses of their standardised mean VA / temperature (VA-OPD eq. 3 and 4).
 
-    The standard deviation is the population's: only that gives the paper's figure. Equal siblings
+    The standard deviation is the population's: only that gives the paper's figure. Equal responses
     share equally, and a single one has weight 1.
     """
     scores = standardised(means, prompt_index, ddof=0, epsilon=epsilon)

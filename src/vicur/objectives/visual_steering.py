@@ -115,7 +115,7 @@ class VisualSteeringOPD:
 
     @property
     def fixed_scale(self) -> float:
-        """What the weights are multiplied by; 1 where the gradient is scaled later."""
+        """Factor on the weights; 1 where the gradient is scaled later."""
         if self.scale == "derived":
             return derived_scale(self.alpha, self.norm_ratio)
         return 1.0 if self.scale == "measured" else self.scale

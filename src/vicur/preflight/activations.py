@@ -1,4 +1,4 @@
-"""Bytes that a Qwen3-VL forward pass needs, from the model's configuration.
+"""Memory of a Qwen3-VL forward pass, in bytes, from the model's configuration.
 
 "Kept" is what autograd saves for the backward pass; `tests/preflight/test_memory.py` holds these sums to what
 autograd really saves. "Passing" is what exists at once inside the widest layer of a pass without gradient.

@@ -1,4 +1,4 @@
-"""Before the first step: does the teacher see what it should, and the student nothing else?
+"""Checks before the first step that the teacher sees what it should, and the student nothing else.
 
 Each check is one of the ways in which distillation goes wrong while the loss looks fine: a teacher
 scored without the image, response tokens shifted between views, a hint in the student's prompt, a
@@ -38,9 +38,10 @@ SAME = 1e-4
 SEES = 1e-3
 """Nats a token. With the image and without it, a teacher that sees differs by more."""
 UNIFORM = 0.98
-"""Of log V. A model in working order is surer than that."""
+"""Entropy, as a share of log V, at or above which a model counts as untrained."""
 LONG = 20
-"""Characters. A shorter privilege, such as the answer 12, may stand in a question by chance."""
+"""Minimum length in characters: a shorter privilege, such as the answer 12, may occur in a question by
+chance."""
 
 
 class PreflightError(ValueError):
@@ -52,9 +53,9 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: what.
+        name: name of the check.
         passed: None where it does not apply.
-        finding: a sentence with the numbers, or with what is wrong and how to mend it.
+        finding: a sentence with the numbers, or with the fault and its remedy.
     """
 
     name: str
@@ -64,11 +65,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found before the first step.
+    """The result of the checks before the first step.
 
     Attributes:
-        checks: in the order in which they were made.
-        student_prompt: what the student is shown of the first problem, as text.
+        checks: the checks in order.
+        student_prompt: the student's prompt for the first problem, as text.
         teacher_prompt: the same for the teacher, if there is one.
     """
 
@@ -103,23 +104,23 @@ def run_preflight(
     Args:
         samples: the training problems, of which the first ones with media are taken.
         student: the model that learns.
-        teacher: who teaches it; None where no one does.
-        needs: what the objective looks at.
-        fitting: what `check_lengths` found.
+        teacher: its teacher; None without one.
+        needs: needs of the objective.
+        fitting: results of `check_lengths`.
         text_only: whether problems without media are meant.
     """
-    chosen = _chosen(samples)
-    checks = _Checks(chosen, student, teacher, needs, text_only)
-    found = (checks.problems_have_media(), *fitting)
-    if all(check.passed is not False for check in found):
-        found += tuple(checks.by_models())
+    problems = _problems_to_check(samples)
+    checks = _Checks(problems, student, teacher, needs, text_only)
+    results = (checks.problems_have_media(), *fitting)
+    if all(check.passed is not False for check in results):
+        results += tuple(checks.by_models())
     teacher_view = None if teacher is None else teacher.view
     return Preflight(
-        checks=found,
-        student_prompt=student.encoder.render(Plain().show(chosen[0])),
+        checks=results,
+        student_prompt=student.encoder.render(Plain().show(problems[0])),
         teacher_prompt=None
         if teacher is None or teacher_view is None
-        else teacher.scorer.encoder.render(teacher_view.show(chosen[0])),
+        else teacher.scorer.encoder.render(teacher_view.show(problems[0])),
     )
 
 
@@ -127,10 +128,10 @@ def check_lengths(who: str, sizes: PromptSizes, positions: int, max_new_tokens: 
     """Check without running a model that prompt and response lie within the positions that it knows.
 
     Args:
-        who: "student" or "teacher".
-        sizes: of its prompts.
-        positions: that the model knows.
-        max_new_tokens: of a response in training.
+        who: the model: "student" or "teacher".
+        sizes: sizes of its prompts.
+        positions: number of positions that the model supports.
+        max_new_tokens: maximum length of a training response.
     """
     name, longest = f"{who}'s prompts fit", sizes.most_tokens
     if longest + max_new_tokens <= positions:
@@ -211,10 +212,10 @@ class _Checks:
             bare = without_privilege(sample)
             for view in views:
                 assert view is not None, "only the teacher has a view of its own"
-                shown, shown_bare = view.show(sample), view.show(bare)
-                if shown != shown_bare:
+                content, bare_content = view.show(sample), view.show(bare)
+                if content != bare_content:
                     return Check(name, False, f"the view {view.name} shows the student a hint.")
-                prompt = self.student.encoder.render(shown)
+                prompt = self.student.encoder.render(content)
                 for kind, text in privileged_texts(sample).items():
                     if len(text) >= LONG and text in prompt:
                         return Check(
@@ -225,7 +226,7 @@ class _Checks:
         return Check(name, True, f"{len(views)} view(s) of {len(self.samples)} problem(s)")
 
     def hint_is_shown(self) -> Check:
-        """Where the recipe gives the teacher a privilege, its prompt holds it."""
+        """Check that the teacher's prompt holds the privilege that the recipe gives it."""
         assert self.teacher is not None
         name, view = "the teacher is shown its privilege", self.teacher.view
         if view == Plain():
@@ -280,7 +281,7 @@ class _Checks:
         )
 
     def teacher_sees(self) -> Check:
-        """Without the image, the teacher says something else."""
+        """Check that the teacher's predictions change without the image."""
         assert self.teacher is not None
         name = "the teacher sees the image"
         if not self.has_media:
@@ -301,16 +302,18 @@ class _Checks:
         assert self.teacher is not None
         looks = {(look.who, look.view or self.teacher.view) for look in self.needs.looks}
         looks |= {("student", Plain()), ("teacher", self.teacher.view)}
-        wanted = torch.cat(self.responses)
+        expected = torch.cat(self.responses)
         for who, view in looks:
             scorer = self.student if who == "student" else self.teacher.scorer
             try:
-                rows = scorer.rows(scorer.encode(self.samples, view), [[ids] for ids in self.responses])
-            except AssertionError as error:  # rows and prompts are held to it wherever they are made
+                sequences = scorer.sequences(
+                    scorer.encode(self.samples, view), [[ids] for ids in self.responses]
+                )
+            except AssertionError as error:  # the builders of sequences and prompts assert it
                 return Check("same response in every view", False, f"{who}, {view.name}: {error}.")
-            if not torch.equal(rows.response_ids.cpu(), wanted):
+            if not torch.equal(sequences.response_ids.cpu(), expected):
                 return Check("same response in every view", False, f"{who}, {view.name}: other tokens.")
-        return Check("same response in every view", True, f"{len(wanted)} tokens under {len(looks)} looks")
+        return Check("same response in every view", True, f"{len(expected)} tokens under {len(looks)} looks")
 
     def _scores(self, scorer: Scorer, view: View) -> Scores:
         return scorer.scores(self.samples, [[ids] for ids in self.responses], view)
@@ -319,13 +322,13 @@ class _Checks:
         return float(divergence(first, second, self.student.reading(torch.cat(self.responses))).mean())
 
 
-def _chosen(samples: Sequence[Sample]) -> list[Sample]:
+def _problems_to_check(samples: Sequence[Sample]) -> list[Sample]:
     """The first problems with media; of problems without any, the first.
 
     Raises:
         BadRowError: none can be read.
     """
-    found: list[Sample] = []
+    with_media: list[Sample] = []
     text_only: list[Sample] = []
     unreadable: list[BadRowError] = []
     for index in range(len(samples)):
@@ -334,12 +337,12 @@ def _chosen(samples: Sequence[Sample]) -> list[Sample]:
         except BadRowError as error:  # the loop decides whether such rows end the run
             unreadable.append(error)
             continue
-        (found if sample.images or sample.videos else text_only).append(sample)
-        if len(found) == PROBLEMS:
+        (with_media if sample.images or sample.videos else text_only).append(sample)
+        if len(with_media) == PROBLEMS:
             break
-    if not found and not text_only:
+    if not with_media and not text_only:
         raise unreadable[0]
-    return found or text_only[:1]
+    return with_media or text_only[:1]
 
 
 def _respond(student: Scorer, samples: Sequence[Sample]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""How much memory a run will need, estimated before its first forward pass.
+"""Estimates the memory of a run before its first forward pass.
 
 Weights, optimizer states and the problems of a step are there all the time; sampling, scoring, update and
 optimizer step follow one another, and the largest of them counts. Every phase is taken at its worst: the
@@ -56,10 +56,10 @@ class Workload:
 
     Attributes:
         prompts: problems of a rollout batch.
-        siblings: responses to each.
-        student: its prompts.
+        group_size: responses to each prompt.
+        student: sizes of the student's prompts.
         teacher: the teacher's prompts; None without a teacher.
-        response_tokens: of one response, at most.
+        response_tokens: maximum length of a response.
         micro_batch: prompts with a graph in memory together.
         scoring_batch: prompts in one pass without gradient.
         decoding_batch: prompts that are decoded together.
@@ -68,7 +68,7 @@ class Workload:
     """
 
     prompts: int
-    siblings: int
+    group_size: int
     student: PromptSizes
     teacher: PromptSizes | None
     response_tokens: int
@@ -81,14 +81,14 @@ class Workload:
     @property
     def generated(self) -> int:
         """Response tokens of a step, at most."""
-        return self.prompts * self.siblings * self.response_tokens
+        return self.prompts * self.group_size * self.response_tokens
 
     def scored(self, needs: Needs) -> int:
         """Tokens that models read in a step, at most: each look once, and the student with gradient."""
         looks = {(look.who, look.view) for look in needs.looks} | {("student", None)}
         mean = {"student": self.student.mean_tokens, "teacher": self.sizes("teacher").mean_tokens}
         return round(
-            sum(self.prompts * (mean[who] + self.siblings * self.response_tokens) for who, _ in looks)
+            sum(self.prompts * (mean[who] + self.group_size * self.response_tokens) for who, _ in looks)
         )
 
     def sizes(self, who: str) -> PromptSizes:
@@ -98,11 +98,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes by what they are for.
+    """Bytes by purpose.
 
     Attributes:
-        resident: what is there all the time.
-        phases: what each phase of a step adds to it.
+        resident: parts in use throughout the run.
+        phases: parts that each phase of a step adds.
     """
 
     resident: Mapping[str, Bytes]
@@ -115,13 +115,15 @@ class MemoryEstimate:
 
     @property
     def parts(self) -> dict[str, float]:
-        """What is in use at the peak: the resident parts and those of the largest phase."""
-        own = {f"{self.largest}: {name}": count for name, count in self.phases[self.largest].items()}
-        return {name: float(count) for name, count in {**self.resident, **own}.items() if count}
+        """The parts in use at the peak: the resident ones and those of the largest phase."""
+        largest_phase = {
+            f"{self.largest}: {name}": count for name, count in self.phases[self.largest].items()
+        }
+        return {name: float(count) for name, count in {**self.resident, **largest_phase}.items() if count}
 
     @property
     def total(self) -> float:
-        """Bytes at the peak."""
+        """Bytes in use at the peak."""
         return sum(self.parts.values())
 
 
@@ -131,7 +133,7 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
     Args:
         student: the model that learns.
         teacher: may share the student's weights.
-        needs: what the objective looks at.
+        needs: needs of the objective.
         work: the sizes of a step.
     """
     model = student.policy.model
@@ -169,13 +171,13 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a model reads in one pass.
+    """The size of a batch that a model reads in one pass.
 
     Attributes:
-        tokens: of the language model, padding included.
+        tokens: tokens that the language model reads, padding included.
         visual: visual tokens.
-        patches: of the vision tower.
-        mask: entries of the attention mask, where siblings share a row.
+        patches: patches that the vision tower reads.
+        mask: entries of the attention mask, where responses share a sequence.
     """
 
     tokens: Bytes
@@ -184,25 +186,25 @@ class _Batch:
     mask: Bytes = 0.0
 
 
-def _batch(scorer: Scorer, sizes: PromptSizes, prompts: int, siblings: int, response_tokens: int) -> _Batch:
+def _batch(scorer: Scorer, sizes: PromptSizes, prompts: int, group_size: int, response_tokens: int) -> _Batch:
     """Prompts with their responses, all padded to the longest."""
-    lengths = [response_tokens] * siblings
-    width = scorer.siblings_per_row(sizes.most_tokens, lengths) if siblings else 1
-    rows = -(-siblings // width) if siblings else 1  # rows of one prompt
+    lengths = [response_tokens] * group_size
+    width = scorer.responses_per_sequence(sizes.most_tokens, lengths) if group_size else 1
+    sequences = -(-group_size // width) if group_size else 1  # of one prompt
     length = sizes.most_tokens + width * response_tokens
-    visual = rows * sizes.visual_of(prompts)
+    visual = sequences * sizes.visual_of(prompts)
     merged = scorer.policy.model.config.vision_config.spatial_merge_size**2
-    mask = prompts * rows * length**2 if width > 1 else 0
-    return _Batch(prompts * rows * length, visual, visual * merged, mask)
+    mask = prompts * sequences * length**2 if width > 1 else 0
+    return _Batch(prompts * sequences * length, visual, visual * merged, mask)
 
 
 def _update(student: Scorer, work: Workload) -> dict[str, Bytes]:
-    """The graph of a micro-batch, and what its backward pass and the vocabulary need beside it."""
+    """The graph of a micro-batch, and the additional memory of its backward pass and of the vocabulary."""
     model = student.policy.model
-    batch = _batch(student, work.student, work.micro_batch, work.siblings, work.response_tokens)
+    batch = _batch(student, work.student, work.micro_batch, work.group_size, work.response_tokens)
     head = model.lm_head.weight
     kind = "cuda" if student.device.type == "cuda" else "cpu"
-    found: dict[str, Bytes] = {
+    phases: dict[str, Bytes] = {
         "activations of the language model": batch.tokens * _kept_text(model, work.checkpointing)
         + batch.mask * model.dtype.itemsize,
         "activations of the vision tower": _kept_vision(model, batch, work.checkpointing),
@@ -211,8 +213,8 @@ def _update(student: Scorer, work: Workload) -> dict[str, Bytes]:
         "vocabulary chunk": CHUNK_BYTES[kind] + BLOCK_TENSORS * BLOCK_BYTES[kind],
     }
     if head.requires_grad and head.dtype != torch.float32:
-        found["the head's gradient before it is added"] = (FLOAT + head.element_size()) * head.numel()
-    return found
+        phases["the head's gradient before it is added"] = (FLOAT + head.element_size()) * head.numel()
+    return phases
 
 
 def _kept_text(model: Any, checkpointing: bool) -> Bytes:
@@ -239,7 +241,7 @@ def _kept_vision(model: Any, batch: _Batch, checkpointing: bool) -> Bytes:
 
 
 def _pixel_bytes(model: Any) -> int:
-    """Of one patch: as the processor hands it over, and in the model's dtype if that is another."""
+    """Bytes of one patch as the processor returns it, plus those in the model's dtype if that differs."""
     size = 0 if model.dtype == torch.float32 else model.dtype.itemsize
     return pixel_numbers(model.config.vision_config) * int(FLOAT + size)
 
@@ -257,13 +259,13 @@ def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> Bytes:
     scorers = [(student, work.student)]
     if teacher is not None:
         scorers.append((teacher.scorer, work.sizes("teacher")))
-    found = []
+    byte_counts = []
     for scorer, sizes in scorers:
         model = scorer.policy.model
-        batch = _batch(scorer, sizes, work.scoring_batch, work.siblings, work.response_tokens)
+        batch = _batch(scorer, sizes, work.scoring_batch, work.group_size, work.response_tokens)
         pixels = batch.patches * _pixel_bytes(model)
-        found.append(_passing(model, batch) + pixels + batch.mask * model.dtype.itemsize)
-    return max(found)
+        byte_counts.append(_passing(model, batch) + pixels + batch.mask * model.dtype.itemsize)
+    return max(byte_counts)
 
 
 def _sampling(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[str, Bytes]:
@@ -274,7 +276,7 @@ def _sampling(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[
     scorer = teacher.scorer if by_teacher and teacher is not None else student
     model, sizes = scorer.policy.model, work.sizes(work.writer)
     prefill = _batch(scorer, sizes, work.decoding_batch, 0, 0)
-    responses = work.decoding_batch * work.siblings
+    responses = work.decoding_batch * work.group_size
     cached = _cache_bytes(model)
     words = len(scorer.vocabulary.kept_ids) * SAMPLING_BYTES
     words += model.config.text_config.vocab_size * model.dtype.itemsize
@@ -296,12 +298,17 @@ def _temporaries(trained: list[nn.Parameter], device: torch.device) -> int:
 
 def _distributions(model: Any, teacher: Teacher | None, needs: Needs, work: Workload) -> Bytes:
     """Hidden states of a rollout batch that wait for the update."""
-    width = work.prompts * work.siblings * work.response_tokens
+    width = work.prompts * work.group_size * work.response_tokens
     models = [
         teacher.loaded.model if look.who == "teacher" and teacher is not None else model
         for look in needs.distributions.values()
     ]
-    return float(sum(width * one.config.text_config.hidden_size * one.dtype.itemsize for one in models))
+    return float(
+        sum(
+            width * scored_model.config.text_config.hidden_size * scored_model.dtype.itemsize
+            for scored_model in models
+        )
+    )
 
 
 def _problems(model: Any, needs: Needs, work: Workload) -> Bytes:
@@ -323,7 +330,7 @@ def _of_teacher(teacher: Teacher | None, student: Any) -> int:
 
 
 def _cache_bytes(model: Any) -> int:
-    """Of one token in the cache."""
+    """Bytes of one token in the cache."""
     text = model.config.text_config
     return int(2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * model.dtype.itemsize)
 
@@ -336,7 +343,7 @@ def memory_warning(estimate: MemoryEstimate, work: Workload, available: int | No
     """A sentence if the estimate is above what the device has: what to change, the cheapest first.
 
     Args:
-        estimate: of the run.
+        estimate: the estimate for the run.
         work: the sizes of a step.
         available: bytes of the device; None if unknown.
     """
@@ -359,13 +366,13 @@ def _remedies(estimate: MemoryEstimate, work: Workload) -> list[str]:
     held = estimate.phases["optimizer step"][HELD] > 0
     phase: Phase = "update" if estimate.largest == "optimizer step" and held else estimate.largest
     name, size = batches[phase]
-    found = [f"{name}={size // 2} or less (now {size})"] if size > 1 else []
+    remedies = [f"{name}={size // 2} or less (now {size})"] if size > 1 else []
     if phase == "update" and not work.checkpointing:
-        found.append("scoring.gradient_checkpointing=true")
+        remedies.append("scoring.gradient_checkpointing=true")
     if phase != "optimizer step":
         visual = work.student.mean_visual > work.response_tokens
         longer = ["a lower data.max_pixels", "a lower rollout.sampling.max_new_tokens"]
-        found += longer if visual else longer[::-1]
+        remedies += longer if visual else longer[::-1]
     if work.teacher is not None:
-        found.append("teacher.dtype=bfloat16")
-    return [*found, "student.lora={rank: 16}"]
+        remedies.append("teacher.dtype=bfloat16")
+    return [*remedies, "student.lora={rank: 16}"]

@@ -1,4 +1,4 @@
-"""How large prompts are, measured on outlines of the problems: no pixel is computed, no model is run."""
+"""Sizes of prompts, measured on outlines of the problems: no pixel is computed, no model is run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class PromptSizes:
     """The prompts that one model is shown.
 
     Attributes:
-        problems: how many were measured.
-        mean_tokens, most_tokens: of a prompt, media included.
+        problems: number of problems measured.
+        mean_tokens, most_tokens: mean and maximum length of a prompt, media included.
         longest: id of the problem with the longest prompt.
         mean_visual, most_visual: visual tokens of a prompt.
         mean_raw: pixels of a prompt's images and frames before the processor resizes them.
@@ -38,16 +38,16 @@ class PromptSizes:
 
     @classmethod
     def of(cls, samples: Sequence[Sample], encoder: PromptEncoder, view: View) -> PromptSizes:
-        """Measure the prompts that a view makes of samples, of which outlines are enough.
+        """Measure the prompts of samples under a view; outlines of the samples are enough.
 
         Args:
-            samples: at least one.
-            encoder: of the model that reads the prompts, with its limits on pixels.
+            samples: the problems, at least one.
+            encoder: encoder of the model that reads the prompts, with its limits on pixels.
             view: what the model is shown.
         """
-        shown = [view.show(sample) for sample in samples]
-        tokens = [prompt_length(encoder, one) for one in shown]
-        visual = [visual_tokens(encoder, one) for one in shown]
+        prompts = [view.show(sample) for sample in samples]
+        tokens = [prompt_length(encoder, prompt) for prompt in prompts]
+        visual = [visual_tokens(encoder, prompt) for prompt in prompts]
         most = max(range(len(tokens)), key=tokens.__getitem__)
         return cls(
             problems=len(samples),
@@ -56,7 +56,7 @@ class PromptSizes:
             longest=samples[most].id,
             mean_visual=sum(visual) / len(visual),
             most_visual=max(visual),
-            mean_raw=sum(map(_raw_pixels, shown)) / len(shown),
+            mean_raw=sum(map(_raw_pixels, prompts)) / len(prompts),
         )
 
     def visual_of(self, prompts: int) -> float:
@@ -83,6 +83,6 @@ def outlines(source: FileSource) -> Iterator[Sample]:
         raise unreadable[0]
 
 
-def _raw_pixels(shown: Shown) -> int:
-    images = sum(image.size[0] * image.size[1] for image in shown.images)
-    return images + sum(len(v.frames) * v.size[0] * v.size[1] for v in shown.videos)
+def _raw_pixels(prompt: Shown) -> int:
+    images = sum(image.size[0] * image.size[1] for image in prompt.images)
+    return images + sum(len(v.frames) * v.size[0] * v.size[1] for v in prompt.videos)

@@ -1,4 +1,4 @@
-"""What a run did, in a page: read from the files of its folder alone, printed, and written beside them."""
+"""A one-page summary of a run: read only from the files of its folder, printed, and written beside them."""
 
 from __future__ import annotations
 
@@ -69,8 +69,10 @@ def summarise_run(folder: Path) -> dict[str, Any]:
 
 def _validation(folder: Path) -> dict[str, Any] | None:
     """Accuracies of the held-out problems that could be graded, and their paired difference."""
-    found = {name: _rows(folder / "validation" / f"{name}.parquet") for name in ("before", "after")}
-    graded = {name: [r["correct"] for r in rows if r["correct"] is not None] for name, rows in found.items()}
+    by_time = {name: _rows(folder / "validation" / f"{name}.parquet") for name in ("before", "after")}
+    graded = {
+        name: [r["correct"] for r in rows if r["correct"] is not None] for name, rows in by_time.items()
+    }
     if not graded["before"]:
         return None
     before, after = graded["before"], graded["after"]
@@ -87,12 +89,12 @@ def _interval(estimate: Estimate) -> dict[str, float]:
 
 def _curves(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     window = max(1, len(lines) // WINDOW)
-    found = {}
+    curves = {}
     for name in CURVES:
         values = [line[name] for line in lines if name in line]
         if values:
-            found[name] = {"first": _mean(values[:window]), "last": _mean(values[-window:]), "steps": window}
-    return found
+            curves[name] = {"first": _mean(values[:window]), "last": _mean(values[-window:]), "steps": window}
+    return curves
 
 
 def _examples(folder: Path) -> list[dict[str, Any]]:
@@ -112,9 +114,9 @@ def _examples(folder: Path) -> list[dict[str, Any]]:
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    wanted = ["step", "sample", "question", "response", "answer", "correct"]
+    columns = ["step", "sample", "question", "response", "answer", "correct"]
     schema = pq.read_schema(path)
-    table: pa.Table = pq.read_table(path, columns=[name for name in wanted if name in schema.names])
+    table: pa.Table = pq.read_table(path, columns=[name for name in columns if name in schema.names])
     return table.to_pylist()
 
 
@@ -124,8 +126,8 @@ def _seconds(lines: Sequence[dict[str, Any]], around: dict[str, float]) -> dict[
     for line in lines:
         for name, value in line.items():
             if name.startswith("seconds_"):
-                own = name.removeprefix("seconds_")
-                phases[own] = phases.get(own, 0.0) + value
+                phase = name.removeprefix("seconds_")
+                phases[phase] = phases.get(phase, 0.0) + value
     return {"total": around["total"], **phases, **{k: v for k, v in around.items() if k != "total"}}
 
 
@@ -134,10 +136,10 @@ def _memory(folder: Path) -> dict[str, Any] | None:
     path = folder / "memory.json"
     if not path.is_file():
         return None
-    found: dict[str, Any] = json.loads(path.read_text())
-    estimate, peak = found.get("estimate"), found.get("peak")
+    memory: dict[str, Any] = json.loads(path.read_text())
+    estimate, peak = memory.get("estimate"), memory.get("peak")
     error = None if not estimate or not peak else estimate / peak - 1
-    return {"device": found["device"], "estimate": estimate, "peak": peak, "relative_error": error}
+    return {"device": memory["device"], "estimate": estimate, "peak": peak, "relative_error": error}
 
 
 def print_run_summary(summary: dict[str, Any], console: Console) -> None:
@@ -186,7 +188,7 @@ def _course(summary: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
 
 
 def _footer(summary: dict[str, Any]) -> Iterable[str]:
-    """How curves are averaged, time, and memory, a line each."""
+    """Lines on the averaging of the curves, on time, and on memory."""
     window = max((curve["steps"] for curve in summary["curves"].values()), default=1)
     if window > 1:
         yield f"Curves: means over the first and the last {window} steps."

@@ -27,7 +27,7 @@ _TOGETHER = re.compile(
     r"[\s$\\()\[\].]*(?:[,;]|\b(?:and|or)\b|\\text\s*\{\s*(?:and|or)\s*\}|和|或)(?:\s|and|or|[$\\()\[\]])*"
     r"(?:\\?[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
 )
-"""What stands between boxes that are one answer: `\\boxed{3} and $y = \\boxed{4}$`."""
+"""Text between boxes that together are one answer: `\\boxed{3} and $y = \\boxed{4}$`."""
 _CLOSEST = 40
 
 _BE = r"(?:is|are|was|would be|should be|must be|will be|can only be)"
@@ -58,7 +58,7 @@ _PHRASE = re.compile(
 _NO_PHRASE = re.compile(r"不|非|未|错误的?|not\s+$|n't\s+$|never\s+$|cannot\s+$", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?]\s|\n")
 _CONDITION = re.compile(r"\b(?:if|otherwise|unless|suppose|whether|hope)\b", re.IGNORECASE)
-"""Before "the answer is" in its sentence: then it only might be."""
+"""Words that make "the answer is" later in the same sentence conditional."""
 _AFTERWARDS = re.compile(
     r"(?<![\w(])(?:option\s+|choice\s+|选项\s*)?[*]*[(\[]?([A-J])[)\]]?[*]*\s*"
     rf"(?:(?:{_BE})\s+(?:therefore\s+|clearly\s+|thus\s+)?(?:(?:correct|right)\b(?!\s+angle)|"
@@ -73,7 +73,7 @@ _TAIL = re.compile(
 )
 _LONGEST_TAIL = 1000
 _MOST_PHRASES = 20
-"""Only the last ones are read, or a response that repeats one would take long."""
+"""Maximum number of phrases, counted from the last: a response that repeats one would otherwise take long."""
 
 _MARKED = re.compile(r"\(([A-J])\)|\b(?:option|choice)\s+([A-J])\b", re.IGNORECASE)
 _OPTION_LINE = re.compile(
@@ -100,9 +100,9 @@ class Statement:
     """A place where a response states its answer.
 
     Attributes:
-        kind: how it is marked.
-        text: what it states.
-        start: where.
+        kind: the kind of mark.
+        text: the stated answer.
+        start: position in the text.
     """
 
     kind: Literal["box", "phrase"]
@@ -112,11 +112,11 @@ class Statement:
 
 @dataclass(frozen=True)
 class Response:
-    """What of a response counts.
+    """The part of a response that counts.
 
     Attributes:
-        text: without thinking, end tokens and what stands outside of `<answer>`; Unicode as LaTeX.
-        statements: in order.
+        text: the response without thinking, end tokens and any text outside of `<answer>`; Unicode as LaTeX.
+        statements: the statements in order.
         tagged: whether it was in `<answer>`.
     """
 
@@ -157,9 +157,9 @@ def extract_answer(response: str, lenient: bool = True) -> str | None:
 def stated(read: Response) -> str | None:
     """The answer that a response marks as one: the last box, or else what the last phrase says."""
     for kind in ("box", "phrase"):
-        found = [statement.text for statement in read.statements if statement.kind == kind]
-        if found:
-            return found[-1]
+        texts = [statement.text for statement in read.statements if statement.kind == kind]
+        if texts:
+            return texts[-1]
     return read.text if read.tagged else None
 
 
@@ -176,10 +176,10 @@ def fallback(text: str) -> str | None:
     bold = {match[1].strip() for match in _BOLD.finditer(text)}
     if len(bold) == 1 and (formula := last_formula(bold.pop())):
         return formula[1]
-    found, letter = last_formula(text), _last(_MARKED, text)
-    if letter is not None and (found is None or letter.start() > found[0]):
+    formula, letter = last_formula(text), _last(_MARKED, text)
+    if letter is not None and (formula is None or letter.start() > formula[0]):
         return letter.group(1) or letter.group(2)
-    return None if found is None else found[1]
+    return None if formula is None else formula[1]
 
 
 def is_refusal(text: str) -> bool:
@@ -234,7 +234,7 @@ def unwrap_gold(text: str) -> str:
 
 
 def _after_thinking(response: str) -> str:
-    """What follows the thinking, up to an end token; nothing if the thinking does not end."""
+    """The text after the thinking, up to an end token; empty if the thinking does not end."""
     _, channel, last = response.rpartition(_FINAL_CHANNEL)
     response = last if channel else response
     rest, _ = without_thoughts(response)
@@ -243,7 +243,7 @@ def _after_thinking(response: str) -> str:
 
 
 def _tagged(text: str) -> str:
-    """What the last `<answer>...</answer>` that is not empty holds; its end may be missing."""
+    """The content of the last `<answer>...</answer>` that is not empty; its end may be missing."""
     opened: int | None = None
     inside = ""
     for tag in _TAG.finditer(text):
@@ -259,7 +259,7 @@ def _tagged(text: str) -> str:
 
 def _boxes(text: str) -> list[Statement]:
     """Groups of boxes that are closed and not empty; of nested boxes, the innermost."""
-    found: list[tuple[int, int, str]] = []  # start and end of the content, and the content
+    boxes: list[tuple[int, int, str]] = []  # start and end of the content, and the content
     stack: list[int | None] = []  # of open braces: where the content of a box starts, None for others
     last = -1
     for match in BRACE.finditer(text):
@@ -273,9 +273,9 @@ def _boxes(text: str) -> list[Statement]:
             # Outer boxes close later but start earlier. They are not sliced, or nesting would cost n^2.
             if opened is not None and opened > last and (content := text[opened : match.start()].strip()):
                 last = opened
-                found.append((opened, match.end(), content))
-    found += [(match.start(1), match.end(), match.group(1)) for match in _BARE_BOX.finditer(text)]
-    return _grouped(text, sorted(found))
+                boxes.append((opened, match.end(), content))
+    boxes += [(match.start(1), match.end(), match.group(1)) for match in _BARE_BOX.finditer(text)]
+    return _grouped(text, sorted(boxes))
 
 
 def _grouped(text: str, boxes: list[tuple[int, int, str]]) -> list[Statement]:
@@ -294,24 +294,24 @@ def _grouped(text: str, boxes: list[tuple[int, int, str]]) -> list[Statement]:
 
 
 def _phrases(text: str) -> list[Statement]:
-    """What phrases such as "the answer is" introduce, and letters that "is correct" follows."""
-    found = []
+    """The texts that phrases such as "the answer is" introduce, and letters that "is correct" follows."""
+    statements = []
     for match in collections.deque(_PHRASE.finditer(text), _MOST_PHRASES):
         before = _SENTENCE.split(text[max(0, match.start() - 300) : match.start()])[-1]
         if _NO_PHRASE.search(before[-8:]) or _CONDITION.search(before):
             continue
         if tail := _sentence(text, match.end()):
-            found.append(Statement("phrase", tail, match.start()))
-    found += [
+            statements.append(Statement("phrase", tail, match.start()))
+    statements += [
         Statement("phrase", match.group(1), match.start())
         for match in collections.deque(_AFTERWARDS.finditer(text), _MOST_PHRASES)
         if not _NO_PHRASE.search(match.group())
     ]
-    return found
+    return statements
 
 
 def _sentence(text: str, start: int) -> str:
-    """From `start` to the end of the sentence; a full stop in a formula ends none."""
+    """The text from `start` to the end of the sentence; a full stop in a formula ends none."""
     tail = text[start : start + _LONGEST_TAIL]
     tail = tail.lstrip(" \t\n:*")
     end = next((match.start() for match in _TAIL.finditer(tail) if match["end"] is not None), len(tail))

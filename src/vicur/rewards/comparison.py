@@ -35,7 +35,7 @@ Maths = Callable[[str, str, float], bool | None]
 
 
 class Kind(Enum):
-    """What a comparison says of answers that are not of its kind."""
+    """A comparison's reply to answers that are not of its kind."""
 
     OTHER = "other"
 
@@ -53,19 +53,19 @@ _SYMMETRIC = r"\\(?:parallel|perp|cong|sim)"
 _SEGMENT = re.compile(r"(?:\\overline\s*\{?|\\bar\s*\{?|(?:line )?segment\s+|side\s+)\s*([A-Z]{2})\s*\}?")
 _MOST_ITEMS = 16
 _ROUNDED = 0.02
-"""How far an approximation may be from what it approximates, in `\\frac{22}{7} \\approx 3.14`."""
+"""Largest relative distance of an approximation from its exact value, in `\\frac{22}{7} \\approx 3.14`."""
 
 
-def compare(found: str, gold: str, tolerance: float, maths: Maths | None = None) -> bool | None:
+def compare(answer: str, gold: str, tolerance: float, maths: Maths | None = None) -> bool | None:
     """Whether two answers are equal, or None where that takes maths and none is given.
 
     Args:
-        found: what a response says.
-        gold: what it should say.
+        answer: answer of a response.
+        gold: the gold answer.
         tolerance: largest difference of two numbers, relative to the gold answer.
         maths: decides about formulas.
     """
-    return _Comparison(tolerance, maths or _undecided).answers(tidy(found), tidy(gold))
+    return _Comparison(tolerance, maths or _undecided).answers(tidy(answer), tidy(gold))
 
 
 def is_words(text: str) -> bool:
@@ -79,7 +79,7 @@ def is_words(text: str) -> bool:
     )
 
 
-def _undecided(gold: str, found: str, tolerance: float) -> bool | None:
+def _undecided(gold: str, answer: str, tolerance: float) -> bool | None:
     return None
 
 
@@ -87,37 +87,37 @@ class _Comparison:
     def __init__(self, tolerance: float, maths: Maths) -> None:
         self.tolerance, self.maths = tolerance, maths
 
-    def answers(self, found: str, gold: str) -> bool | None:
+    def answers(self, answer: str, gold: str) -> bool | None:
         """Compare whole answers: their labels, then their values."""
-        if key(found) == key(gold):
+        if key(answer) == key(gold):
             return True
-        if not found or not gold:
+        if not answer or not gold:
             return False
-        if "\\ldots" in found or "\\ldots" in gold:
+        if "\\ldots" in answer or "\\ldots" in gold:
             return False  # sequences are not equal because their beginnings are
         for alternative in _notations(gold):
-            if alternative != gold and (same := self.answers(found, alternative)) is not False:
+            if alternative != gold and (same := self.answers(answer, alternative)) is not False:
                 return same
-        found, gold = without_qualifier(found), without_qualifier(gold)
-        if (rounded := self._approximations(found, gold)) is not None:
+        answer, gold = without_qualifier(answer), without_qualifier(gold)
+        if (rounded := self._approximations(answer, gold)) is not None:
             return rounded
-        own, theirs = read_label(gold), read_label(found)
-        if not _may_agree(own, theirs):
+        gold_label, answer_label = read_label(gold), read_label(answer)
+        if not _may_agree(gold_label, answer_label):
             return False
         if (
-            bool(own.label) != bool(theirs.label)
-            and "=" in found
+            bool(gold_label.label) != bool(answer_label.label)
+            and "=" in answer
             and "=" in gold
-            and own.named | theirs.named
+            and gold_label.named | answer_label.named
         ):
-            return self.maths(gold, found, self.tolerance)  # `y = 3 - x` and `x + y = 3`
-        if not own.label and not _RELATION.search(gold) and not theirs.label:
-            theirs = Labelled("", expression_label(theirs.value), False)
-        return self._values(theirs.value, own.value)
+            return self.maths(gold, answer, self.tolerance)  # `y = 3 - x` and `x + y = 3`
+        if not gold_label.label and not _RELATION.search(gold) and not answer_label.label:
+            answer_label = Labelled("", expression_label(answer_label.value), False)
+        return self._values(answer_label.value, gold_label.value)
 
-    def _approximations(self, found: str, gold: str) -> bool | None:
+    def _approximations(self, answer: str, gold: str) -> bool | None:
         """`2\\sqrt{13} \\approx 7.21` states one number twice, provided that it does."""
-        sides = split_top(found, r"\\approx")
+        sides = split_top(answer, r"\\approx")
         if len(sides) == 1 or not sides[0]:
             return None
         if len(sides) == 2:
@@ -131,13 +131,13 @@ class _Comparison:
             return agree
         return False
 
-    def _same_number(self, one: str, other: str) -> bool | None:
-        return _Comparison(_ROUNDED, self.maths)._values(one, other)
+    def _same_number(self, first: str, second: str) -> bool | None:
+        return _Comparison(_ROUNDED, self.maths)._values(first, second)
 
-    def _values(self, found: str, gold: str) -> bool | None:
-        if key(found) == key(gold):
+    def _values(self, answer: str, gold: str) -> bool | None:
+        if key(answer) == key(gold):
             return True
-        if not found:
+        if not answer:
             return False
         for kind in (
             self._clocks,
@@ -147,51 +147,57 @@ class _Comparison:
             self._collections,
             self._words,
         ):
-            verdict = kind(found, gold)
+            verdict = kind(answer, gold)
             if not isinstance(verdict, Kind):
                 return verdict
-        return self._formulas(found, gold)
+        return self._formulas(answer, gold)
 
-    def _clocks(self, found: str, gold: str) -> Verdict:
-        first, second = read_clock(found), read_clock(gold)
+    def _clocks(self, answer: str, gold: str) -> Verdict:
+        first, second = read_clock(answer), read_clock(gold)
         if first is None or second is None:
             return Kind.OTHER
-        (*own, half), (*theirs, other_half) = first, second
-        if half and other_half:
-            return _minutes(own, half) == _minutes(theirs, other_half) and own[1:] == theirs[1:]
-        return own == theirs or (
-            bool(half or other_half) and _afternoon(own, half) == _afternoon(theirs, other_half)
+        (*answer_time, answer_half), (*gold_time, gold_half) = first, second
+        if answer_half and gold_half:
+            return (
+                _minutes(answer_time, answer_half) == _minutes(gold_time, gold_half)
+                and answer_time[1:] == gold_time[1:]
+            )
+        return answer_time == gold_time or (
+            bool(answer_half or gold_half)
+            and _afternoon(answer_time, answer_half) == _afternoon(gold_time, gold_half)
         )
 
-    def _ratios(self, found: str, gold: str) -> Verdict:
-        own, theirs = read_ratio(gold), read_ratio(found)
-        if own is None:
-            return Kind.OTHER if theirs is None or read_clock(gold) else False
-        if theirs is None:
-            if len(own) != 2 or not re.search(r"/|\\frac", found):
+    def _ratios(self, answer: str, gold: str) -> Verdict:
+        gold_parts, answer_parts = read_ratio(gold), read_ratio(answer)
+        if gold_parts is None:
+            return Kind.OTHER if answer_parts is None or read_clock(gold) else False
+        if answer_parts is None:
+            if len(gold_parts) != 2 or not re.search(r"/|\\frac", answer):
                 return False
-            return self._values(found, rf"\frac{{{own[0]}}}{{{own[1]}}}")
-        if len(own) != len(theirs):
+            return self._values(answer, rf"\frac{{{gold_parts[0]}}}{{{gold_parts[1]}}}")
+        if len(gold_parts) != len(answer_parts):
             return False
-        shares = [_shares(parts) for parts in (own, theirs)]
+        shares = [_shares(parts) for parts in (gold_parts, answer_parts)]
         if shares[0] is not None and shares[1] is not None:
             return shares[0] == shares[1]
-        if len(own) == 2:
-            return self._values(*(rf"\frac{{{parts[0]}}}{{{parts[1]}}}" for parts in (theirs, own)))
-        return _all([self._values(*pair) for pair in zip(theirs, own, strict=True)])
+        if len(gold_parts) == 2:
+            return self._values(
+                *(rf"\frac{{{parts[0]}}}{{{parts[1]}}}" for parts in (answer_parts, gold_parts))
+            )
+        return _all([self._values(*pair) for pair in zip(answer_parts, gold_parts, strict=True)])
 
-    def _quantities(self, found: str, gold: str) -> Verdict:
-        own, theirs = read_quantity(gold), read_quantity(found)
-        if own is None:
+    def _quantities(self, answer: str, gold: str) -> Verdict:
+        gold_quantity, answer_quantity = read_quantity(gold), read_quantity(answer)
+        if gold_quantity is None:
             return Kind.OTHER
-        if theirs is not None:
-            return _close(theirs, own, self.tolerance)
-        return Kind.OTHER if may_be_number(split_unit(found)[0]) or read_collection(found) else False
+        if answer_quantity is not None:
+            return _close(answer_quantity, gold_quantity, self.tolerance)
+        return Kind.OTHER if may_be_number(split_unit(answer)[0]) or read_collection(answer) else False
 
-    def _letters(self, found: str, gold: str) -> Verdict:
+    def _letters(self, answer: str, gold: str) -> Verdict:
         """Lists of options: "C and A" is "A, C" and "AC"."""
         lists = []
-        for text in (found, gold):
+        for text in (answer, gold):
             text = TEXT_GROUP.sub(r" \1 ", text)
             letters = re.sub(r"\band\b|[\s,;&()]", "", text)
             if not re.fullmatch("[A-J]{1,10}", letters):
@@ -201,41 +207,52 @@ class _Comparison:
             return Kind.OTHER
         return lists[0][0] == lists[1][0]
 
-    def _collections(self, found: str, gold: str) -> Verdict:
+    def _collections(self, answer: str, gold: str) -> Verdict:
         if is_words(gold) and not re.search(r"[0-9\\]", gold) and "," not in gold and " and " not in gold:
             return Kind.OTHER
-        own, theirs = (_expanded(read_collection(text), text) for text in (gold, found))
-        if own is None and theirs is None:
+        gold_collection, answer_collection = (
+            _expanded(read_collection(text), text) for text in (gold, answer)
+        )
+        if gold_collection is None and answer_collection is None:
             return Kind.OTHER
-        if own is None or theirs is None:
-            other = found if theirs is None else gold
-            interval = own or theirs
+        if gold_collection is None or answer_collection is None:
+            other = answer if answer_collection is None else gold
+            interval = gold_collection or answer_collection
             assert interval is not None
             spans = interval.opening in ("(", "[", "\\cup")
-            return self.maths(gold, found, self.tolerance) if spans and _RELATION.search(other) else False
-        if max(len(own.items), len(theirs.items)) > _MOST_ITEMS or len(own.items) != len(theirs.items):
+            return self.maths(gold, answer, self.tolerance) if spans and _RELATION.search(other) else False
+        if max(len(gold_collection.items), len(answer_collection.items)) > _MOST_ITEMS or len(
+            gold_collection.items
+        ) != len(answer_collection.items):
             return False
-        if own.opening == theirs.opening and own.closing == theirs.closing:
-            return self._in_order(theirs, own) if own.ordered else self._in_any_order(theirs, own)
-        return self._other_brackets(theirs, own)
+        if (
+            gold_collection.opening == answer_collection.opening
+            and gold_collection.closing == answer_collection.closing
+        ):
+            return (
+                self._in_order(answer_collection, gold_collection)
+                if gold_collection.ordered
+                else self._in_any_order(answer_collection, gold_collection)
+            )
+        return self._other_brackets(answer_collection, gold_collection)
 
-    def _other_brackets(self, found: Collection, gold: Collection) -> bool | None:
+    def _other_brackets(self, answer: Collection, gold: Collection) -> bool | None:
         """A list without brackets may be the set or the point; other brackets are other answers."""
-        kinds = {found.opening + found.closing, gold.opening + gold.closing}
+        kinds = {answer.opening + answer.closing, gold.opening + gold.closing}
         if kinds == {"", "\\{\\}"}:
-            return self._in_any_order(found, gold)
+            return self._in_any_order(answer, gold)
         if kinds == {"", "()"} or (kinds == {"", "[]"} and len(gold.items) > 2):
-            return self._in_order(found, gold)
+            return self._in_order(answer, gold)
         return False
 
-    def _in_order(self, found: Collection, gold: Collection) -> bool | None:
-        return _all([self.answers(tidy(a), tidy(b)) for a, b in zip(found.items, gold.items, strict=True)])
+    def _in_order(self, answer: Collection, gold: Collection) -> bool | None:
+        return _all([self.answers(tidy(a), tidy(b)) for a, b in zip(answer.items, gold.items, strict=True)])
 
-    def _in_any_order(self, found: Collection, gold: Collection) -> bool | None:
-        left = list(found.items)
+    def _in_any_order(self, answer: Collection, gold: Collection) -> bool | None:
+        left = list(answer.items)
         verdicts: list[bool | None] = []
         for item in gold.items:
-            same = {place: self.answers(tidy(own), tidy(item)) for place, own in enumerate(left)}
+            same = {place: self.answers(tidy(candidate), tidy(item)) for place, candidate in enumerate(left)}
             place = next((place for place, verdict in same.items() if verdict), None)
             if place is None:
                 verdicts.append(None if None in same.values() else False)
@@ -244,39 +261,39 @@ class _Comparison:
                 del left[place]
         return _all(verdicts)
 
-    def _words(self, found: str, gold: str) -> Verdict:
-        if words_key(found) == words_key(gold) and (is_words(gold) or len(words_key(gold)) > 3):
+    def _words(self, answer: str, gold: str) -> Verdict:
+        if words_key(answer) == words_key(gold) and (is_words(gold) or len(words_key(gold)) > 3):
             return True
-        if _geometry(found) == _geometry(gold):
+        if _geometry(answer) == _geometry(gold):
             return True
-        if is_words(gold) or is_words(found):
+        if is_words(gold) or is_words(answer):
             return False
         return Kind.OTHER
 
-    def _formulas(self, found: str, gold: str) -> bool | None:
-        (found_formula, found_unit), (gold_formula, gold_unit) = split_unit(found), split_unit(gold)
-        if found_unit and gold_unit and found_unit.factor(gold_unit) != 1:
+    def _formulas(self, answer: str, gold: str) -> bool | None:
+        (answer_formula, answer_unit), (gold_formula, gold_unit) = split_unit(answer), split_unit(gold)
+        if answer_unit and gold_unit and answer_unit.factor(gold_unit) != 1:
             return False
-        found, gold = without_hedge(found_formula), without_hedge(gold_formula)
-        if key(found) == key(gold):
+        answer, gold = without_hedge(answer_formula), without_hedge(gold_formula)
+        if key(answer) == key(gold):
             return True
-        if bool(_RELATION.search(found)) != bool(_RELATION.search(gold)):
+        if bool(_RELATION.search(answer)) != bool(_RELATION.search(gold)):
             return False
-        if _is_prose(found) or _is_prose(gold) or re.search(r"[0-9]\s+[0-9]", found):
+        if _is_prose(answer) or _is_prose(gold) or re.search(r"[0-9]\s+[0-9]", answer):
             return False
-        if read_quantity(gold) and not read_quantity(found) and not may_be_number(found):
+        if read_quantity(gold) and not read_quantity(answer) and not may_be_number(answer):
             return False
-        if found_unit or gold_unit:
-            return self._quantities_or_maths(found, gold)
-        return self.maths(gold, found, self.tolerance)
+        if answer_unit or gold_unit:
+            return self._quantities_or_maths(answer, gold)
+        return self.maths(gold, answer, self.tolerance)
 
-    def _quantities_or_maths(self, found: str, gold: str) -> bool | None:
-        verdict = self._quantities(found, gold)
-        return self.maths(gold, found, self.tolerance) if isinstance(verdict, Kind) else verdict
+    def _quantities_or_maths(self, answer: str, gold: str) -> bool | None:
+        verdict = self._quantities(answer, gold)
+        return self.maths(gold, answer, self.tolerance) if isinstance(verdict, Kind) else verdict
 
 
 def may_be_number(text: str) -> bool:
-    """Whether maths could make a number of a text that is none as it stands.
+    """Whether maths could turn a text that is not a number into one.
 
     Untrained models write much that has digits in it, and a worker for each would cost seconds.
     """
@@ -294,35 +311,35 @@ def may_be_number(text: str) -> bool:
     return several is None and re.search(r"[-+*/^!=(√]|[^\W\d_]", text.strip("-+*/=")) is not None
 
 
-def _close(found: Quantity, gold: Quantity, tolerance: float) -> bool:
-    if found.base != gold.base:
+def _close(answer: Quantity, gold: Quantity, tolerance: float) -> bool:
+    if answer.base != gold.base:
         return False
-    values = [found.value]
-    if found.unit and gold.unit and found.unit.name and gold.unit.name:
-        factor = found.unit.factor(gold.unit)
-        if factor is None and not _same_things(found.unit, gold.unit):
+    values = [answer.value]
+    if answer.unit and gold.unit and answer.unit.name and gold.unit.name:
+        factor = answer.unit.factor(gold.unit)
+        if factor is None and not _same_things(answer.unit, gold.unit):
             return False
-        values = [found.value * (factor or 1)]
-    elif "percent" in (found.unit and found.unit.name, gold.unit and gold.unit.name):
+        values = [answer.value * (factor or 1)]
+    elif "percent" in (answer.unit and answer.unit.name, gold.unit and gold.unit.name):
         # 30 % is 30 to some and 0.3 to others
-        values.append(found.value / 100 if found.unit and found.unit.name else found.value * 100)
+        values.append(answer.value / 100 if answer.unit and answer.unit.name else answer.value * 100)
     largest = Fraction(tolerance) * (abs(gold.value) or 1)
     return any(abs(value - gold.value) <= largest for value in values)
 
 
-def _same_things(one: Unit, other: Unit) -> bool:
+def _same_things(first: Unit, second: Unit) -> bool:
     """Whether "apple" may be what another calls "red apple"."""
-    words = set(one.name.split()), set(other.name.split())
-    return not (one.scale or other.scale) and (words[0] <= words[1] or words[1] <= words[0])
+    words = set(first.name.split()), set(second.name.split())
+    return not (first.scale or second.scale) and (words[0] <= words[1] or words[1] <= words[0])
 
 
-def _may_agree(gold: Labelled, found: Labelled) -> bool:
+def _may_agree(gold: Labelled, answer: Labelled) -> bool:
     """Labels contradict each other if both are symbols, or both are words that share none."""
-    if not gold.label or not found.label or gold.label == found.label:
+    if not gold.label or not answer.label or gold.label == answer.label:
         return True
-    if gold.named and found.named:
+    if gold.named and answer.named:
         return False
-    words = [set(re.findall(r"[a-z]{4,}", label.label)) for label in (gold, found)]
+    words = [set(re.findall(r"[a-z]{4,}", label.label)) for label in (gold, answer)]
     return not (words[0] and words[1]) or bool(words[0] & words[1])
 
 
@@ -343,7 +360,7 @@ def _expanded(collection: Collection | None, text: str) -> Collection | None:
 
 
 def _shares(parts: Sequence[str]) -> list[Fraction] | None:
-    """What each part of a ratio is of the first."""
+    """The ratio of each part to the first."""
     quantities = [read_quantity(part) for part in parts]
     values = [quantity.value for quantity in quantities if quantity is not None]
     if len(values) != len(parts) or not all(values):
@@ -356,7 +373,7 @@ def _minutes(time: Sequence[int], half: str) -> int:
 
 
 def _afternoon(time: Sequence[int], half: str) -> tuple[int, ...]:
-    """19:05 and 7:05 PM are the same, 7:05 and 7:05 PM are taken for the same elsewhere."""
+    """19:05 and 7:05 PM are the same, 7:05 and 7:05 PM are treated as the same elsewhere."""
     return (time[0] % 12 + 12 if half == "p" else time[0], *time[1:])
 
 
@@ -372,7 +389,7 @@ def _geometry(text: str) -> str:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether words stand in a formula, which math-verify would take for variables or pass over."""
+    """Whether a formula contains words, which math-verify would take for variables or ignore."""
     plain = re.sub(r"\\[A-Za-z]+", " ", TEXT_GROUP.sub(r" \1 ", text))
     return any(
         len(run) >= 4 and run.islower() and run not in _FUNCTIONS for run in re.findall("[A-Za-z]+", plain)

@@ -27,12 +27,12 @@ _COMPARED = re.compile(
     r"\s+(?:equal to\s+)?(?:the \w+\s+)?$",
     re.IGNORECASE,
 )
-"""Before a number that something is compared with, which is no answer."""
+"""Words before a number that something is compared with, which is no answer."""
 _PARTS = re.compile(
     r"\s+(?:dozens?|half|halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth)s?|more|less)\b",
     re.IGNORECASE,
 )
-"""Behind a number, which is then not the answer: "3 dozen", "2 thirds"."""
+"""Words after a number that make it no answer: "3 dozen", "2 thirds"."""
 _BOX = re.compile(r"\\[bf]?(?:boxed|box)")
 """A box that the response did not close."""
 _LONGEST = 4000
@@ -58,8 +58,8 @@ def last_formula(text: str) -> tuple[int, str] | None:
 
 def only_formula(text: str) -> str | None:
     """The formula of a text that has exactly one."""
-    found = last_formula(text)
-    return found[1] if found is not None and last_formula(text[: found[0]]) is None else None
+    formula = last_formula(text)
+    return formula[1] if formula is not None and last_formula(text[: formula[0]]) is None else None
 
 
 def _runs(text: str) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from vicur.settings.section import Count, NonNegative, PathText, Positive, secti
 
 @section
 class RewardConfig:
-    """How responses are graded."""
+    """Settings for grading responses."""
 
     function: PathText | None = None
     """A function of your own, `package.module:name` or `path/to/file.py:name`. It is called as
@@ -26,19 +26,20 @@ class RewardConfig:
     tolerance: NonNegative = 1e-6
     """Numbers are equal if they differ by at most this, relative to the gold answer."""
     lenient: bool = True
-    """Where a response marks no answer, take the whole of a short response, its last formula or its option
+    """If a response marks no answer, take the whole of a short response, its last formula or its option
     letter for one."""
     time_limit: Positive = 5.0
-    """Seconds for comparing two LaTeX answers; beyond it the response counts as wrong."""
+    """Time limit in seconds for comparing two LaTeX answers; beyond it the response counts as wrong."""
     max_answer_length: Count = 512
-    """Characters. A longer answer counts as wrong; a longer gold answer cannot be graded against."""
+    """Maximum length of an answer in characters. A longer answer counts as wrong; a longer gold answer cannot
+    be graded against."""
     correct_from: float = 1.0
     """A response counts as correct if its reward is at least this."""
 
 
 @dataclass(frozen=True)
 class Grade:
-    """What a response is worth.
+    """The grade of a response.
 
     Attributes:
         reward: 1 or 0, or what the user's function says.
@@ -56,10 +57,10 @@ class Grader:
     """Grades responses. The process that compares LaTeX starts when an answer first needs it.
 
     Args:
-        config: how to grade.
+        config: settings for grading.
 
     Attributes:
-        config: as given.
+        config: settings for grading.
 
     Raises:
         ValueError: the user's function cannot be loaded.
@@ -97,7 +98,7 @@ class Grader:
             choices: texts of the options A, B, ... of a multiple-choice question. The letter and the
                 text of an option are then the same answer, and an integer that is no option's text is the
                 option's index, counted from 0.
-            meta: for the user's function.
+            meta: the problem's further columns, for the user's function.
 
         Returns:
             None where the gold answer is excluded (see `exclusion`), or where the user's function returned
@@ -110,8 +111,8 @@ class Grader:
             reward = self._function(response, gold, {} if meta is None else meta)
             if reward is None:
                 return None
-            found = extract_answer(response, self.config.lenient)
-            return Grade(float(reward), reward >= self.config.correct_from, found)
+            extracted = extract_answer(response, self.config.lenient)
+            return Grade(float(reward), reward >= self.config.correct_from, extracted)
         if self.exclusion(gold) is not None:
             return None
         assert gold is not None
@@ -145,7 +146,7 @@ class Grader:
         return None if is_balanced(gold) else "gold answer with unbalanced braces"
 
     def close(self) -> None:
-        """End the worker, which else ends with this object. A later question starts another."""
+        """End the worker, which otherwise ends with this object. A later question starts another."""
         self._latex.close()
 
 

@@ -66,43 +66,43 @@ class Judge:
             return self._choice(read, right)
         return self._open(read, gold, choices)
 
-    def equal(self, found: str, gold: str) -> bool:
+    def equal(self, answer: str, gold: str) -> bool:
         """Whether two answers are equal; what is too long is not."""
-        if max(len(found), len(gold)) > self.max_length:
+        if max(len(answer), len(gold)) > self.max_length:
             return False
-        return compare(found, gold, self.tolerance, self.maths) is True
+        return compare(answer, gold, self.tolerance, self.maths) is True
 
     def _choice(self, read: Response, right: Key) -> Verdict:
-        found = self._named(read, right)
+        places = self._named(read, right)
         text = ", ".join(
-            right.options.letters[place] or right.options.texts[place] for place in sorted(found)
+            right.options.letters[place] or right.options.texts[place] for place in sorted(places)
         )
-        if not found:
+        if not places:
             text = stated(read) or (fallback(read.text) if self.lenient else None) or ""
             return Verdict(False, text[: self.max_length] or None)
-        return Verdict(found == right.right or self._alike(found, right), text)
+        return Verdict(places == right.right or self._alike(places, right), text)
 
-    def _alike(self, found: frozenset[int], right: Key) -> bool:
+    def _alike(self, places: frozenset[int], right: Key) -> bool:
         """Whether all the options found have the text of the right one: some questions list one twice."""
-        texts = {key(tidy(right.options.texts[place])) for place in found | right.right}
+        texts = {key(tidy(right.options.texts[place])) for place in places | right.right}
         return len(texts) == 1 and "" not in texts
 
     def _named(self, read: Response, right: Key) -> frozenset[int]:
         """The options that a response decides for."""
-        found: frozenset[int] = frozenset()
+        places: frozenset[int] = frozenset()
         box: frozenset[int] = frozenset()
         for statement in read.statements:
-            own = self._of(statement.text, right)
-            if not own and (is_refusal(statement.text) or split_option(statement.text)):
-                found = box = frozenset()
+            current = self._of(statement.text, right)
+            if not current and (is_refusal(statement.text) or split_option(statement.text)):
+                places = box = frozenset()
             if statement.kind == "box":
-                box = own
-            elif box and own and own != box:
-                return box | own  # a box, and another answer after it
-            found = own or found
+                box = current
+            elif box and current and current != box:
+                return box | current  # a box, and another answer after it
+            places = current or places
         boxed = any(statement.kind == "box" for statement in read.statements)
-        if found or boxed or (read.statements and not self.lenient):
-            return found  # what a box holds is the answer, even if it is no option
+        if places or boxed or (read.statements and not self.lenient):
+            return places  # what a box holds is the answer, even if it is no option
         if read.tagged or self.lenient:
             return self._unmarked(read.text, right)
         return frozenset()
@@ -110,42 +110,45 @@ class Judge:
     def _of(self, text: str, right: Key) -> frozenset[int]:
         if len(text) > self.max_length:
             return frozenset()
-        return named(text, right.options, lambda found, own: self._is_option(found, own, right))
+        return named(text, right.options, lambda answer, option: self._is_option(answer, option, right))
 
-    def _is_option(self, found: str, own: str, right: Key) -> bool:
+    def _is_option(self, answer: str, option: str, right: Key) -> bool:
         """A fraction may be a ratio where another option is one."""
-        if self.equal(found, own):
+        if self.equal(answer, option):
             return True
         ratios = any(read_ratio(tidy(text)) for text in right.options.texts)
-        parts = read_ratio(tidy(found)) if ratios else None
+        parts = read_ratio(tidy(answer)) if ratios else None
         return (
-            parts is not None and len(parts) == 2 and self.equal(rf"\frac{{{parts[0]}}}{{{parts[1]}}}", own)
+            parts is not None
+            and len(parts) == 2
+            and self.equal(rf"\frac{{{parts[0]}}}{{{parts[1]}}}", option)
         )
 
     def _unmarked(self, text: str, right: Key) -> frozenset[int]:
-        """Where no phrase marks the answer: a single sentence, the first or last line, a whole last sentence.
+        """The options named where no phrase marks the answer: in a single sentence, in the first or last
+        line, or in a whole last sentence.
 
         An option that is only mentioned on the way is no answer, least of all in a response that was cut off.
         """
         sentences = [sentence for sentence in _LAST_SENTENCE.split(text) if sentence.strip()]
         lines = [line for line in dict.fromkeys((first_line(text), last_line(text))) if line]
-        if len(text) <= _LONGEST_BARE and len(sentences) == 1 and (found := self._of(text, right)):
-            return found
-        found = frozenset()
+        if len(text) <= _LONGEST_BARE and len(sentences) == 1 and (places := self._of(text, right)):
+            return places
+        places = frozenset()
         for line in lines:
-            found |= self._of_line(line, right)
-        if found:
-            return found
+            places |= self._of_line(line, right)
+        if places:
+            return places
         if alone := set(_LETTER_ALONE.findall(text)):
             return self._of(", ".join(sorted(alone)), right)
         sentence = sentences[-1]
         if is_refusal(text[-_LONGEST_BARE:]) or (len(sentences) > 1 and not _ENDED.search(text)):
             return frozenset()
         ends = _ENDS_WITH_LETTER.search(sentence)
-        if ends and (found := self._of(ends[1], right)):
-            return found
-        if found := mentioned(sentence, right.options) or contained(sentence, right.options):
-            return found
+        if ends and (places := self._of(ends[1], right)):
+            return places
+        if places := mentioned(sentence, right.options) or contained(sentence, right.options):
+            return places
         formula = last_formula(text) if len(self._texts_in(sentence, right)) < 2 else None
         return self._of(formula[1], right) if formula and not is_program(text) else frozenset()
 
@@ -155,7 +158,7 @@ class Judge:
         return [text for text in texts if text and f" {text} " in words]
 
     def _of_line(self, line: str, right: Key) -> frozenset[int]:
-        """What a line names that is an option, or starts with one."""
+        """The options that a line names, if it is an option or starts with one."""
         option = split_option(line)
         if option is not None and option[0] in right.options.letters:
             return self._of(line, right)
@@ -169,12 +172,12 @@ class Judge:
         )
 
     def _open(self, read: Response, gold: str, choices: Sequence[str] | None) -> Verdict:
-        found = self._final(read, gold)
-        if found is None:
+        answer = self._final(read, gold)
+        if answer is None:
             return Verdict(False, None)
-        if len(found) > self.max_length:
-            return Verdict(False, found[: self.max_length])
-        correct = self._answers(found, gold, choices)
+        if len(answer) > self.max_length:
+            return Verdict(False, answer[: self.max_length])
+        correct = self._answers(answer, gold, choices)
         if (
             not correct
             and self.lenient
@@ -182,19 +185,19 @@ class Judge:
             and len(read.text) <= _LONGEST_BARE
             and "\n" not in read.text
         ):
-            return Verdict(self.equal(read.text, gold), found)
+            return Verdict(self.equal(read.text, gold), answer)
         later = self._after_box(read, gold)
         if correct and later is not None and not self._answers(later, gold, choices):
-            return Verdict(False, f"{found}; {later}")  # a box, and another answer after it
-        return Verdict(correct, found)
+            return Verdict(False, f"{answer}; {later}")  # a box, and another answer after it
+        return Verdict(correct, answer)
 
-    def _answers(self, found: str, gold: str, choices: Sequence[str] | None) -> bool:
-        if self.equal(found, gold):
+    def _answers(self, answer: str, gold: str, choices: Sequence[str] | None) -> bool:
+        if self.equal(answer, gold):
             return True
-        option = split_option(found)
+        option = split_option(answer)
         if option is None:
-            formula = only_formula(found) if is_words(tidy(found)) and read_quantity(tidy(gold)) else None
-            return formula is not None and not is_refusal(found) and self.equal(formula, gold)
+            formula = only_formula(answer) if is_words(tidy(answer)) and read_quantity(tidy(gold)) else None
+            return formula is not None and not is_refusal(answer) and self.equal(formula, gold)
         place = ord(option[0]) - ord("A")
         texts = [option[1], choices[place] if choices and place < len(choices) else ""]
         return any(self.equal(text, gold) for text in texts if text)
@@ -213,7 +216,7 @@ class Judge:
         return fallback(read.text) if self.lenient else None
 
     def _after_box(self, read: Response, gold: str) -> str | None:
-        """What a phrase says behind the last box, if that is an answer of the gold answer's kind."""
+        """The text of a phrase after the last box, if it is an answer of the gold answer's kind."""
         later = None
         for statement in read.statements:
             later = None if statement.kind == "box" else statement.text

@@ -17,20 +17,20 @@ from typing import Any
 
 _SCRIPT = Path(__file__).with_name("worker.py")
 _START_LIMIT = 120.0
-"""Seconds for importing sympy, which takes half a second, or long on a cold network disk."""
+"""Time limit in seconds for importing sympy, which takes half a second, or long on a cold network disk."""
 _GRACE = 1.0
-"""Seconds after its limit until the parent ends a worker that did not end itself."""
+"""Seconds after the time limit until the parent kills a worker that did not end itself."""
 _MEMORY = 4 * 2**30
-"""Bytes of address space."""
+"""Maximum address space in bytes."""
 _MOST_REMEMBERED = 10_000
-"""Siblings often give the same answer; beyond this many, all are forgotten."""
+"""Responses to one problem often give the same answer; beyond this many, all are forgotten."""
 
 
 class _Gone(Exception):
     """The worker ended without a reply.
 
     Args:
-        limited: it was ended by a limit.
+        limited: whether it was ended by a limit.
     """
 
     def __init__(self, limited: bool) -> None:
@@ -45,7 +45,7 @@ class LatexComparer:
     each other. After a fork the child has a worker of its own.
 
     Args:
-        tolerance: relative, for numbers.
+        tolerance: relative tolerance for numbers.
         time_limit: seconds for one question.
 
     Attributes:
@@ -63,21 +63,21 @@ class LatexComparer:
 
     @property
     def pid(self) -> int | None:
-        """Of the worker; None where none was started."""
+        """Process id of the worker; None if none was started."""
         return None if self._process is None else self._process.pid
 
-    def equal(self, gold: str, found: str, tolerance: float | None = None) -> bool:
+    def equal(self, gold: str, answer: str, tolerance: float | None = None) -> bool:
         """Whether the two are equal; False also where that took too long.
 
         Args:
             gold: the gold answer.
-            found: what a response says.
+            answer: answer of a response.
             tolerance: relative, for numbers; the comparer's if not given.
 
         Raises:
             ValueError: the worker cannot start.
         """
-        reply = self._ask(gold, found, self.tolerance if tolerance is None else tolerance)
+        reply = self._ask(gold, answer, self.tolerance if tolerance is None else tolerance)
         return reply is not None and reply["equal"]
 
     def close(self) -> None:
@@ -85,21 +85,21 @@ class LatexComparer:
         with self._lock:
             self._end()
 
-    def _ask(self, gold: str, found: str, tolerance: float) -> dict[str, bool] | None:
+    def _ask(self, gold: str, answer: str, tolerance: float) -> dict[str, bool] | None:
         if os.getpid() != self._owner:
             self._disown()
         with self._lock:
-            key = (gold, found, tolerance)
+            key = (gold, answer, tolerance)
             if key not in self._replies:
                 if len(self._replies) >= _MOST_REMEMBERED:
                     self._replies.clear()
                 # Given-up questions are remembered too: a policy that learnt to write `9^{9^{9^9}}`
-                # would else cost the whole limit for each of its responses.
-                self._replies[key] = self._ask_worker(gold, found, tolerance)
+                # would otherwise cost the whole limit for each of its responses.
+                self._replies[key] = self._ask_worker(gold, answer, tolerance)
             return self._replies[key]
 
-    def _ask_worker(self, gold: str, found: str, tolerance: float) -> dict[str, bool] | None:
-        question = {"gold": gold, "found": found, "limit": self.time_limit, "tolerance": tolerance}
+    def _ask_worker(self, gold: str, answer: str, tolerance: float) -> dict[str, bool] | None:
+        question = {"gold": gold, "found": answer, "limit": self.time_limit, "tolerance": tolerance}
         # A worker that someone else killed says nothing about the question, so that is asked again.
         for _ in range(2):
             process = self._process
@@ -169,7 +169,7 @@ class LatexComparer:
         self._process = self._finalizer = None
 
     def _disown(self) -> None:
-        """In a forked child: leave the worker to the parent.
+        """Leave the worker to the parent, in a forked child.
 
         The lock may have been held by a thread that does not exist here. The pipe is closed, or the
         worker would not see the end of its input when the parent ends.
@@ -181,7 +181,7 @@ class LatexComparer:
             assert process.stdin is not None and process.stdout is not None
             process.stdin.close()
             process.stdout.close()
-            process.returncode = 0  # it is no child of ours: else Popen warns that it still runs
+            process.returncode = 0  # it is no child of this process, and Popen would warn that it still runs
 
 
 def _kill(process: subprocess.Popen[bytes], owner: int) -> None:

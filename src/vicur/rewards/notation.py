@@ -1,4 +1,4 @@
-"""One notation for answers: Unicode becomes LaTeX, and what only dresses an answer goes.
+"""One notation for answers: Unicode becomes LaTeX, and mere formatting is removed.
 
 Everything here takes time linear in the length of the text.
 """
@@ -53,7 +53,7 @@ _SYMBOLS = str.maketrans(
         "、": ",",
         "∣": "|",
         "∶": ":",
-        "\x0c": r"\f",  # "\frac" and "\boxed" written as string literals by whoever made the data
+        "\x0c": r"\f",  # "\frac" and "\boxed" written as string literals when the data were made
         "\x08": r"\b",
     }
 )
@@ -134,7 +134,8 @@ def unify(text: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """Without what only dresses an answer: dollar signs, bold face, `\\text{}`, spacing, a full stop."""
+    """Remove everything that only formats an answer: dollar signs, bold face, `\\text{}`, spacing, a full
+    stop."""
     text = unify(text)
     for pattern, replacement in _DRESS:
         text = pattern.sub(replacement, text)
@@ -148,7 +149,7 @@ def tidy(text: str) -> str:
 
 
 def key(text: str) -> str:
-    """What two texts share that differ in spaces, dollar signs and `\\text{}` only."""
+    """A key that is equal for texts that differ only in spaces, dollar signs and `\\text{}`."""
     text = TEXT_GROUP.sub(r"\1", text)
     # "3 1/2" is not "31/2".
     text = re.sub(r"(?<=[0-9])\s+(?=[0-9])", "~", text)

@@ -50,9 +50,9 @@ class Number:
     """An exact number.
 
     Attributes:
-        value: of it.
-        base: in which it is written.
-        end: where it ends in the text.
+        value: the number's value.
+        base: the base that it is written in.
+        end: position of its end in the text.
     """
 
     value: Fraction
@@ -119,7 +119,7 @@ def _periodic(finite: str, period: str) -> Fraction:
 
 
 def _in_words(words: str) -> int | None:
-    """ "two hundred and twenty-one" is 221; None where words only stand side by side: "one two"."""
+    """ "two hundred and twenty-one" is 221; None for a mere list of number words: "one two"."""
     total = group = 0
     last = 1000  # the value of the word before: tens may be followed by ones, nothing by tens
     for word in re.split(r"[\s-]+", words.lower()):

@@ -1,4 +1,4 @@
-"""Which options of a multiple-choice question a text names: by letter, by text, or both."""
+"""Reads which options of a multiple-choice question a text names, by letter, by text, or both."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Options:
     """The options of a question.
 
     Attributes:
-        letters: of each; "" for those that have none, as "yes" and "no".
-        texts: of each, without its own letter; "" where it is not known.
+        letters: the letter of each option; "" for options without one, as "yes" and "no".
+        texts: the text of each option, without its own letter; "" if it is unknown.
     """
 
     letters: tuple[str, ...]
@@ -97,8 +97,8 @@ def option_texts(choices: Sequence[str]) -> tuple[str, ...]:
     texts = []
     for place, choice in enumerate(choices):
         option = split_option(choice)
-        own = option is not None and option[1] and option[0] == LETTERS[place : place + 1]
-        texts.append(option[1] if option is not None and own else str(choice).strip())
+        labelled = option is not None and option[1] and option[0] == LETTERS[place : place + 1]
+        texts.append(option[1] if option is not None and labelled else str(choice).strip())
     return tuple(texts)
 
 
@@ -129,8 +129,8 @@ def read_key(gold: str, choices: Sequence[str] | None, equal: Equal) -> Key | No
 def _right(gold: str, options: Options, equal: Equal) -> list[int]:
     places = range(len(options.texts))
     if literal := [place for place in places if key(options.texts[place]) == key(gold.strip())]:
-        own = options.letters.index(gold.strip()) if gold.strip() in options.letters else -1
-        return [own] if own in literal else literal[:1]
+        by_letter = options.letters.index(gold.strip()) if gold.strip() in options.letters else -1
+        return [by_letter] if by_letter in literal else literal[:1]
     option = split_option(gold)
     letters = _letter_list(gold) or ([option[0]] if option is not None else [])
     if letters and all(letter in options.letters for letter in letters):
@@ -155,19 +155,23 @@ def named(text: str, options: Options, equal: Equal) -> frozenset[int]:
     A letter that is followed by the text of another option names both.
 
     Args:
-        text: what "the answer is" introduces, the content of a box, or a short response.
-        options: what may be named.
+        text: the text after "the answer is", the content of a box, or a short response.
+        options: the options of the question.
         equal: compares a text with that of an option.
     """
     text = tidy(text)
     option = split_option(text)
-    exact = [place for place, own in enumerate(options.texts) if own and key(tidy(own)) == key(text)]
+    exact = [
+        place
+        for place, option_text in enumerate(options.texts)
+        if option_text and key(tidy(option_text)) == key(text)
+    ]
     if exact and not (option and option[1]):
-        return _chosen(exact, text, options)
+        return _with_own_letter(exact, text, options)
     bare = text[match.end() :] if (match := _LEAD.match(text)) and match.end() < len(text) else text
     for candidate in dict.fromkeys((text, bare)):
-        if found := _by_letter(candidate, options, equal):
-            return found
+        if places := _by_letter(candidate, options, equal):
+            return places
     if _NEGATION.match(bare) and words_key(bare.split()[0]) not in map(words_key, options.texts):
         return _by_text(text, options, equal, negated=True)
     return _by_text(bare, options, equal) or _by_text(text, options, equal)
@@ -175,7 +179,7 @@ def named(text: str, options: Options, equal: Equal) -> frozenset[int]:
 
 def mentioned(text: str, options: Options) -> frozenset[int]:
     """The options that a text marks by their letter, "(B)" or "option B", and does not reject."""
-    found: set[int] = set()
+    places: set[int] = set()
     for match in _MENTION.finditer(text):
         letter = match["named"] or match["marked"]
         if (
@@ -184,8 +188,8 @@ def mentioned(text: str, options: Options) -> frozenset[int]:
             and not _WRONG.match(text[match.end() : match.end() + 30])
         ):
             letters = [letter, *re.findall("[A-J]", match["more"] or "")]
-            found |= {options.letters.index(letter) for letter in letters if letter in options.letters}
-    return frozenset(found)
+            places |= {options.letters.index(letter) for letter in letters if letter in options.letters}
+    return frozenset(places)
 
 
 def contained(text: str, options: Options) -> frozenset[int]:
@@ -194,8 +198,8 @@ def contained(text: str, options: Options) -> frozenset[int]:
     if _NEGATION.search(tidy(text)):
         return frozenset()
     hits: dict[int, str] = {}
-    for place, own in enumerate(options.texts):
-        words = " ".join(re.findall(r"\w+|[^\w\s]", tidy(own).casefold()))
+    for place, option_text in enumerate(options.texts):
+        words = " ".join(re.findall(r"\w+|[^\w\s]", tidy(option_text).casefold()))
         if re.search(r"[^\W\d_]{2}", words) and f" {words} " in plain:
             hits[place] = words
     whole = [
@@ -240,11 +244,13 @@ def _by_letter(text: str, options: Options, equal: Equal) -> frozenset[int]:
     if _WRONG.match(" " + rest):
         return frozenset()
     if rest and len(places) == 1:
-        (own,) = places
-        if options.texts[own] and _states(rest, options.texts[own], equal):
+        (lettered,) = places
+        if options.texts[lettered] and _states(rest, options.texts[lettered], equal):
             return frozenset(places)
         places |= {
-            place for place, text in enumerate(options.texts) if place != own and _states(rest, text, equal)
+            place
+            for place, text in enumerate(options.texts)
+            if place != lettered and _states(rest, text, equal)
         }
     return frozenset(places)
 
@@ -260,28 +266,30 @@ def _states(rest: str, option: str, equal: Equal) -> bool:
 
 
 def _by_text(text: str, options: Options, equal: Equal, negated: bool = False) -> frozenset[int]:
-    same = [place for place, own in enumerate(options.texts) if own and equal(text, own)]
+    same = [
+        place for place, option_text in enumerate(options.texts) if option_text and equal(text, option_text)
+    ]
     if same:
-        return _chosen(same, text, options)
+        return _with_own_letter(same, text, options)
     if negated:
         return frozenset()
     parts = [words_key(part) for part in _LISTED.split(text)]
-    texts = [words_key(tidy(own)) for own in options.texts]
+    texts = [words_key(tidy(option_text)) for option_text in options.texts]
     if len(parts) > 1 and all(part and part in texts for part in parts):
         return frozenset(texts.index(part) for part in parts)
     begun = {
-        place: own
-        for place, own in enumerate(options.texts)
-        if own and re.match(re.escape(tidy(own)) + _CLAUSE, text, re.IGNORECASE)
+        place: option_text
+        for place, option_text in enumerate(options.texts)
+        if option_text and re.match(re.escape(tidy(option_text)) + _CLAUSE, text, re.IGNORECASE)
     }
     if begun:
         longest = max(map(len, begun.values()))
-        return frozenset(place for place, own in begun.items() if len(own) == longest)
+        return frozenset(place for place, option_text in begun.items() if len(option_text) == longest)
     return contained(text, options)
 
 
-def _chosen(same: Sequence[int], text: str, options: Options) -> frozenset[int]:
-    """Of several options with one text, the one with that letter if there is one."""
+def _with_own_letter(same: Sequence[int], text: str, options: Options) -> frozenset[int]:
+    """The option whose letter is the text, if several options have the same text; otherwise all of them."""
     plain = text.strip()
     if len(same) > 1 and plain in options.letters and options.letters.index(plain) in same:
         return frozenset({options.letters.index(plain)})

@@ -59,7 +59,7 @@ class Labelled:
 
     Attributes:
         label: "x" of `x = 12`, "area" of `Area = 12`; "" for none.
-        value: what stands behind it.
+        value: the text after the label.
         named: whether the label is one symbol, which another may contradict.
     """
 
@@ -96,10 +96,10 @@ class Collection:
 
 
 def split_top(text: str, separators: str) -> list[str]:
-    """Split where one of the separators stands outside of all brackets.
+    """Split at separators outside of all brackets.
 
     Args:
-        text: tidied.
+        text: a tidied text.
         separators: a regular expression for one token.
     """
     pieces, depth, start = [], 0, 0
@@ -126,8 +126,8 @@ def read_label(text: str) -> Labelled:
     sides = split_top(text, "=")
     if len(sides) == 1:
         plain = TEXT_GROUP.sub(r"\1", text).strip()
-        if said := _SAID.match(plain):
-            return Labelled(_bare(said.group()), tidy(plain[said.end() :]), False)
+        if spoken := _SAID.match(plain):
+            return Labelled(_bare(spoken.group()), tidy(plain[spoken.end() :]), False)
         return Labelled("", text, False)
     if any(len(split_top(side, "[,;]")) > 1 or _AND_WORD.search(side) for side in sides[1:-1]):
         return Labelled("", text, False)  # "x = 2, y = 5"
@@ -161,7 +161,7 @@ def expression_label(text: str) -> str:
 
 
 def without_hedge(text: str) -> str:
-    """Without "approximately", "about", `\\approx`."""
+    """Remove "approximately", "about", `\\approx`."""
     hedge = _HEDGE.match(text)
     return text[hedge.end() :] if hedge else text
 

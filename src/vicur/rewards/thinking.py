@@ -18,12 +18,12 @@ def opened_thought(prompt: str) -> str:
 
     Put before the response, it makes the model's turn whole.
     """
-    found = _OPENED.search(prompt)
-    return "" if found is None else found[0]
+    opening = _OPENED.search(prompt)
+    return "" if opening is None else opening[0]
 
 
 def without_thoughts(text: str) -> tuple[str, bool]:
-    """What a model says beside its thoughts, and whether the text ends inside of a thought.
+    """The text beside a model's thoughts, and whether the text ends inside of a thought.
 
     Everything up to the last closing tag is thought, whether there is an opening tag or not.
     """

@@ -1,7 +1,7 @@
 """Units of measurement, read with pint.
 
 A letter behind a formula is a variable far more often than a unit, so what pint knows counts as a unit only
-where it is spelled out ("metres"), or is a common symbol ("cm") that stands apart from the number or in
+where it is spelled out ("metres"), or is a common symbol ("cm") that is separated from the number or in
 `\\text{}`. `7t` is no seven tonnes, and `2mg` is the weight of two masses m.
 """
 
@@ -38,7 +38,7 @@ rupee = [currency_rupee] = INR = _ = rupees
 @alias minute = mins
 @alias kilometer_per_hour = kmph = kmh
 """
-"""What pint lacks: currencies, and plurals of abbreviations."""
+"""Units that pint lacks: currencies, and plurals of abbreviations."""
 _PREFIXES = frozenset(
     {"", "kilo", "centi", "milli", "micro", "nano", "pico", "mega", "giga", "deci", "hecto"}
 )
@@ -51,7 +51,7 @@ cent euro sterling yen yuan rupee byte bit parsec light_year atmosphere
 """
 _SYMBOLS = frozenset(_SYMBOLS_NAMES.split())
 _LETTERS = frozenset("mgsLlNJWVACFTKh")
-"""The single letters that are units where they stand apart."""
+"""The single letters that are units when separated from the number."""
 _DEGREES = {"deg": "degree", "degC": "degree_Celsius", "degF": "degree_Fahrenheit"}
 _AMBIGUOUS = re.compile(r"[A-Za-zµ]|[mnp](?:[gsNJWVACFTHK]|mol)|[mnp]m(?<!mm)|in|as|at|pt|ft lb")
 """Symbols that are products of variables where they are set directly behind a number, as in `2mg`."""
@@ -105,9 +105,10 @@ class Unit:
     """A unit of measurement, or a noun that is counted.
 
     Attributes:
-        name: in pint's words, or the noun; "" for "units".
-        scale: how many base units it is; 0 where that says nothing, as for degrees Celsius.
-        dimension: in pint's words; the name itself for what has none, such as degrees, or a noun.
+        name: pint's name of the unit, or the noun; "" for "units".
+        scale: size in base units; 0 where that is meaningless, as for degrees Celsius.
+        dimension: pint's name of the dimension; the unit's own name if it has none, such as degrees, or a
+            noun.
     """
 
     name: str
@@ -115,7 +116,7 @@ class Unit:
     dimension: str
 
     def factor(self, other: Unit) -> Fraction | None:
-        """How many of `other` this is; None where they measure different things."""
+        """The size of this unit in units of `other`; None where they measure different things."""
         if self.name == other.name:
             return Fraction(1)
         if self.dimension != other.dimension or not (self.scale and other.scale):
@@ -131,8 +132,8 @@ def read_unit(tail: str, attached: bool | None = None, nouns: bool = True) -> Un
     """The unit that a text is, all of it.
 
     Args:
-        tail: what follows a number: " cm^2", "\\text{ m/s}", "(kg)", "^\\circ".
-        attached: whether it stands directly behind the number, where a letter is a variable; read from the
+        tail: text after a number: " cm^2", "\\text{ m/s}", "(kg)", "^\\circ".
+        attached: whether it directly follows the number, where a letter is a variable; read from the
             text if not given.
         nouns: take one or two words that are no unit for what is counted, as in "12 apples".
 
@@ -240,7 +241,7 @@ def currency(text: str) -> tuple[Unit, int] | None:
 
 
 def leading_unit(words: str) -> int:
-    """How much of what follows a number is its unit: of " cm long" the first three characters; else 0."""
+    """Number of characters after a number that are its unit: 3 for " cm long"; 0 if there is none."""
     pieces = list(re.finditer(r"\s*[^\s,.;:!?()]+", words[:_LONGEST]))[:3]
     for last in reversed(pieces):
         if pieces[0].start() == 0 and read_unit(words[: last.end()], nouns=False) is not None:

@@ -38,8 +38,8 @@ def main() -> None:
     _limit_memory(settings["memory"])
     try:
         # The first question of a kind loads parts of sympy and antlr, which belongs to starting up.
-        for gold, found in (("\\frac{1}{2}", "\\sqrt{4}"), ("[1,x)", "\\{2,y\\}")):
-            answer({"gold": gold, "found": found, "tolerance": 0.0})
+        for gold, candidate in (("\\frac{1}{2}", "\\sqrt{4}"), ("[1,x)", "\\{2,y\\}")):
+            answer({"gold": gold, "found": candidate, "tolerance": 0.0})
     except ImportError as error:
         _reply(replies, {"error": str(error)})
         return
@@ -58,20 +58,20 @@ def answer(question: dict[str, Any]) -> dict[str, bool]:
     from math_verify import verify
 
     gold = _parse(question["gold"])
-    found = _parse(question["found"])
-    if gold is None or found is None:
+    candidate = _parse(question["found"])
+    if gold is None or candidate is None:
         return {"equal": False}
-    close = _close(gold, found, question["tolerance"])
+    close = _close(gold, candidate, question["tolerance"])
     if close is None:
-        # A timeout of 0 is none: theirs needs a Python handler, and would take our timer away.
-        close = verify(gold, found, allow_set_relation_comp=True, timeout_seconds=0)
+        # 0 means no timeout: theirs needs a Python handler, and would take our timer away.
+        close = verify(gold, candidate, allow_set_relation_comp=True, timeout_seconds=0)
     return {"equal": bool(close)}
 
 
 def _parse(text: str) -> Any:
     """The formula, all of it, as math-verify reads it; None where it cannot.
 
-    Different from its defaults: units are not removed (`h` in `\\pi r^2 h` is none, and real ones were
+    Different from its defaults: units are not removed (`h` in `\\pi r^2 h` is not one, and real ones were
     read before), and R and r are two variables.
     """
     from latex2sympy2_extended.latex2sympy2 import (
@@ -107,14 +107,14 @@ def should_be_complex(text: str) -> bool:
 
 
 def as_maths(text: str) -> str:
-    """Without dollar signs, and with upright single letters, as in `\\mathrm{e}`, made plain."""
+    """Remove dollar signs, and turn upright single letters, as in `\\mathrm{e}`, into plain ones."""
     text = re.sub(r"\\?\$|\\[()\[\]]", "", text)
     text = re.sub(r"\\(?:mathrm|text|rm|operatorname|mathit|mathbf)\s*\{\s*([A-Za-z])\s*\}", r"{\1}", text)
     text = re.sub(r"(?<![\\A-Za-z])(arc)?(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![A-Za-z])", r"\\\1\2", text)
     return re.sub(r"_\s*(?![{\\])(\w)", r"_{\1}", text)
 
 
-def _close(gold: Any, found: Any, tolerance: float) -> bool | None:
+def _close(gold: Any, candidate: Any, tolerance: float) -> bool | None:
     """Whether two numbers are equal but for rounding; None where one is not a finite number.
 
     math-verify rounds to 6 decimals, by which all numbers below a millionth are equal.
@@ -122,16 +122,16 @@ def _close(gold: Any, found: Any, tolerance: float) -> bool | None:
     from sympy import Abs
 
     try:
-        if not (gold.is_number and found.is_number):
+        if not (gold.is_number and candidate.is_number):
             return None
-        if gold.is_finite is False or found.is_finite is False:
+        if gold.is_finite is False or candidate.is_finite is False:
             return None
-        gold, found = gold.doit(), found.doit()
+        gold, candidate = gold.doit(), candidate.doit()
         limit = max(tolerance, 1e-12)
         if gold.is_zero or gold.evalf(15) == 0:
-            return bool(Abs(found.evalf(15)) <= limit)
+            return bool(Abs(candidate.evalf(15)) <= limit)
         # By their quotient: neither underflows, as 10^{-400} would as a float.
-        return bool(Abs((found / gold).evalf(20) - 1) <= limit)
+        return bool(Abs((candidate / gold).evalf(20) - 1) <= limit)
     except Exception:  # sympy raises many kinds; math-verify catches them all, and says False
         return None
 

@@ -39,8 +39,8 @@ class Generator(Protocol):
 
         Args:
             samples: the problems.
-            view: what the model is shown of them.
-            group_size: responses to each.
+            view: the model's view of them.
+            group_size: number of responses to each problem.
             seed: another seed, other responses.
             step: rollout step; another step, other responses.
         """
@@ -78,10 +78,10 @@ class TorchGenerator:
     def generate(
         self, samples: Sequence[Sample], view: View, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Rollouts:
-        """As `Generator.generate`."""
+        """Generate as described in `Generator.generate`."""
         prompts = self._encode(samples, view)
         ids = [sample.id for sample in samples]
-        responses = self._sampler.sample(prompts, ids, siblings=group_size, seed=seed, step=step)
+        responses = self._sampler.sample(prompts, ids, group_size=group_size, seed=seed, step=step)
         ends = [self.tokenizer.decode(prompt.input_ids[-PROMPT_END:]) for prompt in prompts]
         opened = [opened_thought(end) for end in ends]
         return Rollouts.decoded(samples, responses, self.tokenizer, opened)

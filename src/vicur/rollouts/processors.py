@@ -1,6 +1,6 @@
-"""From logits to the distribution that is sampled from.
+"""Turns logits into the distribution that is sampled from.
 
-Shape suffixes: B rows, V words kept.
+Shape suffixes: B sequences, V words kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vicur.settings.section import Count, NonNegative, section
 
 @section
 class SamplingConfig:
-    """How responses are sampled."""
+    """Settings for sampling responses."""
 
     temperature: NonNegative = 1.0
     """Sampling temperature; 0 for greedy decoding."""
@@ -27,7 +27,7 @@ class SamplingConfig:
     top_k: Annotated[int, Field(ge=0)] = 0
     """Keep only this many most likely tokens; 0 for no cut-off."""
     presence_penalty: float = 0.0
-    """Subtracted from the logit of every token that the response already contains."""
+    """Amount subtracted from the logit of every token that the response already contains."""
     max_new_tokens: Count = 256
     """Maximum length of a response in tokens; a longer one is cut off."""
 
@@ -48,7 +48,7 @@ def sampling_log_probs(
     Args:
         logits_BV: the model's logits.
         present_BV: 1 where the response already has the word.
-        config: how to sample.
+        config: settings for sampling.
     """
     logits = logits_BV.double() - config.presence_penalty * present_BV
     if config.temperature == 0:

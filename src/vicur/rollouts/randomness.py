@@ -1,6 +1,6 @@
 """Random numbers keyed by what they decide, not by when or where they are drawn.
 
-The number that picks a token depends on (seed, step, sample, sibling, position) alone, so the
+The number that picks a token depends on (seed, step, sample, response number, position) alone, so the
 responses do not change with batch size, row order or number of processes.
 """
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def stream_key(seed: int, step: int, sample_id: str, sibling: int) -> int:
+def stream_key(seed: int, step: int, sample_id: str, response_number: int) -> int:
     """64-bit key of one response's stream of random numbers."""
-    text = f"{seed}/{step}/{sample_id}/{sibling}"
+    text = f"{seed}/{step}/{sample_id}/{response_number}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

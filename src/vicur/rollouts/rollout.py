@@ -20,12 +20,13 @@ class Rollouts:
     """The responses to a batch of samples.
 
     The flat order used by every per-token tensor (suffix N) is: samples in order, each sample's
-    siblings in order, each response's tokens in order.
+    the responses to a problem in order, each response's tokens in order.
 
     Attributes:
         samples: the problems.
-        responses: the sibling responses to each.
-        texts: the same, decoded without special tokens, behind the tag of a thought that the prompt opened.
+        responses: the responses to each problem.
+        texts: the responses decoded without special tokens, after the tag of a thought that the prompt
+            opened.
     """
 
     samples: tuple[Sample, ...]
@@ -44,8 +45,8 @@ class Rollouts:
 
         Args:
             samples: the problems.
-            responses: to each.
-            tokenizer: of the model that wrote them.
+            responses: the responses to each problem.
+            tokenizer: tokenizer of the model that wrote them.
             opened: for each problem the tag of a thought that its prompt opened, or "".
         """
         texts = [
@@ -57,28 +58,28 @@ class Rollouts:
     @property
     def flat_responses(self) -> list[Response]:
         """All responses in the flat order."""
-        return [response for siblings in self.responses for response in siblings]
+        return [response for group in self.responses for response in group]
 
     @property
     def flat_texts(self) -> list[str]:
         """All texts in the flat order."""
-        return [text for siblings in self.texts for text in siblings]
+        return [text for group in self.texts for text in group]
 
     @property
     def response_ids(self) -> list[list[Int[Tensor, " _"]]]:
-        """Token ids, as `build_rows` takes them."""
-        return [[response.ids for response in siblings] for siblings in self.responses]
+        """Token ids, as `build_sequences` takes them."""
+        return [[response.ids for response in group] for group in self.responses]
 
     @property
     def response_index(self) -> Int[Tensor, " N"]:
-        """To which response, in the flat order, each token belongs."""
+        """Index of the response, in the flat order, that each token belongs to."""
         lengths = torch.tensor([len(response.ids) for response in self.flat_responses])
         return torch.repeat_interleave(torch.arange(len(lengths)), lengths)
 
     @property
     def prompt_index(self) -> Int[Tensor, " R"]:
-        """To which sample, in order, each response belongs."""
-        counts = torch.tensor([len(siblings) for siblings in self.responses])
+        """Index of the sample that each response belongs to."""
+        counts = torch.tensor([len(group) for group in self.responses])
         return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
     @property
@@ -88,28 +89,28 @@ class Rollouts:
         Raises:
             ValueError: a response was not sampled here.
         """
-        found = [response.log_probs for response in self.flat_responses]
-        sampled = [log_probs for log_probs in found if log_probs is not None]
-        if len(sampled) < len(found):
+        per_response = [response.log_probs for response in self.flat_responses]
+        sampled = [log_probs for log_probs in per_response if log_probs is not None]
+        if len(sampled) < len(per_response):
             raise ValueError("Responses that were given, not sampled, have no sampling log-probs.")
         return torch.cat(sampled)
 
     def draws(self, seed: int, step: int) -> Float[Tensor, " N"]:
-        """A uniform number for each token, keyed by seed, step, sample, sibling and position."""
-        found = []
-        for sample, siblings in zip(self.samples, self.responses, strict=True):
-            for sibling, response in enumerate(siblings):
-                key = [stream_key(seed, step, f"{sample.id}/draw", sibling)]
-                found += [uniforms(key, position) for position in range(len(response.ids))]
-        return torch.from_numpy(np.concatenate(found))
+        """A uniform number for each token, keyed by seed, step, sample, response number and position."""
+        draws = []
+        for sample, group in zip(self.samples, self.responses, strict=True):
+            for number, response in enumerate(group):
+                key = [stream_key(seed, step, f"{sample.id}/draw", number)]
+                draws += [uniforms(key, position) for position in range(len(response.ids))]
+        return torch.from_numpy(np.concatenate(draws))
 
     def part(self, prompts: slice) -> Rollouts:
         """The rollouts of some of the samples."""
         return Rollouts(self.samples[prompts], self.responses[prompts], self.texts[prompts])
 
     def tokens(self, prompts: slice) -> slice:
-        """Where the tokens of some of the samples stand in the flat order."""
-        lengths = [sum(len(response.ids) for response in siblings) for siblings in self.responses]
+        """Positions of some samples' tokens in the flat order."""
+        lengths = [sum(len(response.ids) for response in group) for group in self.responses]
         first, last, _ = prompts.indices(len(lengths))
         return slice(sum(lengths[:first]), sum(lengths[:last]))
 
@@ -120,7 +121,7 @@ class Response:
 
     Attributes:
         ids: tokens, stop token included.
-        log_probs: of each token under the distribution it was sampled from, in nats; None where it
+        log_probs: log-prob of each token under the distribution it was sampled from, in nats; None where it
             was not sampled here.
         finish_reason: "stop", or "length" when it was cut off.
     """

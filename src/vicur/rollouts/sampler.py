@@ -1,6 +1,6 @@
-"""Sampling responses: each prompt is prefilled once, its cache serves all siblings.
+"""Sampling responses: each prompt is prefilled once, its cache serves all its responses.
 
-Shape suffixes: B rows being decoded, L cache length, V words kept.
+Shape suffixes: B sequences being decoded, L cache length, V words kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from vicur.compat import SizedCacheLayer, cache_argument
-from vicur.encoding.layout import build_rows
+from vicur.encoding.layout import build_sequences
 from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import Vocabulary
@@ -51,13 +51,13 @@ class Sampler:
         prompts: Sequence[EncodedPrompt],
         sample_ids: Sequence[str],
         *,
-        siblings: int = 1,
+        group_size: int = 1,
         seed: int = 0,
         step: int = 0,
     ) -> list[list[Response]]:
-        """Sample `siblings` responses to each prompt.
+        """Sample `group_size` responses to each prompt.
 
-        The responses depend on (seed, step, sample id, sibling) and the model, not on which
+        The responses depend on (seed, step, sample id, response number) and the model, not on which
         prompts share a batch.
 
         Returns:
@@ -70,19 +70,19 @@ class Sampler:
             for start in range(0, len(prompts), self.prompts_per_batch):
                 part = slice(start, start + self.prompts_per_batch)
                 keys = [
-                    stream_key(seed, step, sample_id, sibling)
+                    stream_key(seed, step, sample_id, number)
                     for sample_id in sample_ids[part]
-                    for sibling in range(siblings)
+                    for number in range(group_size)
                 ]
-                flat = self._sample_batch(prompts[part], keys, siblings)
-                responses += [flat[i : i + siblings] for i in range(0, len(flat), siblings)]
+                flat = self._sample_batch(prompts[part], keys, group_size)
+                responses += [flat[i : i + group_size] for i in range(0, len(flat), group_size)]
         self.model.train(training)
         return responses
 
     def _sample_batch(
-        self, prompts: Sequence[EncodedPrompt], keys: list[int], siblings: int
+        self, prompts: Sequence[EncodedPrompt], keys: list[int], group_size: int
     ) -> list[Response]:
-        decoding = _Decoding(self.model, self.vocabulary, prompts, siblings, self.config)
+        decoding = _Decoding(self.model, self.vocabulary, prompts, group_size, self.config)
         for position in range(self.config.max_new_tokens):
             live_keys = [keys[row] for row in decoding.live.tolist()]
             draws = torch.from_numpy(uniforms(live_keys, position)).to(decoding.logits.device)
@@ -93,35 +93,35 @@ class Sampler:
 
 
 class _Decoding:
-    """The state of one batch while it is decoded. Rows that have stopped are dropped."""
+    """The state of one batch while it is decoded. Sequences that have stopped are dropped."""
 
     def __init__(
         self,
         model: Any,
         vocabulary: Vocabulary,
         prompts: Sequence[EncodedPrompt],
-        siblings: int,
+        group_size: int,
         config: SamplingConfig,
     ) -> None:
         device = model.device
         self.model, self.config = model, config
         self.kept = vocabulary.kept_ids.to(device)
         self.stops = torch.tensor(vocabulary.stop_ids, device=device)
-        rows = build_rows(prompts, [()] * len(prompts), pad_id=vocabulary.pad_id, padding_side="left").to(
-            device
-        )
+        inputs = build_sequences(
+            prompts, [()] * len(prompts), pad_id=vocabulary.pad_id, padding_side="left"
+        ).to(device)
         prefill_cache = DynamicCache()
         logits = model(
-            **rows.model_inputs(), **cache_argument(prefill_cache), use_cache=True, logits_to_keep=1
+            **inputs.model_inputs(), **cache_argument(prefill_cache), use_cache=True, logits_to_keep=1
         ).logits[:, -1]
-        count = len(prompts) * siblings
-        self.cache = expand_cache(prefill_cache, siblings, room=config.max_new_tokens)
-        self.mask = rows.attention_mask.repeat_interleave(siblings, 0)
+        count = len(prompts) * group_size
+        self.cache = expand_cache(prefill_cache, group_size, room=config.max_new_tokens)
+        self.mask = inputs.attention_mask.repeat_interleave(group_size, 0)
         next_text = torch.tensor([len(p) for p in prompts], device=device)
         next_rotary = torch.tensor([p.next_position for p in prompts], device=device)
         positions = torch.stack([next_text, next_rotary, next_rotary, next_rotary])
-        self.positions = positions.repeat_interleave(siblings, 1)
-        self.logits = logits.repeat_interleave(siblings, 0)[:, self.kept].float()
+        self.positions = positions.repeat_interleave(group_size, 1)
+        self.logits = logits.repeat_interleave(group_size, 0)[:, self.kept].float()
         self.present = torch.zeros_like(self.logits)
         self.live = torch.arange(count, device=device)
         self.tokens: list[list[int]] = [[] for _ in range(count)]
@@ -195,17 +195,17 @@ class _RoomyLayer(SizedCacheLayer):
 
     is_sliding = False
 
-    def __init__(self, keys: Tensor, values: Tensor, siblings: int, room: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, group_size: int, room: int) -> None:
         super().__init__()
         self.length = keys.shape[2]
-        self.keys, self.values = (self._buffer(x, siblings, room) for x in (keys, values))
+        self.keys, self.values = (self._buffer(x, group_size, room) for x in (keys, values))
         self.is_initialized = True
 
     @staticmethod
-    def _buffer(states: Tensor, siblings: int, room: int) -> Tensor:
+    def _buffer(states: Tensor, group_size: int, room: int) -> Tensor:
         batch, heads, length, size = states.shape
-        buffer = states.new_zeros(batch * siblings, heads, length + room, size)
-        buffer[:, :, :length] = states.repeat_interleave(siblings, 0)
+        buffer = states.new_zeros(batch * group_size, heads, length + room, size)
+        buffer[:, :, :length] = states.repeat_interleave(group_size, 0)
         return buffer
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
@@ -236,6 +236,6 @@ class _RoomyLayer(SizedCacheLayer):
         self.keys, self.values = self.keys[indices], self.values[indices]
 
 
-def expand_cache(cache: Cache, siblings: int, room: int) -> Cache:
-    """A cache for decoding: every prompt `siblings` times, and `room` more tokens without copying."""
-    return Cache(layers=[_RoomyLayer(layer.keys, layer.values, siblings, room) for layer in cache.layers])
+def expand_cache(cache: Cache, group_size: int, room: int) -> Cache:
+    """A cache for decoding: every prompt `group_size` times, and `room` more tokens without copying."""
+    return Cache(layers=[_RoomyLayer(layer.keys, layer.values, group_size, room) for layer in cache.layers])

@@ -1,4 +1,4 @@
-"""Where rollouts come from: the student, the teacher, or the data."""
+"""Sources of rollouts: the student, the teacher, or the data."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ SourceName = Literal["student", "teacher", "dataset"]
 
 @section
 class RolloutConfig:
-    """How the responses of a training step are made."""
+    """Settings for the responses of a training step."""
 
     source: SourceName = "student"
-    """Where responses come from: the student (on-policy), the teacher under its own view (off-policy), or
-    the data (`target_response`)."""
-    siblings: Count = 1
-    """Number of responses to each prompt (K; group size in GRPO)."""
+    """Source of the responses: the student (on-policy), the teacher under its own view (off-policy), or the
+    data (`target_response`)."""
+    group_size: Count = 1
+    """Group size: number of responses to each problem (K in the papers, num_generations in TRL)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How responses are sampled. Given responses are cut off at max_new_tokens."""
+    """Sampling of the responses. Responses from the data are cut off at max_new_tokens."""
     prompts_per_batch: Count = 64
     """Number of prompts that are prefilled and decoded together; memory grows with it."""
 
     def __post_init__(self) -> None:
-        if self.source == "dataset" and self.siblings > 1:
-            raise ValueError("rollout.source=dataset has one response to a problem: set rollout.siblings=1.")
+        if self.source == "dataset" and self.group_size > 1:
+            raise ValueError(
+                "rollout.source=dataset has one response to a problem: set rollout.group_size=1."
+            )
 
 
 @runtime_checkable
@@ -53,9 +55,9 @@ class GeneratedSource:
 
     Args:
         generator: generates its responses.
-        view: what it is shown.
+        view: its view of a problem.
         group_size: responses to each problem.
-        seed: with the step and the problem, decides what is sampled.
+        seed: seed of sampling, together with the step and the problem.
     """
 
     def __init__(self, generator: Generator, view: View, group_size: int, seed: int) -> None:
@@ -73,8 +75,8 @@ class DatasetSource:
     """Every sample brings its own response.
 
     Args:
-        tokenizer: of the student.
-        vocabulary: says how a response ends.
+        tokenizer: tokenizer of the student.
+        vocabulary: vocabulary with the token that ends a response.
         max_tokens: longer responses are cut off.
     """
 

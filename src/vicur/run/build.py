@@ -40,10 +40,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a step will take, known before any model is run.
+    """Size and memory of a step, known before any model is run.
 
     Attributes:
-        work: its sizes.
+        work: sizes of its batches.
         fitting: whether the prompts fit the models.
         memory: the estimated peak.
         available: bytes of the device; None if unknown.
@@ -65,10 +65,10 @@ class Run:
     """A recipe, ready to be run.
 
     Attributes:
-        recipe: what was asked for.
+        recipe: the recipe.
         data: the problems.
         student: the model that the trainer changes.
-        trainer: runs the steps.
+        trainer: trainer that runs the steps.
         held_out: problems that are answered before and after training; None for none.
     """
 
@@ -82,7 +82,7 @@ class Run:
     def notices(self) -> list[str]:
         """Sentences about what was left out, and about a CPU in place of a GPU."""
         cpu = cpu_notice(self.recipe.training.device, self.trainer.scoring.student.device)
-        return [*self.data.told(), *([] if cpu is None else [cpu])]
+        return [*self.data.notes(), *([] if cpu is None else [cpu])]
 
     def execute(
         self,
@@ -94,10 +94,10 @@ class Run:
         """The whole run: preflight, held-out problems, training, held-out problems again, model, summary.
 
         Args:
-            folder: of the run.
-            plan: what `plan` returned; made here if not given.
-            progress: of the training steps; silent if not given.
-            bars: for what takes a while besides them; silent if not given.
+            folder: the run's folder.
+            plan: result of `plan`; made here if not given.
+            progress: progress bar of the training steps; silent if not given.
+            bars: progress bars for other lengthy work; silent if not given.
 
         Returns:
             hint leakage over all rollouts.
@@ -131,7 +131,7 @@ class Run:
             return
         started = time.perf_counter()
         recipe, title = self.recipe, f"validation {when}"
-        found = evaluate(
+        evaluation = evaluate(
             self.student,
             self.held_out,
             recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
@@ -140,8 +140,8 @@ class Run:
             limits=recipe.data.pixel_limits(),
         )
         by_id = {sample.id: sample for sample in self.held_out.outlines()}
-        answered = [by_id[own.id] for own in found.answers]
-        records.write_validation(when, answered, found.responses, found.correct)
+        answered = [by_id[answer.id] for answer in evaluation.answers]
+        records.write_validation(when, answered, evaluation.responses, evaluation.correct)
         records.count_seconds("validation", time.perf_counter() - started)
 
     def plan(self, bars: Bars | None = None) -> Plan:
@@ -157,7 +157,7 @@ class Run:
         )
 
     def preflight(self, plan: Plan, bars: Bars | None = None) -> Preflight:
-        """Check with the real models that teacher and student see what they should, and nothing else."""
+        """Check with the real models that teacher and student see exactly what they should."""
         scoring = self.trainer.scoring
         return _during(
             bars,
@@ -177,10 +177,10 @@ class Run:
         scoring = self.trainer.scoring
         student, teacher = scoring.student, scoring.teacher
         samples = list(outlines(self.data.problems))
-        own = PromptSizes.of(samples, student.encoder, Plain())
+        student_sizes = PromptSizes.of(samples, student.encoder, Plain())
         if teacher is None:
-            return own, None
-        return own, PromptSizes.of(samples, teacher.scorer.encoder, teacher.view)
+            return student_sizes, None
+        return student_sizes, PromptSizes.of(samples, teacher.scorer.encoder, teacher.view)
 
     def _fitting(self, work: Workload) -> Iterator[Check]:
         scoring = self.trainer.scoring
@@ -193,7 +193,7 @@ class Run:
         prompts = recipe.training.prompts_per_step
         return Workload(
             prompts=prompts,
-            siblings=recipe.rollout.siblings,
+            group_size=recipe.rollout.group_size,
             student=student,
             teacher=teacher,
             response_tokens=recipe.rollout.sampling.max_new_tokens,
@@ -214,8 +214,8 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     """Make the components of a run.
 
     Args:
-        recipe: what to build.
-        bars: for what takes a while; silent if not given.
+        recipe: the recipe to build.
+        bars: progress bars for lengthy work; silent if not given.
 
     Raises:
         ValueError: a model or the data is missing or does not fit.
@@ -272,4 +272,4 @@ def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, loaded: Lo
         assert teacher is not None
         writer, scorer, view = teacher.loaded, teacher.scorer, teacher.view
     generator = TorchGenerator(writer, config.sampling, config.prompts_per_batch, encode=scorer.encode)
-    return GeneratedSource(generator, view, config.siblings, recipe.training.seed)
+    return GeneratedSource(generator, view, config.group_size, recipe.training.seed)

@@ -1,4 +1,4 @@
-"""Which problems a run takes, and which it leaves out and why."""
+"""Selects the problems of a run, and reports which are left out and why."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrainingProblems:
 
     Attributes:
         problems: those that are trained on.
-        without_privilege: of the problems, how many the teacher sees as the student does.
+        without_privilege: number of problems that the teacher sees as the student does.
         overlong: problems whose prompts are too long.
         ungradable: ids of problems whose gold answer cannot be graded against, with the reason, where
             rewards are needed.
@@ -35,33 +35,33 @@ class TrainingProblems:
     overlong: tuple[Overlong, ...] = ()
     ungradable: Mapping[str, str] = field(default_factory=dict)
 
-    def told(self) -> list[str]:
+    def notes(self) -> list[str]:
         """A sentence for each kind of problem that was skipped, with the first of them."""
-        name, told = self.problems.name, []
+        name, notes = self.problems.name, []
         if self.problems.bad_rows:
             count, why = len(self.problems.bad_rows), reasons_in_words(self.problems.bad_rows)
-            told.append(f"Skipped {count} bad rows of {name}: {why}.")
+            notes.append(f"Skipped {count} bad rows of {name}: {why}.")
         if self.overlong:
-            told.append(
+            notes.append(
                 f"Skipped {len(self.overlong)} problems of {name} with prompts that are too long, the first: "
                 f"{self.overlong[0]}."
             )
         if self.ungradable:
             reasons = ", ".join(f"{n} {why}" for why, n in Counter(self.ungradable.values()).most_common())
-            told.append(
+            notes.append(
                 f"Skipped {len(self.ungradable)} problems of {name} with answers that cannot be graded: "
                 f"{reasons}; the first: {next(iter(self.ungradable))}."
             )
         if self.problems.inapplicable:
-            told.append(
+            notes.append(
                 f"Skipped {self.problems.inapplicable} problems of {name} without the teacher's privilege."
             )
         if self.without_privilege:
-            told.append(
+            notes.append(
                 f"{self.without_privilege} of {len(self.problems)} problems lack the teacher's privilege; "
                 "for these the teacher sees the student's prompt."
             )
-        return told
+        return notes
 
 
 def open_problems(recipe: Recipe, bars: Bars | None) -> FileSource:
@@ -84,8 +84,8 @@ def open_problems(recipe: Recipe, bars: Bars | None) -> FileSource:
     if having == 0:
         raise ValueError(_no_privilege(problems, recipe.teacher.privilege))
     needs_answer = recipe.needs.rewards and recipe.rewards.function is None
-    wanted = {"answer": needs_answer, "target_response": recipe.rollout.source == "dataset"}
-    for column in (name for name, is_wanted in wanted.items() if is_wanted):
+    required = {"answer": needs_answer, "target_response": recipe.rollout.source == "dataset"}
+    for column in (name for name, is_required in required.items() if is_required):
         bare = sum(value is None or not value.strip() for value in problems.column(column))
         if bare:
             names = " + ".join(recipe.objective.parts)
@@ -113,17 +113,17 @@ def _no_privilege(problems: FileSource, privilege: str) -> str:
 
 
 def _lacking(problems: FileSource, view: View) -> int:
-    """How many problems lack what a view shows; a plain one is not worth a pass over the data."""
+    """Number of problems that lack what a view shows; a plain view is not worth a pass over the data."""
     return 0 if view == Plain() else problems.applies(view).count(False)
 
 
 def _check_enough(data: TrainingProblems, recipe: Recipe) -> None:
-    name, count, wanted = data.problems.name, len(data.problems), recipe.training.prompts_per_step
-    if count < wanted:
+    name, count, per_step = data.problems.name, len(data.problems), recipe.training.prompts_per_step
+    if count < per_step:
         sentence = (
-            f"{name} has {count} problems, fewer than one step takes (training.prompts_per_step={wanted})."
+            f"{name} has {count} problems, fewer than one step takes (training.prompts_per_step={per_step})."
         )
-        raise ValueError(" ".join([sentence, *data.told()]))
+        raise ValueError(" ".join([sentence, *data.notes()]))
 
 
 def fitting_problems(
@@ -156,7 +156,7 @@ def fitting_problems(
 
 
 def _gradable(data: TrainingProblems, grader: Grader, bars: Bars | None) -> TrainingProblems:
-    """Without the problems whose gold answer no response could be right by: their reward would be noise."""
+    """Leave out problems whose gold answer no response can match: their reward would be noise."""
     answers = data.problems.column("answer")
     rows: Iterable[tuple[int, str | None]] = enumerate(answers)
     if bars is not None:

@@ -33,21 +33,21 @@ class Recipe:
     student: StudentConfig = field(default_factory=StudentConfig)
     """The model that learns."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    """Who teaches and what the teacher sees."""
+    """The teacher model and what it sees."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """What is minimised."""
+    """The loss to minimise."""
     data: DataConfig = field(default_factory=DataConfig)
     """The problems."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
-    """How responses are graded."""
+    """Grading of the responses."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """How responses are made."""
+    """Generation of the responses."""
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
-    """How they are laid out and scored."""
+    """Layout and scoring of the responses."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """How the student changes."""
+    """Optimisation of the student."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """How long, how much at once, and where to."""
+    """Length, batch sizes and output of the training."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     """Held-out problems, answered before and after training."""
 
@@ -79,20 +79,20 @@ class Recipe:
                 "The teacher is the student's own start and sees what the student sees: there is nothing to "
                 "learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
             )
-        if self.rollout.siblings < needs.siblings:
+        if self.rollout.group_size < needs.group_size:
             raise ValueError(
-                f"The objective {names} compares siblings: set rollout.siblings to {needs.siblings} or "
-                f"more, not {self.rollout.siblings}."
+                f"The objective {names} compares a problem's responses: set rollout.group_size to "
+                f"{needs.group_size} or more, not {self.rollout.group_size}."
             )
-        if needs.siblings > 1 and sampling.temperature == 0:
+        if needs.group_size > 1 and sampling.temperature == 0:
             raise ValueError(
-                f"The objective {names} compares siblings, and at rollout.sampling.temperature=0 they are "
-                "all the same."
+                f"The objective {names} compares a problem's responses, and at "
+                "rollout.sampling.temperature=0 they are all the same."
             )
 
     @property
     def needs(self) -> Needs:
-        """What the objective asks of the run."""
+        """The objective's requirements on the run."""
         return self.objective.build().needs(0)
 
     @property
@@ -124,15 +124,19 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = find_packaged(path, "recipes")
     schema = recipe_schema()
-    name = Layer(shown(file), {"training.name": recipe_name(file)})
+    name = Layer(display_path(file), {"training.name": recipe_name(file)})
     return schema.load([name, inherited_settings(file), *schema.overrides(overrides)])
 
 
 def recipe_name(file: Path) -> str:
     """The name of a packaged recipe, e.g. cuebench/opsd_cue; of another file its stem."""
     packaged = resolve_packaged("recipes").resolve()
-    own = file.resolve()
-    return own.relative_to(packaged).with_suffix("").as_posix() if packaged in own.parents else own.stem
+    resolved = file.resolve()
+    return (
+        resolved.relative_to(packaged).with_suffix("").as_posix()
+        if packaged in resolved.parents
+        else resolved.stem
+    )
 
 
 def recipe_of(*settings: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -140,14 +144,14 @@ def recipe_of(*settings: dict[str, Any], source: str, overrides: Sequence[str] =
 
     Args:
         settings: e.g. those of a base, and of what differs.
-        source: where they come from, for messages.
-        overrides: as of `load_recipe`.
+        source: origin of the settings, for messages.
+        overrides: as in `load_recipe`.
 
     Raises:
         SettingsError: no such setting (naming the nearest), or a value that does not fit.
     """
     schema = recipe_schema()
-    layers = [Layer(source, schema.flatten(own)) for own in settings]
+    layers = [Layer(source, schema.flatten(layer)) for layer in settings]
     return schema.load([*layers, *schema.overrides(overrides)])
 
 
@@ -165,20 +169,20 @@ def inherited_settings(file: Path, heirs: tuple[Path, ...] = ()) -> Layer:
         SettingsError: a file is missing or not settings, or files are each other's base.
     """
     if file in heirs:
-        raise SettingsError(f"{shown(file)} is its own base, by way of {shown(heirs[-1])}.")
+        raise SettingsError(f"{display_path(file)} is its own base, through {display_path(heirs[-1])}.")
     settings = read_settings(file)
     bases = settings.pop("base", None) or []
     layers: list[Layer] = []
     for name in [bases] if isinstance(bases, str) else bases:
         base = (file.parent / expand(str(name))).resolve()
         if not base.is_file():
-            raise SettingsError(f"{shown(file)}: its base {name} does not exist.")
+            raise SettingsError(f"{display_path(file)}: its base {name} does not exist.")
         layers.append(inherited_settings(base, (*heirs, file)))
-    layers.append(Layer(shown(file), recipe_schema().flatten(settings)))
-    return recipe_schema().merged(shown(file), layers)
+    layers.append(Layer(display_path(file), recipe_schema().flatten(settings)))
+    return recipe_schema().merged(display_path(file), layers)
 
 
-def shown(file: Path) -> str:
+def display_path(file: Path) -> str:
     """A settings file as its user knows it: a packaged one by its name, others by their path."""
     for folder in ("recipes", "studies"):
         root = resolve_packaged(folder)
@@ -200,9 +204,13 @@ def read_settings(file: Path) -> dict[str, Any]:
         _check_unique(yaml.compose(text), file)
         settings = yaml.safe_load(text) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{shown(file)} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise SettingsError(
+            f"{display_path(file)} is not valid YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(settings, dict):
-        raise SettingsError(f"{shown(file)} must hold settings by name, not a {type(settings).__name__}.")
+        raise SettingsError(
+            f"{display_path(file)} must hold settings by name, not a {type(settings).__name__}."
+        )
     return settings
 
 
@@ -228,7 +236,7 @@ def _check_unique(root: yaml.Node | None, file: Path) -> None:
                 if key.value in lines:
                     first = lines[key.value]
                     raise SettingsError(
-                        f"{shown(file)} sets {key.value} twice, in line {first} and in line {line}."
+                        f"{display_path(file)} sets {key.value} twice, in line {first} and in line {line}."
                     )
                 lines[key.value] = line
             waiting.append(value)

@@ -1,8 +1,8 @@
-"""From hidden states to weighted terms, a chunk of tokens at a time.
+"""Computes weighted terms from hidden states, a chunk of tokens at a time.
 
 Full logits of a batch do not fit: 16,384 tokens by 151,936 words are 10 GB in float32, and an
 objective may need four such distributions. Here they exist for one chunk of tokens at a time. As all
-weights are known beforehand, the gradient of a chunk is computed with its value, in the forward pass.
+weights are known in advance, the gradient of a chunk is computed with its value, in the forward pass.
 
 Two sizes matter. A chunk is as many tokens as make the products with the heads efficient; its logits
 are the only large tensors. The terms work on blocks of a few of its rows, whose temporaries stay small;
@@ -27,16 +27,16 @@ from vicur.scoring.term import STUDENT, Block, Scores, Term
 from vicur.scoring.terms import reverse_kl
 
 CHUNK_BYTES = {"cpu": 96 * 2**20, "cuda": 2**30}
-"""What the float32 logits of a chunk take, those of all its distributions together."""
+"""Bytes for the float32 logits of a chunk, those of all its distributions together."""
 BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
-"""What one distribution takes in a block. A term keeps about a dozen tensors of that size."""
+"""Bytes for one distribution in a block. A term keeps about a dozen tensors of that size."""
 HEAD_ROWS = 16_384
 """Rows of a half-precision head that are converted to float32 together."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Which tokens were sampled, over which words, and how much is worked on at once.
+    """The sampled tokens, the words that they are scored over, and the number of tokens per chunk.
 
     Attributes:
         ids_N: the response tokens; each must be a kept word.
@@ -50,7 +50,7 @@ class Reading:
     chunk_size: int | None = None
 
     def slots(self) -> Int[Tensor, " N"]:
-        """Which kept word each response token is.
+        """Index of each response token among the kept words.
 
         Raises:
             ValueError: a token is not among the kept words.
@@ -78,7 +78,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Weighted:
-    """What `weighted_terms` returns.
+    """The result of `weighted_terms`.
 
     Attributes:
         loss: sum over terms and tokens of weight times value; differentiable once.
@@ -106,10 +106,10 @@ def weighted_terms(
     Args:
         hidden_ND: the student's last hidden states at the predicting positions.
         head_WD: its LM head's weight, padding rows included.
-        reading: tokens and words.
+        reading: the sampled tokens and the words that they are scored over.
         terms: weighted and observed ones.
         others: the other distributions that the terms announce.
-        head_gradient_WD: where the head's gradient is added during this call, instead of being
+        head_gradient_WD: tensor that the head's gradient is added to during this call, instead of being
             returned by autograd: a second tensor of the head's size is never made. Then the loss may
             not be scaled afterwards.
 
@@ -131,7 +131,7 @@ def weighted_terms(
 def observed_terms(
     scores: Scores, reading: Reading, terms: Sequence[Term], others: Mapping[str, Scores]
 ) -> Float[Tensor, "J N"]:
-    """The values of terms without any gradient; `scores` stand for the student.
+    """The values of terms without any gradient; `scores` take the student's place.
 
     Raises:
         ValueError: a response token is not among the kept words.
@@ -181,9 +181,9 @@ class _WeightedTerms(torch.autograd.Function):
         if added is None and wants_head:
             added = torch.zeros_like(head, dtype=precise)
         run = _Run(Scores(hidden, head), reading, terms, others, gradients, added)
-        own = gradients.pop(STUDENT, None)
+        student_gradient = gradients.pop(STUDENT, None)
         ctx.save_for_backward(
-            None if own is None else own.to(hidden.dtype),
+            None if student_gradient is None else student_gradient.to(hidden.dtype),
             None if added is None or added is head_gradient else added.to(head.dtype),
         )
         results = (run.values_JN, *gradients.values())
@@ -204,7 +204,7 @@ class _Run:
 
     Args:
         student: hidden states and head of the model that is differentiated or measured.
-        reading: tokens and words.
+        reading: the sampled tokens and the words that they are scored over.
         terms: weighted and observed ones.
         others: the other distributions.
         gradients: tensors that receive the gradient in the hidden states of each live distribution.
@@ -246,7 +246,7 @@ class _Run:
             logits |= zip(names, product.chunk(len(names)), strict=True)
         for rows in self.reading.blocks(tokens.stop - tokens.start):
             place = slice(tokens.start + rows.start, tokens.start + rows.stop)
-            self._block({name: own[rows] for name, own in logits.items()}, place)
+            self._block({name: chunk_logits[rows] for name, chunk_logits in logits.items()}, place)
         # By now `logits` of live distributions hold their gradients. The products with the head are made once
         # per chunk, not per block: matrix products of a few rows would leave the hardware idle.
         for name in self.live:
@@ -254,7 +254,7 @@ class _Run:
 
     def _block(self, logits: Mapping[str, Tensor], tokens: slice) -> None:
         """Values of all terms at a few tokens; the gradients of live logits take their place."""
-        log_probs = {name: self.words.log_probs(own) for name, own in logits.items()}
+        log_probs = {name: self.words.log_probs(block_logits) for name, block_logits in logits.items()}
         # Autograd starts at the log-probs. The way back through the softmax is made by hand, in the memory of
         # the logits, so that no further (C, V) tensor is kept.
         leaves = {name: log_probs[name].detach().requires_grad_() for name in self.live}
@@ -270,8 +270,8 @@ class _Run:
                     self.values_JN[row, tokens] = values_C.detach()
                     loss = loss + (term.weights * values_C).sum()
         if leaves:
-            found = _gradients(loss, list(leaves.values()))
-            for name, gradient_CV in zip(leaves, found, strict=True):
+            gradients = _gradients(loss, list(leaves.values()))
+            for name, gradient_CV in zip(leaves, gradients, strict=True):
                 self.words.put(_through_softmax(log_probs[name], gradient_CV), logits[name])
         self.loss += loss.detach()
         # Only now: no graph of an observed term is ever made.
@@ -281,7 +281,7 @@ class _Run:
                 self.values_JN[row, tokens] = term.function(block, **term.inputs)
 
     def _backward(self, name: str, gradient_CW: Tensor, tokens: slice) -> None:
-        """From the gradient of a chunk's logits to that of its hidden states and of the head."""
+        """Propagate the gradient of a chunk's logits to its hidden states and to the head."""
         hidden_CD, head_WD = self.scores[name].hidden_ND[tokens], self.scores[name].head_WD[: self.words.rows]
         if name in self.gradients:
             for rows in _head_parts(head_WD):
@@ -295,9 +295,9 @@ class _Run:
 def _by_head(scores: Mapping[str, Scores]) -> list[list[str]]:
     """The names of distributions that share a head, as the student's views do."""
     groups: dict[tuple[int, torch.Size], list[str]] = {}
-    for name, own in scores.items():
+    for name, model_scores in scores.items():
         # Compared by address: comparing values would read both heads.
-        groups.setdefault((own.head_WD.data_ptr(), own.head_WD.shape), []).append(name)
+        groups.setdefault((model_scores.head_WD.data_ptr(), model_scores.head_WD.shape), []).append(name)
     return list(groups.values())
 
 

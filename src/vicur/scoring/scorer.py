@@ -1,4 +1,4 @@
-"""A model, its rows and a view: what it makes of given responses.
+"""Runs a model under a view over prompts and given responses.
 
 Shape suffixes: N response tokens, D hidden size, J terms.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vicur.data.sample import Sample
 from vicur.data.views import View
-from vicur.encoding.layout import Rows, build_rows, siblings_per_row
+from vicur.encoding.layout import Sequences, build_sequences, responses_per_sequence
 from vicur.encoding.prompts import EncodedPrompt, PromptEncoder
 from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 @section
 class ScoringConfig:
-    """How responses are laid out and scored. Only `vocabulary` changes a result beyond rounding."""
+    """Settings for laying out and scoring responses. Only `vocabulary` changes a result beyond rounding."""
 
     vocabulary: ScoringVocabulary = "shared"
     """Tokens over which every distribution is normalised and compared. "shared": all tokens of the tokenizer,
@@ -39,17 +39,17 @@ class ScoringConfig:
     """Number of samples in one forward pass without gradient. With gradient it is
     optimizer.prompts_per_micro_batch."""
     share_prompts: Literal["auto", "always", "never"] = "auto"
-    """Whether the responses to a prompt share one row that holds the prompt once: "auto" chooses by
+    """Whether the responses to a prompt share one sequence that holds the prompt once: "auto" chooses by
     estimated cost."""
     chunk_tokens: Count | None = None
-    """Number of response tokens whose logits exist at a time; null for as many as take about 96 MiB (on a
-    GPU, 1 GiB) for all distributions that are compared."""
+    """Number of response tokens whose logits are in memory at a time; null for as many as fit in about 96 MiB
+    (on a GPU, 1 GiB) for all distributions that are compared."""
     gradient_checkpointing: bool = False
     """Recompute the student's layers in the backward pass instead of storing their activations."""
 
 
 class Policy(nn.Module):
-    """Backbone and head in one module: rows in, what a reader makes of the hidden states out.
+    """Backbone and head in one module: sequences in, what a reader makes of the hidden states out.
 
     Full logits never leave it, so the head can be sharded with the rest and gathered only here.
 
@@ -68,18 +68,18 @@ class Policy(nn.Module):
                 "chunk. Leave lm_head out of the adapted modules."
             )
 
-    def forward(self, rows: Rows, read: Callable[[Tensor, Tensor], Result]) -> Result:
-        """Run the rows.
+    def forward(self, sequences: Sequences, read: Callable[[Tensor, Tensor], Result]) -> Result:
+        """Run the sequences.
 
         Args:
-            rows: prompts and responses.
+            sequences: prompts and responses.
             read: takes the hidden states (N, D) that predict the response tokens, and the LM head's
                 weight (W, D).
         """
         backbone: Any = self.model.model
-        hidden_BLD = backbone(**rows.model_inputs(self.model.dtype), use_cache=False).last_hidden_state
+        hidden_BLD = backbone(**sequences.model_inputs(self.model.dtype), use_cache=False).last_hidden_state
         head: Any = self.model.lm_head
-        return read(rows.predicting(hidden_BLD), head.weight)
+        return read(sequences.predicting(hidden_BLD), head.weight)
 
 
 class Scorer:
@@ -87,7 +87,7 @@ class Scorer:
 
     Args:
         loaded: the model with its processor and vocabulary.
-        config: how.
+        config: settings for scoring.
         limits: on the pixels of what it is shown; the checkpoint's own if not given.
         keep_head: keep a copy of the head from the first scores until `clear_cache`, for a model that changes
             in between: its old hidden states must not meet a new head.
@@ -129,24 +129,27 @@ class Scorer:
         kept = self.vocabulary.scored_ids(self.config.vocabulary).to(self.device)
         return Reading(response_ids.to(self.device), kept, self.config.chunk_tokens)
 
-    def rows(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> Rows:
-        """Lay prompts and their sibling responses out, on the model's device, in the flat order."""
-        row_prompts: list[EncodedPrompt] = []
-        row_responses: list[Sequence[Tensor]] = []
-        for prompt, siblings in zip(prompts, responses, strict=True):
-            # Responses to one prompt share rows of `width` responses, so that the prompt is computed once.
-            width = self.siblings_per_row(len(prompt), [len(ids) for ids in siblings])
-            for first in range(0, len(siblings), width):
-                row_prompts.append(prompt)
-                row_responses.append(siblings[first : first + width])
-        rows = build_rows(row_prompts, row_responses, pad_id=self.vocabulary.pad_id).to(self.device)
-        _check_alignment(rows, responses)
-        return rows
+    def sequences(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> Sequences:
+        """Lay out prompts and the responses to each, on the model's device, in the flat order."""
+        shared_prompts: list[EncodedPrompt] = []
+        shared_responses: list[Sequence[Tensor]] = []
+        for prompt, group in zip(prompts, responses, strict=True):
+            # Responses to one prompt share sequences of `width` responses, so that the prompt is computed
+            # once.
+            width = self.responses_per_sequence(len(prompt), [len(ids) for ids in group])
+            for first in range(0, len(group), width):
+                shared_prompts.append(prompt)
+                shared_responses.append(group[first : first + width])
+        sequences = build_sequences(shared_prompts, shared_responses, pad_id=self.vocabulary.pad_id).to(
+            self.device
+        )
+        _check_alignment(sequences, responses)
+        return sequences
 
-    def siblings_per_row(self, prompt_length: int, response_lengths: Sequence[int]) -> int:
-        """How many responses share a row and its prompt, as the settings say."""
+    def responses_per_sequence(self, prompt_length: int, response_lengths: Sequence[int]) -> int:
+        """Number of responses that share a sequence and its prompt, by `scoring.share_prompts`."""
         if self.config.share_prompts == "auto":
-            return siblings_per_row(prompt_length, response_lengths, self.hidden_size)
+            return responses_per_sequence(prompt_length, response_lengths, self.hidden_size)
         return len(response_lengths) if self.config.share_prompts == "always" else 1
 
     def batches(
@@ -154,15 +157,15 @@ class Scorer:
         prompts: Sequence[EncodedPrompt],
         responses: Sequence[Sequence[Tensor]],
         samples_per_batch: int,
-    ) -> Iterator[tuple[Rows, slice]]:
-        """Rows of a few samples each, and which tokens of the flat order they hold."""
+    ) -> Iterator[tuple[Sequences, slice]]:
+        """Sequences of a few samples at a time, and the slice of the flat token order that they hold."""
         first = 0
         for start in range(0, len(prompts), samples_per_batch):
             part = slice(start, start + samples_per_batch)
-            rows = self.rows(prompts[part], responses[part])
-            tokens = slice(first, first + len(rows.response_ids))
+            sequences = self.sequences(prompts[part], responses[part])
+            tokens = slice(first, first + len(sequences.response_ids))
             first = tokens.stop
-            yield rows, tokens
+            yield sequences, tokens
 
     @torch.no_grad()
     def scores(self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View) -> Scores:
@@ -172,8 +175,8 @@ class Scorer:
         # Only hidden states are kept: (N, D) numbers, where logits would be (N, V), 75 times as many at 2B.
         with self.loaded.mode():  # adapters or recovery switched off, where this model is a self-teacher
             hidden = [
-                self.policy(rows, lambda hidden, head: hidden)
-                for rows, _ in self.batches(prompts, responses, self.config.samples_per_batch)
+                self.policy(sequences, lambda hidden, head: hidden)
+                for sequences, _ in self.batches(prompts, responses, self.config.samples_per_batch)
             ]
         return Scores(torch.cat(hidden), self._head_now())
 
@@ -189,34 +192,37 @@ class Scorer:
         self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View
     ) -> Float[Tensor, " N"]:
         """log p(y_t) of given responses under a view, without gradient, in the flat order."""
-        ids = torch.cat([ids for siblings in responses for ids in siblings])
+        ids = torch.cat([ids for group in responses for ids in group])
         return sampled_log_probs(self.scores(samples, responses, view), self.reading(ids))
 
     def weighted_terms(
         self,
-        rows: Rows,
+        sequences: Sequences,
         terms: Sequence[Term],
         others: Mapping[str, Scores],
         *,
         add_head_gradient: bool = False,
     ) -> Weighted:
-        """The weighted sum of terms over the response tokens of rows, with gradient, and their values.
+        """The weighted sum of terms over the response tokens of the sequences, with gradient, and their
+        values.
 
         Args:
-            rows: prompts and responses.
+            sequences: prompts and responses.
             terms: weighted and observed ones.
             others: the other distributions that they announce.
             add_head_gradient: add the head's gradient to what it has at once, not at `backward()`: no
                 second tensor of its size is made, but the loss may not be scaled afterwards.
         """
-        read = partial(weighted_terms, reading=self.reading(rows.response_ids), terms=terms, others=others)
+        read = partial(
+            weighted_terms, reading=self.reading(sequences.response_ids), terms=terms, others=others
+        )
         head = self.policy.model.lm_head.weight
         # A half-precision gradient would round every chunk's contribution; there the engine sums in float32.
         if add_head_gradient and head.requires_grad and head.dtype == torch.float32:
             if head.grad is None:
                 head.grad = torch.zeros_like(head)
             read.keywords["head_gradient_WD"] = head.grad
-        return self.policy(rows, read)
+        return self.policy(sequences, read)
 
 
 class _PromptMemory:
@@ -230,13 +236,13 @@ class _PromptMemory:
         # An unknown sample means a new batch: keeping the last one too would double the pixels in memory.
         if any(id(sample) not in self._samples for sample in samples):
             self._samples, self._prompts = {id(sample): sample for sample in samples}, {}
-        own = self._prompts.setdefault(view, {})
-        missing = [sample for sample in samples if id(sample) not in own]
+        by_sample = self._prompts.setdefault(view, {})
+        missing = [sample for sample in samples if id(sample) not in by_sample]
         if missing:
             prompts = encoder.encode([view.show(sample) for sample in missing])
-            own |= {id(sample): prompt for sample, prompt in zip(missing, prompts, strict=True)}
+            by_sample |= {id(sample): prompt for sample, prompt in zip(missing, prompts, strict=True)}
             self._check_tokens(view, missing)
-        return [own[id(sample)] for sample in samples]
+        return [by_sample[id(sample)] for sample in samples]
 
     def _check_tokens(self, view: View, samples: Sequence[Sample]) -> None:
         """Views that only change pixels must agree in every token, the visual ones included."""
@@ -248,14 +254,15 @@ class _PromptMemory:
                 assert same, f"the view {view.name} changed the visual tokens of sample {sample.id}"
 
 
-def _check_alignment(rows: Rows, responses: Sequence[Sequence[Tensor]]) -> None:
+def _check_alignment(sequences: Sequences, responses: Sequence[Sequence[Tensor]]) -> None:
     """A view may change the prompt, never the response, and never by a shift of one token.
 
-    The token after each predicting position, in the rows themselves, must be the given one; a
-    sibling's first token is predicted by the prompt's last, which other siblings may follow.
+    The token after each predicting position, in the sequences themselves, must be the
+    response's; a response's first token is predicted by the prompt's last, which another response's first
+    token may follow.
     """
-    given = torch.cat([ids for siblings in responses for ids in siblings]).to(rows.input_ids.device)
-    inner = torch.cat([rows.response_index.new_ones(1), rows.response_index.diff()]) == 0
-    following = rows.input_ids[rows.predicts_row[inner], rows.predicts_column[inner] + 1]
-    assert torch.equal(following, given[inner]), "response tokens are shifted between views"
-    assert torch.equal(rows.response_ids, given), "a view must not change a response"
+    expected = torch.cat([ids for group in responses for ids in group]).to(sequences.input_ids.device)
+    inner = torch.cat([sequences.response_index.new_ones(1), sequences.response_index.diff()]) == 0
+    following = sequences.input_ids[sequences.predicts_sequence[inner], sequences.predicts_column[inner] + 1]
+    assert torch.equal(following, expected[inner]), "response tokens are shifted between views"
+    assert torch.equal(sequences.response_ids, expected), "a view must not change a response"

@@ -25,7 +25,7 @@ AVERAGE = "average"
 
 @section
 class TeacherConfig:
-    """Who teaches, and what the teacher sees beyond the student's prompt."""
+    """The teacher model, and what it sees beyond the student's prompt."""
 
     model: PathText = SELF
     """Checkpoint of the teacher: a folder, a hub id or "vicur:NAME" (OPD), or "self" for the student's own
@@ -57,7 +57,7 @@ class TeacherConfig:
 
     @property
     def view(self) -> View:
-        """What the teacher is shown."""
+        """The teacher's view."""
         return teacher_view(self.privilege, "plain" if self.missing_privilege == "plain" else "error")
 
 
@@ -136,16 +136,17 @@ class MovingAverage:
         self._pairs = [(average[name], student[name]) for name in average]
         # Below float32, a step of (1 - decay) times a small change would be rounded away.
         self._exact = [
-            own.detach() if own.dtype == torch.float32 else own.detach().float() for own, _ in self._pairs
+            averaged.detach() if averaged.dtype == torch.float32 else averaged.detach().float()
+            for averaged, _ in self._pairs
         ]
 
     @torch.no_grad()
     def update(self) -> None:
         """Take one step towards the student."""
-        for (own, student), exact in zip(self._pairs, self._exact, strict=True):
+        for (averaged, student), exact in zip(self._pairs, self._exact, strict=True):
             exact.lerp_(student.float(), 1 - self.decay)
-            if own.dtype != torch.float32:
-                own.copy_(exact)
+            if averaged.dtype != torch.float32:
+                averaged.copy_(exact)
 
 
 def _other(config: TeacherConfig, student: LoadedModel) -> LoadedModel:
@@ -171,8 +172,8 @@ def _self(
     _freeze(copied)
     if config.update == "frozen":
         return copied, None
-    own, theirs = dict(copied.model.named_parameters()), dict(student.model.named_parameters())
-    return copied, MovingAverage(own, theirs, config.ema_decay)
+    average, students = dict(copied.model.named_parameters()), dict(student.model.named_parameters())
+    return copied, MovingAverage(average, students, config.ema_decay)
 
 
 def _self_with_adapters(
@@ -204,11 +205,11 @@ def _self_with_adapters(
         )
     assert lora is not None, "a student with adapters was given none"
     add_adapter(student.model, lora, AVERAGE, trained=False)
-    own, theirs = adapter_parameters(student.model, AVERAGE), adapter_parameters(student.model)
+    average, students = adapter_parameters(student.model, AVERAGE), adapter_parameters(student.model)
     with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(theirs[name])
-    return with_adapter(student, AVERAGE), MovingAverage(own, theirs, config.ema_decay)
+        for name, parameter in average.items():
+            parameter.copy_(students[name])
+    return with_adapter(student, AVERAGE), MovingAverage(average, students, config.ema_decay)
 
 
 def _freeze(loaded: LoadedModel) -> None:

@@ -1,4 +1,4 @@
-"""What a term is, and what it may read: distributions over the vocabulary at response tokens.
+"""The protocol of a term, and the data it may read: distributions over the vocabulary at response tokens.
 
 Shape suffixes: N tokens, D hidden size, W rows of the head, C tokens of a block, V words kept.
 """
@@ -35,11 +35,11 @@ class Scores:
 
 
 class Block:
-    """What a term may look at: distributions over the kept words at C tokens.
+    """The data that a term may read: distributions over the kept words at C tokens.
 
     Args:
         log_probs: (C, V) of each distribution that was announced.
-        slot_C: which kept word each response token is.
+        slot_C: index of each response token among the kept words.
     """
 
     def __init__(self, log_probs: Mapping[str, Tensor], slot_C: Tensor) -> None:
@@ -73,7 +73,7 @@ class Term:
     """A per-token function, what multiplies it in the loss, and what it takes.
 
     Attributes:
-        name: under which its values are recorded.
+        name: name under which its values are recorded.
         function: pure; gets a `Block` and the inputs by name.
         weights: detached coefficient of every token, the whole reduction included; None where the
             term is only observed.

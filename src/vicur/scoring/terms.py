@@ -68,10 +68,10 @@ def visual_target_kl(
     """KL(p || q*) (VGS eq. 11).
 
     Args:
-        log_p: of the student.
-        log_p_blind: of the blind student, the prior inside q*.
-        log_q: of the teacher.
-        log_q_blind: of the blind teacher.
+        log_p: log-probs of the student.
+        log_p_blind: log-probs of the blind student, the prior inside q*.
+        log_q: log-probs of the teacher.
+        log_q_blind: log-probs of the blind teacher.
         detach_prior: keep the gradient out of `log_p_blind`.
     """
     prior = log_p_blind.detach() if detach_prior else log_p_blind
@@ -112,8 +112,8 @@ def k3(
     that of the KL in expectation.
 
     Args:
-        log_prob: of the sampled token; the gradient flows here.
-        reference_log_prob: under the reference, detached.
+        log_prob: log-prob of the sampled token; the gradient flows here.
+        reference_log_prob: log-prob under the reference, detached.
         max_log_ratio: d is clamped to plus and minus this.
         max_value: and the result to at most this.
     """
@@ -151,10 +151,10 @@ def clipped_policy(
         A <  0:   min(max(-r A, -clip(r, ...) A), -dual_clip A)
 
     Args:
-        log_prob: of the sampled token under the current policy; the gradient flows here.
-        old_log_prob: under the policy at the start of the rollout batch, detached.
-        advantage: detached.
-        clip_low, clip_high: how far the ratio may fall below and rise above 1.
+        log_prob: log-prob of the sampled token under the current policy; the gradient flows here.
+        old_log_prob: log-prob under the policy at the start of the rollout batch, detached.
+        advantage: advantage of the token, detached.
+        clip_low, clip_high: distances that the ratio may fall below and rise above 1.
         dual_clip: bound on the loss, in multiples of |A|, where the advantage is negative; None for
             no bound.
         max_log_ratio: the log-ratio is clamped to plus and minus this.
@@ -194,7 +194,7 @@ def mixture_information(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Tensor, 
         log_q: log-probabilities under each text; at least one.
     """
     log_mean = _log_mean(torch.stack(list(log_q)))
-    return torch.stack([reverse_kl(own, log_mean) for own in log_q]).mean(0)
+    return torch.stack([reverse_kl(member, log_mean) for member in log_q]).mean(0)
 
 
 def mixture_information_above(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Tensor, " C"]:
@@ -207,11 +207,11 @@ def mixture_information_above(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Te
     Args:
         log_q: log-probabilities under each text; at least two.
     """
-    found = [
-        reverse_kl(own, _log_mean(torch.stack([other for i, other in enumerate(log_q) if i != j])))
-        for j, own in enumerate(log_q)
+    divergences = [
+        reverse_kl(member, _log_mean(torch.stack([other for i, other in enumerate(log_q) if i != j])))
+        for j, member in enumerate(log_q)
     ]
-    return torch.stack(found).mean(0)
+    return torch.stack(divergences).mean(0)
 
 
 def _log_mean(log_q: Float[Tensor, "n C V"]) -> Float[Tensor, "C V"]:

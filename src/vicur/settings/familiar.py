@@ -27,7 +27,7 @@ _TRAIN = {
         "per_device_train_batch_size per_device_batch_size micro_batch_size micro_train_batch_size "
         "ppo_micro_batch_size ppo_micro_batch_size_per_gpu micro_batch_size_per_device_for_update"
     ),
-    "rollout.siblings": (
+    "rollout.group_size": (
         "num_generations num_return_sequences n_samples_per_prompt num_samples group_size rollout.n n k"
     ),
     "rollout.sampling.max_new_tokens": (
@@ -199,9 +199,9 @@ def _by_names(table: dict[str, str]) -> dict[str, str]:
 
 
 RENAMED = {"train": _by_name(_TRAIN), "eval": _by_name(_EVAL)}
-"""For each command: a familiar name to the setting of ours that does the same."""
+"""For each command, the setting of ours that does the same as a familiar name."""
 ABSENT = {"train": _by_names(_TRAIN_ABSENT), "eval": _by_names(_EVAL_ABSENT)}
-"""For each command: a familiar name to a sentence that says why there is no such setting."""
+"""For each command, a sentence that says why there is no setting for a familiar name."""
 
 
 def renamed(name: str, command: str) -> str | None:
@@ -219,7 +219,7 @@ def answer_for(name: str, command: str) -> str | None:
     """A sentence about a name from another library; None if the name is not known.
 
     Args:
-        name: as of `renamed`.
+        name: as in `renamed`.
         command: "train" or "eval".
     """
     ours = renamed(name, command)

@@ -1,4 +1,4 @@
-"""What every setting of a component is: name, type, bounds, default and help, for docs and --help."""
+"""Describes every setting of a component: name, type, bounds, default and help, for docs and --help."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Setting:
     """One setting.
 
     Attributes:
-        name: dotted.
+        name: dotted name.
         kind: its type, in words.
-        default: as YAML.
+        default: default value as YAML.
         text: its docstring, in one line.
     """
 
@@ -39,22 +39,22 @@ def settings_of(component: type, prefix: str = "", defaults: Any = None) -> Iter
 
     Args:
         component: a dataclass with a docstring under each field.
-        prefix: what their names start with.
+        prefix: prefix of their names.
         defaults: an instance that holds the defaults, where they are not those of the fields.
 
     Raises:
         ValueError: a setting has no docstring.
     """
     hints, texts = get_type_hints(component, include_extras=True), field_docstrings(component)
-    for own in fields(component):
-        name, kind = f"{prefix}{own.name}", hints[own.name]
-        default = _default(own) if defaults is None else getattr(defaults, own.name)
+    for setting_field in fields(component):
+        name, kind = f"{prefix}{setting_field.name}", hints[setting_field.name]
+        default = _default(setting_field) if defaults is None else getattr(defaults, setting_field.name)
         inner = _component(kind)
         if inner is not kind:
-            if own.name not in texts:
-                raise ValueError(f"{component.__name__}.{own.name} has no docstring under it.")
-            shown = "required" if default is MISSING else _as_yaml(default)
-            yield Setting(name, in_words(kind), shown, texts[own.name])
+            if setting_field.name not in texts:
+                raise ValueError(f"{component.__name__}.{setting_field.name} has no docstring under it.")
+            default_text = "required" if default is MISSING else _as_yaml(default)
+            yield Setting(name, in_words(kind), default_text, texts[setting_field.name])
         if inner is not None:
             yield from settings_of(inner, f"{name}.", default)
 
@@ -63,13 +63,13 @@ def field_docstrings(component: type) -> dict[str, str]:
     """The docstring under each field of a dataclass that has one, each in one line."""
     body = ast.parse(textwrap.dedent(inspect.getsource(component))).body[0]
     assert isinstance(body, ast.ClassDef)
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for statement, following in zip(body.body, [*body.body[1:], ast.Pass()], strict=True):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            found[statement.target.id] = " ".join(str(following.value.value).split())
-    return found
+            texts[statement.target.id] = " ".join(str(following.value.value).split())
+    return texts
 
 
 def in_words(kind: Any) -> str:
@@ -128,12 +128,14 @@ def optional_components(component: type, prefix: str) -> list[tuple[str, type]]:
 
 def _component(kind: Any) -> type | None:
     """The dataclass that a setting is, or is unless it is null."""
-    kinds = (own for own in (kind, *get_args(kind)) if isinstance(own, type))
-    return next((own for own in kinds if is_dataclass(own)), None)
+    kinds = (candidate for candidate in (kind, *get_args(kind)) if isinstance(candidate, type))
+    return next((candidate for candidate in kinds if is_dataclass(candidate)), None)
 
 
-def _default(own: Field[Any]) -> Any:
-    return own.default if own.default_factory is MISSING else own.default_factory()
+def _default(setting_field: Field[Any]) -> Any:
+    return (
+        setting_field.default if setting_field.default_factory is MISSING else setting_field.default_factory()
+    )
 
 
 def _as_yaml(value: Any) -> str:

@@ -41,7 +41,7 @@ class Layer:
     Attributes:
         origin: the file, option or override that they come from, as the user wrote it.
         flat: values by dotted name.
-        origins: of settings that come from elsewhere, as from the base of a file.
+        origins: origins of settings that come from elsewhere, as from the base of a file.
     """
 
     origin: str
@@ -49,7 +49,7 @@ class Layer:
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def origin_of(self, key: str) -> str:
-        """Where one setting comes from."""
+        """The origin of one setting."""
         return self.origins.get(key, self.origin)
 
 
@@ -68,11 +68,11 @@ class Schema(Generic[Component]):
         self._defaults = Layer("", dict(_own_defaults(component)))
 
     def override(self, text: str, origin: str | None = None) -> Layer:
-        """The layer of one `key=value` or `--key=value`; `-` in the key stands for `_`.
+        """The layer of one `key=value` or `--key=value`; `-` in the key is read as `_`.
 
         Args:
             text: e.g. "optimizer.learning_rate=1e-4".
-            origin: how the user wrote it, where that differs.
+            origin: the setting as the user wrote it, where that differs.
 
         Raises:
             SettingsError: it has no value, or one that YAML cannot read.
@@ -134,9 +134,9 @@ class Schema(Generic[Component]):
         if "." in key and near:  # a slip of the pen
             return f"there is no setting {key!r}; did you mean {near[0]!r}?"
         answer = answer_for(key, self.command)
-        own = [name for name in self.kinds if name.rpartition(".")[2] == key]
-        if answer is None and len(own) == 1:
-            answer = f"it is {own[0]} here."
+        same_name = [name for name in self.kinds if name.rpartition(".")[2] == key]
+        if answer is None and len(same_name) == 1:
+            answer = f"it is {same_name[0]} here."
         if answer is not None:
             return f"there is no setting {key!r}: {answer}"
         near = difflib.get_close_matches(key, list(self.kinds), n=1, cutoff=0.5)
@@ -147,8 +147,8 @@ class Schema(Generic[Component]):
         kind = self.kinds.get(key, self._entry_of(key))
         kinds = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
         is_none = NoneType in kinds and value in ("null", "")
-        is_list = value.startswith("[") and any(get_origin(own) in (list, tuple) for own in kinds)
-        is_word = any(get_origin(own) is Literal and value in get_args(own) for own in kinds)
+        is_list = value.startswith("[") and any(get_origin(option) in (list, tuple) for option in kinds)
+        is_word = any(get_origin(option) is Literal and value in get_args(option) for option in kinds)
         if is_word or (str in kinds and not is_none and not is_list):
             return value
         try:
@@ -230,15 +230,15 @@ def setting_types(component: type, prefix: str = "", *, extras: bool = False) ->
         extras: whether the marks of `Annotated` types are kept.
     """
     hints = get_type_hints(component, include_extras=extras)
-    found: dict[str, Any] = {}
-    for name in (own.name for own in fields(cast(Any, component))):
+    types: dict[str, Any] = {}
+    for name in (item.name for item in fields(cast(Any, component))):
         kinds: list[Any] = [hints[name], *get_args(hints[name])]
         nested = next((kind for kind in kinds if is_dataclass(kind)), None)
         if nested is not hints[name]:
-            found[f"{prefix}{name}"] = hints[name]
+            types[f"{prefix}{name}"] = hints[name]
         if nested is not None:
-            found |= setting_types(cast(type, nested), f"{prefix}{name}.", extras=extras)
-    return found
+            types |= setting_types(cast(type, nested), f"{prefix}{name}.", extras=extras)
+    return types
 
 
 def _own_defaults(component: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

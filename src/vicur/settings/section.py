@@ -1,4 +1,4 @@
-"""What a section of settings is: a frozen dataclass whose fields state their bounds and their help.
+"""Sections of settings: frozen dataclasses whose fields state their bounds and their help.
 
     @section
     class SamplingConfig:
@@ -69,7 +69,7 @@ def _explain_mistakes(cls: type[Any]) -> None:
         try:
             construct(self, *args, **kwargs)
         except ValidationError as error:
-            _, sentence = explain(error, {name: own.annotation for name, own in fields_of(cls).items()})
+            _, sentence = explain(error, {name: info.annotation for name, info in fields_of(cls).items()})
             raise SettingsError(sentence) from error
 
     cls.__init__ = __init__
@@ -85,7 +85,7 @@ def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]
     """The setting that the first mistake is about, and a sentence that names it.
 
     Args:
-        error: what pydantic raised.
+        error: pydantic's error.
         kinds: the type of every setting by its dotted name.
 
     Returns:
@@ -94,13 +94,13 @@ def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]
     """
     errors = error.errors(include_url=False)
     key = _setting_of(errors[0], kinds)
-    about = [one for one in errors if _setting_of(one, kinds) == key]
-    for one in about:
-        if one["type"] == "value_error":
-            return key, str(one["ctx"]["error"])
+    about = [mistake for mistake in errors if _setting_of(mistake, kinds) == key]
+    for mistake in about:
+        if mistake["type"] == "value_error":
+            return key, str(mistake["ctx"]["error"])
     if about[0]["type"] == "unexpected_keyword_argument":
         return key, f"There is no setting {'.'.join(map(str, about[0]['loc']))}."
-    expected = list(dict.fromkeys(_expected(one) for one in about))
+    expected = list(dict.fromkeys(_expected(mistake) for mistake in about))
     entry = about[0]["loc"][len(key.split(".")) :]
     name = f"{key}.{entry[0]}" if get_origin(kinds.get(key)) is dict and entry else key
     return key, f"{name} must be {' or '.join(expected)}, not {about[0]['input']!r}."
@@ -109,7 +109,7 @@ def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]
 def _setting_of(error: ErrorDetails, kinds: Mapping[str, Any]) -> str:
     """The longest beginning of an error's place that is a setting or a section.
 
-    Behind it stand the places inside a list and the branches of a union.
+    It is followed by the places inside a list and the branches of a union.
     """
     parts = [str(part) for part in error["loc"]]
     sections = {key.rpartition(".")[0] for key in kinds}
@@ -121,7 +121,7 @@ def _setting_of(error: ErrorDetails, kinds: Mapping[str, Any]) -> str:
 
 
 def _expected(error: ErrorDetails) -> str:
-    """What would have fitted, in words that follow "must be"."""
+    """A description of the expected value that can follow "must be"."""
     bounds = error.get("ctx", {})
     match error["type"]:
         case "greater_than":
@@ -148,7 +148,7 @@ def _one_of(choices: Sequence[str], value: object) -> str:
 
 
 SECTION = "a section: {} for its defaults, or settings by name"
-"""What a section must be, in words."""
+"""The expected value of a section, in words that follow "must be"."""
 _NUMBERS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
 _KINDS = {
     **{f"{kind}_{how}": words for kind, words in _NUMBERS.items() for how in ("type", "parsing")},

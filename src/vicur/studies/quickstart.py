@@ -52,7 +52,7 @@ def _draw(output: Path, summary: dict[str, Any], outcomes: dict[str, list[Outcom
     count = len(outcomes[BASE][0].in_domain.correct)
     caption = (
         f"Greedy answers to {count} CueBench problems each. Intervals: 95 %, {spread}{points}. Every method "
-        "trains the same base; nobody is shown a cue at test time."
+        "trains the same base; no model is shown a cue at test time."
     )
     draw_showcase(_bars(summary, outcomes), _case(output, outcomes), caption, output / "showcase.png")
 
@@ -63,8 +63,8 @@ def _bars(summary: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> list[B
     colours = dict(zip(LABELS, (GREY, ORANGE, BLUE, SKY, GREEN), strict=True))
 
     def interval(name: str, domain: str) -> tuple[float, float, float]:
-        found = summary["methods"][name][domain]
-        return found["accuracy"], found["low"], found["high"]
+        scores = summary["methods"][name][domain]
+        return scores["accuracy"], scores["low"], scores["high"]
 
     return [
         Bar(
@@ -79,17 +79,18 @@ def _bars(summary: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> list[B
 
 
 def _case(output: Path, outcomes: dict[str, list[Outcome]]) -> Case:
-    """The first test problem of seed 0 that the base gets wrong and the student right; else the first."""
+    """The first test problem of seed 0 that the base gets wrong and the student right, or the first one if
+    there is none."""
     from vicur.studies.showcase import Case
 
     base, student = outcomes[BASE][0].in_domain, outcomes[SHOWN][0].in_domain
     pairs = list(zip(base.correct, student.correct, strict=True))
     gained = [index for index, pair in enumerate(pairs) if pair == (False, True)]
     index = gained[0] if gained else 0
-    chosen = "The first test problem of seed 0"
+    caption = "The first test problem of seed 0"
     if gained:
         lost = sum(pair == (True, False) for pair in pairs)
-        chosen += (
+        caption += (
             f" that only the trained student gets right. There are {len(gained)} such problems among "
             f"{len(pairs)}, and {lost} that only the base gets right."
         )
@@ -102,11 +103,11 @@ def _case(output: Path, outcomes: dict[str, list[Outcome]]) -> Case:
             ("Student before training", base.responses[index], bool(base.correct[index])),
             ("Student taught by the cue", student.responses[index], bool(student.correct[index])),
         ],
-        chosen,
+        caption,
     )
 
 
-def _text(shown: Shown) -> str:
+def _text(prompt: Shown) -> str:
     """The words of a prompt."""
-    content = shown.messages[-1]["content"]
+    content = prompt.messages[-1]["content"]
     return "".join(part["text"] for part in content if part["type"] == "text").strip()

@@ -21,7 +21,7 @@ matplotlib.use("Agg")
 BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#7F7F7F"
 """Colours that colour-blind readers can tell apart (Okabe and Ito)."""
 WRAP, LINE = 44, 13.5
-"""Characters a line of the texts beside the image, and points from one line to the next."""
+"""Characters per line of the texts beside the image, and points from one line to the next."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Bar:
     """One method.
 
     Attributes:
-        label: under the bar; may have several lines.
-        colour: of the bar.
+        label: label under the bar; may have several lines.
+        colour: colour of the bar.
         in_domain, out_of_domain: accuracy in percent, with the ends of its 95 % interval.
         seeds: in-domain accuracy of each seed.
     """
@@ -47,17 +47,17 @@ class Case:
     """One problem.
 
     Attributes:
-        sample: with one image.
+        sample: a problem with one image.
         student_reads, teacher_reads: the text of their prompts.
         responses: (when, text, whether it is right).
-        chosen: how the problem was chosen.
+        caption: how the problem was chosen.
     """
 
     sample: Sample
     student_reads: str
     teacher_reads: str
     responses: Sequence[tuple[str, str, bool]]
-    chosen: str
+    caption: str
 
 
 def draw_showcase(bars: Sequence[Bar], case: Case, caption: str, path: Path) -> None:
@@ -66,8 +66,8 @@ def draw_showcase(bars: Sequence[Bar], case: Case, caption: str, path: Path) -> 
     Args:
         bars: the first is what the others are compared with.
         case: the problem.
-        caption: what bars and intervals are.
-        path: of the PNG.
+        caption: explanation of bars and intervals.
+        path: path of the PNG.
     """
     figure = Figure(figsize=(14, 6.2), layout="constrained")
     sides: Any = figure.subfigures(1, 2, width_ratios=(1.0, 1.12), wspace=0.03)
@@ -93,7 +93,7 @@ def _draw_bars(axis: Any, bars: Sequence[Bar]) -> None:
     axis.set_ylim(0, 100)
     axis.set_ylabel("accuracy on held-out problems, %")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title("Accuracy of the student, by who teaches it", fontsize=13, weight="bold")
+    axis.set_title("Accuracy of the student, by teacher", fontsize=13, weight="bold")
     solid, pale = Rectangle((0, 0), 1, 1, fc=GREY), Rectangle((0, 0), 1, 1, fc=GREY, alpha=0.35)
     axis.legend([solid, pale], ["in domain", "out of domain"], frameon=False, loc="upper left")
 
@@ -101,12 +101,12 @@ def _draw_bars(axis: Any, bars: Sequence[Bar]) -> None:
 def _draw_bar(
     axis: Any,
     place: float,
-    found: tuple[float, float, float],
+    accuracy: tuple[float, float, float],
     colour: str,
     alpha: float,
     points: Sequence[float] = (),
 ) -> None:
-    value, low, high = found
+    value, low, high = accuracy
     top = max((high, *points))
     reach = [[max(0.0, value - low)], [max(0.0, high - value)]]
     axis.bar(place, value, 0.38, color=colour, alpha=alpha)
@@ -142,20 +142,20 @@ def _draw_image(axis: Any, case: Case) -> None:
         )
     axis.set_anchor("N")
     axis.set_title("Blue: what the cue names (drawn for you only)", fontsize=9.5, color="#444444")
-    axis.set_xlabel(fill(case.chosen, 44), fontsize=9, color="#444444", labelpad=8)
+    axis.set_xlabel(fill(case.caption, 44), fontsize=9, color="#444444", labelpad=8)
     axis.set_xticks([])
     axis.set_yticks([])
 
 
 def _write_texts(axis: Any, case: Case) -> None:
     marks = {True: ("right", GREEN), False: ("wrong", ORANGE)}
-    said = [(f"{when}: {marks[ok][0]}", text, marks[ok][1]) for when, text, ok in case.responses]
+    answers = [(f"{when}: {marks[ok][0]}", text, marks[ok][1]) for when, text, ok in case.responses]
     prompts = [
         ("The student is shown the image and", case.student_reads, "black"),
         ("Its teacher is shown the same, and the cue", case.teacher_reads, BLUE),
         ("Right answer (shown to neither)", str(case.sample.answer), "black"),
     ]
-    _write(axis, [*prompts, *said])
+    _write(axis, [*prompts, *answers])
 
 
 def _write(axis: Any, blocks: Sequence[tuple[str, str, str]]) -> None:
@@ -170,7 +170,7 @@ def _write(axis: Any, blocks: Sequence[tuple[str, str, str]]) -> None:
 
 
 def _line(axis: Any, down: float, text: str, **style: Any) -> None:
-    """Text whose top is so many points below the top of the axis."""
+    """Write text a number of points below the top of the axis."""
     axis.annotate(
         text, (0, 1), (0, -down), xycoords="axes fraction", textcoords="offset points", va="top", **style
     )

@@ -27,7 +27,7 @@ from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.run.build import build
-from vicur.run.recipe import Recipe, load_recipe, read_settings, recipe_of, shown
+from vicur.run.recipe import Recipe, display_path, load_recipe, read_settings, recipe_of
 from vicur.scoring.scorer import Scorer
 from vicur.settings.section import Count, PathText, SettingsError, section
 
@@ -45,9 +45,9 @@ class Untrained:
     """A model that is only evaluated.
 
     Attributes:
-        title: in the table.
-        model: checkpoint.
-        privilege: what it is hinted with at test time; "none" for nothing.
+        title: title in the table.
+        model: checkpoint of the model.
+        privilege: privilege that it is hinted with at test time; "none" for no hint.
     """
 
     title: str
@@ -68,13 +68,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared.
+    """The definition of a comparison.
 
     Attributes:
-        problems: to train on; methods that need more see them again.
+        problems: number of problems to train on; methods that need more see them again.
         untrained, trained: the rows of the table, by name.
-        compare: pairs (ours, theirs) whose difference is told besides those to the base.
-        rewards: how the answers of all rows are graded.
+        compare: pairs (ours, theirs) whose difference is reported besides those to the base.
+        rewards: settings for grading the answers of all rows.
     """
 
     problems: int
@@ -101,7 +101,7 @@ class StudyConfig:
 
     @property
     def folder(self) -> Path:
-        """The output folder, which the command has chosen if nobody else has."""
+        """The output folder, which the command has filled in if it was not set."""
         assert self.output is not None
         return Path(self.output)
 
@@ -111,11 +111,11 @@ class Outcome:
     """One row under one seed.
 
     Attributes:
-        in_domain, out_of_domain: what it answered on the two test sets.
+        in_domain, out_of_domain: evaluations on the two test sets.
         visual_advantage: mean over the tokens of its in-domain answers, in nats: in the eyes of the
             larger teacher, and in its own.
         leakage: in the rollouts of its training; of an untrained model, in its answers.
-        seconds: of its training, or of the evaluation where nothing is trained.
+        seconds: time of its training, or of the evaluation where nothing is trained.
     """
 
     in_domain: Evaluation
@@ -140,12 +140,12 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
         SettingsError: there is no such study, or it makes no sense.
     """
     file = find_packaged(path, "studies")
-    found = read_settings(file)
+    settings = read_settings(file)
     try:
-        return _study(shown(file), overrides, **found)
+        return _study(display_path(file), overrides, **settings)
     except (TypeError, AttributeError, ValueError) as error:
-        text = str(error).replace("_study()", "the study").removeprefix(f"{shown(file)}: ")
-        raise SettingsError(f"{shown(file)}: {text}") from error
+        text = str(error).replace("_study()", "the study").removeprefix(f"{display_path(file)}: ")
+        raise SettingsError(f"{display_path(file)}: {text}") from error
 
 
 def _study(
@@ -168,7 +168,8 @@ def _study(
     if unknown:
         raise ValueError(f"compare names {min(unknown)}, which is no row.")
     rows = {
-        name: _trained(base, overrides, source=f"{source}, {name}", **own) for name, own in trained.items()
+        name: _trained(base, overrides, source=f"{source}, {name}", **settings)
+        for name, settings in trained.items()
     }
     # Strings, as reward settings cannot be hashed where they hold a list.
     rules = {str(row.recipe.rewards): row.recipe.rewards for row in rows.values()}
@@ -176,7 +177,7 @@ def _study(
         raise ValueError("the trained rows have different rewards; all answers must be graded alike.")
     return Study(
         problems,
-        {name: Untrained(**own) for name, own in untrained.items()},
+        {name: Untrained(**settings) for name, settings in untrained.items()},
         rows,
         pairs,
         next(iter(rules.values()), RewardConfig()),
@@ -215,13 +216,13 @@ def run_study(study: Study, config: StudyConfig, console: Console) -> dict[str, 
     unknown = set(config.only) - set(study.trained)
     if unknown:
         raise ValueError(f"The study has no method {sorted(unknown)[0]}; it has {', '.join(study.trained)}.")
-    chosen = {k: v for k, v in study.trained.items() if not config.only or k in config.only}
-    study = replace(study, trained=chosen)
+    trained = {k: v for k, v in study.trained.items() if not config.only or k in config.only}
+    study = replace(study, trained=trained)
     outcomes: dict[str, list[Outcome]] = {}
     for seed in range(config.seeds):
-        one = _Seed(study, config, seed, console)
-        one.write_data()
-        for name, outcome in one.run():
+        seed_run = _Seed(study, config, seed, console)
+        seed_run.write_data()
+        for name, outcome in seed_run.run():
             outcomes.setdefault(name, []).append(outcome)
             write_json(output / "summary.json", summarise(study, outcomes))
     return outcomes
@@ -243,10 +244,12 @@ class _Seed:
             write_parquet("segments", split, count, self.folder / "data" / f"{split}.parquet", seed=self.seed)
 
     def _problems(self) -> int:
-        """With few steps, only as many as they take."""
-        batch = max((one.recipe.training.prompts_per_step for one in self.study.trained.values()), default=1)
-        wanted = self.study.problems if self.config.steps is None else self.config.steps * batch
-        return min(self.study.problems, wanted)
+        """The number of problems to generate: with few steps, only as many as they take."""
+        batch = max(
+            (method.recipe.training.prompts_per_step for method in self.study.trained.values()), default=1
+        )
+        needed = self.study.problems if self.config.steps is None else self.config.steps * batch
+        return min(self.study.problems, needed)
 
     def run(self) -> Iterator[tuple[str, Outcome]]:
         """Every row, in the order of the table."""
@@ -258,11 +261,14 @@ class _Seed:
     def _evaluate_only(self, name: str, untrained: Untrained) -> Outcome:
         started = time.perf_counter()
         loaded = load_model(untrained.model)
-        found = self._assess(name, loaded, untrained.privilege)
-        leakage = found["in_domain"].leakage + found["out_of_domain"].leakage
+        evaluations = self._assess(name, loaded, untrained.privilege)
+        leakage = evaluations["in_domain"].leakage + evaluations["out_of_domain"].leakage
         seconds = time.perf_counter() - started
         return Outcome(
-            **found, visual_advantage=self._advantage(loaded, found), leakage=leakage, seconds=seconds
+            **evaluations,
+            visual_advantage=self._advantage(loaded, evaluations),
+            leakage=leakage,
+            seconds=seconds,
         )
 
     def _train(self, name: str, recipe: Recipe) -> Outcome:
@@ -275,27 +281,29 @@ class _Seed:
         run = build(recipe)
         leakage = run.execute(self.folder / name, run.plan(), self._bar(name))
         seconds = time.perf_counter() - started
-        found = self._assess(name, run.student, "none")
-        advantage = self._advantage(run.student, found)
-        return Outcome(**found, visual_advantage=advantage, leakage=leakage, seconds=seconds)
+        evaluations = self._assess(name, run.student, "none")
+        advantage = self._advantage(run.student, evaluations)
+        return Outcome(**evaluations, visual_advantage=advantage, leakage=leakage, seconds=seconds)
 
     def _steps(self, recipe: Recipe) -> int | None:
         return self.config.steps or recipe.training.steps
 
     def _assess(self, name: str, loaded: LoadedModel, privilege: Any) -> dict[str, Evaluation]:
-        found = {}
+        evaluations = {}
         for domain in DOMAINS:
             view = None if privilege == "none" else teacher_view(privilege)
             settings = EvaluationConfig(SamplingConfig(temperature=0.0, max_new_tokens=64), 100)
             bar = self._bar(f"{name} {domain}")
-            found[domain] = evaluate(loaded, self.tests[domain], settings, bar, view, grader=self.grader)
-            found[domain].write(self.folder / "evaluation" / f"{name}-{domain}.parquet")
-        return found
+            evaluations[domain] = evaluate(
+                loaded, self.tests[domain], settings, bar, view, grader=self.grader
+            )
+            evaluations[domain].write(self.folder / "evaluation" / f"{name}-{domain}.parquet")
+        return evaluations
 
-    def _advantage(self, loaded: LoadedModel, found: Mapping[str, Evaluation]) -> dict[str, float]:
+    def _advantage(self, loaded: LoadedModel, evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
         """Mean visual advantage of the in-domain answers to the student's own prompt."""
         samples = self.tests["in_domain"][:VA_PROBLEMS]
-        responses = [[ids] for ids in found["in_domain"].response_ids[:VA_PROBLEMS]]
+        responses = [[ids] for ids in evaluations["in_domain"].response_ids[:VA_PROBLEMS]]
         scorers = {"teacher": self.judge, "own": Scorer(loaded)}
         return {
             who: float(measure_visual_advantage(scorer, samples, responses).mean())

@@ -44,21 +44,24 @@ def study_table(summary: dict[str, Any]) -> Table:
 
 def headlines(summary: dict[str, Any]) -> list[str]:
     """The comparisons that a study asks for besides those with the base, a sentence each."""
-    found = []
+    lines = []
     for difference in summary["differences"]:
-        ours, theirs, one = difference["ours"], difference["theirs"], difference["in_domain"]
+        ours, theirs, in_domain = difference["ours"], difference["theirs"], difference["in_domain"]
         if theirs != "base":
-            verdict = "above 0" if one["low"] > 0 else "below 0" if one["high"] < 0 else "0 is inside"
-            found.append(
-                f"{summary['methods'][ours]['title']} minus {summary['methods'][theirs]['title']}, in "
-                f"domain: {one['value']:+.1f} points [{one['low']:+.1f}, {one['high']:+.1f}]: {verdict}."
+            verdict = (
+                "above 0" if in_domain["low"] > 0 else "below 0" if in_domain["high"] < 0 else "0 is inside"
             )
-    return found
+            lines.append(
+                f"{summary['methods'][ours]['title']} minus {summary['methods'][theirs]['title']}, in "
+                f"domain: {in_domain['value']:+.1f} points "
+                f"[{in_domain['low']:+.1f}, {in_domain['high']:+.1f}]: {verdict}."
+            )
+    return lines
 
 
-def _accuracy(found: dict[str, float]) -> str:
-    return f"{found['accuracy']:.1f} ±{(found['high'] - found['low']) / 2:.1f}"
+def _accuracy(estimate: dict[str, float]) -> str:
+    return f"{estimate['accuracy']:.1f} ±{(estimate['high'] - estimate['low']) / 2:.1f}"
 
 
-def _difference(found: dict[str, float] | None) -> str:
-    return "" if not found else f"{found['value']:+.1f} ±{(found['high'] - found['low']) / 2:.1f}"
+def _difference(estimate: dict[str, float] | None) -> str:
+    return "" if not estimate else f"{estimate['value']:+.1f} ±{(estimate['high'] - estimate['low']) / 2:.1f}"

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Measures the time of a step by phase."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ class Clock:
         self._last = now
 
     def metrics(self) -> dict[str, float]:
-        """Seconds since the start, and of each phase, by the name under which they are recorded."""
+        """Seconds since the start, and seconds of each phase, by the name under which they are recorded."""
         phases = {f"seconds_{phase}": seconds for phase, seconds in self._phases.items()}
         return {"seconds": time.perf_counter() - self._started} | phases

@@ -29,26 +29,27 @@ from vicur.training.update import Updater
 
 @section
 class TrainingConfig:
-    """How long, how much at once, and where to."""
+    """Length, batch sizes and output of the training."""
 
     steps: Count | None = None
-    """Rollout batches; each is followed by one update or several. Without it, as many as the epochs have."""
+    """Number of rollout batches, each followed by one update or several; null for as many as the epochs
+    have."""
     epochs: Count = 5
-    """How often every problem is seen, where no number of steps is given. What does not fill a rollout
-    batch at the end of an epoch is left out of it."""
+    """Number of passes over the problems, if no number of steps is given. Problems that do not fill a rollout
+    batch at the end of an epoch are left out of it."""
     prompts_per_step: Count = 128
-    """Problems of one rollout batch."""
+    """Number of problems in a rollout batch."""
     prompts_per_update: Count | None = None
-    """Problems of one update; by default all of the rollout batch."""
+    """Number of problems in an update; null for all of the rollout batch."""
     seed: int = 0
-    """Decides the order of the problems, the responses, and fresh weights."""
+    """Seed of the order of the problems, the responses, and fresh weights."""
     device: str = "auto"
     """Device of student and teacher: cpu, cuda or cuda:N; auto for a GPU if torch finds one, else the CPU."""
     name: str = "run"
     """Name of the run, by default that of its recipe. Its folder is runs/NAME, or runs/NAME-2 and so on if
     that exists."""
     output: PathText | None = None
-    """Folder of the run, instead of one made of its name. One that already holds a run is refused."""
+    """Folder of the run; null for runs/NAME. A folder that already holds a run is refused."""
     overwrite: bool = False
     """Delete the run that the folder already holds. Nothing but a run is ever deleted."""
     old_log_probs: Literal["scored", "sampled"] = "scored"
@@ -80,7 +81,7 @@ class TrainingConfig:
         """Steps of the whole run.
 
         Args:
-            problems: how many there are to train on.
+            problems: number of training problems.
         """
         return self.steps or self.epochs * (problems // self.prompts_per_step)
 

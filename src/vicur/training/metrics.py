@@ -22,13 +22,13 @@ GAP = "gap"
 
 @dataclass(frozen=True)
 class Update:
-    """What one update did.
+    """The result of one update.
 
     Attributes:
-        losses: of each weighted term, its weights and a measured scale included; their sum is the loss.
+        losses: loss of each weighted term, its weights and a measured scale included; their sum is the loss.
         tokens: per-token numbers in the flat order of the update.
-        summaries: how those become metrics, by name; "mean" if not listed.
-        numbers: everything else.
+        summaries: reduction of each of those to metrics, by name; "mean" if not listed.
+        numbers: other numbers.
     """
 
     losses: Mapping[str, float]
@@ -40,11 +40,11 @@ class Update:
 def describe_step(
     batch: ScoredBatch, updates: Sequence[Update], tokens: Mapping[str, Tensor], leaked: HintLeakage
 ) -> dict[str, float]:
-    """The metrics of a rollout step: of its updates, its response tokens, and its responses.
+    """The metrics of a rollout step, from its updates, its response tokens and its responses.
 
     Args:
         batch: the rollout batch.
-        updates: what each of its updates did.
+        updates: results of its updates.
         tokens: per-token numbers of all updates, as `join_tokens` returns them.
         leaked: hint leakage of the responses.
     """
@@ -75,12 +75,12 @@ def describe_updates(updates: Sequence[Update]) -> dict[str, float]:
 def describe_tokens(
     tokens: Mapping[str, Tensor], response_index: Tensor, summaries: Mapping[str, Summary]
 ) -> dict[str, float]:
-    """Per-token numbers as metrics.
+    """Metrics of per-token numbers.
 
     Args:
         tokens: the numbers of a step, by name.
         response_index: index of each token's response.
-        summaries: what is made of each; "mean" if not listed.
+        summaries: reduction of each to metrics; "mean" if not listed.
     """
     metrics: dict[str, float] = {}
     for name, values in tokens.items():
@@ -102,7 +102,7 @@ def _summarise(name: str, values: Tensor, response_index: Tensor, summary: Summa
 
 
 def describe_responses(batch: ScoredBatch, leaked: HintLeakage) -> dict[str, float]:
-    """What the responses look like."""
+    """Metrics of the responses."""
     responses = batch.rollouts.flat_responses
     graded = [grade.correct for grade in batch.grades if grade is not None]
     metrics = {

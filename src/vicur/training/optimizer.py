@@ -22,13 +22,13 @@ class OptimizerConfig:
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay of matrices; norms and biases have none."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or a cosine down to zero."""
+    """Learning rate after the warm-up: constant, or a cosine down to zero."""
     warmup: Share = 0.0
     """Share of the steps in which the learning rate rises from zero."""
     max_grad_norm: Positive = 1.0
-    """The gradient is scaled down to this norm."""
+    """Maximum norm of the gradient; a larger gradient is scaled down to it."""
     prompts_per_micro_batch: Count = 64
-    """Samples whose rows are in memory together with their graph. The result does not depend on it."""
+    """Number of problems whose sequences are in memory with their graph. It does not change the result."""
 
 
 class Optimizer:
@@ -36,9 +36,9 @@ class Optimizer:
 
     Args:
         model: the student.
-        config: as above.
-        total_steps: of the run, for the schedule.
-        recovery_learning_rate: of the parameters under `recovery.`; None for the common one.
+        config: settings of the optimizer.
+        total_steps: number of optimizer steps in the run, for the schedule.
+        recovery_learning_rate: learning rate of the parameters under `recovery.`; None for the common one.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Optimizer:
     ) -> None:
         self.config, self.total_steps = config, total_steps
         self._masters: list[tuple[nn.Parameter, nn.Parameter]] = []
-        own = config.learning_rate if recovery_learning_rate is None else recovery_learning_rate
+        recovery_rate = config.learning_rate if recovery_learning_rate is None else recovery_learning_rate
         groups: list[dict[str, Any]] = []
         for recovery in (False, True):
             for decays in (True, False):
@@ -64,7 +64,7 @@ class Optimizer:
                         {
                             "params": parameters,
                             "weight_decay": config.weight_decay if decays else 0.0,
-                            "peak": own if recovery else config.learning_rate,
+                            "peak": recovery_rate if recovery else config.learning_rate,
                             "recovery": recovery,
                         }
                     )
@@ -80,11 +80,11 @@ class Optimizer:
             return parameter
         master = nn.Parameter(parameter.detach().float())
 
-        def collect(own: Tensor) -> None:
-            assert own.grad is not None
-            gradient = own.grad.float()
+        def collect(trained: Tensor) -> None:
+            assert trained.grad is not None
+            gradient = trained.grad.float()
             master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-            own.grad = None
+            trained.grad = None
 
         parameter.register_post_accumulate_grad_hook(collect)
         self._masters.append((parameter, master))
@@ -111,7 +111,7 @@ class Optimizer:
         return [p for group in self.torch.param_groups for p in group["params"]]
 
     def grad_norm(self) -> Tensor:
-        """The norm of the gradient as it stands."""
+        """The norm of the current gradient."""
         return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def scale_gradient(self, factor: Tensor) -> None:
@@ -124,7 +124,7 @@ class Optimizer:
         """Clip the gradient, update, and clear it.
 
         Args:
-            step: of the optimizer, counted from 0, for the schedule.
+            step: optimizer step, counted from 0, for the schedule.
 
         Returns:
             the gradient's norm before clipping.

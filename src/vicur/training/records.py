@@ -50,7 +50,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """None where an extra is not installed."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -61,9 +61,9 @@ class Records:
     """Writes a run's folder. A context: leaving it, however, leaves readable files.
 
     Args:
-        folder: where; created.
+        folder: folder to write to; it is created.
         recipe: the resolved recipe as YAML text.
-        device: of the run.
+        device: device of the run.
         overwrite: delete the run that the folder holds.
 
     Raises:
@@ -115,9 +115,9 @@ class Records:
         """Keep the responses to held-out problems.
 
         Args:
-            name: of the file.
+            name: name of the file.
             samples: the problems; outlines are enough.
-            responses, correct: one for each.
+            responses, correct: one entry for each problem.
         """
         rows = [
             {
@@ -151,7 +151,7 @@ class Records:
         """Keep a step's responses; `tokens` are per-token numbers in the flat order."""
         lengths = [len(response.ids) for response in rollouts.flat_responses]
         split = {name: tensor.cpu().float().split(lengths) for name, tensor in tokens.items()}
-        samples = [s for s, own in zip(rollouts.samples, rollouts.responses, strict=True) for _ in own]
+        samples = [s for s, group in zip(rollouts.samples, rollouts.responses, strict=True) for _ in group]
         texts = rollouts.flat_texts
         for i, response in enumerate(rollouts.flat_responses):
             grade = grades[i]

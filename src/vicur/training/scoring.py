@@ -1,4 +1,4 @@
-"""What is graded and scored before any gradient, and when.
+"""Grades and scores rollouts before any gradient.
 
 Once per rollout batch, with the weights that wrote it: rewards, the old student's log-probs, and every look
 of the teacher. At the start of each update, with the student's weights as they are then: the student's own
@@ -50,10 +50,10 @@ class ScoredBatch:
         tokens = self.rollouts.tokens(prompts)
         index = self.rollouts.prompt_index
         first, last, _ = prompts.indices(len(self.rollouts.samples))
-        chosen = ((index >= first) & (index < last)).tolist()
+        kept = ((index >= first) & (index < last)).tolist()
         return ScoredBatch(
             rollouts=self.rollouts.part(prompts),
-            grades=tuple(grade for grade, keep in zip(self.grades, chosen, strict=True) if keep),
+            grades=tuple(grade for grade, keep in zip(self.grades, kept, strict=True) if keep),
             log_probs={name: values[tokens] for name, values in self.log_probs.items()},
             distributions={name: scores.part(tokens) for name, scores in self.distributions.items()},
             divergences={name: values[tokens] for name, values in self.divergences.items()},
@@ -163,7 +163,7 @@ class BatchScorer:
     def _scores(self, rollouts: Rollouts, look: Look, seen: dict[tuple[str, View], Scores]) -> Scores:
         scorer, view = self.student, look.view
         if look.who == "teacher":
-            assert self.teacher is not None, "an objective needs a teacher, and there is none"
+            assert self.teacher is not None, "an objective needs a teacher, but the run has none"
             scorer, view = self.teacher.scorer, look.view or self.teacher.view
         assert view is not None, "only the teacher has a view of its own"
         if (look.who, view) not in seen:
@@ -188,5 +188,5 @@ def _check_graded(batch: ScoredBatch) -> None:
         if response_grade is None:
             name = batch.rollouts.samples[prompt].id
             raise ValueError(
-                f"A response to sample {name} cannot be graded, but the objective needs rewards."
+                f"A response to problem {name} cannot be graded, but the objective needs rewards."
             )

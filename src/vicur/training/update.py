@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vicur.data.views import Plain, View
-from vicur.encoding.layout import Rows
+from vicur.encoding.layout import Sequences
 from vicur.models.recovery import RecoveryObserver
 from vicur.objectives.objective import TEACHER, Needs, Weighed
 from vicur.scoring.scorer import Scorer
@@ -90,10 +90,10 @@ class Updater:
         """
         values: list[Tensor] = []
         left: dict[str, list[Tensor]] = {}
-        for rows, tokens in self._micro_batches(batch, Plain()):
+        for sequences, tokens in self._micro_batches(batch, Plain()):
             others = {name: scores.part(tokens) for name, scores in batch.distributions.items()}
             parts = [term.part(tokens) for term in terms]
-            weighted = self.student.weighted_terms(rows, parts, others, add_head_gradient=True)
+            weighted = self.student.weighted_terms(sequences, parts, others, add_head_gradient=True)
             weighted.loss.backward()  # type: ignore[no-untyped-call]
             values.append(weighted.values_JN)
             for name, gradient_ND in weighted.hidden_gradients.items():
@@ -101,9 +101,9 @@ class Updater:
         for name, gradients in left.items():
             view = needs.distributions[name].view
             assert view is not None, "a gradient can only flow through the student"
-            for (rows, _), gradient_ND in zip(self._micro_batches(batch, view), gradients, strict=True):
+            for (sequences, _), gradient_ND in zip(self._micro_batches(batch, view), gradients, strict=True):
                 product = partial(_product, gradient_ND=gradient_ND)
-                self.student.policy(rows, product).backward()
+                self.student.policy(sequences, product).backward()
         joined = dict(zip([term.name for term in terms], torch.cat(values, -1), strict=True))
         losses = {
             term.name: float((term.weights * joined[term.name]).sum())
@@ -112,7 +112,7 @@ class Updater:
         }
         return losses, joined
 
-    def _micro_batches(self, batch: ScoredBatch, view: View) -> Iterator[tuple[Rows, slice]]:
+    def _micro_batches(self, batch: ScoredBatch, view: View) -> Iterator[tuple[Sequences, slice]]:
         rollouts = batch.rollouts
         prompts = self.student.encode(rollouts.samples, view)
         return self.student.batches(prompts, rollouts.response_ids, self.prompts_per_micro_batch)
@@ -124,7 +124,7 @@ def _product(hidden_ND: Tensor, head_WD: Tensor, gradient_ND: Tensor) -> Tensor:
 
 
 def _always_observed(batch: ScoredBatch) -> list[Term]:
-    """What every run records of the student."""
+    """Metrics of the student that every run records."""
     terms = [
         Term(STUDENT_LOG_PROB, lambda block: block.log_prob_C),
         Term("entropy", lambda block: entropy(block.log_p_CV)),

@@ -1,4 +1,5 @@
-"""What a privilege does to a teacher, token by token, on responses that a student wrote without it.
+"""Measures the effect of a privilege on a teacher, token by token, on responses that a student wrote without
+it.
 
 The same response is scored under several conditions: the problem alone (plain), with its own cue,
 rationale or answer, with that of another problem, without its image. All numbers are in nats.
@@ -46,22 +47,22 @@ def blind_with(kind: TextKind) -> str:
 
 @dataclass(frozen=True)
 class PrivilegeConfig:
-    """Which privileges are looked at, beside which controls."""
+    """The privileges to measure, and the controls beside them."""
 
     kinds: tuple[TextKind, ...] | None = None
     """Cue, rationale, answer, or some of them; None: those that every answered problem has. Problems that
     lack one that is named are left out, so that all are seen on the same responses."""
     shuffled: bool = True
-    """Also show another problem's text of each kind."""
+    """Whether to also show another problem's text of each kind."""
     blind: bool = True
-    """Also show the problem without its image."""
+    """Whether to also show the problem without its image."""
     blind_hinted: bool = True
-    """And without its image but with each text: what the words alone are good for."""
+    """Whether to also show each text without the image, which measures what the words alone are worth."""
     information: bool = True
     """Estimate information where a problem has several texts of a kind (columns `cues`, `rationales`,
     `answers`); with `shuffled`, also from as many other problems' texts."""
     seed: int = 0
-    """Decides which other problem's text is shown, and what the bootstrap draws."""
+    """Seed of the choice of other problems' texts, and of the bootstrap."""
     samples_per_batch: int = 16
     """Problems whose hidden states are held at a time, under all conditions."""
 
@@ -77,30 +78,31 @@ class PrivilegeConfig:
 
 @dataclass(frozen=True)
 class PrivilegeTokens:
-    """What a teacher said of every response token under every condition.
+    """A teacher's scores of every response token under every condition.
 
     The flat order is that of `Rollouts`: problems, their responses, their tokens.
 
     Attributes:
-        kinds: that were looked at.
+        kinds: kinds of privilege that were measured.
         samples: id of the problem of each response.
-        siblings: number of each response among those to its problem.
+        response_numbers: number of each response among those to its problem.
         correct: whether each response is; None where nothing says.
         texts: the responses.
-        ids_N: their tokens.
-        response_index_N: to which response each token belongs.
+        ids_N: tokens of the responses.
+        response_index_N: index of the response that each token belongs to.
         log_probs: log q(y_t) by condition, plain among them.
         shifts: KL(q^z || q) by condition, plain left out.
         information: estimate of I(y_t; z | v, q, y_<t) by condition; NaN where a problem has less than
             two texts.
         information_above: its leave-one-out counterpart, which errs upwards.
-        num_texts: of each response's problem, that the information is estimated from; 0 where none is.
+        num_texts: number of texts of each response's problem that the information is estimated from; 0 for
+            none.
         left_out: answered problems that lack a privilege that was asked for.
     """
 
     kinds: tuple[TextKind, ...]
     samples: tuple[str, ...]
-    siblings: tuple[int, ...]
+    response_numbers: tuple[int, ...]
     correct: tuple[bool | None, ...]
     texts: tuple[str, ...]
     ids_N: Int[Tensor, " N"]
@@ -113,25 +115,25 @@ class PrivilegeTokens:
     left_out: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
-        """One for each response: sample, sibling, correct, response, ids, and arrays of a number for each
-        token: `log_prob_<condition>`, `shift_<condition>`, `information_<condition>` and
+        """One for each response: sample, response_number, correct, response, ids, and arrays of a number for
+        each token: `log_prob_<condition>`, `shift_<condition>`, `information_<condition>` and
         `information_above_<condition>`; the last two None where there is none."""
         lengths = torch.bincount(self.response_index_N, minlength=len(self.samples)).tolist()
         columns = {
             f"{name}_{condition}": [part.numpy() for part in values.split(lengths)]
-            for name, found in (
+            for name, by_condition in (
                 ("log_prob", self.log_probs),
                 ("shift", self.shifts),
                 ("information", self.information),
                 ("information_above", self.information_above),
             )
-            for condition, values in found.items()
+            for condition, values in by_condition.items()
         }
         ids = self.ids_N.split(lengths)
         return [
             {
                 "sample": self.samples[r],
-                "sibling": self.siblings[r],
+                "response_number": self.response_numbers[r],
                 "correct": self.correct[r],
                 "response": self.texts[r],
                 "ids": ids[r].numpy(),
@@ -163,13 +165,13 @@ def measure_privileges(
     each text. Hidden states of one batch are in memory, logits of one chunk of tokens (`scoring.engine`).
 
     The texts count as equally likely given (v, q, y_<t). That holds because the student wrote y_<t without
-    any of them; on responses that a teacher wrote with one in sight it would not.
+    any of them; on responses that a teacher wrote while it saw one, it would not.
 
     Args:
         teacher: the model that is shown the privileges.
         samples: the problems.
         responses: the student's, to some of them.
-        config: conditions.
+        config: the conditions to measure.
         several: texts to estimate information from, by kind and sample id, in the place of the data's own
             of that kind.
         progress: shows how far it is.
@@ -182,36 +184,36 @@ def measure_privileges(
     kinds = config.kinds or tuple(k for k in TEXT_KINDS if all(text_of(s, k) for s in outlines))
     if not kinds:
         raise ValueError(
-            "There is no privilege that all answered problems have: of "
+            "No privilege is present in all answered problems: of "
             + ", ".join(f"{sum(text_of(s, k) is not None for s in outlines)} a {k}" for k in TEXT_KINDS)
             + f", of {len(outlines)} problems. Name the kinds, and problems without them are left out."
         )
     places = [i for i, s in enumerate(outlines) if all(text_of(s, k) for k in kinds)]
     if not places:
         raise ValueError(f"No answered problem has each of: {', '.join(kinds)}.")
-    chosen = [outlines[i] for i in places]
-    texts = _Texts.of(chosen, kinds, config, several)
+    problems = [outlines[i] for i in places]
+    texts = _Texts.of(problems, kinds, config, several)
     kept = responses.part(places)
     parts: dict[int, dict[tuple[str, str], Tensor]] = {}
     batches = list(_batches(texts.signatures, config.samples_per_batch))
     for batch in batches if progress is None else progress.over(batches, len(batches)):
-        own = [samples[kept.index[i]] for i in batch]
-        found = _measure_batch(teacher, own, kept.part(batch), texts.part(batch), kinds, config)
+        batch_samples = [samples[kept.index[i]] for i in batch]
+        numbers = _measure_batch(teacher, batch_samples, kept.part(batch), texts.part(batch), kinds, config)
         tokens = [sum(map(len, kept.ids[i])) for i in batch]
         for place, i in enumerate(batch):
             first = sum(tokens[:place])
-            parts[i] = {name: values[first : first + tokens[place]] for name, values in found.items()}
+            parts[i] = {name: values[first : first + tokens[place]] for name, values in numbers.items()}
     teacher.clear_cache()
-    return _joined(chosen, kept, kinds, parts, texts, len(outlines) - len(places))
+    return _joined(problems, kept, kinds, parts, texts, len(outlines) - len(places))
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """What is shown of each problem, by kind.
+    """The texts shown for each problem, by kind.
 
     Attributes:
         another: another problem's text; empty without the shuffled control.
-        several: by condition, those that information is estimated from; none, or two and more.
+        several: texts that information is estimated from, by condition; none, or two and more.
     """
 
     another: list[dict[TextKind, str]]
@@ -220,48 +222,59 @@ class _Texts:
     @classmethod
     def of(
         cls,
-        chosen: Sequence[Sample],
+        problems: Sequence[Sample],
         kinds: Sequence[TextKind],
         config: PrivilegeConfig,
-        given: Mapping[TextKind, Mapping[str, Sequence[str]]] | None,
+        alternatives: Mapping[TextKind, Mapping[str, Sequence[str]]] | None,
     ) -> _Texts:
-        found = cls([{} for _ in chosen], [{} for _ in chosen])
-        keys = [sample.id for sample in chosen]
+        collected = cls([{} for _ in problems], [{} for _ in problems])
+        keys = [sample.id for sample in problems]
         for kind in kinds:
-            own = [text_of(sample, kind) or "" for sample in chosen]
+            own_texts = [text_of(sample, kind) or "" for sample in problems]
             if config.shuffled:
-                for shown, i in zip(found.another, others(keys, own, config.seed), strict=True):
-                    shown[kind] = own[i]
+                for problem_texts, i in zip(
+                    collected.another, others(keys, own_texts, config.seed), strict=True
+                ):
+                    problem_texts[kind] = own_texts[i]
             if config.information:
-                found._add_several(chosen, kind, own, config, (given or {}).get(kind))
-        return found
+                collected._add_several(problems, kind, own_texts, config, (alternatives or {}).get(kind))
+        return collected
 
     def _add_several(
         self,
-        chosen: Sequence[Sample],
+        problems: Sequence[Sample],
         kind: TextKind,
-        own: Sequence[str],
+        own_texts: Sequence[str],
         config: PrivilegeConfig,
-        given: Mapping[str, Sequence[str]] | None,
+        alternatives: Mapping[str, Sequence[str]] | None,
     ) -> None:
-        for sample, shown in zip(chosen, self.several, strict=True):
-            texts = several_texts(sample, kind) if given is None else tuple(given.get(sample.id, ()))
+        for sample, problem_texts in zip(problems, self.several, strict=True):
+            texts = (
+                several_texts(sample, kind)
+                if alternatives is None
+                else tuple(alternatives.get(sample.id, ()))
+            )
             if len(texts) > 1:
-                shown[kind] = texts
-        most = max((len(shown.get(kind, ())) for shown in self.several), default=0)
+                problem_texts[kind] = texts
+        most = max((len(problem_texts.get(kind, ())) for problem_texts in self.several), default=0)
         if not config.shuffled or not most:
             return
-        keys = [sample.id for sample in chosen]
+        keys = [sample.id for sample in problems]
         # The first is the one that the shuffled control shows.
-        draws = [others(keys, own, config.seed + draw) for draw in range(most)]
-        for i, shown in enumerate(self.several):
-            if kind in shown:
-                shown[another(kind)] = tuple(own[draw[i]] for draw in draws[: len(shown[kind])])
+        draws = [others(keys, own_texts, config.seed + draw) for draw in range(most)]
+        for i, problem_texts in enumerate(self.several):
+            if kind in problem_texts:
+                problem_texts[another(kind)] = tuple(
+                    own_texts[draw[i]] for draw in draws[: len(problem_texts[kind])]
+                )
 
     @property
     def signatures(self) -> list[tuple[tuple[str, int], ...]]:
-        """What can be measured together: problems with as many texts."""
-        return [tuple((name, len(texts)) for name, texts in shown.items()) for shown in self.several]
+        """The number of texts of each problem, by kind: problems with equal ones can be measured together."""
+        return [
+            tuple((name, len(texts)) for name, texts in problem_texts.items())
+            for problem_texts in self.several
+        ]
 
     def part(self, places: Sequence[int]) -> _Texts:
         return _Texts([self.another[i] for i in places], [self.several[i] for i in places])
@@ -286,37 +299,41 @@ def _measure_batch(
 ) -> dict[tuple[str, str], Tensor]:
     """(what, condition) -> one number for each token."""
 
-    def scores(shown: Sequence[Sample], view: View) -> Scores:
-        return teacher.scores(shown, responses.ids, view)
+    def scores(problems: Sequence[Sample], view: View) -> Scores:
+        return teacher.scores(problems, responses.ids, view)
 
     @cache
-    def scores_with(kind: TextKind, shown: tuple[str, ...]) -> Scores:
-        given = [with_text(sample, kind, text) for sample, text in zip(samples, shown, strict=True)]
-        return scores(given, Hinted(kind, missing="error"))
+    def scores_with(kind: TextKind, replacements: tuple[str, ...]) -> Scores:
+        replaced = [with_text(sample, kind, text) for sample, text in zip(samples, replacements, strict=True)]
+        return scores(replaced, Hinted(kind, missing="error"))
 
-    found = {PLAIN: scores(samples, Plain())}
+    scored = {PLAIN: scores(samples, Plain())}
     if config.blind:
-        found[BLIND] = scores(samples, Blind())
+        scored[BLIND] = scores(samples, Blind())
     for kind in kinds:
-        found[kind] = scores(samples, Hinted(kind, missing="error"))
+        scored[kind] = scores(samples, Hinted(kind, missing="error"))
         if config.blind_hinted:
-            found[blind_with(kind)] = scores(samples, BlindHinted(kind))
+            scored[blind_with(kind)] = scores(samples, BlindHinted(kind))
         if config.shuffled:
-            found[another(kind)] = scores_with(kind, tuple(shown[kind] for shown in texts.another))
+            scored[another(kind)] = scores_with(
+                kind, tuple(problem_texts[kind] for problem_texts in texts.another)
+            )
     terms = {("log_prob", PLAIN): Term("", partial(_log_prob, STUDENT))}
-    for name in found:
+    for name in scored:
         if name != PLAIN:
             terms["log_prob", name] = Term("", partial(_log_prob, name), reads=(name,))
             terms["shift", name] = Term("", partial(_shift, name), reads=(name,))
-    for name, own in texts.several[0].items():
-        names = tuple(f"{name}/{j}" for j in range(len(own)))
+    for name, alternatives in texts.several[0].items():
+        names = tuple(f"{name}/{j}" for j in range(len(alternatives)))
         kind = next(kind for kind in kinds if name in (kind, another(kind)))
         for j, text_name in enumerate(names):
-            found[text_name] = scores_with(kind, tuple(shown[name][j] for shown in texts.several))
+            scored[text_name] = scores_with(
+                kind, tuple(problem_texts[name][j] for problem_texts in texts.several)
+            )
         terms["information", name] = Term("", partial(_information, names), reads=names)
         terms["information_above", name] = Term("", partial(_information_above, names), reads=names)
-    reading = teacher.reading(torch.cat([ids for siblings in responses.ids for ids in siblings]))
-    values_JN = observed_terms(found.pop(PLAIN), reading, list(terms.values()), found)
+    reading = teacher.reading(torch.cat([ids for group in responses.ids for ids in group]))
+    values_JN = observed_terms(scored.pop(PLAIN), reading, list(terms.values()), scored)
     return dict(zip(terms, values_JN.cpu(), strict=True))
 
 
@@ -345,10 +362,10 @@ def _joined(
     left_out: int,
 ) -> PrivilegeTokens:
     """The batches in the order of the problems again."""
-    counts = [len(siblings) for siblings in responses.ids]
-    flat = [ids for siblings in responses.ids for ids in siblings]
-    names = dict.fromkeys(name for found in parts.values() for name in found)
-    tokens = [sum(map(len, siblings)) for siblings in responses.ids]
+    counts = [len(group) for group in responses.ids]
+    flat = [ids for group in responses.ids for ids in group]
+    names = dict.fromkeys(name for numbers in parts.values() for name in numbers)
+    tokens = [sum(map(len, group)) for group in responses.ids]
 
     def of(what: str) -> dict[str, Tensor]:
         nothing = float("nan")
@@ -363,7 +380,11 @@ def _joined(
     information = of("information")
     num_texts = {
         name: torch.tensor(
-            [len(shown.get(name, ())) for i, shown in enumerate(texts.several) for _ in range(counts[i])]
+            [
+                len(problem_texts.get(name, ()))
+                for i, problem_texts in enumerate(texts.several)
+                for _ in range(counts[i])
+            ]
         )
         for name in information
     }
@@ -371,9 +392,9 @@ def _joined(
     return PrivilegeTokens(
         kinds=kinds,
         samples=tuple(s.id for s, n in zip(samples, counts, strict=True) for _ in range(n)),
-        siblings=tuple(k for n in counts for k in range(n)),
-        correct=tuple(value for own in responses.correct for value in own),
-        texts=tuple(text for own in responses.texts for text in own),
+        response_numbers=tuple(k for n in counts for k in range(n)),
+        correct=tuple(value for group in responses.correct for value in group),
+        texts=tuple(text for group in responses.texts for text in group),
         ids_N=torch.cat(flat),
         response_index_N=torch.repeat_interleave(torch.arange(len(flat)), lengths),
         log_probs=of("log_prob"),

@@ -1,4 +1,4 @@
-"""What privileges are worth, as a table and a sentence."""
+"""Reports the worth of privileges, as a table and a sentence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RANKED = {
 
 
 def condition_title(condition: ConditionWorth) -> str:
-    """In words, e.g. "another's cue"."""
+    """Conditions in words, e.g. "another's cue"."""
     return {
         "plain": "nothing",
         "own": f"{condition.kind}",
@@ -58,7 +58,7 @@ def worth_table(worth: PrivilegeWorth, title: str = "What privileges are worth")
         certainties = (condition.correct, condition.incorrect) if graded else (condition.all,)
         table.add_row(
             condition_title(condition),
-            *(_certainty(condition, one) for one in certainties),
+            *(_certainty(condition, certainty) for certainty in certainties),
             _cell(None if condition.shift is None else condition.shift.whole, ""),
             _cell(None if condition.information is None else condition.information.estimate, ""),
         )
@@ -68,11 +68,11 @@ def worth_table(worth: PrivilegeWorth, title: str = "What privileges are worth")
 def reading(worth: PrivilegeWorth) -> str:
     """A sentence: what the numbers show of the first kind, and what they do not show."""
     condition = next(c for c in worth.conditions if c.shows == "own")
-    about, one = ("correct", condition.correct) if condition.correct else ("student", condition.all)
-    found = one.per_token
+    about, certainty = ("correct", condition.correct) if condition.correct else ("student", condition.all)
+    gain = certainty.per_token
     sentence = (
-        f"Shown its {condition.kind}, the teacher is {_verdict(found)} certain of {about} responses than "
-        f"shown nothing ({_bracket(found)} nats a token)"
+        f"Shown its {condition.kind}, the teacher is {_verdict(gain)} certain of {about} responses than "
+        f"shown nothing ({_bracket(gain)} nats a token)"
     )
     for pair in worth.comparisons:
         if (pair.ours, pair.theirs) == (condition.name, f"another_{condition.name}"):
@@ -89,23 +89,23 @@ def reading(worth: PrivilegeWorth) -> str:
 
 
 def rank_lines(worth: PrivilegeWorth) -> list[str]:
-    """How the kinds rank, a line for each number; empty where there is one kind alone.
+    """The ranking of the kinds, a line for each number; empty with only one kind.
 
-    Of certainty, neighbours whose paired interval holds 0 are joined by "~".
+    In the ranking by certainty, neighbours whose paired interval holds 0 are joined by "~".
     """
     pairs = {(pair.ours, pair.theirs): pair.difference for pair in worth.comparisons}
-    found = []
+    lines = []
     for name, kinds in worth.rankings.items():
         if len(kinds) < 2:
             continue
         numbers = [f"{kind} {_ranked(worth[kind], name).value:+.3f}" for kind in kinds]
         line = numbers[0]
-        for (one, other), number in zip(pairwise(kinds), numbers[1:], strict=True):
-            difference = pairs.get((one, other)) or pairs[other, one]
+        for (first, second), number in zip(pairwise(kinds), numbers[1:], strict=True):
+            difference = pairs.get((first, second)) or pairs[second, first]
             apart = name != "certainty" or difference.low > 0 or difference.high < 0
             line += f" {'>' if apart else '~'} {number}"
-        found.append(f"{RANKED[name]}: {line}.")
-    return found
+        lines.append(f"{RANKED[name]}: {line}.")
+    return lines
 
 
 def _ranked(condition: ConditionWorth, name: str) -> Estimate:
@@ -119,20 +119,24 @@ def _ranked(condition: ConditionWorth, name: str) -> Estimate:
     return known
 
 
-def _verdict(found: Estimate) -> str:
-    return "more" if found.low > 0 else "less" if found.high < 0 else "neither more nor less"
+def _verdict(estimate: Estimate) -> str:
+    return "more" if estimate.low > 0 else "less" if estimate.high < 0 else "neither more nor less"
 
 
-def _certainty(condition: ConditionWorth, found: Certainty | None) -> str:
-    if found is None:
+def _certainty(condition: ConditionWorth, certainty: Certainty | None) -> str:
+    if certainty is None:
         return NOTHING
-    # Of the plain view a difference would be 0 throughout: its log-prob is what the others start from.
-    return f"({found.level.value:.3f})" if condition.shows == "plain" else _cell(found.per_token, "+")
+    # The plain view's difference would be 0 throughout: the others are measured from its log-prob.
+    return f"({certainty.level.value:.3f})" if condition.shows == "plain" else _cell(certainty.per_token, "+")
 
 
-def _cell(found: Estimate | None, sign: str) -> str:
-    return NOTHING if found is None else f"{found.value:{sign}.3f} ±{(found.high - found.low) / 2:.3f}"
+def _cell(estimate: Estimate | None, sign: str) -> str:
+    return (
+        NOTHING
+        if estimate is None
+        else f"{estimate.value:{sign}.3f} ±{(estimate.high - estimate.low) / 2:.3f}"
+    )
 
 
-def _bracket(found: Estimate) -> str:
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+def _bracket(estimate: Estimate) -> str:
+    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"

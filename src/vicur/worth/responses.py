@@ -27,12 +27,12 @@ COLUMNS = ("step", "sample", "response", "ids", "correct")
 
 @dataclass(frozen=True)
 class StudentResponses:
-    """Responses to some problems of a source, siblings together.
+    """Responses to some problems of a source, the responses to a problem together.
 
     Attributes:
-        index: of each answered problem in its source.
+        index: index of each answered problem in its source.
         ids: the tokens of its responses, at least one response of at least one token each.
-        texts: the same in words.
+        texts: its responses as text.
         correct: whether each is; None where nothing says.
     """
 
@@ -58,7 +58,7 @@ def sample_responses(
     student: LoadedModel,
     samples: Sequence[Sample],
     *,
-    siblings: int = 4,
+    group_size: int = 4,
     sampling: SamplingConfig | None = None,
     seed: int = 0,
     prompts_per_batch: int = 64,
@@ -68,16 +68,16 @@ def sample_responses(
 ) -> StudentResponses:
     """Let a student answer every problem as it sees it: plain, without any privilege.
 
-    What is sampled depends on seed, sample and sibling, not on batches or order.
+    What is sampled depends on seed, sample and response number, not on batches or order.
 
     Args:
-        student: who answers.
+        student: the model that responds.
         samples: the problems.
-        siblings: responses to each (K).
+        group_size: responses to each problem (K).
         sampling: temperature and the like; the student's own distribution if not given.
         seed: another one, other responses.
         prompts_per_batch: problems answered together.
-        grader: of the responses; one with default settings if not given.
+        grader: grades the responses; one with default settings if not given.
         limits: on the pixels of what the student sees.
         progress: shows how far it is.
     """
@@ -89,12 +89,12 @@ def sample_responses(
     starts = range(0, len(samples), prompts_per_batch)
     for start in starts if progress is None else progress.over(starts, len(starts)):
         batch = [samples[i] for i in range(start, min(start + prompts_per_batch, len(samples)))]
-        rollouts = generator.generate(batch, Plain(), group_size=siblings, seed=seed)
-        ids += [tuple(own) for own in rollouts.response_ids]
+        rollouts = generator.generate(batch, Plain(), group_size=group_size, seed=seed)
+        ids += [tuple(group) for group in rollouts.response_ids]
         texts += rollouts.texts
         correct += [
-            tuple(_grade(grader, sample, text) for text in own)
-            for sample, own in zip(batch, rollouts.texts, strict=True)
+            tuple(_grade(grader, sample, text) for text in group)
+            for sample, group in zip(batch, rollouts.texts, strict=True)
         ]
     return StudentResponses(tuple(range(len(samples))), tuple(ids), tuple(texts), tuple(correct))
 
@@ -111,16 +111,16 @@ def read_responses(
     Args:
         run: its folder, the folder `rollouts` in it, or one .parquet file of that.
         samples: the problems, with the ids that the run knew them by.
-        tokenizer: of the teacher that is to read the responses; it must mean by each token what the
+        tokenizer: tokenizer of the teacher that will read the responses; it must mean by each token what the
             run's student meant.
         steps: each problem's responses of the last step that had it, or those of all steps: early ones
-            come from a student that is no more.
+            come from an earlier state of the student.
 
     Raises:
         ValueError: there are no such files, they lack a column, they hold no response to any of the
             problems, or the tokens are not those of the responses.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_problem: dict[str, list[dict[str, Any]]] = {}
     for path in _files(run):
         schema = pq.read_schema(path)
         missing = [name for name in COLUMNS if name not in schema.names]
@@ -130,21 +130,22 @@ def read_responses(
             )
         for row in pq.read_table(path, columns=list(COLUMNS)).to_pylist():
             if row["ids"]:
-                found.setdefault(row["sample"], []).append(row)
+                by_problem.setdefault(row["sample"], []).append(row)
     names = samples.column("id") if isinstance(samples, FileSource) else [s.id for s in samples]
-    index = [i for i, name in enumerate(names) if name in found]
+    index = [i for i, name in enumerate(names) if name in by_problem]
     if not index:
         raise ValueError(
             f"{run} has no response to any of the {len(names)} problems; its ids look like "
-            f"{next(iter(found), 'nothing')}, those of the data like {names[0]}. Give the run's own data."
+            f"{next(iter(by_problem), 'nothing')}, those of the data like {names[0]}. "
+            "Give the run's own data."
         )
-    chosen = [_of_steps(found[str(names[i])], steps) for i in index]
-    _check_tokens(chosen[0][0], tokenizer, run)
+    selected = [_of_steps(by_problem[str(names[i])], steps) for i in index]
+    _check_tokens(selected[0][0], tokenizer, run)
     return StudentResponses(
         tuple(index),
-        tuple(tuple(torch.tensor(row["ids"]) for row in rows) for rows in chosen),
-        tuple(tuple(row["response"] for row in rows) for rows in chosen),
-        tuple(tuple(row["correct"] for row in rows) for rows in chosen),
+        tuple(tuple(torch.tensor(row["ids"]) for row in rows) for rows in selected),
+        tuple(tuple(row["response"] for row in rows) for rows in selected),
+        tuple(tuple(row["correct"] for row in rows) for rows in selected),
     )
 
 
@@ -152,13 +153,13 @@ def regraded(responses: StudentResponses, samples: Sequence[Sample], grader: Gra
     """The same responses with the grades of another grader.
 
     Args:
-        responses: to some of the samples.
+        responses: responses to some of the samples.
         samples: the problems.
         grader: whose grades they get.
     """
     correct = tuple(
-        tuple(_grade(grader, samples[index], text) for text in own)
-        for index, own in zip(responses.index, responses.texts, strict=True)
+        tuple(_grade(grader, samples[index], text) for text in group)
+        for index, group in zip(responses.index, responses.texts, strict=True)
     )
     return replace(responses, correct=correct)
 

@@ -1,4 +1,4 @@
-"""From a teacher's numbers on single tokens to what each privilege is worth, with intervals.
+"""Summarises a teacher's numbers on single tokens as the worth of each privilege, with intervals.
 
 Every number is a ratio of sums: over tokens, or over responses. The interval comes from drawing the
 *problems* anew: tokens of one response, and responses to one problem, are not independent.
@@ -28,10 +28,10 @@ RESAMPLES_AT_ONCE = 250
 
 @dataclass(frozen=True)
 class Certainty:
-    """How sure a teacher is of some responses, in nats.
+    """Certainty of a teacher about some responses, in nats.
 
     Attributes:
-        responses: how many.
+        responses: number of responses.
         level: mean log q^z(y_t) a token.
         per_token: mean log q^z(y_t) - log q(y_t) a token, q being the teacher that sees the plain problem.
         per_response: the same, summed over a response.
@@ -62,8 +62,8 @@ class Shift:
 
     Attributes:
         whole: mean over all tokens.
-        parts: by part of the response: "half_1" ... "quarter_4".
-        positions: by position, in bins that double: 0, 1-2, 3-6, 7-14 ...
+        parts: estimates by part of the response: "half_1" ... "quarter_4".
+        positions: estimates by position, in bins that double: 0, 1-2, 3-6, 7-14 ...
     """
 
     whole: Estimate
@@ -79,7 +79,7 @@ class Information:
         estimate: mean_j KL(q^{z_j} || mean_i q^{z_i}): on average too low, the less the more texts.
         above: the same without z_j in the mixture it is compared with: on average too high.
         bound: mean log n over the tokens: the estimate cannot be more.
-        problems: with two and more texts.
+        problems: number of problems with two and more texts.
         num_texts: fewest and most of a problem.
     """
 
@@ -92,7 +92,7 @@ class Information:
 
 @dataclass(frozen=True)
 class ConditionWorth:
-    """What a teacher makes of student responses under one condition.
+    """A teacher's scores of student responses under one condition.
 
     Attributes:
         name: e.g. "cue", "another_cue", "blind".
@@ -101,9 +101,9 @@ class ConditionWorth:
         all: certainty of all responses. Where teacher and student are one model, it cannot rise on the
             student's own samples: its mean there is -KL(q || q^z). Only what correct ones gain on incorrect
             ones can.
-        correct, incorrect: of those graded so; None where there is none.
+        correct, incorrect: certainty over the responses graded so; None where there is none.
         discrimination: certainty a token of correct ones minus that of incorrect ones.
-        shift: from the plain view; None for the plain view itself.
+        shift: shift from the plain view; None for the plain view itself.
         information: None where no problem has two texts.
     """
 
@@ -124,8 +124,8 @@ class Comparison:
 
     Attributes:
         ours, theirs: names of conditions.
-        responses: which ones: "correct", or "all" where none is graded correct.
-        difference: with a paired interval.
+        responses: the responses compared: "correct", or "all" where none is graded correct.
+        difference: difference with a paired interval.
     """
 
     ours: str
@@ -136,15 +136,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PrivilegeWorth:
-    """What privileges and controls are worth on the same responses.
+    """Worth of privileges and controls on the same responses.
 
     Attributes:
         conditions: plain first, then each kind with its controls.
         comparisons: each text with another problem's, and the kinds with one another.
-        problems, responses: how many were measured.
-        graded: how many responses are graded, and how many of these correct.
+        problems, responses: number of each that were measured.
+        graded: number of graded responses, and number of correct ones among them.
         left_out: answered problems that lack a privilege that was asked for.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
 
     conditions: tuple[ConditionWorth, ...]
@@ -165,21 +165,21 @@ class PrivilegeWorth:
         """The kinds, highest first, by "certainty" (of correct responses; of all, where none is graded
         correct), "discrimination", "shift" and "information", as far as each is known of all of them.
         Neighbours may be apart by less than their intervals: see `comparisons`."""
-        own = [c for c in self.conditions if c.shows == "own"]
+        own_conditions = [c for c in self.conditions if c.shows == "own"]
         numbers = {
-            "certainty": {c.name: (c.correct or c.all).per_token for c in own},
-            "discrimination": {c.name: c.discrimination for c in own if c.discrimination},
-            "shift": {c.name: c.shift.whole for c in own if c.shift},
-            "information": {c.name: c.information.estimate for c in own if c.information},
+            "certainty": {c.name: (c.correct or c.all).per_token for c in own_conditions},
+            "discrimination": {c.name: c.discrimination for c in own_conditions if c.discrimination},
+            "shift": {c.name: c.shift.whole for c in own_conditions if c.shift},
+            "information": {c.name: c.information.estimate for c in own_conditions if c.information},
         }
         return {
-            name: sorted(found, key=lambda kind: -found[kind].value)
-            for name, found in numbers.items()
-            if len(found) == len(own)
+            name: sorted(estimates, key=lambda kind: -estimates[kind].value)
+            for name, estimates in numbers.items()
+            if len(estimates) == len(own_conditions)
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The numbers for JSON."""
         return asdict(self) | {"unit": "nats", "level": LEVEL, "rankings": self.rankings}
 
 
@@ -187,18 +187,18 @@ def privilege_worth(tokens: PrivilegeTokens, *, seed: int = 0, resamples: int = 
     """Sum up a teacher's numbers on single tokens.
 
     Args:
-        tokens: from `measure_privileges`.
-        seed: of the bootstrap.
+        tokens: result of `measure_privileges`.
+        seed: seed of the bootstrap.
         resamples: draws of the bootstrap.
     """
     sums = _Sums(tokens, seed, resamples)
-    shown = [condition for condition in _conditions(tokens.kinds) if condition[0] in tokens.log_probs]
-    conditions = tuple(_condition(tokens, sums, *condition) for condition in shown)
-    own = [name for name, _, shows in shown if shows == "own"]
+    present = [condition for condition in _conditions(tokens.kinds) if condition[0] in tokens.log_probs]
+    conditions = tuple(_condition(tokens, sums, *condition) for condition in present)
+    own_conditions = [name for name, _, shows in present if shows == "own"]
     pairs: list[tuple[str, str]] = [
         (kind, another(kind)) for kind in tokens.kinds if another(kind) in tokens.log_probs
     ]
-    pairs += [(ours, theirs) for i, ours in enumerate(own) for theirs in own[i + 1 :]]
+    pairs += [(ours, theirs) for i, ours in enumerate(own_conditions) for theirs in own_conditions[i + 1 :]]
     return PrivilegeWorth(
         conditions=conditions,
         comparisons=tuple(_comparison(tokens, sums, ours, theirs) for ours, theirs in pairs),
@@ -212,13 +212,13 @@ def privilege_worth(tokens: PrivilegeTokens, *, seed: int = 0, resamples: int = 
 
 
 def _conditions(kinds: Sequence[TextKind]) -> list[tuple[str, TextKind | None, Shows]]:
-    found: list[tuple[str, TextKind | None, Shows]] = [(PLAIN, None, "plain")]
+    conditions: list[tuple[str, TextKind | None, Shows]] = [(PLAIN, None, "plain")]
     for kind in kinds:
-        found += [(kind, kind, "own"), (another(kind), kind, "another")]
-    found.append((BLIND, None, "blind"))
+        conditions += [(kind, kind, "own"), (another(kind), kind, "another")]
+    conditions.append((BLIND, None, "blind"))
     for kind in kinds:
-        found.append((blind_with(kind), kind, "blind_hinted"))
-    return found
+        conditions.append((blind_with(kind), kind, "blind_hinted"))
+    return conditions
 
 
 def _condition(
@@ -233,10 +233,10 @@ def _condition(
     shift = None
     if name in tokens.shifts:
         values = tokens.shifts[name].double().numpy()
-        parts = {key: sums.per_token(values, chosen) for key, chosen in sums.parts().items()}
+        parts = {key: sums.per_token(values, mask) for key, mask in sums.parts().items()}
         bins = tuple(
-            PositionBin(first, end, int(chosen.sum()), sums.per_token(values, chosen))
-            for first, end, chosen in sums.positions()
+            PositionBin(first, end, int(mask.sum()), sums.per_token(values, mask))
+            for first, end, mask in sums.positions()
         )
         shift = Shift(sums.per_token(values, sums.every), parts, bins)
     return ConditionWorth(
@@ -256,22 +256,24 @@ def _information(tokens: PrivilegeTokens, sums: _Sums, name: str) -> Information
     if name not in tokens.information:
         return None
     counts = tokens.num_texts[name].numpy()[sums.response]
-    chosen = counts > 0
-    values, above = (found[name].double().numpy() for found in (tokens.information, tokens.information_above))
+    mask = counts > 0
+    values, above = (
+        by_text[name].double().numpy() for by_text in (tokens.information, tokens.information_above)
+    )
     return Information(
-        estimate=sums.per_token(np.where(chosen, values, 0.0), chosen),
-        above=sums.per_token(np.where(chosen, above, 0.0), chosen),
-        bound=float(np.log(counts[chosen]).mean()),
-        problems=len(np.unique(sums.problem[chosen])),
-        num_texts=(int(counts[chosen].min()), int(counts[chosen].max())),
+        estimate=sums.per_token(np.where(mask, values, 0.0), mask),
+        above=sums.per_token(np.where(mask, above, 0.0), mask),
+        bound=float(np.log(counts[mask]).mean()),
+        problems=len(np.unique(sums.problem[mask])),
+        num_texts=(int(counts[mask].min()), int(counts[mask].max())),
     )
 
 
 def _comparison(tokens: PrivilegeTokens, sums: _Sums, ours: str, theirs: str) -> Comparison:
     difference = (tokens.log_probs[ours].double() - tokens.log_probs[theirs].double()).numpy()
     graded = bool(sums.correct.any())
-    chosen = sums.correct if graded else sums.every
-    return Comparison(ours, theirs, "correct" if graded else "all", sums.per_token(difference, chosen))
+    mask = sums.correct if graded else sums.every
+    return Comparison(ours, theirs, "correct" if graded else "all", sums.per_token(difference, mask))
 
 
 class _Sums:
@@ -295,51 +297,51 @@ class _Sums:
         self.incorrect = np.array([value is False for value in tokens.correct])[self.response]
 
     def parts(self) -> dict[str, Bool[np.ndarray, " N"]]:
-        """Which tokens lie in each half and quarter; those that no response reaches are left out.
+        """Masks of the tokens in each half and quarter; parts that no response reaches are left out.
 
         Cut as in `gap.means_by_part`: a response of T tokens at ceil(iT / parts).
         """
-        found: dict[str, Bool[np.ndarray, " N"]] = {}
+        masks: dict[str, Bool[np.ndarray, " N"]] = {}
         for name, parts in PARTS.items():
             part = self.position * parts // self.lengths[self.response]
-            found |= {f"{name}_{i + 1}": part == i for i in range(parts) if parts > 1 and (part == i).any()}
-        return found
+            masks |= {f"{name}_{i + 1}": part == i for i in range(parts) if parts > 1 and (part == i).any()}
+        return masks
 
     def positions(self) -> list[tuple[int, int, Bool[np.ndarray, " N"]]]:
         """Bins 0, 1-2, 3-6, 7-14, ... with the tokens in them."""
-        found, first = [], 0
+        bins, first = [], 0
         while first <= self.position.max():
             end = 2 * first + 1
-            found.append((first, end, (self.position >= first) & (self.position < end)))
+            bins.append((first, end, (self.position >= first) & (self.position < end)))
             first = end
-        return found
+        return bins
 
     def lift(self, name: str) -> Float[np.ndarray, " N"]:
         """log q^z(y_t) - log q(y_t)."""
         return (self.tokens.log_probs[name].double() - self.tokens.log_probs[PLAIN].double()).numpy()
 
-    def certainty(self, name: str, chosen: Bool[np.ndarray, " N"]) -> Certainty | None:
-        """Of the responses whose tokens are chosen; None where there is none."""
-        if not chosen.any():
+    def certainty(self, name: str, mask: Bool[np.ndarray, " N"]) -> Certainty | None:
+        """Certainty over the tokens in `mask`; None where there is none."""
+        if not mask.any():
             return None
         lift = self.lift(name)
-        is_first = chosen & (self.position == 0)
+        is_first = mask & (self.position == 0)
         parts = {
-            key: self.per_token(lift, chosen & part)
+            key: self.per_token(lift, mask & part)
             for key, part in self.parts().items()
-            if (chosen & part).any()
+            if (mask & part).any()
         }
         return Certainty(
             responses=int(is_first.sum()),
-            level=self.per_token(self.tokens.log_probs[name].double().numpy(), chosen),
-            per_token=self.per_token(lift, chosen),
-            per_response=self._ratio(self._by_problem(lift * chosen), self._by_problem(is_first)),
+            level=self.per_token(self.tokens.log_probs[name].double().numpy(), mask),
+            per_token=self.per_token(lift, mask),
+            per_response=self._ratio(self._by_problem(lift * mask), self._by_problem(is_first)),
             parts=parts,
         )
 
-    def per_token(self, values: Float[np.ndarray, " N"], chosen: Bool[np.ndarray, " N"]) -> Estimate:
+    def per_token(self, values: Float[np.ndarray, " N"], mask: Bool[np.ndarray, " N"]) -> Estimate:
         """Mean of the chosen tokens' values."""
-        return self._ratio(self._by_problem(values * chosen), self._by_problem(chosen))
+        return self._ratio(self._by_problem(values * mask), self._by_problem(mask))
 
     def difference(
         self,
@@ -347,7 +349,7 @@ class _Sums:
         theirs: tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]],
     ) -> Estimate:
         """One mean minus another, over other tokens, from the same draws of the problems."""
-        pairs = [(self._by_problem(v * chosen), self._by_problem(chosen)) for v, chosen in (ours, theirs)]
+        pairs = [(self._by_problem(v * mask), self._by_problem(mask)) for v, mask in (ours, theirs)]
         some = (pairs[0][1] > 0) | (pairs[1][1] > 0)
         draws, values = [], []
         counts = _draws(int(some.sum()), self.resamples, self.seed)
@@ -361,7 +363,7 @@ class _Sums:
         return np.bincount(self.problem, values.astype(np.float64), self.num_problems)
 
     def _ratio(self, numerator: Float[np.ndarray, " S"], denominator: Float[np.ndarray, " S"]) -> Estimate:
-        # Of the problems that the number is about: then no draw is without any.
+        # Resamples only the problems that the number is about, so that no draw is without any.
         some = denominator > 0
         counts = _draws(int(some.sum()), self.resamples, self.seed)
         draws = _product(counts, numerator[some]) / _product(counts, denominator[some])
@@ -369,15 +371,15 @@ class _Sums:
 
 
 def _interval(value: float, draws: Float[np.ndarray, " B"]) -> Estimate:
-    found = draws[np.isfinite(draws)]
-    low, high = np.quantile(found, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) if len(found) else (value, value)
+    finite = draws[np.isfinite(draws)]
+    low, high = np.quantile(finite, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) if len(finite) else (value, value)
     return Estimate(value, float(low), float(high))
 
 
 @lru_cache(maxsize=4)
 def _draws(count: int, resamples: int, seed: int) -> Integer[np.ndarray, "B S"]:
-    """How often each problem is drawn in each resample of the bootstrap. Kept: all numbers that are about
-    the same problems must come from the same draws."""
+    """The number of draws of each problem in each resample of the bootstrap. It is cached, because all
+    numbers about the same problems must come from the same draws."""
     random = np.random.default_rng(seed)
     counts = np.empty((resamples, count), dtype=np.uint16)
     for row in counts:

@@ -1,4 +1,4 @@
-"""Which text a teacher is shown of a problem: its own, another problem's, or one of several."""
+"""The text that a teacher is shown for a problem: its own, another problem's, or one of several."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vicur.data.views import privileged_texts
 
 def with_text(sample: Sample, kind: TextKind, text: str) -> Sample:
     """The problem with one privilege, this text, and no other."""
-    given: dict[str, Any] = {kind: text}
-    return replace(sample, privilege=Privilege(**given))
+    texts: dict[str, Any] = {kind: text}
+    return replace(sample, privilege=Privilege(**texts))
 
 
 def outline(samples: Sequence[Sample], index: int) -> Sample:
-    """A problem for its texts alone: of a file, no medium is decoded."""
+    """A problem for its texts alone: no medium of a file is decoded."""
     return samples.outline(index) if isinstance(samples, FileSource) else samples[index]
 
 
@@ -40,27 +40,27 @@ def several_texts(sample: Sample, kind: TextKind) -> tuple[str, ...]:
     Raises:
         ValueError: the column holds anything else.
     """
-    found = sample.meta.get(f"{kind}s")
-    if found is None:
+    listed = sample.meta.get(f"{kind}s")
+    if listed is None:
         return ()
-    if isinstance(found, str):
+    if isinstance(listed, str):
         try:
-            found = json.loads(found)
+            listed = json.loads(listed)
         except ValueError:
-            found = None
-    if not isinstance(found, list | tuple) or not all(isinstance(text, str) for text in found):
+            listed = None
+    if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
         raise ValueError(
             f"Sample {sample.id}: {kind}s must be a list of texts (or that list as JSON), to estimate "
             "information from."
         )
-    return tuple(text for text in found if text.strip())
+    return tuple(text for text in listed if text.strip())
 
 
 def others(keys: Sequence[str], texts: Sequence[str], seed: int) -> list[int]:
-    """For every text the place of another that reads differently: a derangement, the same in any order.
+    """The index, for every text, of another that reads differently: a derangement, the same in any order.
 
     Equal texts (up to spaces) are put side by side, the groups and what is in them in an order that
-    only the seed and the keys decide, and everyone gets the text so many places further as the largest
+    only the seed and the keys decide, and each problem gets the text as many places further as the largest
     group has members: never its own or an equal one, and each text is used once. Where more than half of
     the texts are equal there is no such permutation: then the others take turns at standing in.
 
@@ -86,17 +86,17 @@ def others(keys: Sequence[str], texts: Sequence[str], seed: int) -> list[int]:
             "Leave the shuffled control out, or measure more problems."
         )
     largest = max(groups, key=len)
-    found = [0] * len(texts)
+    partners = [0] * len(texts)
     if 2 * len(largest) <= len(order):
         for place, i in enumerate(order):
-            found[i] = order[(place + len(largest)) % len(order)]
-        return found
+            partners[i] = order[(place + len(largest)) % len(order)]
+        return partners
     rest = [i for i in order if plain[i] != plain[largest[0]]]
     for place, i in enumerate(largest):
-        found[i] = rest[place % len(rest)]
+        partners[i] = rest[place % len(rest)]
     for place, i in enumerate(rest):
-        found[i] = largest[place]
-    return found
+        partners[i] = largest[place]
+    return partners
 
 
 def _rank(seed: int, what: str, text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Rows: positions, alignment, and shared prompts against repeated ones."""
+"""Sequences: positions, alignment, and shared prompts against repeated ones."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vicur.data.views import Blind, Hinted, Plain
-from vicur.encoding.layout import build_rows, siblings_per_row
+from vicur.encoding.layout import build_sequences, responses_per_sequence
 from vicur.scoring.scorer import Scorer, ScoringConfig
 from vicur.scoring.term import Term
 
 
 def test_positions_equal_the_models_own(base, samples):
-    """Several images, none, and a hint: row by row what `get_rope_index` says for the whole row."""
+    """Several images, none, and a hint: for each sequence what `get_rope_index` says for the whole
+    sequence."""
     two = replace(
         samples[0],
         messages=(
@@ -36,50 +37,50 @@ def test_positions_equal_the_models_own(base, samples):
     shown = [Plain().show(two), Blind().show(samples[0]), Hinted("cue").show(samples[1])]
     prompts = scorer.encoder.encode(shown)
     response = torch.tensor([11, 12, 13])
-    rows = build_rows(prompts, [[response]] * 3, pad_id=0, padding_side="left")
+    sequences = build_sequences(prompts, [[response]] * 3, pad_id=0, padding_side="left")
     expected, _ = base.model.model.get_rope_index(
-        rows.input_ids,
-        image_grid_thw=rows.media["image_grid_thw"],
-        attention_mask=rows.attention_mask.long(),
-        mm_token_type_ids=rows.token_types,
+        sequences.input_ids,
+        image_grid_thw=sequences.media["image_grid_thw"],
+        attention_mask=sequences.attention_mask.long(),
+        mm_token_type_ids=sequences.token_types,
     )
-    real = rows.attention_mask
-    assert torch.equal(rows.position_ids[1:][:, real], expected[:, real])
+    real = sequences.attention_mask
+    assert torch.equal(sequences.position_ids[1:][:, real], expected[:, real])
     for row in range(3):
         count = int(real[row].sum())
-        assert torch.equal(rows.position_ids[0, row, real[row]], torch.arange(count))
+        assert torch.equal(sequences.position_ids[0, row, real[row]], torch.arange(count))
 
 
 def test_predicting_positions_stand_one_before_each_token(base, samples, responses):
     scorer = Scorer(base)
     prompts = scorer.encode(samples[:2], Plain())
-    rows = build_rows(prompts, [responses[:2], responses[2:5]], pad_id=0)
+    sequences = build_sequences(prompts, [responses[:2], responses[2:5]], pad_id=0)
     given_ids = torch.cat(responses[:5])
-    assert torch.equal(rows.response_ids, given_ids)
-    following = rows.input_ids[rows.predicts_row, rows.predicts_column + 1]
-    first = torch.tensor([True, *(rows.response_index.diff() > 0).tolist()])
+    assert torch.equal(sequences.response_ids, given_ids)
+    following = sequences.input_ids[sequences.predicts_sequence, sequences.predicts_column + 1]
+    first = torch.tensor([True, *(sequences.response_index.diff() > 0).tolist()])
     assert torch.equal(following[~first], given_ids[~first])
-    last_of_prompt = torch.tensor([len(prompts[r]) - 1 for r in rows.predicts_row[first].tolist()])
-    assert torch.equal(rows.predicts_column[first], last_of_prompt)
+    last_of_prompt = torch.tensor([len(prompts[r]) - 1 for r in sequences.predicts_sequence[first].tolist()])
+    assert torch.equal(sequences.predicts_column[first], last_of_prompt)
 
 
 def test_an_empty_response_is_refused(base, samples):
     prompts = Scorer(base).encode(samples[:1], Plain())
     with pytest.raises(ValueError, match="has no token"):
-        build_rows(prompts, [[torch.tensor([], dtype=torch.long)]], pad_id=0)
+        build_sequences(prompts, [[torch.tensor([], dtype=torch.long)]], pad_id=0)
 
 
-def log_probs_and_gradients(loaded, samples, siblings, *, share, **layout):
+def log_probs_and_gradients(loaded, samples, groups, *, share, **layout):
     scorer = Scorer(loaded, ScoringConfig(share_prompts="never"))
     loaded.model.zero_grad()
     prompts = scorer.encode(samples, Plain())
     if share:
-        rows = build_rows(prompts, siblings, pad_id=loaded.vocabulary.pad_id, **layout)
+        sequences = build_sequences(prompts, groups, pad_id=loaded.vocabulary.pad_id, **layout)
     else:
-        rows = scorer.rows(prompts, siblings)
-    weights = torch.linspace(-1, 1, len(rows.response_ids))
+        sequences = scorer.sequences(prompts, groups)
+    weights = torch.linspace(-1, 1, len(sequences.response_ids))
     term = Term("log_prob", lambda block: block.log_prob_C, weights)
-    found = scorer.weighted_terms(rows, [term], {})
+    found = scorer.weighted_terms(sequences, [term], {})
     found.loss.backward()
     gradients = {n: p.grad.clone() for n, p in loaded.model.named_parameters() if p.grad is not None}
     return found.values_JN[0], gradients
@@ -87,10 +88,10 @@ def log_probs_and_gradients(loaded, samples, siblings, *, share, **layout):
 
 @pytest.mark.parametrize("layout", [{}, {"padding_side": "left"}, {"pad_to": 150}])
 def test_shared_prompts_equal_repeated_prompts(student, samples, responses, layout):
-    """Log-probs and gradients, with recovery, several images in the batch and ragged siblings."""
-    siblings = [responses[:3], responses[3:5], responses[5:]]
-    repeated, by_hand = log_probs_and_gradients(student, samples[:3], siblings, share=False)
-    shared, gradients = log_probs_and_gradients(student, samples[:3], siblings, share=True, **layout)
+    """Log-probs and gradients, with recovery, several images in the batch and groups of different sizes."""
+    groups = [responses[:3], responses[3:5], responses[5:]]
+    repeated, by_hand = log_probs_and_gradients(student, samples[:3], groups, share=False)
+    shared, gradients = log_probs_and_gradients(student, samples[:3], groups, share=True, **layout)
     torch.testing.assert_close(shared, repeated, rtol=1e-4, atol=2e-5)
     assert gradients.keys() == by_hand.keys()
     for name, gradient in gradients.items():
@@ -128,31 +129,31 @@ def test_padding_content_never_matters(student, samples, responses):
     prompts = scorer.encode(samples, Plain())
     found = []
     for pad_id in (477, 5):
-        rows = build_rows(prompts, [[r] for r in responses], pad_id=pad_id, pad_to=99)
-        found.append(scorer.policy(rows, lambda hidden, head: hidden).detach())
+        sequences = build_sequences(prompts, [[r] for r in responses], pad_id=pad_id, pad_to=99)
+        found.append(scorer.policy(sequences, lambda hidden, head: hidden).detach())
     assert torch.equal(*found)
 
 
 @pytest.mark.parametrize(
     "prompt, lengths, hidden_size, expected",
     [
-        (100, [20] * 4, 128, 4),  # cheap: one row
+        (100, [20] * 4, 128, 4),  # cheap: one sequence
         (1800, [200] * 4, 2048, 4),  # a long prompt is worth sharing
         (1800, [4096] * 4, 2048, 1),  # the square of 18,184 tokens is not
         (50, [7], 128, 1),
     ],
 )
-def test_how_many_siblings_share_a_row(prompt, lengths, hidden_size, expected):
-    assert siblings_per_row(prompt, lengths, hidden_size) == expected
+def test_how_many_responses_share_a_sequence(prompt, lengths, hidden_size, expected):
+    assert responses_per_sequence(prompt, lengths, hidden_size) == expected
 
 
-def test_rows_of_two_siblings_keep_the_flat_order(base, samples, responses, monkeypatch):
-    monkeypatch.setattr("vicur.scoring.scorer.siblings_per_row", lambda *_: 2)
+def test_sequences_of_two_responses_keep_the_flat_order(base, samples, responses, monkeypatch):
+    monkeypatch.setattr("vicur.scoring.scorer.responses_per_sequence", lambda *_: 2)
     scorer = Scorer(base)
     prompts = scorer.encode(samples[:2], Plain())
-    rows = scorer.rows(prompts, [responses[:3], responses[3:6]])
-    assert len(rows.input_ids) == 4
-    assert torch.equal(rows.response_ids, torch.cat(responses))
+    sequences = scorer.sequences(prompts, [responses[:3], responses[3:6]])
+    assert len(sequences.input_ids) == 4
+    assert torch.equal(sequences.response_ids, torch.cat(responses))
     found = scorer.log_probs(samples[:2], [responses[:3], responses[3:6]], Plain())
     alone = Scorer(base, ScoringConfig(share_prompts="never"))
     expected = alone.log_probs(samples[:2], [responses[:3], responses[3:6]], Plain())
@@ -162,12 +163,16 @@ def test_rows_of_two_siblings_keep_the_flat_order(base, samples, responses, monk
 def test_nan_in_padding_never_reaches_the_loss(student, samples, responses):
     """Whatever the hidden states are where no response token is predicted."""
     scorer = Scorer(student)
-    rows = build_rows(scorer.encode(samples[:3], Plain()), [[r] for r in responses[:3]], pad_id=0, pad_to=120)
-    hidden = torch.full((*rows.input_ids.shape, 8), torch.nan)
-    hidden[rows.predicts_row, rows.predicts_column] = torch.randn(len(rows.response_ids), 8)
+    sequences = build_sequences(
+        scorer.encode(samples[:3], Plain()), [[r] for r in responses[:3]], pad_id=0, pad_to=120
+    )
+    hidden = torch.full((*sequences.input_ids.shape, 8), torch.nan)
+    hidden[sequences.predicts_sequence, sequences.predicts_column] = torch.randn(
+        len(sequences.response_ids), 8
+    )
     hidden.requires_grad_()
-    rows.predicting(hidden).square().sum().backward()
+    sequences.predicting(hidden).square().sum().backward()
     assert torch.isfinite(hidden.grad).all()
     elsewhere = torch.ones(hidden.shape[:2], dtype=torch.bool)
-    elsewhere[rows.predicts_row, rows.predicts_column] = False
+    elsewhere[sequences.predicts_sequence, sequences.predicts_column] = False
     assert not hidden.grad[elsewhere].any()
