@@ -20,9 +20,12 @@ from vicur.cuebench.generate import write_parquet
 from vicur.data.views import Plain
 from vicur.models.load import load_model
 from vicur.progress import Progress
+from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.source import GeneratedSource
 from vicur.run.build import build
 from vicur.run.recipe import load_recipe, to_yaml
 from vicur.training.records import Records
+from vicur.training.update import Updater
 
 
 @pytest.fixture(scope="module")
@@ -503,3 +506,22 @@ def test_what_lacks_the_teachers_privilege_is_told_or_refused(tmp_path, base_fol
     assert skipped.data.notes()[0].startswith("Skipped 4 problems of ")
     with pytest.raises(ValueError, match=r"4 of 24 problems of .* lack the privilege cue"):
         build(load_recipe("cuebench/opsd_cue", [*settings, "teacher.missing_privilege=error"]))
+
+
+def test_the_generator_follows_every_update(tmp_path, base_folder, data, monkeypatch):
+    """An engine with weights of its own must take them over before it writes again."""
+    events = []
+    rollouts, update = GeneratedSource.rollouts, Updater.update
+
+    def noting(name, method):
+        def noted(*args, **kwargs):
+            events.append(name)
+            return method(*args, **kwargs)
+
+        return noted
+
+    monkeypatch.setattr(GeneratedSource, "rollouts", noting("generate", rollouts))
+    monkeypatch.setattr(Updater, "update", noting("update", update))
+    monkeypatch.setattr(TorchGenerator, "sync", noting("sync", TorchGenerator.sync))
+    run(tmp_path / "run", base_folder, data, "training.steps=2")
+    assert events == ["generate", "update", "sync"] * 2

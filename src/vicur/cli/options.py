@@ -160,7 +160,7 @@ def canonical(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for word in rest:
         flag, equals, value = word.partition("=")
         if flag == COLUMN and not equals:  # its value looks like a setting
-            found += [word, *itertools.islice(rest, 1)]
+            flags += [word, *itertools.islice(rest, 1)]
         elif _SETTING.match(word):
             settings.append(word)
         elif not flag.startswith("--"):

@@ -49,6 +49,10 @@ class RolloutSource(Protocol):
         """The responses at a step of training."""
         ...
 
+    def sync(self) -> None:
+        """Take over the student's weights after an update."""
+        ...
+
 
 class GeneratedSource:
     """A model answers what it is shown.
@@ -69,6 +73,10 @@ class GeneratedSource:
         return self.generator.generate(
             samples, self.view, group_size=self.group_size, seed=self.seed, step=step
         )
+
+    def sync(self) -> None:
+        """Let the generator take over the student's weights."""
+        self.generator.sync()
 
 
 class DatasetSource:
@@ -93,6 +101,9 @@ class DatasetSource:
         """
         responses = [[self._response(sample)] for sample in samples]
         return Rollouts.decoded(samples, responses, self.tokenizer, [""] * len(samples))
+
+    def sync(self) -> None:
+        """The data do not depend on the student."""
 
     def _response(self, sample: Sample) -> Response:
         if sample.target_response is None:

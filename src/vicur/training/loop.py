@@ -148,9 +148,10 @@ class Trainer:
                 weighed = self.objective.weigh(scored.scored_tokens(self.scoring.student.device))
                 clock.lap("scoring")
 
-                # The student takes one step, and a teacher that averages it follows.
+                # The student takes one step; a teacher that averages it and the generator follow.
                 updates.append(self.updater.update(scored, weighed, needs, num_updates))
                 self.scoring.update_teacher()
+                self.source.sync()
                 num_updates += 1
                 clock.lap("update")
 
