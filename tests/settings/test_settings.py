@@ -14,6 +14,7 @@ from pydantic import Field
 from vicur.cli.command import Argument, Arguments, Command
 from vicur.cli.help import settings_help
 from vicur.cli.options import Option, canonical
+from vicur.cuebench.generate import MakeSettings
 from vicur.cues.settings import AuditSettings, BuildConfig, WorthSettings
 from vicur.evaluation.settings import EvaluationSettings
 from vicur.run.recipe import Recipe, load_recipe
@@ -113,6 +114,15 @@ def test_an_override_is_blamed_for_its_own_mistake(overrides, message):
 def test_a_file_is_blamed_for_its_own_mistake(flat):
     with pytest.raises(SettingsError, match=r"^own\.yaml: "):
         SCHEMA.load([Layer("own.yaml", flat), *SCHEMA.overrides(["inner.kind=b"])])
+
+
+def test_a_required_setting_is_asked_for_and_nothing_else_is_blamed():
+    schema = schema_of(MakeSettings, "cuebench make")
+    with pytest.raises(SettingsError, match=r"^out is required\.$"):
+        schema.load(schema.overrides(["n=3"]))
+    assert schema.load(schema.overrides(["n=3", "out=x.parquet"])) == MakeSettings(3, "x.parquet")
+    with pytest.raises(SettingsError, match=r"^out is required\.$"):
+        MakeSettings(3)
 
 
 def test_a_base_is_blamed_for_its_own_mistake_and_no_packaged_path_is_shown(tmp_path, monkeypatch):

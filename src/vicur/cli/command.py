@@ -8,10 +8,10 @@ parsing, `vicur --help` and mistakes in typing take no time.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vicur.cli.options import Option, Parser, Switch, add_column_option, as_overrides, nearest
@@ -33,8 +33,11 @@ class Command:
     Attributes:
         name: its words, e.g. "data inspect".
         help: one line, for the list of commands.
-        run: "module:function", imported when the command runs; called with the `Arguments` and a console.
-        settings: "module:class" of its settings, imported for --help.
+        run: "module:function", imported when the command runs; called with the settings, the `Arguments`
+            and a console.
+        settings: "module:class" of its settings.
+        load: "module:function" from the `Arguments` to the settings, where they also come from elsewhere, as
+            from a recipe.
         description: description for its own help; `help` if not given.
         argument: the word behind the command, if it takes one.
         options: settings that have a short option.
@@ -48,6 +51,7 @@ class Command:
     help: str
     run: str
     settings: str
+    load: str | None = None
     description: str = ""
     argument: Argument | None = None
     options: tuple[Option, ...] = ()
@@ -92,11 +96,22 @@ class Command:
             sys.stdout.flush()
             from vicur.cli.help import settings_help
 
-            sys.stdout.write(settings_help(load_name(self.settings)))
+            sys.stdout.write(settings_help(resolve_name(self.settings)))
             return
-        arguments = self._arguments(parsed, rest, settings, parser)
-        run: Callable[[Arguments, Console], None] = load_name(self.run)
-        run(arguments, console)
+        self._run(self._arguments(parsed, rest, settings, parser), console)
+
+    def _run(self, arguments: Arguments, console: Console) -> None:
+        if self.load is None:
+            settings = arguments.load(resolve_name(self.settings))
+        else:
+            settings = resolve_name(self.load)(arguments)
+        if PRINT_CONFIG.flag in arguments.switches:
+            from vicur.settings.schema import as_yaml
+
+            sys.stdout.write(as_yaml(settings))
+            return
+        run: Callable[[Any, Arguments, Console], None] = resolve_name(self.run)
+        run(settings, arguments, console)
 
     def _arguments(
         self, parsed: argparse.Namespace, rest: list[str], settings: list[str], parser: Parser
@@ -177,11 +192,6 @@ class Arguments:
     overrides: tuple[str, ...]
     switches: frozenset[str]
 
-    @property
-    def printing(self) -> bool:
-        """Whether --print-config was given."""
-        return PRINT_CONFIG.flag in self.switches
-
     def load(self, component: type[Settings]) -> Settings:
         """The command's settings.
 
@@ -204,9 +214,3 @@ class Arguments:
         for pair in self.column_pairs:
             layers.append(schema.override(f"data.columns.{pair}", f"--column {pair}"))
         return layers
-
-
-def load_name(name: str) -> Any:
-    """The object that "module:name" names."""
-    module, _, attribute = name.partition(":")
-    return vars(importlib.import_module(module))[attribute]

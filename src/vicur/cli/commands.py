@@ -27,6 +27,7 @@ COMMANDS = (
         "train and compare on a laptop CPU, in minutes",
         run="vicur.cli.studies:quickstart",
         settings="vicur.studies.study:StudyConfig",
+        load="vicur.cli.studies:quickstart_config",
         options=STUDY_OPTIONS,
         example="seeds=3",
     ),
@@ -35,6 +36,7 @@ COMMANDS = (
         "train a student by a recipe",
         run="vicur.cli.train:train",
         settings="vicur.run.recipe:Recipe",
+        load="vicur.cli.train:read_recipe",
         description=(
             "Train a student by a recipe. Every run begins with a preflight: a few problems go through the "
             "real models, and a teacher that does not see the image, or a hint in the student's prompt, "
@@ -198,6 +200,7 @@ COMMANDS = (
         "train and compare several recipes on CueBench",
         run="vicur.cli.studies:study",
         settings="vicur.studies.study:StudyConfig",
+        load="vicur.cli.studies:study_config",
         description=(
             "Train and compare several recipes on CueBench. A setting of a recipe, such as "
             "rewards.tolerance=0.01, applies to all trained methods."

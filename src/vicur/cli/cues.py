@@ -17,7 +17,7 @@ from vicur.audit.cuebench import CueBenchVerifier
 from vicur.audit.endpoint import EndpointJudge
 from vicur.audit.repair import build_repaired
 from vicur.cli.command import Arguments
-from vicur.cli.terminal import passing_bar, print_config, print_json
+from vicur.cli.terminal import passing_bar, print_json
 from vicur.cues.build import build_cues, plan_cues
 from vicur.cues.output import check_output, mover, write_output
 from vicur.cues.settings import AuditSettings, BuildConfig, WorthSettings
@@ -39,16 +39,12 @@ MOST_SHOWN = 10
 """Number of flags that are printed."""
 
 
-def build(arguments: Arguments, console: Console) -> None:
+def build(config: BuildConfig, arguments: Arguments, console: Console) -> None:
     """Ask a model for the cue of every problem.
 
     Raises:
         ValueError: a setting does not fit, or the build stopped early.
     """
-    config = arguments.load(BuildConfig)
-    if arguments.printing:
-        print_config(config)
-        return
     check = passing_bar("checking the data").over
     if "--dry-run" in arguments.switches:
         for sentence in plan_cues(config, progress=check).sentences():
@@ -83,16 +79,12 @@ def _built(config: BuildConfig, remarks: Mapping[str, str]) -> BuildSummary:
     return build_cues(config, watch=watch, progress=check, remarks=remarks)
 
 
-def audit(arguments: Arguments, console: Console) -> None:
+def audit(settings: AuditSettings, arguments: Arguments, console: Console) -> None:
     """Look for cues that leak, guess or say nothing.
 
     Raises:
         ValueError: a setting or the data does not fit.
     """
-    settings = arguments.load(AuditSettings)
-    if arguments.printing:
-        print_config(settings)
-        return
     for name, path in (("flags", settings.flags), ("drop", settings.drop)):
         if path is not None:
             check_file(Path(path), f"--{name}")
@@ -165,16 +157,12 @@ def _write_dropped(table: Table, source: FileSource, result: Audit, settings: Au
     write_output(table, out, range(len(kept)), {column: kept}, {column: pa.string()}, move=move)
 
 
-def worth(arguments: Arguments, console: Console) -> None:
+def worth(settings: WorthSettings, arguments: Arguments, console: Console) -> None:
     """Measure how cues, rationales and answers change the teacher's log-probs.
 
     Raises:
         ValueError: a setting, the data or the run does not fit.
     """
-    settings = arguments.load(WorthSettings)
-    if arguments.printing:
-        print_config(settings)
-        return
     if settings.output is not None:
         check_folder(Path(settings.output), "--output")
     grader = Grader(settings.rewards)

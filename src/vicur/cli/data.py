@@ -5,23 +5,19 @@ from __future__ import annotations
 from rich.console import Console
 
 from vicur.cli.command import Arguments
-from vicur.cli.terminal import passing_bar, print_config, print_inspection, print_json
+from vicur.cli.terminal import passing_bar, print_inspection, print_json
 from vicur.encoding.inspect import InspectSettings, inspect_source
 from vicur.encoding.prompts import PromptEncoder
 from vicur.models.checkpoints import read_processor
 from vicur.scoring.teacher import TeacherConfig
 
 
-def inspect(arguments: Arguments, console: Console) -> None:
+def inspect(settings: InspectSettings, arguments: Arguments, console: Console) -> None:
     """Print what a source holds, and why rows of it are bad.
 
     Raises:
         ValueError: it cannot be opened, or has no problem of the example's number.
     """
-    settings = arguments.load(InspectSettings)
-    if arguments.printing:
-        print_config(settings)
-        return
     source = settings.data.open(progress=passing_bar("checking the data").over, may_be_empty=True)
     encoder = None
     if settings.model is not None:

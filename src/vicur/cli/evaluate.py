@@ -8,7 +8,7 @@ from rich.console import Console
 
 from vicur.bad_rows import BadRowError
 from vicur.cli.command import Arguments
-from vicur.cli.terminal import evaluation_lines, passing_bar, print_config, say
+from vicur.cli.terminal import evaluation_lines, passing_bar, say
 from vicur.data.sources import FileSource
 from vicur.encoding.lengths import fit_prompts
 from vicur.encoding.prompts import PromptEncoder
@@ -21,17 +21,13 @@ from vicur.progress import Progress
 from vicur.rewards.grader import Grader
 
 
-def evaluate(arguments: Arguments, console: Console) -> None:
+def evaluate(settings: EvaluationSettings, arguments: Arguments, console: Console) -> None:
     """Check data and output, ask the model, and print the results.
 
     Raises:
         ValueError: a setting, the data or the output does not fit.
         OSError: the responses cannot be written; the message says where they are.
     """
-    settings = arguments.load(EvaluationSettings)
-    if arguments.printing:
-        print_config(settings)
-        return
     settings.check_output()
     grader = Grader(settings.rewards)
     source, left_out = _problems(settings, grader)

@@ -9,23 +9,19 @@ import torch
 from rich.console import Console
 
 from vicur.cli.command import Arguments
-from vicur.cli.terminal import passing_bar, print_addition, print_config, print_json
+from vicur.cli.terminal import passing_bar, print_addition, print_json
 from vicur.models.augment import InitSettings, describe, save_augmented
 from vicur.models.checkpoints import read_config, saved_dtype
 from vicur.models.load import StudentConfig, check_free, load_student
 from vicur.paths import check_folder
 
 
-def init(arguments: Arguments, console: Console) -> None:
+def init(settings: InitSettings, arguments: Arguments, console: Console) -> None:
     """Write a checkpoint with cue recovery, or print what would be added.
 
     Raises:
         ValueError: the base cannot be used, or the folder is not free.
     """
-    settings = arguments.load(InitSettings)
-    if arguments.printing:
-        print_config(settings)
-        return
     dry_run, as_json = "--dry-run" in arguments.switches, "--json" in arguments.switches
     if settings.out is None and not dry_run:
         raise ValueError("--out is required unless --dry-run is given.")

@@ -17,7 +17,7 @@ from vicur.cli.command import Command
 from vicur.cli.commands import COMMANDS, GROUPS
 from vicur.cli.options import Parser, canonical
 
-MISTAKE, USAGE, PREFLIGHT, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 130, 141
+MISTAKE, PREFLIGHT, INTERRUPTED, PIPE_CLOSED = 1, 3, 130, 141  # 2, a usage error, is argparse's own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from vicur.progress import Progress
-from vicur.settings.schema import as_yaml
 from vicur.wording import listed
 
 if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print it
@@ -39,11 +38,6 @@ def passing_bar(title: str) -> Progress:
 def print_json(value: object) -> None:
     """Print a value as JSON."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
-
-
-def print_config(settings: object) -> None:
-    """Print all settings of a command as YAML."""
-    sys.stdout.write(as_yaml(settings))
 
 
 def print_addition(addition: Addition, console: Console) -> None:

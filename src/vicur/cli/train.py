@@ -11,24 +11,30 @@ from vicur.cli.terminal import passing_bar, print_memory, print_preflight, say
 from vicur.progress import Progress
 from vicur.reporting.run_summary import print_run_summary, summarise_run
 from vicur.run.build import Plan, Run, build
-from vicur.run.recipe import load_recipe, to_yaml
+from vicur.run.recipe import Recipe, load_recipe, to_yaml
 from vicur.training.folder import check_run_folder, run_folder
 
 
-def train(arguments: Arguments, console: Console) -> None:
+def read_recipe(arguments: Arguments) -> Recipe:
+    """The recipe that the command line names, with its overrides.
+
+    Raises:
+        SettingsError: there is no such recipe, or a setting does not fit.
+    """
+    assert arguments.word is not None, "the command requires it"
+    return load_recipe(arguments.word, arguments.overrides)
+
+
+def train(recipe: Recipe, arguments: Arguments, console: Console) -> None:
     """Train a student by a recipe, or print what a run would do.
 
     Raises:
-        ValueError: the recipe, the data or the output folder does not fit.
+        ValueError: the data or the output folder does not fit the recipe.
     """
-    assert arguments.word is not None, "the command requires it"
     dry_run = "--dry-run" in arguments.switches
-    recipe = load_recipe(arguments.word, arguments.overrides)
-    if arguments.printing or dry_run:
+    if dry_run:
         sys.stdout.write(to_yaml(recipe))
         sys.stdout.flush()
-    if arguments.printing:
-        return
     training = recipe.training
     folder = run_folder(training.name, training.output, overwrite=training.overwrite)
     try:

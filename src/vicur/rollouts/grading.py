@@ -7,13 +7,13 @@ from vicur.rewards.grader import Grade, Grader
 from vicur.rollouts.rollout import Rollouts
 
 
-def grade(rollouts: Rollouts, grader: Grader) -> list[Grade | None]:
+def grade(rollouts: Rollouts, grader: Grader) -> tuple[Grade | None, ...]:
     """The grade of every response, in the flat order; None where a problem cannot be graded."""
-    return [
+    return tuple(
         grade_response(grader, sample, text)
         for sample, texts in zip(rollouts.samples, rollouts.texts, strict=True)
         for text in texts
-    ]
+    )
 
 
 def grade_response(grader: Grader, sample: Sample, text: str) -> Grade | None:

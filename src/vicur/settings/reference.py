@@ -6,7 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -14,7 +14,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from vicur.settings.section import plain
+from vicur.settings.section import default_of, plain
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def settings_of(component: type, prefix: str = "", defaults: Any = None) -> Iter
     hints, texts = get_type_hints(component, include_extras=True), field_docstrings(component)
     for setting_field in fields(component):
         name, kind = f"{prefix}{setting_field.name}", hints[setting_field.name]
-        default = _default(setting_field) if defaults is None else getattr(defaults, setting_field.name)
+        default = default_of(setting_field) if defaults is None else getattr(defaults, setting_field.name)
         inner = _component(kind)
         if inner is not kind:
             if setting_field.name not in texts:
@@ -130,12 +130,6 @@ def _component(kind: Any) -> type | None:
     """The dataclass that a setting is, or is unless it is null."""
     kinds = (candidate for candidate in (kind, *get_args(kind)) if isinstance(candidate, type))
     return next((candidate for candidate in kinds if is_dataclass(candidate)), None)
-
-
-def _default(setting_field: Field[Any]) -> Any:
-    return (
-        setting_field.default if setting_field.default_factory is MISSING else setting_field.default_factory()
-    )
 
 
 def _as_yaml(value: Any) -> str:

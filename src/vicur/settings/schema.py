@@ -29,7 +29,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from vicur.settings.familiar import answer_for
-from vicur.settings.section import SECTION, SettingsError, explain
+from vicur.settings.section import SECTION, SettingsError, default_of, explain
 
 Component = TypeVar("Component")
 
@@ -62,7 +62,7 @@ class Schema(Generic[Component]):
     """
 
     def __init__(self, component: type[Component], command: str = "") -> None:
-        self.component, self.command = component, command
+        self.command = command
         self.kinds = setting_types(component)
         self._adapter: TypeAdapter[Component] = TypeAdapter(component)
         self._defaults = Layer("", dict(_own_defaults(component)))
@@ -106,12 +106,7 @@ class Schema(Generic[Component]):
         for layer in layers:
             for key, value in layer.flat.items():
                 if not self.knows(key, value):
-                    why = (
-                        f"{key} must be {SECTION}, not {value!r}."
-                        if self._is_section(key)
-                        else self.unknown(key)
-                    )
-                    raise SettingsError(f"{layer.origin_of(key)}: {why}")
+                    raise SettingsError(f"{layer.origin_of(key)}: {self._complaint(key, value)}")
         layers = [self._defaults, *layers]
         merged = self.merged("", layers)
         for key, value in merged.flat.items():
@@ -121,12 +116,18 @@ class Schema(Generic[Component]):
             return self._adapter.validate_python(nest(merged.flat))
         except ValidationError as error:
             key, sentence = explain(error, self.kinds)
-            origin = merged.origin_of(key) if key in merged.flat else self._culprit(layers, sentence)
+            if key in self.kinds:  # set somewhere, or required and set nowhere
+                origin = merged.origin_of(key) if key in merged.flat else ""
+            else:
+                origin = self._culprit(layers, sentence)
             raise SettingsError(f"{origin}: {sentence}" if origin else sentence) from error
 
     def knows(self, key: str, value: Any) -> bool:
         """Whether there is such a setting; or such a section, where the value is {} or null."""
         return key in self.kinds or (value in ({}, None) and self._is_section(key))
+
+    def _complaint(self, key: str, value: Any) -> str:
+        return f"{key} must be {SECTION}, not {value!r}." if self._is_section(key) else self.unknown(key)
 
     def unknown(self, key: str) -> str:
         """Says that there is no such setting, and which one was probably meant."""
@@ -221,15 +222,14 @@ def _schema(component: type[Any], command: str) -> Schema[Any]:
     return Schema(component, command)
 
 
-def setting_types(component: type, prefix: str = "", *, extras: bool = False) -> dict[str, Any]:
+def setting_types(component: type, prefix: str = "") -> dict[str, Any]:
     """The type of every setting by its dotted name; of optional components also their own name.
 
     Args:
         component: a dataclass.
         prefix: put before every name.
-        extras: whether the marks of `Annotated` types are kept.
     """
-    hints = get_type_hints(component, include_extras=extras)
+    hints = get_type_hints(component)
     types: dict[str, Any] = {}
     for name in (item.name for item in fields(cast(Any, component))):
         kinds: list[Any] = [hints[name], *get_args(hints[name])]
@@ -237,7 +237,7 @@ def setting_types(component: type, prefix: str = "", *, extras: bool = False) ->
         if nested is not hints[name]:
             types[f"{prefix}{name}"] = hints[name]
         if nested is not None:
-            types |= setting_types(cast(type, nested), f"{prefix}{name}.", extras=extras)
+            types |= setting_types(cast(type, nested), f"{prefix}{name}.")
     return types
 
 
@@ -257,10 +257,8 @@ def _own_defaults(component: type[Any], prefix: str = "") -> Iterator[tuple[str,
 
 def _defaults(component: type[Any]) -> dict[str, Any]:
     """The default of every field that has one."""
-    made = {
-        f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(component)
-    }
-    return {name: default for name, default in made.items() if default is not MISSING}
+    defaults = {field.name: default_of(field) for field in fields(component)}
+    return {name: default for name, default in defaults.items() if default is not MISSING}
 
 
 def nest(flat: dict[str, Any]) -> dict[str, Any]:

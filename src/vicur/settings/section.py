@@ -18,6 +18,8 @@ import difflib
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING
+from dataclasses import Field as DataclassField
 from dataclasses import field as dataclass_field
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_origin
 
@@ -54,7 +56,7 @@ def section(cls: type[Section]) -> type[Section]:
     Raises:
         SettingsError: by the class's constructor, if a value does not fit its field.
     """
-    config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    config = ConfigDict(extra="forbid", allow_inf_nan=False)
     made = cast(type[Section], pydantic_dataclass(frozen=True, config=config)(cls))
     _explain_mistakes(made)
     return made
@@ -69,16 +71,16 @@ def _explain_mistakes(cls: type[Any]) -> None:
         try:
             construct(self, *args, **kwargs)
         except ValidationError as error:
-            _, sentence = explain(error, {name: info.annotation for name, info in fields_of(cls).items()})
+            kinds = {name: info.annotation for name, info in cls.__pydantic_fields__.items()}
+            _, sentence = explain(error, kinds)
             raise SettingsError(sentence) from error
 
     cls.__init__ = __init__
 
 
-def fields_of(cls: type[Any]) -> Mapping[str, Any]:
-    """pydantic's description of every field of a section."""
-    fields: Mapping[str, Any] = cls.__pydantic_fields__
-    return fields
+def default_of(field: DataclassField[Any]) -> Any:
+    """The default of a dataclass field; `MISSING` if it has none."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]:
@@ -100,6 +102,8 @@ def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]
             return key, str(mistake["ctx"]["error"])
     if about[0]["type"] == "unexpected_keyword_argument":
         return key, f"There is no setting {'.'.join(map(str, about[0]['loc']))}."
+    if about[0]["type"] == "missing" and ".".join(map(str, about[0]["loc"])) == key:
+        return key, f"{key} is required."
     expected = list(dict.fromkeys(_expected(mistake) for mistake in about))
     entry = about[0]["loc"][len(key.split(".")) :]
     name = f"{key}.{entry[0]}" if get_origin(kinds.get(key)) is dict and entry else key
@@ -157,6 +161,6 @@ _KINDS = {
     "list_type": "a list",
     "tuple_type": "a list",
     "dict_type": "a table of names and values",
-    "missing": "complete",
+    "missing": "a longer list",
     "dataclass_type": SECTION,
 }

@@ -18,6 +18,7 @@ from torch import Tensor
 from vicur.data.views import View
 from vicur.objectives.objective import OLD, Look, Needs, ScoredTokens
 from vicur.rewards.grader import Grade, Grader
+from vicur.rollouts.grading import grade
 from vicur.rollouts.rollout import Rollouts
 from vicur.scoring.engine import Reading, divergence, sampled_log_probs
 from vicur.scoring.scorer import Scorer
@@ -172,15 +173,6 @@ class BatchScorer:
 
     def _reading(self, rollouts: Rollouts) -> Reading:
         return self.student.reading(torch.cat([r.ids for r in rollouts.flat_responses]))
-
-
-def grade(rollouts: Rollouts, grader: Grader) -> tuple[Grade | None, ...]:
-    """Grade every response, in the flat order; None where there is nothing to grade against."""
-    return tuple(
-        grader.grade(text, sample.answer, choices=sample.meta.get("choices"), meta=sample.meta)
-        for sample, texts in zip(rollouts.samples, rollouts.texts, strict=True)
-        for text in texts
-    )
 
 
 def _check_graded(batch: ScoredBatch) -> None:
