@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vicur.cli.command import Arguments
+from vicur.cli.terminal import print_text
 from vicur.cuebench.generate import MakeSettings, write_parquet
 from vicur.cuebench.pretrain import PretrainSettings, pretrain_checkpoint
 from vicur.paths import check_file, check_folder
@@ -22,7 +23,7 @@ def make(settings: MakeSettings, arguments: Arguments, console: Console) -> None
     check_file(out, "--out")
     with console.status(f"drawing {settings.n} problems"):
         write_parquet(settings.family, settings.split, settings.n, out, seed=settings.seed)
-    console.print(f"{settings.n} {settings.family} problems ({settings.split}) are in {out}.", markup=False)
+    print_text(f"{settings.n} {settings.family} problems ({settings.split}) are in {out}.", console)
 
 
 def pretrain(settings: PretrainSettings, arguments: Arguments, console: Console) -> None:

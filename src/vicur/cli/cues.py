@@ -17,7 +17,7 @@ from vicur.audit.cuebench import CueBenchVerifier
 from vicur.audit.endpoint import EndpointJudge
 from vicur.audit.repair import build_repaired
 from vicur.cli.command import Arguments
-from vicur.cli.terminal import passing_bar, print_json
+from vicur.cli.terminal import passing_bar, print_json, print_text
 from vicur.cues.build import build_cues, plan_cues
 from vicur.cues.output import check_output, mover, write_output
 from vicur.cues.settings import AuditSettings, BuildConfig, WorthSettings
@@ -48,7 +48,7 @@ def build(config: BuildConfig, arguments: Arguments, console: Console) -> None:
     check = passing_bar("checking the data").over
     if "--dry-run" in arguments.switches:
         for sentence in plan_cues(config, progress=check).sentences():
-            _say(sentence, console)
+            print_text(sentence, console)
         return
     summary = build_repaired(
         config,
@@ -57,13 +57,9 @@ def build(config: BuildConfig, arguments: Arguments, console: Console) -> None:
         lambda count: console.print(f"{count} cues leak or say nothing; asking for these again."),
     )
     for sentence in summary.sentences():
-        _say(sentence, console)
+        print_text(sentence, console)
     if summary.stopped is not None:
         raise ValueError("Build stopped early; rerun the same command to resume.")
-
-
-def _say(sentence: str, console: Console) -> None:
-    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _built(config: BuildConfig, remarks: Mapping[str, str]) -> BuildSummary:
@@ -120,14 +116,9 @@ def _write_flags(result: Audit, path: Path) -> None:
 
 def _print_audit(result: Audit, console: Console) -> None:
     console.print(f"{result.cues} of {result.samples} problems have a {result.column}.", highlight=False)
-    console.print(result.table(), markup=False, highlight=False, soft_wrap=True)
+    print_text(result.table(), console)
     for flag in result.flags[:MOST_SHOWN]:
-        console.print(
-            f"{flag.id}, {flag.category} ({flag.severity}): {flag.reason}: {flag.excerpt}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_text(f"{flag.id}, {flag.category} ({flag.severity}): {flag.reason}: {flag.excerpt}", console)
     if len(result.flags) > MOST_SHOWN:
         console.print(
             f"... and {len(result.flags) - MOST_SHOWN} more; --flags FILE has all.", highlight=False
@@ -200,7 +191,7 @@ def worth(settings: WorthSettings, arguments: Arguments, console: Console) -> No
     result = privilege_worth(tokens, seed=settings.seed)
     console.print(worth_table(result))
     for line in [*rank_lines(result), reading(result)]:
-        console.print(line, markup=False, highlight=False)
+        print_text(line, console)
     if settings.output is not None:
         folder = Path(settings.output)
         write_or_rescue(folder / "tokens.parquet", tokens.write)

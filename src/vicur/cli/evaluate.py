@@ -8,7 +8,7 @@ from rich.console import Console
 
 from vicur.bad_rows import BadRowError
 from vicur.cli.command import Arguments
-from vicur.cli.terminal import evaluation_lines, passing_bar, say
+from vicur.cli.terminal import evaluation_lines, passing_bar, print_text, say
 from vicur.data.sources import FileSource
 from vicur.encoding.lengths import fit_prompts
 from vicur.encoding.prompts import PromptEncoder
@@ -41,10 +41,10 @@ def evaluate(settings: EvaluationSettings, arguments: Arguments, console: Consol
         evaluation = Evaluation(evaluation.answers, (*left_out, *evaluation.unasked))
         # Before anything can go wrong in writing: the result of the whole evaluation.
         for line in evaluation_lines(evaluation, settings):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_text(line, console)
         store.finish(evaluation.table())
     if output is not None:
-        console.print(f"Responses and verdicts: {output}", markup=False, highlight=False, soft_wrap=True)
+        print_text(f"Responses and verdicts: {output}", console)
 
 
 def _answers(

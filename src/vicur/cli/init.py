@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from vicur.cli.command import Arguments
-from vicur.cli.terminal import passing_bar, print_addition, print_json
+from vicur.cli.terminal import passing_bar, print_addition, print_json, print_text
 from vicur.models.augment import InitSettings, describe, save_augmented
 from vicur.models.checkpoints import read_config, saved_dtype
 from vicur.models.load import StudentConfig, check_free, load_student
@@ -43,4 +43,4 @@ def init(settings: InitSettings, arguments: Arguments, console: Console) -> None
     loaded = passing_bar("loading the base").during(lambda: load_student(student))
     passing_bar("writing").during(lambda: save_augmented(loaded, settings.base, recovery, out))
     if not as_json:
-        console.print(f"The student is in {out}.", markup=False, highlight=False)
+        print_text(f"The student is in {out}.", console)

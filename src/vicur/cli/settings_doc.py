@@ -15,6 +15,7 @@ from typing import get_type_hints
 from vicur.cues.settings import BuildConfig
 from vicur.run.recipe import Recipe
 from vicur.settings.reference import Setting, optional_components, settings_of
+from vicur.settings.schema import setting_types
 
 WIDTH = 110
 INTRODUCTION = """\
@@ -38,8 +39,7 @@ names it with all its defaults. `vicur train RECIPE --print-config` prints a rec
 BUILDING = """\
 ## `vicur cues build`
 
-On the command line these are options: `--model NAME`, `--endpoint.base_url URL`. [cues.md](cues.md) has the
-steps.
+Its `data.*` settings are those of a recipe. [cues.md](cues.md) has the steps.
 """
 
 
@@ -48,7 +48,8 @@ def page() -> str:
     parts = [INTRODUCTION]
     for section in fields(Recipe):
         parts += _section(get_type_hints(Recipe)[section.name], section.name)
-    parts += [BUILDING, *_lines(BuildConfig, "")]
+    of_recipes = setting_types(Recipe)
+    parts += [BUILDING, *(_entry(s) for s in settings_of(BuildConfig) if s.name not in of_recipes)]
     return "\n".join(parts).rstrip() + "\n"
 
 

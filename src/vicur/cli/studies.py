@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from vicur.cli.command import Arguments
+from vicur.cli.terminal import print_text
 from vicur.settings.schema import schema_of
 from vicur.studies.quickstart import run_quickstart
 from vicur.studies.study import StudyConfig, load_study, run_study, summarise
@@ -27,7 +28,7 @@ def quickstart(config: StudyConfig, arguments: Arguments, console: Console) -> N
         ValueError: the output folder already holds a study.
     """
     _print_summary(run_quickstart(config, console), console)
-    console.print(f"Picture: {config.output}/showcase.png   All numbers: {config.output}/summary.json")
+    print_text(f"Picture: {config.output}/showcase.png   All numbers: {config.output}/summary.json", console)
 
 
 def study_config(arguments: Arguments) -> StudyConfig:
@@ -50,7 +51,7 @@ def study(config: StudyConfig, arguments: Arguments, console: Console) -> None:
     definition = load_study(arguments.word, of_recipes)
     outcomes = run_study(definition, config, console)
     _print_summary(summarise(definition, outcomes), console)
-    console.print(f"All numbers: {config.output}/summary.json", markup=False)
+    print_text(f"All numbers: {config.output}/summary.json", console)
 
 
 def _with_folder(config: StudyConfig, folder: str) -> StudyConfig:

@@ -25,9 +25,14 @@ GIB = 2**30
 MARKS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[dim]n/a[/]"}
 
 
+def print_text(text: object, console: Console) -> None:
+    """Print a text as it is: no markup, no colours, no line breaks of ours."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def say(sentence: str) -> None:
     """Print a sentence on standard error."""
-    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+    print_text(sentence, Console(stderr=True))
 
 
 def passing_bar(title: str) -> Progress:
@@ -118,7 +123,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         f"{inspection.bad_rows[kind]} {kind}, first: {row}" for kind, row in inspection.first_bad_rows.items()
     ]
     for note in notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        print_text(note, console)
     if inspection.example_id is not None:
         _prompt(f"The student sees ({inspection.example_id})", inspection.student_sees, console)
         _prompt("The teacher sees", inspection.teacher_sees, console)
@@ -155,7 +160,7 @@ def print_memory(parts: Mapping[str, float], available: int | None, console: Con
 
 def _prompt(title: str, text: str, console: Console) -> None:
     console.rule(escape(title), align="left")
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    print_text(text, console)
     console.rule()
 
 

@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 
 from vicur.cli.command import Arguments
-from vicur.cli.terminal import passing_bar, print_memory, print_preflight, say
+from vicur.cli.terminal import passing_bar, print_memory, print_preflight, print_text, say
 from vicur.progress import Progress
 from vicur.reporting.run_summary import print_run_summary, summarise_run
 from vicur.run.build import Plan, Run, build
@@ -43,7 +43,7 @@ def train(recipe: Recipe, arguments: Arguments, console: Console) -> None:
         if not dry_run:
             raise
         say(str(error))
-    console.print(f"Output folder: {folder}", markup=False, highlight=False, soft_wrap=True)
+    print_text(f"Output folder: {folder}", console)
     run = build(recipe, passing_bar)
     plan = run.plan(passing_bar)
     for sentence in [*run.notices, *([] if plan.warning is None else [plan.warning])]:
@@ -55,7 +55,7 @@ def train(recipe: Recipe, arguments: Arguments, console: Console) -> None:
     folder = run_folder(training.name, training.output, overwrite=training.overwrite)
     run.execute(folder, plan, Progress("training"), passing_bar)
     print_run_summary(summarise_run(folder), console)
-    console.print(f"Done. Everything is in {folder}.", markup=False, highlight=False, soft_wrap=True)
+    print_text(f"Done. Everything is in {folder}.", console)
 
 
 def _print_plan(run: Run, plan: Plan, console: Console) -> None:
