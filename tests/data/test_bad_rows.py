@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vicur.bad_rows import BadRow, BadRowError, reasons, reasons_in_words
-from vicur.data.sources import DataConfig, FileSource
+from vicur.data.sources import FileSource
 from vicur.data.tables import ListTable
 from vicur.data.views import Hinted, Plain
 from vicur.encoding.inspect import inspect_source
-from vicur.encoding.lengths import fit_prompts
+from vicur.encoding.lengths import PromptMeter, Reader, fit_prompts
 from vicur.encoding.prompts import PromptEncoder
 
 
@@ -133,7 +133,9 @@ def test_nothing_ends_a_run_that_skips(shared_student, tmp_path_factory, numbers
     assert found.problems + sum(found.bad_rows.values()) == found.rows == len(rows)
     assert set(found.first_bad_rows) == set(found.bad_rows)
     if len(source):
-        fitted, overlong = fit_prompts(source, encoder, DataConfig(max_prompt_tokens=5000))
+        meter = PromptMeter([Reader("student", Plain(), encoder, 5000)])
+        source = FileSource(table, bad_rows="skip", check_images=checked, observe=meter)
+        fitted, overlong = fit_prompts(source, meter, "drop")
         assert len(fitted) + len(overlong) + len(source.bad_rows) == len(rows)
 
 

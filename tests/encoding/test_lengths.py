@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vicur.bad_rows import BadRow, BadRowError
-from vicur.data.sources import DataConfig, FileSource
+from vicur.data.sample import Sample
+from vicur.data.sources import FileSource
 from vicur.data.tables import ListTable
 from vicur.data.views import Hinted, Plain, Shown
-from vicur.encoding.lengths import fit_prompts, prompt_length, split_by_length
+from vicur.encoding.lengths import PromptMeter, Reader, fit_prompts, prompt_length, visual_tokens
 from vicur.encoding.prompts import PromptEncoder
 from vicur.media.images import SizeOnly
 from vicur.media.pixels import PixelLimits
@@ -66,88 +66,100 @@ def png(size) -> bytes:
 
 
 @pytest.fixture
-def source(tmp_path) -> FileSource:
+def table(tmp_path) -> ListTable:
     """Images of 4, 16 and 64 tokens; the second problem has a long cue, the third none."""
     rows = [
         {"id": str(i), "problem": "<image>Why?", "images": [png((side, side))], "cue": cue}
         for i, (side, cue) in enumerate([(32, "x"), (64, "x is 7 " * 30), (128, None)])
     ]
-    return FileSource(ListTable("a.json", (tmp_path,), rows))
+    return ListTable("a.json", (tmp_path,), rows)
 
 
-def lengths(own, source, view) -> list[int]:
-    return [len(prompt) for prompt in own.encode([view.show(sample) for sample in source])]
+def lengths(own, table, view) -> list[int]:
+    return [len(prompt) for prompt in own.encode([view.show(sample) for sample in FileSource(table)])]
 
 
-def test_prompts_over_a_limit_are_found(base, source):
+def fitting(table, own, student=None, teacher=None, overlong="drop", **options):
+    """The problems whose prompts fit limits, and what was dropped; the teacher is shown the cue."""
+    readers = [Reader("student", Plain(), own, student), Reader("teacher", Hinted("cue"), own, teacher)]
+    meter = PromptMeter(readers)
+    return fit_prompts(FileSource(table, observe=meter, **options), meter, overlong)
+
+
+def ids(source) -> list[str]:
+    return [sample.id for sample in source]
+
+
+def test_prompts_over_a_limit_are_found(base, table):
     own = encoder(base)
-    plain, hinted = lengths(own, source, Plain()), lengths(own, source, Hinted("cue"))
+    plain, hinted = lengths(own, table, Plain()), lengths(own, table, Hinted("cue"))
     assert plain[1] - plain[0] == 12 and plain[2] - plain[0] == 60 and hinted[2] == plain[2]
-    limit = DataConfig(max_prompt_tokens=plain[1])
-    fitting, overlong = split_by_length(source, own, limit, Hinted("cue"))
-    assert fitting == [0, 1]
-    assert [(o.row, o.id, o.who, o.tokens) for o in overlong] == [(2, "2", "student", plain[2])]
-    limit = DataConfig(max_prompt_tokens=plain[2], max_teacher_prompt_tokens=hinted[1] - 1)
-    fitting, overlong = split_by_length(source, own, limit, Hinted("cue"))
-    assert fitting == [0, 2] and [(o.row, o.who) for o in overlong] == [(1, "teacher")]
-    assert split_by_length(source, own, limit) == ([0, 1, 2], [])
+    fitted, overlong = fitting(table, own, student=plain[1])
+    assert ids(fitted) == ["0", "1"]
+    assert [(o.row, o.id, o.role, o.tokens) for o in overlong] == [(2, "2", "student", plain[2])]
+    fitted, overlong = fitting(table, own, student=plain[2], teacher=hinted[1] - 1)
+    assert ids(fitted) == ["0", "2"] and [(o.row, o.role) for o in overlong] == [(1, "teacher")]
+    assert ids(fitting(table, own)[0]) == ["0", "1", "2"]
     smaller = encoder(base, PixelLimits(max_pixels=32 * 32))
-    assert split_by_length(source, smaller, DataConfig(max_prompt_tokens=plain[0]))[0] == [0, 1, 2]
+    assert ids(fitting(table, smaller, student=plain[0])[0]) == ["0", "1", "2"]
 
 
-def test_nothing_is_measured_without_a_limit(source, monkeypatch):
-    monkeypatch.setattr(FileSource, "outline", None)
-    nothing = PromptEncoder.__new__(PromptEncoder)
-    assert split_by_length(source, nothing, DataConfig()) == ([0, 1, 2], [])
-
-
-def test_what_becomes_of_long_prompts(base, source):
+def test_what_becomes_of_long_prompts(base, table):
     own = encoder(base)
-    plain = lengths(own, source, Plain())
-    fitted, overlong = fit_prompts(source, own, DataConfig(max_prompt_tokens=plain[1]))
-    assert [sample.id for sample in fitted] == ["0", "1"] and len(overlong) == 1
-    assert fit_prompts(source, own, DataConfig(max_prompt_tokens=plain[2])) == (source, [])
+    plain = lengths(own, table, Plain())
     message = (
         rf"a\.json, row 1 \(1\): the student's prompt has {plain[1]} tokens, more than {plain[0]}, and 1 more"
     )
     with pytest.raises(ValueError, match=message):
-        fit_prompts(source, own, DataConfig(max_prompt_tokens=plain[0], overlong="error"))
+        fitting(table, own, student=plain[0], overlong="error")
     with pytest.raises(ValueError, match=r"every prompt is too long, the first: row 0"):
-        fit_prompts(source, own, DataConfig(max_prompt_tokens=1))
+        fitting(table, own, student=1)
 
 
-def test_rows_that_turn_out_bad_are_counted_where_bad_rows_are_skipped(base, source, tmp_path, monkeypatch):
-    def outline(self, index):
-        if index == 0:
-            raise BadRowError("a.json", BadRow(0, "0", "unreadable_media", "no frame"))
-        return whole(self, index)
+def test_sizes_are_those_of_every_reader(base, table):
+    own = encoder(base)
+    meter = PromptMeter([Reader("student", Plain(), own), Reader("teacher", Hinted("cue"), own)])
+    source = FileSource(table, observe=meter)
+    measured = meter.measured_of(source)
+    assert [problem.id for problem in measured] == ["0", "1", "2"]
+    for role, view in (("student", Plain()), ("teacher", Hinted("cue"))):
+        sizes = [problem.sizes[role] for problem in measured]
+        assert [size.tokens for size in sizes] == lengths(own, table, view)
+        assert [size.visual_tokens for size in sizes] == [4, 16, 64]
+        assert [size.visual_tokens for size in sizes] == [
+            visual_tokens(own, view.show(sample)) for sample in source
+        ]
+        assert [size.raw_pixels for size in sizes] == [32 * 32, 64 * 64, 128 * 128]
 
-    whole = FileSource.outline
-    monkeypatch.setattr(FileSource, "outline", outline)
-    config = DataConfig(max_prompt_tokens=1000)
-    with pytest.raises(BadRowError, match="row 0: no frame"):
-        fit_prompts(source, encoder(base), config)
-    source.skips_bad_rows = True
-    fitted, overlong = fit_prompts(source, encoder(base), config)
-    assert [sample.id for sample in fitted] == ["1", "2"] and overlong == []
-    assert [bad.reason for bad in source.bad_rows] == ["no frame"] and fitted.bad_rows == source.bad_rows
+
+@given(st.integers(1, 200), st.integers(1, 20))
+def test_without_a_limit_some_problems_at_even_distances_are_measured(shared_student, count, sampled):
+    meter = PromptMeter([Reader("student", Plain(), encoder(shared_student))], sampled)
+    meter._measure = lambda outline: outline  # type: ignore[method-assign]  # only which ones matters here
+    for row in range(count):
+        meter(row, Sample(str(row), ()))
+    rows = list(meter.measured)
+    assert min(count, sampled) <= len(rows) <= 2 * sampled
+    assert rows == list(range(0, count, rows[1] - rows[0] if len(rows) > 1 else count))
 
 
-def test_going_through_can_be_shown(base, source):
-    seen = []
+def test_under_a_limit_every_problem_is_measured(base, table):
+    meter = PromptMeter([Reader("student", Plain(), encoder(base), 5000)], sampled=1)
+    FileSource(table, observe=meter)
+    assert len(meter.measured) == 3
 
-    def progress(numbers, count):
-        for number in numbers:
-            seen.append((number, count))
-            yield number
 
-    split_by_length(source, encoder(base), DataConfig(max_prompt_tokens=1), progress=progress)
-    assert seen == [(0, 3), (1, 3), (2, 3)]
+def test_a_source_of_which_nothing_was_measured_is_measured_by_its_first_problem(base, table):
+    own = encoder(base)
+    meter = PromptMeter([Reader("student", Plain(), own)], sampled=1)
+    source = FileSource(table, observe=meter).select([1])
+    assert list(meter.measured) == [0, 2]
+    (problem,) = meter.measured_of(source)
+    assert problem.id == "1" and problem.sizes["student"].tokens == lengths(own, table, Plain())[1]
 
 
 def test_the_row_of_a_long_prompt_is_that_of_the_file(base, tmp_path):
     rows = [{"problem": "", "id": "a"}, {"problem": "Why? " * 50, "id": "b"}, {"problem": "Why?", "id": "c"}]
     (tmp_path / "a.json").write_text(json.dumps(rows))
-    source = FileSource(tmp_path / "a.json", bad_rows="skip")
-    fitted, (overlong,) = fit_prompts(source, encoder(base), DataConfig(max_prompt_tokens=40))
+    fitted, (overlong,) = fitting(tmp_path / "a.json", encoder(base), student=40, bad_rows="skip")
     assert overlong.row == 1 and fitted.row_number(0) == 2

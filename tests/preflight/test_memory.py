@@ -11,6 +11,7 @@ from vicur.compat import checkpoint_activations
 from vicur.cuebench.generate import write_parquet
 from vicur.cuebench.tiny import TinySize, build_model
 from vicur.data.views import Plain
+from vicur.encoding.lengths import PromptMeter, Reader
 from vicur.media.pixels import PixelLimits
 from vicur.models.load import StudentConfig, load_student
 from vicur.objectives.objective import Look, Needs
@@ -121,7 +122,10 @@ def test_activations_are_what_autograd_keeps(wide_folder, samples, dtype, recove
     config = replace(config, recovery=replace(config.recovery, enabled=recovery))
     scorer = Scorer(load_student(config), limits=PixelLimits(min_pixels=160 * 160))
     chosen = samples[:4]
-    sizes = PromptSizes.of(chosen, scorer.encoder, Plain())
+    meter = PromptMeter([Reader("student", Plain(), scorer.encoder)])
+    for row, sample in enumerate(chosen):
+        meter(row, sample)
+    sizes = PromptSizes.of([*meter.measured.values()], "student")
     found = estimate_memory(scorer, None, NEEDS, replace(WORK, student=sizes, teacher=None, micro_batch=4))
     parts = found.phases["update"]
     ours = parts["activations of the language model"] + parts["activations of the vision tower"]

@@ -12,6 +12,7 @@ import torch
 from vicur.bad_rows import BadRow, BadRowError
 from vicur.data.sample import Sample
 from vicur.data.views import Hinted, Plain
+from vicur.encoding.lengths import PromptMeter, Reader
 from vicur.models.load import RecoveryConfig, StudentConfig, as_base, load_model, load_student
 from vicur.objectives.objective import Look, Needs
 from vicur.preflight.checks import PreflightError, _problems_to_check, check_lengths, run_preflight
@@ -38,7 +39,11 @@ def lengths(samples, student, teacher, max_new_tokens):
     if teacher is not None:
         readers["teacher"] = (teacher.scorer, teacher.view)
     for who, (scorer, view) in readers.items():
-        yield check_lengths(who, PromptSizes.of(samples, scorer.encoder, view), 4096, max_new_tokens)
+        meter = PromptMeter([Reader(who, view, scorer.encoder)])
+        for row, sample in enumerate(samples):
+            meter(row, sample)
+        sizes = PromptSizes.of([*meter.measured.values()], who)
+        yield check_lengths(who, sizes, 4096, max_new_tokens)
 
 
 def checked(samples, student, teacher, needs=NEEDS, max_new_tokens=32, text_only=False):

@@ -10,7 +10,8 @@ from vicur.bad_rows import BadRowError
 from vicur.cli.command import Arguments
 from vicur.cli.terminal import evaluation_lines, passing_bar, print_text, say
 from vicur.data.sources import FileSource
-from vicur.encoding.lengths import fit_prompts
+from vicur.data.views import Plain
+from vicur.encoding.lengths import Overlong, PromptMeter, Reader, fit_prompts
 from vicur.encoding.prompts import PromptEncoder
 from vicur.evaluation.responses import ResponseStore
 from vicur.evaluation.runner import Answer, Evaluation, resume_evaluation, unasked
@@ -79,19 +80,27 @@ def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource,
     Raises:
         ValueError: there is none, none can be graded, or images would not be shown.
     """
-    source = settings.data.open(progress=passing_bar("checking the data").over)
-    too_long: list[Answer] = []
+    meter = _meter(settings)
+    source = settings.data.open(progress=passing_bar("checking the data").over, observe=meter)
     _check_media(source, settings.data.text_only)
     if settings.limit is not None:
         source = source.select(range(min(settings.limit, len(source))))
-    if settings.data.max_prompt_tokens is not None:
-        encoder = PromptEncoder.for_lengths(read_processor(settings.model), settings.data.pixel_limits())
-        measuring = passing_bar("measuring prompts").over
-        source, overlong = fit_prompts(source, encoder, settings.data, progress=measuring)
-        too_long = unasked([(prompt.id, str(prompt)) for prompt in overlong], "prompts too long")
+    overlong: list[Overlong] = []
+    if meter is not None:
+        source, overlong = fit_prompts(source, meter, settings.data.overlong)
+    too_long = unasked([(prompt.id, str(prompt)) for prompt in overlong], "prompts too long")
     _check_gradable(source, grader)
     unreadable = [(bad.id or f"row {bad.row}", str(bad)) for bad in source.bad_rows]
     return source, [*unasked(unreadable, "unreadable rows"), *too_long]
+
+
+def _meter(settings: EvaluationSettings) -> PromptMeter | None:
+    """Measures the prompts where their length is limited."""
+    limit = settings.data.max_prompt_tokens
+    if limit is None:
+        return None
+    encoder = PromptEncoder.for_lengths(read_processor(settings.model), settings.data.pixel_limits())
+    return PromptMeter([Reader("student", Plain(), encoder, limit)])
 
 
 def _check_media(source: FileSource, text_only: bool) -> None:

@@ -45,7 +45,7 @@ def train(recipe: Recipe, arguments: Arguments, console: Console) -> None:
         say(str(error))
     print_text(f"Output folder: {folder}", console)
     run = build(recipe, passing_bar)
-    plan = run.plan(passing_bar)
+    plan = run.plan()
     for sentence in [*run.notices, *([] if plan.warning is None else [plan.warning])]:
         say(sentence)
     if dry_run:

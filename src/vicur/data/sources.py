@@ -39,7 +39,9 @@ CHECKED = 1000
 
 Item = TypeVar("Item")
 Progress = Callable[[Iterable[Row], int], Iterable[Row]]
-"""Goes through a number of rows and shows how far it is; `training.progress.Progress.over` is one."""
+"""Goes through a number of rows and shows how far it is; `vicur.progress.Progress.over` is one."""
+Observer = Callable[[int, Sample], None]
+"""Called with the row number and the outline of a problem."""
 
 
 @section
@@ -107,13 +109,14 @@ class DataConfig:
         only_for: View | None = None,
         progress: Progress | None = None,
         *,
+        observe: Observer | None = None,
         may_be_empty: bool = False,
     ) -> FileSource:
         """The problems of `path`, read as these settings say.
 
         Args:
             path: another name than `train`, or rows that are open already.
-            only_for, progress, may_be_empty: as in `FileSource`.
+            only_for, progress, observe, may_be_empty: as in `FileSource`.
 
         Raises:
             ValueError: as `FileSource`.
@@ -131,6 +134,7 @@ class DataConfig:
             video=self.video,
             max_raw_pixels=self.max_raw_pixels,
             progress=progress,
+            observe=observe,
             may_be_empty=may_be_empty,
         )
 
@@ -175,6 +179,8 @@ class FileSource(Sequence[Sample]):
         video: settings for taking frames.
         max_raw_pixels: maximum number of pixels in an image file; a larger image makes a bad row.
         progress: shows how far the check of the rows is.
+        observe: called for every problem in the pass that checks the rows, so that whoever needs a number of
+            every problem reads the data no second time. With it, one frame of every video is decoded.
         may_be_empty: whether a source without any problem is one too, rather than an error.
 
     Attributes:
@@ -210,6 +216,7 @@ class FileSource(Sequence[Sample]):
         video: VideoConfig | None = None,
         max_raw_pixels: int = PIL_LIMIT,
         progress: Progress | None = None,
+        observe: Observer | None = None,
         may_be_empty: bool = False,
     ) -> None:
         named = isinstance(path, str | Path | list | tuple)
@@ -242,7 +249,7 @@ class FileSource(Sequence[Sample]):
         self._new_ids: dict[int, str] = {}
         self.num_seeing = 0
         self._check_images = check_images
-        self._rows = self._check(only_for, progress)
+        self._rows = self._check(only_for, observe, progress)
         if self.bad_rows and not self.skips_bad_rows:
             raise ValueError(self._complaint())
         if not self._rows and not may_be_empty:
@@ -409,7 +416,7 @@ class FileSource(Sequence[Sample]):
             return False
         return bool(entries)
 
-    def _check(self, only_for: View | None, progress: Progress | None) -> list[int]:
+    def _check(self, only_for: View | None, observe: Observer | None, progress: Progress | None) -> list[int]:
         """The rows that are problems; the others go to `bad_rows`."""
         good: list[int] = []
         first_of: dict[str, int] = {}
@@ -417,31 +424,47 @@ class FileSource(Sequence[Sample]):
         if progress is not None:
             rows = progress(rows, len(self._table))
         for number, row in enumerate(rows):
+            self._note_id(number, row, first_of)
             try:
-                fields = self._columns.read(row)
-                self._check_media(number, fields)
+                outline = self._checked(number, self._columns.read(row), sized=observe is not None)
             except RowProblem as problem:
                 self.bad_rows.append(self._bad(number, row, problem))
                 continue
-            finally:
-                self._note_id(number, row, first_of)
-            if only_for is None or only_for.applies(self._without_media(number, fields)):
-                good.append(number)
-                self.num_seeing += bool(fields.images or fields.videos)
-            else:
+            if only_for is not None and not only_for.applies(outline):
                 self.inapplicable += 1
+                continue
+            good.append(number)
+            self.num_seeing += bool(outline.images or outline.videos)
+            if observe is not None:
+                observe(number, outline)
         return good
 
-    def _check_media(self, number: int, fields: Fields) -> None:
+    def _checked(self, number: int, fields: Fields, *, sized: bool) -> Sample:
+        """The outline of a problem whose media were checked.
+
+        Args:
+            number: number of the row.
+            fields: its fields.
+            sized: whether the videos of the outline have their true size, for which a frame is decoded.
+
+        Raises:
+            RowProblem: an image or a video is missing, broken or too large.
+        """
         media = self._media(number)
-        for entry in fields.images:
-            if self._check_images is None or self.decoded < self._check_images:
-                media.read_image(entry)
-                self.decoded += 1
-            else:
-                media.check_image(entry)
+        images = tuple(SizeOnly(self._checked_size(media, entry)) for entry in fields.images)
+        if sized:
+            videos = tuple(media.outline_video(entry) for entry in fields.videos)
+            return self._build(number, fields, images, videos)
         for entry in fields.videos:
             media.check_video(entry)
+        return self._without_media(number, fields)
+
+    def _checked_size(self, media: MediaReader, entry: Any) -> tuple[int, int]:
+        if self._check_images is None or self.decoded < self._check_images:
+            size = media.read_image(entry).size
+            self.decoded += 1
+            return size
+        return media.image_size(entry)
 
     def _note_id(self, number: int, row: Row, first_of: dict[str, int]) -> None:
         """Give a row whose id an earlier one has an id of its own: random numbers are keyed by it."""

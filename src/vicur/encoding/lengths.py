@@ -1,22 +1,29 @@
 """Computes the lengths of prompts in tokens, without computing a pixel.
 
 The text is rendered and tokenised as for the model; what a placeholder of a medium expands to follows
-from the medium's size. So an outline of a problem (`FileSource.outline`) is enough.
+from the medium's size. So an outline of a problem is enough, and prompts are measured in the pass that
+checks the rows: `PromptMeter` is an observer for `FileSource`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from vicur.bad_rows import BadRowError
-from vicur.data.sources import DataConfig, FileSource
-from vicur.data.views import Plain, Shown, View
+from vicur.data.sample import Sample
+from vicur.data.sources import FileSource
+from vicur.data.views import Shown, View
 from vicur.encoding.prompts import PromptEncoder
+
+Role = Literal["student", "teacher"]
+"""The models that read prompts."""
+SAMPLED = 1_000
+"""Problems that are measured at least where no length is limited. About a millisecond each."""
 
 
 def prompt_length(encoder: PromptEncoder, prompt: Shown) -> int:
@@ -55,8 +62,41 @@ def visual_tokens(encoder: PromptEncoder, prompt: Shown) -> int:
     return images + sum(sizes.frame_groups(n) * sizes.frame_tokens(n, size) for n, size in counts)
 
 
-def _dot(side: int) -> Image.Image:
-    return Image.new("RGB", (side, side))
+@dataclass(frozen=True)
+class PromptSize:
+    """Size of one prompt.
+
+    Attributes:
+        tokens: length in tokens, media included.
+        visual_tokens: tokens of its images and videos.
+        raw_pixels: pixels of its images and frames before the processor resizes them.
+    """
+
+    tokens: int
+    visual_tokens: int
+    raw_pixels: int
+
+    @classmethod
+    def of(cls, encoder: PromptEncoder, prompt: Shown) -> PromptSize:
+        """Measure a prompt; of its media only the sizes are looked at."""
+        return cls(prompt_length(encoder, prompt), visual_tokens(encoder, prompt), _raw_pixels(prompt))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model that reads prompts, as far as their length depends on it.
+
+    Attributes:
+        role: student or teacher.
+        view: what the model is shown.
+        encoder: encoder of its prompts, with the limits on pixels that apply.
+        max_tokens: maximum length of its prompts; None for no limit.
+    """
+
+    role: Role
+    view: View
+    encoder: PromptEncoder
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,111 +105,140 @@ class Overlong:
 
     Attributes:
         id: id of the problem.
-        row: its number in the data, from 0.
-        who: the model: "student" or "teacher".
+        row: number of its row in the data, from 0.
+        role: the model whose prompt it is.
         tokens: length of the prompt, media included.
         limit: maximum length.
     """
 
     id: str
     row: int
-    who: str
+    role: Role
     tokens: int
     limit: int
 
     def __str__(self) -> str:
         return (
-            f"row {self.row} ({self.id}): the {self.who}'s prompt has {self.tokens} tokens, more than "
+            f"row {self.row} ({self.id}): the {self.role}'s prompt has {self.tokens} tokens, more than "
             f"{self.limit}"
         )
 
 
-def split_by_length(
-    source: FileSource,
-    encoder: PromptEncoder,
-    config: DataConfig,
-    teacher_view: View | None = None,
-    *,
-    student_view: View | None = None,
-    teacher_encoder: PromptEncoder | None = None,
-    progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
-) -> tuple[list[int], list[Overlong]]:
-    """Split problems by whether their prompts are within `max_prompt_tokens` and `max_teacher_prompt_tokens`.
+@dataclass(frozen=True)
+class MeasuredProblem:
+    """The sizes of one problem's prompts.
 
-    Without these limits nothing is measured.
+    Attributes:
+        id: id of the problem.
+        sizes: size of the prompt by role of its reader.
+    """
+
+    id: str
+    sizes: Mapping[Role, PromptSize]
+
+
+class PromptMeter:
+    """Measures the prompts of problems, for each model that reads them.
+
+    Where no reader has a limit, only some problems are measured: at least `sampled` of them, at even
+    distances, or all if there are fewer.
 
     Args:
-        source: the problems.
-        encoder: encoder of the student's prompts.
-        config: the limits.
-        teacher_view: what the teacher is shown; None for no teacher.
-        student_view: what the student is shown; the plain problem if not given.
-        teacher_encoder: encoder of the teacher's prompts, if it is not the student's.
-        progress: shows how far it is.
+        readers: the models.
+        sampled: minimum number of problems to measure where there is no limit.
 
-    Returns:
-        Numbers of the problems that fit, for `source.select`, and what is too long. A row that turns out
-        bad is neither: it goes to `source.bad_rows`.
-
-    Raises:
-        BadRowError: a medium cannot be read, and the source does not skip bad rows.
+    Attributes:
+        measured: the problems that were measured, by the number of the row.
     """
-    asked = [("student", student_view or Plain(), encoder, config.max_prompt_tokens)]
-    if teacher_view is not None:
-        prompt_encoder = teacher_encoder or encoder
-        asked.append(("teacher", teacher_view, prompt_encoder, config.max_teacher_prompt_tokens))
-    limits = [
-        (who, view, prompt_encoder, limit) for who, view, prompt_encoder, limit in asked if limit is not None
-    ]
-    if not limits:
-        return list(range(len(source))), []
-    fitting: list[int] = []
-    overlong: list[Overlong] = []
-    numbers: Iterable[int] = range(len(source))
-    for index in numbers if progress is None else progress(numbers, len(source)):
-        try:
-            sample = source.outline(index)
-        except BadRowError as error:
-            if not source.skips_bad_rows:
-                raise
-            source.bad_rows.append(error.bad)
-            continue
-        for who, view, prompt_encoder, limit in limits:
-            tokens = prompt_length(prompt_encoder, view.show(sample))
-            if tokens > limit:
-                overlong.append(Overlong(sample.id, source.row_number(index), who, tokens, limit))
-                break
-        else:
-            fitting.append(index)
-    return fitting, overlong
+
+    def __init__(self, readers: Sequence[Reader], sampled: int = SAMPLED) -> None:
+        self.readers = tuple(readers)
+        self.measured: dict[int, MeasuredProblem] = {}
+        self._capacity = None if self._has_limit else 2 * sampled
+        self._stride, self._count = 1, 0
+
+    @property
+    def _has_limit(self) -> bool:
+        return any(reader.max_tokens is not None for reader in self.readers)
+
+    def __call__(self, row: int, outline: Sample) -> None:
+        """Measure a problem's prompts.
+
+        Args:
+            row: number of its row.
+            outline: the problem; of its media only the sizes are looked at.
+        """
+        if len(self.measured) == self._capacity:  # drop every second one, and take half as many from here on
+            self.measured = dict(list(self.measured.items())[::2])
+            self._stride *= 2
+        if self._count % self._stride == 0:
+            self.measured[row] = self._measure(outline)
+        self._count += 1
+
+    def measured_of(self, source: FileSource) -> list[MeasuredProblem]:
+        """The measured ones among the problems of a source; its first problem, if none was.
+
+        Raises:
+            BadRowError: none was, and a medium of the first cannot be read.
+        """
+        rows = map(source.row_number, range(len(source)))
+        return [self.measured[row] for row in rows if row in self.measured] or [
+            self._measure(source.outline(0))
+        ]
+
+    def _measure(self, outline: Sample) -> MeasuredProblem:
+        sizes = {
+            reader.role: PromptSize.of(reader.encoder, reader.view.show(outline)) for reader in self.readers
+        }
+        return MeasuredProblem(outline.id, sizes)
+
+    def overlong(self, row: int) -> Overlong | None:
+        """The first prompt of a problem that is over its reader's limit, if there is one."""
+        if not self._has_limit:
+            return None
+        problem = self.measured[row]
+        for reader in self.readers:
+            tokens = problem.sizes[reader.role].tokens
+            if reader.max_tokens is not None and tokens > reader.max_tokens:
+                return Overlong(problem.id, row, reader.role, tokens, reader.max_tokens)
+        return None
 
 
 def fit_prompts(
-    source: FileSource,
-    encoder: PromptEncoder,
-    config: DataConfig,
-    teacher_view: View | None = None,
-    *,
-    teacher_encoder: PromptEncoder | None = None,
-    progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
+    source: FileSource, meter: PromptMeter, overlong: Literal["error", "drop"]
 ) -> tuple[FileSource, list[Overlong]]:
-    """The problems whose prompts fit, and what was dropped, as `config.overlong` says.
+    """Drop problems whose prompts are too long.
 
     Args:
-        source, encoder, config, teacher_view, teacher_encoder, progress: as in `split_by_length`.
+        source: the problems, opened with `meter` as observer.
+        meter: sizes and limits of their prompts.
+        overlong: whether a prompt that is too long is dropped or an error.
+
+    Returns:
+        the problems whose prompts fit, and what was dropped.
 
     Raises:
         ValueError: prompts are too long and that is an error, or no problem is left.
     """
-    fitting, overlong = split_by_length(
-        source, encoder, config, teacher_view, teacher_encoder=teacher_encoder, progress=progress
-    )
-    if overlong and config.overlong == "error":
-        more = f", and {len(overlong) - 1} more" if len(overlong) > 1 else ""
+    results = [meter.overlong(source.row_number(index)) for index in range(len(source))]
+    too_long = [problem for problem in results if problem is not None]
+    if not too_long:
+        return source, []
+    if overlong == "error":
+        more = f", and {len(too_long) - 1} more" if len(too_long) > 1 else ""
         raise ValueError(
-            f"{source.name}, {overlong[0]}{more}. Raise the limit, lower data.max_pixels, or set "
+            f"{source.name}, {too_long[0]}{more}. Raise the limit, lower data.max_pixels, or set "
             "data.overlong=drop."
         )
-    if not fitting and overlong:
-        raise ValueError(f"{source.name}: every prompt is too long, the first: {overlong[0]}.")
-    return source if len(fitting) == len(source) else source.select(fitting), overlong
+    if len(too_long) == len(source):
+        raise ValueError(f"{source.name}: every prompt is too long, the first: {too_long[0]}.")
+    return source.select(index for index, problem in enumerate(results) if problem is None), too_long
+
+
+def _raw_pixels(prompt: Shown) -> int:
+    images = sum(image.size[0] * image.size[1] for image in prompt.images)
+    return images + sum(len(v.frames) * v.size[0] * v.size[1] for v in prompt.videos)
+
+
+def _dot(side: int) -> Image.Image:
+    return Image.new("RGB", (side, side))

@@ -30,7 +30,7 @@ from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import entropy
 
 PROBLEMS = 2
-"""Problems with media that are looked at."""
+"""Number of problems that the models are run on."""
 RESPONSE_TOKENS = 24
 """Length of the responses that the checks are made on."""
 SAME = 1e-4
@@ -102,7 +102,8 @@ def run_preflight(
     No model is run if a check that needs none has failed.
 
     Args:
-        samples: the training problems, of which the first ones with media are taken.
+        samples: the training problems, those with an image or a video before those without; the first ones
+            are taken.
         student: the model that learns.
         teacher: its teacher; None without one.
         needs: needs of the objective.
@@ -323,26 +324,23 @@ class _Checks:
 
 
 def _problems_to_check(samples: Sequence[Sample]) -> list[Sample]:
-    """The first problems with media; of problems without any, the first.
+    """The first problems that can be read.
 
     Raises:
-        BadRowError: none can be read.
+        BadRowError: none can.
     """
-    with_media: list[Sample] = []
-    text_only: list[Sample] = []
+    readable: list[Sample] = []
     unreadable: list[BadRowError] = []
     for index in range(len(samples)):
         try:
-            sample = samples[index]
+            readable.append(samples[index])
         except BadRowError as error:  # the loop decides whether such rows end the run
             unreadable.append(error)
-            continue
-        (with_media if sample.images or sample.videos else text_only).append(sample)
-        if len(with_media) == PROBLEMS:
+        if len(readable) == PROBLEMS:
             break
-    if not with_media and not text_only:
+    if not readable:
         raise unreadable[0]
-    return with_media or text_only[:1]
+    return readable
 
 
 def _respond(student: Scorer, samples: Sequence[Sample]) -> list[Tensor]:

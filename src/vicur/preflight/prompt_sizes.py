@@ -1,19 +1,11 @@
-"""Sizes of prompts, measured on outlines of the problems: no pixel is computed, no model is run."""
+"""Sizes of the prompts of a run, for the estimate of its memory and for the check of their lengths."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vicur.bad_rows import BadRowError
-from vicur.data.sample import Sample
-from vicur.data.sources import FileSource
-from vicur.data.views import Shown, View
-from vicur.encoding.lengths import prompt_length, visual_tokens
-from vicur.encoding.prompts import PromptEncoder
-
-LOOKED_AT = 2_000
-"""Problems that are measured; of more, as many at even distances. About a millisecond each."""
+from vicur.encoding.lengths import MeasuredProblem, Role
 
 
 @dataclass(frozen=True)
@@ -37,52 +29,25 @@ class PromptSizes:
     mean_raw: float
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], encoder: PromptEncoder, view: View) -> PromptSizes:
-        """Measure the prompts of samples under a view; outlines of the samples are enough.
+    def of(cls, measured: Sequence[MeasuredProblem], role: Role) -> PromptSizes:
+        """Summarise the prompts of one reader.
 
         Args:
-            samples: the problems, at least one.
-            encoder: encoder of the model that reads the prompts, with its limits on pixels.
-            view: what the model is shown.
+            measured: the problems, at least one.
+            role: the reader.
         """
-        prompts = [view.show(sample) for sample in samples]
-        tokens = [prompt_length(encoder, prompt) for prompt in prompts]
-        visual = [visual_tokens(encoder, prompt) for prompt in prompts]
-        most = max(range(len(tokens)), key=tokens.__getitem__)
+        sizes = [problem.sizes[role] for problem in measured]
+        longest = max(range(len(sizes)), key=lambda index: sizes[index].tokens)
         return cls(
-            problems=len(samples),
-            mean_tokens=sum(tokens) / len(tokens),
-            most_tokens=tokens[most],
-            longest=samples[most].id,
-            mean_visual=sum(visual) / len(visual),
-            most_visual=max(visual),
-            mean_raw=sum(map(_raw_pixels, prompts)) / len(prompts),
+            problems=len(sizes),
+            mean_tokens=sum(size.tokens for size in sizes) / len(sizes),
+            most_tokens=sizes[longest].tokens,
+            longest=measured[longest].id,
+            mean_visual=sum(size.visual_tokens for size in sizes) / len(sizes),
+            most_visual=max(size.visual_tokens for size in sizes),
+            mean_raw=sum(size.raw_pixels for size in sizes) / len(sizes),
         )
 
     def visual_of(self, prompts: int) -> float:
         """Visual tokens of some prompts, the largest among them."""
         return self.most_visual + (prompts - 1) * self.mean_visual if prompts else 0.0
-
-
-def outlines(source: FileSource) -> Iterator[Sample]:
-    """Problems at even distances, with media of which only the size is known.
-
-    Problems whose video cannot be read are left out; the loop decides whether they end the run.
-
-    Raises:
-        BadRowError: none can be read.
-    """
-    count = min(len(source), LOOKED_AT)
-    unreadable: list[BadRowError] = []
-    for place in range(count):
-        try:
-            yield source.outline(place * len(source) // count)
-        except BadRowError as error:
-            unreadable.append(error)
-    if len(unreadable) == count:
-        raise unreadable[0]
-
-
-def _raw_pixels(prompt: Shown) -> int:
-    images = sum(image.size[0] * image.size[1] for image in prompt.images)
-    return images + sum(len(v.frames) * v.size[0] * v.size[1] for v in prompt.videos)

@@ -11,24 +11,27 @@ from typing import Literal, TypeVar
 import torch
 
 from vicur.compat import checkpoint_activations
-from vicur.data.sources import FileSource
-from vicur.data.views import Plain, View
+from vicur.data.sources import DataConfig, FileSource
+from vicur.data.views import Plain, View, teacher_view
 from vicur.diagnostics.leakage import HintLeakage
+from vicur.encoding.lengths import Reader
+from vicur.encoding.prompts import PromptEncoder
 from vicur.evaluation.runner import evaluate
+from vicur.models.checkpoints import read_config, read_processor
 from vicur.models.devices import available_memory, choose_device, cpu_notice, forget_peak
 from vicur.models.load import LoadedModel, load_student
 from vicur.preflight.checks import Check, Preflight, check_lengths, run_preflight
 from vicur.preflight.memory import MemoryEstimate, Workload, estimate_memory, memory_warning
-from vicur.preflight.prompt_sizes import PromptSizes, outlines
+from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.progress import Bars, Progress, silent
 from vicur.reporting.run_summary import write_run_summary
 from vicur.rewards.grader import Grader
 from vicur.rollouts.generator import TorchGenerator
 from vicur.rollouts.source import DatasetSource, GeneratedSource, RolloutSource
-from vicur.run.problems import TrainingProblems, fitting_problems, open_problems
+from vicur.run.problems import TrainingProblems, training_problems
 from vicur.run.recipe import Recipe, to_yaml
 from vicur.scoring.scorer import Scorer
-from vicur.scoring.teacher import Teacher
+from vicur.scoring.teacher import SELF, Teacher
 from vicur.training.loop import Trainer
 from vicur.training.optimizer import Optimizer
 from vicur.training.records import Records
@@ -106,7 +109,7 @@ class Run:
             PreflightError: a check failed; nothing was written.
             ValueError: the folder is taken.
         """
-        plan = plan or self.plan(bars)
+        plan = plan or self.plan()
         self.preflight(plan, bars).raise_if_failed()
         training, device = self.recipe.training, self.trainer.scoring.student.device
         records = Records(folder, to_yaml(self.recipe), device, overwrite=training.overwrite)
@@ -144,11 +147,11 @@ class Run:
         records.write_validation(when, answered, evaluation.responses, evaluation.correct)
         records.count_seconds("validation", time.perf_counter() - started)
 
-    def plan(self, bars: Bars | None = None) -> Plan:
+    def plan(self) -> Plan:
         """Find out what a step will take. No model is run and no image decoded."""
         scoring = self.trainer.scoring
         student, teacher = scoring.student, scoring.teacher
-        work = self._workload(*_during(bars, "measuring prompts", self._prompt_sizes))
+        work = self._workload()
         return Plan(
             work=work,
             fitting=tuple(self._fitting(work)),
@@ -163,7 +166,7 @@ class Run:
             bars,
             "preflight",
             lambda: run_preflight(
-                self.data.problems,
+                self._preflight_problems(),
                 scoring.student,
                 scoring.teacher,
                 self.trainer.objective.needs(1),
@@ -172,15 +175,10 @@ class Run:
             ),
         )
 
-    def _prompt_sizes(self) -> tuple[PromptSizes, PromptSizes | None]:
-        """Those of the student and of the teacher."""
-        scoring = self.trainer.scoring
-        student, teacher = scoring.student, scoring.teacher
-        samples = list(outlines(self.data.problems))
-        student_sizes = PromptSizes.of(samples, student.encoder, Plain())
-        if teacher is None:
-            return student_sizes, None
-        return student_sizes, PromptSizes.of(samples, teacher.scorer.encoder, teacher.view)
+    def _preflight_problems(self) -> FileSource:
+        """The problems with media, or all where none has any; nothing is read yet."""
+        with_media = self.data.with_media
+        return self.data.problems.select(with_media) if with_media else self.data.problems
 
     def _fitting(self, work: Workload) -> Iterator[Check]:
         scoring = self.trainer.scoring
@@ -188,14 +186,14 @@ class Run:
         if scoring.teacher is not None and work.teacher is not None:
             yield _check_lengths("teacher", work.teacher, scoring.teacher.scorer, work)
 
-    def _workload(self, student: PromptSizes, teacher: PromptSizes | None) -> Workload:
-        recipe = self.recipe
+    def _workload(self) -> Workload:
+        recipe, sizes = self.recipe, self.data.sizes
         prompts = recipe.training.prompts_per_step
         return Workload(
             prompts=prompts,
             group_size=recipe.rollout.group_size,
-            student=student,
-            teacher=teacher,
+            student=sizes["student"],
+            teacher=sizes.get("teacher"),
             response_tokens=recipe.rollout.sampling.max_new_tokens,
             micro_batch=min(recipe.optimizer.prompts_per_micro_batch, recipe.training.update_size),
             scoring_batch=min(recipe.scoring.samples_per_batch, prompts),
@@ -227,7 +225,7 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     torch.manual_seed(recipe.training.seed)
     held_out = recipe.validation.open(recipe.data)
     grader = Grader(recipe.rewards)
-    problems = open_problems(recipe, bars)
+    data = training_problems(recipe, _readers(recipe), grader, bars)
     loaded = _during(bars, "loading the student", lambda: load_student(recipe.student, device))
     if recipe.scoring.gradient_checkpointing:
         checkpoint_activations(loaded.model)
@@ -237,7 +235,6 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         settings = (recipe.teacher, loaded, recipe.scoring, recipe.student.lora, limits)
         teacher = _during(bars, "loading the teacher", lambda: Teacher.of(*settings))
     student = Scorer(loaded, recipe.scoring, limits)
-    data = fitting_problems(recipe, problems, student, teacher, grader, bars)
     objective = recipe.objective.build()
     optimizer = Optimizer(
         loaded.model,
@@ -255,6 +252,30 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         skip_bad_rows=recipe.data.bad_rows == "skip",
     )
     return Run(recipe, data, loaded, trainer, held_out)
+
+
+def _readers(recipe: Recipe) -> list[Reader]:
+    """Student and teacher as readers of prompts: their processors alone, before any weights are loaded."""
+    data, teacher = recipe.data, recipe.teacher
+    encoder = _encoder(recipe.student.model, data)
+    readers = [Reader("student", Plain(), encoder, data.max_prompt_tokens)]
+    if recipe.has_teacher:
+        if teacher.model != SELF:
+            encoder = _encoder(teacher.model, data)
+        # A problem without the privilege is measured too: whether that is an error is decided later.
+        view = teacher_view(teacher.privilege, missing="plain")
+        readers.append(Reader("teacher", view, encoder, data.max_teacher_prompt_tokens))
+    return readers
+
+
+def _encoder(model: str, data: DataConfig) -> PromptEncoder:
+    """Encoder that measures the prompts of a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint cannot be used here.
+    """
+    read_config(model)  # names what is wrong with another kind of model, which may have no processor
+    return PromptEncoder.for_lengths(read_processor(model), data.pixel_limits())
 
 
 def _during(bars: Bars | None, title: str, work: Callable[[], Result]) -> Result:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vicur.bad_rows import reasons_in_words
-from vicur.data.sample import COLUMN, PRIVILEGES
+from vicur.data.sample import COLUMN, PRIVILEGES, Sample
 from vicur.data.sources import FileSource
-from vicur.data.views import Hinted, Plain, View
-from vicur.encoding.lengths import Overlong, fit_prompts
+from vicur.data.views import Hinted, Plain
+from vicur.encoding.lengths import Overlong, PromptMeter, Reader, Role, fit_prompts
+from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.progress import Bars
 from vicur.rewards.grader import Grader
 from vicur.run.recipe import Recipe
-from vicur.scoring.scorer import Scorer
-from vicur.scoring.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,16 @@ class TrainingProblems:
         overlong: problems whose prompts are too long.
         ungradable: ids of problems whose gold answer cannot be graded against, with the reason, where
             rewards are needed.
+        sizes: sizes of the prompts, by the role of their reader.
+        with_media: indices of the problems that have an image or a video.
     """
 
     problems: FileSource
     without_privilege: int = 0
     overlong: tuple[Overlong, ...] = ()
     ungradable: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[Role, PromptSizes] = field(default_factory=dict)
+    with_media: tuple[int, ...] = ()
 
     def notes(self) -> list[str]:
         """A sentence for each kind of problem that was skipped, with the first of them."""
@@ -64,37 +67,126 @@ class TrainingProblems:
         return notes
 
 
-def open_problems(recipe: Recipe, bars: Bars | None) -> FileSource:
-    """The training problems, before any model is there to ask how long they are.
+class _Pass:
+    """Observes the pass that checks the rows: what the recipe needs to know of each problem.
+
+    Args:
+        recipe: the recipe.
+        readers: the models that read the prompts.
+
+    Attributes:
+        meter: sizes of the prompts.
+        notes: notes on each problem, by the number of its row.
+    """
+
+    def __init__(self, recipe: Recipe, readers: Sequence[Reader]) -> None:
+        self._view = recipe.teacher.view if recipe.has_teacher else Plain()
+        self.meter = PromptMeter(readers)
+        self.notes: dict[int, _Note] = {}
+
+    def __call__(self, row: int, outline: Sample) -> None:
+        self.meter(row, outline)
+        self.notes[row] = _Note(
+            id=outline.id,
+            has_media=bool(outline.images or outline.videos),
+            has_privilege=self._view.applies(outline),
+            answer=outline.answer,
+            has_response=bool(outline.target_response and outline.target_response.strip()),
+        )
+
+    def of(self, problems: FileSource) -> list[_Note]:
+        """The notes on the problems of a source, in order."""
+        return [self.notes[problems.row_number(index)] for index in range(len(problems))]
+
+
+@dataclass(frozen=True)
+class _Note:
+    """What a run needs to know of a problem before it is trained on."""
+
+    id: str
+    has_media: bool
+    has_privilege: bool
+    answer: str | None
+    has_response: bool
+
+
+def training_problems(
+    recipe: Recipe, readers: Sequence[Reader], grader: Grader, bars: Bars | None = None
+) -> TrainingProblems:
+    """Read every row of the data once, and choose the problems to train on.
+
+    Args:
+        recipe: the recipe.
+        readers: the models that read the prompts.
+        grader: grader of the responses.
+        bars: progress bars; silent if not given.
 
     Raises:
-        ValueError: they lack what the recipe needs.
+        ValueError: the data cannot be read or lacks what the recipe needs, or fewer problems are left than
+            one step takes.
     """
     view = recipe.teacher.view
-    only_for = view if recipe.has_teacher and recipe.teacher.missing_privilege == "skip" else None
+    seen = _Pass(recipe, readers)
     problems = recipe.data.open(
-        only_for=only_for, progress=None if bars is None else bars("checking the data").over
+        only_for=view if recipe.has_teacher and recipe.teacher.missing_privilege == "skip" else None,
+        progress=None if bars is None else bars("checking the data").over,
+        observe=seen,
     )
-    having = len(problems) - _lacking(problems, view if recipe.has_teacher else Plain())
-    if having < len(problems) and recipe.teacher.missing_privilege == "error":
+    _check_privileges(problems, seen, recipe)
+    _check_columns(problems, seen, recipe)
+    _check_enough(TrainingProblems(problems), recipe)
+    fitting, overlong = fit_prompts(problems, seen.meter, recipe.data.overlong)
+    lacking = sum(not note.has_privilege for note in seen.of(fitting))
+    data = TrainingProblems(fitting, lacking, tuple(overlong))
+    if recipe.needs.rewards and recipe.rewards.function is None:
+        data = _gradable(data, seen, grader, bars)
+    _check_enough(data, recipe)
+    measured = seen.meter.measured_of(data.problems)
+    return replace(
+        data,
+        sizes={reader.role: PromptSizes.of(measured, reader.role) for reader in readers},
+        with_media=tuple(index for index, note in enumerate(seen.of(data.problems)) if note.has_media),
+    )
+
+
+def _check_privileges(problems: FileSource, seen: _Pass, recipe: Recipe) -> None:
+    """Check that problems have what the teacher is to be shown.
+
+    Raises:
+        ValueError: none has it, or one lacks it and that is an error.
+    """
+    lacking = sum(not note.has_privilege for note in seen.of(problems))
+    if lacking == len(problems):
+        raise ValueError(_no_privilege(problems, recipe.teacher.privilege))
+    if lacking and recipe.teacher.missing_privilege == "error":
         raise ValueError(
-            f"{len(problems) - having} of {len(problems)} problems of {problems.name} lack the privilege "
+            f"{lacking} of {len(problems)} problems of {problems.name} lack the privilege "
             f"{recipe.teacher.privilege}, and teacher.missing_privilege=error."
         )
-    if having == 0:
-        raise ValueError(_no_privilege(problems, recipe.teacher.privilege))
-    needs_answer = recipe.needs.rewards and recipe.rewards.function is None
-    required = {"answer": needs_answer, "target_response": recipe.rollout.source == "dataset"}
-    for column in (name for name, is_required in required.items() if is_required):
-        bare = sum(value is None or not value.strip() for value in problems.column(column))
-        if bare:
-            names = " + ".join(recipe.objective.parts)
-            why = f"the objective {names}" if column == "answer" else "rollout.source=dataset"
-            raise ValueError(
-                f"{bare} of {len(problems)} problems of {problems.name} have no {column}, which {why} needs."
-            )
-    _check_enough(TrainingProblems(problems), recipe)
-    return problems
+
+
+def _check_columns(problems: FileSource, seen: _Pass, recipe: Recipe) -> None:
+    """Check that every problem has the answer and the response that the recipe needs.
+
+    Raises:
+        ValueError: one has not.
+    """
+    notes = seen.of(problems)
+    if recipe.needs.rewards and recipe.rewards.function is None:
+        without = sum(note.answer is None or not note.answer.strip() for note in notes)
+        needed_by = f"the objective {' + '.join(recipe.objective.parts)}"
+        _check_none_lacks(problems, without, "answer", needed_by)
+    if recipe.rollout.source == "dataset":
+        without = sum(not note.has_response for note in notes)
+        _check_none_lacks(problems, without, "target_response", "rollout.source=dataset")
+
+
+def _check_none_lacks(problems: FileSource, without: int, column: str, needed_by: str) -> None:
+    if without:
+        raise ValueError(
+            f"{without} of {len(problems)} problems of {problems.name} have no {column}, which {needed_by} "
+            "needs."
+        )
 
 
 def _no_privilege(problems: FileSource, privilege: str) -> str:
@@ -112,11 +204,6 @@ def _no_privilege(problems: FileSource, privilege: str) -> str:
     )
 
 
-def _lacking(problems: FileSource, view: View) -> int:
-    """Number of problems that lack what a view shows; a plain view is not worth a pass over the data."""
-    return 0 if view == Plain() else problems.applies(view).count(False)
-
-
 def _check_enough(data: TrainingProblems, recipe: Recipe) -> None:
     name, count, per_step = data.problems.name, len(data.problems), recipe.training.prompts_per_step
     if count < per_step:
@@ -126,45 +213,14 @@ def _check_enough(data: TrainingProblems, recipe: Recipe) -> None:
         raise ValueError(" ".join([sentence, *data.notes()]))
 
 
-def fitting_problems(
-    recipe: Recipe,
-    problems: FileSource,
-    student: Scorer,
-    teacher: Teacher | None,
-    grader: Grader,
-    bars: Bars | None,
-) -> TrainingProblems:
-    """The problems whose prompts are short enough, and whose answers can be graded where they must be.
-
-    Raises:
-        ValueError: fewer are left than one step takes.
-    """
-    fitting, overlong = fit_prompts(
-        problems,
-        student.encoder,
-        recipe.data,
-        None if teacher is None else teacher.view,
-        teacher_encoder=None if teacher is None else teacher.scorer.encoder,
-        progress=None if bars is None else bars("measuring prompts").over,
-    )
-    lacking = _lacking(fitting, Plain() if teacher is None else teacher.view)
-    data = TrainingProblems(fitting, lacking, tuple(overlong))
-    if recipe.needs.rewards and recipe.rewards.function is None:
-        data = _gradable(data, grader, bars)
-    _check_enough(data, recipe)
-    return data
-
-
-def _gradable(data: TrainingProblems, grader: Grader, bars: Bars | None) -> TrainingProblems:
+def _gradable(data: TrainingProblems, seen: _Pass, grader: Grader, bars: Bars | None) -> TrainingProblems:
     """Leave out problems whose gold answer no response can match: their reward would be noise."""
-    answers = data.problems.column("answer")
-    rows: Iterable[tuple[int, str | None]] = enumerate(answers)
+    notes: Iterable[_Note] = seen.of(data.problems)
     if bars is not None:
-        rows = bars("reading answers").over(rows, len(answers))
-    reasons = [grader.exclusion(answer) for _, answer in rows]
-    ids = data.problems.column("id")
-    dropped = {str(key): why for key, why in zip(ids, reasons, strict=True) if why is not None}
+        notes = bars("reading answers").over(notes, len(data.problems))
+    reasons = [(note.id, grader.exclusion(note.answer)) for note in notes]
+    dropped = {key: why for key, why in reasons if why is not None}
     if not dropped:
         return data
-    keep = [index for index, why in enumerate(reasons) if why is None]
+    keep = [index for index, (_, why) in enumerate(reasons) if why is None]
     return replace(data, problems=data.problems.select(keep), ungradable=dropped)
