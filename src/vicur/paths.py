@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -27,7 +28,7 @@ def expand(text: str) -> str:
     return expanded
 
 
-def check_file(path: Path, name: str) -> None:
+def check_file(path: Path, name: str, inputs: Iterable[Path] = ()) -> None:
     """Make sure, before anything expensive runs, that a file can be written.
 
     Nothing is left behind: folders made for the check are removed again.
@@ -35,12 +36,15 @@ def check_file(path: Path, name: str) -> None:
     Args:
         path: the file.
         name: the option or setting that names it, for the message.
+        inputs: files that the same command reads, and that writing would destroy.
 
     Raises:
-        ValueError: it is a folder, or its folder cannot be made or written to.
+        ValueError: it is a folder or an input, or its folder cannot be made or written to.
     """
     if path.is_dir():
         raise ValueError(f"{name} {path} is a folder; give the path of a file.")
+    if path.exists() and any(path.samefile(file) for file in inputs):
+        raise ValueError(f"{name} {path} is a data file that this command reads; give another file.")
     if path.exists() and not os.access(path, os.W_OK):
         raise ValueError(f"{name} {path} cannot be written: permission denied.")
     _check_writable(path.parent, name, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -56,6 +57,27 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
     before, after = pq.read_table(leaking).to_pylist(), pq.read_table(clean).to_pylist()
     assert after[0]["cue"] is None and [r["cue"] for r in after[1:]] == [r["cue"] for r in before[1:]]
     assert [r["problem"] for r in after] == [r["problem"] for r in before]
+
+
+@pytest.mark.parametrize("option", ["--drop", "--flags"])
+@pytest.mark.parametrize("name", ["first.parquet", "second.parquet"])
+def test_an_audit_never_writes_over_its_data(tmp_path, problems, capsys, option, name):
+    for file in ("first", "second"):
+        shutil.copy(problems, tmp_path / f"{file}.parquet")
+    before = (tmp_path / name).read_bytes()
+    data = f"{tmp_path / 'first.parquet'},{tmp_path / 'second.parquet'}"
+    assert main(["cues", "audit", "--data", data, option, str(tmp_path / name)]) == 1
+    assert "is a data file that this command reads" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_an_evaluation_never_writes_over_its_data(tmp_path, problems, capsys):
+    data = tmp_path / "data.parquet"
+    shutil.copy(problems, data)
+    options = ["--output", str(data), "overwrite=true"]
+    assert main(["eval", "--model", "vicur:tiny-student", "--data", str(data), *options]) == 1
+    assert "is a data file that this command reads" in capsys.readouterr().err
+    assert data.read_bytes() == problems.read_bytes()
 
 
 def test_repair_says_what_leaked_and_never_the_answer(leaking):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -481,8 +482,13 @@ def test_a_column_or_file_that_is_there_is_not_replaced_unasked(tmp_path):
     (tmp_path / "out.parquet").write_text("precious")
     with pytest.raises(ValueError, match="exists already; give another name, or set overwrite=true"):
         build_cues(null(data, tmp_path, column="hint"))
-    with pytest.raises(ValueError, match="is the data itself"):
+    with pytest.raises(ValueError, match="is a data file that this command reads"):
         build_cues(null(data, tmp_path, column="hint", out=str(data), overwrite=True))
+    several = replace(null(data, tmp_path, column="hint"), out=str(data), overwrite=True)
+    write_parquet("segments", "train", 3, tmp_path / "first.parquet")
+    files = replace(several.data, train=[str(tmp_path / "first.parquet"), str(data)])
+    with pytest.raises(ValueError, match="is a data file that this command reads"):
+        build_cues(replace(several, data=files))
     assert (tmp_path / "out.parquet").read_text() == "precious"
     summary = build_cues(null(data, tmp_path, replace=True, overwrite=True))
     written = pq.read_table(summary.out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,9 @@ def audit(settings: AuditSettings, arguments: Arguments, console: Console) -> No
     Raises:
         ValueError: a setting or the data does not fit.
     """
-    for name, path in (("flags", settings.flags), ("drop", settings.drop)):
-        if path is not None:
-            check_file(Path(path), f"--{name}")
+    _check_outputs(settings)
     source = settings.data.open(progress=passing_bar("checking the data").over)
+    _check_outputs(settings, source.files)
     verifier = CueBenchVerifier() if settings.cuebench else None
     judge = None
     if settings.verifier is not None:
@@ -104,6 +103,15 @@ def audit(settings: AuditSettings, arguments: Arguments, console: Console) -> No
         _write_flags(result, Path(settings.flags))
     if table is not None:
         _write_dropped(table, source, result, settings)
+
+
+def _check_outputs(settings: AuditSettings, inputs: Iterable[Path] = ()) -> None:
+    """Make sure that flags and cleaned data can be written, and are not among the files that are read."""
+    for name, path in (("flags", settings.flags), ("drop", settings.drop)):
+        if path is not None:
+            check_file(Path(path), f"--{name}", inputs)
+    if settings.flags is not None and settings.flags == settings.drop:
+        raise ValueError(f"--flags and --drop would both be written to {settings.drop}.")
 
 
 def _write_flags(result: Audit, path: Path) -> None:

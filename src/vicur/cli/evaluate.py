@@ -32,6 +32,7 @@ def evaluate(settings: EvaluationSettings, arguments: Arguments, console: Consol
     settings.check_output()
     grader = Grader(settings.rewards)
     source, left_out = _problems(settings, grader)
+    settings.check_output(source.files)
     if settings.output is None:
         say("The responses will not be stored; give --output FILE.parquet to keep them.")
     output = None if settings.output is None else Path(settings.output)

@@ -39,9 +39,7 @@ def check_output(table: Table, data: Path, out: Path, added: Sequence[str], *, r
     allowed = (".jsonl", ".json") if as_text else (".parquet",)
     if out.suffix not in allowed:
         raise ValueError(f"The output {out} must end in {' or '.join(allowed)}, as {data} is of that format.")
-    if out.exists() and data.exists() and out.samefile(data):
-        raise ValueError(f"The output {out} is the data itself; give another file.")
-    check_file(out, "The output")
+    check_file(out, "The output", table.files)
     names = {column.partition(".")[0] if isinstance(table, ListTable) else column for column in table.columns}
     there = [name for name in added if name in names]
     if there and not replace:

@@ -319,6 +319,11 @@ class FileSource(Sequence[Sample]):
         return f"{self.num_seeing} problem(s) of {self.name} show an image or a video{source}."
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the rows were read from; none for data of the hub."""
+        return self._table.files
+
+    @property
     def num_rows(self) -> int:
         """Rows of the table, bad ones included."""
         return len(self._table)

@@ -54,11 +54,13 @@ class ListTable:
         name: short, for messages and for ids of rows that have none.
         folders: folders of the files that the rows name; relative paths start from the first.
         content: the rows.
+        files: the files that the rows were read from.
     """
 
     name: str
     folders: tuple[Path, ...]
     content: Sequence[Row]
+    files: tuple[Path, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -92,6 +94,7 @@ class ArrowTable:
     name: str
     folders: tuple[Path, ...]
     content: pa.Table
+    files: tuple[Path, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -125,6 +128,10 @@ class JoinedTable:
     @property
     def folders(self) -> tuple[Path, ...]:
         return self.parts[0].folders
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file for part in self.parts for file in part.files)
 
     @cached_property
     def starts(self) -> list[int]:
@@ -284,9 +291,9 @@ def _open_files(paths: list[Path], name: str, folder: Path) -> Table:
     suffixes = {suffix_of(path) for path in paths}
     if suffixes <= set(TEXT_SUFFIXES):
         content = [row for path in paths for row in read_text_file(path)]
-        return ListTable(name, (folder,), content)
+        return ListTable(name, (folder,), content, tuple(paths))
     if suffixes == {".parquet"}:
-        return ArrowTable(name, (folder,), read_parquet(paths))
+        return ArrowTable(name, (folder,), read_parquet(paths), tuple(paths))
     raise ValueError(f"Data file {paths[0]} is neither .parquet nor {' nor '.join(TEXT_SUFFIXES)}.")
 
 
@@ -305,7 +312,7 @@ def _open_image_folder(metadata: Path, name: str) -> Table:
                 kind = "video" if str(first).lower().endswith(_VIDEO_SUFFIXES) else "image"
                 named[match[1] or kind] = value
         rows.append({key: value for key, value in row.items() if not _FILE_NAME.fullmatch(key)} | named)
-    return ListTable(name, (metadata.parent,), rows)
+    return ListTable(name, (metadata.parent,), rows, (metadata,))
 
 
 def _open_saved(folder: Path, split: str | None) -> Table:
@@ -321,7 +328,7 @@ def _open_saved(folder: Path, split: str | None) -> Table:
         saved, name = saved[selected], f"{name}@{selected}"
     elif split is not None:
         raise ValueError(f"{folder} has no splits; leave out @{split}.")
-    return ArrowTable(name, (folder,), _whole(saved))
+    return ArrowTable(name, (folder,), _whole(saved), tuple(sorted(folder.rglob("*.arrow"))))
 
 
 def _open_hub(name: str, split: str | None) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,14 @@ class EvaluationSettings:
             **{f"data.{name}": value for name, value in asdict(limits).items()},
         }
 
-    def check_output(self) -> None:
+    def check_output(self, inputs: Iterable[Path] = ()) -> None:
         """Make sure that the output can be written, before anything expensive runs.
 
+        Args:
+            inputs: the data files.
+
         Raises:
-            ValueError: it cannot.
+            ValueError: it cannot, or is one of the data files.
         """
         if self.output is not None:
-            check_file(Path(self.output), "--output")
+            check_file(Path(self.output), "--output", inputs)
