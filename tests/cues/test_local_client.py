@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from vicur.cues.clients import Hopeless, LocalClient, RequestFailed
+from vicur.cues.clients.client import Hopeless, RequestFailed
+from vicur.cues.clients.local import LocalClient
 from vicur.cues.parsing import Unusable, cue_of
 from vicur.cues.prompts import load_prompt
 from vicur.cues.requests import Asking, requests_for
