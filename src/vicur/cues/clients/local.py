@@ -12,9 +12,8 @@ from vicur.cues.requests import CueRequest
 from vicur.encoding.prompts import PromptEncoder
 from vicur.files import folder_digest
 from vicur.models.load import LoadedModel, load_model
-from vicur.rewards.thinking import opened_thought
+from vicur.rollouts.generator import respond
 from vicur.rollouts.processors import SamplingConfig
-from vicur.rollouts.sampler import Sampler
 
 
 class LocalClient:
@@ -48,14 +47,13 @@ class LocalClient:
             except ValueError as error:
                 raise Hopeless(str(error)) from error
         loaded = self._loaded
-        encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index)
+        encoder = PromptEncoder.of(loaded)
         temperature = 1.0 if request.temperature is None else request.temperature
         sampling = SamplingConfig(temperature=temperature, max_new_tokens=request.max_tokens)
         try:
             (prompt,) = encoder.encode([request.question])
         except ValueError as error:
             raise RequestFailed(f"the model's processor refuses it: {error}", again=False) from error
-        ((response,),) = Sampler(loaded, sampling, 1).sample([prompt], [request.sample_id], seed=request.seed)
-        text = opened_thought(encoder.render(request.question))
-        text += loaded.processor.tokenizer.decode(response.ids, skip_special_tokens=True)
+        responses, texts = respond(loaded, [prompt], [request.sample_id], sampling, seed=request.seed)
+        ((response,),), ((text,),) = responses, texts
         return Reply(text, len(prompt), len(response.ids), response.finish_reason == "length")
