@@ -26,7 +26,7 @@ from vicur.audit.cuebench import CueBenchVerifier
 from vicur.audit.endpoint import EndpointJudge
 from vicur.cuebench.generate import FAMILIES, Family, scenes, to_sample
 from vicur.cuebench.scenes import Scene
-from vicur.cues.clients import EndpointConfig
+from vicur.cues.clients.endpoint_config import EndpointConfig
 from vicur.data.sample import Sample
 
 Problems = list[tuple[Scene, Sample]]

@@ -42,3 +42,9 @@ def test_imports_point_one_way(path):
     here = ROOMS.index(room_of(path))
     later = {room for room in imported_rooms(path) if ROOMS.index(room) > here}
     assert not later, f"{path.relative_to(ROOT)} imports {sorted(later)}, which stand after {room_of(path)}"
+
+
+def test_only_the_generator_samples():
+    """Encode, sample and decode is written once: whoever has the sampler could write it again."""
+    users = {path.relative_to(ROOT).as_posix() for path in FILES if "rollouts.sampler" in path.read_text()}
+    assert users == {"rollouts/generator.py"}

@@ -8,7 +8,7 @@ import pytest
 from cue_endpoints import FakeEndpoint, TransformersServer
 from cue_problems import problem
 
-from vicur.cues.clients import EndpointConfig
+from vicur.cues.clients.endpoint_config import EndpointConfig
 from vicur.cues.settings import BuildConfig
 from vicur.models.checkpoints import resolve_checkpoint
 

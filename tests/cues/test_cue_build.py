@@ -17,7 +17,9 @@ from PIL import Image
 
 from vicur.cuebench.generate import write_parquet
 from vicur.cues.build import build_cues, plan_cues
-from vicur.cues.clients import ExactClient, LocalClient, NullClient, Reply, RequestFailed
+from vicur.cues.clients.client import Reply, RequestFailed
+from vicur.cues.clients.fixed import ExactClient, NullClient
+from vicur.cues.clients.local import LocalClient
 from vicur.cues.prompts import CuePrompt, load_prompt, packaged_prompts
 from vicur.cues.requests import Asking, question_for, request_key, requests_for
 from vicur.cues.settings import BuildConfig

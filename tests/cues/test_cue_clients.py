@@ -12,7 +12,9 @@ from cue_endpoints import FakeEndpoint, completion, failure, json_answer, questi
 from cue_problems import ANSWER
 
 from vicur.cues.build import build_cues, plan_cues
-from vicur.cues.clients import EndpointClient, EndpointConfig, RateLimit, backoff
+from vicur.cues.clients.endpoint import EndpointClient
+from vicur.cues.clients.endpoint_config import EndpointConfig
+from vicur.cues.clients.limits import RateLimit, backoff
 from vicur.cues.requests import Asking
 
 KEY, HEADER = "sk-very-secret-key-0123456789", "tenant-secret-abcdef"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicur.cues.clients import Reply
+from vicur.cues.clients.client import Reply
 from vicur.cues.parsing import Unusable, cue_of, parse_reply
 
 CUE = "Two chords cross; one is labelled 4 and 6."

@@ -17,7 +17,7 @@ from cue_endpoints import CountingProxy, wait_until
 
 from vicur.cuebench.generate import write_parquet
 from vicur.cues.build import build_cues
-from vicur.cues.clients import EndpointConfig
+from vicur.cues.clients.endpoint_config import EndpointConfig
 from vicur.cues.requests import Asking
 from vicur.cues.settings import BuildConfig
 
@@ -88,7 +88,7 @@ def test_a_killed_build_goes_on_and_asks_nothing_twice(served, settings):
             "import json, sys\n"
             "from vicur.cues.build import build_cues\n"
             "from vicur.cues.settings import BuildConfig\n"
-            "from vicur.cues.clients import EndpointConfig\n"
+            "from vicur.cues.clients.endpoint_config import EndpointConfig\n"
             "from vicur.cues.requests import Asking\n"
             "s = json.loads(sys.argv[1])\n"
             "s |= {'endpoint': EndpointConfig(**s['endpoint']), 'asking': Asking(**s['asking'])}\n"

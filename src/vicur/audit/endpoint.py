@@ -11,16 +11,10 @@ from typing import Any
 from vicur.audit.judge import SCHEMA, Verdict, judge_question, parse_verdict
 from vicur.audit.rows import CueRow
 from vicur.audit.run import READ
-from vicur.cues.clients import (
-    EndpointClient,
-    EndpointConfig,
-    Hopeless,
-    Reply,
-    RequestFailed,
-    Unreachable,
-    backoff,
-    endpoint_identity,
-)
+from vicur.cues.clients.client import Hopeless, Reply, RequestFailed, Unreachable
+from vicur.cues.clients.endpoint import EndpointClient
+from vicur.cues.clients.endpoint_config import EndpointConfig, endpoint_identity
+from vicur.cues.clients.limits import backoff
 from vicur.cues.parsing import THINKING_OFF
 from vicur.cues.requests import Asking, CueRequest
 from vicur.cues.store import CueStore

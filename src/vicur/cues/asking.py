@@ -19,15 +19,8 @@ from typing import Any
 import pyarrow as pa
 
 from vicur.bad_rows import BadRowError
-from vicur.cues.clients import (
-    CueClient,
-    Hopeless,
-    RateLimit,
-    Reply,
-    RequestFailed,
-    Unreachable,
-    backoff,
-)
+from vicur.cues.clients.client import CueClient, Hopeless, Reply, RequestFailed, Unreachable
+from vicur.cues.clients.limits import RateLimit, backoff
 from vicur.cues.output import mover, write_output
 from vicur.cues.parsing import Unusable, cue_of
 from vicur.cues.prompts import CuePrompt

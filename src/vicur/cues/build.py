@@ -10,14 +10,11 @@ from pathlib import Path
 
 from vicur.bad_rows import BadRowError
 from vicur.cues.asking import Asker, new_columns, num_problems, requests_of
-from vicur.cues.clients import (
-    CueClient,
-    EndpointClient,
-    ExactClient,
-    LocalClient,
-    NullClient,
-    endpoint_identity,
-)
+from vicur.cues.clients.client import CueClient
+from vicur.cues.clients.endpoint import EndpointClient
+from vicur.cues.clients.endpoint_config import endpoint_identity
+from vicur.cues.clients.fixed import ExactClient, NullClient
+from vicur.cues.clients.local import LocalClient
 from vicur.cues.output import check_output
 from vicur.cues.prompts import CuePrompt, load_prompt
 from vicur.cues.requests import (

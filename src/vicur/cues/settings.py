@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vicur.cues.clients import EndpointConfig
+from vicur.cues.clients.endpoint_config import EndpointConfig
 from vicur.cues.prompts import load_prompt
 from vicur.cues.requests import Asking
 from vicur.data.sample import TextKind

@@ -31,7 +31,7 @@ def sink_attention(
     """
     if loaded.recovery is None:
         raise ValueError("This model has no cue recovery module, so no sink attention to show.")
-    encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index)
+    encoder = PromptEncoder.of(loaded)
     merge = loaded.model.config.vision_config.spatial_merge_size
     maps = []
     for sample in samples:

@@ -20,6 +20,7 @@ from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import Shown
 from vicur.media.pixels import PixelLimits, VisualSizes
 from vicur.media.video import Video
+from vicur.models.load import LoadedModel
 
 RopeIndex = Callable[..., tuple[Tensor, Tensor]]
 """The model's own `get_rope_index`: from token types and grids to 3-D rotary positions."""
@@ -66,6 +67,11 @@ class PromptEncoder:
         self.sizes = VisualSizes(processor, limits or PixelLimits())
         self._quoted = QuotedTokens(self.tokenizer)
         self._token_type = {processor.image_token_id: 1, processor.video_token_id: 2}
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, limits: PixelLimits | None = None) -> PromptEncoder:
+        """An encoder of a model's prompts, by the processor and the positions of that model."""
+        return cls(loaded.processor, loaded.model.model.get_rope_index, limits)
 
     @classmethod
     def for_lengths(cls, processor: Any, limits: PixelLimits) -> PromptEncoder:

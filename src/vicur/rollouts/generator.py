@@ -2,6 +2,9 @@
 
 Training, evaluation, the worth of privileges, pretraining and the preflight all ask through `Generator`.
 Another engine than PyTorch in this process is another class with these two methods.
+
+`respond` samples and decodes. `TorchGenerator` calls it with the prompts that a view makes of problems;
+`vicur cues build` with a local model calls it with a chat that asks about a problem, which no view shows.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
 from vicur.rewards.thinking import opened_thought
 from vicur.rollouts.processors import SamplingConfig
-from vicur.rollouts.rollout import Rollouts
+from vicur.rollouts.rollout import Response, Rollouts, texts_of
 from vicur.rollouts.sampler import Sampler
 
-PROMPT_END = 16
-"""Tokens at the end of a prompt in which the opening tag of a thought may be."""
+PROMPT_END = 32
+"""Tokens at the end of a prompt in which the opening tag of a thought may be. Most tokenizers need one to
+four for it; one that falls back to bytes needs up to twenty, and more for the line breaks after it."""
 Encode = Callable[[Sequence[Sample], View], list[EncodedPrompt]]
 """Makes a model's prompts of samples under a view."""
 
@@ -71,23 +75,63 @@ class TorchGenerator:
         limits: PixelLimits | None = None,
         encode: Encode | None = None,
     ) -> None:
-        self.tokenizer = loaded.processor.tokenizer
-        self._sampler = Sampler(loaded, sampling, prompts_per_batch)
+        self.loaded, self.sampling, self.prompts_per_batch = loaded, sampling, prompts_per_batch
         self._encode = encode or prompts_of(loaded, limits)
 
     def generate(
         self, samples: Sequence[Sample], view: View, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Rollouts:
         """Generate as described in `Generator.generate`."""
-        prompts = self._encode(samples, view)
-        ids = [sample.id for sample in samples]
-        responses = self._sampler.sample(prompts, ids, group_size=group_size, seed=seed, step=step)
-        ends = [self.tokenizer.decode(prompt.input_ids[-PROMPT_END:]) for prompt in prompts]
-        opened = [opened_thought(end) for end in ends]
-        return Rollouts.decoded(samples, responses, self.tokenizer, opened)
+        responses, texts = respond(
+            self.loaded,
+            self._encode(samples, view),
+            [sample.id for sample in samples],
+            self.sampling,
+            prompts_per_batch=self.prompts_per_batch,
+            group_size=group_size,
+            seed=seed,
+            step=step,
+        )
+        return Rollouts(tuple(samples), responses, texts)
 
     def sync(self) -> None:
         """Nothing to do."""
+
+
+def respond(
+    loaded: LoadedModel,
+    prompts: Sequence[EncodedPrompt],
+    ids: Sequence[str],
+    sampling: SamplingConfig,
+    *,
+    prompts_per_batch: int = 64,
+    group_size: int = 1,
+    seed: int = 0,
+    step: int = 0,
+) -> tuple[tuple[tuple[Response, ...], ...], tuple[tuple[str, ...], ...]]:
+    """Responses of a model to prompts, sampled and decoded.
+
+    Args:
+        loaded: the model.
+        prompts: its prompts.
+        ids: for each prompt the id that its random numbers are keyed by, together with `seed`, `step` and the
+            number of the response.
+        sampling: temperature and the like.
+        prompts_per_batch: prompts that are prefilled and decoded together; the responses do not depend on it.
+        group_size: number of responses to each prompt.
+        seed: another seed, other responses.
+        step: rollout step; another step, other responses.
+
+    Returns:
+        for each prompt its responses, on the CPU; and their texts, without special tokens, after the tag of a
+        thought that the prompt opened.
+    """
+    sampler = Sampler(loaded, sampling, prompts_per_batch)
+    responses = sampler.sample(prompts, ids, group_size=group_size, seed=seed, step=step)
+    tokenizer = loaded.processor.tokenizer
+    ends = [tokenizer.decode(prompt.input_ids[-PROMPT_END:]) for prompt in prompts]
+    texts = texts_of(responses, tokenizer, [opened_thought(end) for end in ends])
+    return tuple(map(tuple, responses)), texts
 
 
 def prompts_of(loaded: LoadedModel, limits: PixelLimits | None = None) -> Encode:
@@ -97,7 +141,7 @@ def prompts_of(loaded: LoadedModel, limits: PixelLimits | None = None) -> Encode
         loaded: the model.
         limits: on the pixels of images and frames; the checkpoint's own if not given.
     """
-    encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index, limits)
+    encoder = PromptEncoder.of(loaded, limits)
 
     def encode(samples: Sequence[Sample], view: View) -> list[EncodedPrompt]:
         return encoder.encode([view.show(sample) for sample in samples])

@@ -33,28 +33,6 @@ class Rollouts:
     responses: tuple[tuple[Response, ...], ...]
     texts: tuple[tuple[str, ...], ...]
 
-    @classmethod
-    def decoded(
-        cls,
-        samples: Sequence[Sample],
-        responses: Sequence[Sequence[Response]],
-        tokenizer: Any,
-        opened: Sequence[str],
-    ) -> Rollouts:
-        """Responses with their texts.
-
-        Args:
-            samples: the problems.
-            responses: the responses to each problem.
-            tokenizer: tokenizer of the model that wrote them.
-            opened: for each problem the tag of a thought that its prompt opened, or "".
-        """
-        texts = [
-            tuple(tag + tokenizer.decode(response.ids, skip_special_tokens=True) for response in group)
-            for tag, group in zip(opened, responses, strict=True)
-        ]
-        return cls(tuple(samples), tuple(map(tuple, responses)), tuple(texts))
-
     @property
     def flat_responses(self) -> list[Response]:
         """All responses in the flat order."""
@@ -129,3 +107,19 @@ class Response:
     ids: Int[Tensor, " T"]
     log_probs: Float[Tensor, " T"] | None
     finish_reason: Literal["stop", "length"]
+
+
+def texts_of(
+    responses: Sequence[Sequence[Response]], tokenizer: Any, opened: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """The texts of responses, without special tokens.
+
+    Args:
+        responses: the responses to each prompt.
+        tokenizer: tokenizer of the model that wrote them.
+        opened: for each prompt the tag of a thought that it opened, or "".
+    """
+    return tuple(
+        tuple(tag + tokenizer.decode(response.ids, skip_special_tokens=True) for response in group)
+        for tag, group in zip(opened, responses, strict=True)
+    )

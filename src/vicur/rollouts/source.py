@@ -14,7 +14,7 @@ from vicur.data.views import View
 from vicur.models.vocabulary import Vocabulary
 from vicur.rollouts.generator import Generator
 from vicur.rollouts.processors import SamplingConfig
-from vicur.rollouts.rollout import Response, Rollouts
+from vicur.rollouts.rollout import Response, Rollouts, texts_of
 from vicur.settings.section import Count, section
 
 SourceName = Literal["student", "teacher", "dataset"]
@@ -99,8 +99,8 @@ class DatasetSource:
         Raises:
             ValueError: a sample has none.
         """
-        responses = [[self._response(sample)] for sample in samples]
-        return Rollouts.decoded(samples, responses, self.tokenizer, [""] * len(samples))
+        responses = tuple((self._response(sample),) for sample in samples)
+        return Rollouts(tuple(samples), responses, texts_of(responses, self.tokenizer, [""] * len(samples)))
 
     def sync(self) -> None:
         """The data do not depend on the student."""

@@ -106,7 +106,7 @@ class Scorer:
         self.keep_head = keep_head
         self._head: Tensor | None = None
         self.policy = Policy(loaded)
-        self.encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index, limits)
+        self.encoder = PromptEncoder.of(loaded, limits)
         self.vocabulary = loaded.vocabulary
         self.device = loaded.model.device
         self.hidden_size = loaded.model.config.text_config.hidden_size

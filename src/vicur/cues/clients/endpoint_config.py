@@ -1,0 +1,58 @@
+"""The settings of an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from vicur.settings.section import Positive, section
+
+Structured = Literal["auto", "schema", "object", "off"]
+
+
+@section
+class EndpointConfig:
+    """An OpenAI-compatible endpoint."""
+
+    base_url: str | None = None
+    """Address, usually ending in /v1, e.g. http://127.0.0.1:8000/v1; null for OpenAI's own."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; an endpoint of your own may need none."""
+    header_envs: dict[str, str] = field(default_factory=dict)
+    """Additional headers: name of the header to the environment variable that holds its value."""
+    structured: Structured = "auto"
+    """Request format of a JSON object: "schema", "object" (any JSON), "off", or "auto" for the strictest that
+    the endpoint supports."""
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    """Additional fields of every request, e.g. {chat_template_kwargs: {enable_thinking: false}}. No keys or
+    other secrets: it is written to the store."""
+    timeout_seconds: Positive = 120.0
+    """Time after which a request counts as failed."""
+
+    def __post_init__(self) -> None:
+        if self.base_url is None:
+            return
+        try:
+            parts = urlsplit(self.base_url)
+            named = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            named = False
+        if not named:
+            raise ValueError("base_url must be like http://127.0.0.1:8000/v1.")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            # The parts of an address end up in messages.
+            raise ValueError(
+                "base_url must not have a user, a password or anything behind the path; put keys into "
+                "environment variables, and name these in api_key_env or header_envs."
+            )
+
+
+def endpoint_identity(model: str, config: EndpointConfig) -> str:
+    """Everything about an endpoint that decides its reply.
+
+    Not the address, so that a moved server keeps its cues; nor the form in which a JSON object is asked for.
+    """
+    extra = f" {json.dumps(config.extra_body, sort_keys=True)}" if config.extra_body else ""
+    return f"endpoint {model}{extra}"

@@ -1,0 +1,56 @@
+"""A request in OpenAI's chat format."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any, Literal
+
+from PIL import Image
+
+from vicur.cues.requests import CueRequest
+
+
+def response_schema(request: CueRequest) -> dict[str, Any]:
+    """`response_format` for the JSON object that a request asks for."""
+    schema = request.schema or {
+        "type": "object",
+        "properties": {request.field: {"type": "string"}},
+        "required": [request.field],
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": request.field, "strict": True, "schema": schema}}
+
+
+def chat_messages(request: CueRequest, image_format: Literal["png", "jpeg"] = "png") -> list[dict[str, Any]]:
+    """A request as the endpoint takes it: images as data URIs, videos as frames with their seconds."""
+    images, videos = iter(request.question.images), iter(request.question.videos)
+    messages = []
+    for message in request.question.messages:
+        content: list[dict[str, Any]] = []
+        for part in message["content"]:
+            if part["type"] == "image":
+                content.append(_image_part(next(images), image_format))
+            elif part["type"] == "video":
+                video = next(videos)
+                for number, frame in enumerate(video.frames):
+                    second = number / video.frames_per_second
+                    content.append({"type": "text", "text": f"\nFrame at {second:.1f} s: "})
+                    content.append(_image_part(frame, image_format))
+            else:
+                content.append(dict(part))
+        if all(part["type"] == "text" for part in content):  # some servers take nothing else of a system
+            messages.append({"role": message["role"], "content": "".join(p["text"] for p in content)})
+        else:
+            messages.append({"role": message["role"], "content": content})
+    return messages
+
+
+def _image_part(image: Image.Image, image_format: Literal["png", "jpeg"]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    if image_format == "jpeg":
+        image.convert("RGB").save(buffer, "JPEG", quality=92)
+    else:
+        image.save(buffer, "PNG", compress_level=1)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/{image_format};base64,{encoded}"}}
