@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vicur.bad_rows import RowProblem
-from vicur.data.chat import Given, place
+from vicur.data.chat import RowMedia, place_media
 from vicur.data.columns import Columns
 from vicur.data.sources import FileSource
 from vicur.data.tables import ListTable
@@ -74,8 +74,8 @@ def test_any_order_of_numbers(order, count):
     """The media come in the order of the text, whatever the order of the columns."""
     mentioned = [number for number in order if number <= count]
     chat = [{"role": "user", "content": "".join(f"<image {number}>x" for number in mentioned)}]
-    given_ = Given(tuple(f"i{n}" for n in range(1, count + 1)), tuple(range(1, count + 1)))
-    _, images, _ = place(chat, given_, Given())
+    row_images = RowMedia(tuple(f"i{n}" for n in range(1, count + 1)), tuple(range(1, count + 1)))
+    _, images, _ = place_media(chat, row_images, RowMedia())
     assert images == [f"i{number}" for number in mentioned]
 
 

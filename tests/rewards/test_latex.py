@@ -90,7 +90,7 @@ def test_an_endless_comparison_is_given_up_and_the_next_one_answered(short, foun
 def test_the_worker_ends_itself_at_the_limit():
     """Also where its parent is gone. This is the parent, and does nothing about it."""
     settings = json.dumps({"start_limit": 100.0, "memory": 2**32})
-    question = json.dumps({"gold": "5", "found": ENDLESS[0], "tolerance": 0.0, "limit": 0.2})
+    question = json.dumps({"gold": "5", "answer": ENDLESS[0], "tolerance": 0.0, "limit": 0.2})
     process = subprocess.run(
         [sys.executable, "-I", SCRIPT, settings],
         input=question + "\n",

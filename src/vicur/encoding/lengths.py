@@ -1,7 +1,7 @@
-"""Computes the lengths of prompts in tokens, without computing a pixel.
+"""Computes the lengths of prompts in tokens, without processing pixels.
 
-The text is rendered and tokenised as for the model; what a placeholder of a medium expands to follows
-from the medium's size. So an outline of a problem (`FileSource.outline`) is enough.
+The text is rendered and tokenised as for the model; the number of tokens of a medium follows from its size.
+So an outline of a problem (`FileSource.outline`) is enough.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ def prompt_length(encoder: PromptEncoder, prompt: Shown) -> int:
 
     Args:
         encoder: encoder with the limits on pixels that apply.
-        prompt: a prompt; of its media only the sizes are looked at.
+        prompt: a prompt; only the sizes of its media are read.
     """
     sizes = encoder.sizes
-    # An image's placeholder is one token in the text and becomes as many as the image has.
+    # An image's placeholder is one token in the text; the model sees all visual tokens of the image.
     length = sum(sizes.image_tokens(image.size) - 1 for image in prompt.images)
     if not prompt.videos:
         return length + len(encoder.text_ids(prompt))
-    # The processor puts times and marks between the frames of a video, in its own layout: it
-    # is asked, with frames of a single visual token each.
+    # The processor puts timestamps and markers between the frames of a video, in its own layout.
+    # So it is run, with frames of a single visual token each.
     for video in prompt.videos:
         count = len(video.frames)
         length += sizes.frame_groups(count) * (sizes.frame_tokens(count, video.size) - 1)
@@ -65,7 +65,7 @@ class Overlong:
 
     Attributes:
         id: id of the problem.
-        row: its number in the data, from 0.
+        row: row number in the data, from 0.
         who: the model: "student" or "teacher".
         tokens: length of the prompt, media included.
         limit: maximum length.
@@ -104,12 +104,12 @@ def split_by_length(
         config: the limits.
         teacher_view: what the teacher is shown; None for no teacher.
         student_view: what the student is shown; the plain problem if not given.
-        teacher_encoder: encoder of the teacher's prompts, if it is not the student's.
-        progress: shows how far it is.
+        teacher_encoder: encoder of the teacher's prompts, if it differs from the student's.
+        progress: shows the progress.
 
     Returns:
-        Numbers of the problems that fit, for `source.select`, and what is too long. A row that turns out
-        bad is neither: it goes to `source.bad_rows`.
+        Indices of the problems that fit, for `source.select`, and the overlong problems. A row that turns out
+        bad is in neither: it is added to `source.bad_rows`.
 
     Raises:
         BadRowError: a medium cannot be read, and the source does not skip bad rows.
@@ -153,7 +153,7 @@ def fit_prompts(
     teacher_encoder: PromptEncoder | None = None,
     progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
 ) -> tuple[FileSource, list[Overlong]]:
-    """The problems whose prompts fit, and what was dropped, as `config.overlong` says.
+    """The problems whose prompts fit, and the overlong ones, treated as `config.overlong` says.
 
     Args:
         source, encoder, config, teacher_view, teacher_encoder, progress: as in `split_by_length`.

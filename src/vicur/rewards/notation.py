@@ -1,4 +1,4 @@
-"""One notation for answers: Unicode becomes LaTeX, and mere formatting is removed.
+"""Normalises the notation of answers: Unicode becomes LaTeX, and formatting is removed.
 
 Everything here takes time linear in the length of the text.
 """
@@ -53,7 +53,7 @@ _SYMBOLS = str.maketrans(
         "、": ",",
         "∣": "|",
         "∶": ":",
-        "\x0c": r"\f",  # "\frac" and "\boxed" written as string literals when the data were made
+        "\x0c": r"\f",  # "\frac" and "\boxed" that were unescaped when the data were made
         "\x08": r"\b",
     }
 )
@@ -112,7 +112,7 @@ _PAIRS = [
     ("'", "'"),
 ]
 _WRAPPING = re.compile(rf"(?:{TEXT_COMMAND}|\\boxed|\\fbox)?\s*(?=\{{)")
-# One or two backslashes: some models write a box as a string literal would. `\\.` skips `\{` and `\}`.
+# One or two backslashes: some models escape the backslash of a box. `\\.` skips `\{` and `\}`.
 BRACE = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _SINGLE = re.compile(r"([_^])\s*\{\s*(\w|-?[0-9]+)\s*\}")
@@ -120,7 +120,8 @@ _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\w)", re.IGNORECASE)
 
 
 def unify(text: str) -> str:
-    """Unicode as LaTeX: `2√3` is `2\\sqrt{3}`, `½` is `\\frac{1}{2}`, `x²` is `x^{2}`, `１２` is `12`."""
+    """Write Unicode as LaTeX: `2√3` as `2\\sqrt{3}`, `½` as `\\frac{1}{2}`, `x²` as `x^{2}`, `１２` as
+    `12`."""
     text = text.replace("\ufe0f", "").translate(_INVISIBLE)
     if text.isascii():
         return _roots(text)
@@ -149,7 +150,7 @@ def tidy(text: str) -> str:
 
 
 def key(text: str) -> str:
-    """A key that is equal for texts that differ only in spaces, dollar signs and `\\text{}`."""
+    """A key that is the same for texts that differ only in spaces, dollar signs and `\\text{}`."""
     text = TEXT_GROUP.sub(r"\1", text)
     # "3 1/2" is not "31/2".
     text = re.sub(r"(?<=[0-9])\s+(?=[0-9])", "~", text)
@@ -157,14 +158,14 @@ def key(text: str) -> str:
 
 
 def words_key(text: str) -> str:
-    """The key of a text of words: without case, articles and punctuation at its ends."""
+    """A key for words that ignores case, articles and punctuation at the ends."""
     bare = TEXT_GROUP.sub(r"\1", text).strip(" \t\n.;:,!?\"'`*")
     bare = _ARTICLE.sub("", bare)
     return key(bare).casefold()
 
 
 def closing_brace(text: str, opening: int) -> int | None:
-    """The index of the brace that closes the one at `opening`, if there is one."""
+    """The index of the brace that closes the one at `opening`; None if there is none."""
     depth = 0
     for match in BRACE.finditer(text, opening):
         depth += 1 if match.group().endswith("{") and match.group() != "\\{" else 0
@@ -205,11 +206,13 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 def _roots(text: str) -> str:
-    """`√(x)`, `√x`, `√{x}` and `sqrt(x)` as `\\sqrt{x}`."""
+    """Write `√(x)`, `√x`, `√{x}` and `sqrt(x)` as `\\sqrt{x}`."""
     if "√" not in text and "sqrt" not in text and "∛" not in text and "∜" not in text:
         return text
     pieces: list[str] = []
-    opened: list[int | None] = []  # of open brackets: the piece that opens a root, or None
+    opened: list[
+        int | None
+    ] = []  # for each open bracket, the piece that opens its root; None if it has no root
     last = 0
     for match in _ROOT_OR_BRACKET.finditer(text):
         pieces += [text[last : match.start()], match.group()]

@@ -1,7 +1,7 @@
-"""The one door to responses: a model answers problems under a view.
+"""Generates responses: a model answers problems under a view.
 
-Training, evaluation, the worth of privileges, pretraining and the preflight all ask through `Generator`.
-Another engine than PyTorch in this process is another class with these two methods.
+Training, evaluation, the worth of privileges, pretraining and the preflight all use the `Generator` protocol.
+To add an engine other than PyTorch in this process, write another class with its two methods.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.sampler import Sampler
 
 PROMPT_END = 16
-"""Tokens at the end of a prompt in which the opening tag of a thought may be."""
+"""Number of tokens at the end of a prompt that are searched for an opening tag such as `<think>`."""
 Encode = Callable[[Sequence[Sample], View], list[EncodedPrompt]]
-"""Makes a model's prompts of samples under a view."""
+"""Encodes samples under a view as prompts of a model."""
 
 
 @runtime_checkable
@@ -32,34 +32,34 @@ class Generator(Protocol):
     def generate(
         self, samples: Sequence[Sample], view: View, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Rollouts:
-        """Responses to problems.
+        """Generate responses to problems.
 
-        They depend on the model, the view, `seed`, `step`, a sample's id and the number within its group, and
-        not on which samples are asked together.
+        A response depends only on the model, the view, `seed`, `step`, the sample's id and the response's
+        number within its group, not on which samples are in the same call.
 
         Args:
             samples: the problems.
             view: the model's view of them.
             group_size: number of responses to each problem.
-            seed: another seed, other responses.
-            step: rollout step; another step, other responses.
+            seed: random seed.
+            step: rollout step; responses differ from step to step.
         """
         ...
 
     def sync(self) -> None:
-        """Take over the student's weights after an update."""
+        """Load the student's current weights after an update."""
         ...
 
 
 class TorchGenerator:
-    """Samples with PyTorch in this process, from the very model that is trained: there is nothing to sync.
+    """Samples with PyTorch in this process, from the model that is trained, so there is nothing to sync.
 
     Args:
         loaded: the model.
         sampling: temperature and the like.
-        prompts_per_batch: prompts that are prefilled and decoded together.
-        limits: on the pixels of what the model is shown; the checkpoint's own if not given.
-        encode: makes its prompts, where that is shared with the scoring of the responses.
+        prompts_per_batch: number of prompts that are prefilled and decoded together.
+        limits: pixel limits of images and frames; by default the checkpoint's own.
+        encode: encodes the prompts, to share them with the scoring of the responses.
     """
 
     def __init__(
@@ -87,15 +87,15 @@ class TorchGenerator:
         return Rollouts.decoded(samples, responses, self.tokenizer, opened)
 
     def sync(self) -> None:
-        """Nothing to do."""
+        """Do nothing: the sampled model is the trained one."""
 
 
 def prompts_of(loaded: LoadedModel, limits: PixelLimits | None = None) -> Encode:
-    """Makes the prompts of a model.
+    """A function that encodes samples as prompts of a model.
 
     Args:
         loaded: the model.
-        limits: on the pixels of images and frames; the checkpoint's own if not given.
+        limits: pixel limits of images and frames; by default the checkpoint's own.
     """
     encoder = PromptEncoder(loaded.processor, loaded.model.model.get_rope_index, limits)
 
