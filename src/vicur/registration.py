@@ -57,8 +57,7 @@ class _Watcher(importlib.abc.MetaPathFinder):
         self._depth += 1
 
     def end(self) -> None:
-        """Record that a module was executed or failed; after the outermost one, perhaps register the
-        student."""
+        """Record that a module was executed or failed; register the student once that is possible."""
         self._depth -= 1
         if self._depth == 0 and AUTO_CLASSES in sys.modules and self in sys.meta_path:
             sys.meta_path.remove(self)

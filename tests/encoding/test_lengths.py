@@ -101,7 +101,7 @@ def test_nothing_is_measured_without_a_limit(source, monkeypatch):
     assert split_by_length(source, nothing, DataConfig()) == ([0, 1, 2], [])
 
 
-def test_what_becomes_of_long_prompts(base, source):
+def test_overlong_prompts_are_dropped_or_an_error(base, source):
     own = encoder(base)
     plain = lengths(own, source, Plain())
     fitted, overlong = fit_prompts(source, own, DataConfig(max_prompt_tokens=plain[1]))
@@ -133,7 +133,7 @@ def test_rows_that_turn_out_bad_are_counted_where_bad_rows_are_skipped(base, sou
     assert [bad.reason for bad in source.bad_rows] == ["no frame"] and fitted.bad_rows == source.bad_rows
 
 
-def test_going_through_can_be_shown(base, source):
+def test_progress_can_be_shown(base, source):
     seen = []
 
     def progress(numbers, count):

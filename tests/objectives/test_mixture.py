@@ -39,12 +39,15 @@ def test_needs_add_up():
 @pytest.mark.parametrize(
     "parts, message",
     [
-        ((GRPO(), SupervisedFineTuning()), "want different responses: a takes those of student; b takes"),
-        ((DivergenceOPD(), VisualSteeringOPD(scale="measured")), "scale of b is about the whole gradient"),
+        (
+            (GRPO(), SupervisedFineTuning()),
+            "cannot share a source of responses: a needs responses of student; b needs",
+        ),
+        ((DivergenceOPD(), VisualSteeringOPD(scale="measured")), "scale of b refers to the whole gradient"),
         ((GRPO(), VisualSteeringOPD()), "set objective.b.scale to a number, 1 for none"),
     ],
 )
-def test_objectives_that_do_not_go_together(parts, message):
+def test_objectives_that_cannot_be_combined(parts, message):
     with pytest.raises(ValueError, match=message):
         Mixture(dict(zip("ab", parts, strict=True)))
 

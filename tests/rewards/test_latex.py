@@ -36,7 +36,7 @@ def short():
 
 
 @pytest.mark.parametrize(
-    "gold, found, equal",
+    "gold, candidate, equal",
     [
         ("2 \\sqrt { 221 }", "2\\sqrt{221}", True),
         ("2 \\sqrt { 221 }", "221", False),
@@ -68,9 +68,9 @@ def short():
         ("x", "", False),
     ],
 )
-def test_equality(comparer, gold, found, equal):
+def test_equality(comparer, gold, candidate, equal):
     assert comparer.equal(gold, gold)
-    assert comparer.equal(gold, found) is equal
+    assert comparer.equal(gold, candidate) is equal
 
 
 @pytest.mark.parametrize("gold", ["\\sqrt{", "\\foo{", "\\frac{1}{", "x^", "", "$", ")("])
@@ -78,12 +78,12 @@ def test_what_does_not_parse(comparer, gold):
     assert not comparer.equal(gold, gold)
 
 
-@pytest.mark.parametrize("found", ENDLESS)
-def test_an_endless_comparison_is_given_up_and_the_next_one_answered(short, found):
-    assert not short.equal("5", found)
+@pytest.mark.parametrize("candidate", ENDLESS)
+def test_an_endless_comparison_is_given_up_and_the_next_one_answered(short, candidate):
+    assert not short.equal("5", candidate)
     assert short.timeouts == 1
     assert short.equal("5", "\\frac{10}{2}")
-    assert not short.equal("5", found)  # remembered
+    assert not short.equal("5", candidate)  # remembered
     assert short.timeouts == 1
 
 
@@ -156,7 +156,7 @@ def test_the_worker_ends_with_the_process_and_leaves_an_unguarded_script_alone(t
         "comparer = latex.LatexComparer(1e-6, 20.0)\n"
         "print(comparer.equal('2x', '5x - 3x'), 'torch' in sys.modules, comparer.pid)\n"
     )
-    # A module of the user's must not stand in for one of sympy's.
+    # A user's module must not replace one of sympy's.
     (tmp_path / "mpmath.py").write_text("raise RuntimeError\n")
     output = subprocess.run(
         [sys.executable, "-W", "error", script],

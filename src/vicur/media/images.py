@@ -203,8 +203,7 @@ class ImageReader:
 
     @contextmanager
     def opened(self, entry: Any) -> Iterator[tuple[Image.Image, int]]:
-        """The image with its header read, and its orientation; errors in the context become a
-        `RowProblem`."""
+        """The image with its header read, and its orientation; errors inside become a `RowProblem`."""
         try:
             content = self.content(entry)
             if isinstance(content, Image.Image):

@@ -134,8 +134,7 @@ class VisualAdvantageOPD:
         return torch.where(high > 0, of_high[index], of_low[index])
 
     def _dropped(self, advantage_N: Float[Tensor, " N"], scored: ScoredTokens) -> Tensor:
-        """Whether the mask ablation drops each token. Its weight becomes 0; the other weights do not
-        change."""
+        """Whether the mask ablation drops each token: its weight becomes 0, others do not change."""
         index = scored.response_index
         if self.drop == "none":
             return torch.zeros_like(index, dtype=torch.bool)

@@ -175,8 +175,7 @@ class VisualSteeringOPD:
         return self.alpha * 0.5 * torch.stack(steps).double().sum(0)
 
     def _target_visual(self, weights: Tensor, stage: int) -> Term:
-        """l_vis: the gradient flows through the seeing student, and through the prior unless it is
-        detached."""
+        """l_vis: the gradient flows through the seeing student, and through an undetached prior."""
         function = partial(_visual_kl, detach_prior=self.detach_prior)
         reads = (STUDENT_BLIND, TEACHER, TEACHER_BLIND)
         live = (STUDENT,) if self.detach_prior else (STUDENT, STUDENT_BLIND)

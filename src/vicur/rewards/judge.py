@@ -83,8 +83,7 @@ class Judge:
         return Verdict(places == right.right or self._alike(places, right), text)
 
     def _alike(self, places: frozenset[int], right: Key) -> bool:
-        """Whether all the named options have the text of the right one: some questions list an option
-        twice."""
+        """Whether all named options have the right one's text: some questions list an option twice."""
         texts = {key(tidy(right.options.texts[place])) for place in places | right.right}
         return len(texts) == 1 and "" not in texts
 

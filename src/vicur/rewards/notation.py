@@ -120,8 +120,7 @@ _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\w)", re.IGNORECASE)
 
 
 def unify(text: str) -> str:
-    """Write Unicode as LaTeX: `2√3` as `2\\sqrt{3}`, `½` as `\\frac{1}{2}`, `x²` as `x^{2}`, `１２` as
-    `12`."""
+    """Write Unicode as LaTeX: `2√3` as `2\\sqrt{3}`, `½` as `\\frac{1}{2}`, `x²` as `x^{2}`."""
     text = text.replace("\ufe0f", "").translate(_INVISIBLE)
     if text.isascii():
         return _roots(text)

@@ -103,8 +103,7 @@ def option_texts(choices: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_key(gold: str, choices: Sequence[str] | None, equal: Equal) -> Key | None:
-    """The options with the right ones, from a gold answer that is a letter, a text, an index, or several
-    letters.
+    """The options and the right ones, from a gold answer that is a text, an index, or one or more letters.
 
     The order is: an option whose text is literally the gold answer, a letter, an option with an equal text,
     and an index counted from 0: an integer is an index only if no option is that number.

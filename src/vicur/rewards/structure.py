@@ -152,8 +152,7 @@ def is_name(text: str) -> bool:
 
 
 def expression_label(text: str) -> str:
-    """The right side of an equation with only variables on its left: 7 of `x + y = 7`; `2x = 8` is
-    unchanged."""
+    """The right side of an equation with only variables on its left (7 of `x + y = 7`), or the text."""
     sides = split_top(text, "=")
     left = re.sub(r"_\s*(?:\{[^{}]*\}|\w)", "", sides[0])
     if len(sides) == 2 and re.search("[A-Za-z]", left) and not re.search(r"[0-9^<>]|^\s*-", left):

@@ -232,8 +232,7 @@ def _pint_unit(expression: str) -> Unit | None:
 
 
 def currency(text: str) -> tuple[Unit, int] | None:
-    """The unit of the currency sign at the start of a text, and where the sign ends; None if there is
-    none."""
+    """The unit and the end of the currency sign at the start of a text; None if there is none."""
     match = _CURRENCY_SIGN.match(text)
     if match is None:
         return None

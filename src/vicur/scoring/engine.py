@@ -10,8 +10,7 @@ only large tensors. The terms work on blocks of a few of its rows, so that tempo
 block's gradient overwrites its logits. `logits -> log p -> terms` is differentiated by autograd within a
 block, `hidden, head -> logits` by hand.
 
-Shape suffixes: N tokens, D hidden size, W rows of the head, C tokens of a block, V kept vocabulary entries, J
-terms.
+Shape suffixes: N tokens, D hidden size, W head rows, C tokens of a block, V kept vocabulary entries, J terms.
 """
 
 from __future__ import annotations
@@ -321,8 +320,7 @@ class _KeptEntries:
         return kept.sub_(kept.logsumexp(-1, keepdim=True))
 
     def put(self, gradient_CV: Tensor, out_CW: Tensor) -> None:
-        """Write a gradient over the kept entries to the columns of all head rows; the other columns get
-        zero."""
+        """Write a gradient over the kept entries to their columns; all other columns become zero."""
         # `out_CW` still holds logits, which in removed columns would be taken for gradients.
         if len(self.runs) > 1 or self.runs[0][1].start > 0:
             out_CW.zero_()
