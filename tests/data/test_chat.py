@@ -1,4 +1,4 @@
-"""Chats and placeholders of any convention."""
+"""Chats and placeholders in any convention."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_teacher_is_shown_numbered_images_in_the_students_order(tmp_path):
     for prompt in ("<image 2><image 1>!", "<image><image>!"):
         (sample,) = source(tmp_path, row | {"teacher_prompt": prompt})
         assert turns_of(Hinted("teacher_prompt").show(sample).messages) == [("user", "<image><image>!")]
-    with pytest.raises(ValueError, match="teacher_prompt shows the images in another order"):
+    with pytest.raises(ValueError, match="teacher_prompt shows the images in a different order"):
         source(tmp_path, row | {"teacher_prompt": "<image 1><image 2>!"})
 
 
@@ -180,7 +180,7 @@ def test_many_columns_are_named_in_part(tmp_path):
 
 
 def test_pictures_are_taken_from_the_column_that_has_them(tmp_path):
-    """A path that leads nowhere beside the picture itself, as MathVista has it; a good path is left alone."""
+    """A broken path next to the image itself, as in MathVista; a good path is used."""
     rows = [{"question": "?", "image": f"gone/{i}.jpg", "decoded_image": shade(i)} for i in range(3)]
     result = source(tmp_path, *rows)
     assert [shades(sample) for sample in result] == [[0], [1], [2]]

@@ -1,4 +1,4 @@
-"""Options in columns of their own: every form, how they are written, and where they are not written again."""
+"""Options in columns of their own: every form, how they are written, and when they are not written again."""
 
 from __future__ import annotations
 

@@ -293,7 +293,7 @@ CONVENTIONS = [
 
 
 def content_of(sample: Sample) -> tuple[object, ...]:
-    """All of a sample that may be compared, pixels as bytes."""
+    """The comparable content of a sample, with pixels as bytes."""
     images = [(image.mode, image.size, image.tobytes()) for image in sample.images]
     hints = [Hinted(kind).show(sample).messages for kind in ("answer", "rationale", "cue", "teacher_prompt")]
     return (sample.messages, images, sample.videos, sample.answer, hints, sample.target_response)
@@ -496,7 +496,7 @@ rows_of_anything = st.fixed_dictionaries(
 @settings(max_examples=300)
 @given(rows_of_anything, st.one_of(st.none(), st.just("Be brief.")))
 def test_any_row_is_a_problem_or_says_why_not(row, system_prompt):
-    """No value of any type in any field ends in another error; what is read keeps its promises."""
+    """No value of any type in any field raises another error, and rows that are read are valid."""
     columns = Columns(list(ALIASES), {ours: ours for ours in ALIASES}, system_prompt)
     try:
         result = columns.read(row)

@@ -1,4 +1,4 @@
-"""Sources: which rows become problems, and what is said of the others."""
+"""Sources: which rows become problems, and what is reported about the others."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ BAD = [
     ({"images": [png(size=(201, 1))]}, "media_size", "201 x 1 pixels"),
     ({"images": [png(size=(101, 100))]}, "media_size", "more than max_raw_pixels=10000"),
     ({"videos": [b"no film"], "problem": "<image><video>?"}, "unreadable_media", "cannot be decoded"),
-    ({"videos": [[png(), png(size=(9, 9))]]}, "unreadable_media", "must have one size"),
+    ({"videos": [[png(), png(size=(9, 9))]]}, "unreadable_media", "must all have the same size"),
 ]
 
 
@@ -180,7 +180,7 @@ def test_bad_rows_are_named_or_left_out(tmp_path, changes, kind, message):
 
 
 def _table(folder: Path, *rows):
-    """As a JSON file would give them, but with bytes, which JSON cannot say."""
+    """Rows as from a JSON file, but with bytes, which JSON cannot hold."""
     from vicur.data.tables import ListTable
 
     return ListTable("a.json", (folder,), rows)

@@ -183,7 +183,7 @@ def test_a_saved_set_without_splits_has_none(tmp_path):
 
 
 def test_large_files_are_mapped_from_disk(tmp_path, monkeypatch):
-    """The rows are those of the files; what is held is a map of an Arrow file, not memory of ours."""
+    """The rows are those of the files; the table maps an Arrow file instead of holding it in memory."""
     write_parquet(tmp_path / "f" / "train-00000-of-00002.parquet", "a", "b")
     write_parquet(tmp_path / "f" / "train-00001-of-00002.parquet", "c")
     in_memory = problems(tmp_path / "f")
@@ -236,7 +236,7 @@ def test_without_datasets_files_can_still_be_read(tmp_path, monkeypatch):
 
 
 def test_csv_and_tsv(tmp_path):
-    """Quotes, line breaks and commas inside values; what is empty is absent; another separator; gzip."""
+    """Quotes, line breaks and commas inside values; empty values are absent; another separator; gzip."""
     text = 'question,answer,cue\n"a, ""b""\nc",7,\nd,,"x"\n'
     (tmp_path / "a.csv").write_text("\ufeff" + text, encoding="utf-8")
     (tmp_path / "b.csv").write_text("question;answer\r\na, b;7\r\n")

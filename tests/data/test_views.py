@@ -128,7 +128,7 @@ def test_a_view_that_changes_the_visual_tokens_is_caught(shared_student, samples
 
 
 def test_degraded_destroys_detail_and_keeps_the_rest():
-    """Every tenth of the side is one colour, the mean of what was there."""
+    """Every tenth of the side has one colour, the mean of the original."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (100, 50, 3), dtype=np.uint8)
     shown = Degraded(0.1)._degrade(Image.fromarray(pixels))

@@ -106,7 +106,7 @@ def test_the_example_must_exist(source):
 
 
 def test_a_source_of_only_bad_rows_reports_the_reasons(tmp_path, monkeypatch, capsys):
-    """By the command too, as text and as JSON; each kind with its count and its first row."""
+    """The command does too, as text and JSON; each kind has its count and its first row."""
     from vicur.cli.main import main
 
     rows = [{"problem": "<image>?", "images": [name]} for name in ("gone.png", "../x.png", "lost.png")]

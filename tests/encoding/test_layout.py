@@ -124,7 +124,7 @@ def test_shared_prompts_under_eager_attention(student, samples, responses):
 
 
 def test_padding_content_never_matters(student, samples, responses):
-    """Another id in the padding, same numbers: nothing attends to it."""
+    """Another id in the padding gives the same numbers: nothing attends to it."""
     scorer = Scorer(student)
     prompts = scorer.encode(samples, Plain())
     result = []
@@ -161,7 +161,7 @@ def test_sequences_of_two_responses_keep_the_flat_order(base, samples, responses
 
 
 def test_nan_in_padding_never_reaches_the_loss(student, samples, responses):
-    """Whatever the hidden states are where no response token is predicted."""
+    """For any hidden states at positions that predict no response token."""
     scorer = Scorer(student)
     sequences = build_sequences(
         scorer.encode(samples[:3], Plain()), [[r] for r in responses[:3]], pad_id=0, pad_to=120

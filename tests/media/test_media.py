@@ -1,4 +1,4 @@
-"""Images and videos in all stated forms, and what must not be opened."""
+"""Images and videos in all supported forms, and entries that must be rejected."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_form_of_an_image(reader, tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_images_are_turned_upright(reader, orientation, kind):
-    """What `exif_transpose` of Pillow makes; the size is known from the header."""
+    """The result of Pillow's `exif_transpose`; the size is known from the header."""
     from PIL import ImageOps
 
     exif = Image.Exif()
@@ -162,7 +162,7 @@ def test_links_inside_the_folder_may_be_followed(tmp_path):
 
 
 def test_decompression_bombs_are_refused_by_their_header():
-    """Whole-number pixels in a few bytes: Pillow's warning, and far above it its error, are ours."""
+    """Very many pixels in a few bytes: Pillow's warning, and far above it its error, become ours."""
     reader = MediaReader((Path(),))
     for side in (10_000, 20_000):
         bomb = encoded(Image.new("1", (side, side)))
@@ -200,7 +200,7 @@ def test_garbage_only_makes_a_bad_row(noise, kind, data):
 
 
 def film(frames: int, rate: int = 8, size=(32, 16), *, turned: int = 0, kind="mp4") -> bytes:
-    """A film whose frame i is grey of value 10 i."""
+    """A video whose frame i is grey with value 10 i."""
     data = io.BytesIO()
     with av.open(data, "w", format="matroska" if kind == "mkv" else kind) as container:
         stream = container.add_stream("mpeg4", rate=rate)
@@ -276,7 +276,7 @@ def test_how_many_frames_are_taken(config, expected, rate):
 
 
 def test_rotated_videos_are_turned_upright(reader):
-    """As phones film: stored lying, shown upright. The white half stands to the left then."""
+    """As recorded by phones: stored sideways, shown upright. The white half is then on the left."""
     content = film(4, turned=90)
     video = reader.read_video(content)
     assert video.size == (16, 32) == reader.outline_video(content).size
@@ -309,7 +309,7 @@ def test_lists_of_frames(tmp_path):
     "entry, message",
     [
         ([], "has no frames"),
-        ([picture((8, 6)), picture((6, 8))], "frames of a video must have one size, not 6 x 8 and 8 x 6"),
+        ([picture((8, 6)), picture((6, 8))], "must all have the same size, not 6 x 8 and 8 x 6"),
         ([picture(), "gone.png"], "no file gone.png"),
         ({"frames": [picture()], "fps": 0}, "fps is 0; a number above 0"),
         (b"no film", "cannot be decoded"),
@@ -327,7 +327,7 @@ def test_videos_that_cannot_be_read(reader, entry, message):
 
 
 def test_a_video_that_ends_early_is_detected_only_by_decoding(reader):
-    """The index at the front announces all frames; half of their pictures are missing."""
+    """The index at the start of the file lists all frames; the data of half of them are missing."""
     content = film(24, kind="mkv")
     broken = content[: len(content) * 6 // 10]
     reader.check_video(broken)
@@ -383,7 +383,7 @@ def test_grey_images_of_any_depth(reader, image, expected):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_bare_base64(reader, kind):
-    """With line breaks, in the alphabet for addresses and without padding too; a text is no image."""
+    """Also with line breaks, in the URL-safe alphabet and without padding; a text is not an image."""
     content = encoded(picture((16, 16)), kind)
     text = base64.b64encode(content).decode()
     broken = "\n".join(text[i : i + 76] for i in range(0, len(text), 76))
@@ -427,7 +427,7 @@ def test_invalid_sizes(reader, asked, message):
 
 
 def animated(kind: str, durations: list[int]) -> bytes:
-    """Frame i is grey of value 10 i."""
+    """Frame i is grey with value 10 i."""
     frames = [Image.new("RGB", (24, 16), (10 * i,) * 3) for i in range(len(durations))]
     options = {"lossless": True} if kind == "WEBP" else {}
     return encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=durations, **options)
@@ -435,7 +435,7 @@ def animated(kind: str, durations: list[int]) -> bytes:
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
 def test_animations_are_videos_of_their_own_times(reader, tmp_path, kind):
-    """Eight frames of 250 ms at two a second; and frames displayed for 1, 1, 4 and 1 seconds."""
+    """Eight frames of 250 ms at two frames per second; and frames displayed for 1, 1, 4 and 1 seconds."""
     name = f"a.{kind.lower()}"
     (tmp_path / name).write_bytes(animated(kind, [250] * 8))
     for entry in (name, [name], {"video": name}, (tmp_path / name).read_bytes(), [{"path": name}]):

@@ -1,4 +1,4 @@
-"""How large the model sees images and frames: limits, true times, and the processor's own numbers."""
+"""Sizes of images and frames as the model sees them: limits, true times, and the processor's own numbers."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_limits_on_frames_hold_for_videos_of_any_length(base, counts):
 @given(sizes, st.integers(1, 9), st.integers(4, 100))
 @example((160, 80), 5, 46)
 def test_no_frame_exceeds_its_limit(processor, size, count, tokens):
-    """Also where the number of frames is odd, which the processor rounds when it looks at all together."""
+    """Also for an odd number of frames, which the processor rounds when it bounds all frames together."""
     result = VisualSizes(processor, PixelLimits(max_frame_pixels=tokens * SIDE**2)).frame_tokens(count, size)
     assert result <= tokens or max(size) / min(size) > tokens
 
@@ -107,7 +107,7 @@ def test_limits_on_images_do_not_touch_frames_and_the_other_way_round(base):
 # transformers takes a side of 1 or 3 pixels for the channels; ours reach it as channels first.
 @given(sizes.filter(lambda size: min(size) > 3), st.integers(2, 12))
 def test_frames_without_limits_are_the_processors_own(shared_student, size, count):
-    """Pixel for pixel, and as many, as the processor makes of the same frames by itself."""
+    """The same number of pixels, with the same values, as from the processor itself."""
     own = shared_student.processor.video_processor(
         videos=[list(film(count, size).frames)],
         do_sample_frames=False,
@@ -148,7 +148,7 @@ def test_a_long_video_shares_its_budget(base):
     [(4, 2.0, ["0.2", "1.2"]), (3, 1.0, ["0.5", "2.0"]), (4, 0.5, ["1.0", "5.0"]), (1, 1.0, ["0.0"])],
 )
 def test_the_model_reads_the_true_times(base, count, rate, times):
-    """Two frames are one group; it is labelled with the mean of their times. A lone frame stands twice."""
+    """Two frames are one group, labelled with their mean time. A single frame is shown twice."""
     prompt = encode(encoder(base), videos=[film(count, (32, 32), rate)])
     text = base.processor.tokenizer.decode(prompt.input_ids)
     assert re.findall(r"<(\d+\.\d) seconds>", text) == times

@@ -1,4 +1,4 @@
-"""LoRA students: fresh ones equal their base, the base stays, switches leave no trace."""
+"""LoRA students: new ones equal their base, the base does not change, and switches are undone."""
 
 from __future__ import annotations
 

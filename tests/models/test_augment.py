@@ -1,4 +1,4 @@
-"""What cue recovery adds, counted on the published sizes without making a weight."""
+"""The parameters that cue recovery adds to models of the published sizes; no weights are created."""
 
 from __future__ import annotations
 

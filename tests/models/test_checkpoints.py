@@ -160,7 +160,7 @@ def test_a_broken_configuration_and_a_missing_processor(sharded, tmp_path):
 @pytest.mark.parametrize(
     "config, message",
     [
-        (Qwen3Config, "is a qwen3 model: it reads text only"),
+        (Qwen3Config, "is a qwen3 model: it reads only text"),
         (Qwen2_5_VLConfig, r"Qwen2\.5-VL passes no mask of the visual tokens"),
     ],
 )
@@ -172,7 +172,7 @@ def test_other_models_are_refused(config, message, tmp_path):
 
 @pytest.fixture(scope="module")
 def experts(base_folder, tmp_path_factory):
-    """A tiny Qwen3-VL with experts."""
+    """A tiny mixture-of-experts Qwen3-VL."""
     folder = tmp_path_factory.mktemp("experts")
     own = read_config(base_folder).to_dict()
     text = own["text_config"] | {

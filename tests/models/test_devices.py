@@ -1,4 +1,4 @@
-"""Devices: chosen, refused, and a CPU in place of a GPU is said."""
+"""Devices: chosen, rejected, and a notice if the CPU is used instead of a GPU."""
 
 from __future__ import annotations
 

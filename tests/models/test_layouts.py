@@ -1,4 +1,4 @@
-"""Recovery gives each sample what the same as alone, however samples are laid out in a batch.
+"""Recovery gives each sample the same result as alone, however samples are laid out in a batch.
 
 The released code of the paper pools every visual token of a packed sequence into one sink, and takes a wrong
 sink if a sequence is padded on both sides.
@@ -64,7 +64,7 @@ def run(loaded, inputs):
 
 
 def placed(prompts, rows, length):
-    """Model inputs with every prompt where it is wanted: `rows` holds lists of (prompt, first column)."""
+    """Model inputs with prompts at given places: `rows` holds lists of (prompt, first column)."""
     inputs = {
         "input_ids": torch.zeros(len(rows), length, dtype=torch.long),
         "mm_token_type_ids": torch.zeros(len(rows), length, dtype=torch.long),

@@ -144,7 +144,7 @@ def generation_inputs(student, samples):
 @torch.no_grad()
 def test_chunked_prefill_is_refused(student, samples):
     inputs = generation_inputs(student, samples[:1])
-    with pytest.raises(ValueError, match=r"in one prefill.*Chunked prefill.*not possible"):
+    with pytest.raises(ValueError, match=r"in one prefill.*Chunked prefill.*not supported"):
         student.model.generate(**inputs, max_new_tokens=2, do_sample=False, prefill_chunk_size=8)
 
 

@@ -26,7 +26,7 @@ def flatten(batch, name) -> Tensor:
 
 
 def identity(logits: Tensor, width: int = 0) -> Scores:
-    """Hidden states that are the logits, and a head that hands them on; more columns change nothing."""
+    """Hidden states that are the logits, and a head that passes them through; more columns change nothing."""
     tokens, words = logits.shape
     head = torch.cat([torch.eye(words), torch.zeros(words, width)], 1).to(logits)
     return Scores(torch.cat([logits, torch.ones(tokens, width).to(logits)], 1), head)

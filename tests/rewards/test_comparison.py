@@ -190,5 +190,5 @@ def test_options(text, option):
     ["red", "7 red 8", "3 4", "max 3", ". , .", "= = 3", "+", "3 +", "1,2", "I read red 3", "-", "is 4 is"],
 )
 def test_garbage_is_settled_without_maths(candidate):
-    """What untrained models write, where the gold answer is a number."""
+    """Texts of untrained models for a gold answer that is a number."""
     assert compare(candidate, "7", TOLERANCE) is False

@@ -1,4 +1,4 @@
-"""Answers in the style of many models: none that is wrong is rewarded, and most that are right are."""
+"""Answers in the style of many models: no wrong one is rewarded, and most right ones are."""
 
 from __future__ import annotations
 

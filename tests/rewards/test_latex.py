@@ -29,7 +29,7 @@ def comparer():
 
 @pytest.fixture
 def short():
-    """For what never ends, and for ends of the worker."""
+    """A comparer with a short time limit, for endless comparisons and tests of the worker."""
     comparer = LatexComparer(1e-6, 1.0)
     yield comparer
     comparer.close()
@@ -88,7 +88,7 @@ def test_an_endless_comparison_is_given_up_and_the_next_one_answered(short, cand
 
 
 def test_the_worker_ends_itself_at_the_limit():
-    """Also where its parent is gone. This is the parent, and does nothing about it."""
+    """Also without a parent: here the test is the parent and does nothing."""
     settings = json.dumps({"start_limit": 100.0, "memory": 2**32})
     question = json.dumps({"gold": "5", "answer": ENDLESS[0], "tolerance": 0.0, "limit": 0.2})
     process = subprocess.run(

@@ -1,4 +1,4 @@
-"""Thoughts between tags."""
+"""Thinking between tags."""
 
 from __future__ import annotations
 

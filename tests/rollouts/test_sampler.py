@@ -1,4 +1,4 @@
-"""The sampler against `model.generate`, later scoring, and the distribution it claims."""
+"""The sampler against `model.generate`, later scoring, and the configured distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses that the data brings."""
+"""Responses from the data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_long_responses_are_cut_off_and_marked(source, samples):
 
 
 def test_given_responses_have_no_sampling_log_probs(source, samples):
-    with pytest.raises(ValueError, match="given, not sampled"):
+    with pytest.raises(ValueError, match="were not sampled"):
         _ = source.rollouts(samples[:1], step=1).sampling_log_probs
 
 

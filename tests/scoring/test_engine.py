@@ -174,7 +174,7 @@ def test_the_heads_gradient_can_be_added_at_once():
 
 
 def test_a_tied_head_gets_both_gradients():
-    """The embedding is the head: autograd adds what comes through either."""
+    """The embedding is the head: autograd adds the gradients of both uses."""
     case = Case(5, 0)
     ids = torch.tensor([1, 4, 4, 0, 2])
     weight = case.head.detach().clone().requires_grad_()
@@ -187,7 +187,7 @@ def test_a_tied_head_gets_both_gradients():
 
 
 def test_a_frozen_head_gets_no_gradient():
-    """As under LoRA: what is adapted lies before the head."""
+    """As with LoRA, whose adapters are before the head."""
     case = Case(5, 0)
     _, hidden, _, blind = case.gradients()
     case.head.requires_grad_(False)
@@ -296,7 +296,7 @@ class FakeTokenizer:
     [
         ("abc", "abc", None),
         ("abc", "abd", "3 and 3 tokens.*id 2 is 'c' for the student and 'd' for the teacher"),
-        ("abc", "ab", "3 and 2 tokens.*id 2 is 'c' for the student and nothing"),
+        ("abc", "ab", "3 and 2 tokens.*id 2 is 'c' for the student and unused"),
         ("ab", "abc", "2 and 3 tokens.*id 2 is unused for the student and 'c'"),
     ],
 )

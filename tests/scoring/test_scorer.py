@@ -1,4 +1,4 @@
-"""The scorer: its memory of prompts, and heads that it cannot read."""
+"""The scorer: its cache of prompts, and unsupported heads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vicur.scoring.scorer import Scorer, ScoringConfig
 
 
 def counted(scorer):
-    """How many prompts its encoder was given, call by call."""
+    """The number of prompts in each call of the encoder."""
     calls, encode = [], scorer.encoder.encode
     scorer.encoder.encode = lambda shown: calls.append(len(shown)) or encode(shown)
     return calls
@@ -30,7 +30,7 @@ def test_prompts_of_a_batch_are_made_once_also_for_its_parts(base, samples):
 
 
 def test_other_samples_are_never_taken_for_known_ones(base, samples):
-    """Equal contents, another object: made again. And nothing of the old batch is kept."""
+    """Another object with equal contents is encoded again, and nothing of the old batch is kept."""
     scorer = Scorer(base)
     calls = counted(scorer)
     scorer.encode(samples[:3], Plain())
@@ -48,7 +48,7 @@ def whole_of(base, sample):
 
 def test_an_adapted_head_is_refused(base):
     class Adapted(nn.Linear):
-        """What a LoRA library puts in the place of a layer."""
+        """A wrapper of a layer, as LoRA libraries insert it."""
 
     head = base.model.lm_head
     base.model.lm_head = Adapted(head.in_features, head.out_features, bias=False)

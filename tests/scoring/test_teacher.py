@@ -22,7 +22,7 @@ def log_probs_of(scorer, samples, responses):
 
 
 def shake(model, seed=5):
-    """Move everything that is trained."""
+    """Change all trained parameters."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -93,7 +93,7 @@ def test_a_moving_average_follows_every_weight(student, keep):
 
 
 def test_a_half_precision_moving_average_keeps_moving():
-    """1 % of a small change is below what bfloat16 can add to 1."""
+    """1 % of a small change is too small to be added to 1 in bfloat16."""
     own, student = torch.ones(3, dtype=torch.bfloat16), torch.full((3,), 1.03, dtype=torch.bfloat16)
     average = MovingAverage({"w": own}, {"w": student}, decay=0.99)
     for _ in range(300):
@@ -139,7 +139,7 @@ def test_the_average_of_a_lora_student_is_a_second_adapter(base_folder, samples,
     [
         ({"update": "live"}, "without the adapters of a LoRA student is the frozen base"),
         ({"update": "ema"}, "without the adapters of a LoRA student is the frozen base"),
-        ({"keep_modules": True}, "fresh adapters change nothing"),
+        ({"keep_modules": True}, "new adapters change nothing"),
         ({"update": "ema", "keep_modules": True}, "not its cue recovery module"),
     ],
 )
@@ -165,7 +165,7 @@ def test_another_checkpoint_in_half_precision(base, base_folder, student, sample
 
 
 def test_a_copy_in_half_precision_is_the_student_in_every_buffer(base_folder, samples, responses):
-    """Rotary frequencies stay float32: rounded, positions far out would turn by whole radians."""
+    """Rotary frequencies stay float32: if rounded, large positions would be rotated by whole radians."""
     student = load_student(StudentConfig(base_folder, dtype="bfloat16"))
     teacher = make(student)
     own, theirs = (dict(loaded.model.named_buffers()) for loaded in (teacher.loaded, student))

@@ -1,4 +1,4 @@
-"""Settings: one grammar for every command; a mistake names where it was made."""
+"""Settings: one grammar for every command; an error names its origin."""
 
 from __future__ import annotations
 

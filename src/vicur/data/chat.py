@@ -169,7 +169,7 @@ def _part(part: Any) -> dict[str, Any]:
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": valid_text(part["text"], "a message")}
     if kind in ("image", "video"):
-        return {"type": kind, "entry": part.get("entry") or _carried(part, kind)}
+        return {"type": kind, "entry": part.get("entry") or _medium_in(part, kind)}
     raise RowProblem(
         "malformed",
         f"a message has a part of type {part.get('type')!r} with {', '.join(map(str, part))}; text, image "
@@ -177,7 +177,7 @@ def _part(part: Any) -> dict[str, Any]:
     )
 
 
-def _carried(part: Mapping[str, Any], kind: str) -> Any:
+def _medium_in(part: Mapping[str, Any], kind: str) -> Any:
     """The medium inside a part with its settings; None if the part is a bare placeholder."""
     keys = (kind, f"{kind}_url", "path", "url", "bytes")
     entry = next((part[key] for key in keys if part.get(key) is not None), None)

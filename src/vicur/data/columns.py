@@ -392,7 +392,7 @@ class Columns:
                 )
             if placed[:placeholders] != expected:
                 raise RowProblem(
-                    "placeholders", f"teacher_prompt shows the {kind}s in another order than the question"
+                    "placeholders", f"teacher_prompt shows the {kind}s in a different order from the question"
                 )
         return messages
 

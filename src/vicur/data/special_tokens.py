@@ -15,7 +15,7 @@ from typing import Any
 
 from vicur.data.sample import Message
 
-_LIKE_ONE = r"<\|[^<>|]*\|>"
+_TOKEN_LIKE = r"<\|[^<>|]*\|>"
 """Pattern of special tokens and of texts that only look like them: processors use some of their own while
 they expand media."""
 _LAST_PRIVATE = 0x10FFFD
@@ -37,7 +37,7 @@ class QuotedTokens:
         self._ids = frozenset(special.values())
         names = sorted({*special, *tokenizer.all_special_tokens}, key=len, reverse=True)
         # A look-ahead, because tokens may overlap and each is broken after its own first character.
-        self._start = re.compile(f"(?=(?:{'|'.join([*map(re.escape, names), _LIKE_ONE])}))(.)", re.DOTALL)
+        self._start = re.compile(f"(?=(?:{'|'.join([*map(re.escape, names), _TOKEN_LIKE])}))(.)", re.DOTALL)
 
     def marked(self, messages: Sequence[Message]) -> tuple[list[Message], str | None]:
         """The messages with every special token in their texts broken by the mark.

@@ -59,14 +59,14 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """The operation that turns an image of each EXIF orientation upright."""
-_INSIDE = ("bytes", "path", "image", "video", "url", "image_url", "video_url")
+_MEDIUM_KEYS = ("bytes", "path", "image", "video", "url", "image_url", "video_url")
 """Keys of a dictionary under which the medium itself may be."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _SHORTEST_BASE64 = 48
 """Minimum length of an image in base64, in characters: no image of any format is shorter, and few paths are
 longer."""
 _LONGEST_PATH = 4096
-_NO_PICTURES = ("MPEG", "BUFR", "GRIB", "HDF5", "WMF")
+_NOT_DECODABLE = ("MPEG", "BUFR", "GRIB", "HDF5", "WMF")
 """Formats that Pillow recognises but cannot decode."""
 _RANGES = (255, 4095, 65535, 2**32 - 1)
 """The largest values of 8, 12, 16 and 32 bits."""
@@ -238,7 +238,7 @@ class ImageReader:
             RowProblem: the entry is none of these.
         """
         if isinstance(entry, Mapping):
-            inside = next((entry[key] for key in _INSIDE if entry.get(key) is not None), None)
+            inside = next((entry[key] for key in _MEDIUM_KEYS if entry.get(key) is not None), None)
             if inside is None:
                 raise RowProblem("missing_media", "an image or video has neither bytes nor path")
             return self.content(inside)
@@ -308,7 +308,7 @@ def is_image(content: bytes) -> bool:
     Image.init()
     start = content[:16]
     for name, (_, accept) in Image.OPEN.items():
-        if accept is None or name in _NO_PICTURES:
+        if accept is None or name in _NOT_DECODABLE:
             continue
         try:
             accepted = accept(start)

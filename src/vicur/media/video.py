@@ -30,7 +30,7 @@ class Video:
         sizes = {frame.size for frame in self.frames}
         if len(sizes) > 1:
             differing = " and ".join(f"{width} x {height}" for width, height in sorted(sizes)[:2])
-            raise ValueError(f"The frames of a video must have one size, not {differing} pixels.")
+            raise ValueError(f"The frames of a video must all have the same size, not {differing} pixels.")
         if not 0 < self.frames_per_second < float("inf"):
             raise ValueError(f"A video needs frames_per_second above 0, not {self.frames_per_second}.")
 

@@ -104,7 +104,11 @@ class _Settings:
         settings: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
         rate = next((value for key in FRAME_RATES if (value := number(settings, key)) is not None), None)
         nframes = _count(settings, "nframes")
-        if rate is not None and nframes is not None and not isinstance(_inside(entry), list | tuple):
+        if (
+            rate is not None
+            and nframes is not None
+            and not isinstance(_without_settings(entry), list | tuple)
+        ):
             raise RowProblem(
                 "malformed", "a video has both a rate (fps) and nframes; only one of them is allowed"
             )
@@ -187,7 +191,7 @@ class VideoReader:
                 self.images.resized(self.images.read(frames[i]), size) for i in frame_timeline.indices
             )
             return _as_video(images, frame_timeline.frames_per_second)
-        entry = _lone(entry)
+        entry = _single_file(entry)
         timeline = self._timeline(entry, settings)
         decoded = self._decode_animation if self._is_animation(entry) else self._decode_film
         images = self._filled(entry, decoded(entry, timeline), timeline)
@@ -212,7 +216,7 @@ class VideoReader:
             sizes = [size.size(self.images.size(frames[i])) for i in frame_timeline.indices]
             rate = frame_timeline.frames_per_second
         else:
-            entry = _lone(entry)
+            entry = _single_file(entry)
             timeline = self._timeline(entry, settings)
             first = self.images.size(entry) if self._is_animation(entry) else self._film_size(entry)
             count, rate = len(timeline.indices), timeline.frames_per_second
@@ -224,21 +228,21 @@ class VideoReader:
     def check(self, entry: Any) -> None:
         """Check a video by the header of its file, or of every frame in a list."""
         settings = _Settings.of(entry, self.config)
-        if self._frames(entry, settings) is None and not self._is_animation(_lone(entry)):
-            self._timeline(_lone(entry), settings)
+        if self._frames(entry, settings) is None and not self._is_animation(_single_file(entry)):
+            self._timeline(_single_file(entry), settings)
         else:
             self.outline(entry)
 
     def _frames(self, entry: Any, settings: _Settings) -> list[Any] | None:
         """The frames of a video that is a list of images; None for a file."""
-        frames = _inside(entry)
+        frames = _without_settings(entry)
         if not isinstance(frames, list | tuple):
             return None
         if not frames:
             raise RowProblem("missing_media", "a video has no frames")
         if (
             len(frames) == 1
-            and not isinstance(_bare(frames[0]), Image.Image)
+            and not isinstance(_frame_image(frames[0]), Image.Image)
             and self._is_animation(frames[0])
         ):
             return None
@@ -393,21 +397,21 @@ class VideoReader:
             raise RowProblem("unreadable_media", reason) from error
 
 
-def _inside(entry: Any) -> Any:
+def _without_settings(entry: Any) -> Any:
     """A video without the settings in its entry."""
     if not isinstance(entry, Mapping):
         return entry
     return next((entry[key] for key in ("frames", "video") if entry.get(key) is not None), entry)
 
 
-def _bare(frame: Any) -> Any:
+def _frame_image(frame: Any) -> Any:
     """The image of a frame that is a dictionary; any other frame unchanged."""
     return frame.get("image") if isinstance(frame, Mapping) else frame
 
 
-def _lone(entry: Any) -> Any:
+def _single_file(entry: Any) -> Any:
     """The file in a list that holds one animation; any other entry unchanged."""
-    inside = _inside(entry)
+    inside = _without_settings(entry)
     return inside[0] if isinstance(inside, list | tuple) else inside
 
 

@@ -81,7 +81,7 @@ def adapter_parameters(model: Any, name: str = TRAINED) -> dict[str, Tensor]:
 def adapters_off(model: Any) -> Iterator[None]:
     """A context in which the model uses only the weights of its base, for passes without gradients."""
     layers = _layers(model)
-    with _same_training(model):
+    with _keep_requires_grad(model):
         for layer in layers:
             layer.enable_adapters(False)
         try:
@@ -95,7 +95,7 @@ def adapters_off(model: Any) -> Iterator[None]:
 def adapter_active(model: Any, name: str) -> Iterator[None]:
     """A context in which another adapter replaces the trained one, for passes without gradients."""
     layers = _layers(model)
-    with _same_training(model):
+    with _keep_requires_grad(model):
         for layer in layers:
             layer.set_adapter(name, inference_mode=True)
         try:
@@ -137,7 +137,7 @@ def save_adapter(model: Any, folder: Path, base: str) -> None:
 
 
 @contextmanager
-def _same_training(model: Any) -> Iterator[None]:
+def _keep_requires_grad(model: Any) -> Iterator[None]:
     """Restore `requires_grad` of all parameters, which peft changes when it switches adapters."""
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     try:

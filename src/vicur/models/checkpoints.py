@@ -42,7 +42,7 @@ AUGMENTED: dict[str, tuple[type, type]] = {
     "qwen3_vl_moe": (ViCuRQwen3VLMoeConfig, ViCuRQwen3VLMoeForConditionalGeneration),
 }
 """The same with cue recovery."""
-_ELSEWHERE = {
+_UNSUPPORTED = {
     "qwen2_5_vl": (
         "Qwen2.5-VL passes no mask of the visual tokens to its language model, has no DeepStack features and "
         "counts rotary positions differently, so cue recovery and the prompts here do not work with it"
@@ -101,8 +101,8 @@ def read_config(name: str) -> Any:
         raise ValueError(f"The configuration of {name} cannot be read: {_first_line(error)}") from error
     if kind_of(config) in STOCK:
         return config
-    if kind_of(config) in _ELSEWHERE:
-        why = _ELSEWHERE[kind_of(config)]
+    if kind_of(config) in _UNSUPPORTED:
+        why = _UNSUPPORTED[kind_of(config)]
     elif not hasattr(config, "vision_config"):
         why = "it reads only text and cannot see images"
     else:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vicur.compat import TESTED_TRANSFORMERS, cache_argument, cache_of
-from vicur.models.recovery import MoreOfThePromptError, RecoveryPlan
+from vicur.models.recovery import ContinuedPromptError, RecoveryPlan
 
 _PAD, _SINK, _IMAGE, _VIDEO, _START, _END = 0, 1, 20, 21, 22, 23
 _PROMPT = [_SINK, 7, _START, _IMAGE, _IMAGE, _IMAGE, _IMAGE, _END, 8]
@@ -250,7 +250,7 @@ def _check_cache(model: Any) -> None:
         raise ContractError("decoding on top of a cache does not equal one forward pass.")
     try:
         model(input_ids=torch.tensor([[9, 9]]), **cache_argument(cache), use_cache=True)
-    except MoreOfThePromptError:
+    except ContinuedPromptError:
         return
     raise ContractError(
         "a chunked prefill is not detected, because the cache is passed under another keyword."

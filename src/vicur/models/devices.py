@@ -110,7 +110,7 @@ def _read_number(path: Path) -> int | None:
         return None
 
 
-def forget_peak(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     """Reset the peak memory of a GPU; that of a CPU process cannot be reset portably."""
     if device.type == "cuda":
         torch.cuda.init()  # before this there are no statistics to reset

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 OutputInit = Literal["zero", "normal"]
 
 
-class MoreOfThePromptError(ValueError):
+class ContinuedPromptError(ValueError):
     """A prompt continues on top of a key-value cache, after the sink has gathered its evidence.
 
     Args:
@@ -209,7 +209,7 @@ class CueRecovery(nn.Module):
         every rank of a distributed run has the same graph.
         """
         if len(plan.sink_sequence) == 0:
-            return hidden_BLD + self._nothing(layer) if torch.is_grad_enabled() else hidden_BLD
+            return hidden_BLD + self._zero_of(layer) if torch.is_grad_enabled() else hidden_BLD
         sink_SD = hidden_BLD[plan.sink_sequence, plan.sink_column]
         visual_SND = hidden_BLD[plan.sink_sequence[:, None], plan.visual_column]
         module: Any = self.layers[str(layer)]
@@ -220,7 +220,7 @@ class CueRecovery(nn.Module):
             self.observer.see(layer, sink_SD.detach(), change_SD.detach(), weight_SHN.detach(), plan)
         return hidden_BLD.index_put((plan.sink_sequence, plan.sink_column), sink_SD + change_SD)
 
-    def _nothing(self, layer: int) -> Tensor:
+    def _zero_of(self, layer: int) -> Tensor:
         parameters: list[Tensor] = [*self.layers[str(layer)].parameters()]
         parameters += [self.query_norm.weight, self.visual_norm.weight]
         return 0.0 * torch.stack([p.sum() for p in parameters]).sum()

@@ -26,8 +26,8 @@ from transformers import (
 from vicur.compat import cache_of
 from vicur.models.contract import check_contract
 from vicur.models.recovery import (
+    ContinuedPromptError,
     CueRecovery,
-    MoreOfThePromptError,
     OutputInit,
     OutputProjection,
     RecoveryPlan,
@@ -144,7 +144,7 @@ class _GathersCues:
         visual = kwargs.get("visual_pos_masks")
         if cache is not None and int(cache.get_seq_length()) > 0:
             if visual is not None or embeds.shape[1] > 1:  # more than the one token of a decoding step
-                raise MoreOfThePromptError(embeds.shape[1], visual is not None)
+                raise ContinuedPromptError(embeds.shape[1], visual is not None)
             return
         positions = kwargs.get("position_ids")
         # Position ids with four rows have text positions before the three multimodal ones. They restart at 0

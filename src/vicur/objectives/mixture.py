@@ -158,5 +158,5 @@ def _union(tables: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
     for table in tables:
         for name, value in table.items():
             if merged.setdefault(name, value) != value:
-                raise ValueError(f"Two objectives need {name}, but not the same: {merged[name]} and {value}.")
+                raise ValueError(f"Two objectives define {name} differently: {merged[name]} and {value}.")
     return merged

@@ -121,7 +121,7 @@ class VisualSteeringOPD:
         return 1.0 if self.scale == "measured" else self.scale
 
     @property
-    def _weighs_by_vds(self) -> bool:
+    def _uses_vds(self) -> bool:
         return self.beta != 0 or self.adaptive
 
     def needs(self, step: int) -> Needs:
@@ -132,7 +132,7 @@ class VisualSteeringOPD:
             looks[STUDENT_BLIND] = Look("student", Blind())
         return Needs(
             distributions=looks,
-            divergences={VDS: (TEACHER, TEACHER_BLIND)} if self._weighs_by_vds else {},
+            divergences={VDS: (TEACHER, TEACHER_BLIND)} if self._uses_vds else {},
             whole_gradient=isinstance(self.scale, str),
             measures_scale=self.scale == "measured",
         )
@@ -153,7 +153,7 @@ class VisualSteeringOPD:
                 reads=(TEACHER,),
             )
         ]
-        tokens = {VDS: scored.divergences[VDS]} if self._weighs_by_vds else {}
+        tokens = {VDS: scored.divergences[VDS]} if self._uses_vds else {}
         metrics = {} if staged else {"gradient_scale": self.fixed_scale}
         if self.alpha != 0:
             terms.append(steered(mean * self._alphas(scored), stage=1 if staged else 0))
@@ -162,7 +162,7 @@ class VisualSteeringOPD:
             is_visual = above_quantile(scored.divergences[VDS], self.upper_quantile).double()
             terms.append(preserved(mean * self.beta * is_visual, stage=2 if staged else 0))
             metrics["preserved_share"] = float(is_visual.mean())
-        if not self._weighs_by_vds:  # recorded in any case
+        if not self._uses_vds:  # recorded in any case
             terms.append(Term(VDS, _vds, reads=(TEACHER, TEACHER_BLIND)))
         return Weighed(terms, tokens, metrics, SUMMARIES)
 

@@ -164,7 +164,7 @@ class _Comparison:
             )
         return answer_time == gold_time or (
             bool(answer_half or gold_half)
-            and _afternoon(answer_time, answer_half) == _afternoon(gold_time, gold_half)
+            and _as_24_hours(answer_time, answer_half) == _as_24_hours(gold_time, gold_half)
         )
 
     def _ratios(self, answer: str, gold: str) -> Verdict:
@@ -372,7 +372,7 @@ def _minutes(time: Sequence[int], half: str) -> int:
     return (time[0] % 12 + (12 if half == "p" else 0)) * 60 + time[1]
 
 
-def _afternoon(time: Sequence[int], half: str) -> tuple[int, ...]:
+def _as_24_hours(time: Sequence[int], half: str) -> tuple[int, ...]:
     """19:05 and 7:05 PM are the same. That 7:05 may be 7:05 PM is checked elsewhere."""
     return (time[0] % 12 + 12 if half == "p" else time[0], *time[1:])
 

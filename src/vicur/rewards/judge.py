@@ -80,9 +80,9 @@ class Judge:
         if not places:
             text = stated(read) or (fallback(read.text) if self.lenient else None) or ""
             return Verdict(False, text[: self.max_length] or None)
-        return Verdict(places == right.right or self._alike(places, right), text)
+        return Verdict(places == right.right or self._same_text(places, right), text)
 
-    def _alike(self, places: frozenset[int], right: Key) -> bool:
+    def _same_text(self, places: frozenset[int], right: Key) -> bool:
         """Whether all named options have the right one's text: some questions list an option twice."""
         texts = {key(tidy(right.options.texts[place])) for place in places | right.right}
         return len(texts) == 1 and "" not in texts

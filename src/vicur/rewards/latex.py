@@ -22,11 +22,11 @@ _GRACE = 1.0
 """Seconds after the time limit until the parent kills a worker that did not end by itself."""
 _MEMORY = 4 * 2**30
 """Maximum address space in bytes."""
-_MOST_REMEMBERED = 10_000
+_CACHE_SIZE = 10_000
 """Maximum size of the cache of comparisons, which is then cleared; responses often give the same answer."""
 
 
-class _Gone(Exception):
+class _WorkerEnded(Exception):
     """The worker ended without a reply.
 
     Args:
@@ -91,7 +91,7 @@ class LatexComparer:
         with self._lock:
             key = (gold, answer, tolerance)
             if key not in self._replies:
-                if len(self._replies) >= _MOST_REMEMBERED:
+                if len(self._replies) >= _CACHE_SIZE:
                     self._replies.clear()
                 # Comparisons that hit the limit are cached too: a policy that learnt to write `9^{9^{9^9}}`
                 # would otherwise cost the whole limit for each of its responses.
@@ -108,8 +108,8 @@ class LatexComparer:
                 process = self._start()
             try:
                 return self._exchange(process, question, self.time_limit + _GRACE)
-            except _Gone as gone:
-                if gone.limited:
+            except _WorkerEnded as ended:
+                if ended.limited:
                     break
         self.timeouts += 1
         return None
@@ -129,8 +129,8 @@ class LatexComparer:
         self._finalizer = weakref.finalize(self, _kill, process, os.getpid())  # also at exit
         try:
             reply = self._exchange(process, None, _START_LIMIT + _GRACE)
-        except _Gone as gone:
-            why = "took too long" if gone.limited else f"ended with code {process.returncode}"
+        except _WorkerEnded as ended:
+            why = "took too long" if ended.limited else f"ended with code {process.returncode}"
             raise ValueError(f"The process that compares LaTeX answers did not start: it {why}.") from None
         if "error" in reply:
             self._end()
@@ -161,7 +161,7 @@ class LatexComparer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE)
         self._end()
-        raise _Gone(limited=line is None or process.returncode == -signal.SIGALRM)
+        raise _WorkerEnded(limited=line is None or process.returncode == -signal.SIGALRM)
 
     def _end(self) -> None:
         if self._finalizer is not None:

@@ -74,7 +74,7 @@ TEXT_COMMAND = (
     r"boldsymbol|bm|operatorname|unit|rm|bf)"
 )
 TEXT_GROUP = re.compile(TEXT_COMMAND + r"\s*\{([^{}]*)\}")
-_DRESS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+_FORMATTING: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\\\\(?=[A-Za-z])"), r"\\"),  # a formula as a string literal would have it
     (re.compile(r"\{,\}"), ","),  # 1{,}000
     (re.compile(r",?\s*\\!\s*"), lambda match: "," if match.group().startswith(",") else ""),
@@ -137,12 +137,12 @@ def tidy(text: str) -> str:
     """Remove everything that only formats an answer: dollar signs, bold face, `\\text{}`, spacing, a full
     stop."""
     text = unify(text)
-    for pattern, replacement in _DRESS:
+    for pattern, replacement in _FORMATTING:
         text = pattern.sub(replacement, text)
     before = None
     while text != before:
         before = text
-        text = _undressed(text)
+        text = _without_wrapping(text)
         if len(_DOLLAR.findall(text)) in (2, 4, 6, 8):  # "Area $=5$": around a formula in words
             text = _DOLLAR.sub(" ", text)
     return text
@@ -185,7 +185,7 @@ def is_balanced(text: str) -> bool:
     return depth == 0
 
 
-def _undressed(text: str) -> str:
+def _without_wrapping(text: str) -> str:
     text = text.strip()
     if not text.endswith("\\"):
         text = text.rstrip(" .;,\n")

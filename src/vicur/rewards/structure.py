@@ -26,7 +26,7 @@ _NAME = re.compile(
     r"(?:\s*\([A-Za-z0-9, ]{1,12}\))?|\(\s*[A-Za-z]\w?(?:\s*,\s*[A-Za-z]\w?)+\s*\)"
 )
 _WORDS = re.compile(r"[^\W\d_][\w'.,() -]{1,60}")
-_SAID = re.compile(
+_SPOKEN_LABEL = re.compile(
     r"(?:[A-Za-z][A-Za-z' ]{1,60}?\s(?:is|are|equals|was|will be|would be)\s+(?:equal to\s+)?"
     r"|[A-Za-z][A-Za-z. ]{2,40}:\s*)(?=\S)"
 )
@@ -126,8 +126,8 @@ def read_label(text: str) -> Labelled:
     sides = split_top(text, "=")
     if len(sides) == 1:
         plain = TEXT_GROUP.sub(r"\1", text).strip()
-        if spoken := _SAID.match(plain):
-            return Labelled(_bare(spoken.group()), tidy(plain[spoken.end() :]), False)
+        if spoken := _SPOKEN_LABEL.match(plain):
+            return Labelled(_label_words(spoken.group()), tidy(plain[spoken.end() :]), False)
         return Labelled("", text, False)
     if any(len(split_top(side, "[,;]")) > 1 or _AND_WORD.search(side) for side in sides[1:-1]):
         return Labelled("", text, False)  # "x = 2, y = 5"
@@ -138,7 +138,7 @@ def read_label(text: str) -> Labelled:
         return Labelled(key(last), first, True)  # `5 = s`
     plain = TEXT_GROUP.sub(r"\1", first).replace("$", "").strip()
     if _WORDS.fullmatch(plain):
-        return Labelled(_bare(plain), last, False)
+        return Labelled(_label_words(plain), last, False)
     if not re.search(r"[A-Za-z]", re.sub(r"\\(?:times|cdot|div|frac|sqrt|pi)(?![A-Za-z])", "", first)):
         values = {number.value for number in map(_whole_number, sides) if number is not None}
         return Labelled("", text if len(values) > 1 else last, False)  # `= 7`, `3 + 4 = 7`, but not `5 = 6`
@@ -280,7 +280,7 @@ def _whole_number(text: str) -> Number | None:
     return number if number is not None and not text[number.end :].strip() else None
 
 
-def _bare(words: str) -> str:
+def _label_words(words: str) -> str:
     words = re.sub(
         r"\b(?:the|is|are|equals|was|will be|would be|equal to|its|total|an?)\b|[:.]", " ", words.lower()
     )

@@ -187,7 +187,7 @@ def pick(log_probs_BV: Float[Tensor, "B V"], draws_B: Float[Tensor, " B"]) -> In
     return torch.minimum(slot, last)
 
 
-class _RoomyLayer(SizedCacheLayer):
+class _PreallocatedLayer(SizedCacheLayer):
     """Keys and values of one layer in a buffer with room for the whole response.
 
     Appending writes in place; transformers' growing caches copy everything at each token.
@@ -238,4 +238,6 @@ class _RoomyLayer(SizedCacheLayer):
 
 def expand_cache(cache: Cache, group_size: int, room: int) -> Cache:
     """A cache for decoding: every prompt `group_size` times, with room for `room` more tokens."""
-    return Cache(layers=[_RoomyLayer(layer.keys, layer.values, group_size, room) for layer in cache.layers])
+    return Cache(
+        layers=[_PreallocatedLayer(layer.keys, layer.values, group_size, room) for layer in cache.layers]
+    )
