@@ -41,7 +41,7 @@ def ids_of(encoder, tokens):
 
 @given(st.lists(quoting, min_size=1, max_size=3), quoting, st.booleans())
 def test_texts_never_make_a_special_token(encoder, texts, system, filmed):
-    """There are as many of each as with harmless texts, and the text is the same; lengths equal those of the tensors."""
+    """As many of each as with harmless texts, and the same text; lengths equal those of the tensors."""
 
     def shown(words, sys) -> Shown:
         content = [{"type": "text", "text": text} for text in words]
