@@ -174,5 +174,5 @@ def test_a_setting_without_a_docstring_is_refused():
 
     with pytest.raises(ValueError, match=r"Silent\.size has no docstring under it"):
         list(settings_of(Silent))
-    with pytest.raises(ValueError, match="no words for the type"):
+    with pytest.raises(ValueError, match="has no description"):
         in_words(complex)

@@ -30,7 +30,7 @@ def test_checks_leave_nothing_behind(tmp_path):
     ).read_text() == "x"
 
 
-def test_what_cannot_be_written_is_named(tmp_path):
+def test_unwritable_paths_are_named(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match=r"--out .*file/x/a\.parquet cannot be written: not a directory"):
         check_file(tmp_path / "file" / "x" / "a.parquet", "--out")
@@ -58,7 +58,7 @@ def _full_disk(folder: Path):
     return write
 
 
-def test_what_cannot_be_written_to_its_place_is_rescued(tmp_path, monkeypatch):
+def test_content_that_cannot_be_written_is_rescued(tmp_path, monkeypatch):
     spare, target = tmp_path / "spare", tmp_path / "target" / "worth.json"
     spare.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(spare))

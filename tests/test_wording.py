@@ -26,6 +26,10 @@ PHRASES = {
     r"\bas it stands\b": "unchanged",
     r"\bwhat is not\b": "anything that is not",
     r"\bshall\b": "must, is to",
+    r"\b(go|goes) together\b": "can be combined, match",
+    r"\b(one|row|option) a line\b": "one per line",
+    r"\btak(e|es|ing) the place of\b": "replace",
+    r"\bspells? out\b": "encodes, holds",
 }
 """Patterns, and what to write instead."""
 

@@ -1,7 +1,7 @@
 """On-policy distillation for vision-language models, supervised by what can be seen.
 
-Importing the package is quick: it loads neither torch nor transformers. The names below are imported when
-they are first used, and the student is registered with transformers' Auto classes when these are.
+Importing the package is quick: it loads neither torch nor transformers. The names below are imported on first
+use, and the student is registered with transformers' Auto classes when those are imported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vicur.run.recipe import Recipe, load_recipe
     from vicur.scoring.scorer import Scorer
 
-_HOMES = {
+_NAMES_OF_MODULES = {
     "vicur.data.sample": ["Sample"],
     "vicur.data.sources": ["DataConfig", "FileSource"],
     "vicur.data.views": ["Blind", "Degraded", "Hinted", "Plain"],
@@ -37,7 +37,7 @@ _HOMES = {
     "vicur.run.recipe": ["Recipe", "load_recipe"],
     "vicur.scoring.scorer": ["Scorer"],
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES_OF_MODULES.items() for name in names}
 
 __all__ = [
     "Blind",
@@ -66,10 +66,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported when they are first used."""
-    if name not in _HOME:
+    """Import a public name on first use."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return vars(importlib.import_module(_HOME[name]))[name]
+    return vars(importlib.import_module(_MODULE_OF[name]))[name]
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows that cannot become a problem, and why."""
+"""Rows that cannot be turned into problems, and the reasons."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ BadRowKind = Literal[
 
 
 class RowProblem(ValueError):
-    """A fault of one row, without the names of file and row: the source adds them.
+    """A fault in one row. The message names neither the file nor the row; the source adds them.
 
     Args:
         kind: kind of fault, for counting.
-        reason: half a sentence: what was found, what was expected.
+        reason: what was found and what was expected, as half a sentence.
     """
 
     def __init__(self, kind: BadRowKind, reason: str) -> None:
@@ -40,11 +40,11 @@ class BadRow:
     """A row that was left out.
 
     Attributes:
-        row: its number in the table, from 0.
-        id: its id, where it has one.
+        row: row number in the table, from 0.
+        id: id of the row; None if it has none.
         kind: kind of fault, for counting.
         reason: what was found, what was expected.
-        place: file and row in words, where the table comes from several files; else None.
+        place: file and row as text if the table comes from several files; otherwise None.
     """
 
     row: int

@@ -1,7 +1,7 @@
 """Every place that depends on a library's version. Supported: torch 2.11 and later, transformers 5.17 to 5.x.
 
-A renamed interface is read here under both names, and nowhere else. What must simply hold of the installed
-transformers is checked by a forward pass in `vicur.models.contract`.
+Renamed interfaces are handled under both names here, and nowhere else. Other assumptions about the installed
+transformers are checked by a forward pass in `vicur.models.contract`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TESTED_TRANSFORMERS = "5.17 to 5.24"
 """Releases of transformers that the whole test suite has passed with."""
 
 _CACHE_NAMES = ("cache", "past_key_values")
-"""The key-value cache as keyword and as output field: since transformers 5.24, and before."""
+"""Names of the key-value cache as keyword argument and output field: since transformers 5.24, and before."""
 _CACHE_NAME = next(
     (name for name in _CACHE_NAMES if name in inspect.signature(Qwen3VLTextModel.forward).parameters),
     _CACHE_NAMES[0],
@@ -38,7 +38,7 @@ def cache_of(values: Mapping[str, Any]) -> Any:
 
 
 class SizedCacheLayer(CacheLayerMixin):
-    """A cache layer of limited length, whose limit is asked for under either of its names."""
+    """A cache layer of limited length; transformers asks for the limit by one of two method names."""
 
     @abstractmethod
     def capacity(self) -> int:
@@ -55,8 +55,8 @@ class SizedCacheLayer(CacheLayerMixin):
 
 @contextmanager
 def peft_warnings_ignored() -> Iterator[None]:
-    """While an adapter is added: peft asks the model by a name that transformers deprecates, and reports
-    every adapter after the first."""
+    """Silence peft while an adapter is added: it reads an attribute that transformers deprecates, and warns
+    about every adapter after the first."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")
@@ -64,7 +64,7 @@ def peft_warnings_ignored() -> Iterator[None]:
 
 
 def checkpoint_activations(model: Any) -> None:
-    """Keep only the inputs of decoder layers for the backward pass, and compute their insides again."""
+    """Keep only the inputs of the decoder layers for the backward pass, and recompute the rest."""
     options = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.20
         model.activation_checkpointing_enable(options)
@@ -73,10 +73,10 @@ def checkpoint_activations(model: Any) -> None:
 
 
 def video_processor_options(video_processor: Any) -> dict[str, Any]:
-    """Options of a Qwen3-VL video processor that takes frames as they are.
+    """Options with which a Qwen3-VL video processor takes frames unchanged.
 
-    `cap_pixels_per_frame` has no effect on frames that are not resized, but where it exists transformers
-    warns unless it is given, as its default will change.
+    `cap_pixels_per_frame` has no effect on frames that are not resized. But versions of transformers that
+    have it warn unless it is set, because its default will change.
     """
     options = {"do_sample_frames": False, "do_resize": False}
     if "cap_pixels_per_frame" in video_processor.valid_kwargs.__annotations__:

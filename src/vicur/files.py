@@ -1,4 +1,4 @@
-"""Files that are whole or absent, however a run ends."""
+"""Writes files atomically: however a run ends, a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROW_GROUP = 1000
-"""Rows that are written, and later read, at a time."""
+"""Number of rows in a group of a parquet file, which are written, and later read, together."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then move it there; remove it if writing fails."""
+    """Write a temporary file beside `path`, then rename it to `path`; remove it if writing fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -29,7 +29,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON."""
+    """Write a value as JSON."""
     write_whole(path, lambda partial: partial.write_text(json.dumps(value, indent=2) + "\n"))
 
 
@@ -41,7 +41,7 @@ def write_rows(
     Args:
         path: the file.
         rows: at least one; all with the same keys.
-        types: types of the columns that may hold only None, for which no type could be inferred.
+        types: types of columns that may hold only None, whose type cannot be inferred.
     """
     table = pa.Table.from_pylist(list(rows))
     for name, kind in (types or {}).items():
@@ -51,12 +51,12 @@ def write_rows(
 
 
 def write_or_rescue(path: Path, write: Callable[[Path], object]) -> None:
-    """Write as `write_whole` does; if the file cannot be written, write it to the folder for temporary files.
+    """Like `write_whole`, but if the file cannot be written, write it to the folder for temporary files.
 
     For results that took long or cost money: a full disk must not lose them.
 
     Raises:
-        OSError: the file was not written; the message says where its content is instead, if anywhere.
+        OSError: the file was not written; the message says where its content was saved instead, if anywhere.
     """
     try:
         write_whole(path, write)
@@ -72,9 +72,9 @@ def write_or_rescue(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def folder_digest(folder: Path) -> str:
-    """A digest of the names, sizes and times of the files in a folder; "" where there is no such folder."""
+    """A digest of the names, sizes and modification times of a folder's files; "" if it does not exist."""
     if not folder.is_dir():
         return ""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    stated = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.blake2b(repr(stated).encode(), digest_size=8).hexdigest()
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.blake2b(repr(stats).encode(), digest_size=8).hexdigest()

@@ -12,15 +12,15 @@ from vicur.settings.section import SettingsError
 
 
 def resolve_packaged(folder: str) -> Path:
-    """A folder of data that ships inside the package."""
+    """The path of a folder that ships inside the package."""
     return Path(str(resources.files("vicur") / folder))
 
 
 def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
-    """A YAML file, or the packaged one of that name.
+    """Find a YAML file by its path, or a packaged one by its name.
 
     Raises:
-        SettingsError: there is neither.
+        SettingsError: neither exists.
     """
     file, root = Path(expand(path)), resolve_packaged(folder)
     if file.is_file():

@@ -1,4 +1,4 @@
-"""Paths as users write them: what they mean, and whether a command will be able to write there.
+"""Paths as users write them: how they are read, and whether a command will be able to write to them.
 
 A relative path starts from the current directory and `~` is the home folder, in every setting and option of
 every command. Nothing else may interpret a path.
@@ -16,7 +16,7 @@ def expand(text: str) -> str:
     """A path with `~` replaced by the home folder. Hub ids and "vicur:NAME" are returned unchanged.
 
     Raises:
-        ValueError: it begins with the name of a user without a home folder here.
+        ValueError: it begins with `~user`, and there is no such home folder.
     """
     if not text.startswith("~"):
         return text

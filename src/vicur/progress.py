@@ -17,13 +17,13 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 
 LINES = 10
-"""Lines of a whole run where there is no terminal."""
+"""Number of progress lines for a whole run when the output is not a terminal."""
 
 Item = TypeVar("Item")
 
 
 class Progress:
-    """One bar: what is done, how far, time a step, time left.
+    """A progress bar with title, count, elapsed time, remaining time and a note.
 
     Args:
         title: shown before the bar.
@@ -39,11 +39,11 @@ class Progress:
         self._note = ""
 
     def steps(self, count: int) -> Iterator[int]:
-        """Count 1 ... count and move the bar after each."""
+        """Yield 1 to `count`, and advance the bar after each."""
         return self.over(range(1, count + 1), count)
 
     def over(self, items: Iterable[Item], count: int) -> Iterator[Item]:
-        """Go through items and move the bar after each."""
+        """Yield the items, and advance the bar after each."""
         if not self.console.is_terminal:
             yield from self._in_lines(items, count)
             return
@@ -68,14 +68,14 @@ class Progress:
         self._bar = None
 
     def _in_lines(self, items: Iterable[Item], count: int) -> Iterator[Item]:
-        """A progress bar for log files: a line for every tenth of the way, and no intermediate states."""
+        """Progress for log files: one line for every tenth of the items."""
         for done, item in enumerate(items, start=1):
             yield item
             if not self.transient and done * LINES // count > (done - 1) * LINES // count:
                 self.say(f"{self.title} {done}/{count}{self._note}")
 
     def during(self, work: Callable[[], Item]) -> Item:
-        """Do one thing under the bar, which shows the time it takes."""
+        """Call `work` while the bar shows the time it takes, and return its result."""
         (result,) = [work() for _ in self.over(range(1), 1)]
         return result
 
@@ -90,13 +90,13 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], note=text)
 
     def show(self, metrics: Mapping[str, float]) -> None:
-        """Show a step's time and a metric of the student beside the bar."""
+        """Show a step's time, its gap or loss, and the accuracy of its rollouts beside the bar."""
         accuracy = metrics.get("rollout_accuracy")
         gap = metrics.get("gap_whole")
         value = f"loss {metrics['loss']:.3f}" if gap is None else f"gap {gap:+.3f}"
         note = f"{metrics['seconds']:.2f} s/step, {value}"
         if accuracy is not None:
-            note += f", rollouts {accuracy:.0f} % right"
+            note += f", rollouts {accuracy:.0f} % correct"
         self.note(note)
 
 
@@ -106,4 +106,4 @@ def silent(title: str = "") -> Progress:
 
 
 Bars = Callable[[str], Progress]
-"""Makes the progress bar of a title."""
+"""A function from a title to a new progress bar."""

@@ -1,9 +1,9 @@
 """Registers the student with transformers' Auto classes once these are imported, and not before.
 
 `import vicur` must be quick, and `AutoModelForImageTextToText.from_pretrained` must find the student after
-it. Registering needs the student's class, which needs torch and transformers: seconds, and a gigabyte of
-memory. So `import vicur` only puts a finder in front of Python's own, which watches modules being imported.
-At the end of the import that brought the Auto classes it registers the student, and removes itself.
+it. Registering needs the student's class, which needs torch and transformers: seconds of time, and a gigabyte
+of memory. So `import vicur` only adds a finder before Python's own that watches imports. When the import that
+loads the Auto classes ends, the finder registers the student and removes itself.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from types import ModuleType
 from typing import Any
 
 AUTO_CLASSES = "transformers.models.auto.configuration_auto"
-"""The module without which no Auto class can look up a model."""
+"""The module that every Auto class needs to look up a model."""
 WATCHED = ("transformers.", "vicur.")
-"""Modules inside whose import the student's own imports could find something incomplete."""
+"""Packages that the student imports; while one of their modules is being imported, it may be incomplete."""
 
 
 def register_when_needed() -> None:
@@ -32,7 +32,7 @@ def register_when_needed() -> None:
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Counts how many watched modules are being imported, each inside the one before."""
+    """Counts the watched modules that are being imported, one nested in another."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -53,11 +53,11 @@ class _Watcher(importlib.abc.MetaPathFinder):
         return spec
 
     def begin(self) -> None:
-        """A module begins to be executed."""
+        """Record that a module starts to execute."""
         self._depth += 1
 
     def end(self) -> None:
-        """A module was executed, or failed."""
+        """Record that a module was executed or failed; register the student once that is possible."""
         self._depth -= 1
         if self._depth == 0 and AUTO_CLASSES in sys.modules and self in sys.meta_path:
             sys.meta_path.remove(self)
@@ -65,13 +65,13 @@ class _Watcher(importlib.abc.MetaPathFinder):
 
 
 class _WatchedLoader(importlib.abc.Loader):
-    """Executes a module between two reports. The module itself keeps its own loader."""
+    """Runs a module's own loader, and reports the start and the end to the watcher."""
 
     def __init__(self, loader: importlib.abc.Loader, watcher: _Watcher) -> None:
         self._loader, self._watcher = loader, watcher
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else of the module's own loader, for `python -m`, resources and the like."""
+        """Attributes of the module's own loader, which `python -m`, resources and the like need."""
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

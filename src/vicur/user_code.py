@@ -1,4 +1,4 @@
-"""Code that users bring from outside the package: loaded by name, errors reported with the user's line."""
+"""Loads users' own code by name, and names the line of their file that raised an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load_name(path: str, what: str) -> Any:
     """Load `package.module:name` or `path/to/file.py:name`.
 
     Args:
-        path: path of the name.
+        path: module or file, and a name in it.
         what: expected kind of object, for messages, e.g. "reward function".
 
     Raises:
@@ -26,7 +26,7 @@ def load_name(path: str, what: str) -> Any:
     source, colon, name = path.rpartition(":")
     if not (colon and source and name):
         raise ValueError(
-            f"The {what} is given as 'package.module:name' or 'path/to/file.py:name', not {path!r}."
+            f"The {what} must have the form 'package.module:name' or 'path/to/file.py:name', not {path!r}."
         )
     load = _load_file if source.endswith(".py") else _load_module
     module = load(source, f"The {what} {path!r} cannot be loaded")
@@ -36,7 +36,7 @@ def load_name(path: str, what: str) -> Any:
 
 
 def error_in(code: Callable[..., Any], error: Exception) -> str:
-    """An exception of a user's function or class, with the line of its file that raised it, e.g.
+    """An exception from a user's function or class as text, with the line of its file that raised it, e.g.
     "KeyError: 'x' (my_rewards.py, line 12)"."""
     return f"{_text(error)}{_line(error, _file_of(code))}"
 
@@ -53,7 +53,7 @@ def _load_file(file: str, failure: str) -> ModuleType:
     location = Path(file).expanduser().resolve()
     if not location.is_file():
         raise ValueError(f"{failure}: there is no file {location}.")
-    # A name that no installed module has, so that `random.py` does not replace the library's.
+    # A name that no installed module has, so that a user's `random.py` does not replace the standard one.
     name = "vicur_user_" + "".join(c if c.isalnum() else "_" for c in str(location.with_suffix("")))
     spec = importlib.util.spec_from_file_location(name, location)
     assert spec is not None and spec.loader is not None
@@ -75,7 +75,7 @@ def _file_of(code: Callable[..., Any]) -> str:
 
 
 def _line(error: Exception, file: str) -> str:
-    """The place in the user's file that an exception came from: " (my_rewards.py, line 12)"; "" if not from
+    """The line of the user's file that an exception came from: " (my_rewards.py, line 12)"; "" if not from
     there."""
     if isinstance(error, SyntaxError) and error.filename and error.filename.endswith(file):
         return f" ({Path(error.filename).name}, line {error.lineno})"

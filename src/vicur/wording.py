@@ -1,15 +1,15 @@
-"""Wordings that messages of several rooms share."""
+"""Phrases that the messages of several modules share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 MOST_NAMED = 20
-"""Columns that a message lists."""
+"""Maximum number of names that a message lists."""
 
 
 def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
-    """Names separated by commas; of many, the first and how many there are."""
+    """Names separated by commas; of a long list the first ones, and the number of the others."""
     if not names:
         return "none"
     text = ", ".join(name if len(name) <= 60 else name[:57] + "..." for name in names[:most])

@@ -335,7 +335,7 @@ def test_init_tells_what_it_would_add_and_writes_it(tmp_path, base_folder, capsy
     assert "cue recovery" in (tmp_path / "student" / "README.md").read_text()
     capsys.readouterr()
     assert main([*common, "--out", str(tmp_path / "student")]) == 1
-    assert "exists already" in sentence(capsys)
+    assert "already exists" in sentence(capsys)
     assert main(common) == 1
     assert "--out is required unless --dry-run is given" in sentence(capsys)
     assert main(["init", "--base", base_folder, "--layers", "0", "9", "--dry-run"]) == 1
@@ -417,7 +417,7 @@ def test_a_text_only_teacher_and_a_damaged_shard(tmp_path, train_file, base_fold
     out = tmp_path / "run"
     common = ["train", "cuebench/opd_cue", f"data.train={train_file}", f"training.output={out}", *SMALL]
     assert main([*common, f"teacher.model={tmp_path / 'text'}"]) == 1
-    assert "is a qwen3 model: it reads text only" in sentence(capsys)
+    assert "is a qwen3 model: it reads only text" in sentence(capsys)
     import shutil
 
     broken = Path(shutil.copytree(base_folder, tmp_path / "broken"))

@@ -129,9 +129,9 @@ def test_nothing_ends_a_run_that_skips(shared_student, tmp_path_factory, numbers
     assert checked is not None or late == 0
     assert sum(reason.count for reason in reasons(source.bad_rows).values()) == len(source.bad_rows)
     assert len({*source.column("id")}) == len(source)
-    found = inspect_source(source, encoder)
-    assert found.problems + sum(found.bad_rows.values()) == found.rows == len(rows)
-    assert set(found.first_bad_rows) == set(found.bad_rows)
+    result = inspect_source(source, encoder)
+    assert result.problems + sum(result.bad_rows.values()) == result.rows == len(rows)
+    assert set(result.first_bad_rows) == set(result.bad_rows)
     if len(source):
         meter = PromptMeter([Reader("student", Plain(), encoder, 5000)])
         source = FileSource(table, bad_rows="skip", check_images=checked, observe=meter)

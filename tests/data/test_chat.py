@@ -1,4 +1,4 @@
-"""Chats and placeholders of any convention."""
+"""Chats and placeholders in any convention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vicur.bad_rows import RowProblem
-from vicur.data.chat import Given, place
+from vicur.data.chat import RowMedia, place_media
 from vicur.data.columns import Columns
 from vicur.data.sources import FileSource
 from vicur.data.tables import ListTable
@@ -21,7 +21,7 @@ def source(tmp_path, *rows, **settings) -> FileSource:
     return FileSource(ListTable("a.json", (tmp_path,), rows), **settings)
 
 
-def said(messages) -> list[tuple[str, str]]:
+def turns_of(messages) -> list[tuple[str, str]]:
     return [(m["role"], "".join(p.get("text", f"<{p['type']}>") for p in m["content"])) for m in messages]
 
 
@@ -35,12 +35,12 @@ def shades(sample) -> list[int]:
 
 @pytest.mark.parametrize("form", ["<image {}>", "<image{}>", "<image_{}>", "<image-{}>"])
 def test_numbered_placeholders_take_the_image_they_name(tmp_path, form):
-    """In MMMU's columns, or a list; twice the same image is shown twice; nobody mentions the third."""
+    """In MMMU's columns, or a list; twice the same image is shown twice; no text mentions the third."""
     text = f"{form.format(2)} or {form.format(1)}?"
     numbered = {f"image_{i}": shade(10 * i) for i in (1, 2, 3)} | {"image_4": None}
     options = f"['{form.format(1)}', 'none']"
     (sample,) = source(tmp_path, {"question": text, "options": options} | numbered)
-    assert said(sample.messages) == [("user", "<image> or <image>?\nA. <image>\nB. none")]
+    assert turns_of(sample.messages) == [("user", "<image> or <image>?\nA. <image>\nB. none")]
     assert shades(sample) == [20, 10, 10] and sample.meta == {"choices": [form.format(1), "none"]}
     (sample,) = source(tmp_path, {"question": text, "images": [shade(10), shade(20)]})
     assert shades(sample) == [20, 10]
@@ -50,7 +50,7 @@ def test_numbers_may_begin_at_zero_and_columns_need_no_placeholder(tmp_path):
     (sample,) = source(tmp_path, {"question": "<image 1><image 0>", "images": [shade(1), shade(2)]})
     assert shades(sample) == [2, 1]
     (sample,) = source(tmp_path, {"question": "Why?", "image_2": shade(2), "image_1": shade(1)})
-    assert said(sample.messages) == [("user", "<image><image>Why?")] and shades(sample) == [1, 2]
+    assert turns_of(sample.messages) == [("user", "<image><image>Why?")] and shades(sample) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_any_order_of_numbers(order, count):
     """The media come in the order of the text, whatever the order of the columns."""
     mentioned = [number for number in order if number <= count]
     chat = [{"role": "user", "content": "".join(f"<image {number}>x" for number in mentioned)}]
-    given_ = Given(tuple(f"i{n}" for n in range(1, count + 1)), tuple(range(1, count + 1)))
-    _, images, _ = place(chat, given_, Given())
+    row_images = RowMedia(tuple(f"i{n}" for n in range(1, count + 1)), tuple(range(1, count + 1)))
+    _, images, _ = place_media(chat, row_images, RowMedia())
     assert images == [f"i{number}" for number in mentioned]
 
 
@@ -83,8 +83,8 @@ def test_a_teacher_is_shown_numbered_images_in_the_students_order(tmp_path):
     row = {"question": "<image 2><image 1>?", "images": [shade(1), shade(2)]}
     for prompt in ("<image 2><image 1>!", "<image><image>!"):
         (sample,) = source(tmp_path, row | {"teacher_prompt": prompt})
-        assert said(Hinted("teacher_prompt").show(sample).messages) == [("user", "<image><image>!")]
-    with pytest.raises(ValueError, match="teacher_prompt shows the images in another order"):
+        assert turns_of(Hinted("teacher_prompt").show(sample).messages) == [("user", "<image><image>!")]
+    with pytest.raises(ValueError, match="teacher_prompt shows the images in a different order"):
         source(tmp_path, row | {"teacher_prompt": "<image 1><image 2>!"})
 
 
@@ -114,20 +114,20 @@ def test_chats_rewards_and_images_as_text(tmp_path, written):
         "extra_info": "{'index': 5, 'split': 'train'}",
     }
     (sample,) = source(tmp_path, row)
-    assert said(sample.messages) == [("system", "Be brief."), ("user", "<image>How many?")]
+    assert turns_of(sample.messages) == [("system", "Be brief."), ("user", "<image>How many?")]
     assert (sample.answer, sample.id, sample.target_response) == ("3", "5", "Three.")
 
 
 @pytest.mark.parametrize("text", ["[1, 2] is a list?", "{x}", "[1, 2]", "[]", '{"a": 1}', '["role"]'])
 def test_texts_that_only_look_like_it_stay_texts(tmp_path, text):
     (sample,) = source(tmp_path, {"question": text, "answer": text})
-    assert said(sample.messages) == [("user", text)] and sample.answer == text
+    assert turns_of(sample.messages) == [("user", text)] and sample.answer == text
 
 
 def test_parts_as_json_text(tmp_path):
     parts = json.dumps([{"type": "image"}, {"type": "text", "text": "Why?"}])
     (sample,) = source(tmp_path, {"messages": [{"role": "user", "content": parts}], "image": shade(3)})
-    assert said(sample.messages) == [("user", "<image>Why?")]
+    assert turns_of(sample.messages) == [("user", "<image>Why?")]
 
 
 def test_tool_calls_are_written_as_qwens_templates_write_them(tmp_path):
@@ -141,7 +141,7 @@ def test_tool_calls_are_written_as_qwens_templates_write_them(tmp_path):
         {"role": "assistant", "content": "3"},
     ]
     (sample,) = source(tmp_path, {"messages": chat, "images": [shade(1)]})
-    assert said(sample.messages) == [
+    assert turns_of(sample.messages) == [
         ("user", "<image>Zoom."),
         ("assistant", '<tool_call>\n{"name": "crop", "arguments": {"x": 1}}\n</tool_call>'),
         ("tool", "done"),
@@ -161,16 +161,16 @@ def test_rows_with_other_keys_than_the_first(tmp_path):
         {"question": "C?", "images": None, "image": [shade(3)], "solution": "3"},
         {"problem": "D?", "answer": None, "solution": "a long text"},
     ]
-    found = source(tmp_path, *rows)
-    assert [shades(sample) for sample in found] == [[1], [2], [3], []]
-    assert found.column("question") == ["A?", "B?", "C?", "D?"]
-    assert found.column("answer") == ["1", "2", "3", None]
+    result = source(tmp_path, *rows)
+    assert [shades(sample) for sample in result] == [[1], [2], [3], []]
+    assert result.column("question") == ["A?", "B?", "C?", "D?"]
+    assert result.column("answer") == ["1", "2", "3", None]
 
 
-def test_a_question_may_stand_in_its_image(tmp_path):
+def test_a_question_may_be_inside_its_image(tmp_path):
     rows = [{"question": text, "image": shade(1)} for text in ("", "<image>", None)]
     for sample in source(tmp_path, *rows):
-        assert said(sample.messages) == [("user", "<image>")]
+        assert turns_of(sample.messages) == [("user", "<image>")]
 
 
 def test_many_columns_are_named_in_part(tmp_path):
@@ -180,11 +180,11 @@ def test_many_columns_are_named_in_part(tmp_path):
 
 
 def test_pictures_are_taken_from_the_column_that_has_them(tmp_path):
-    """A path that leads nowhere beside the picture itself, as MathVista has it; a good path is left alone."""
+    """A broken path next to the image itself, as in MathVista; a good path is used."""
     rows = [{"question": "?", "image": f"gone/{i}.jpg", "decoded_image": shade(i)} for i in range(3)]
-    found = source(tmp_path, *rows)
-    assert [shades(sample) for sample in found] == [[0], [1], [2]]
-    assert found.notes == ["Images are read from decoded_image: what image names cannot be opened."]
+    result = source(tmp_path, *rows)
+    assert [shades(sample) for sample in result] == [[0], [1], [2]]
+    assert result.notes == ["Images are read from decoded_image: those of image cannot be opened."]
     shade(7).save(tmp_path / "a.png")
     there = source(tmp_path, {"question": "?", "image": "a.png", "decoded_image": shade(1)})
     assert shades(there[0]) == [7] and there.notes == []
@@ -192,7 +192,7 @@ def test_pictures_are_taken_from_the_column_that_has_them(tmp_path):
         source(tmp_path, {"question": "?", "image": "gone.png", "other": "text"})
 
 
-def test_media_that_nobody_shows_are_told(tmp_path):
+def test_media_that_no_problem_shows_are_reported(tmp_path):
     shown = source(tmp_path, {"question": "?", "image": shade(1), "thumbnail": shade(2)})
     assert shown.unused_media() is None and "1 problem(s)" in shown.media_in_words()
     hidden = source(tmp_path, {"question": "?", "picture_file": shade(1)}, {"question": "?"})

@@ -1,4 +1,4 @@
-"""Options in columns of their own: every form, how they are written, and where they are not written again."""
+"""Options in columns of their own: every form, how they are written, and when they are not written again."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def test_options_that_are_no_texts_make_a_bad_row(value):
         ("off", ""),
     ],
 )
-def test_how_they_are_written_is_a_setting(tmp_path, options, lines):
+def test_the_format_of_options_is_a_setting(tmp_path, options, lines):
     (sample,) = source(tmp_path, {"question": "Which?", "choices": list(COLOURS)}, options=options)
     assert asked(sample) == f"Which?{lines}" and sample.meta["choices"] == list(COLOURS)
     assert DataConfig(options=options).options == options
 
 
 @pytest.mark.parametrize("options", ["{letter}.", "{x} {text}", "{text", "{} {text}"])
-def test_formats_that_make_no_sense(options):
+def test_invalid_formats(options):
     with pytest.raises(ValueError, match=r"data\.options"):
         DataConfig(options=options)
     with pytest.raises(ValueError, match=r"data\.options"):
@@ -139,11 +139,11 @@ def test_a_question_that_only_mentions_them_is_not(question):
     assert not states(question, COLOURS)
 
 
-def test_options_that_are_their_own_letters_stand_in_the_image():
+def test_options_that_are_only_letters_are_in_the_image():
     assert states("Which angle?", ["A", "B", "C"]) and not states("Which angle?", ["B", "A"])
 
 
-def test_they_follow_the_last_question_of_a_chat_and_its_parts(tmp_path):
+def test_options_follow_the_last_question_of_a_chat_and_its_parts(tmp_path):
     chat = [
         {"role": "user", "content": "Hello"},
         {"role": "assistant", "content": "Yes?"},
@@ -166,7 +166,7 @@ def test_gold_answers(tmp_path):
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", categories=["L"]), min_size=2), min_size=1, max_size=30))
-def test_what_was_written_reads_back(texts):
+def test_written_options_read_back(texts):
     """Lines of options in the default format are these options, and a question with them lists them."""
     lines = option_lines(texts, "{letter}. {text}")
     assert len(lines.splitlines()) == len(texts) and states(f"Which?\n{lines}", texts)

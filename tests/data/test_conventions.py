@@ -27,7 +27,7 @@ from vicur.data.views import Hinted, Plain
 
 @dataclass(frozen=True)
 class Problem:
-    """What every convention says, in its own words."""
+    """The content of a problem, which every convention writes in its own way."""
 
     id: str
     text: str
@@ -265,7 +265,7 @@ def write_image_folder(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Convention:
-    """How one writes, and what it has no place for."""
+    """A way to write the problems, and the fields that it lacks."""
 
     write: Callable[[Path], str]
     ids: bool = True
@@ -292,8 +292,8 @@ CONVENTIONS = [
 ]
 
 
-def said(sample: Sample) -> tuple[object, ...]:
-    """All of a sample that may be compared, pixels as bytes."""
+def content_of(sample: Sample) -> tuple[object, ...]:
+    """The comparable content of a sample, with pixels as bytes."""
     images = [(image.mode, image.size, image.tobytes()) for image in sample.images]
     hints = [Hinted(kind).show(sample).messages for kind in ("answer", "rationale", "cue", "teacher_prompt")]
     return (sample.messages, images, sample.videos, sample.answer, hints, sample.target_response)
@@ -302,18 +302,20 @@ def said(sample: Sample) -> tuple[object, ...]:
 @pytest.mark.parametrize("convention", CONVENTIONS, ids=lambda c: c.write.__name__.removeprefix("write_"))
 def test_every_convention_loads_as_the_same_samples(tmp_path, convention):
     source = FileSource(convention.write(tmp_path))
-    found = list(source)
-    wanted = [expected(p, cue=convention.cue, response=convention.response) for p in convention.problems]
-    assert [said(sample) for sample in found] == [said(sample) for sample in wanted]
+    result = list(source)
+    expected_samples = [
+        expected(p, cue=convention.cue, response=convention.response) for p in convention.problems
+    ]
+    assert [content_of(sample) for sample in result] == [content_of(sample) for sample in expected_samples]
     assert source.bad_rows == []
-    ids = [sample.id for sample in found]
+    ids = [sample.id for sample in result]
     if convention.ids:
-        assert ids == [sample.id for sample in wanted]
+        assert ids == [sample.id for sample in expected_samples]
     else:
-        assert ids == [f"{source.path.name}:{i}" for i in range(len(wanted))]
+        assert ids == [f"{source.path.name}:{i}" for i in range(len(expected_samples))]
 
 
-def test_what_is_no_field_of_ours_goes_to_meta(tmp_path):
+def test_other_columns_go_to_meta(tmp_path):
     source = FileSource(write_virl39k(tmp_path))
     assert source[0].meta == {"category": "geometry", "source": "here", "PassRate_7BTrained": 0.5}
     assert FileSource(tmp_path / "39Krelease.json")[0].meta == source[0].meta
@@ -328,16 +330,16 @@ def write_rows(folder: Path, *rows: dict) -> Path:
 
 
 def texts(messages) -> list[tuple[str, str]]:
-    def one(part):
+    def text_of(part):
         return part.get("text", f"<{part['type']}>")
 
-    return [(message["role"], "".join(map(one, message["content"]))) for message in messages]
+    return [(message["role"], "".join(map(text_of, message["content"]))) for message in messages]
 
 
-def test_columns_are_told_and_may_lie_inside_objects(tmp_path):
+def test_columns_can_be_set_and_may_be_inside_objects(tmp_path):
     row = {"body": {"ask": "Why?", "gold": 7}, "answer": "no", "id": "a", "key": 3, "cue": "not this"}
-    told = {"question": "body.ask", "answer": "body.gold", "id": "key", "cue": ""}
-    (sample,) = FileSource(write_rows(tmp_path, row), columns=told)
+    columns = {"question": "body.ask", "answer": "body.gold", "id": "key", "cue": ""}
+    (sample,) = FileSource(write_rows(tmp_path, row), columns=columns)
     assert texts(sample.messages) == [("user", "Why?")]
     assert (sample.answer, sample.id) == ("7", "3")
     assert not Hinted("cue").applies(sample) and sample.meta["cue"] == "not this"
@@ -412,8 +414,8 @@ def test_chats_as_arrow_structs_of_lists(tmp_path):
 
 
 def test_earlier_turns_stay_and_the_last_answer_is_the_target(tmp_path):
-    said = ("Hello <image>", "Hi.", "What is it?", "A cat.")
-    chat = [{"from": who, "value": what} for who, what in zip(["human", "gpt"] * 2, said, strict=True)]
+    contents = ("Hello <image>", "Hi.", "What is it?", "A cat.")
+    chat = [{"from": who, "value": what} for who, what in zip(["human", "gpt"] * 2, contents, strict=True)]
     picture(0, (8, 6)).save(tmp_path / "a.png")
     (sample,) = FileSource(write_rows(tmp_path, {"conversations": chat, "image": "a.png"}))
     assert texts(sample.messages) == [
@@ -424,7 +426,7 @@ def test_earlier_turns_stay_and_the_last_answer_is_the_target(tmp_path):
     assert sample.target_response == "A cat." and sample.answer is None
 
 
-def test_media_without_a_placeholder_stand_first(tmp_path):
+def test_media_without_a_placeholder_come_first(tmp_path):
     picture(0, (8, 6)).save(tmp_path / "a.png")
     chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}]
     path = write_rows(tmp_path, {"messages": chat, "images": ["a.png", "a.png"], "videos": [["a.png"] * 2]})
@@ -494,19 +496,19 @@ rows_of_anything = st.fixed_dictionaries(
 @settings(max_examples=300)
 @given(rows_of_anything, st.one_of(st.none(), st.just("Be brief.")))
 def test_any_row_is_a_problem_or_says_why_not(row, system_prompt):
-    """No value of any type in any field ends in another error; what is read keeps its promises."""
+    """No value of any type in any field raises another error, and rows that are read are valid."""
     columns = Columns(list(ALIASES), {ours: ours for ours in ALIASES}, system_prompt)
     try:
-        found = columns.read(row)
+        result = columns.read(row)
     except RowProblem as problem:
         assert problem.reason
         return
-    assert found.messages[-1]["role"] in ("user", "tool")
-    assert found.answer is None or found.answer.strip()
-    roles = [message["role"] for message in found.messages]
+    assert result.messages[-1]["role"] in ("user", "tool")
+    assert result.answer is None or result.answer.strip()
+    roles = [message["role"] for message in result.messages]
     assert system_prompt is None or (roles[0] == "system" and roles.count("system") == 1)
-    for kind, media in (("image", found.images), ("video", found.videos)):
-        for messages in (found.messages, found.teacher_prompt or found.messages):
+    for kind, media in (("image", result.images), ("video", result.videos)):
+        for messages in (result.messages, result.teacher_prompt or result.messages):
             assert sum(part["type"] == kind for m in messages for part in m["content"]) == len(media)
 
 

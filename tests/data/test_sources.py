@@ -1,4 +1,4 @@
-"""Sources: which rows become problems, and what is said of the others."""
+"""Sources: which rows become problems, and what is reported about the others."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_paths_start_from_image_dir_where_it_is_set(tmp_path):
         FileSource(path, image_dir="gone")
 
 
-def test_media_stand_first_without_a_placeholder(tmp_path):
+def test_media_without_a_placeholder_come_first(tmp_path):
     (sample,) = FileSource(write(tmp_path / "a.parquet", row(problem="What is x?")))
     assert [part["type"] for part in sample.messages[0]["content"]] == ["image", "text"]
 
@@ -117,7 +117,11 @@ BAD = [
     ({"answer": "\\boxed{}"}, "answer", "the answer is empty"),
     ({"answer": ["a", "b"]}, "answer", "the answer is a list; one text was expected"),
     ({"problem": [{"role": "user", "content": None}]}, "malformed", "list of messages with role and content"),
-    ({"problem": [{"role": "oracle", "content": "?"}]}, "malformed", "the role 'oracle'; known are system"),
+    (
+        {"problem": [{"role": "oracle", "content": "?"}]},
+        "malformed",
+        "the role 'oracle'; known roles are system",
+    ),
     ({"problem": [{"role": "system", "content": "?"}]}, "question", "the chat ends with the role system"),
     ({"problem": [{"role": "assistant", "content": "?"}]}, "question", "the chat has no turn"),
     ({"problem": 7}, "malformed", "the question must be a text, or a list of messages .* not a int"),
@@ -136,9 +140,9 @@ BAD = [
     (
         {"teacher_prompt": [{"role": "system", "content": "<image>"}]},
         "malformed",
-        "teacher_prompt has no message of the user",
+        "teacher_prompt has no user message",
     ),
-    ({"teacher_prompt": []}, "malformed", "teacher_prompt has no message of the user"),
+    ({"teacher_prompt": []}, "malformed", "teacher_prompt has no user message"),
     (
         {"teacher_prompt": [{"text": "x"}]},
         "malformed",
@@ -154,7 +158,7 @@ BAD = [
     ({"images": [png(size=(201, 1))]}, "media_size", "201 x 1 pixels"),
     ({"images": [png(size=(101, 100))]}, "media_size", "more than max_raw_pixels=10000"),
     ({"videos": [b"no film"], "problem": "<image><video>?"}, "unreadable_media", "cannot be decoded"),
-    ({"videos": [[png(), png(size=(9, 9))]]}, "unreadable_media", "must have one size"),
+    ({"videos": [[png(), png(size=(9, 9))]]}, "unreadable_media", "must all have the same size"),
 ]
 
 
@@ -176,13 +180,13 @@ def test_bad_rows_are_named_or_left_out(tmp_path, changes, kind, message):
 
 
 def _table(folder: Path, *rows):
-    """As a JSON file would give them, but with bytes, which JSON cannot say."""
+    """Rows as from a JSON file, but with bytes, which JSON cannot hold."""
     from vicur.data.tables import ListTable
 
     return ListTable("a.json", (folder,), rows)
 
 
-def test_repeated_ids_are_told_apart_and_no_row_is_lost(tmp_path):
+def test_repeated_ids_become_unique_and_no_row_is_lost(tmp_path):
     """Two sets in one file count from 0 each; one row is there twice; an id looks like one of ours."""
     rows = [row(id="0"), row(id="1"), row(id="0", answer="8"), row(id="0"), row(id="0#2")]
     source = FileSource(write(tmp_path / "b.parquet", *rows))
@@ -307,6 +311,6 @@ def test_settings_reach_the_source(tmp_path):
         (lambda: DataConfig(video=VideoConfig(min_pixels=0)), r"min_pixels must be at least 1"),
     ],
 )
-def test_settings_that_make_no_sense(make, message):
+def test_invalid_settings(make, message):
     with pytest.raises(ValueError, match=message):
         make()

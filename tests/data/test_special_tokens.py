@@ -1,4 +1,4 @@
-"""Special tokens in people's texts: neither placeholders nor ends of turns, and the same text to read."""
+"""Special tokens inside texts are neither placeholders nor ends of turns; the text stays the same."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ids_of(encoder, tokens):
 
 @given(st.lists(quoting, min_size=1, max_size=3), quoting, st.booleans())
 def test_texts_never_make_a_special_token(encoder, texts, system, filmed):
-    """As many of each as with harmless texts, of the same text; lengths are those of the tensors."""
+    """As many of each as with harmless texts, and the same text; lengths equal those of the tensors."""
 
     def shown(words, sys) -> Shown:
         content = [{"type": "text", "text": text} for text in words]

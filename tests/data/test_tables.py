@@ -1,4 +1,4 @@
-"""What names stand for."""
+"""The tables that names refer to."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_one_object_over_several_lines_is_one_row(tmp_path):
 
 
 def test_lines_end_at_line_feeds_alone(tmp_path):
-    """The line separator of Unicode may stand in a JSON string as it is."""
+    """The line separator of Unicode may occur in a JSON string unescaped."""
     lines = [json.dumps({"problem": text}, ensure_ascii=False) for text in ("a\u2028b", "c")]
     (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert problems(tmp_path / "a.jsonl") == ["a\u2028b", "c"]
@@ -81,8 +81,8 @@ def test_rows_in_json_may_be_ragged_where_arrow_would_refuse(tmp_path):
         ),
         ("a.csv", "problem,problem\na,b", "two columns 'problem'"),
         ("a.json.gz", "no gzip", "cannot be read"),
-        ("a.json", "nothing", "neither a JSON list of rows nor one row a line"),
-        ("a.json", "\n7 8", "neither a JSON list of rows nor one row a line"),
+        ("a.json", "nothing", "neither a JSON list of rows nor one row per line"),
+        ("a.json", "\n7 8", "neither a JSON list of rows nor one row per line"),
         ("a.txt", "x", r"neither \.parquet nor \.jsonl nor \.json"),
         ("a.parquet", "x", "cannot be read"),
     ],
@@ -144,7 +144,7 @@ def test_saved_data_sets_keep_a_chosen_order(tmp_path):
     one = datasets.Dataset.from_dict({"problem": ["a", "b", "c"]}).select([2, 0])
     one.save_to_disk(tmp_path / "one")
     assert problems(tmp_path / "one") == ["c", "a"]
-    assert [row["problem"] for row in tables._whole(one).to_pylist()] == ["c", "a"]
+    assert [row["problem"] for row in tables._arrow_table(one).to_pylist()] == ["c", "a"]
     saved(tmp_path / "f", train=["a"], test=["b"])
     assert problems(tmp_path / "f") == ["a"] and problems(f"{tmp_path / 'f'}@test") == ["b"]
 
@@ -160,12 +160,16 @@ def test_saved_data_sets_keep_a_chosen_order(tmp_path):
             "is one file and has no splits",
         ),
         (lambda path: (path / "f").mkdir(), "f", "has no data: no .parquet"),
-        (lambda path: saved(path / "f", a=["1"], b=["2"]), "f", "has the splits a, b; say which: .*f@a"),
+        (
+            lambda path: saved(path / "f", a=["1"], b=["2"]),
+            "f",
+            "has the splits a, b; choose one, e.g. .*f@a",
+        ),
         (lambda path: saved(path / "f", train=["1"], b=["2"]), "f@c", "has the splits train, b, not c"),
         (lambda path: write_parquet(path / "f" / "a.parquet", "1"), "f@c", "has the splits a, not c"),
     ],
 )
-def test_names_that_stand_for_nothing(tmp_path, make, name, message):
+def test_names_that_refer_to_nothing(tmp_path, make, name, message):
     if make is not None:
         make(tmp_path)
     with pytest.raises(ValueError, match=message):
@@ -179,7 +183,7 @@ def test_a_saved_set_without_splits_has_none(tmp_path):
 
 
 def test_large_files_are_mapped_from_disk(tmp_path, monkeypatch):
-    """The rows are those of the files; what is held is a map of an Arrow file, not memory of ours."""
+    """The rows are those of the files; the table maps an Arrow file instead of holding it in memory."""
     write_parquet(tmp_path / "f" / "train-00000-of-00002.parquet", "a", "b")
     write_parquet(tmp_path / "f" / "train-00001-of-00002.parquet", "c")
     in_memory = problems(tmp_path / "f")
@@ -232,7 +236,7 @@ def test_without_datasets_files_can_still_be_read(tmp_path, monkeypatch):
 
 
 def test_csv_and_tsv(tmp_path):
-    """Quotes, line breaks and commas inside values; what is empty is absent; another separator; gzip."""
+    """Quotes, line breaks and commas inside values; empty values are absent; another separator; gzip."""
     text = 'question,answer,cue\n"a, ""b""\nc",7,\nd,,"x"\n'
     (tmp_path / "a.csv").write_text("\ufeff" + text, encoding="utf-8")
     (tmp_path / "b.csv").write_text("question;answer\r\na, b;7\r\n")
@@ -255,15 +259,15 @@ def test_a_table_of_vlmevalkit(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
-def test_a_folder_of_ones_own_images(tmp_path, name):
+def test_a_folder_of_images(tmp_path, name):
     for colour in ("red", "blue"):
         (tmp_path / f"{colour}.png").write_bytes(png(colour))
     rows = [{"file_name": f"{c}.png", "question": "Which colour?", "answer": c} for c in ("red", "blue")]
     lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
     text = lines if name.endswith("csv") else map(json.dumps, rows)
     (tmp_path / name).write_text("\n".join(text) + "\n")
-    found = [(s.answer, s.images[0].getpixel((0, 0))) for s in FileSource(tmp_path)]
-    assert found == [("red", (255, 0, 0)), ("blue", (0, 0, 255))]
+    result = [(s.answer, s.images[0].getpixel((0, 0))) for s in FileSource(tmp_path)]
+    assert result == [("red", (255, 0, 0)), ("blue", (0, 0, 255))]
 
 
 def test_broken_lines_are_bad_rows_of_their_own(tmp_path):
@@ -328,7 +332,7 @@ def test_files_of_several_conventions(tmp_path):
     assert source.column("question") == ["a", "b"] and source.column("answer") == [None, "8"]
 
 
-def test_names_of_nothing(tmp_path, monkeypatch):
+def test_empty_names_and_patterns(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_parquet(tmp_path / "a,b.parquet", "a")
     assert (

@@ -21,7 +21,7 @@ def text_of(shown):
     return "".join(p.get("text", f"<{p['type']}>") for m in shown.messages for p in m["content"])
 
 
-def test_hint_stands_after_the_question_on_a_new_line(samples):
+def test_the_hint_follows_the_question_on_a_new_line(samples):
     sample = samples[0]
     plain = text_of(Plain().show(sample))
     assert text_of(Hinted("cue").show(sample)) == f"{plain}\n[Hint]: {sample.privilege.cue}"
@@ -97,12 +97,12 @@ def test_degraded_and_masked_media_keep_the_visual_tokens(shared_student, sample
     assert not blind.token_types.any() and not blind.media
     text = scorer.encoder.tokenizer.decode(blind.input_ids)
     assert "What is there?" in text and text.endswith("<|im_start|>assistant\n")
-    found = [
+    result = [
         scorer.log_probs([sample], [[torch.tensor([11, 12])]], v)
         for v in (Plain(), Degraded(), Masked(), Blind())
     ]
-    assert all(torch.isfinite(f).all() for f in found)
-    assert all(not torch.equal(found[0], f) for f in found[1:])
+    assert all(torch.isfinite(f).all() for f in result)
+    assert all(not torch.equal(result[0], f) for f in result[1:])
 
 
 @pytest.mark.parametrize("media", MEDIA, ids=str)
@@ -128,7 +128,7 @@ def test_a_view_that_changes_the_visual_tokens_is_caught(shared_student, samples
 
 
 def test_degraded_destroys_detail_and_keeps_the_rest():
-    """Every tenth of the side is one colour, the mean of what was there."""
+    """Every tenth of the side has one colour, the mean of the original."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (100, 50, 3), dtype=np.uint8)
     shown = Degraded(0.1)._degrade(Image.fromarray(pixels))
@@ -187,7 +187,7 @@ def test_masks_depend_on_sample_image_and_draw_alone(samples):
         (lambda: Masked(patch=0), "at least 1 pixel"),
     ],
 )
-def test_views_that_make_no_sense(make, message):
+def test_invalid_views(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -38,9 +38,9 @@ def source(tmp_path) -> FileSource:
 
 
 def test_counts(source):
-    found = inspect_source(source, teacher_view=Hinted("cue"))
-    assert found.name == "a.json" and (found.rows, found.problems) == (8, 6)
-    assert found.schema == {
+    result = inspect_source(source, teacher_view=Hinted("cue"))
+    assert result.name == "a.json" and (result.rows, result.problems) == (8, 6)
+    assert result.schema == {
         "question": "problem",
         "images": "images",
         "videos": "videos",
@@ -50,24 +50,24 @@ def test_counts(source):
         "target_response": "response",
         "id": "qid",
     }
-    assert found.bad_rows == {"answer": 2}
-    assert list(found.first_bad_rows) == ["answer"] and found.first_bad_rows["answer"].startswith(
+    assert result.bad_rows == {"answer": 2}
+    assert list(result.first_bad_rows) == ["answer"] and result.first_bad_rows["answer"].startswith(
         "row 4: the"
     )
-    assert (found.repeated_ids, found.duplicates) == (1, 0)
-    assert found.notes == [
-        "1 row(s) repeat the id of an earlier row and got a number behind it (#2, #3, ...)."
+    assert (result.repeated_ids, result.duplicates) == (1, 0)
+    assert result.notes == [
+        "1 row(s) repeat the id of an earlier row; a number was appended to the id (#2, #3, ...)."
     ]
-    assert (found.without_answer, found.with_target_response, found.with_choices) == (4, 1, 0)
-    assert found.images_per_problem == {0: 2, 1: 3, 2: 1} and found.videos_per_problem == {0: 5, 1: 1}
-    assert (found.image_width.low, found.image_width.p50, found.image_width.high) == (8, 20, 100)
-    assert (found.image_height.low, found.image_height.high) == (8, 50)
-    assert (found.image_megapixels.low, found.image_megapixels.high) == (0.000064, 0.005)
-    assert found.video_frames == Spread(3.0, 3.0, 3.0, 3.0, 3.0)
-    assert found.privileges == {"answer": 2, "rationale": 0, "cue": 1, "teacher_prompt": 1}
-    assert found.prompt_tokens is None and found.teacher_prompt_tokens is None
-    assert found.example_id == "a" and found.student_sees == "user: <image>Why?"
-    assert found.teacher_sees == "user: <image>Why?\n[Hint]: x"
+    assert (result.without_answer, result.with_target_response, result.with_choices) == (4, 1, 0)
+    assert result.images_per_problem == {0: 2, 1: 3, 2: 1} and result.videos_per_problem == {0: 5, 1: 1}
+    assert (result.image_width.low, result.image_width.p50, result.image_width.high) == (8, 20, 100)
+    assert (result.image_height.low, result.image_height.high) == (8, 50)
+    assert (result.image_megapixels.low, result.image_megapixels.high) == (0.000064, 0.005)
+    assert result.video_frames == Spread(3.0, 3.0, 3.0, 3.0, 3.0)
+    assert result.privileges == {"answer": 2, "rationale": 0, "cue": 1, "teacher_prompt": 1}
+    assert result.prompt_tokens is None and result.teacher_prompt_tokens is None
+    assert result.example_id == "a" and result.student_sees == "user: <image>Why?"
+    assert result.teacher_sees == "user: <image>Why?\n[Hint]: x"
     assert (
         inspect_source(source, teacher_view=Hinted("teacher_prompt"), example=5).teacher_sees
         == "user: <image>Look!"
@@ -76,50 +76,50 @@ def test_counts(source):
 
 def test_lengths_and_the_chat_template_of_a_model(base, source):
     encoder = PromptEncoder(base.processor, base.model.model.get_rope_index)
-    found = inspect_source(source, encoder, Hinted("cue"))
+    result = inspect_source(source, encoder, Hinted("cue"))
     plain = [len(prompt) for prompt in encoder.encode([Plain().show(sample) for sample in source])]
     hinted = [len(prompt) for prompt in encoder.encode([Hinted("cue").show(sample) for sample in source])]
-    assert (found.prompt_tokens.low, found.prompt_tokens.high) == (min(plain), max(plain))
-    assert (found.teacher_prompt_tokens.low, found.teacher_prompt_tokens.high) == (min(hinted), max(hinted))
-    assert found.student_sees == encoder.render(Plain().show(source[0]))
-    assert found.student_sees == (
+    assert (result.prompt_tokens.low, result.prompt_tokens.high) == (min(plain), max(plain))
+    assert (result.teacher_prompt_tokens.low, result.teacher_prompt_tokens.high) == (min(hinted), max(hinted))
+    assert result.student_sees == encoder.render(Plain().show(source[0]))
+    assert result.student_sees == (
         "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Why?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert found.teacher_sees == found.student_sees.replace("Why?", "Why?\n[Hint]: x")
+    assert result.teacher_sees == result.student_sees.replace("Why?", "Why?\n[Hint]: x")
 
 
 def test_as_json(base, source):
-    found = json.loads(json.dumps(inspect_source(source).as_dict()))
-    assert found["image_width"]["high"] == 100 and found["bad_rows"]["answer"] == 2
-    assert found["images_per_problem"] == {"0": 2, "1": 3, "2": 1}
+    result = json.loads(json.dumps(inspect_source(source).as_dict()))
+    assert result["image_width"]["high"] == 100 and result["bad_rows"]["answer"] == 2
+    assert result["images_per_problem"] == {"0": 2, "1": 3, "2": 1}
 
 
 def test_percentiles():
-    """Of 0 ... 100 the p-th percentile is p."""
+    """The p-th percentile of 0 ... 100 is p."""
     assert Spread.of(list(range(101))) == Spread(0.0, 5.0, 50.0, 95.0, 100.0)
     assert Spread.of([]) is None
 
 
-def test_an_example_must_be_there(source):
+def test_the_example_must_exist(source):
     with pytest.raises(ValueError, match="has no problem 6; it has 6"):
         inspect_source(source, example=6)
 
 
-def test_of_nothing_but_bad_rows_the_reasons_are_told(tmp_path, monkeypatch, capsys):
-    """By the command too, as text and as JSON; each kind with its count and its first row."""
+def test_a_source_of_only_bad_rows_reports_the_reasons(tmp_path, monkeypatch, capsys):
+    """The command does too, as text and JSON; each kind has its count and its first row."""
     from vicur.cli.main import main
 
     rows = [{"problem": "<image>?", "images": [name]} for name in ("gone.png", "../x.png", "lost.png")]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     monkeypatch.chdir(tmp_path)
     assert main(["data", "inspect", "a.json", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["bad_rows"] == {"missing_media": 2, "outside_folder": 1} and found["problems"] == 0
-    assert found["first_bad_rows"]["missing_media"].startswith("row 0: there is no file gone.png")
+    result = json.loads(capsys.readouterr().out)
+    assert result["bad_rows"] == {"missing_media": 2, "outside_folder": 1} and result["problems"] == 0
+    assert result["first_bad_rows"]["missing_media"].startswith("row 0: there is no file gone.png")
     assert main(["data", "inspect", "a.json"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "2 missing_media, first: row 0" in said and "1 outside_folder, first: row 1" in said
-    assert "data.image_dir=FOLDER" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "2 missing_media, first: row 0" in output and "1 outside_folder, first: row 1" in output
+    assert "data.image_dir=FOLDER" in output
 
 
 def test_answers_in_responses_are_offered(tmp_path):
@@ -127,9 +127,9 @@ def test_answers_in_responses_are_offered(tmp_path):
     vague = [chat[0], {"from": "gpt", "value": "It depends on what the picture is meant to show."}]
     rows = [{"conversations": own, "images": [png((8, 8))]} for own in (chat, vague)]
     table = ListTable("a.json", (tmp_path,), rows)
-    found = inspect_source(FileSource(table))
-    assert (found.without_answer, found.answers_in_responses) == (2, 1)
-    assert any("data.answer_from_response=true" in note for note in found.notes)
+    result = inspect_source(FileSource(table))
+    assert (result.without_answer, result.answers_in_responses) == (2, 1)
+    assert any("data.answer_from_response=true" in note for note in result.notes)
     source = FileSource(table, answer_from_response=True)
     assert source.column("answer") == ["7", None] and source[0].target_response == "So it is \\boxed{7}."
     assert inspect_source(source).notes == []

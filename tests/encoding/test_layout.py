@@ -51,7 +51,7 @@ def test_positions_equal_the_models_own(base, samples):
         assert torch.equal(sequences.position_ids[0, row, real[row]], torch.arange(count))
 
 
-def test_predicting_positions_stand_one_before_each_token(base, samples, responses):
+def test_predicting_positions_precede_their_tokens(base, samples, responses):
     scorer = Scorer(base)
     prompts = scorer.encode(samples[:2], Plain())
     sequences = build_sequences(prompts, [responses[:2], responses[2:5]], pad_id=0)
@@ -80,10 +80,10 @@ def log_probs_and_gradients(loaded, samples, groups, *, share, **layout):
         sequences = scorer.sequences(prompts, groups)
     weights = torch.linspace(-1, 1, len(sequences.response_ids))
     term = Term("log_prob", lambda block: block.log_prob_C, weights)
-    found = scorer.weighted_terms(sequences, [term], {})
-    found.loss.backward()
+    result = scorer.weighted_terms(sequences, [term], {})
+    result.loss.backward()
     gradients = {n: p.grad.clone() for n, p in loaded.model.named_parameters() if p.grad is not None}
-    return found.values_JN[0], gradients
+    return result.values_JN[0], gradients
 
 
 @pytest.mark.parametrize("layout", [{}, {"padding_side": "left"}, {"pad_to": 150}])
@@ -116,22 +116,22 @@ def test_order_and_split_change_nothing(shared_student, samples, responses, orde
 def test_shared_prompts_under_eager_attention(student, samples, responses):
     """Eager attention adds the mask to its scores, so a boolean one would hardly mask at all."""
     ids = [responses[:3], responses[3:5]]
-    found = []
+    result = []
     for implementation in ("sdpa", "eager"):
         student.model.set_attn_implementation(implementation)
-        found.append(Scorer(student).log_probs(samples[:2], ids, Plain()))
-    torch.testing.assert_close(*found, rtol=1e-4, atol=2e-5)
+        result.append(Scorer(student).log_probs(samples[:2], ids, Plain()))
+    torch.testing.assert_close(*result, rtol=1e-4, atol=2e-5)
 
 
 def test_padding_content_never_matters(student, samples, responses):
-    """Another id in the padding, same numbers: nothing attends to it."""
+    """Another id in the padding gives the same numbers: nothing attends to it."""
     scorer = Scorer(student)
     prompts = scorer.encode(samples, Plain())
-    found = []
+    result = []
     for pad_id in (477, 5):
         sequences = build_sequences(prompts, [[r] for r in responses], pad_id=pad_id, pad_to=99)
-        found.append(scorer.policy(sequences, lambda hidden, head: hidden).detach())
-    assert torch.equal(*found)
+        result.append(scorer.policy(sequences, lambda hidden, head: hidden).detach())
+    assert torch.equal(*result)
 
 
 @pytest.mark.parametrize(
@@ -154,14 +154,14 @@ def test_sequences_of_two_responses_keep_the_flat_order(base, samples, responses
     sequences = scorer.sequences(prompts, [responses[:3], responses[3:6]])
     assert len(sequences.input_ids) == 4
     assert torch.equal(sequences.response_ids, torch.cat(responses))
-    found = scorer.log_probs(samples[:2], [responses[:3], responses[3:6]], Plain())
+    result = scorer.log_probs(samples[:2], [responses[:3], responses[3:6]], Plain())
     alone = Scorer(base, ScoringConfig(share_prompts="never"))
     expected = alone.log_probs(samples[:2], [responses[:3], responses[3:6]], Plain())
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=2e-5)
 
 
 def test_nan_in_padding_never_reaches_the_loss(student, samples, responses):
-    """Whatever the hidden states are where no response token is predicted."""
+    """For any hidden states at positions that predict no response token."""
     scorer = Scorer(student)
     sequences = build_sequences(
         scorer.encode(samples[:3], Plain()), [[r] for r in responses[:3]], pad_id=0, pad_to=120

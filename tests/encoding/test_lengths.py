@@ -1,4 +1,4 @@
-"""Prompt lengths without pixels: those of the tensors, and what becomes of prompts that are too long."""
+"""Prompt lengths without pixels: equal to those of the tensors; overlong prompts are dropped or rejected."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def encoder(base, limits=None) -> PromptEncoder:
 
 @given(st.lists(st.one_of(sizes, videos, words), max_size=5), words, bounds, bounds)
 def test_lengths_are_those_of_the_tensors(shared_student, parts, system, image_bound, frame_bound):
-    """Text, images and videos in any order and number, under limits; sizes are all that is looked at."""
+    """Text, images and videos in any order and number, under limits; only sizes are read."""
     content, images, films = [], [], []
     for part in parts:
         if isinstance(part, str):

@@ -1,4 +1,4 @@
-"""Images and videos in all stated forms, and what must not be opened."""
+"""Images and videos in all supported forms, and entries that must be rejected."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_form_of_an_image(reader, tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_images_are_turned_upright(reader, orientation, kind):
-    """What `exif_transpose` of Pillow makes; the size is known from the header."""
+    """The result of Pillow's `exif_transpose`; the size is known from the header."""
     from PIL import ImageOps
 
     exif = Image.Exif()
@@ -86,8 +86,8 @@ def test_transparent_parts_show_white(reader):
         encoded(palette, transparency=1),
         encoded(layered, "WEBP", lossless=True),
     ):
-        found = reader.read_image(content)
-        assert [found.getpixel((x, 0)) for x in (0, 1)] == [(255, 0, 0), (255, 255, 255)]
+        result = reader.read_image(content)
+        assert [result.getpixel((x, 0)) for x in (0, 1)] == [(255, 0, 0), (255, 255, 255)]
     assert reader.read_image(encoded(grey)).getpixel((0, 0)) == (10, 10, 10)
     half = Image.new("RGBA", (1, 1), (0, 0, 0, 128))
     assert reader.read_image(encoded(half)).getpixel((0, 0)) == (127, 127, 127)
@@ -98,14 +98,14 @@ def test_animations_show_their_first_frame_and_16_bits_become_8(reader):
     animated = encoded(first, "WEBP", save_all=True, append_images=[second], lossless=True)
     assert same(reader.read_image(animated), first)
     deep = Image.fromarray(np.array([[0, 257, 25700, 65535]], np.uint16))
-    found = reader.read_image(encoded(deep))
-    assert [found.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 100, 255]
+    result = reader.read_image(encoded(deep))
+    assert [result.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 100, 255]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "F", "I"])
 def test_images_of_any_mode_become_rgb(reader, mode):
-    found = reader.read_image(Image.new("L", (3, 2), 0).convert(mode))
-    assert found.mode == "RGB" and found.size == (3, 2)
+    result = reader.read_image(Image.new("L", (3, 2), 0).convert(mode))
+    assert result.mode == "RGB" and result.size == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_images_of_any_mode_become_rgb(reader, mode):
         (
             "../outside.png",
             "outside_folder",
-            r"lies outside the data folder .*data\.image_dir=FOLDER",
+            r"is outside the data folder .*data\.image_dir=FOLDER",
         ),
-        ("/etc/hostname", "outside_folder", "lies outside"),
-        ("inside/../../outside.png", "outside_folder", "lies outside"),
-        ("file:///etc/hostname", "outside_folder", "lies outside"),
-        ("link.png", "outside_folder", "lies outside"),
-        ("linked/outside.png", "outside_folder", "lies outside"),
+        ("/etc/hostname", "outside_folder", "is outside"),
+        ("inside/../../outside.png", "outside_folder", "is outside"),
+        ("file:///etc/hostname", "outside_folder", "is outside"),
+        ("link.png", "outside_folder", "is outside"),
+        ("linked/outside.png", "outside_folder", "is outside"),
         ("gone.png", "missing_media", r"no file gone\.png in"),
         ("a.b/" * 1300, "missing_media", r"there is no file (a\.b/){15}"),
         ("abc/" * 100, "missing_media", "there is no file abc/.*nor is it an image in base64"),
@@ -133,10 +133,14 @@ def test_images_of_any_mode_become_rgb(reader, mode):
         ("data:image/png;base64,@@", "malformed", "is not valid base64"),
         ("data:image/png,abc", "malformed", "not a data URI in base64"),
         (7, "malformed", "is a int; a path, bytes or a dictionary"),
-        (Image.new("L", (2001, 10)), "media_size", "2001 x 10 pixels; the longer side may be 200 times"),
+        (
+            Image.new("L", (2001, 10)),
+            "media_size",
+            "2001 x 10 pixels; the longer side may be at most 200 times",
+        ),
     ],
 )
-def test_images_that_cannot_be_had(tmp_path, entry, kind, message):
+def test_images_that_cannot_be_read(tmp_path, entry, kind, message):
     home = tmp_path / "home"
     (home / "inside").mkdir(parents=True)
     (tmp_path / "outside.png").write_bytes(encoded(picture()))
@@ -158,7 +162,7 @@ def test_links_inside_the_folder_may_be_followed(tmp_path):
 
 
 def test_decompression_bombs_are_refused_by_their_header():
-    """Whole-number pixels in a few bytes: Pillow's warning, and far above it its error, are ours."""
+    """Very many pixels in a few bytes: Pillow's warning, and far above it its error, become ours."""
     reader = MediaReader((Path(),))
     for side in (10_000, 20_000):
         bomb = encoded(Image.new("1", (side, side)))
@@ -174,7 +178,7 @@ def test_decompression_bombs_are_refused_by_their_header():
     assert larger.image_size(encoded(Image.new("1", (10_000, 10_000)))) == (10_000, 10_000)
 
 
-def test_a_truncated_body_shows_only_in_decoding(reader):
+def test_a_truncated_image_is_detected_only_by_decoding(reader):
     for kind in ("PNG", "JPEG"):
         content = encoded(picture((64, 64)), kind)
         broken = content[: len(content) // 2]
@@ -185,7 +189,7 @@ def test_a_truncated_body_shows_only_in_decoding(reader):
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # of damaged TIFFs, while it decodes
 @given(st.binary(max_size=200), st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"]), st.data())
-def test_garbage_is_a_problem_of_the_row_and_nothing_else(noise, kind, data):
+def test_garbage_only_makes_a_bad_row(noise, kind, data):
     """Any damage either leaves an image or makes a `RowProblem`."""
     reader = MediaReader((Path(),), max_raw_pixels=10**6)
     content = bytearray(encoded(picture((16, 16)), kind))
@@ -196,7 +200,7 @@ def test_garbage_is_a_problem_of_the_row_and_nothing_else(noise, kind, data):
 
 
 def film(frames: int, rate: int = 8, size=(32, 16), *, turned: int = 0, kind="mp4") -> bytes:
-    """A film whose frame i is grey of value 10 i."""
+    """A video whose frame i is grey with value 10 i."""
     data = io.BytesIO()
     with av.open(data, "w", format="matroska" if kind == "mkv" else kind) as container:
         stream = container.add_stream("mpeg4", rate=rate)
@@ -219,7 +223,7 @@ def film(frames: int, rate: int = 8, size=(32, 16), *, turned: int = 0, kind="mp
 
 @settings(max_examples=15)
 @given(st.binary(min_size=1, max_size=300), st.sampled_from(["mp4", "mkv"]), st.data())
-def test_damaged_films_are_a_problem_of_the_row_and_nothing_else(noise, kind, data):
+def test_damaged_videos_only_make_a_bad_row(noise, kind, data):
     reader = MediaReader((Path(),), max_raw_pixels=10**6)
     content = bytearray(film(6, kind=kind))
     start = data.draw(st.integers(0, len(content) - 1))
@@ -234,17 +238,17 @@ def test_threads_may_read_at_once(reader):
     before = list(warnings.filters)
     content = encoded(picture((64, 64)))
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(reader.read_image, [content] * 64))
-    assert all(same(image, found[0]) for image in found) and warnings.filters == before
+        result = list(pool.map(reader.read_image, [content] * 64))
+    assert all(same(image, result[0]) for image in result) and warnings.filters == before
 
 
 def shades(video: Video) -> list[int]:
-    """To which of the film's frames each one comes nearest."""
+    """The index of the source frame that each frame is nearest to."""
     return [round(np.asarray(frame).mean() / 10) for frame in video.frames]
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
-def test_frames_are_taken_at_even_distances_at_their_true_times(tmp_path, kind):
+def test_frames_are_evenly_spaced_and_keep_their_true_times(tmp_path, kind):
     """24 frames at 8 a second: three seconds. At two a second that is six frames over 23/8 seconds."""
     reader = MediaReader((tmp_path,))
     (tmp_path / f"a.{kind}").write_bytes(film(24, kind=kind))
@@ -271,8 +275,8 @@ def test_how_many_frames_are_taken(config, expected, rate):
     assert shades(video) == expected and video.frames_per_second == pytest.approx(rate)
 
 
-def test_films_that_are_shown_turned(reader):
-    """As phones film: stored lying, shown upright. The white half stands to the left then."""
+def test_rotated_videos_are_turned_upright(reader):
+    """As recorded by phones: stored sideways, shown upright. The white half is then on the left."""
     content = film(4, turned=90)
     video = reader.read_video(content)
     assert video.size == (16, 32) == reader.outline_video(content).size
@@ -305,7 +309,7 @@ def test_lists_of_frames(tmp_path):
     "entry, message",
     [
         ([], "has no frames"),
-        ([picture((8, 6)), picture((6, 8))], "frames of a video must have one size, not 6 x 8 and 8 x 6"),
+        ([picture((8, 6)), picture((6, 8))], "must all have the same size, not 6 x 8 and 8 x 6"),
         ([picture(), "gone.png"], "no file gone.png"),
         ({"frames": [picture()], "fps": 0}, "fps is 0; a number above 0"),
         (b"no film", "cannot be decoded"),
@@ -316,22 +320,22 @@ def test_lists_of_frames(tmp_path):
         ("../a.mp4", "outside the data folder"),
     ],
 )
-def test_videos_that_cannot_be_had(reader, entry, message):
+def test_videos_that_cannot_be_read(reader, entry, message):
     for read in (reader.read_video, reader.outline_video, reader.check_video):
         with pytest.raises(RowProblem, match=message):
             read(entry)
 
 
-def test_a_film_that_ends_early_shows_only_in_decoding(reader):
-    """The index at the front announces all frames; half of their pictures are missing."""
+def test_a_video_that_ends_early_is_detected_only_by_decoding(reader):
+    """The index at the start of the file lists all frames; the data of half of them are missing."""
     content = film(24, kind="mkv")
     broken = content[: len(content) * 6 // 10]
     reader.check_video(broken)
-    with pytest.raises(RowProblem, match=r"ends early: of 6 frames|cannot be decoded"):
+    with pytest.raises(RowProblem, match=r"ends early: only \d of 6|cannot be decoded"):
         reader.read_video(broken)
 
 
-def test_without_pyav_files_are_refused_and_frames_are_not(reader, monkeypatch):
+def test_without_pyav_only_files_are_rejected(reader, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(VideoSupportMissing, match=r"pip install 'vicur\[video\]'"):
         reader.read_video(film(4))
@@ -347,7 +351,7 @@ def test_without_pyav_files_are_refused_and_frames_are_not(reader, monkeypatch):
         (lambda: Video((picture(),), 0.0), "frames_per_second above 0"),
     ],
 )
-def test_settings_that_make_no_sense(make, message):
+def test_invalid_settings(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -373,13 +377,13 @@ def grey(values, dtype) -> Image.Image:
     ],
 )
 def test_grey_images_of_any_depth(reader, image, expected):
-    found = reader.read_image(image)
-    assert [found.getpixel((x, 0)) for x in range(3)] == [(value,) * 3 for value in expected]
+    result = reader.read_image(image)
+    assert [result.getpixel((x, 0)) for x in range(3)] == [(value,) * 3 for value in expected]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_bare_base64(reader, kind):
-    """With line breaks, in the alphabet for addresses and without padding too; a text is no image."""
+    """Also with line breaks, in the URL-safe alphabet and without padding; a text is not an image."""
     content = encoded(picture((16, 16)), kind)
     text = base64.b64encode(content).decode()
     broken = "\n".join(text[i : i + 76] for i in range(0, len(text), 76))
@@ -412,18 +416,18 @@ def test_the_size_that_a_row_asks_for(reader, asked, size):
         ({"max_pixels": "many"}, "max_pixels is 'many'; a number above 0"),
         ({"min_pixels": 0}, "min_pixels is 0"),
         ({"min_pixels": 9, "max_pixels": 8}, r"min_pixels \(9\) is above max_pixels \(8\)"),
-        ({"resized_width": 9}, "only one is given"),
+        ({"resized_width": 9}, "only one of resized_width and resized_height is set"),
         ({"min_pixels": 1e12}, "more than max_raw_pixels"),
     ],
 )
-def test_sizes_that_make_no_sense(reader, asked, message):
+def test_invalid_sizes(reader, asked, message):
     for read in (reader.read_image, reader.image_size):
         with pytest.raises(RowProblem, match=message):
             read({"image": picture(), **asked})
 
 
 def animated(kind: str, durations: list[int]) -> bytes:
-    """Frame i is grey of value 10 i."""
+    """Frame i is grey with value 10 i."""
     frames = [Image.new("RGB", (24, 16), (10 * i,) * 3) for i in range(len(durations))]
     options = {"lossless": True} if kind == "WEBP" else {}
     return encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=durations, **options)
@@ -431,7 +435,7 @@ def animated(kind: str, durations: list[int]) -> bytes:
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
 def test_animations_are_videos_of_their_own_times(reader, tmp_path, kind):
-    """Eight frames of 250 ms at two a second; and frames that stand for 1, 1, 4 and 1 seconds."""
+    """Eight frames of 250 ms at two frames per second; and frames displayed for 1, 1, 4 and 1 seconds."""
     name = f"a.{kind.lower()}"
     (tmp_path / name).write_bytes(animated(kind, [250] * 8))
     for entry in (name, [name], {"video": name}, (tmp_path / name).read_bytes(), [{"path": name}]):
@@ -483,7 +487,7 @@ def test_settings_of_a_row(reader, asked, expected, rate):
         ({"total_pixels": []}, r"total_pixels is \[\]"),
     ],
 )
-def test_settings_of_a_row_that_make_no_sense(reader, asked, message):
+def test_invalid_settings_of_a_row(reader, asked, message):
     for read in (reader.read_video, reader.outline_video, reader.check_video):
         with pytest.raises(RowProblem, match=message):
             read({"video": film(24), **asked})

@@ -1,4 +1,4 @@
-"""How large the model sees images and frames: limits, true times, and the processor's own numbers."""
+"""Sizes of images and frames as the model sees them: limits, true times, and the processor's own numbers."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ def test_limits_on_frames_hold_for_videos_of_any_length(base, counts):
 @given(sizes, st.integers(1, 9), st.integers(4, 100))
 @example((160, 80), 5, 46)
 def test_no_frame_exceeds_its_limit(processor, size, count, tokens):
-    """Also where the number of frames is odd, which the processor rounds when it looks at all together."""
-    found = VisualSizes(processor, PixelLimits(max_frame_pixels=tokens * SIDE**2)).frame_tokens(count, size)
-    assert found <= tokens or max(size) / min(size) > tokens
+    """Also for an odd number of frames, which the processor rounds when it bounds all frames together."""
+    result = VisualSizes(processor, PixelLimits(max_frame_pixels=tokens * SIDE**2)).frame_tokens(count, size)
+    assert result <= tokens or max(size) / min(size) > tokens
 
 
 def test_limits_on_images_do_not_touch_frames_and_the_other_way_round(base):
@@ -107,7 +107,7 @@ def test_limits_on_images_do_not_touch_frames_and_the_other_way_round(base):
 # transformers takes a side of 1 or 3 pixels for the channels; ours reach it as channels first.
 @given(sizes.filter(lambda size: min(size) > 3), st.integers(2, 12))
 def test_frames_without_limits_are_the_processors_own(shared_student, size, count):
-    """Pixel for pixel, and as many, as the processor makes of the same frames by itself."""
+    """The same number of pixels, with the same values, as from the processor itself."""
     own = shared_student.processor.video_processor(
         videos=[list(film(count, size).frames)],
         do_sample_frames=False,
@@ -148,20 +148,20 @@ def test_a_long_video_shares_its_budget(base):
     [(4, 2.0, ["0.2", "1.2"]), (3, 1.0, ["0.5", "2.0"]), (4, 0.5, ["1.0", "5.0"]), (1, 1.0, ["0.0"])],
 )
 def test_the_model_reads_the_true_times(base, count, rate, times):
-    """Two frames are one group; it is labelled with the mean of their times. A lone frame stands twice."""
+    """Two frames are one group, labelled with their mean time. A single frame is shown twice."""
     prompt = encode(encoder(base), videos=[film(count, (32, 32), rate)])
     text = base.processor.tokenizer.decode(prompt.input_ids)
     assert re.findall(r"<(\d+\.\d) seconds>", text) == times
 
 
-def test_transformers_has_nothing_to_warn_of(base, monkeypatch):
-    """It warns once a process, by its logger: of frame rates it guesses, and of caps left unsaid."""
-    said = []
+def test_transformers_does_not_warn(base, monkeypatch):
+    """It warns once per process through its logger, of guessed frame rates and of missing caps."""
+    warnings_logged = []
     for module in (processing_qwen3_vl, video_processing_qwen3_vl):
         for level in ("warning", "warning_once"):
-            monkeypatch.setattr(module.logger, level, lambda *message: said.append(message))
+            monkeypatch.setattr(module.logger, level, lambda *message: warnings_logged.append(message))
     encode(encoder(base), images=[picture((32, 32))], videos=[film(3, (32, 32)), film(1, (64, 48))])
-    assert said == []
+    assert warnings_logged == []
 
 
 def test_views_keep_times_and_sizes(base):
@@ -177,7 +177,7 @@ def test_views_keep_times_and_sizes(base):
     assert Plain().show(sample).videos == (video,)
 
 
-def test_an_own_bound_gives_way_to_a_set_one(processor):
+def test_a_configured_bound_overrides_the_checkpoints(processor):
     """The tiny processor's bounds are 256 and 262,144 pixels."""
     for limits, bounds in (
         (PixelLimits(), (256, 262_144)),
@@ -185,8 +185,8 @@ def test_an_own_bound_gives_way_to_a_set_one(processor):
         (PixelLimits(min_pixels=300_000), (300_000, 300_000)),
         (PixelLimits(300, 400), (300, 400)),
     ):
-        found = VisualSizes(processor, limits).image_bounds
-        assert (found["shortest_edge"], found["longest_edge"]) == bounds
+        result = VisualSizes(processor, limits).image_bounds
+        assert (result["shortest_edge"], result["longest_edge"]) == bounds
 
 
 @pytest.mark.parametrize(
@@ -197,6 +197,6 @@ def test_an_own_bound_gives_way_to_a_set_one(processor):
         (lambda: PixelLimits(min_frame_pixels=5, max_frame_pixels=4), r"video\.min_pixels \(5\) is above"),
     ],
 )
-def test_limits_that_make_no_sense(make, message):
+def test_invalid_limits(make, message):
     with pytest.raises(ValueError, match=message):
         make()

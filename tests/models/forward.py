@@ -1,4 +1,4 @@
-"""What several tests of models do."""
+"""Helpers of several tests of models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def prompts_of(loaded, samples):
 
 @torch.no_grad()
 def logits_of(loaded, samples, **kwargs):
-    """The logits at all tokens of the prompts, padding left out."""
+    """The logits at all tokens of the prompts, without padding."""
     prompts = prompts_of(loaded, samples)
     sequences = build_sequences(prompts, [()] * len(prompts), pad_id=loaded.vocabulary.pad_id, **kwargs)
     return loaded.model(**sequences.model_inputs(loaded.model.dtype)).logits[sequences.attention_mask]

@@ -1,4 +1,4 @@
-"""LoRA students: fresh ones equal their base, the base stays, switches leave no trace."""
+"""LoRA students: new ones equal their base, the base does not change, and switches are undone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load(base_folder, recovery=False, **kwargs):
 
 
 def shake(loaded):
-    """Give every adapter and the recovery module something to say."""
+    """Give every adapter and the recovery module random weights."""
     torch.manual_seed(3)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
@@ -47,7 +47,7 @@ def test_adapters_and_recovery_are_trained_and_nothing_else(base_folder):
     assert len(names) == 4 * 7 * 2 + 2 * 4 + 2
 
 
-def test_the_vision_tower_has_adapters_if_asked(base_folder):
+def test_the_vision_tower_has_adapters_if_configured(base_folder):
     names = trainable(load(base_folder, vision=True).model)
     assert sum("model.visual" in name for name in names) == 2 * 4 * 2  # 2 blocks, 4 matrices, two factors
 
@@ -106,7 +106,7 @@ def test_a_rank_below_one_is_refused():
 
 
 def test_saving_leaves_the_model_as_it_was_in_half_precision(base_folder, tmp_path):
-    """Merged in place and taken out again, bfloat16 weights would not be what they were."""
+    """Merging in place and undoing it would not restore bfloat16 weights."""
     loaded = shake(load_student(StudentConfig(base_folder, dtype="bfloat16", lora=LORA)))
     before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
     loaded.save(tmp_path / "final")

@@ -1,4 +1,4 @@
-"""What cue recovery adds, counted on the published sizes without making a weight."""
+"""The parameters that cue recovery adds to models of the published sizes; no weights are created."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ SIZES = {
     [("2B", 6, 100_663_296, 4_096, 4.52), ("8B", 8, 536_870_912, 8_192, 5.77)],
 )
 def test_the_published_parameter_counts(size, layers, matrices, norms, share):
-    found = addition_to(SIZES[size], RecoveryConfig())
-    assert list(found.layers) == list(range(0, 5 * layers, 5))
-    assert sum(found.layers.values()) == matrices and found.norms == norms
-    assert found.added == matrices + norms and found.total == found.base + found.added
-    assert round(100 * found.share, 2) == share
-    assert found.as_dict()["added"] == found.added
+    result = addition_to(SIZES[size], RecoveryConfig())
+    assert list(result.layers) == list(range(0, 5 * layers, 5))
+    assert sum(result.layers.values()) == matrices and result.norms == norms
+    assert result.added == matrices + norms and result.total == result.base + result.added
+    assert round(100 * result.share, 2) == share
+    assert result.as_dict()["added"] == result.added
 
 
 def test_only_the_configuration_is_read(tmp_path):
@@ -68,5 +68,5 @@ def test_only_the_configuration_is_read(tmp_path):
 
 
 def test_a_student_is_not_augmented_twice(base_folder, shared_student):
-    with pytest.raises(ValueError, match=r"has cue recovery already, after the layers \[0, 2\]"):
+    with pytest.raises(ValueError, match=r"already has cue recovery, after layers \[0, 2\]"):
         addition_to(shared_student.model.config, RecoveryConfig())

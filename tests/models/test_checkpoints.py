@@ -104,13 +104,13 @@ def test_the_card_tells_what_was_added(initialised):
 def test_a_used_folder_is_left_alone(sharded, initialised):
     before = sorted(p.name for p in initialised.iterdir())
     loaded = load_student(StudentConfig(str(sharded), RECOVERY))
-    with pytest.raises(OSError, match="exists already"):
+    with pytest.raises(OSError, match="already exists"):
         save_augmented(loaded, str(sharded), RECOVERY, initialised)
     assert sorted(p.name for p in initialised.iterdir()) == before
 
 
 def test_our_checkpoint_through_the_stock_class_is_refused(initialised):
-    """As when somebody writes the stock model type into config.json: the module would be dropped."""
+    """With the stock model type in config.json: the module would be dropped."""
     config = json.loads((initialised / "config.json").read_text())
     (initialised / "config.json").write_text(json.dumps(config | {"model_type": "qwen3_vl"}))
     with pytest.raises(ValueError, match=r"has unexpected weights: recovery\."):
@@ -160,8 +160,8 @@ def test_a_broken_configuration_and_a_missing_processor(sharded, tmp_path):
 @pytest.mark.parametrize(
     "config, message",
     [
-        (Qwen3Config, "is a qwen3 model: it reads text only"),
-        (Qwen2_5_VLConfig, r"Qwen2\.5-VL gives its language model no mask of the visual tokens"),
+        (Qwen3Config, "is a qwen3 model: it reads only text"),
+        (Qwen2_5_VLConfig, r"Qwen2\.5-VL passes no mask of the visual tokens"),
     ],
 )
 def test_other_models_are_refused(config, message, tmp_path):
@@ -172,7 +172,7 @@ def test_other_models_are_refused(config, message, tmp_path):
 
 @pytest.fixture(scope="module")
 def experts(base_folder, tmp_path_factory):
-    """A tiny Qwen3-VL with experts."""
+    """A tiny mixture-of-experts Qwen3-VL."""
     folder = tmp_path_factory.mktemp("experts")
     own = read_config(base_folder).to_dict()
     text = own["text_config"] | {
@@ -229,20 +229,20 @@ def test_stock_class_is_untouched_by_importing_us(base_folder):
     assert type(model) is Qwen3VLForConditionalGeneration
 
 
-def test_recovery_that_is_described_for_a_base_without_it(base_folder):
+def test_recovery_settings_for_a_base_without_it(base_folder):
     for settings in ({"layers": [0]}, {"interval": 2}, {"learning_rate": 1e-3}):
         with pytest.raises(ValueError, match=r"Set student\.recovery\.enabled=true"):
             load_student(StudentConfig(base_folder, RecoveryConfig(**settings)))
         assert load_student(StudentConfig(base_folder, RecoveryConfig(False, **settings))).recovery is None
 
 
-def test_what_a_killed_process_left_does_not_get_into_a_checkpoint(base_folder, tmp_path):
+def test_leftovers_of_a_killed_process_do_not_get_into_a_checkpoint(base_folder, tmp_path):
     left = tmp_path / "final.partial" / "adapter"
     left.mkdir(parents=True)
     (left / "stale").write_text("old")
     load_model(base_folder).save(tmp_path / "final")
     assert not (tmp_path / "final" / "adapter").exists() and not left.parent.exists()
-    with pytest.raises(OSError, match="exists already"):
+    with pytest.raises(OSError, match="already exists"):
         load_model(base_folder).save(tmp_path / "final")
 
 

@@ -1,4 +1,4 @@
-"""Devices: chosen, refused, and a CPU in place of a GPU is said."""
+"""Devices: chosen, rejected, and a notice if the CPU is used instead of a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vicur.settings.section import SettingsError
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Let torch find so many GPUs."""
+    """Let torch find this many GPUs."""
 
     def pretend(count):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
@@ -31,7 +31,7 @@ def test_auto_takes_a_gpu_where_there_is_one(gpus):
     assert choose_device("auto") == torch.device("cpu")
 
 
-def test_a_gpu_that_is_not_there_is_refused(gpus):
+def test_a_missing_gpu_is_rejected(gpus):
     gpus(2)
     with pytest.raises(ValueError, match=r"device=cuda:2, but torch finds 2 GPU\(s\): cuda:0 to cuda:1"):
         choose_device("cuda:2")

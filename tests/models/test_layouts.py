@@ -1,7 +1,7 @@
-"""Recovery gives each sample what it would get alone, however samples are laid out in a batch.
+"""Recovery gives each sample the same result as alone, however samples are laid out in a batch.
 
-The released code of the paper pools every visual token of a packed row into one sink, and takes a wrong
-sink where a row is padded on both sides.
+The released code of the paper pools every visual token of a packed sequence into one sink, and takes a wrong
+sink if a sequence is padded on both sides.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def run(loaded, inputs):
 
 
 def placed(prompts, rows, length):
-    """Model inputs with every prompt where it is wanted: `rows` holds lists of (prompt, first column)."""
+    """Model inputs with prompts at given places: `rows` holds lists of (prompt, first column)."""
     inputs = {
         "input_ids": torch.zeros(len(rows), length, dtype=torch.long),
         "mm_token_type_ids": torch.zeros(len(rows), length, dtype=torch.long),
@@ -109,8 +109,8 @@ def test_padding_on_both_sides(shared_student, prompts, alone, data):
 
 @given(st.lists(st.integers(0, len(PROBLEMS) - 1), min_size=2, max_size=4))
 @settings(max_examples=12)
-def test_packed_rows(shared_student, prompts, alone, chosen):
-    """Several samples in one row without padding, told apart by their positions alone, or by a mask."""
+def test_packed_sequences(shared_student, prompts, alone, chosen):
+    """Several samples in one sequence without padding, separated by their positions alone, or by a mask."""
     firsts = np.cumsum([0] + [len(prompts[i]) for i in chosen])
     rows = [list(zip(chosen, firsts[:-1].tolist(), strict=True))]
     inputs, part = placed(prompts, rows, int(firsts[-1]))
@@ -123,8 +123,8 @@ def test_packed_rows(shared_student, prompts, alone, chosen):
 
 @given(st.data())
 @settings(max_examples=12)
-def test_shared_prefix_rows(shared_student, prompts, data):
-    """Responses behind one prompt get what each would get behind a prompt of its own."""
+def test_shared_prefix_sequences(shared_student, prompts, data):
+    """Responses that share a prompt get the same as with a separate copy of the prompt each."""
     index = data.draw(st.integers(0, len(prompts) - 1))
     lengths = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4))
     group = [torch.randint(8, 200, (n,), generator=torch.Generator().manual_seed(n)) for n in lengths]
@@ -152,7 +152,7 @@ def test_prefill_and_decoding_equal_one_forward(shared_student, prompts, chosen,
     )
     model = shared_student.model
     step = model(**start.model_inputs(), use_cache=True)
-    found, mask = [step.logits[:, -1]], start.attention_mask
+    result, mask = [step.logits[:, -1]], start.attention_mask
     for t, token in enumerate(response[:-1]):
         mask = torch.cat([mask, mask.new_ones(len(own), 1)], 1)
         text = torch.tensor([len(p) + t for p in own])
@@ -164,13 +164,13 @@ def test_prefill_and_decoding_equal_one_forward(shared_student, prompts, chosen,
             **cache_argument(cache_of(step)),
             use_cache=True,
         )
-        found.append(step.logits[:, -1])
-    torch.testing.assert_close(torch.stack(found, 1), expected, **CLOSE)
+        result.append(step.logits[:, -1])
+    torch.testing.assert_close(torch.stack(result, 1), expected, **CLOSE)
 
 
 @torch.no_grad()
 def test_a_text_only_sample_is_untouched_beside_others(shared_student, prompts):
-    """Bit for bit what the model says with the module off."""
+    """Bit for bit equal to the model with the module off."""
     inputs, part = placed(prompts, [[(0, 0)], [(5, 3)]], 80)
     inputs["attention_mask"] = (part >= 0).long()
     text = slice(3, 3 + len(prompts[5]))

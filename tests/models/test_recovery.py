@@ -118,7 +118,7 @@ def tensors_of(rows):
     length = max(map(len, rows))
     visual = torch.zeros(len(rows), length, dtype=torch.bool)
     mask = torch.zeros(len(rows), 1, length, length, dtype=torch.bool)
-    found = []
+    result = []
     for r, row in enumerate(rows):
         owner = {i: cell[0] for i, cell in enumerate(row) if cell is not None}
         for i in owner:
@@ -128,21 +128,21 @@ def tensors_of(rows):
             own = [i for i in owner if owner[i] == sample]
             seen = [i for i in own if row[i][1] == "v"]
             if seen:
-                found.append((r, own[0], seen))
-    return visual, mask, found
+                result.append((r, own[0], seen))
+    return visual, mask, result
 
 
 @given(layouts())
 def test_every_layout_equals_one_sample_at_a_time(rows):
     torch.manual_seed(2)
     recovery = make_recovery()
-    visual, mask, found = tensors_of(rows)
+    visual, mask, result = tensors_of(rows)
     hidden = torch.randn(*visual.shape, D, dtype=torch.float64)
     additive = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, torch.finfo().min)
     out = recovery(0, hidden, plan_of(visual, mask))
     torch.testing.assert_close(recovery(0, hidden, plan_of(visual, additive)), out, rtol=0, atol=0)
     expected = hidden.clone()
-    for row, sink, seen in found:
+    for row, sink, seen in result:
         expected[row, sink] = textbook(recovery, 0, hidden[row], sink, seen)
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
 

@@ -26,7 +26,7 @@ def flatten(batch, name) -> Tensor:
 
 
 def identity(logits: Tensor, width: int = 0) -> Scores:
-    """Hidden states that are the logits, and a head that hands them on; more columns change nothing."""
+    """Hidden states that are the logits, and a head that passes them through; more columns change nothing."""
     tokens, words = logits.shape
     head = torch.cat([torch.eye(words), torch.zeros(words, width)], 1).to(logits)
     return Scores(torch.cat([logits, torch.ones(tokens, width).to(logits)], 1), head)
@@ -84,12 +84,12 @@ class Batch:
         hidden = self.student.hidden_ND.clone().requires_grad_()
         head = self.student.head_WD.clone().requires_grad_()
         terms = objective.weigh(self.scored).terms
-        found = weighted_terms(hidden, head, self.reading, terms, self.scores)
-        found.loss.backward()
-        blind = found.hidden_gradients.get(STUDENT_BLIND, torch.zeros_like(hidden))
+        result = weighted_terms(hidden, head, self.reading, terms, self.scores)
+        result.loss.backward()
+        blind = result.hidden_gradients.get(STUDENT_BLIND, torch.zeros_like(hidden))
         # The head's gradient holds both: d loss / d head = sum of logit gradients times hidden states.
         expected = hidden.grad.T @ self.student.hidden_ND + blind.T @ self.scores[STUDENT_BLIND].hidden_ND
         torch.testing.assert_close(head.grad, expected)
         removed = [i for i in range(hidden.shape[1]) if i not in self.kept]
         assert not hidden.grad[:, removed].any() and not blind[:, removed].any()
-        return found.loss.detach(), hidden.grad[:, self.kept], blind[:, self.kept]
+        return result.loss.detach(), hidden.grad[:, self.kept], blind[:, self.kept]

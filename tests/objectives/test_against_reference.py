@@ -188,13 +188,13 @@ REMOVED = st.dictionaries(st.integers(0, 5), st.floats(-100, 100), min_size=1, m
 @settings(max_examples=4)
 @given(lengths=SHAPES, seed=st.integers(0, 2**31), chunk_size=st.integers(1, 9), removed=REMOVED)
 @example(lengths=[[3, 2], [1, 4]], seed=0, chunk_size=2, removed={0: 100.0, 3: -100.0, 7: 100.0})
-def test_removed_words_change_neither_loss_nor_gradient(name, lengths, seed, chunk_size, removed):
+def test_removed_tokens_change_neither_loss_nor_gradient(name, lengths, seed, chunk_size, removed):
     """Whatever logit a word outside the scoring vocabulary has, first, between or after the others."""
     objective, reference = PAIRS[name]
     check(objective, reference, random_batch(lengths, seed), chunk_size, removed)
 
 
-def test_a_word_that_is_not_removed_does_change_them():
+def test_a_token_that_is_kept_changes_them():
     """The control."""
     objective, _ = PAIRS["reverse KL"]
     batch = random_batch([[3, 2]], 0)
@@ -227,9 +227,9 @@ def test_order_of_prompts_and_responses_changes_nothing(name):
     other, moved, _ = Batch(mixed).run(objective)
     torch.testing.assert_close(loss, other)
     rows = gradient.split([len(r.ids) for prompt in batch for r in prompt])
-    found = moved.split([len(r.ids) for prompt in mixed for r in prompt])
+    result = moved.split([len(r.ids) for prompt in mixed for r in prompt])
     ours = {id(r): g for r, g in zip([r for p in batch for r in p], rows, strict=True)}
-    for response, theirs in zip([r for p in mixed for r in p], found, strict=True):
+    for response, theirs in zip([r for p in mixed for r in p], result, strict=True):
         torch.testing.assert_close(ours[id(response)], theirs)
 
 

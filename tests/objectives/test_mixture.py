@@ -1,4 +1,4 @@
-"""Mixtures: what goes together, and the sentence for what does not."""
+"""Mixtures: valid combinations, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -39,18 +39,21 @@ def test_needs_add_up():
 @pytest.mark.parametrize(
     "parts, message",
     [
-        ((GRPO(), SupervisedFineTuning()), "want different responses: a takes those of student; b takes"),
-        ((DivergenceOPD(), VisualSteeringOPD(scale="measured")), "scale of b is about the whole gradient"),
-        ((GRPO(), VisualSteeringOPD()), "set objective.b.scale to a number, 1 for none"),
+        (
+            (GRPO(), SupervisedFineTuning()),
+            "cannot share a source of responses: a needs responses of student; b needs",
+        ),
+        ((DivergenceOPD(), VisualSteeringOPD(scale="measured")), "scale of b refers to the whole gradient"),
+        ((GRPO(), VisualSteeringOPD()), "set objective.b.scale to a number, 1 for no scaling"),
     ],
 )
-def test_objectives_that_do_not_go_together(parts, message):
+def test_objectives_that_cannot_be_combined(parts, message):
     with pytest.raises(ValueError, match=message):
         Mixture(dict(zip("ab", parts, strict=True)))
 
 
 def test_grpo_is_not_counted_twice():
-    with pytest.raises(ValueError, match="papo holds grpo already"):
+    with pytest.raises(ValueError, match="papo already contains grpo"):
         ObjectiveConfig(grpo=GRPO(), papo=PAPO())
 
 
@@ -66,7 +69,7 @@ def test_one_objective_with_a_weight_keeps_its_scale_and_its_names():
 
 def test_one_name_cannot_mean_two_views():
     parts = {"a": VisualAdvantageOPD(), "b": VisualAdvantageOPD(degraded_ratio=0.3)}
-    with pytest.raises(ValueError, match="Two objectives need teacher_degraded, but not the same"):
+    with pytest.raises(ValueError, match="Two objectives define teacher_degraded differently"):
         Mixture(parts).needs(0)
 
 

@@ -29,22 +29,22 @@ def test_token_and_sequence_means():
 def test_standardised_by_population_and_by_sample():
     """1, 2, 3: deviations -1, 0, 1; population variance 2/3, sample variance 1. One alone gives 0."""
     values = torch.tensor([1.0, 2.0, 3.0, 9.0])
-    found = standardised(values, INDEX, ddof=1, epsilon=0.0)
-    assert found.tolist() == [-1.0, 0.0, 1.0, 0.0]
-    found = standardised(values, INDEX, ddof=0, epsilon=0.0)
-    assert found.tolist() == pytest.approx([-(1.5**0.5), 0.0, 1.5**0.5, 0.0])
+    result = standardised(values, INDEX, ddof=1, epsilon=0.0)
+    assert result.tolist() == [-1.0, 0.0, 1.0, 0.0]
+    result = standardised(values, INDEX, ddof=0, epsilon=0.0)
+    assert result.tolist() == pytest.approx([-(1.5**0.5), 0.0, 1.5**0.5, 0.0])
 
 
 def test_equal_values_have_no_deviation_at_all():
     """0.1 three times has a mean that is not 0.1 in floating point."""
-    found = standardised(torch.full((3,), 0.1), torch.zeros(3, dtype=torch.long), ddof=0, epsilon=0.0)
-    assert found.tolist() == [0.0, 0.0, 0.0]
+    result = standardised(torch.full((3,), 0.1), torch.zeros(3, dtype=torch.long), ddof=0, epsilon=0.0)
+    assert result.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_softmax_within_groups():
-    found = group_softmax(torch.tensor([0.0, 2.0, 3.0]).exp().log(), torch.tensor([0, 1, 1]))
-    assert found[0] == 1.0 and found[1:].sum().item() == pytest.approx(1.0)
-    assert (found[2] / found[1]).item() == pytest.approx(2.718281828)
+    result = group_softmax(torch.tensor([0.0, 2.0, 3.0]).exp().log(), torch.tensor([0, 1, 1]))
+    assert result[0] == 1.0 and result[1:].sum().item() == pytest.approx(1.0)
+    assert (result[2] / result[1]).item() == pytest.approx(2.718281828)
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=4), st.booleans())

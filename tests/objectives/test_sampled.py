@@ -27,12 +27,12 @@ def run(objective, scored, probabilities):
     logits = logits_of(probabilities).requires_grad_()
     reading = Reading(torch.zeros(len(logits), dtype=torch.long), TWO)
     terms = objective.weigh(scored).terms
-    found = weighted_terms(logits, identity(logits).head_WD, reading, terms, {})
-    found.loss.backward()
+    result = weighted_terms(logits, identity(logits).head_WD, reading, terms, {})
+    result.loss.backward()
     # d log p_0 / d logit_0 = 1 - p_0.
     slopes = logits.grad[:, 0] / (1 - torch.tensor(probabilities, dtype=torch.float64))
     names = [term.name for term in terms]
-    return found.loss.item(), slopes.tolist(), dict(zip(names, found.values_JN.tolist(), strict=True))
+    return result.loss.item(), slopes.tolist(), dict(zip(names, result.values_JN.tolist(), strict=True))
 
 
 def scored_of(old, teacher, rewards=None):

@@ -29,14 +29,14 @@ def weights_of(objective, scored):
 def test_the_papers_example():
     """VA-OPD figure 3: mean VA .045 .030 .020 .010 gives the weights .656 .206 .095 .044."""
     means = torch.tensor([0.045, 0.030, 0.020, 0.010], dtype=torch.float64)
-    found = rollout_weights(means, torch.zeros(4, dtype=torch.long))
-    assert [round(w, 3) for w in found.tolist()] == [0.656, 0.206, 0.095, 0.044]
+    result = rollout_weights(means, torch.zeros(4, dtype=torch.long))
+    assert [round(w, 3) for w in result.tolist()] == [0.656, 0.206, 0.095, 0.044]
     # The same from tokens whose VA only has that mean.
     scored = scored_of([0.09, 0.0], [0.03], [0.06, 0.0, 0.0], [0.01, 0.01])
     sums = (
         torch.zeros(4).double().index_add_(0, scored.response_index, weights_of(VisualAdvantageOPD(), scored))
     )
-    torch.testing.assert_close(sums, found)
+    torch.testing.assert_close(sums, result)
 
 
 def test_negative_advantage_is_none():
@@ -79,15 +79,15 @@ def test_dropping_nothing_drops_nothing():
     assert weights_of(objective, scored_of([0.0, 0.9, 0.2])).sum().item() == pytest.approx(1.0)
 
 
-def test_one_response_to_a_prompt_has_to_be_asked_for():
+def test_one_response_per_prompt_must_be_configured():
     assert VisualAdvantageOPD().needs(0).group_size == 2
     assert VisualAdvantageOPD(rollout_weights=False).needs(0).group_size == 1
 
 
 def test_recorded_range_of_weights():
-    found = VisualAdvantageOPD().weigh(scored_of([1.0], [0.0], [4.0], [4.0], prompts=[0, 0, 1, 1])).metrics
-    assert found["rollout_weight_max"] == pytest.approx(2 / (1 + 2.718281828**-2), rel=1e-4)
-    assert found["rollout_weight_min"] == pytest.approx(2 - found["rollout_weight_max"])
+    result = VisualAdvantageOPD().weigh(scored_of([1.0], [0.0], [4.0], [4.0], prompts=[0, 0, 1, 1])).metrics
+    assert result["rollout_weight_max"] == pytest.approx(2 / (1 + 2.718281828**-2), rel=1e-4)
+    assert result["rollout_weight_min"] == pytest.approx(2 - result["rollout_weight_max"])
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_recorded_range_of_weights():
         ({"rollout_temperature": 0.0}, "temperature must be above 0"),
     ],
 )
-def test_settings_that_make_no_sense(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         VisualAdvantageOPD(**settings)
 

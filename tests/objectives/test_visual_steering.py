@@ -79,22 +79,22 @@ VALUES = [float(i) for i in range(11)]  # quantiles 0.4 and 0.7 are 4 and 7
 
 
 def test_preserved_tokens_lie_above_the_quantile_and_count_in_the_mean_of_all():
-    found = weights_of(VisualSteeringOPD(scale=1.0, beta=0.5), VALUES)
-    assert found["language_kl"] == pytest.approx([0.0] * 8 + [0.5] * 3)
-    assert found["visual_kl"] == pytest.approx([2.0] * 11)
-    assert found["standard_kl"] == pytest.approx([1.0] * 11)
+    result = weights_of(VisualSteeringOPD(scale=1.0, beta=0.5), VALUES)
+    assert result["language_kl"] == pytest.approx([0.0] * 8 + [0.5] * 3)
+    assert result["visual_kl"] == pytest.approx([2.0] * 11)
+    assert result["standard_kl"] == pytest.approx([1.0] * 11)
 
 
 def test_adaptive_steering_has_two_steps():
-    found = weights_of(VisualSteeringOPD(scale=1.0, adaptive=True), VALUES)
-    assert found["visual_kl"] == pytest.approx([0.0] * 5 + [1.0] * 3 + [2.0] * 3)
+    result = weights_of(VisualSteeringOPD(scale=1.0, adaptive=True), VALUES)
+    assert result["visual_kl"] == pytest.approx([0.0] * 5 + [1.0] * 3 + [2.0] * 3)
 
 
 def test_language_steering_exchanges_the_two():
     objective = VisualSteeringOPD(scale=1.0, steering="language", beta=0.5)
-    found = weights_of(objective, VALUES)
-    assert found["language_kl"] == pytest.approx([2.0] * 11)
-    assert found["visual_kl"] == pytest.approx([0.0] * 8 + [0.5] * 3)
+    result = weights_of(objective, VALUES)
+    assert result["language_kl"] == pytest.approx([2.0] * 11)
+    assert result["visual_kl"] == pytest.approx([0.0] * 8 + [0.5] * 3)
     live = {term.name: term.live for term in objective.weigh(scored_of(VALUES)).terms}
     assert live == {
         "standard_kl": (STUDENT,),
@@ -110,12 +110,12 @@ def test_tokens_that_tie_with_a_quantile_are_treated_alike():
     quantile and 7 at the upper one, three tokens each."""
     vds = [1.0, 2.0, 3.0, 4.0 - 4e-6, 4.0, 4.0 + 4e-6, 7.0 - 7e-6, 7.0, 7.0 + 7e-6, 8.0, 9.0]
     for objective in (VisualSteeringOPD(scale=1.0, beta=0.5, adaptive=True),):
-        found = weights_of(objective, vds)
-        assert found["visual_kl"] == pytest.approx([0.0] * 6 + [1.0] * 3 + [2.0] * 2)
-        assert found["language_kl"] == pytest.approx([0.0] * 9 + [0.5] * 2)
+        result = weights_of(objective, vds)
+        assert result["visual_kl"] == pytest.approx([0.0] * 6 + [1.0] * 3 + [2.0] * 2)
+        assert result["language_kl"] == pytest.approx([0.0] * 9 + [0.5] * 2)
 
 
-def test_nothing_is_run_that_no_term_takes():
+def test_nothing_runs_that_no_term_reads():
     plain = VisualSteeringOPD(alpha=0.0, beta=0.0).needs(0)
     assert STUDENT_BLIND not in plain.distributions and not plain.divergences
     assert VDS in VisualSteeringOPD().needs(0).divergences
@@ -135,6 +135,6 @@ def test_nothing_is_run_that_no_term_takes():
         ({"weight": 0.0}, "weight must be above 0"),
     ],
 )
-def test_settings_that_make_no_sense(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         VisualSteeringOPD(**settings)

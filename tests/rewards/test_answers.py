@@ -63,7 +63,7 @@ def test_extraction(response, answer):
 
 
 @pytest.mark.parametrize("response", ["first 3, then 4.5", "(B)", "B"])
-def test_strict_extraction_wants_a_marked_answer(response):
+def test_strict_extraction_needs_a_marked_answer(response):
     assert extract_answer(response) is not None
     assert extract_answer(response, lenient=False) is None
     assert extract_answer(f"{response} \\boxed{{5}}", lenient=False) == "5"
@@ -94,7 +94,7 @@ def test_extraction_never_raises(response, lenient):
     ),
     after=st.text(st.characters(exclude_characters="<\\{}")),
 )
-def test_a_final_box_decides_whatever_stands_around_it(before, after):
+def test_a_final_box_decides_whatever_surrounds_it(before, after):
     assert extract_answer(before.replace("<", "") + "\\boxed{\\frac{1}{2}}" + after) == "\\frac{1}{2}"
 
 

@@ -12,7 +12,7 @@ TOLERANCE = 1e-6
 
 
 @pytest.mark.parametrize(
-    "found, gold, equal",
+    "candidate, gold, equal",
     [
         # by value
         ("7.0", "7", True),
@@ -35,7 +35,7 @@ TOLERANCE = 1e-6
         ("\\text{12}", "12", True),
         ("seven", "7", True),
         ("no idea", "7", False),
-        # with what stands before
+        # with a label before the value
         ("x = 12", "12", True),
         ("12", "x=12", True),
         ("y = 12", "x=12", False),
@@ -100,8 +100,8 @@ TOLERANCE = 1e-6
         ("[1,2)", "(1,2)", False),
     ],
 )
-def test_comparison(found, gold, equal):
-    assert compare(found, gold, TOLERANCE) is equal
+def test_comparison(candidate, gold, equal):
+    assert compare(candidate, gold, TOLERANCE) is equal
 
 
 def test_tolerance_is_relative_to_the_gold_answer():
@@ -131,24 +131,24 @@ def written(value: int) -> list[str]:
 
 @given(st.integers(-(10**12), 10**12), st.data())
 def test_a_number_equals_itself_however_it_is_written(value, data):
-    found, gold = (data.draw(st.sampled_from(written(value))) for _ in range(2))
-    units = [{unit for unit in ("cm", "circ", "%") if unit in text} for text in (found, gold)]
+    candidate, gold = (data.draw(st.sampled_from(written(value))) for _ in range(2))
+    units = [{unit for unit in ("cm", "circ", "%") if unit in text} for text in (candidate, gold)]
     assume(not all(units) or units[0] == units[1])
-    assert compare(found, gold, 0.0) is True
+    assert compare(candidate, gold, 0.0) is True
 
 
 @given(st.integers(-1000, 1000), st.integers(-1000, 1000), st.data())
 def test_different_numbers_differ_however_they_are_written(one, other, data):
-    found, gold = (data.draw(st.sampled_from(written(value))) for value in (one, other))
-    assume(one != other and "%" not in found + gold)
-    assert compare(found, gold, TOLERANCE) is False
+    candidate, gold = (data.draw(st.sampled_from(written(value))) for value in (one, other))
+    assume(one != other and "%" not in candidate + gold)
+    assert compare(candidate, gold, TOLERANCE) is False
 
 
 @given(st.text(), st.text())
-def test_comparing_any_text_raises_nothing(found, gold):
-    compare(found, gold, TOLERANCE)
+def test_comparing_any_text_raises_nothing(candidate, gold):
+    compare(candidate, gold, TOLERANCE)
     is_words(gold)
-    split_option(found)
+    split_option(candidate)
     assert compare(gold, gold, TOLERANCE) is True
     assert tidy(tidy(gold)) == tidy(gold)
 
@@ -186,9 +186,9 @@ def test_options(text, option):
 
 
 @pytest.mark.parametrize(
-    "found",
+    "candidate",
     ["red", "7 red 8", "3 4", "max 3", ". , .", "= = 3", "+", "3 +", "1,2", "I read red 3", "-", "is 4 is"],
 )
-def test_garbage_is_settled_without_maths(found):
-    """What untrained models write, where the gold answer is a number."""
-    assert compare(found, "7", TOLERANCE) is False
+def test_garbage_is_settled_without_maths(candidate):
+    """Texts of untrained models for a gold answer that is a number."""
+    assert compare(candidate, "7", TOLERANCE) is False

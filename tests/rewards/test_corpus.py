@@ -1,4 +1,4 @@
-"""Answers in the style of many models: none that is wrong is rewarded, and most that are right are."""
+"""Answers in the style of many models: no wrong one is rewarded, and most right ones are."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FLOOR = 0.9
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, list[tuple[dict[str, Any], bool]]]:
     grader = Grader(RewardConfig(time_limit=60.0))
-    found = defaultdict(list)
+    result = defaultdict(list)
     for row in ROWS:
         grade = grader.grade(row["response"], row["gold"], choices=row["choices"])
         assert grade is not None, f"gold answer {row['gold']!r} is excluded"
-        found[row["kind"]].append((row, grade.correct))
+        result[row["kind"]].append((row, grade.correct))
     assert grader.timeouts == 0
     grader.close()
-    return found
+    return result
 
 
 def test_the_corpus_is_large_and_balanced():

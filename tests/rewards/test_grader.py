@@ -65,11 +65,14 @@ CHOICES = ["10", "A. 11", "$6\\sqrt{5}$", "D) a red ball"]
 
 
 @pytest.mark.parametrize(
-    "found, gold, right",
+    "candidate, gold, right",
     [
-        *((found, "B", True) for found in ("B", "(B)", "B.", "B. 11", "\\text{B}", "option B", "**B**", "b")),
-        *((found, "(B)", True) for found in ("B", "(B) 11", "\\textbf{(B)}\\ 11")),
-        *((found, "B", False) for found in ("A", "(C)", "A. 11", "B and C", "BD", "")),
+        *(
+            (candidate, "B", True)
+            for candidate in ("B", "(B)", "B.", "B. 11", "\\text{B}", "option B", "**B**", "b")
+        ),
+        *((candidate, "(B)", True) for candidate in ("B", "(B) 11", "\\textbf{(B)}\\ 11")),
+        *((candidate, "B", False) for candidate in ("A", "(C)", "A. 11", "B and C", "BD", "")),
         ("C", "C. 12", True),
         ("12", "C. 12", True),
         ("13", "C. 12", False),
@@ -77,12 +80,12 @@ CHOICES = ["10", "A. 11", "$6\\sqrt{5}$", "D) a red ball"]
         ("B. 13", "12", False),
     ],
 )
-def test_multiple_choice(grader, found, gold, right):
-    assert grader.grade(f"\\boxed{{{found}}}", gold) == (RIGHT if right else WRONG)
+def test_multiple_choice(grader, candidate, gold, right):
+    assert grader.grade(f"\\boxed{{{candidate}}}", gold) == (RIGHT if right else WRONG)
 
 
 @pytest.mark.parametrize(
-    "found, gold, right",
+    "candidate, gold, right",
     [
         ("10", "A", True),
         ("10", "B", False),
@@ -98,8 +101,8 @@ def test_multiple_choice(grader, found, gold, right):
         ("A. 11", "B", False),  # it says A, whatever it writes behind it
     ],
 )
-def test_the_text_of_an_option_is_the_option(grader, found, gold, right):
-    response = f"\\boxed{{{found}}}"
+def test_the_text_of_an_option_is_the_option(grader, candidate, gold, right):
+    response = f"\\boxed{{{candidate}}}"
     assert grader.grade(response, gold, choices=CHOICES) == (RIGHT if right else WRONG)
 
 
@@ -295,12 +298,12 @@ def test_a_name_that_is_no_function(functions, name, message):
         ("absent/file.py:name", "there is no file .*absent/file.py"),
     ],
 )
-def test_a_path_that_leads_nowhere(path, message):
+def test_a_path_that_does_not_exist(path, message):
     with pytest.raises(ValueError, match=message):
         Grader(RewardConfig(function=path))
 
 
-def test_the_line_that_failed_is_the_users(tmp_path):
+def test_errors_name_the_users_line(tmp_path):
     (tmp_path / "deep.py").write_text(
         "import json\n\ndef helper(text):\n    return json.loads(text)\n\ndef f(response, gold, meta):\n"
         "    return helper(response)\n"

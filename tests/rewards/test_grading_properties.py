@@ -46,8 +46,8 @@ def graded(grader: Grader, response: str, gold: str, choices: list[str] | None =
     st.sampled_from(WRAPPINGS),
     st.sampled_from(["", "^\\circ", " cm"]),
 )
-def test_the_wrapping_of_a_number_changes_no_verdict(grader, found, gold, wrapping, unit):
-    assert graded(grader, wrapping.format(f"{found}{unit}"), f"{gold}{unit}") is (found == gold)
+def test_the_wrapping_of_a_number_changes_no_verdict(grader, candidate, gold, wrapping, unit):
+    assert graded(grader, wrapping.format(f"{candidate}{unit}"), f"{gold}{unit}") is (candidate == gold)
 
 
 @given(
@@ -57,13 +57,15 @@ def test_the_wrapping_of_a_number_changes_no_verdict(grader, found, gold, wrappi
     st.sampled_from(WRAPPINGS),
     st.data(),
 )
-def test_options_may_come_in_any_order(grader, choices, found, gold, wrapping, data):
-    letter, right = "ABCDE"[choices.index(found)], "ABCDE"[choices.index(gold)]
+def test_options_may_come_in_any_order(grader, choices, candidate, gold, wrapping, data):
+    letter, right = "ABCDE"[choices.index(candidate)], "ABCDE"[choices.index(gold)]
     said = data.draw(
-        st.sampled_from([letter, f"({letter})", f"{letter}. {found}", f"({letter}) {found}", found])
+        st.sampled_from(
+            [letter, f"({letter})", f"{letter}. {candidate}", f"({letter}) {candidate}", candidate]
+        )
     )
     key = data.draw(st.sampled_from([right, gold, str(choices.index(gold))]))
-    assert graded(grader, wrapping.format(said), key, list(choices)) is (found == gold)
+    assert graded(grader, wrapping.format(said), key, list(choices)) is (candidate == gold)
 
 
 @given(
@@ -105,15 +107,15 @@ fractions = st.fractions(-50, 50, max_denominator=10)
 
 @given(fractions, st.data())
 def test_equal_fractions_are_equal_in_any_notation(value, data):
-    found, gold = (data.draw(st.sampled_from(notations(value))) for _ in range(2))
-    assert compare(found, gold, 1e-9) is True
+    candidate, gold = (data.draw(st.sampled_from(notations(value))) for _ in range(2))
+    assert compare(candidate, gold, 1e-9) is True
 
 
 @given(fractions, fractions, st.data())
 def test_different_fractions_differ_in_any_notation(one, other, data):
     assume(one != other)
-    found, gold = (data.draw(st.sampled_from(notations(value))) for value in (one, other))
-    assert compare(found, gold, 1e-9) is False
+    candidate, gold = (data.draw(st.sampled_from(notations(value))) for value in (one, other))
+    assert compare(candidate, gold, 1e-9) is False
 
 
 @given(st.integers(1, 6000), st.integers(1, 6000))
@@ -123,7 +125,7 @@ def test_powers_of_ten_do_not_underflow(one, other):
 
 
 @given(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), st.integers(2, 99))
-def test_a_letter_right_behind_a_number_is_no_unit(letter, value):
+def test_a_letter_directly_after_a_number_is_not_a_unit(letter, value):
     assert read_unit(letter) is None
     # Where the letter is a number, as e, only maths can tell; without it there is no verdict.
     assert compare(f"{value}{letter}", str(value), 1e-6) is not True
@@ -151,7 +153,7 @@ def test_ratios_are_proportions(one, other, factor):
 
 
 @pytest.mark.parametrize(
-    "found, gold, equal",
+    "candidate, gold, equal",
     [
         ("1.2 m", "120 cm", True),
         ("1.2 m", "12 cm", False),
@@ -164,5 +166,5 @@ def test_ratios_are_proportions(one, other, factor):
         ("150 cents", "$1.50", True),
     ],
 )
-def test_units_are_converted(found, gold, equal):
-    assert compare(found, gold, 1e-9) is equal
+def test_units_are_converted(candidate, gold, equal):
+    assert compare(candidate, gold, 1e-9) is equal

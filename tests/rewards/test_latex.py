@@ -29,14 +29,14 @@ def comparer():
 
 @pytest.fixture
 def short():
-    """For what never ends, and for ends of the worker."""
+    """A comparer with a short time limit, for endless comparisons and tests of the worker."""
     comparer = LatexComparer(1e-6, 1.0)
     yield comparer
     comparer.close()
 
 
 @pytest.mark.parametrize(
-    "gold, found, equal",
+    "gold, candidate, equal",
     [
         ("2 \\sqrt { 221 }", "2\\sqrt{221}", True),
         ("2 \\sqrt { 221 }", "221", False),
@@ -68,9 +68,9 @@ def short():
         ("x", "", False),
     ],
 )
-def test_equality(comparer, gold, found, equal):
+def test_equality(comparer, gold, candidate, equal):
     assert comparer.equal(gold, gold)
-    assert comparer.equal(gold, found) is equal
+    assert comparer.equal(gold, candidate) is equal
 
 
 @pytest.mark.parametrize("gold", ["\\sqrt{", "\\foo{", "\\frac{1}{", "x^", "", "$", ")("])
@@ -78,19 +78,19 @@ def test_what_does_not_parse(comparer, gold):
     assert not comparer.equal(gold, gold)
 
 
-@pytest.mark.parametrize("found", ENDLESS)
-def test_an_endless_comparison_is_given_up_and_the_next_one_answered(short, found):
-    assert not short.equal("5", found)
+@pytest.mark.parametrize("candidate", ENDLESS)
+def test_an_endless_comparison_is_given_up_and_the_next_one_answered(short, candidate):
+    assert not short.equal("5", candidate)
     assert short.timeouts == 1
     assert short.equal("5", "\\frac{10}{2}")
-    assert not short.equal("5", found)  # remembered
+    assert not short.equal("5", candidate)  # remembered
     assert short.timeouts == 1
 
 
 def test_the_worker_ends_itself_at_the_limit():
-    """Also where its parent is gone. This is the parent, and does nothing about it."""
+    """Also without a parent: here the test is the parent and does nothing."""
     settings = json.dumps({"start_limit": 100.0, "memory": 2**32})
-    question = json.dumps({"gold": "5", "found": ENDLESS[0], "tolerance": 0.0, "limit": 0.2})
+    question = json.dumps({"gold": "5", "answer": ENDLESS[0], "tolerance": 0.0, "limit": 0.2})
     process = subprocess.run(
         [sys.executable, "-I", SCRIPT, settings],
         input=question + "\n",
@@ -156,7 +156,7 @@ def test_the_worker_ends_with_the_process_and_leaves_an_unguarded_script_alone(t
         "comparer = latex.LatexComparer(1e-6, 20.0)\n"
         "print(comparer.equal('2x', '5x - 3x'), 'torch' in sys.modules, comparer.pid)\n"
     )
-    # A module of the user's must not stand in for one of sympy's.
+    # A user's module must not replace one of sympy's.
     (tmp_path / "mpmath.py").write_text("raise RuntimeError\n")
     output = subprocess.run(
         [sys.executable, "-W", "error", script],

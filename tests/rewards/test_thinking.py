@@ -1,4 +1,4 @@
-"""Thoughts between tags."""
+"""Thinking between tags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vicur.rewards.thinking import opened_thought, without_thoughts
         ("I think that < 3", "I think that < 3", False),
     ],
 )
-def test_what_is_said_beside_thoughts(text, rest, open_):
+def test_the_text_after_the_thinking(text, rest, open_):
     assert without_thoughts(text) == (rest, open_)
 
 

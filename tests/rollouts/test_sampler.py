@@ -1,4 +1,4 @@
-"""The sampler against `model.generate`, later scoring, and the distribution it claims."""
+"""The sampler against `model.generate`, later scoring, and the configured distribution."""
 
 from __future__ import annotations
 
@@ -123,13 +123,13 @@ def test_uniforms_are_uniform_and_independent_of_neighbours():
 
 
 @given(st.lists(st.floats(-8, 8), min_size=2, max_size=12), st.floats(0.1, 1.0), st.integers(0, 12))
-def test_cut_offs_keep_the_most_likely_words(logits, top_p, top_k):
+def test_cut_offs_keep_the_most_likely_tokens(logits, top_p, top_k):
     tensor = torch.tensor([logits], dtype=torch.float64)
     config = SamplingConfig(top_p=top_p, top_k=top_k)
-    found = sampling_log_probs(tensor, torch.zeros_like(tensor), config)[0]
-    kept = torch.isfinite(found)
+    result = sampling_log_probs(tensor, torch.zeros_like(tensor), config)[0]
+    kept = torch.isfinite(result)
     assert kept[tensor[0].argmax()]
-    torch.testing.assert_close(found.exp().sum().item(), 1.0)
+    torch.testing.assert_close(result.exp().sum().item(), 1.0)
     if not kept.all():
         assert tensor[0][kept].min() >= tensor[0][~kept].max() - 1e-12
     if 0 < top_k < len(logits) and len(set(logits)) == len(logits):
@@ -140,21 +140,21 @@ def test_cut_offs_keep_the_most_likely_words(logits, top_p, top_k):
         assert mass >= top_p - 1e-9 and mass - smallest < top_p + 1e-9
 
 
-def test_presence_penalty_is_subtracted_from_words_already_used():
+def test_presence_penalty_is_subtracted_from_tokens_already_used():
     logits, present = torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[0.0, 1.0, 0.0]])
-    found = sampling_log_probs(logits, present, SamplingConfig(presence_penalty=1.5))
+    result = sampling_log_probs(logits, present, SamplingConfig(presence_penalty=1.5))
     expected = torch.tensor([[1.0, -0.5, 1.0]], dtype=torch.float64).log_softmax(-1)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
 
 
-def test_a_draw_never_lands_on_an_impossible_word():
+def test_a_draw_never_picks_an_impossible_token():
     log_probs = torch.tensor([[0.5, 0.0, 0.5, 0.0]]).log()
     for draw, slot in ((0.0, 0), (0.4999, 0), (0.5, 2), (1 - 2**-53, 2)):
         assert pick(log_probs, torch.tensor([draw], dtype=torch.float64)).tolist() == [slot]
 
 
 @pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -2}, {"max_new_tokens": 0}])
-def test_senseless_settings_are_refused(bad):
+def test_invalid_settings_are_rejected(bad):
     with pytest.raises(ValueError, match="must be"):
         SamplingConfig(**bad)
 

@@ -1,4 +1,4 @@
-"""Responses that the data brings."""
+"""Responses from the data."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_a_target_response_ends_with_one_stop_token(source, samples, base):
     assert again.ids.tolist() == rollouts.responses[0][0].ids.tolist()
 
 
-def test_long_ones_are_cut_and_say_so(source, samples):
+def test_long_responses_are_cut_off_and_marked(source, samples):
     long = replace(samples[0], target_response="It is 1. " * 30)
     (response,) = source.rollouts([long], step=1).responses[0]
     assert len(response.ids) == 30 and response.finish_reason == "length"
 
 
 def test_given_responses_have_no_sampling_log_probs(source, samples):
-    with pytest.raises(ValueError, match="given, not sampled"):
+    with pytest.raises(ValueError, match="were not sampled"):
         _ = source.rollouts(samples[:1], step=1).sampling_log_probs
 
 
@@ -69,13 +69,13 @@ def test_a_thought_that_the_prompt_opens_belongs_to_the_response(base, samples, 
         return [(Response(ids, None, "length"),) for _ in prompts]
 
     monkeypatch.setattr(Sampler, "sample", terse)
-    found = [
+    result = [
         TorchGenerator(base, SamplingConfig(), encode=encode).generate(samples[:2], Plain()).flat_texts
         for encode in (thinking, scorer.encode)
     ]
-    assert found == [["<think>\n5"] * 2, ["5"] * 2]
+    assert result == [["<think>\n5"] * 2, ["5"] * 2]
 
 
 def test_the_data_have_one_response_each():
-    with pytest.raises(ValueError, match="one response to a problem"):
+    with pytest.raises(ValueError, match="one response to each problem"):
         RolloutConfig(source="dataset", group_size=2)

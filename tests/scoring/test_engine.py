@@ -73,10 +73,10 @@ class Case:
         )
 
     def gradients(self):
-        """Of the loss: in the student's hidden states, in its head, in the blind hidden states."""
-        found = self.run()
-        own = torch.autograd.grad(found.loss, (self.hidden, self.head))
-        return found.loss.detach(), *own, found.hidden_gradients["blind"]
+        """Gradients of the loss: in the student's hidden states, in its head, in the blind hidden states."""
+        result = self.run()
+        own = torch.autograd.grad(result.loss, (self.hidden, self.head))
+        return result.loss.detach(), *own, result.hidden_gradients["blind"]
 
     def plain(self):
         """The same by autograd alone: all logits at once, the kept columns, log softmax."""
@@ -109,10 +109,10 @@ def test_equals_plain_autograd(tokens, chunk_size, block_rows, seed):
     case = Case(tokens, seed, chunk_size=chunk_size)
     with pytest.MonkeyPatch.context() as patch:
         size_of_blocks(patch, block_rows)
-        found = case.gradients()
-    torch.testing.assert_close(found, case.plain())
+        result = case.gradients()
+    torch.testing.assert_close(result, case.plain())
     removed = sorted(set(range(WORDS)) - set(case.reading.kept_V.tolist()))
-    assert not found[2][removed].any()
+    assert not result[2][removed].any()
 
 
 @given(st.integers(0, 2**31))
@@ -139,7 +139,7 @@ def test_gradcheck(monkeypatch):
 
 
 def test_the_gradient_in_the_other_views_hidden_states_by_finite_differences():
-    """Of all terms that flow through the blind student, that with a live prior included."""
+    """For all terms whose gradient flows through the blind student, also the one with a live prior."""
     case = Case(3, 0, size=4, chunk_size=2)
     terms = [term for term in case.terms() if "blind" in term.live]
     assert len(terms) == 2
@@ -148,19 +148,19 @@ def test_the_gradient_in_the_other_views_hidden_states_by_finite_differences():
         others = {**case.others(), "blind": Scores(blind, case.head.detach())}
         return weighted_terms(case.hidden, case.head, case.reading, terms, others)
 
-    found = weighted(case.blind.detach()).hidden_gradients["blind"]
-    for place in range(found.numel()):
-        step = torch.zeros(found.numel(), dtype=torch.float64)
+    result = weighted(case.blind.detach()).hidden_gradients["blind"]
+    for place in range(result.numel()):
+        step = torch.zeros(result.numel(), dtype=torch.float64)
         step[place] = 1e-6
-        up, down = (weighted(case.blind.detach() + sign * step.view_as(found)).loss for sign in (1, -1))
-        assert found.view(-1)[place].item() == pytest.approx(((up - down) / 2e-6).item(), rel=1e-5, abs=1e-8)
+        up, down = (weighted(case.blind.detach() + sign * step.view_as(result)).loss for sign in (1, -1))
+        assert result.view(-1)[place].item() == pytest.approx(((up - down) / 2e-6).item(), rel=1e-5, abs=1e-8)
 
 
 def test_a_loss_that_is_scaled_scales_its_gradient():
     case = Case(5, 0)
     _, hidden, head, _ = case.gradients()
-    found = torch.autograd.grad(3 * case.run().loss, (case.hidden, case.head))
-    torch.testing.assert_close(found, (3 * hidden, 3 * head))
+    result = torch.autograd.grad(3 * case.run().loss, (case.hidden, case.head))
+    torch.testing.assert_close(result, (3 * hidden, 3 * head))
 
 
 def test_the_heads_gradient_can_be_added_at_once():
@@ -174,7 +174,7 @@ def test_the_heads_gradient_can_be_added_at_once():
 
 
 def test_a_tied_head_gets_both_gradients():
-    """The embedding is the head: autograd adds what comes through either."""
+    """The embedding is the head: autograd adds the gradients of both uses."""
     case = Case(5, 0)
     ids = torch.tensor([1, 4, 4, 0, 2])
     weight = case.head.detach().clone().requires_grad_()
@@ -187,22 +187,22 @@ def test_a_tied_head_gets_both_gradients():
 
 
 def test_a_frozen_head_gets_no_gradient():
-    """As under LoRA: what is adapted lies before the head."""
+    """As with LoRA, whose adapters are before the head."""
     case = Case(5, 0)
     _, hidden, _, blind = case.gradients()
     case.head.requires_grad_(False)
-    found = case.run()
-    found.loss.backward()
+    result = case.run()
+    result.loss.backward()
     torch.testing.assert_close(case.hidden.grad, hidden)
-    torch.testing.assert_close(found.hidden_gradients["blind"], blind)
+    torch.testing.assert_close(result.hidden_gradients["blind"], blind)
     assert case.head.grad is None
 
 
 def test_no_token_is_an_honest_zero():
     case = Case(0, 0)
-    found = case.run()
-    found.loss.backward()
-    assert found.loss.item() == 0.0 and found.values_JN.shape == (6, 0)
+    result = case.run()
+    result.loss.backward()
+    assert result.loss.item() == 0.0 and result.values_JN.shape == (6, 0)
     assert case.hidden.grad.shape == (0, 5) and not case.head.grad.any()
 
 
@@ -225,8 +225,8 @@ def test_worked_number():
     """Logits 0, ln 2, ln 3 over three kept words: probabilities 1/6, 2/6, 3/6."""
     head = torch.tensor([0.0, 2.0, 3.0]).log().nan_to_num(neginf=0.0)[:, None]
     head = torch.cat([head, torch.tensor([[50.0]])])  # a removed word that would dominate
-    found = sampled_log_probs(Scores(torch.ones(3, 1), head), Reading(torch.arange(3), torch.arange(3)))
-    torch.testing.assert_close(found.exp(), torch.tensor([1 / 6, 2 / 6, 3 / 6]))
+    result = sampled_log_probs(Scores(torch.ones(3, 1), head), Reading(torch.arange(3), torch.arange(3)))
+    torch.testing.assert_close(result.exp(), torch.tensor([1 / 6, 2 / 6, 3 / 6]))
 
 
 @pytest.mark.parametrize("head_rows", [4, 16_384])
@@ -296,8 +296,8 @@ class FakeTokenizer:
     [
         ("abc", "abc", None),
         ("abc", "abd", "3 and 3 tokens.*id 2 is 'c' for the student and 'd' for the teacher"),
-        ("abc", "ab", "3 and 2 tokens.*id 2 is 'c' for the student and nothing"),
-        ("ab", "abc", "2 and 3 tokens.*id 2 is nothing for the student and 'c'"),
+        ("abc", "ab", "3 and 2 tokens.*id 2 is 'c' for the student and unused"),
+        ("ab", "abc", "2 and 3 tokens.*id 2 is unused for the student and 'c'"),
     ],
 )
 def test_vocabulary_mismatch_names_the_first_token(ours, theirs, message):

@@ -1,4 +1,4 @@
-"""The scorer: its memory of prompts, and heads that it cannot read."""
+"""The scorer: its cache of prompts, and unsupported heads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vicur.scoring.scorer import Scorer, ScoringConfig
 
 
 def counted(scorer):
-    """How many prompts its encoder was given, call by call."""
+    """The number of prompts in each call of the encoder."""
     calls, encode = [], scorer.encoder.encode
     scorer.encoder.encode = lambda shown: calls.append(len(shown)) or encode(shown)
     return calls
@@ -30,7 +30,7 @@ def test_prompts_of_a_batch_are_made_once_also_for_its_parts(base, samples):
 
 
 def test_other_samples_are_never_taken_for_known_ones(base, samples):
-    """Equal contents, another object: made again. And nothing of the old batch is kept."""
+    """Another object with equal contents is encoded again, and nothing of the old batch is kept."""
     scorer = Scorer(base)
     calls = counted(scorer)
     scorer.encode(samples[:3], Plain())
@@ -48,7 +48,7 @@ def whole_of(base, sample):
 
 def test_an_adapted_head_is_refused(base):
     class Adapted(nn.Linear):
-        """What a LoRA library puts in the place of a layer."""
+        """A wrapper of a layer, as LoRA libraries insert it."""
 
     head = base.model.lm_head
     base.model.lm_head = Adapted(head.in_features, head.out_features, bias=False)
@@ -62,7 +62,7 @@ def test_scores_are_normalised_over_the_scoring_vocabulary(base, samples, respon
     head = base.model.lm_head.weight
     head.data[base.vocabulary.forbidden_ids[0]] *= 20.0
     scorer = Scorer(base, ScoringConfig(vocabulary=which))
-    found = scorer.log_probs(samples[:2], [[ids] for ids in responses[:2]], Plain())
+    result = scorer.log_probs(samples[:2], [[ids] for ids in responses[:2]], Plain())
     expected = []
     for sample, ids in zip(samples[:2], responses[:2], strict=True):
         sequences = scorer.sequences(scorer.encode([sample], Plain()), [[ids]])
@@ -72,7 +72,7 @@ def test_scores_are_normalised_over_the_scoring_vocabulary(base, samples, respon
         if which == "spoken":
             logits[:, list(base.vocabulary.forbidden_ids)] = -torch.inf
         expected.append(logits.log_softmax(-1)[torch.arange(len(ids)), ids])
-    torch.testing.assert_close(found.double(), torch.cat(expected), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(result.double(), torch.cat(expected), rtol=1e-4, atol=1e-4)
 
 
 def test_a_special_token_in_a_response_has_no_score_unless_it_is_in_the_vocabulary(base, samples):
@@ -83,6 +83,6 @@ def test_a_special_token_in_a_response_has_no_score_unless_it_is_in_the_vocabula
     assert scorer.log_probs(samples[:1], [[ids]], Plain()).isfinite().all()
 
 
-def test_settings_that_make_no_sense():
+def test_invalid_settings():
     with pytest.raises(ValueError, match="samples_per_batch must be at least 1"):
         ScoringConfig(samples_per_batch=0)

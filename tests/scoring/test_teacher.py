@@ -17,12 +17,12 @@ from vicur.scoring.teacher import MovingAverage, Teacher, TeacherConfig
 LORA = LoRAConfig(rank=4, alpha=8.0)
 
 
-def said(scorer, samples, responses):
+def log_probs_of(scorer, samples, responses):
     return scorer.log_probs(samples, [[r] for r in responses], Plain())
 
 
 def shake(model, seed=5):
-    """Move everything that is trained."""
+    """Change all trained parameters."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -43,10 +43,10 @@ def make(student, **settings):
 
 def test_a_frozen_self_teacher_stays_and_has_no_recovery(base, student, samples, responses):
     teacher = make(student)
-    before = said(Scorer(base), samples, responses)
+    before = log_probs_of(Scorer(base), samples, responses)
     shake(student.model)
     teacher.update()
-    assert torch.equal(said(teacher.scorer, samples, responses), before)
+    assert torch.equal(log_probs_of(teacher.scorer, samples, responses), before)
     assert not any(p.requires_grad for p in teacher.loaded.model.parameters())
 
 
@@ -59,18 +59,20 @@ def test_a_live_teacher_is_the_student_of_the_moment(student, samples, responses
     if not keep:
         for layer in expected.recovery.layers.values():
             layer.output.weight.data.zero_()
-    assert torch.equal(said(teacher.scorer, samples, responses), said(Scorer(expected), samples, responses))
+    assert torch.equal(
+        log_probs_of(teacher.scorer, samples, responses), log_probs_of(Scorer(expected), samples, responses)
+    )
     assert all(p.requires_grad for p in student.model.parameters())
-    full = said(Scorer(student), samples, responses)
-    assert torch.equal(said(teacher.scorer, samples, responses), full) == keep
+    full = log_probs_of(Scorer(student), samples, responses)
+    assert torch.equal(log_probs_of(teacher.scorer, samples, responses), full) == keep
 
 
 def test_a_teacher_with_its_modules_is_a_copy_of_the_whole_student(student, samples, responses):
     teacher = make(student, keep_modules=True)
     assert teacher.loaded.recovery is not None and teacher.loaded.model is not student.model
-    before = said(Scorer(student), samples, responses)
+    before = log_probs_of(Scorer(student), samples, responses)
     shake(student.model)
-    assert torch.equal(said(teacher.scorer, samples, responses), before)
+    assert torch.equal(log_probs_of(teacher.scorer, samples, responses), before)
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -90,8 +92,8 @@ def test_a_moving_average_follows_every_weight(student, keep):
         torch.testing.assert_close(own.detach(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_moving_average_of_half_precision_does_not_stand_still():
-    """1 % of a small change is below what bfloat16 can add to 1."""
+def test_a_half_precision_moving_average_keeps_moving():
+    """1 % of a small change is too small to be added to 1 in bfloat16."""
     own, student = torch.ones(3, dtype=torch.bfloat16), torch.full((3,), 1.03, dtype=torch.bfloat16)
     average = MovingAverage({"w": own}, {"w": student}, decay=0.99)
     for _ in range(300):
@@ -110,44 +112,44 @@ def test_the_teacher_of_a_lora_student_is_its_base_at_no_extra_memory(
     student = lora_student(base_folder, recovery)
     teacher = make(student)
     assert teacher.loaded.model is student.model
-    expected = said(Scorer(base), samples, responses)
-    own = said(Scorer(student), samples, responses)
-    assert torch.equal(said(teacher.scorer, samples, responses), expected)
+    expected = log_probs_of(Scorer(base), samples, responses)
+    own = log_probs_of(Scorer(student), samples, responses)
+    assert torch.equal(log_probs_of(teacher.scorer, samples, responses), expected)
     assert (own - expected).abs().max() > 1e-3
-    assert torch.equal(said(Scorer(student), samples, responses), own)
+    assert torch.equal(log_probs_of(Scorer(student), samples, responses), own)
 
 
 def test_the_average_of_a_lora_student_is_a_second_adapter(base_folder, samples, responses):
     student = lora_student(base_folder)
-    before = said(Scorer(student), samples, responses)
+    before = log_probs_of(Scorer(student), samples, responses)
     count = sum(p.numel() for p in student.model.parameters() if p.requires_grad)
     teacher = make(student, update="ema", ema_decay=0.0, keep_modules=True)
     assert teacher.loaded.model is student.model
     assert sum(p.numel() for p in student.model.parameters() if p.requires_grad) == count
     shake(student.model)
-    after = said(Scorer(student), samples, responses)
-    assert torch.equal(said(teacher.scorer, samples, responses), before)
+    after = log_probs_of(Scorer(student), samples, responses)
+    assert torch.equal(log_probs_of(teacher.scorer, samples, responses), before)
     teacher.update()  # with a decay of 0 it arrives at once
-    assert torch.equal(said(teacher.scorer, samples, responses), after)
-    assert torch.equal(said(Scorer(student), samples, responses), after)
+    assert torch.equal(log_probs_of(teacher.scorer, samples, responses), after)
+    assert torch.equal(log_probs_of(Scorer(student), samples, responses), after)
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"update": "live"}, "without the adapters of a LoRA student is its frozen base"),
-        ({"update": "ema"}, "without the adapters of a LoRA student is its frozen base"),
-        ({"keep_modules": True}, "fresh adapters change nothing"),
+        ({"update": "live"}, "without the adapters of a LoRA student is the frozen base"),
+        ({"update": "ema"}, "without the adapters of a LoRA student is the frozen base"),
+        ({"keep_modules": True}, "new adapters change nothing"),
         ({"update": "ema", "keep_modules": True}, "not its cue recovery module"),
     ],
 )
-def test_what_makes_no_teacher_of_a_lora_student(base_folder, settings, message):
+def test_invalid_teachers_of_a_lora_student(base_folder, settings, message):
     with pytest.raises(ValueError, match=message):
         make(lora_student(base_folder, recovery=True), **settings)
 
 
 def test_settings_of_another_checkpoint():
-    with pytest.raises(ValueError, match="are about a self-teacher"):
+    with pytest.raises(ValueError, match="apply only to a self-teacher"):
         TeacherConfig(model="vicur:tiny-teacher", update="live")
     with pytest.raises(ValueError, match="ema_decay must be below 1"):
         TeacherConfig(ema_decay=1.0)
@@ -156,24 +158,28 @@ def test_settings_of_another_checkpoint():
 def test_another_checkpoint_in_half_precision(base, base_folder, student, samples, responses):
     teacher = make(student, model=base_folder, dtype="bfloat16")
     assert teacher.loaded.model.dtype == torch.bfloat16
-    difference = said(teacher.scorer, samples, responses) - said(Scorer(base), samples, responses)
+    difference = log_probs_of(teacher.scorer, samples, responses) - log_probs_of(
+        Scorer(base), samples, responses
+    )
     assert 0 < difference.abs().max() < 0.3
 
 
 def test_a_copy_in_half_precision_is_the_student_in_every_buffer(base_folder, samples, responses):
-    """Rotary frequencies stay float32: rounded, positions far out would turn by whole radians."""
+    """Rotary frequencies stay float32: if rounded, large positions would be rotated by whole radians."""
     student = load_student(StudentConfig(base_folder, dtype="bfloat16"))
     teacher = make(student)
-    own, theirs = (dict(one.model.named_buffers()) for one in (teacher.loaded, student))
+    own, theirs = (dict(loaded.model.named_buffers()) for loaded in (teacher.loaded, student))
     assert own.keys() == theirs.keys() and any("inv_freq" in name for name in own)
     for name, buffer in own.items():
         assert buffer.dtype == theirs[name].dtype and torch.equal(buffer, theirs[name]), name
-    assert torch.equal(said(teacher.scorer, samples, responses), said(Scorer(student), samples, responses))
+    assert torch.equal(
+        log_probs_of(teacher.scorer, samples, responses), log_probs_of(Scorer(student), samples, responses)
+    )
 
 
 @pytest.mark.parametrize("update", ["live", "ema", "frozen"])
-def test_a_teacher_that_changes_keeps_what_it_said(base_folder, samples, responses, update):
-    """Several updates of one rollout batch: old hidden states must not meet a new head."""
+def test_a_changing_teacher_keeps_its_earlier_scores(base_folder, samples, responses, update):
+    """Several updates of one rollout batch: old hidden states must not be combined with a new head."""
     student = load_student(StudentConfig(base_folder))
     teacher = make(student, update=update)
     reading = teacher.scorer.reading(torch.cat(responses))
@@ -183,5 +189,5 @@ def test_a_teacher_that_changes_keeps_what_it_said(base_folder, samples, respons
     teacher.update()
     assert torch.equal(sampled_log_probs(scores, reading), before)
     teacher.scorer.clear_cache()
-    after = said(teacher.scorer, samples, responses)
+    after = log_probs_of(teacher.scorer, samples, responses)
     assert torch.equal(after, before) == (update == "frozen")

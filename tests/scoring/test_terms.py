@@ -81,9 +81,9 @@ def test_the_gradient_of_the_forward_kl_is_the_teachers_mean_of_the_students_sco
 )
 def test_clamped_k3(d, value, slope):
     log_prob = torch.tensor([-2.0], dtype=torch.float64, requires_grad=True)
-    found = ESTIMATORS["k3"](log_prob, torch.tensor([-2.0 + d], dtype=torch.float64))
-    found.sum().backward()
-    assert found.item() == pytest.approx(value) and log_prob.grad.item() == pytest.approx(slope)
+    result = ESTIMATORS["k3"](log_prob, torch.tensor([-2.0 + d], dtype=torch.float64))
+    result.sum().backward()
+    assert result.item() == pytest.approx(value) and log_prob.grad.item() == pytest.approx(slope)
 
 
 def test_k3_by_itself_has_no_bound():

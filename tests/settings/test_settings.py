@@ -1,4 +1,4 @@
-"""Settings: one grammar for every command; a mistake names where it was made."""
+"""Settings: one grammar for every command; an error names its origin."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ SCHEMA = schema_of(Outer, "train")
 def test_later_layers_win_and_paths_are_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     file = Layer("own.yaml", SCHEMA.flatten({"inner": {"rate": 2.0}, "place": "~/a", "words": "~/b"}))
-    found = SCHEMA.load([file, *SCHEMA.overrides(["--inner.rate=3", "inner.kind=b", "places=[~/c, d]"])])
-    assert found == Outer(Inner(3.0, "b"), 3, f"{tmp_path}/a", [f"{tmp_path}/c", "d"], "~/b")
+    result = SCHEMA.load([file, *SCHEMA.overrides(["--inner.rate=3", "inner.kind=b", "places=[~/c, d]"])])
+    assert result == Outer(Inner(3.0, "b"), 3, f"{tmp_path}/a", [f"{tmp_path}/c", "d"], "~/b")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_values_of_dotted_names_are_never_taken_for_arguments():
 
 
 @given(st.lists(st.text(max_size=6)))
-def test_any_words_survive(words):
+def test_any_text_survives(words):
     options, settings = canonical(words)
     assert len(options) + len(settings) <= len(words)
 
@@ -236,7 +236,7 @@ def test_names_of_other_libraries_are_answered(name, ours):
 @pytest.mark.parametrize(
     "name", ["save_steps", "--resume", "beta", "trainer.save_freq", "eval_steps", "use_vllm"]
 )
-def test_what_does_not_exist_is_said_so(name):
+def test_unknown_settings_are_reported(name):
     answer = answer_for(name, "train")
     assert answer is not None and not answer.startswith("it is")
     with pytest.raises(SettingsError, match="there is no setting"):

@@ -1,7 +1,7 @@
-"""Chats, from the keys, roles and placeholders of any convention.
+"""Reads chats in any of the usual conventions for keys, roles and placeholders.
 
-A turn is {"role", "content"}, its content a text or a list of parts. Media are counted and put in order
-here, but neither opened nor decoded.
+A turn is {"role", "content"}; its content is a text or a list of parts. Media are counted and ordered here,
+but neither opened nor decoded.
 """
 
 from __future__ import annotations
@@ -41,14 +41,13 @@ _IMAGE_SETTINGS = ("min_pixels", "max_pixels", "resized_height", "resized_width"
 
 
 @dataclass(frozen=True)
-class Given:
-    """The media of one kind that a row has beside its chat.
+class RowMedia:
+    """The images or the videos that a row holds outside its chat.
 
     Attributes:
         entries: the media in order.
-        numbers: the number of each medium, as in `<image 2>`; None for a list, whose entries are 1, 2, ...
-            (or 0, 1, ... where the text has an `<image 0>`). Numbered ones that no text mentions are not
-            shown.
+        numbers: the number of each medium, as in `<image 2>`; None for a list, which is numbered from 1 (from
+            0 if the text has an `<image 0>`). Media with numbers that no text mentions are not shown.
     """
 
     entries: tuple[Any, ...] = ()
@@ -64,23 +63,23 @@ class Given:
 
 
 def as_turns(value: Any, what: str) -> list[Turn]:
-    """A text as the user's only turn, or a chat, also one that is written as JSON.
+    """The turns of a chat, which may be written as JSON; any other text becomes the user's only turn.
 
     Args:
         value: the text or the chat.
         what: name of the value, for messages.
 
     Raises:
-        RowProblem: it is neither.
+        RowProblem: the value is neither.
     """
     if isinstance(value, str):
         chat = _written_chat(value)
-        return [{"role": "user", "content": whole(value, what)}] if chat is None else turns(chat, what)
+        return [{"role": "user", "content": valid_text(value, what)}] if chat is None else turns(chat, what)
     return turns(value, what)
 
 
 def _written_chat(text: str) -> Any:
-    """The chat that a text spells out; None if it is a text like any other."""
+    """The chat that a text encodes; None for an ordinary text."""
     parsed = parse_written(text)
     messages = parsed if isinstance(parsed, list | tuple) else [parsed]
     is_chat = messages and all(
@@ -92,10 +91,10 @@ def _written_chat(text: str) -> Any:
 def turns(value: Any, what: str) -> list[Turn]:
     """A chat as a list of {"role", "content"}.
 
-    Tool calls are put behind a turn's text, as Qwen's chat templates write them.
+    Tool calls are appended to a turn's text, as Qwen's chat templates write them.
 
     Raises:
-        RowProblem: it is no list of messages, or a role is unknown.
+        RowProblem: the value is not a list of messages, or a role is unknown.
     """
     problem = f"{what} must be a text, or a list of messages with role and content"
     if isinstance(value, dict):
@@ -120,9 +119,9 @@ def _turn(turn: Any, what: str, problem: str) -> Turn:
     if content is None and calls:
         content = ""
     if not isinstance(role, str) or not isinstance(content, str | list | tuple):
-        raise RowProblem("malformed", f"{problem}; one has {', '.join(map(str, turn)) or 'nothing'}")
+        raise RowProblem("malformed", f"{problem}; one message has {', '.join(map(str, turn)) or 'nothing'}")
     if role.lower() not in _ROLES:
-        raise RowProblem("malformed", f"{what} has the role {role!r}; known are {', '.join(_ROLES)}")
+        raise RowProblem("malformed", f"{what} has the role {role!r}; known roles are {', '.join(_ROLES)}")
     if calls:
         parts_before = parts(content)
         called = ("\n" if any(part.get("text") for part in parts_before) else "") + _calls(calls)
@@ -148,37 +147,37 @@ def _calls(calls: Any) -> str:
 
 
 def parts(content: Any) -> list[dict[str, Any]]:
-    """The parts of a message: text, and media with the entry they carry, if they do.
+    """The parts of a message: texts, and media with the entry that the part holds, if any.
 
     Raises:
-        RowProblem: a part is none of these.
+        RowProblem: a part is neither.
     """
     if isinstance(content, str):
         written = parse_written(content) if content.lstrip().startswith(("[{", "[\n")) else None
         if not isinstance(written, list) or not all(isinstance(p, dict) and "type" in p for p in written):
-            return [{"type": "text", "text": whole(content, "a message")}]
+            return [{"type": "text", "text": valid_text(content, "a message")}]
         content = written
     return [_part(part) for part in content]
 
 
 def _part(part: Any) -> dict[str, Any]:
     if isinstance(part, str):
-        return {"type": "text", "text": whole(part, "a message")}
+        return {"type": "text", "text": valid_text(part, "a message")}
     if not isinstance(part, dict):
         raise RowProblem("malformed", f"a message has a part that is a {type(part).__name__}")
     kind = str(part.get("type", "text")).removeprefix("input_").removesuffix("_url")
     if kind == "text" and isinstance(part.get("text"), str):
-        return {"type": "text", "text": whole(part["text"], "a message")}
+        return {"type": "text", "text": valid_text(part["text"], "a message")}
     if kind in ("image", "video"):
-        return {"type": kind, "entry": part.get("entry") or _carried(part, kind)}
+        return {"type": kind, "entry": part.get("entry") or _medium_in(part, kind)}
     raise RowProblem(
         "malformed",
         f"a message has a part of type {part.get('type')!r} with {', '.join(map(str, part))}; text, image "
-        "and video are known",
+        "and video are supported",
     )
 
 
-def _carried(part: Mapping[str, Any], kind: str) -> Any:
+def _medium_in(part: Mapping[str, Any], kind: str) -> Any:
     """The medium inside a part with its settings; None if the part is a bare placeholder."""
     keys = (kind, f"{kind}_url", "path", "url", "bytes")
     entry = next((part[key] for key in keys if part.get(key) is not None), None)
@@ -190,24 +189,24 @@ def _carried(part: Mapping[str, Any], kind: str) -> Any:
 
 
 def text_of(turn: Mapping[str, Any]) -> str:
-    """The words of a turn."""
+    """The text of a turn."""
     return "".join(part.get("text", "") for part in parts(turn["content"]))
 
 
 def with_text(turn: Turn, text: str) -> Turn:
-    """A turn with a text behind its own, on a new line."""
+    """A turn with a text appended on a new line."""
     content = turn["content"]
-    behind = f"\n{text}" if text_of(turn).strip() else text
+    appended = f"\n{text}" if text_of(turn).strip() else text
     if isinstance(content, str) and parts(content)[0].get("text") == content:
-        return {**turn, "content": content + behind}
-    return {**turn, "content": [*parts(content), {"type": "text", "text": behind}]}
+        return {**turn, "content": content + appended}
+    return {**turn, "content": [*parts(content), {"type": "text", "text": appended}]}
 
 
-def whole(text: str, what: str) -> str:
-    """A text as it is.
+def valid_text(text: str, what: str) -> str:
+    """Return a text unchanged after checking that it is valid Unicode.
 
     Raises:
-        RowProblem: it has half of a surrogate pair, which no tokenizer takes.
+        RowProblem: it has half of a surrogate pair, which no tokenizer accepts.
     """
     try:
         text.encode()
@@ -217,17 +216,17 @@ def whole(text: str, what: str) -> str:
     return text
 
 
-def place(
-    chat: Sequence[Turn], images: Given, videos: Given
+def place_media(
+    chat: Sequence[Turn], images: RowMedia, videos: RowMedia
 ) -> tuple[tuple[Message, ...], list[Any], list[Any]]:
     """Messages with a placeholder for every medium, and the media in that order.
 
-    `<image>`, `<image 1>` and the like in texts are placeholders, unless the chat has parts of these types.
-    Media of a kind without any placeholder go first in the user's first message. A part that carries its own
-    medium does not take one of the row's. What has no placeholder is left at the end of the media.
+    `<image>`, `<image 1>` and the like in texts are placeholders, unless the chat has image or video parts.
+    If a kind of medium has no placeholder at all, its media go at the start of the user's first message. A
+    part that holds its own medium takes none of the row's. Media without a placeholder come last.
 
     Raises:
-        RowProblem: a placeholder's number is that of no medium, or only some placeholders have one.
+        RowProblem: a placeholder's number matches no medium, or only some placeholders have a number.
     """
     split = [(turn["role"], parts(turn["content"])) for turn in chat]
     if all(part["type"] == "text" for _, pieces in split for part in pieces):
@@ -236,7 +235,7 @@ def place(
         ]
     first = next((pieces for role, pieces in split if role == "user"), None)
     if first is None:
-        raise RowProblem("question", "the chat has no message of the user")
+        raise RowProblem("question", "the chat has no user message")
     media = {"image": images, "video": videos}
     present = {part["type"] for _, pieces in split for part in pieces}
     first[:0] = [
@@ -244,13 +243,15 @@ def place(
     ]
     left = {kind: list(row_media.entries) for kind, row_media in media.items()}
     for kind, row_media in media.items():
-        if _number(kind, [part for _, parts_ in split for part in parts_ if part["type"] == kind], row_media):
+        if _fill_numbered(
+            kind, [part for _, parts_ in split for part in parts_ if part["type"] == kind], row_media
+        ):
             left[kind] = []
     messages: list[Message] = []
     placed: dict[str, list[Any]] = {"image": [], "video": []}
-    for role, own_parts in split:
+    for role, pieces in split:
         content = []
-        for part in own_parts:
+        for part in pieces:
             if part["type"] == "text":
                 content.append({"type": "text", "text": part["text"]})
                 continue
@@ -264,11 +265,12 @@ def place(
     return tuple(messages), placed["image"] + left["image"], placed["video"] + left["video"]
 
 
-def _number(kind: str, placeholders: Sequence[dict[str, Any]], row_media: Given) -> bool:
-    """Give numbered placeholders the media that they name; whether there are any.
+def _fill_numbered(kind: str, placeholders: Sequence[dict[str, Any]], row_media: RowMedia) -> bool:
+    """Give numbered placeholders their media, and return whether there are numbered placeholders.
 
     Raises:
-        RowProblem: there is no medium of a number, one of a list is never named, or some have no number.
+        RowProblem: a number matches no medium, a medium of a list is never mentioned, or only some
+            placeholders have a number.
     """
     mentioned = {part["number"] for part in placeholders if part.get("number") is not None}
     if not mentioned:
@@ -283,11 +285,11 @@ def _number(kind: str, placeholders: Sequence[dict[str, Any]], row_media: Given)
                 f"the messages have <{kind} {part['number']}>, but the row has {len(numbered)} {kind}(s)",
             )
         part["entry"] = numbered[part["number"]]
-    forgotten = sorted(set(numbered) - mentioned)
-    if forgotten and row_media.numbers is None:
+    unmentioned = sorted(set(numbered) - mentioned)
+    if unmentioned and row_media.numbers is None:
         raise RowProblem(
             "placeholders",
-            f"no placeholder names {kind} {forgotten[0]} of the row's {len(numbered)} {kind}(s)",
+            f"no placeholder names {kind} {unmentioned[0]} of the row's {len(numbered)} {kind}(s)",
         )
     return True
 
@@ -311,7 +313,7 @@ def count_placeholders(chat: Sequence[Turn], kind: str) -> int:
 
 
 def _split(text: str) -> list[dict[str, Any]]:
-    """Text with placeholders in it, as parts."""
+    """Split a text at its placeholders into parts."""
     pieces: list[dict[str, Any]] = []
     for piece in _PLACEHOLDER.split(text):
         placeholder = _NUMBERED.fullmatch(piece)

@@ -1,4 +1,4 @@
-"""The options of a multiple-choice question, where the data keep them apart from its text."""
+"""The options of a multiple-choice question, if the data hold them outside its text."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from vicur.bad_rows import RowProblem
-from vicur.data.written import parse_written, unwritten
+from vicur.data.written import parse_if_written, parse_written
 
 LETTERS = "{letter}. {text}"
-"""The format that the setting `letters` selects: one option a line, as "A. 3 cm"."""
+"""The format that `data.options=letters` selects: one option per line, such as "A. 3 cm"."""
 
 _LABEL_KEYS = ("label", "letter", "key", "id", "index", "option")
 _TEXT_KEYS = ("text", "content", "value", "option", "choice", "answer", "name")
 _LABELLED = re.compile(r"\s*[(\[]?([A-Za-z]|\d{1,2})[)\].:、\uff0e]\s*(?=\S)")
-"""An option's own label at its front: "A. ", "(b) ", "1) "."""
+"""A label at the start of an option's text: "A. ", "(b) ", "1) "."""
 _COLUMN = re.compile(r"(?:(option|choice|opt)s?[ _]?([a-z]|\d{1,2})|([A-Z]))", re.IGNORECASE)
 
 
@@ -27,15 +27,15 @@ class Choices:
 
     Attributes:
         texts: texts of the options, without labels.
-        labels: labels as the data state them; A, B, ... if they state none.
+        labels: labels in the data; A, B, ... if the data have none.
     """
 
     texts: tuple[str, ...]
     labels: tuple[str, ...]
 
     def letter_of(self, gold: str) -> str:
-        """The letter for a gold answer that is a label of another kind ("2" of "1", "2"), otherwise the
-        answer itself."""
+        """The letter of the option whose label is the gold answer, if labels are not letters ("2" with the
+        labels "1", "2"); any other answer unchanged."""
         letters = tuple(letter(i) for i in range(len(self.labels)))
         if tuple(label.upper() for label in self.labels) == letters or gold not in self.labels:
             return gold
@@ -56,7 +56,7 @@ def choice_columns(names: Sequence[str]) -> tuple[str, ...]:
     """Columns that hold one option each, in order: A, B, C, ... or option_a, option_b, ... or choice1, ...
 
     Returns:
-        none if there are fewer than two that follow each other from the first letter or number.
+        the columns; empty unless at least the first two letters or numbers have one.
     """
     families: dict[tuple[str, bool], dict[str, str]] = {}
     for name in names:
@@ -78,14 +78,15 @@ def choice_columns(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_choices(value: Any) -> Choices | None:
-    """The options that a value states; None if it states none.
+    """The options in a value; None if it has none.
 
     Args:
-        value: a list of texts, a list as text, an object from letters to texts, an object of the lists
-            `label` and `text`, a list of objects with a label and a text, or one text with an option a line.
+        value: a list of texts, such a list written as text, an object from letters to texts, an object of the
+            lists `label` and `text`, a list of objects with a label and a text, or a text with an option per
+            line.
 
     Raises:
-        RowProblem: it has options that are no texts.
+        RowProblem: an option is not a text.
     """
     value = _lines(value) if isinstance(value, str) else value
     if isinstance(value, Mapping):
@@ -93,7 +94,7 @@ def read_choices(value: Any) -> Choices | None:
     if not isinstance(value, list | tuple) or not value:
         return None
     pairs = [_pair(item) for item in value]
-    while pairs and pairs[-1][1] is None:  # a column, or a key of Arrow's, that this row does not use
+    while pairs and pairs[-1][1] is None:  # a column or an Arrow field that this row does not use
         pairs.pop()
     if not pairs:
         return None
@@ -117,7 +118,7 @@ def _of_mapping(value: Mapping[str, Any]) -> list[Any]:
 
 
 def _pair(item: Any) -> tuple[Any, Any]:
-    """Label and text of one option; None for what it does not have."""
+    """Label and text of one option; None for a missing one."""
     if not isinstance(item, Mapping):
         return None, item
     text_key = next((key for key in _TEXT_KEYS if item.get(key) is not None), None)
@@ -140,7 +141,7 @@ def _text(value: Any) -> str:
 
 
 def _in_order(labels: list[str], texts: list[str]) -> Choices:
-    """Sort options by their letters, if the labels are letters: the n-th option is the n-th letter's."""
+    """Sort options by label if the labels are letters, so that the n-th option has the n-th letter."""
     upper = [label.strip("()[].: ").upper() for label in labels]
     if sorted(upper) == [letter(i) for i in range(len(upper))]:
         order = sorted(range(len(upper)), key=upper.__getitem__)
@@ -149,7 +150,7 @@ def _in_order(labels: list[str], texts: list[str]) -> Choices:
 
 
 def _without_labels(texts: list[str]) -> Choices:
-    """The texts without labels of their own, where these are A, B, ... or 1, 2, ... in order."""
+    """Options from texts; labels inside the texts are removed if they are A, B, ... or 1, 2, ... in order."""
     letters, numbers = ([name(i) for i in range(len(texts))] for name in (letter, lambda i: str(i + 1)))
     matches = [_LABELLED.match(text) for text in texts]
     labels = [match[1].upper() for match in matches if match is not None]
@@ -160,7 +161,7 @@ def _without_labels(texts: list[str]) -> Choices:
 
 
 def _lines(text: str) -> Any:
-    """The options in one text: a list in JSON or Python, one a line, or marked A, B, ... in one line."""
+    """The options in one text: a JSON or Python list, one per line, or labelled A, B, ... in one line."""
     parsed = parse_written(text)
     if parsed is not None:
         return parsed
@@ -184,10 +185,10 @@ def _lines(text: str) -> Any:
 
 
 def check_format(template: str) -> None:
-    """Whether options can be written by a format.
+    """Check that options can be written in a format.
 
     Raises:
-        ValueError: it has another field than letter, number and text, or no text.
+        ValueError: it has a field other than letter, number and text, or lacks text.
     """
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
@@ -195,8 +196,8 @@ def check_format(template: str) -> None:
         raise ValueError(f"data.options is not a format: {error}, in {template!r}.") from error
     if "text" not in fields or not fields <= {"letter", "number", "text"}:
         raise ValueError(
-            "data.options must be letters, null, or a format for one option with {text}, and perhaps "
-            f"{{letter}} or {{number}}, such as '({{letter}}) {{text}}'; it is {template!r}."
+            "data.options must be letters, null, or a format for one option with {text} and optionally "
+            f"{{letter}} or {{number}}, such as '({{letter}}) {{text}}', not {template!r}."
         )
 
 
@@ -217,8 +218,8 @@ def option_lines(texts: Sequence[str], template: str) -> str:
 def states_options(question: str, texts: Sequence[str]) -> bool:
     """Whether a question's text already lists the options.
 
-    It does where they follow each other, each after a label of its own ("(A) 3 cm (B) 4 cm"), where each has
-    a line of its own, or where they are announced ("Options: red, blue").
+    It does if they follow each other, each after its label ("(A) 3 cm (B) 4 cm"), if each has
+    a line of its own, or if they are announced ("Options: red, blue").
     """
     options = [" ".join(text.split()) for text in texts if text.strip()]
     lines = {" ".join(line.split()).strip("-*\u2022 ") for line in question.splitlines()}
@@ -238,6 +239,6 @@ def states_options(question: str, texts: Sequence[str]) -> bool:
 
 
 def stated_options(value: Any) -> str | None:
-    """Options in a form that cannot be split, as the text they are; None if the value is no text."""
-    value = unwritten(value)
+    """The text of options that cannot be split; None if the value is not a text."""
+    value = parse_if_written(value)
     return value.strip() if isinstance(value, str) and value.strip() else None

@@ -14,16 +14,16 @@ from typing import Any
 
 from vicur.bad_rows import RowProblem
 from vicur.data.chat import (
-    Given,
+    RowMedia,
     Turn,
     as_turns,
     count_placeholders,
     is_numbered,
     parts,
-    place,
+    place_media,
     text_of,
     turns,
-    whole,
+    valid_text,
     with_text,
 )
 from vicur.data.choices import (
@@ -38,7 +38,7 @@ from vicur.data.choices import (
 from vicur.data.readers import QUESTIONS, UNREADABLE
 from vicur.data.responses import answer_in_response
 from vicur.data.sample import TEXT_KINDS, Message
-from vicur.data.written import unwritten
+from vicur.data.written import parse_if_written
 from vicur.media.images import is_picture
 from vicur.rewards.answers import unwrap_gold
 from vicur.wording import listed
@@ -59,15 +59,15 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "choices": ("choices", "options"),
     "id": ("id", "qid", "uid", "pid", "question_id", "index", "extra_info.index"),
 }
-"""Our name for a field, and the columns it goes by; the first that is there is taken.
+"""Fields of a problem, and the names of columns that may hold them; the first existing column is used.
 
-A dot leads into a column that holds an object. `question` may be a text or a whole chat. A row that lacks a
-column altogether has the field in the next one.
+A dot leads into a column that holds an object. `question` may be a text or a whole chat. For a row that lacks
+the column altogether, the next one is tried.
 """
 HINTS = tuple(kind for kind in TEXT_KINDS if kind != "answer")
-"""Privileges that are read as texts; the answer is read as the gold answer, by rules of its own."""
-_RESTATED = ("question", "images", "videos")
-"""Fields that an empty column leaves to the next one, too."""
+"""Privileges that are read as plain texts. The answer is not among them: it is read as the gold answer."""
+_NEXT_IF_EMPTY = ("question", "images", "videos")
+"""Fields for which the next column is tried also if the first one is empty."""
 _NUMBERED = re.compile(r"(image|img|picture|video)[ _]?(\d{1,3})", re.IGNORECASE)
 
 
@@ -76,14 +76,14 @@ class Fields:
     """The content of a row, before any medium is opened.
 
     Attributes:
-        id: None where the row has none.
+        id: id of the row; None if it has none.
         messages: the chat up to where the student answers, media as placeholders.
-        images, videos: as the row states them, in the order of their placeholders.
-        answer: the gold answer, out of its `\\boxed{}` if it was wholly in one.
+        images, videos: the entries of the row, in the order of their placeholders.
+        answer: the gold answer, without a `\\boxed{}` around it.
         texts: the other texts that only a teacher may see, by kind.
         teacher_prompt: messages that only a teacher may see.
         target_response: a response to learn from.
-        meta: the columns that are nothing of the above, and `choices`.
+        meta: all other columns, and `choices`.
     """
 
     id: str | None
@@ -101,16 +101,16 @@ class Columns:
     """Maps the fields of a problem to the columns of a table, and reads rows accordingly.
 
     Args:
-        names: the table's columns, fields inside them with a dot.
-        chosen: our field to their column, before the alias table; "" for a field to be left out.
-        system_prompt: put before every problem, in the place of a system message of the data.
-        where: the table, for messages.
-        peeked: some rows, to see which texts spell out an object.
+        names: the table's columns, and fields inside them with a dot.
+        overrides: field of a problem -> its column, instead of the alias table; "" leaves the field out.
+        system_prompt: put before every problem, in place of a system message of the data.
+        where: name of the table, for messages.
+        peeked: some rows, to find columns whose texts encode objects.
         options: format of the options after the question; None to leave them out.
-        answer_from_response: whether a missing gold answer is taken out of the response to learn from.
+        answer_from_response: whether a missing gold answer is read from the response to learn from.
 
     Raises:
-        ValueError: `chosen` has a field or a column that does not exist, or nothing holds a question.
+        ValueError: `overrides` has a field or a column that does not exist, or no column holds a question.
     """
 
     def __init__(
@@ -128,17 +128,19 @@ class Columns:
         names = [*names, *_written_fields(peeked)]
         self.system_prompt, self.options = system_prompt, options
         self.answer_from_response = answer_from_response
-        for ours, theirs in overrides.items():
-            setting = f"data.columns.{ours}={theirs}"
-            if ours not in ALIASES:
-                raise ValueError(f"{setting}: {ours} is not a field of a problem{_nearest(ours, ALIASES)}.")
-            if theirs and theirs not in names:
-                raise ValueError(f"{where} has no column {theirs} ({setting}){_nearest(theirs, names)}.")
+        for field_name, column in overrides.items():
+            setting = f"data.columns.{field_name}={column}"
+            if field_name not in ALIASES:
+                raise ValueError(
+                    f"{setting}: {field_name} is not a field of a problem{_nearest(field_name, ALIASES)}."
+                )
+            if column and column not in names:
+                raise ValueError(f"{where} has no column {column} ({setting}){_nearest(column, names)}.")
         self._tried: dict[str, tuple[str, ...]] = {
-            ours: tuple(filter(None, [overrides[ours]]))
-            if ours in overrides
+            field_name: tuple(filter(None, [overrides[field_name]]))
+            if field_name in overrides
             else tuple(alias for alias in aliases if alias in names)
-            for ours, aliases in ALIASES.items()
+            for field_name, aliases in ALIASES.items()
         }
         self._families = self._find_families(names, overrides)
         if not self._tried["question"]:
@@ -149,29 +151,32 @@ class Columns:
 
     @property
     def schema(self) -> dict[str, str | None]:
-        """Our field, and the column that it is read from; of several, the first."""
-        return {ours: next(iter(self.columns_of(ours)), None) for ours in ALIASES}
+        """Each field and the first column that it is read from; None if there is none."""
+        return {field_name: next(iter(self.columns_of(field_name)), None) for field_name in ALIASES}
 
-    def columns_of(self, ours: str) -> tuple[str, ...]:
+    def columns_of(self, field_name: str) -> tuple[str, ...]:
         """All columns that a field is read from."""
-        return self._tried[ours] or tuple(self._families.get(ours, {}).values())
+        return self._tried[field_name] or tuple(self._families.get(field_name, {}).values())
 
-    def read_from(self, ours: str, column: str) -> None:
-        """Read a field from a column first."""
-        others = tuple(name for name in self._tried[ours] if name != column)
-        self._tried[ours] = (column, *others)
+    def read_from(self, field_name: str, column: str) -> None:
+        """Make a column the first one from which a field is read."""
+        others = tuple(name for name in self._tried[field_name] if name != column)
+        self._tried[field_name] = (column, *others)
 
     @property
     def used(self) -> set[str]:
         """Columns that a field is read from."""
-        media = {name for ours in ("images", "videos") for name in self.columns_of(ours)}
+        media = {name for field_name in ("images", "videos") for name in self.columns_of(field_name)}
         families = {name for family in self._families.values() for name in family.values()}
         return media | families | {column for column in self.schema.values() if column is not None}
 
     def text_columns(self) -> list[str]:
-        """Top-level columns that hold anything but media."""
+        """Top-level columns from which fields other than media are read."""
         kept = (
-            column for ours in ALIASES if ours not in ("images", "videos") for column in self.columns_of(ours)
+            column
+            for field_name in ALIASES
+            if field_name not in ("images", "videos")
+            for column in self.columns_of(field_name)
         )
         return list(dict.fromkeys(column.partition(".")[0] for column in kept))
 
@@ -179,7 +184,7 @@ class Columns:
         """The gold answer.
 
         Raises:
-            RowProblem: it is empty, or nothing that can be taken for one text.
+            RowProblem: it is empty, or not a single text.
         """
         value, choices = self._value(row, "answer"), None
         if self.columns_of("choices"):
@@ -193,36 +198,38 @@ class Columns:
         if value is None:
             response = self.target_response(row) if self.answer_from_response else None
             return None if response is None else answer_in_response(response)
-        answer = whole(_unwrapped(_as_text(value)).strip(), "the answer")
+        answer = valid_text(_unwrapped(_as_text(value)).strip(), "the answer")
         if not answer:
-            raise RowProblem("answer", "the answer is empty; a problem without one should have none at all")
+            raise RowProblem(
+                "answer", "the answer is empty; for a problem without an answer, leave the value out"
+            )
         return answer if choices is None else choices.letter_of(answer)
 
     def choices(self, row: Mapping[str, Any]) -> Choices | None:
         """The options of a multiple-choice question, where they have columns of their own.
 
         Raises:
-            RowProblem: they are no texts.
+            RowProblem: an option is not a text.
         """
         family = self._families.get("choices")
         value: Any = [row.get(name) for name in family.values()] if family else self._value(row, "choices")
         choices = read_choices(value)
         for text in () if choices is None else choices.texts:
-            whole(text, "an option")
+            valid_text(text, "an option")
         return choices
 
-    def text(self, row: Mapping[str, Any], ours: str) -> str | None:
-        """A text field; one that is blank counts as absent.
+    def text(self, row: Mapping[str, Any], field_name: str) -> str | None:
+        """A text field; a blank text counts as absent.
 
         Raises:
             RowProblem: it is not a text.
         """
-        value = self._value(row, ours)
+        value = self._value(row, field_name)
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             value = "\n".join(value)
         if isinstance(value, list | tuple | dict | bytes):
-            raise RowProblem("malformed", f"{ours} is a {type(value).__name__}; a text was expected")
-        return whole(str(value), ours) if value is not None and str(value).strip() else None
+            raise RowProblem("malformed", f"{field_name} is a {type(value).__name__}; a text was expected")
+        return valid_text(str(value), field_name) if value is not None and str(value).strip() else None
 
     def target_response(self, row: Mapping[str, Any]) -> str | None:
         """The response to learn from: a column of its own, or the assistant's last turn.
@@ -230,15 +237,15 @@ class Columns:
         Raises:
             RowProblem: it is not a text or a message.
         """
-        value = unwritten(self._value(row, "target_response"))
+        value = parse_if_written(self._value(row, "target_response"))
         if isinstance(value, list | tuple | dict):
             chat = turns(value, "target_response")
             response = "".join(text_of(turn) for turn in chat if turn["role"] == "assistant")
             return response if response.strip() else None
         if value is not None:
             return self.text(row, "target_response")
-        asked = self._value(row, "question")
-        chat = [] if asked is None else as_turns(asked, "the chat")
+        question = self._value(row, "question")
+        chat = [] if question is None else as_turns(question, "the chat")
         if not chat or chat[-1]["role"] != "assistant":
             return None
         response = text_of(chat[-1])
@@ -258,9 +265,9 @@ class Columns:
         if UNREADABLE in row:
             raise RowProblem("unreadable_row", row[UNREADABLE])
         choices = self.choices(row)
-        asked = self._chat(row, choices)
-        media = self.media(row, asked)
-        messages, images, videos = place(asked, *media)
+        chat = self._chat(row, choices)
+        media = self.media(row, chat)
+        messages, images, videos = place_media(chat, *media)
         _check_question(messages, images, videos)
         return Fields(
             id=self.id(row),
@@ -274,19 +281,19 @@ class Columns:
             meta=self._meta(row, choices),
         )
 
-    def media(self, row: Mapping[str, Any], asked: Sequence[Turn] = ()) -> tuple[Given, Given]:
-        """The images and the videos that a row has beside its chat."""
+    def media(self, row: Mapping[str, Any], chat: Sequence[Turn] = ()) -> tuple[RowMedia, RowMedia]:
+        """The images and the videos that a row holds outside its chat."""
         media = []
-        for ours, kind in (("images", "image"), ("videos", "video")):
-            family = self._families.get(ours)
+        for field_name, kind in (("images", "image"), ("videos", "video")):
+            family = self._families.get(field_name)
             if family is None:
-                entries = _entries(self._value(row, ours))
+                entries = _entries(self._value(row, field_name))
                 if kind == "video":
-                    entries = _videos(entries, count_placeholders(asked, kind))
-                media.append(Given(tuple(entries)))
+                    entries = _videos(entries, count_placeholders(chat, kind))
+                media.append(RowMedia(tuple(entries)))
             else:
-                there = {n: row[name] for n, name in family.items() if not _is_nothing(row.get(name))}
-                media.append(Given(tuple(there.values()), tuple(map(int, there))))
+                present = {n: row[name] for n, name in family.items() if not _is_nothing(row.get(name))}
+                media.append(RowMedia(tuple(present.values()), tuple(map(int, present))))
         return media[0], media[1]
 
     def _find_families(self, names: Sequence[str], overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -295,28 +302,28 @@ class Columns:
         for name in names:
             match = _NUMBERED.fullmatch(name)
             if match is not None:
-                ours = "videos" if match[1].lower() == "video" else "images"
-                families.setdefault(ours, {})[match[2]] = name
+                field_name = "videos" if match[1].lower() == "video" else "images"
+                families.setdefault(field_name, {})[match[2]] = name
         families["choices"] = {name: name for name in choice_columns(names)}
         return {
-            ours: dict(sorted(family.items(), key=lambda item: item[0].zfill(3)))
-            for ours, family in families.items()
-            if family and not self._tried[ours] and ours not in overrides
+            field_name: dict(sorted(family.items(), key=lambda item: item[0].zfill(3)))
+            for field_name, family in families.items()
+            if family and not self._tried[field_name] and field_name not in overrides
         }
 
-    def _value(self, row: Mapping[str, Any], ours: str) -> Any:
+    def _value(self, row: Mapping[str, Any], field_name: str) -> Any:
         """The value of a field; None where the cell is empty (None, NaN)."""
         value = None
-        for column in self._tried[ours]:
+        for column in self._tried[field_name]:
             value = _at(row, column)
             if not _is_nothing(value):
                 return value
-            if column.partition(".")[0] in row and ours not in _RESTATED:
+            if column.partition(".")[0] in row and field_name not in _NEXT_IF_EMPTY:
                 break
         return None if _is_missing(value) else value
 
     def _chat(self, row: Mapping[str, Any], choices: Choices | None) -> list[Turn]:
-        """The turns up to the student's answer, with the options and the system prompt that apply."""
+        """The turns up to the student's answer, with options and system prompt added."""
         value = self._value(row, "question")
         chat = as_turns("" if value is None else value, "the question")
         if chat and chat[-1]["role"] == "assistant":
@@ -326,9 +333,9 @@ class Columns:
             raise RowProblem("question", f"the chat {last}; the user's turn was expected before the answer")
         options = self._options(row, choices, chat)
         if options is not None:
-            asking = max((i for i, turn in enumerate(chat) if turn["role"] == "user"), default=None)
-            if asking is not None:
-                chat[asking] = with_text(chat[asking], options)
+            last_user = max((i for i, turn in enumerate(chat) if turn["role"] == "user"), default=None)
+            if last_user is not None:
+                chat[last_user] = with_text(chat[last_user], options)
         system = self.system_prompt
         if system is None and chat[0]["role"] != "system":
             system = self.text(row, "system")
@@ -342,47 +349,50 @@ class Columns:
         has them."""
         if self.options is None:
             return None
-        asked = next((text_of(turn) for turn in reversed(chat) if turn["role"] == "user"), "")
+        question = next((text_of(turn) for turn in reversed(chat) if turn["role"] == "user"), "")
         if choices is not None:
-            return None if states_options(asked, choices.texts) else option_lines(choices.texts, self.options)
+            return (
+                None if states_options(question, choices.texts) else option_lines(choices.texts, self.options)
+            )
         stated = stated_options(self._value(row, "choices"))
-        return None if stated is None or stated in asked else stated
+        return None if stated is None or stated in question else stated
 
     def _teacher_prompt(
-        self, row: Mapping[str, Any], media: tuple[Given, Given], images: list[Any], videos: list[Any]
+        self, row: Mapping[str, Any], media: tuple[RowMedia, RowMedia], images: list[Any], videos: list[Any]
     ) -> tuple[Message, ...] | None:
-        """A complete prompt for the teacher, which sees the student's media.
+        """A ready-made prompt for the teacher, with the student's media.
 
-        Its own system message is kept; without one it gets ours.
+        It keeps its own system message; otherwise it gets the configured system prompt.
 
         Raises:
-            RowProblem: it asks nothing, or does not show every medium once and in the student's order.
+            RowProblem: it has no user message, or does not show every medium once in the student's order.
         """
         value = self._value(row, "teacher_prompt")
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
         chat = as_turns(value, "teacher_prompt")
         if not any(turn["role"] == "user" for turn in chat):
-            raise RowProblem("malformed", "teacher_prompt has no message of the user")
+            raise RowProblem("malformed", "teacher_prompt has no user message")
         if self.system_prompt is not None and chat[0]["role"] != "system":
             chat = [{"role": "system", "content": self.system_prompt}, *chat]
         if not is_numbered(chat):
-            media = Given(tuple(images)), Given(tuple(videos))
-        messages, placed_images, placed_videos = place(chat, *media)
+            media = RowMedia(tuple(images)), RowMedia(tuple(videos))
+        messages, placed_images, placed_videos = place_media(chat, *media)
         for kind, expected, placed in (("image", images, placed_images), ("video", videos, placed_videos)):
-            asked = sum(part["type"] == kind for message in messages for part in message["content"])
-            if _carries(chat, kind) and placed[:asked] != expected:
+            placeholders = sum(part["type"] == kind for message in messages for part in message["content"])
+            if _has_own_media(chat, kind) and placed[:placeholders] != expected:
                 raise RowProblem(
                     "malformed", f"teacher_prompt has {kind}s of its own; a teacher sees the student's"
                 )
-            if asked != len(expected):
+            if placeholders != len(expected):
                 raise RowProblem(
                     "placeholders",
-                    f"teacher_prompt has {asked} <{kind}> placeholder(s) for {len(expected)} {kind}(s)",
+                    f"teacher_prompt has {placeholders} <{kind}> placeholder(s) for {len(expected)} "
+                    f"{kind}(s)",
                 )
-            if placed[:asked] != expected:
+            if placed[:placeholders] != expected:
                 raise RowProblem(
-                    "placeholders", f"teacher_prompt shows the {kind}s in another order than the question"
+                    "placeholders", f"teacher_prompt shows the {kind}s in a different order from the question"
                 )
         return messages
 
@@ -396,12 +406,12 @@ class Columns:
 
 
 def _at(row: Mapping[str, Any], column: str) -> Any:
-    """The value in a column; a dot leads into an object, also one that is written as text."""
+    """The value in a column; a dot leads into an object, which may be written as text."""
     if column in row:  # a column may itself have a dot in its name
         return row[column]
     value: Any = row
     for key in column.split("."):
-        value = unwritten(value)
+        value = parse_if_written(value)
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
@@ -423,12 +433,12 @@ def _as_text(value: Any) -> str:
 
 
 def _written_fields(peeked: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Fields inside columns that hold objects as text, with a dot."""
+    """Dotted names of the fields inside columns that hold objects as text."""
     paths: dict[str, None] = {}
     for row in peeked:
         for name, value in row.items():
             if isinstance(value, str) and value.lstrip().startswith("{"):
-                inside = unwritten(value)
+                inside = parse_if_written(value)
                 if isinstance(inside, Mapping):
                     paths.update({f"{name}.{key}": None for key in inside})
     return list(paths)
@@ -443,7 +453,7 @@ def _are_labels(answers: Sequence[Any], choices: Choices) -> bool:
 
 
 def _unwrapped(answer: str) -> str:
-    """Out of its `\\boxed{}` or `<answer>`, if it is wholly in one, perhaps between dollar signs."""
+    """An answer without the `\\boxed{}` or `<answer>` around all of it; dollar signs may surround these."""
     inside = answer.strip().strip("$").strip()
     unwrapped = unwrap_gold(inside)
     return answer if unwrapped == inside else unwrapped
@@ -458,12 +468,12 @@ def _nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
 
 def _entries(value: Any) -> list[Any]:
     """The media of a column that holds one or several."""
-    value = unwritten(value)
+    value = parse_if_written(value)
     if _is_nothing(value):
         return []
     if isinstance(value, Mapping):
         lists = {key: column for key, column in value.items() if column is not None}
-        # An object of lists, as older versions of `datasets` make of a list of images.
+        # Older versions of `datasets` store a list of images as an object of lists.
         if (
             lists
             and set(lists) <= {"bytes", "path"}
@@ -473,29 +483,30 @@ def _entries(value: Any) -> list[Any]:
             return [
                 {key: column[i] for key, column in lists.items() if i < len(column)} for i in range(count)
             ]
-    # An empty entry stays: its placeholder may be there, and then it is the row's fault.
+    # Empty entries are kept: if the text has a placeholder for one, the row is bad.
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _videos(entries: list[Any], placeholders: int) -> list[Any]:
-    """Whole videos out of what may be the frames of one: images, unless each has its own placeholder."""
+    """Group entries into one video if they are its frames: images that do not have a placeholder each."""
     frames = bool(entries) and all(map(is_picture, entries))
     return [entries] if frames and not (placeholders == len(entries) > 1) else entries
 
 
-def _carries(chat: Sequence[Turn], kind: str) -> bool:
-    """Whether a part of a chat has a medium of its own."""
+def _has_own_media(chat: Sequence[Turn], kind: str) -> bool:
+    """Whether a part of a chat holds its own medium."""
     media_parts = (part for turn in chat for part in parts(turn["content"]) if part["type"] == kind)
     return any(part.get("entry") is not None for part in media_parts)
 
 
 def _check_question(messages: Sequence[Message], images: Sequence[Any], videos: Sequence[Any]) -> None:
     for kind, media in (("image", images), ("video", videos)):
-        asked = sum(part["type"] == kind for message in messages for part in message["content"])
-        if asked != len(media):
+        placeholders = sum(part["type"] == kind for message in messages for part in message["content"])
+        if placeholders != len(media):
             raise RowProblem(
                 "placeholders",
-                f"the messages have {asked} {kind} placeholder(s), but the row has {len(media)} {kind}(s)",
+                f"the messages have {placeholders} {kind} placeholder(s), but the row has {len(media)} "
+                f"{kind}(s)",
             )
     # A question without words may be written in its image.
     if not any(part["type"] != "text" or part["text"].strip() for part in messages[-1]["content"]):

@@ -18,8 +18,8 @@ class MediaReader:
     """Reads images and videos of one source.
 
     Attributes:
-        folders: folders that files may lie in; relative paths start from the first.
-        video: settings for taking frames, where a row has none.
+        folders: folders that may contain the files; relative paths start from the first.
+        video: settings for taking frames, for rows without settings of their own.
         max_raw_pixels: maximum number of pixels in an image; a larger one is treated as a decompression bomb.
     """
 
@@ -38,25 +38,25 @@ class MediaReader:
         return VideoReader(self.images, self.video)
 
     def read_image(self, entry: Any) -> Image.Image:
-        """The pixels, as `ImageReader.read`."""
+        """The pixels; see `ImageReader.read`."""
         return self.images.read(entry)
 
     def image_size(self, entry: Any) -> tuple[int, int]:
-        """Width and height of what `read_image` would give, from the header."""
+        """Width and height of the image that `read_image` would return, from the header."""
         return self.images.size(entry)
 
     def read_video(self, entry: Any) -> Video:
-        """The frames, as `VideoReader.read`."""
+        """The frames; see `VideoReader.read`."""
         return self.videos.read(entry)
 
     def outline_video(self, entry: Any) -> Video:
-        """The result of `read_video`, with frames of which only the size is known."""
+        """The result of `read_video` with frames that have a size but no pixels."""
         return self.videos.outline(entry)
 
     def check_image(self, entry: Any) -> None:
-        """Raise what `image_size` would raise."""
+        """Check an image by its header; raises the errors of `image_size`."""
         self.images.size(entry)
 
     def check_video(self, entry: Any) -> None:
-        """Raise what the header of a file, or of every frame of a list, shows to be wrong."""
+        """Check a video by the header of its file, or of every frame in a list."""
         self.videos.check(entry)

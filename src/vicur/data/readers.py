@@ -1,7 +1,7 @@
-"""Files as rows: parquet, JSON, JSON lines, CSV and TSV, the text formats also with .gz behind.
+"""Reads rows from files: parquet, JSON, JSON Lines, CSV and TSV; the text formats may be gzipped.
 
-A row that cannot be read takes its place in the table all the same, as a row with the single key
-`UNREADABLE`, so that one broken line can be left out like any other bad row.
+An unreadable row keeps its place in the table, as a row with the single key `UNREADABLE`, so that one broken
+line can be skipped like any other bad row.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ QUESTIONS = ("problem", "question", "prompt", "messages", "conversations")
 """Columns that hold a question, in the order in which they are looked for."""
 
 _SHARED_IMAGE = 64
-"""Minimum number of characters in an image in text form: in VLMEvalKit's tables a shorter `image` is the
-index of the row that holds the image."""
+"""Maximum number of characters in a row index: in VLMEvalKit's tables, `image` may hold the index of the row
+with the image instead of a base64 image, which is longer."""
 
 
 def suffix_of(path: Path) -> str:
-    """The end of a file's name that says its format, without .gz, in small letters."""
+    """The suffix that gives a file's format: in lower case, without .gz."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     return "".join(suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
@@ -44,7 +44,7 @@ def read_text_file(path: Path) -> list[Row]:
     """The rows of a .json, .jsonl, .csv or .tsv file.
 
     Raises:
-        ValueError: it cannot be read, or no part of it is rows.
+        ValueError: it cannot be read, or has no rows.
     """
     try:
         content = path.read_bytes()
@@ -59,7 +59,7 @@ def read_text_file(path: Path) -> list[Row]:
 
 
 def _separated(path: Path, text: str) -> list[Row]:
-    """Rows of a CSV or TSV file, every value a text; empty ones are left out."""
+    """Rows of a CSV or TSV file with texts as values; empty values are left out."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images in base64
     header = text.partition("\n")[0]
     separator = "\t" if suffix_of(path) == ".tsv" else ";" if ";" in header and "," not in header else ","
@@ -82,7 +82,7 @@ def _record(path: Path, names: list[str], values: list[str], line: int) -> Row:
 
 
 def _with_shared_images(rows: list[Row]) -> list[Row]:
-    """Fill in the image itself where a row names the index of another row that holds it (VLMEvalKit)."""
+    """Replace an index of another row by that row's image (VLMEvalKit)."""
     images = {row["index"]: row["image"] for row in rows if "index" in row and "image" in row}
     for row in rows:
         named = row.get("image", "")
@@ -92,7 +92,7 @@ def _with_shared_images(rows: list[Row]) -> list[Row]:
 
 
 def _json(path: Path, text: str) -> list[Row]:
-    """A list of rows, one row a line, an object from ids to rows, or one row.
+    """The rows of a file: a list, one row per line, an object from ids to rows, or a single row.
 
     Raises:
         ValueError: it is none of these; the message names the line.
@@ -129,9 +129,9 @@ def _object(value: Any, place: str) -> Row:
 
 
 def _whole_object(
-    path: Path, text: str, lines: list[tuple[int, str]], of_line: json.JSONDecodeError | RecursionError
+    path: Path, text: str, lines: list[tuple[int, str]], line_error: json.JSONDecodeError | RecursionError
 ) -> list[Row]:
-    """The rows of an object that is written over several lines, or lines of which the first is broken."""
+    """The rows of an object that spans several lines, or of lines with a broken first one."""
     try:
         value = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
@@ -139,9 +139,9 @@ def _whole_object(
         if any(UNREADABLE not in row for row in rows):
             return rows
         raise ValueError(
-            f"{path} is neither a JSON list of rows nor one row a line: its first line is not valid JSON "
-            f"({of_line})."
-        ) from of_line
+            f"{path} is neither a JSON list of rows nor one row per line: its first line is not valid JSON "
+            f"({line_error})."
+        ) from line_error
     return _of_object(path, _object(value, "the file"))
 
 
@@ -163,13 +163,13 @@ def _of_object(path: Path, value: Row) -> list[Row]:
     if len(lists) > 1:
         raise ValueError(
             f"{path} is one object with rows under {' and '.join(map(repr, lists))}; write one of these "
-            "lists into a file of its own."
+            "lists to a separate file."
         )
     return list(value[lists[0]]) if lists else [value]
 
 
 def read_parquet(paths: list[Path]) -> pa.Table:
-    """The rows of parquet files, mapped from disk where they are large.
+    """The rows of parquet files; large files are mapped from disk.
 
     Raises:
         ValueError: a file cannot be read, or they have columns of different types.
@@ -179,7 +179,7 @@ def read_parquet(paths: list[Path]) -> pa.Table:
     tables = []
     for path in paths:
         try:
-            # One group of rows after another: read at once, a file takes four times its size for a moment.
+            # One row group at a time: reading a whole file at once briefly takes four times its size.
             file = pq.ParquetFile(path, pre_buffer=False)
             tables += [file.read_row_group(i) for i in range(file.num_row_groups)]
             tables = tables or [file.schema_arrow.empty_table()]
@@ -188,12 +188,16 @@ def read_parquet(paths: list[Path]) -> pa.Table:
     try:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
-        raise ValueError(f"The files {paths[0]} ... have columns of different types: {error}") from error
+        raise ValueError(
+            f"{paths[0]} and the files with it have columns of different types: {error}"
+        ) from error
 
 
 def _map_parquet(paths: list[Path]) -> pa.Table:
-    """Through `datasets`, which writes them once as Arrow files into its cache and maps these."""
-    datasets = import_datasets(f"{paths[0]} and its like are over {LARGEST_IN_MEMORY >> 20} MiB")
+    """Map parquet files through `datasets`, which converts them once to Arrow files in its cache."""
+    datasets = import_datasets(
+        f"The {len(paths)} file(s) {paths[0]} ... exceed {LARGEST_IN_MEMORY >> 20} MiB"
+    )
     try:
         loaded = datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
     except (ValueError, OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:

@@ -1,15 +1,15 @@
-"""The gold answer inside a response that the data bring along."""
+"""Finds a gold answer in a response that is part of the data."""
 
 from __future__ import annotations
 
 from vicur.rewards.answers import extract_answer
 
 SHORT = 3
-"""Maximum number of words in a response that is itself the answer."""
+"""Maximum number of words in a response that is taken as the answer itself."""
 
 
 def answer_in_response(response: str) -> str | None:
-    """The answer that a response ends in: boxed, tagged, after "answer is", or the response itself if short.
+    """The final answer of a response: boxed, tagged, after "answer is", or the response itself if short.
 
     Args:
         response: e.g. the last assistant turn of a chat for supervised training.

@@ -1,4 +1,4 @@
-"""`Sample`: one problem, as it comes from a source."""
+"""`Sample`: one problem as read from a source."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Media entries are placeholders; the n-th image entry refers to the n-th image of
 """
 
 TextKind = Literal["cue", "rationale", "answer"]
-"""The privileges that are one text. This is the one list of them: to add a kind, name it here, add a field to
+"""The privileges that are a single text. To add a kind, name it here (this is the only list), add a field to
 `Privilege`, and name its columns in `vicur.data.columns.ALIASES`."""
 PrivilegeKind = Literal[TextKind, "teacher_prompt"]
-"""All privileges with a field of their own. A ready-made teacher prompt holds the problem too: it cannot be
-shown with another problem, nor compared text by text."""
+"""All privileges with a field of their own. A ready-made teacher prompt contains the problem too, so it
+cannot be shown with another problem or compared as a text."""
 TeacherPrivilege = Literal["none", PrivilegeKind] | str
 """The privileges a teacher can be given: none, a kind of privilege, or `column:NAME`, the text in another
 column."""
 COLUMN = "column:"
-"""Prefix of a privilege that is the text in a column of the user's own, e.g. "column:caption"."""
+"""Prefix of a privilege that is the text in any other column, e.g. "column:caption"."""
 TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
 PRIVILEGES: tuple[PrivilegeKind, ...] = get_args(PrivilegeKind)
 
@@ -40,7 +40,7 @@ def check_privilege(kind: str, setting: str = "A privilege") -> None:
         setting: the setting that names it, for the message.
 
     Raises:
-        ValueError: it is neither "none", nor a kind, nor the name of a column.
+        ValueError: it is none of "none", a kind of privilege and `column:NAME`.
     """
     if kind in ("none", *PRIVILEGES) or (kind.startswith(COLUMN) and kind != COLUMN):
         return
@@ -53,13 +53,13 @@ def check_privilege(kind: str, setting: str = "A privilege") -> None:
 
 @dataclass(frozen=True)
 class Privilege:
-    """Training-time text that only a teacher may see. Read by `vicur.data.views` alone.
+    """Training-time text that only a teacher may see. Only `vicur.data.views` reads it.
 
     Attributes:
         answer: the reference answer.
         rationale: a solution in words.
         cue: visible details that matter for the question, without answer or solution step.
-        teacher_prompt: a complete list of messages to show the teacher instead.
+        teacher_prompt: a complete list of messages that the teacher is shown instead of the problem.
     """
 
     answer: str | None = None
@@ -79,11 +79,11 @@ class Sample:
         videos: videos in the order of the video entries.
         answer: the gold answer for grading, never shown to a model.
         privilege: texts that only a teacher may see.
-        target_response: a response to learn from directly, where the source has one.
+        target_response: a response to learn from directly; None if the source has none.
         meta: the other columns of the source, for records and for teachers given `column:NAME`.
 
     Raises:
-        ValueError: the media entries of the messages are more or fewer than the media.
+        ValueError: the messages have more or fewer media entries than there are media.
     """
 
     id: str
@@ -97,9 +97,9 @@ class Sample:
 
     def __post_init__(self) -> None:
         for kind, count in (("image", len(self.images)), ("video", len(self.videos))):
-            asked = sum(part["type"] == kind for m in self.messages for part in m["content"])
-            if asked != count:
+            placeholders = sum(part["type"] == kind for m in self.messages for part in m["content"])
+            if placeholders != count:
                 raise ValueError(
-                    f"Problem {self.id}: the messages have {asked} {kind} placeholder(s), but the "
+                    f"Problem {self.id}: the messages have {placeholders} {kind} placeholder(s), but the "
                     f"problem has {count} {kind}(s)."
                 )

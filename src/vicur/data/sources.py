@@ -1,7 +1,7 @@
 """Reads samples from files.
 
-A source is a sequence: `source[i]` decodes and returns one `Sample`. What a name refers to is up to
-`tables`, the conventions of its columns to `columns`, images and videos to `media`.
+A source is a sequence: `source[i]` decodes and returns one `Sample`. `tables` opens the data that a name
+refers to, `columns` handles the conventions of columns, `media` reads images and videos.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vicur.data.readers import Row
 from vicur.data.sample import Privilege, Sample
 from vicur.data.tables import JoinedTable, Table, name_of, open_table
 from vicur.data.views import View
-from vicur.data.written import unwritten
+from vicur.data.written import parse_if_written
 from vicur.media.images import PIL_LIMIT, SizeOnly, is_picture
 from vicur.media.pixels import PixelLimits
 from vicur.media.video import Video
@@ -33,13 +33,13 @@ from vicur.settings.section import Count, PathText, section
 from vicur.wording import listed
 
 PEEKED = 20
-"""Rows that are looked at to see what a column holds."""
+"""Number of rows that are read to see what a column holds."""
 CHECKED = 1000
-"""Images that are decoded when a source is opened, unless set otherwise."""
+"""Default number of images that are decoded when a source is opened."""
 
 Item = TypeVar("Item")
 Progress = Callable[[Iterable[Row], int], Iterable[Row]]
-"""Goes through a number of rows and shows how far it is; `vicur.progress.Progress.over` is one."""
+"""Yields the rows and shows the progress, given their number, as `vicur.progress.Progress.over` does."""
 Observer = Callable[[int, Sample], None]
 """Called with the row number and the outline of a problem."""
 
@@ -119,7 +119,7 @@ class DataConfig:
             only_for, progress, observe, may_be_empty: as in `FileSource`.
 
         Raises:
-            ValueError: as `FileSource`.
+            ValueError: as in `FileSource`.
         """
         return FileSource(
             self.train if path is None else path,
@@ -140,7 +140,7 @@ class DataConfig:
 
 
 def skipping_bad_rows() -> DataConfig:
-    """Settings for reading data that skip and count unreadable rows unless set otherwise."""
+    """Data settings with which bad rows are skipped and counted by default."""
     return DataConfig(bad_rows="skip")
 
 
@@ -148,7 +148,7 @@ def option_format(options: str | None) -> str | None:
     """The format of an option's line that a setting selects; None for no lines.
 
     Raises:
-        ValueError: it is no format.
+        ValueError: it is not a valid format.
     """
     if options in (None, "", "off", "none"):
         return None
@@ -162,38 +162,38 @@ def option_format(options: str | None) -> str | None:
 class FileSource(Sequence[Sample]):
     """The problems of files, a folder or a data set on the hub.
 
-    Every row is checked when the source is opened: text, placeholders, and the headers of its media; of the
-    first images also the pixels. What shows only later, such as a truncated image further down, raises a
-    `BadRowError` where the problem is asked for.
+    Every row is checked when the source is opened: text, placeholders, and the headers of its media. The
+    first images are also decoded. Errors that show only later, such as a truncated image further down, raise
+    a `BadRowError` when the problem is read.
 
     Args:
-        path: its name or names, as `tables.open_table` takes them, or a table.
-        system_prompt: put before every problem, in the place of a system message of the data.
+        path: one or more names, as in `tables.open_table`, or a table.
+        system_prompt: put before every problem, in place of a system message of the data.
         only_for: keep only samples that have what this view shows.
         image_dir: folder that paths of media start from; that of the data if not given.
-        columns: our field to their column, before the alias table.
+        columns: field of a problem -> its column, instead of the alias table.
         options: format of options with columns of their own after a question, as `DataConfig.options`.
-        answer_from_response: whether a missing gold answer is taken out of the response to learn from.
-        bad_rows: whether a bad row is an error or left out.
-        check_images: number of images to decode here; None for all.
+        answer_from_response: whether a missing gold answer is read from the response to learn from.
+        bad_rows: whether a bad row is an error or is left out.
+        check_images: number of images to decode in the check; None for all.
         video: settings for taking frames.
         max_raw_pixels: maximum number of pixels in an image file; a larger image makes a bad row.
-        progress: shows how far the check of the rows is.
-        observe: called for every problem in the pass that checks the rows, so that whoever needs a number of
-            every problem reads the data no second time. With it, one frame of every video is decoded.
-        may_be_empty: whether a source without any problem is one too, rather than an error.
+        progress: shows the progress of the check.
+        observe: called for every problem during the check, so that callers that need to see every problem
+            do not read the data again. With it, one frame of every video is decoded.
+        may_be_empty: whether a source without any problem is allowed, instead of an error.
 
     Attributes:
-        path: path of the data, as given.
+        path: path of the data, as the user wrote it.
         name: short name, for messages.
-        schema: our fields, and the columns they are read from.
-        notes: sentences on how the columns were understood, for people.
+        schema: fields of a problem, and the columns that they are read from.
+        notes: sentences for the user on how the columns were read.
         bad_rows: the rows that were left out.
-        skips_bad_rows: whether such rows are left out, or an error.
+        skips_bad_rows: whether bad rows are left out; otherwise they are an error.
         inapplicable: number of problems left out because `only_for` does not apply to them.
         num_seeing: number of problems in the files with an image or a video.
         decoded: number of images decoded in the check.
-        repeated_ids: number of rows with the id of an earlier one, which now have a number behind it.
+        repeated_ids: number of rows with the id of an earlier row; a number was appended to their ids.
         duplicates: number of these that equal the earlier row in every column.
 
     Raises:
@@ -269,11 +269,11 @@ class FileSource(Sequence[Sample]):
         return self._sample(self._rows[index])
 
     def __iter__(self) -> Iterator[Sample]:
-        # Sequence's own would take an IndexError from deep inside for the end.
+        # Sequence.__iter__ would take an IndexError raised while reading a row for the end.
         return (self._sample(row) for row in self._rows)
 
     def outline(self, index: int) -> Sample:
-        """A problem with media of which only the size is known: enough for its text and its length.
+        """A problem whose media have a size but no pixels: enough for its text and its length.
 
         Raises:
             BadRowError: a video has no frame that can be decoded.
@@ -297,7 +297,7 @@ class FileSource(Sequence[Sample]):
         return self._columns.columns_of(ours)
 
     def unused_media(self) -> str | None:
-        """A sentence where no problem shows an image or a video, though a column of the data holds some.
+        """A message if no problem shows an image or a video although a column holds some; otherwise None.
 
         Training and evaluation stop there: a model would answer without seeing anything.
         """
@@ -345,13 +345,13 @@ class FileSource(Sequence[Sample]):
         return selected
 
     def applies(self, view: View) -> list[bool]:
-        """Whether each problem has what a view shows, without opening a medium."""
+        """Whether each problem has what a view shows; no medium is opened."""
         return self._each(
             lambda number, row: view.applies(self._without_media(number, self._columns.read(row)))
         )
 
     def column(self, name: str) -> list[str | None]:
-        """One text field of all problems, without opening a medium.
+        """One text field of all problems; no medium is opened.
 
         Args:
             name: "question" (its last turn), "target_response", "id", or a privilege that is a text.
@@ -364,7 +364,7 @@ class FileSource(Sequence[Sample]):
             return self._each(lambda _, row: _last_text(columns.read(row)))
         readers: dict[str, Callable[[Row], str | None]] = {
             "answer": columns.answer,
-            **{kind: partial(columns.text, ours=kind) for kind in HINTS},
+            **{kind: partial(columns.text, field_name=kind) for kind in HINTS},
             "target_response": columns.target_response,
         }
         if name == "id":
@@ -374,7 +374,7 @@ class FileSource(Sequence[Sample]):
         return self._each(lambda _, row: readers[name](row), columns.text_columns())
 
     def _each(self, read: Callable[[int, Row], Item], columns: list[str] | None = None) -> list[Item]:
-        """Something of every problem, in one pass over the table."""
+        """Apply `read` to the row of every problem, in one pass over the table."""
         kept = set(self._rows)
         items = {
             number: read(number, row)
@@ -386,7 +386,7 @@ class FileSource(Sequence[Sample]):
     def _media_readers(
         self, home: Path | None, video: VideoConfig, max_raw_pixels: int
     ) -> tuple[MediaReader, ...]:
-        """One for each file: paths start from its own folder, unless one folder is set for all."""
+        """One reader for each file: paths start from the file's folder, unless one folder is set for all."""
         parts = self._table.parts if isinstance(self._table, JoinedTable) else (self._table,)
         folders = [part.folders if home is None else (home,) for part in parts]
         return tuple(MediaReader(folder, video, max_raw_pixels) for folder in folders)
@@ -395,7 +395,7 @@ class FileSource(Sequence[Sample]):
         return self._readers[self._table.locate(row)[0] if isinstance(self._table, JoinedTable) else 0]
 
     def _find_pictures(self, peeked: Sequence[Row]) -> None:
-        """Read images from another column where those of the usual one cannot be opened, and it has some."""
+        """Read images from another column that has some, if those of the usual column cannot be opened."""
         current = self._columns.columns_of("images")
         stated = {n: list(self._columns.media(row)[0].entries) for n, row in enumerate(peeked)}
         if not any(stated.values()) or any(self._opens(n, entries) for n, entries in stated.items()):
@@ -408,12 +408,12 @@ class FileSource(Sequence[Sample]):
             if pictures and all(self._opens(n, _listed(entry)) for n, entry in pictures.items()):
                 self._columns.read_from("images", name)
                 self.notes.append(
-                    f"Images are read from {name}: what {' and '.join(current)} names cannot be opened."
+                    f"Images are read from {name}: those of {' and '.join(current)} cannot be opened."
                 )
                 return
 
     def _opens(self, row: int, entries: Sequence[Any]) -> bool:
-        """Whether a row's images are there, by their headers."""
+        """Whether the headers of a row's images can be read."""
         try:
             for entry in entries:
                 self._media(row).check_image(entry)
@@ -445,12 +445,12 @@ class FileSource(Sequence[Sample]):
         return good
 
     def _checked(self, number: int, fields: Fields, *, sized: bool) -> Sample:
-        """The outline of a problem whose media were checked.
+        """Check the media of a row and return the outline of its problem.
 
         Args:
             number: number of the row.
             fields: its fields.
-            sized: whether the videos of the outline have their true size, for which a frame is decoded.
+            sized: whether the outline needs the true size of videos, for which one frame is decoded.
 
         Raises:
             RowProblem: an image or a video is missing, broken or too large.
@@ -472,7 +472,7 @@ class FileSource(Sequence[Sample]):
         return media.image_size(entry)
 
     def _note_id(self, number: int, row: Row, first_of: dict[str, int]) -> None:
-        """Give a row whose id an earlier one has an id of its own: random numbers are keyed by it."""
+        """Give a row with the id of an earlier row a new one: random numbers are keyed by id."""
         stated = self._id(number, self._columns.id(row))
         if stated not in first_of:
             first_of[stated] = number
@@ -557,7 +557,7 @@ class FileSource(Sequence[Sample]):
 
 
 def _listed(value: Any) -> list[Any]:
-    value = unwritten(value)
+    value = parse_if_written(value)
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
@@ -568,5 +568,5 @@ def _holds_pictures(value: Any) -> bool:
 
 
 def _last_text(fields: Fields) -> str:
-    """The words of the last turn, which asks for the answer."""
+    """The text of the last turn, which asks for the answer."""
     return "".join(part.get("text", "") for part in fields.messages[-1]["content"])

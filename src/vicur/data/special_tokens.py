@@ -1,4 +1,4 @@
-"""Special tokens that a text quotes are text.
+"""Keeps special tokens inside texts from being read as tokens.
 
 A question may ask what `<|image_pad|>` means, and a hint may hold `<|im_end|>`. Read as tokens, the first
 is a placeholder without an image and the second ends the user's turn. So texts are marked before the chat
@@ -15,15 +15,15 @@ from typing import Any
 
 from vicur.data.sample import Message
 
-_LIKE_ONE = r"<\|[^<>|]*\|>"
-"""Pattern of special tokens and of texts that only look like one: processors use some of their own while
+_TOKEN_LIKE = r"<\|[^<>|]*\|>"
+"""Pattern of special tokens and of texts that only look like them: processors use some of their own while
 they expand media."""
 _LAST_PRIVATE = 0x10FFFD
 """The last character of Unicode's last private use plane; marks are searched from here downwards."""
 
 
 class QuotedTokens:
-    """Keeps special tokens in texts from being read as such.
+    """Marks special tokens in texts, so that they are tokenised as text.
 
     Args:
         tokenizer: a byte-level tokenizer, whose `decode` gives back the text that it encoded.
@@ -36,14 +36,14 @@ class QuotedTokens:
         }
         self._ids = frozenset(special.values())
         names = sorted({*special, *tokenizer.all_special_tokens}, key=len, reverse=True)
-        # A look-ahead: tokens may overlap, and each is broken behind its own first character.
-        self._start = re.compile(f"(?=(?:{'|'.join([*map(re.escape, names), _LIKE_ONE])}))(.)", re.DOTALL)
+        # A look-ahead, because tokens may overlap and each is broken after its own first character.
+        self._start = re.compile(f"(?=(?:{'|'.join([*map(re.escape, names), _TOKEN_LIKE])}))(.)", re.DOTALL)
 
     def marked(self, messages: Sequence[Message]) -> tuple[list[Message], str | None]:
         """The messages with every special token in their texts broken by the mark.
 
         Returns:
-            the messages, and the mark; None where no text holds a special token.
+            the messages, and the mark; the mark is None if no text holds a special token.
         """
         merged = [self._merged(message) for message in messages]
         texts = list(_texts(merged))
@@ -54,7 +54,7 @@ class QuotedTokens:
         return [self._broken(message, mark) for message in merged], mark
 
     def restored(self, ids: Sequence[int], mark: str) -> list[list[int]]:
-        """Tokens of a marked prompt, in stretches between special tokens, as the text without the mark has.
+        """The tokens of a marked prompt as they are without the mark, in stretches between special tokens.
 
         Args:
             ids: the marked text's tokens from the tokenizer or the processor.
@@ -85,7 +85,7 @@ class QuotedTokens:
         return self.plain_ids(text.replace(mark, "")) if mark in text else stretch
 
     def plain_ids(self, text: str) -> list[int]:
-        """The tokens of a text in which special tokens are text."""
+        """The tokens of a text; special tokens in it are tokenised as text."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
             "input_ids"
         ]
@@ -93,7 +93,7 @@ class QuotedTokens:
 
     @staticmethod
     def _merged(message: Message) -> Message:
-        """Join adjacent texts: the template joins them anyway, and with them the halves of a token."""
+        """Join adjacent texts: the template joins them anyway, and a token may be split between them."""
         if isinstance(message["content"], str):
             return message
         content: list[dict[str, Any]] = []

@@ -1,11 +1,11 @@
 """Opens the table of rows that a name refers to.
 
-A name is a file, a folder, a pattern, several of them, or a data set on the hub, with `@split` behind it if
-it has several splits:
+A name is a file, a folder, a pattern, several of them, or a data set on the hub, followed by `@split` if it
+has several splits:
 
     train.parquet    problems.jsonl    saved-folder@test    owner/name@train    part-*.parquet    a.csv,b.csv
 
-Rows are plain dictionaries; media in them are what the file holds, not decoded.
+Rows are plain dictionaries; media in them are as stored, not decoded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vicur.data.readers import (
 )
 
 BATCH = 64
-"""Rows that are turned into dictionaries at a time."""
+"""Number of rows that are converted to dictionaries at a time."""
 
 _NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that `datasets` writes beside the data."""
@@ -51,8 +51,8 @@ class ListTable:
     """Rows in memory; they need not have the same keys.
 
     Attributes:
-        name: short, for messages and for ids of rows that have none.
-        folders: folders of the files that the rows name; relative paths start from the first.
+        name: short name, for messages and for ids of rows that have none.
+        folders: folders that may contain the files named in rows; relative paths start from the first.
         content: the rows.
         files: the files that the rows were read from.
     """
@@ -82,14 +82,14 @@ class ListTable:
         return self.content[row]
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        """All rows in order, with some of their columns or all."""
+        """All rows in order, with all columns or only the given ones."""
         for row in self.content:
             yield row if columns is None else {key: row[key] for key in columns if key in row}
 
 
 @dataclass(frozen=True)
 class ArrowTable:
-    """Rows of an Arrow table, in memory or mapped from disk, with what `ListTable` has."""
+    """Rows of an Arrow table, in memory or mapped from disk; same interface as `ListTable`."""
 
     name: str
     folders: tuple[Path, ...]
@@ -120,7 +120,7 @@ class ArrowTable:
 
 @dataclass(frozen=True)
 class JoinedTable:
-    """Rows of several tables one after another, with what `ListTable` has."""
+    """Rows of several tables one after another; same interface as `ListTable`."""
 
     name: str
     parts: tuple[ListTable | ArrowTable, ...]
@@ -163,17 +163,17 @@ class JoinedTable:
 
 
 Table = ListTable | ArrowTable | JoinedTable
-"""Rows that are read when they are asked for."""
+"""A table whose rows are read on access."""
 
 
 def open_table(name: str | Path | Sequence[str]) -> Table:
     """Open the table that a name refers to.
 
     Args:
-        name: a name as described in the module; several names in a list, or in one text between commas.
+        name: a name as described above; several names in a list, or in one text separated by commas.
 
     Raises:
-        ValueError: there is no such thing, no such split, or it cannot be read.
+        ValueError: the data or the split does not exist, or cannot be read.
     """
     names = _names(name)
     if not names:
@@ -186,12 +186,12 @@ def open_table(name: str | Path | Sequence[str]) -> Table:
 
 
 def name_of(name: str | Path | Sequence[str]) -> str:
-    """A name as one text, also where it is a list."""
+    """A name, or a list of names, as one text."""
     return ",".join(name) if isinstance(name, list | tuple) else str(name)
 
 
 def _names(name: str | Path | Sequence[str]) -> list[str]:
-    """The names in a name; a file may have a comma or brackets in its own."""
+    """Split a text of several names; the name of an existing file may contain commas or brackets."""
     if isinstance(name, list | tuple):
         return [single for several in name for single in _names(several)]
     text = str(name).strip()
@@ -242,19 +242,19 @@ def _open_folder(folder: Path, split: str | None) -> Table:
     if not splits:
         raise ValueError(
             f"The folder {folder} has no data: no .parquet, .jsonl, .json, .csv or .tsv file in it or in its "
-            "data/, no metadata.jsonl or metadata.csv, and nothing that datasets.save_to_disk has written."
+            "data/, no metadata.jsonl or metadata.csv, and no output of datasets.save_to_disk."
         )
     selected = _choose(splits, split, folder)
     return _open_files(splits[selected], f"{folder.name}@{selected}", folder)
 
 
 def _files_matching(folder: Path, pattern: str) -> list[Path]:
-    """Files in a folder and right below it."""
+    """Files in a folder and in its direct subfolders."""
     return sorted([*folder.glob(pattern), *folder.glob(f"*/{pattern}")])
 
 
 def _split_files(folder: Path) -> dict[str, list[Path]]:
-    """The files of each split: by the start of their name, or by the folder they lie in."""
+    """The files of each split: by the start of their name, or by their subfolder."""
     for suffix in (".parquet", *TEXT_SUFFIXES):
         files = _files_matching(folder, f"*{suffix}") + _files_matching(folder, f"*{suffix}.gz")
         files = [path for path in files if path.name not in _NOT_ROWS]
@@ -273,7 +273,7 @@ def _split_of(path: Path) -> str:
 
 
 def _choose(splits: Any, split: str | None, where: object) -> str:
-    """The requested split; without a request, train or the only one."""
+    """The requested split; if none is requested, train or the only one."""
     names = [str(name) for name in splits]
     if split is None and "train" in names:
         return "train"
@@ -283,7 +283,7 @@ def _choose(splits: Any, split: str | None, where: object) -> str:
         return str(split)
     has = f"{where} has the splits {', '.join(names)}" if names else f"{where} has no splits"
     if split is None:
-        raise ValueError(f"{has}; say which: {where}@{names[0]}." if names else f"{has}.")
+        raise ValueError(f"{has}; choose one, e.g. {where}@{names[0]}." if names else f"{has}.")
     raise ValueError(f"{has}, not {split}.")
 
 
@@ -328,11 +328,11 @@ def _open_saved(folder: Path, split: str | None) -> Table:
         saved, name = saved[selected], f"{name}@{selected}"
     elif split is not None:
         raise ValueError(f"{folder} has no splits; leave out @{split}.")
-    return ArrowTable(name, (folder,), _whole(saved), tuple(sorted(folder.rglob("*.arrow"))))
+    return ArrowTable(name, (folder,), _arrow_table(saved), tuple(sorted(folder.rglob("*.arrow"))))
 
 
 def _open_hub(name: str, split: str | None) -> Table:
-    """A data set of the hub, downloaded once by `datasets` into its cache."""
+    """A data set on the hub, downloaded once by `datasets` into its cache."""
     datasets = import_datasets(f"{name} is not a file here, so it is looked up on the hub")
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -350,9 +350,9 @@ def _open_hub(name: str, split: str | None) -> Table:
         ) from error
     selected = _choose(loaded, split, name)
     folders = (Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))
-    return ArrowTable(f"{name}@{selected}", folders, _whole(loaded[selected]))
+    return ArrowTable(f"{name}@{selected}", folders, _arrow_table(loaded[selected]))
 
 
-def _whole(dataset: Any) -> pa.Table:
-    """The Arrow table behind a data set, in its order."""
+def _arrow_table(dataset: Any) -> pa.Table:
+    """The Arrow table of a data set, in the data set's order."""
     return (dataset if dataset._indices is None else dataset.flatten_indices()).data.table

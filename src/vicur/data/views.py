@@ -1,7 +1,7 @@
-"""Views: what a model is shown of a sample, and nothing else.
+"""Views: which parts of a sample a model is shown.
 
-A view maps a `Sample` to messages and media. Student and teachers differ only in the view
-(and the weights) they have. This is the one module that reads `Sample.privilege`.
+A view maps a `Sample` to messages and media. Student and teachers differ only in their view (and their
+weights). This is the only module that reads `Sample.privilege`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Shown:
 
 @runtime_checkable
 class View(Protocol):
-    """A way of looking at a sample. Views are small frozen values, equal when they show the same."""
+    """A selection of what a sample shows. Views are small frozen values, equal when they show the same."""
 
     @property
     def name(self) -> str:
@@ -68,13 +68,13 @@ class Plain:
 class Hinted:
     """The problem with a privilege: `[Hint]: <text>` on a new line after the question.
 
-    ViCuR section 4.2; the place of the hint is our choice, the paper does not state it. With the kind
-    `teacher_prompt` the sample's ready-made messages replace the problem's.
+    ViCuR section 4.2; the paper does not state where the hint goes, so this place is our choice. With the
+    kind `teacher_prompt` the sample's ready-made messages replace the problem's.
 
     Attributes:
         kind: a privilege, or `column:NAME` for the text in a column that is no field of a problem.
         missing: treatment of a sample without that privilege: the plain view, or an error.
-            (Leaving such samples out is up to the source, by `applies`.)
+            (A source can leave such samples out with `applies`.)
 
     Raises:
         ValueError: there is no such privilege.
@@ -127,7 +127,7 @@ class Blind:
 
 @dataclass(frozen=True)
 class BlindHinted:
-    """The question with a hint and without its media: what the text alone is good for.
+    """The question with a hint and without its media: shows what the text alone contributes.
 
     Attributes:
         kind: the kind of privilege; a sample without it is an error.
@@ -194,7 +194,7 @@ class Masked:
     Attributes:
         probability: probability that a patch is black.
         patch: its side in pixels of the raw image.
-        draw: another number, another mask: training steps draw a new one each.
+        draw: seed of the mask; every training step uses another one.
 
     Raises:
         ValueError: the probability is not between 0 and 1, or a patch has no pixel.
@@ -234,13 +234,13 @@ class Masked:
 
 
 def without_privilege(sample: Sample) -> Sample:
-    """The sample without anything but the problem: what a student is shown of it must stay the same."""
+    """The sample reduced to the problem; what a student is shown must be the same as for the full sample."""
     return replace(sample, privilege=Privilege(), answer=None, meta={})
 
 
 def privileged_texts(sample: Sample) -> dict[TextKind, str]:
-    """The texts that no student may read of a sample, by kind. A ready-made teacher prompt is not among
-    them, as it holds the problem too."""
+    """The texts of a sample that no student may read, by kind. A ready-made teacher prompt is not among them,
+    because it contains the problem too."""
     texts = {kind: getattr(sample.privilege, kind) for kind in TEXT_KINDS}
     return {kind: text for kind, text in texts.items() if text}
 
@@ -262,7 +262,7 @@ def _privilege(sample: Sample, kind: str) -> str | tuple[Message, ...] | None:
     """A sample's privilege; None where it has none.
 
     Raises:
-        ValueError: the column holds something else than a text.
+        ValueError: the column holds something other than a text.
     """
     if not kind.startswith(COLUMN):
         return getattr(sample.privilege, kind)
@@ -276,7 +276,7 @@ def _privilege(sample: Sample, kind: str) -> str | tuple[Message, ...] | None:
 
 
 def _with_media(sample: Sample, change: Callable[[Image.Image, int], Image.Image]) -> Shown:
-    """The plain view with every image and frame changed, at its size: the visual tokens must stay."""
+    """The plain view with every image and frame changed; sizes, and so the visual tokens, stay the same."""
     plain = Plain().show(sample)
     index = 0
 

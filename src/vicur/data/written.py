@@ -1,4 +1,4 @@
-"""Values that a data set holds as text: JSON, or what Python and numpy print."""
+"""Parses values that a data set holds as text: JSON, or the output of Python's and numpy's print."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import re
 from typing import Any
 
 _OBJECTS_IN_A_ROW = re.compile(r"\}\s*\n\s*\{")
-"""An array of objects as numpy prints it: without commas, one a line."""
+"""A break between objects of an array as numpy prints it: one per line, without commas."""
 _PARSE_ERRORS = (ValueError, SyntaxError, MemoryError, RecursionError, TypeError)
 
 
 def parse_written(text: str) -> Any:
-    """The list or object that a text spells out, as tables have them after a round trip through CSV.
+    """Parse a text that encodes a list or an object, as in tables after a round trip through CSV.
 
     Returns:
-        a list, a tuple or a dictionary; None where the text is something else.
+        a list, a tuple or a dictionary; None for any other text.
     """
     stripped = text.strip()
     if stripped[:1] + stripped[-1:] not in ("[]", "{}", "()"):
@@ -35,8 +35,8 @@ def parse_written(text: str) -> Any:
     return None
 
 
-def unwritten(value: Any) -> Any:
-    """A text that spells out a list or an object, as that; anything else as it is."""
+def parse_if_written(value: Any) -> Any:
+    """Parse a text that encodes a list or an object; return any other value unchanged."""
     if not isinstance(value, str):
         return value
     parsed = parse_written(value)

@@ -1,4 +1,4 @@
-"""Statistics of a source, for a check of the data before training. Nothing is printed here."""
+"""Statistics of a source, for checking the data before training. Nothing is printed here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class InspectSettings:
 
 @dataclass(frozen=True)
 class Spread:
-    """Spread of a number over problems or images.
+    """Spread of a quantity over problems or images.
 
     Attributes:
         low, high: the smallest and the largest.
@@ -55,7 +55,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float | int]) -> Spread | None:
-        """The spread of some numbers; None if there are none."""
+        """The spread of the values; None if there are none."""
         if not values:
             return None
         return cls(*(float(value) for value in np.percentile(values, [0, 5, 50, 95, 100])))
@@ -67,18 +67,18 @@ class Inspection:
 
     Attributes:
         name: name of the source.
-        schema: our field, and the columns it is read from in words; only fields that were found.
+        schema: fields of a problem, and the columns they are read from, as text; only fields with a column.
         unused: columns that no field is read from; their values are in `meta`.
         notes: sentences to read before training on this source.
         rows: number of rows in the table, bad ones included.
         problems: number of usable problems.
         bad_rows: number of bad rows, by kind.
-        first_bad_rows: the first row of each kind, in words.
+        first_bad_rows: the first bad row of each kind, as text.
         decoded_images: number of images decoded; only the header of the others was read.
-        repeated_ids: rows whose id is that of an earlier one; they got an id of their own.
-        duplicates: rows that are an earlier one once more, in every column, among these.
+        repeated_ids: rows with the id of an earlier row; they got a new id.
+        duplicates: how many of these equal the earlier row in every column.
         without_answer: problems without a gold answer.
-        answers_in_responses: number of these whose response ends in an answer.
+        answers_in_responses: how many of these have a response that ends in an answer.
         with_target_response: problems with a response to learn from.
         with_choices: problems with options in columns of their own.
         images_per_problem, videos_per_problem: number of problems by their number of media.
@@ -88,9 +88,9 @@ class Inspection:
         prompt_tokens: length of the student's prompt, media included; None without an encoder.
         teacher_prompt_tokens: length of the teacher's prompt, likewise.
         privileges: number of problems with each privilege.
-        example_id: the problem that is rendered; None if there is none.
-        student_sees, teacher_sees: its prompt as text, media as placeholders; with an encoder through
-            the model's chat template.
+        example_id: id of the rendered problem; None if there is none.
+        student_sees, teacher_sees: its prompt as text with placeholders for media; with an encoder, rendered
+            with the model's chat template.
     """
 
     name: str
@@ -122,7 +122,7 @@ class Inspection:
     teacher_sees: str
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain types, for JSON."""
+        """The statistics as plain types, for JSON."""
         return asdict(self)
 
 
@@ -137,12 +137,12 @@ def inspect_source(
     """Compute the statistics of a source, and render one of its problems.
 
     Args:
-        source: opened with `bad_rows="skip"`, or bad rows are an error before they are counted; and with
-            `may_be_empty`, or a source of nothing but bad rows is one.
-        encoder: for lengths, and for prompts as the model's chat template renders them.
-        teacher_view: what the teacher is shown; the plain problem if not given.
-        example: number of the problem that is rendered; the next one that can be read, if it cannot.
-        progress: shows how far it is.
+        source: open it with `bad_rows="skip"` and `may_be_empty=True`; otherwise bad rows, or a source of
+            only bad rows, raise an error before they are counted.
+        encoder: for lengths, and to render prompts with the model's chat template.
+        teacher_view: what the teacher is shown; by default the plain problem.
+        example: number of the problem to render; if it cannot be read, the next one that can.
+        progress: shows the progress.
 
     Raises:
         ValueError: there is no problem `example`.
@@ -241,13 +241,13 @@ def _notes(source: FileSource, in_responses: int) -> list[str]:
         notes.append(unused)
     if in_responses:
         notes.append(
-            f"{in_responses} problem(s) have no gold answer, but a response that ends in one: take it with "
+            f"{in_responses} problem(s) have no gold answer, but a response that ends in one: use it with "
             "data.answer_from_response=true."
         )
     if source.repeated_ids:
         same = f"; {source.duplicates} of them repeat the whole row" if source.duplicates else ""
         notes.append(
-            f"{source.repeated_ids} row(s) repeat the id of an earlier row and got a number behind it "
+            f"{source.repeated_ids} row(s) repeat the id of an earlier row; a number was appended to the id "
             f"(#2, #3, ...){same}."
         )
     return notes
@@ -258,7 +258,7 @@ def _counts(numbers: Iterable[int]) -> dict[int, int]:
 
 
 def _plain_text(prompt: Shown) -> str:
-    """A prompt as text where no model is there to say how."""
+    """A prompt as text, without a model's chat template."""
     turns = (
         "".join(part.get("text", f"<{part['type']}>") for part in message["content"])
         for message in prompt.messages

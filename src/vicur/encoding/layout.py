@@ -55,8 +55,8 @@ class Sequences:
         """Keyword arguments for a Qwen3-VL model.
 
         Args:
-            dtype: the model's. A 4-D mask is added to the attention scores in it: of a boolean one,
-                eager attention would add the zeros and ones.
+            dtype: dtype of the model. A 4-D mask is converted to it and added to the attention scores; of a
+                boolean mask, eager attention would add the zeros and ones.
         """
         mask = self.attention_mask
         if mask.ndim == 4:
@@ -94,10 +94,10 @@ def build_sequences(
     Args:
         prompts: one for each sequence. A prompt may occur several times with different responses: the
             repeated-prompt layout.
-        responses: for each prompt, the token ids of its responses; no response at all is allowed (prefill).
+        responses: for each prompt, the token ids of its responses; there may be none (prefill).
         pad_id: token id that fills up short sequences; it is never attended to.
         padding_side: side on which short sequences are padded.
-        pad_to: sequence length, if longer than the longest sequence.
+        pad_to: minimum length of the padded sequences.
 
     Raises:
         ValueError: a response is empty: it has no token to score.
@@ -151,7 +151,7 @@ class _Sequence:
 
 
 def _lay_out(prompt: EncodedPrompt, responses: Sequence[Tensor]) -> _Sequence:
-    """The prompt, then its responses, each of whose positions continue those of the prompt."""
+    """The prompt, then its responses; the positions of each response continue those of the prompt."""
     lengths = [len(response) for response in responses]
     prompt_length, total = len(prompt), sum(lengths)
     columns = prompt_length + torch.arange(total)
@@ -207,7 +207,7 @@ def _attention_mask(part_BL: Tensor) -> Tensor:
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     query, key = part_BL[:, :, None], part_BL[:, None, :]
     visible = (real[:, None, :]) & ((key == 0) | (key == query))
-    # Padding attends to itself alone: a softmax over no position at all would be NaN.
+    # Padding attends only to itself: a softmax over no position at all would be NaN.
     itself = torch.eye(length, dtype=torch.bool)
     return ((visible & causal & real[:, :, None]) | (itself & ~real[:, :, None]))[:, None]
 

@@ -1,8 +1,8 @@
-"""Computes the lengths of prompts in tokens, without computing a pixel.
+"""Computes the lengths of prompts in tokens, without processing pixels.
 
-The text is rendered and tokenised as for the model; what a placeholder of a medium expands to follows
-from the medium's size. So an outline of a problem is enough, and prompts are measured in the pass that
-checks the rows: `PromptMeter` is an observer for `FileSource`.
+The text is rendered and tokenised as for the model; the number of tokens of a medium follows from its size.
+So an outline of a problem is enough, and prompts are measured while `FileSource` checks the rows: a
+`PromptMeter` is its observer.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def prompt_length(encoder: PromptEncoder, prompt: Shown) -> int:
 
     Args:
         encoder: encoder with the limits on pixels that apply.
-        prompt: a prompt; of its media only the sizes are looked at.
+        prompt: a prompt; only the sizes of its media are read.
     """
     sizes = encoder.sizes
-    # An image's placeholder is one token in the text and becomes as many as the image has.
+    # An image's placeholder is one token in the text; the model sees all visual tokens of the image.
     length = sum(sizes.image_tokens(image.size) - 1 for image in prompt.images)
     if not prompt.videos:
         return length + len(encoder.text_ids(prompt))
-    # The processor puts times and marks between the frames of a video, in its own layout: it
-    # is asked, with frames of a single visual token each.
+    # The processor puts timestamps and markers between the frames of a video, in its own layout.
+    # So it is run, with frames of a single visual token each.
     for video in prompt.videos:
         count = len(video.frames)
         length += sizes.frame_groups(count) * (sizes.frame_tokens(count, video.size) - 1)
@@ -105,8 +105,8 @@ class Overlong:
 
     Attributes:
         id: id of the problem.
-        row: number of its row in the data, from 0.
-        role: the model whose prompt it is.
+        row: row number in the data, from 0.
+        role: the model that the prompt is for.
         tokens: length of the prompt, media included.
         limit: maximum length.
     """
@@ -140,12 +140,12 @@ class MeasuredProblem:
 class PromptMeter:
     """Measures the prompts of problems, for each model that reads them.
 
-    Where no reader has a limit, only some problems are measured: at least `sampled` of them, at even
-    distances, or all if there are fewer.
+    If no reader has a limit, only some problems are measured, at even distances: at least `sampled`, or all if
+    there are fewer.
 
     Args:
         readers: the models.
-        sampled: minimum number of problems to measure where there is no limit.
+        sampled: minimum number of problems to measure if there is no limit.
 
     Attributes:
         measured: the problems that were measured, by the number of the row.
@@ -168,7 +168,9 @@ class PromptMeter:
             row: number of its row.
             outline: the problem; of its media only the sizes are looked at.
         """
-        if len(self.measured) == self._capacity:  # drop every second one, and take half as many from here on
+        if (
+            len(self.measured) == self._capacity
+        ):  # drop every second one, and measure half as many from now on
             self.measured = dict(list(self.measured.items())[::2])
             self._stride *= 2
         if self._count % self._stride == 0:
@@ -176,10 +178,10 @@ class PromptMeter:
         self._count += 1
 
     def measured_of(self, source: FileSource) -> list[MeasuredProblem]:
-        """The measured ones among the problems of a source; its first problem, if none was.
+        """The problems of a source that were measured; if none was, its first problem is measured now.
 
         Raises:
-            BadRowError: none was, and a medium of the first cannot be read.
+            BadRowError: a medium of that problem cannot be read.
         """
         rows = map(source.row_number, range(len(source)))
         return [self.measured[row] for row in rows if row in self.measured] or [

@@ -1,4 +1,4 @@
-"""Prompts as tensors: a sample under a view, through the model's own processor.
+"""Prompts as tensors: a sample under a view, encoded by the model's own processor.
 
 Shape suffixes: F frames, P prompt length.
 """
@@ -31,10 +31,10 @@ class EncodedPrompt:
     """One prompt as tensors, on the CPU.
 
     Attributes:
-        input_ids: tokens, media placeholders expanded.
+        input_ids: tokens, with media placeholders expanded.
         token_types: 0 text, 1 image, 2 video.
         positions: temporal, height and width rotary position of each token.
-        media: keyword arguments for the model: pixel values and grids, where there are media.
+        media: keyword arguments for the model: pixel values and grids; empty without media.
     """
 
     input_ids: Int[Tensor, " P"]
@@ -52,12 +52,12 @@ class EncodedPrompt:
 
 
 class PromptEncoder:
-    """Renders chats with a model's own processor. Special tokens in their texts are text.
+    """Renders chats with a model's own processor. Special tokens inside their texts are encoded as text.
 
     Args:
         processor: a Qwen3-VL style processor (chat template, tokenizer, image processor).
         rope_index: `get_rope_index` of the model that will read the prompts.
-        limits: on the pixels of images and frames; the checkpoint's own if not given.
+        limits: limits on the pixels of images and frames; by default the checkpoint's own.
     """
 
     def __init__(self, processor: Any, rope_index: RopeIndex, limits: PixelLimits | None = None) -> None:
@@ -79,12 +79,12 @@ class PromptEncoder:
         return cls(processor, _no_positions, limits)
 
     def render(self, prompt: Shown) -> str:
-        """The prompt as text, media as single placeholders, up to where the response begins."""
+        """The prompt as text, up to where the response begins, with a single placeholder for each medium."""
         text, mark = self._render(prompt)
         return text if mark is None else text.replace(mark, "")
 
     def text_ids(self, prompt: Shown) -> list[int]:
-        """The tokens of `render`, every medium a single placeholder."""
+        """The tokens of `render`, with a single placeholder for each medium."""
         text, mark = self._render(prompt)
         ids: list[int] = self.tokenizer(text)["input_ids"]
         return ids if mark is None else [token for part in self._quoted.restored(ids, mark) for token in part]
@@ -99,7 +99,7 @@ class PromptEncoder:
             media: images, videos, and the processor's keyword arguments for them.
 
         Returns:
-            its output; of each prompt the token ids, and the token types (0 text, 1 image, 2 video).
+            its output, and for each prompt the token ids and the token types (0 text, 1 image, 2 video).
 
         Raises:
             ValueError: from the processor, when placeholders and media do not match.
@@ -109,11 +109,11 @@ class PromptEncoder:
         ids: list[list[int]] = []
         types: list[list[int]] = []
         prompts = zip(batch["input_ids"], batch["mm_token_type_ids"], rendered, strict=True)
-        for own_ids, own_types, (_, mark) in prompts:
+        for prompt_ids, prompt_types, (_, mark) in prompts:
             if mark is not None:
-                own_ids, own_types = self._restored(own_ids, own_types, mark)
-            ids.append(list(own_ids))
-            types.append(list(own_types))
+                prompt_ids, prompt_types = self._restored(prompt_ids, prompt_types, mark)
+            ids.append(list(prompt_ids))
+            types.append(list(prompt_types))
         return batch, ids, types
 
     def encode(self, contents: Sequence[Shown]) -> list[EncodedPrompt]:
@@ -135,21 +135,21 @@ class PromptEncoder:
         )
         media = _split_media(batch, contents)
         prompts = []
-        for ids, types, own_media in zip(all_ids, all_types, media, strict=True):
+        for ids, types, prompt_media in zip(all_ids, all_types, media, strict=True):
             input_ids, token_types = torch.tensor(ids), torch.tensor(types)
-            grids = {k: v for k, v in own_media.items() if k.endswith("grid_thw")}
+            grids = {k: v for k, v in prompt_media.items() if k.endswith("grid_thw")}
             positions = self._positions(input_ids, token_types, grids)
-            prompts.append(EncodedPrompt(input_ids, token_types, positions, own_media))
+            prompts.append(EncodedPrompt(input_ids, token_types, positions, prompt_media))
         return prompts
 
     def _render(self, prompt: Shown) -> tuple[str, str | None]:
-        """The prompt with special tokens of its texts broken by a mark, and the mark if there is one."""
+        """The prompt with special tokens inside its texts broken by a mark, and the mark if there is one."""
         messages, mark = self._quoted.marked(prompt.messages)
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return text, mark
 
     def _restored(self, ids: Sequence[int], types: Sequence[int], mark: str) -> tuple[list[int], list[int]]:
-        """Token ids and types of a marked prompt, as the text without the mark has them."""
+        """Token ids and types of a marked prompt as they are without the mark."""
         new_ids: list[int] = []
         new_types: list[int] = []
         for part in self._quoted.restored(ids, mark):
@@ -174,7 +174,7 @@ class PromptEncoder:
         return options
 
     def _frames(self, video: Video) -> UInt8[Tensor, "F 3 height width"]:
-        """The frames at the size at which the model sees them, by the processor's own way of resizing."""
+        """The frames at the size at which the model sees them, resized as the processor does it."""
         frames = torch.stack([functional.pil_to_tensor(frame.convert("RGB")) for frame in video.frames])
         size = list(self.sizes.frame_size(len(video.frames), video.size))
         return functional.resize(frames, size, InterpolationMode.BICUBIC, antialias=True)
@@ -193,7 +193,7 @@ class PromptEncoder:
 
 
 def _no_positions(*args: Any, **kwargs: Any) -> NoReturn:
-    raise AssertionError("lengths need no positions, for which the model would have to be loaded")
+    raise AssertionError("an encoder made by `for_lengths` has no model to compute positions")
 
 
 def _split_media(batch: Any, contents: Sequence[Shown]) -> list[dict[str, Tensor]]:

@@ -1,7 +1,7 @@
-"""Images, from all the forms in which data sets state them.
+"""Reads images in all the forms in which data sets hold them.
 
-An image is a PIL image, bytes, a path, a data URI, base64, or a dictionary with one of them and perhaps with
-bounds on its pixels. `ImageReader.size` reads only what its header says.
+An image is a PIL image, bytes, a path, a data URI, base64, or a dictionary with one of these and optionally
+bounds on the number of pixels. `ImageReader.size` reads only the header.
 """
 
 from __future__ import annotations
@@ -59,33 +59,33 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """The operation that turns an image of each EXIF orientation upright."""
-_INSIDE = ("bytes", "path", "image", "video", "url", "image_url", "video_url")
-"""Keys of a dictionary that hold the medium itself."""
+_MEDIUM_KEYS = ("bytes", "path", "image", "video", "url", "image_url", "video_url")
+"""Keys of a dictionary under which the medium itself may be."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _SHORTEST_BASE64 = 48
-"""Minimum length of an image as text, in characters: no image of any format is shorter, and few paths are
+"""Minimum length of an image in base64, in characters: no image of any format is shorter, and few paths are
 longer."""
 _LONGEST_PATH = 4096
-_NO_PICTURES = ("MPEG", "BUFR", "GRIB", "HDF5", "WMF")
-"""Formats that Pillow recognises and cannot decode."""
+_NOT_DECODABLE = ("MPEG", "BUFR", "GRIB", "HDF5", "WMF")
+"""Formats that Pillow recognises but cannot decode."""
 _RANGES = (255, 4095, 65535, 2**32 - 1)
 """The largest values of 8, 12, 16 and 32 bits."""
 
 
 class SizeOnly(Image.Image):
-    """Placeholder for an image of which only the size was read."""
+    """Placeholder for an image, with its size but no pixels."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
         self._size, self._mode = size, "RGB"
 
     def load(self) -> Any:
-        raise AssertionError("an image of which only the size was read has no pixels")
+        raise AssertionError("only the size of this image was read; it has no pixels")
 
 
 @dataclass(frozen=True)
 class SizeRequest:
-    """The size that a row asks for, in the keys of qwen-vl-utils.
+    """The size that a row requests for an image, with the keys of qwen-vl-utils.
 
     Attributes:
         min_pixels, max_pixels: bounds on the number of pixels.
@@ -102,20 +102,20 @@ class SizeRequest:
         """The size settings of an image entry.
 
         Raises:
-            RowProblem: a value is no number above 0, or the bounds cross.
+            RowProblem: a value is not a number above 0, or the lower bound is above the upper one.
         """
         if not isinstance(entry, Mapping):
             return cls()
-        asked = cls(*(number(entry, key) for key in cls.__dataclass_fields__))
-        if (asked.resized_width is None) != (asked.resized_height is None):
-            raise RowProblem("malformed", "of resized_width and resized_height only one is given")
-        if asked.min_pixels and asked.max_pixels and asked.min_pixels > asked.max_pixels:
-            low, high = asked.min_pixels, asked.max_pixels
+        request = cls(*(number(entry, key) for key in cls.__dataclass_fields__))
+        if (request.resized_width is None) != (request.resized_height is None):
+            raise RowProblem("malformed", "only one of resized_width and resized_height is set")
+        if request.min_pixels and request.max_pixels and request.min_pixels > request.max_pixels:
+            low, high = request.min_pixels, request.max_pixels
             raise RowProblem("malformed", f"min_pixels ({low:g}) is above max_pixels ({high:g})")
-        return asked
+        return request
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height of an image of a width and height, in its proportions."""
+        """Width and height after resizing an image of the given width and height; keeps its proportions."""
         if self.resized_width is not None and self.resized_height is not None:
             return math.ceil(self.resized_width), math.ceil(self.resized_height)
         width, height = size
@@ -129,7 +129,7 @@ class SizeRequest:
 
 
 def number(entry: Mapping[str, Any], key: str, *, zero: bool = False) -> float | None:
-    """A number above 0 that an entry has under a key; None if it has none.
+    """The number above 0 that an entry has under a key; None if it has none.
 
     Args:
         entry: an image or a video with its settings.
@@ -137,7 +137,7 @@ def number(entry: Mapping[str, Any], key: str, *, zero: bool = False) -> float |
         zero: whether it may be 0.
 
     Raises:
-        RowProblem: it is something else.
+        RowProblem: the value is not such a number.
     """
     value = entry.get(key)
     if value is None:
@@ -157,8 +157,8 @@ class ImageReader:
     """Reads the images of one source.
 
     Attributes:
-        folders: folders that files may lie in. Relative paths start from the first. Links are followed before
-            a path is judged, so one that leads out of all of them is refused.
+        folders: folders that may contain the files. Relative paths start from the first. Links are resolved
+            before the check, so a link that leads out of all folders is rejected.
         max_raw_pixels: maximum number of pixels in an image; a larger one is treated as a decompression bomb.
     """
 
@@ -166,36 +166,36 @@ class ImageReader:
     max_raw_pixels: int = PIL_LIMIT
 
     def read(self, entry: Any) -> Image.Image:
-        """The pixels: upright, RGB, transparent parts over white, of an animation the first frame.
+        """The image: upright, RGB, transparent parts on white, the first frame of an animation.
 
         Raises:
-            RowProblem: there is no such image, or it cannot be shown.
+            RowProblem: there is no such image, or it cannot be decoded.
         """
-        asked = SizeRequest.of(entry)
+        request = SizeRequest.of(entry)
         with self.opened(entry) as (image, orientation):
             image.load()
-            return self.resized(as_shown(image, orientation), asked)
+            return self.resized(as_shown(image, orientation), request)
 
     def size(self, entry: Any) -> tuple[int, int]:
-        """Width and height of what `read` would give, from the header.
+        """Width and height of the image that `read` would return, from the header.
 
         Raises:
             RowProblem: there is no such image, or its header shows that it cannot be read.
         """
-        asked = SizeRequest.of(entry)
+        request = SizeRequest.of(entry)
         with self.opened(entry) as (image, orientation):
             width, height = image.size
-            size = asked.size((height, width) if orientation >= 5 else (width, height))
+            size = request.size((height, width) if orientation >= 5 else (width, height))
         self.check_size(size)
         return size
 
-    def resized(self, image: Image.Image, asked: SizeRequest) -> Image.Image:
-        """An image at the size that its row asks for.
+    def resized(self, image: Image.Image, request: SizeRequest) -> Image.Image:
+        """An image at the size that its row requests.
 
         Raises:
             RowProblem: it is too large.
         """
-        size = asked.size(image.size)
+        size = request.size(image.size)
         if size == image.size:
             return image
         self.check_size(size)
@@ -203,7 +203,7 @@ class ImageReader:
 
     @contextmanager
     def opened(self, entry: Any) -> Iterator[tuple[Image.Image, int]]:
-        """The image with its header read, and its orientation; errors inside are the row's problem."""
+        """The image with its header read, and its orientation; errors inside become a `RowProblem`."""
         try:
             content = self.content(entry)
             if isinstance(content, Image.Image):
@@ -211,12 +211,12 @@ class ImageReader:
                 yield content, _orientation(content)
                 return
             with ExitStack() as stack:
-                # Pillow's warning of a bomb is our error, and its complaints of odd headers help no one.
-                # Warnings are switched for the whole process: one thread at a time, and not while decoding.
+                # Pillow warns of decompression bombs, which are an error here, and of odd headers, which do
+                # not matter. The filter is process-wide: one thread at a time, and not while decoding.
                 with _HEADERS, warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    named = content if isinstance(content, Path) else io.BytesIO(content)
-                    image = stack.enter_context(Image.open(named))
+                    file = content if isinstance(content, Path) else io.BytesIO(content)
+                    image = stack.enter_context(Image.open(file))
                     self.check_size(image.size)
                     orientation = _orientation(image)
                 yield image, orientation
@@ -235,10 +235,10 @@ class ImageReader:
         """Resolve an entry to bytes, an existing file, or an image in memory.
 
         Raises:
-            RowProblem: it is none of these.
+            RowProblem: the entry is none of these.
         """
         if isinstance(entry, Mapping):
-            inside = next((entry[key] for key in _INSIDE if entry.get(key) is not None), None)
+            inside = next((entry[key] for key in _MEDIUM_KEYS if entry.get(key) is not None), None)
             if inside is None:
                 raise RowProblem("missing_media", "an image or video has neither bytes nor path")
             return self.content(inside)
@@ -257,7 +257,7 @@ class ImageReader:
         )
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Whether an image of a width and height can be shown.
+        """Check that an image of the given width and height can be used.
 
         Raises:
             RowProblem: it has too many pixels, or is too thin for the model's processor.
@@ -272,8 +272,8 @@ class ImageReader:
         if min(width, height) < 1 or max(width, height) > LARGEST_SIDE_RATIO * min(width, height):
             raise RowProblem(
                 "media_size",
-                f"an image has {width} x {height} pixels; the longer side may be {LARGEST_SIDE_RATIO} times "
-                "the shorter one at most",
+                f"an image has {width} x {height} pixels; the longer side may be at most "
+                f"{LARGEST_SIDE_RATIO} times the shorter one",
             )
 
     def _file(self, name: str) -> Path:
@@ -294,7 +294,7 @@ class ImageReader:
         if not inside:
             raise RowProblem(
                 "outside_folder",
-                f"{quoted} lies outside the data folder {self.folders[0]}; set the folder of the media with "
+                f"{quoted} is outside the data folder {self.folders[0]}; set the folder of the media with "
                 "data.image_dir=FOLDER",
             )
         if not exists:
@@ -304,15 +304,15 @@ class ImageReader:
 
 
 def is_image(content: bytes) -> bool:
-    """Whether bytes begin as an image that Pillow can decode."""
+    """Whether bytes start like an image that Pillow can decode."""
     Image.init()
     start = content[:16]
     for name, (_, accept) in Image.OPEN.items():
-        if accept is None or name in _NO_PICTURES:
+        if accept is None or name in _NOT_DECODABLE:
             continue
         try:
             accepted = accept(start)
-        except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open expects of them
+        except (SyntaxError, IndexError, TypeError, struct.error):  # errors that Image.open ignores too
             continue
         if accepted and not isinstance(accepted, str):
             return True
@@ -320,7 +320,7 @@ def is_image(content: bytes) -> bool:
 
 
 def is_picture(entry: Any) -> bool:
-    """Whether an entry is an image by its form: its bytes, or the end of its name. Nothing is opened."""
+    """Whether an entry looks like an image, by its bytes or its suffix. No file is opened."""
     if isinstance(entry, Image.Image):
         return True
     if isinstance(entry, bytes):
@@ -352,8 +352,8 @@ def from_base64(text: str) -> bytes | None:
 
 
 def _b64decode(text: str) -> bytes | None:
-    """The text as standard base64, from variants with line breaks, the URL-safe alphabet or missing
-    padding."""
+    """Decode base64, also with line breaks, in the URL-safe alphabet or without
+    padding; None if it is invalid."""
     plain = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
@@ -372,22 +372,22 @@ def _from_data_uri(uri: str) -> bytes:
 
 
 def as_shown(image: Image.Image, orientation: int) -> Image.Image:
-    """A decoded image as RGB, turned upright."""
+    """A decoded image in RGB, turned upright."""
     return _to_rgb(image if orientation == 1 else image.transpose(_UPRIGHT[orientation]))
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation that is still to be undone, 1 to 8."""
-    if image.format == "TIFF":  # Pillow turns these itself, in the header's size too
+    """The EXIF orientation, 1 to 8, that has yet to be undone."""
+    if image.format == "TIFF":  # Pillow turns these itself, and also swaps the size in the header
         return 1
-    if image.format == "PNG" and "exif" not in image.info:  # looking behind the pixels would decode them
+    if image.format == "PNG" and "exif" not in image.info:  # EXIF data after the pixels would force decoding
         return 1
     value = image.getexif().get(_ORIENTATION, 1)
     return value if value in _UPRIGHT else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent shows white, as paper and browsers do."""
+    """Convert to RGB; transparent parts become white, as on paper and in browsers."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         return Image.fromarray(_grey_bytes(np.asarray(image))).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -398,11 +398,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_bytes(values: Shaped[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
-    """Grey values of any depth as 0 to 255; Pillow itself would cut them off there.
+    """Scale grey values of any depth to 0 to 255; Pillow itself would clip them.
 
-    Nothing in a file says how many bits a value really has, so the fewest of 8, 12, 16 and 32 that hold the
-    largest one are taken, and 0 to 1 for floats. Values below 0 have no such scale: the lowest becomes black
-    and the highest white.
+    Files do not say how many bits a value has, so the scale is the smallest of 8, 12, 16 and 32 bits that
+    holds the largest value, and 0 to 1 for floats. With negative values, the lowest becomes black and the
+    highest white.
     """
     grey = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(grey.min()), float(grey.max())
@@ -417,7 +417,7 @@ def _grey_bytes(values: Shaped[np.ndarray, "height width"]) -> UInt8[np.ndarray,
 
 
 def in_words(entry: Any) -> str:
-    """An entry in words, short enough for a message."""
+    """A short description of an entry, for messages."""
     if isinstance(entry, Mapping):
         entry = entry.get("path") or next((v for v in entry.values() if v is not None), None)
     if isinstance(entry, str):

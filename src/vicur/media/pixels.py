@@ -1,9 +1,9 @@
 """Sizes of images and frames as the model sees them, and the number of visual tokens.
 
 The processor rounds both sides to multiples of `patch * merge` pixels, one visual token each, and
-keeps the number of pixels between two bounds. For images the bounds go to its call as `size`. For
-videos its `size` bounds all frames together, so one bound per frame cannot be said to it when videos
-differ in length; therefore the size of frames is decided here, and they reach it at that size.
+keeps the number of pixels between two bounds. For images the bounds are passed to it as `size`. For
+videos its `size` bounds all frames together, so it cannot take a bound per frame when videos differ
+in length. Therefore frames are resized here, before the processor gets them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_video
 
 FRAME_TOKENS = 768
-"""Visual tokens that a frame may have at most, as in the reference implementation (qwen-vl-utils)."""
+"""Maximum number of visual tokens in a frame, as in the reference implementation (qwen-vl-utils)."""
 LARGEST_SIDE_RATIO = 200
-"""The processor refuses an image whose sides differ by more than this factor."""
+"""The processor rejects an image whose sides differ by more than this factor."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PixelLimits:
 
 
 class VisualSizes:
-    """The sizes at which a processor and limits show images and videos to the model.
+    """The sizes at which the model sees images and videos, given a processor and limits.
 
     Args:
         processor: a Qwen3-VL style processor.
@@ -66,17 +66,17 @@ class VisualSizes:
 
     @property
     def image_bounds(self) -> dict[str, int]:
-        """The fewest and the most pixels of an image, in the processor's words."""
+        """The minimum and maximum number of pixels of an image, under the processor's names."""
         size, limits = self._images.size, self._limits
         return _bounds(limits.min_pixels, limits.max_pixels, size["shortest_edge"], size["longest_edge"])
 
     @property
     def image_side(self) -> int:
-        """Pixels a side of an image that is one visual token."""
+        """Side, in pixels, of an image that is one visual token."""
         return int(self._images.patch_size * self._images.merge_size)
 
     def image_tokens(self, size: tuple[int, int]) -> int:
-        """Visual tokens of an image of a width and height."""
+        """Number of visual tokens of an image of the given width and height."""
         factor = self.image_side
         bounds = self.image_bounds
         height, width = smart_resize(
@@ -87,7 +87,7 @@ class VisualSizes:
     def frame_size(self, count: int, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width at which the model sees each frame.
 
-        Without limits of ours this is the processor's rule with the reference implementation's cap:
+        Without configured limits this is the processor's rule with the reference implementation's cap:
         the video's budget is shared evenly, and no frame has more than 768 visual tokens.
 
         Args:
@@ -97,7 +97,7 @@ class VisualSizes:
         processor, limits = self._videos, self._limits
         temporal, factor = processor.temporal_patch_size, self.frame_side
         fewest, most = processor.size["shortest_edge"], processor.size["longest_edge"]
-        count = max(count, temporal)  # a lone frame is shown twice
+        count = max(count, temporal)  # a single frame is shown twice
         cap = max(min(FRAME_TOKENS * factor**2, most // count), int(fewest * 1.05))
         total = {"min_pixels": fewest, "max_pixels": cap * count}
         if limits.min_frame_pixels is not None or limits.max_frame_pixels is not None:
@@ -109,11 +109,11 @@ class VisualSizes:
 
     @property
     def frame_side(self) -> int:
-        """Pixels a side of a frame that is one visual token."""
+        """Side, in pixels, of a frame that is one visual token."""
         return int(self._videos.patch_size * self._videos.merge_size)
 
     def frame_tokens(self, count: int, size: tuple[int, int]) -> int:
-        """Visual tokens of each pair of frames that the model merges in time."""
+        """Number of visual tokens of each group of frames that the model merges in time."""
         factor = self.frame_side
         height, width = self.frame_size(count, size)
         return (height // factor) * (width // factor)
@@ -123,10 +123,10 @@ class VisualSizes:
         return -(-count // self._videos.temporal_patch_size)
 
 
-def _bounds(low: int | None, high: int | None, own_low: int, own_high: int) -> dict[str, int]:
-    """Ours where they are set; the checkpoint's give way to them."""
+def _bounds(low: int | None, high: int | None, default_low: int, default_high: int) -> dict[str, int]:
+    """The configured bounds; an unset one is the checkpoint's, moved if it contradicts the other."""
     if low is None:
-        low = own_low if high is None else min(own_low, high)
+        low = default_low if high is None else min(default_low, high)
     if high is None:
-        high = max(own_high, low)
+        high = max(default_high, low)
     return {"shortest_edge": low, "longest_edge": high}

@@ -1,4 +1,4 @@
-"""`Video`: frames at even distances in time."""
+"""`Video`: frames at equal intervals in time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Video:
-    """Frames at even distances in time.
+    """Frames at equal intervals in time.
 
     Attributes:
         frames: at least one, all of one size.
-        frames_per_second: rate of these frames, not of the film they were taken from: frame i is at
+        frames_per_second: rate of these frames, not of the video file they were taken from: frame i is at
             second i / frames_per_second.
 
     Raises:
@@ -30,7 +30,7 @@ class Video:
         sizes = {frame.size for frame in self.frames}
         if len(sizes) > 1:
             differing = " and ".join(f"{width} x {height}" for width, height in sorted(sizes)[:2])
-            raise ValueError(f"The frames of a video must have one size, not {differing} pixels.")
+            raise ValueError(f"The frames of a video must all have the same size, not {differing} pixels.")
         if not 0 < self.frames_per_second < float("inf"):
             raise ValueError(f"A video needs frames_per_second above 0, not {self.frames_per_second}.")
 
@@ -40,17 +40,17 @@ class Video:
         return self.frames[0].size
 
     def evenly(self, most: int) -> Video:
-        """The same video with at most this many frames."""
+        """The video reduced to at most `most` evenly spaced frames."""
         indices = evenly_spaced(len(self.frames), most)
         rate = spaced_rate(len(self.frames), len(indices), self.frames_per_second)
         return Video(tuple(self.frames[index] for index in indices), rate)
 
 
 def evenly_spaced(count: int, most: int) -> tuple[int, ...]:
-    """Indices of at most `most` of `count` frames at even distances, the first and the last included."""
+    """Evenly spaced indices of at most `most` of `count` frames, including the first and the last."""
     return tuple(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist())
 
 
 def spaced_rate(count: int, kept: int, rate: float) -> float:
-    """Frames per second after `kept` of `count` frames at `rate` were taken at even distances."""
+    """Frames per second after taking `kept` evenly spaced frames of `count` frames at `rate`."""
     return rate if kept in (1, count) else rate * (kept - 1) / (count - 1)

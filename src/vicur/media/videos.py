@@ -1,6 +1,6 @@
-"""Videos: files, animations, and lists of images.
+"""Reads videos: files, animations, and lists of images.
 
-Frames are taken at even distances in time, as many as the settings of the data or of the row itself ask for.
+Frames are taken at equal intervals in time; their number follows from the settings of the data or of the row.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from vicur.media.video import Video, evenly_spaced, spaced_rate
 from vicur.settings.section import Count, Positive, section
 
 FRAME_RATES = ("frames_per_second", "sample_fps", "fps")
-"""Keys beside a video that may say how many frames there are to a second, or are to be taken."""
+"""Keys in a video's entry for its frame rate, or for the rate at which to take frames."""
 VIDEO_SETTINGS = (
     *FRAME_RATES,
     *("nframes", "min_frames", "max_frames", "video_start", "video_end"),
     *("min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width"),
 )
-"""Keys beside a video that say how it is read, those of qwen-vl-utils among them."""
+"""Keys in a video's entry that set how it is read, including those of qwen-vl-utils."""
 MISSING_TAIL = 0.1
-"""Share of the frames that a header may announce too many; beyond it, a video file is broken."""
-_STILL = 0.1
-"""Seconds that an animation's frame is displayed if its file does not say, as in browsers."""
+"""Share of the frames in a header that may be missing; a video file that lacks more is broken."""
+_FRAME_SECONDS = 0.1
+"""Display time of an animation's frame if its file does not state one, as in browsers."""
 _TURNED = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 """Transpositions by the number of counter-clockwise quarter turns."""
 
 
 class VideoSupportMissing(ValueError):
-    """PyAV is not installed: no fault of any row."""
+    """PyAV is not installed, which is not the fault of a row."""
 
 
 @section
@@ -73,16 +73,16 @@ class VideoConfig:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Settings:
     """Settings for reading one video: those of its row over those of the data.
 
     Attributes:
-        fps: frames a second that are taken; of a list of frames, that it has.
+        fps: frames to take per second; for a list of frames, its frame rate.
         nframes: number of frames to take, whatever the rate.
         min_frames, max_frames: bounds on their number.
-        start, end: bounds of the part that is read, in seconds.
-        total_pixels: bound on the pixels of all frames, of which two count as one: models merge them.
-        size: asked for each frame.
+        start, end: start and end of the part to read, in seconds.
+        total_pixels: bound on the pixels of all frames; two frames count as one, because models merge them.
+        size: size requested for each frame.
     """
 
     fps: float
@@ -95,21 +95,25 @@ class _Asked:
     size: SizeRequest
 
     @classmethod
-    def of(cls, entry: Any, config: VideoConfig) -> _Asked:
+    def of(cls, entry: Any, config: VideoConfig) -> _Settings:
         """Settings of an entry over those of the data.
 
         Raises:
-            RowProblem: a setting is no number, or two contradict each other.
+            RowProblem: a setting is not a number, or two contradict each other.
         """
         settings: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
         rate = next((value for key in FRAME_RATES if (value := number(settings, key)) is not None), None)
         nframes = _count(settings, "nframes")
-        if rate is not None and nframes is not None and not isinstance(_inside(entry), list | tuple):
+        if (
+            rate is not None
+            and nframes is not None
+            and not isinstance(_without_settings(entry), list | tuple)
+        ):
             raise RowProblem(
-                "malformed", "a video has both a rate (fps) and nframes; one of them was expected"
+                "malformed", "a video has both a rate (fps) and nframes; only one of them is allowed"
             )
         low, high = _count(settings, "min_frames"), _count(settings, "max_frames")
-        # One bound of the row wins over the data's other bound.
+        # A bound set by the row overrides the other bound if that comes from the data.
         min_frames = low or min(config.min_frames, high or config.min_frames)
         max_frames = high or max(config.max_frames, min_frames)
         if min_frames > max_frames:
@@ -153,7 +157,7 @@ def _count(entry: Mapping[str, Any], key: str) -> int | None:
 
 @dataclass(frozen=True)
 class _Timeline:
-    """The numbers of the frames to take from a video, and their rate in frames per second."""
+    """The indices of the frames to take from a video, and their rate in frames per second."""
 
     indices: tuple[int, ...]
     frames_per_second: float
@@ -164,97 +168,97 @@ class VideoReader:
     """Reads the videos of one source.
 
     Attributes:
-        images: reads the frames of lists and the files.
-        config: settings for taking frames, where a row has none.
+        images: reader of images, which also resolves paths of video files.
+        config: settings for taking frames, for rows without settings of their own.
     """
 
     images: ImageReader
     config: VideoConfig = field(default_factory=VideoConfig)
 
     def read(self, entry: Any) -> Video:
-        """The frames that are asked for.
+        """The video with the requested frames.
 
         Raises:
-            RowProblem: there is no such video, or it cannot be shown.
-            VideoSupportMissing: it is a file, and PyAV is not installed.
+            RowProblem: there is no such video, or it cannot be decoded.
+            VideoSupportMissing: the video is a file, and PyAV is not installed.
         """
-        asked = _Asked.of(entry, self.config)
-        frames = self._frames(entry, asked)
+        settings = _Settings.of(entry, self.config)
+        frames = self._frames(entry, settings)
         if frames is not None:
-            frame_timeline = self._frame_timeline(frames, asked)
-            size = asked.frame_size(len(frame_timeline.indices))
+            frame_timeline = self._frame_timeline(frames, settings)
+            size = settings.frame_size(len(frame_timeline.indices))
             images = tuple(
                 self.images.resized(self.images.read(frames[i]), size) for i in frame_timeline.indices
             )
             return _as_video(images, frame_timeline.frames_per_second)
-        entry = _lone(entry)
-        timeline = self._timeline(entry, asked)
+        entry = _single_file(entry)
+        timeline = self._timeline(entry, settings)
         decoded = self._decode_animation if self._is_animation(entry) else self._decode_film
         images = self._filled(entry, decoded(entry, timeline), timeline)
-        size = asked.frame_size(len(images))
+        size = settings.frame_size(len(images))
         return _as_video(
             tuple(self.images.resized(image, size) for image in images), timeline.frames_per_second
         )
 
     def outline(self, entry: Any) -> Video:
-        """The result of `read`, with frames of which only the size is known.
+        """The result of `read`, with frames that have a size but no pixels.
 
-        One frame of a film is decoded, because nothing else gives its rotation and pixel shape.
+        One frame of a video file is decoded, because nothing else gives its rotation and pixel shape.
 
         Raises:
-            RowProblem, VideoSupportMissing: as `read`.
+            RowProblem, VideoSupportMissing: as in `read`.
         """
-        asked = _Asked.of(entry, self.config)
-        frames = self._frames(entry, asked)
+        settings = _Settings.of(entry, self.config)
+        frames = self._frames(entry, settings)
         if frames is not None:
-            frame_timeline = self._frame_timeline(frames, asked)
-            size = asked.frame_size(len(frame_timeline.indices))
+            frame_timeline = self._frame_timeline(frames, settings)
+            size = settings.frame_size(len(frame_timeline.indices))
             sizes = [size.size(self.images.size(frames[i])) for i in frame_timeline.indices]
             rate = frame_timeline.frames_per_second
         else:
-            entry = _lone(entry)
-            timeline = self._timeline(entry, asked)
+            entry = _single_file(entry)
+            timeline = self._timeline(entry, settings)
             first = self.images.size(entry) if self._is_animation(entry) else self._film_size(entry)
             count, rate = len(timeline.indices), timeline.frames_per_second
-            sizes = [asked.frame_size(count).size(first)] * count
+            sizes = [settings.frame_size(count).size(first)] * count
         for frame_size in set(sizes):
             self.images.check_size(frame_size)
         return _as_video(tuple(SizeOnly(frame_size) for frame_size in sizes), rate)
 
     def check(self, entry: Any) -> None:
-        """Raise what the header of a film, or of every frame of a list, shows to be wrong."""
-        asked = _Asked.of(entry, self.config)
-        if self._frames(entry, asked) is None and not self._is_animation(_lone(entry)):
-            self._timeline(_lone(entry), asked)
+        """Check a video by the header of its file, or of every frame in a list."""
+        settings = _Settings.of(entry, self.config)
+        if self._frames(entry, settings) is None and not self._is_animation(_single_file(entry)):
+            self._timeline(_single_file(entry), settings)
         else:
             self.outline(entry)
 
-    def _frames(self, entry: Any, asked: _Asked) -> list[Any] | None:
+    def _frames(self, entry: Any, settings: _Settings) -> list[Any] | None:
         """The frames of a video that is a list of images; None for a file."""
-        frames = _inside(entry)
+        frames = _without_settings(entry)
         if not isinstance(frames, list | tuple):
             return None
         if not frames:
             raise RowProblem("missing_media", "a video has no frames")
         if (
             len(frames) == 1
-            and not isinstance(_bare(frames[0]), Image.Image)
+            and not isinstance(_frame_image(frames[0]), Image.Image)
             and self._is_animation(frames[0])
         ):
             return None
-        if asked.start is not None or asked.end is not None:
+        if settings.start is not None or settings.end is not None:
             raise RowProblem(
-                "malformed", "video_start and video_end belong to a file, not to a list of frames"
+                "malformed", "video_start and video_end apply to a file, not to a list of frames"
             )
         return list(frames)
 
     @staticmethod
-    def _frame_timeline(frames: list[Any], asked: _Asked) -> _Timeline:
-        count = min(len(frames), asked.nframes or asked.max_frames)
-        return _Timeline(evenly_spaced(len(frames), count), spaced_rate(len(frames), count, asked.fps))
+    def _frame_timeline(frames: list[Any], settings: _Settings) -> _Timeline:
+        count = min(len(frames), settings.nframes or settings.max_frames)
+        return _Timeline(evenly_spaced(len(frames), count), spaced_rate(len(frames), count, settings.fps))
 
     def _is_animation(self, entry: Any) -> bool:
-        """Whether a file is an image, of one frame or many, and so nothing for PyAV."""
+        """Whether a file is an image, with one frame or many, which Pillow reads instead of PyAV."""
         content = self.images.content(entry)
         if isinstance(content, Image.Image):
             raise RowProblem(
@@ -268,18 +272,18 @@ class VideoReader:
                 raise RowProblem("unreadable_media", f"{in_words(entry)} cannot be read: {error}") from error
         return is_image(content)
 
-    def _timeline(self, entry: Any, asked: _Asked) -> _Timeline:
+    def _timeline(self, entry: Any, settings: _Settings) -> _Timeline:
         """The frames to take from a file."""
         if self._is_animation(entry):
-            return self._animation_timeline(entry, asked)
+            return self._animation_timeline(entry, settings)
         with self._container(entry) as (container, stream):
             rate = stream.average_rate or stream.guessed_rate
             seconds = _seconds(container, stream)
             if not rate or (not stream.frames and not seconds):
                 raise RowProblem("unreadable_media", f"the video {in_words(entry)} states no rate or length")
             count = int(stream.frames or max(1, round(float(seconds) * float(rate))))
-        first = 0 if asked.start is None else math.ceil(round(asked.start * float(rate), 6))
-        last = count - 1 if asked.end is None else math.floor(round(asked.end * float(rate), 6))
+        first = 0 if settings.start is None else math.ceil(round(settings.start * float(rate), 6))
+        last = count - 1 if settings.end is None else math.floor(round(settings.end * float(rate), 6))
         last = min(last, count - 1)
         if first > last:
             raise RowProblem(
@@ -288,32 +292,33 @@ class VideoReader:
                 f"video_start and video_end",
             )
         count = last - first + 1
-        num_frames = asked.frames(count / float(rate), count)
+        num_frames = settings.frames(count / float(rate), count)
         indices = tuple(first + index for index in evenly_spaced(count, num_frames))
         return _Timeline(indices, spaced_rate(count, num_frames, float(rate)))
 
-    def _animation_timeline(self, entry: Any, asked: _Asked) -> _Timeline:
-        """The frames to take from an animation, by the display time of each, which differs from frame to
-        frame."""
+    def _animation_timeline(self, entry: Any, settings: _Settings) -> _Timeline:
+        """The frames to take from an animation, whose frames may have different display times."""
         with self.images.opened(entry) as (image, _):
-            stands = [_seconds_of(frame) for frame in ImageSequence.Iterator(image)]
-        if len(stands) == 1:
-            return _Timeline((0,), asked.fps)
-        starts = np.concatenate([[0.0], np.cumsum(stands)])
-        begin = 0.0 if asked.start is None else asked.start
-        end = float(starts[-1]) if asked.end is None else min(asked.end, float(starts[-1]))
-        visible = [i for i in range(len(stands)) if starts[i + 1] > begin + 1e-6 and starts[i] < end - 1e-6]
+            durations = [_seconds_of(frame) for frame in ImageSequence.Iterator(image)]
+        if len(durations) == 1:
+            return _Timeline((0,), settings.fps)
+        starts = np.concatenate([[0.0], np.cumsum(durations)])
+        begin = 0.0 if settings.start is None else settings.start
+        end = float(starts[-1]) if settings.end is None else min(settings.end, float(starts[-1]))
+        visible = [
+            i for i in range(len(durations)) if starts[i + 1] > begin + 1e-6 and starts[i] < end - 1e-6
+        ]
         if not visible:
             raise RowProblem(
                 "malformed",
                 f"the video {in_words(entry)} lasts {starts[-1]:.1f} s, and has no frame between video_start "
                 "and video_end",
             )
-        num_frames = asked.frames(end - begin, len(visible))
+        num_frames = settings.frames(end - begin, len(visible))
         last = max(float(starts[visible[-1]]), begin)
         times = np.linspace(begin, last, num_frames)
         indices = np.searchsorted(starts[:-1], times + 1e-6, side="right") - 1
-        # A single frame has no distance to a next one: it lasts as long as the part that is read.
+        # A single frame has no interval to the next one: it lasts as long as the part that is read.
         rate = (num_frames - 1) / (last - begin) if num_frames > 1 and last > begin else 1 / (end - begin)
         return _Timeline(tuple(indices.tolist()), rate)
 
@@ -339,19 +344,19 @@ class VideoReader:
 
     @staticmethod
     def _filled(entry: Any, decoded: dict[int, Image.Image], timeline: _Timeline) -> tuple[Image.Image, ...]:
-        """The frames in their order.
+        """The frames in order; missing ones at the end repeat the last.
 
         Raises:
-            RowProblem: more are missing than a header may announce too many.
+            RowProblem: more frames are missing than `MISSING_TAIL` allows.
         """
         missing = [index for index in timeline.indices if index not in decoded]
         if not decoded or len(missing) > max(1, MISSING_TAIL * len(timeline.indices)):
             raise RowProblem(
                 "unreadable_media",
-                f"the video {in_words(entry)} ends early: of {len(timeline.indices)} frames "
-                f"{len(decoded)} could be decoded",
+                f"the video {in_words(entry)} ends early: only {len(decoded)} of {len(timeline.indices)} "
+                "frames could be decoded",
             )
-        last = decoded[max(decoded)]  # it stays on the screen
+        last = decoded[max(decoded)]  # it stays on display
         return tuple(decoded.get(index, last) for index in timeline.indices)
 
     def _film_size(self, entry: Any) -> tuple[int, int]:
@@ -364,7 +369,7 @@ class VideoReader:
 
     @contextmanager
     def _container(self, entry: Any) -> Iterator[tuple[Any, Any]]:
-        """An open film and its picture stream; whatever goes wrong inside is the row's problem."""
+        """An open video file and its video stream; errors in the context become a `RowProblem`."""
         try:
             import av
         except ImportError as error:
@@ -376,7 +381,7 @@ class VideoReader:
         try:
             with av.open(str(content) if isinstance(content, Path) else io.BytesIO(content)) as container:
                 if not container.streams.video:
-                    raise RowProblem("unreadable_media", f"{in_words(entry)} has no moving picture in it")
+                    raise RowProblem("unreadable_media", f"{in_words(entry)} has no video stream")
                 stream = container.streams.video[0]
                 if stream.codec_context is None:
                     raise RowProblem("unreadable_media", f"the video {in_words(entry)} has an unknown codec")
@@ -392,21 +397,21 @@ class VideoReader:
             raise RowProblem("unreadable_media", reason) from error
 
 
-def _inside(entry: Any) -> Any:
-    """A video without the settings beside it."""
+def _without_settings(entry: Any) -> Any:
+    """A video without the settings in its entry."""
     if not isinstance(entry, Mapping):
         return entry
     return next((entry[key] for key in ("frames", "video") if entry.get(key) is not None), entry)
 
 
-def _bare(frame: Any) -> Any:
-    """A frame out of a dictionary that holds it as an image."""
+def _frame_image(frame: Any) -> Any:
+    """The image of a frame that is a dictionary; any other frame unchanged."""
     return frame.get("image") if isinstance(frame, Mapping) else frame
 
 
-def _lone(entry: Any) -> Any:
-    """The file in a list that holds one animation; any other entry as it is."""
-    inside = _inside(entry)
+def _single_file(entry: Any) -> Any:
+    """The file in a list that holds one animation; any other entry unchanged."""
+    inside = _without_settings(entry)
     return inside[0] if isinstance(inside, list | tuple) else inside
 
 
@@ -427,11 +432,11 @@ def _seconds_of(frame: Image.Image) -> float:
     """Seconds that a frame of an animation is displayed."""
     frame.load()  # a WebP's duration is known only then
     milliseconds = frame.info.get("duration", 0)
-    return float(milliseconds) / 1000 if milliseconds and milliseconds > 0 else _STILL
+    return float(milliseconds) / 1000 if milliseconds and milliseconds > 0 else _FRAME_SECONDS
 
 
 def _upright_frames(container: Any, stream: Any) -> Iterator[Callable[[], Image.Image]]:
-    """The frames, each to be converted only when it is wanted."""
+    """Functions that return the frames, each of which is converted only when it is called."""
     for frame in container.decode(stream):
 
         def picture(frame: Any = frame) -> Image.Image:

@@ -1,6 +1,6 @@
-"""LoRA: low-rank adapters in the language model, beside a frozen base.
+"""LoRA: low-rank adapters in the language model, with a frozen base.
 
-The adapters are peft's, put into the model in place, so that it keeps its class: hooks, `lm_head` and
+The adapters are peft's. They are added in place, so the model keeps its class: hooks, `lm_head` and
 `generate` work as before.
 """
 
@@ -16,8 +16,8 @@ from torch import Tensor
 from vicur.compat import peft_warnings_ignored
 from vicur.settings.section import Count, Decay, section
 
-OWN = "default"
-"""The adapter that is trained."""
+TRAINED = "default"
+"""Name of the adapter that is trained."""
 _LANGUAGE = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 _VISION = r"model\.visual\.blocks\.\d+\.(attn|mlp)\.(qkv|proj|linear_fc\d)"
 
@@ -36,10 +36,10 @@ class LoRAConfig:
     """Whether to add adapters to the vision tower, besides the language model."""
 
 
-def add_adapter(model: Any, config: LoRAConfig, name: str = OWN, *, trained: bool = True) -> None:
-    """Put an adapter into the model; a fresh one changes nothing.
+def add_adapter(model: Any, config: LoRAConfig, name: str = TRAINED, *, trained: bool = True) -> None:
+    """Add an adapter to the model; a new one does not change the output.
 
-    Of the parameters that existed before, only those of cue recovery stay trainable.
+    Of the parameters that existed before, only those of cue recovery and of other adapters stay trainable.
 
     Raises:
         ValueError: peft is not installed.
@@ -53,7 +53,7 @@ def add_adapter(model: Any, config: LoRAConfig, name: str = OWN, *, trained: boo
     with peft_warnings_ignored():
         peft.inject_adapter_in_model(settings, model, adapter_name=name)
     for layer in _layers(model):
-        layer.set_adapter(OWN)  # the newest would be active
+        layer.set_adapter(TRAINED)  # otherwise the newest would be active
     for key, parameter in model.named_parameters():
         if f".{name}." in key and "lora_" in key:
             parameter.requires_grad_(trained)
@@ -64,12 +64,12 @@ def add_adapter(model: Any, config: LoRAConfig, name: str = OWN, *, trained: boo
 
 
 def has_adapters(model: Any) -> bool:
-    """Whether there is an adapter in the model."""
+    """Whether the model has an adapter."""
     return any("lora_" in name for name, _ in model.named_parameters())
 
 
-def adapter_parameters(model: Any, name: str = OWN) -> dict[str, Tensor]:
-    """The weights of one adapter, by names that do not hold the adapter's."""
+def adapter_parameters(model: Any, name: str = TRAINED) -> dict[str, Tensor]:
+    """The weights of one adapter, by names without the adapter's own."""
     return {
         key.replace(f".{name}.", "."): parameter
         for key, parameter in model.named_parameters()
@@ -79,9 +79,9 @@ def adapter_parameters(model: Any, name: str = OWN) -> dict[str, Tensor]:
 
 @contextmanager
 def adapters_off(model: Any) -> Iterator[None]:
-    """Within it the model computes with the base's weights alone. For passes without gradient."""
+    """A context in which the model uses only the weights of its base, for passes without gradients."""
     layers = _layers(model)
-    with _same_training(model):
+    with _keep_requires_grad(model):
         for layer in layers:
             layer.enable_adapters(False)
         try:
@@ -93,22 +93,22 @@ def adapters_off(model: Any) -> Iterator[None]:
 
 @contextmanager
 def adapter_active(model: Any, name: str) -> Iterator[None]:
-    """Within it another adapter takes the place of the trained one. For passes without gradient."""
+    """A context in which another adapter replaces the trained one, for passes without gradients."""
     layers = _layers(model)
-    with _same_training(model):
+    with _keep_requires_grad(model):
         for layer in layers:
             layer.set_adapter(name, inference_mode=True)
         try:
             yield
         finally:
             for layer in layers:
-                layer.set_adapter(OWN)
+                layer.set_adapter(TRAINED)
 
 
 def merged_weights(model: Any) -> dict[str, Tensor]:
-    """The weights with the trained adapter added in, under the base's own names. The model stays as it is.
+    """The weights with the trained adapter merged in, under the base's names. The model is not changed.
 
-    (Merged in place and taken out again, half-precision weights would not be what they were.)
+    (Merging in place and undoing it would not restore half-precision weights exactly.)
     """
     products = {f"{name}.base_layer.weight": layer for name, layer in _named_layers(model)}
     weights = {}
@@ -116,7 +116,7 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
         if "lora_" in name:
             continue
         if name in products:
-            tensor = (tensor.float() + products[name].get_delta_weight(OWN).float()).to(tensor.dtype)
+            tensor = (tensor.float() + products[name].get_delta_weight(TRAINED).float()).to(tensor.dtype)
         weights[name.replace(".base_layer", "")] = tensor
     return weights
 
@@ -124,21 +124,21 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
 def save_adapter(model: Any, folder: Path, base: str) -> None:
     """Write the trained adapter in peft's layout: `PeftModel.from_pretrained(base, folder)` reads it."""
     peft = _peft()
-    settings = model.peft_config[OWN]
+    settings = model.peft_config[TRAINED]
     settings.base_model_name_or_path = base
     settings.inference_mode = True
     folder.mkdir(parents=True)
     settings.save_pretrained(str(folder))
     from safetensors.torch import save_file
 
-    weights = peft.get_peft_model_state_dict(model, adapter_name=OWN)
+    weights = peft.get_peft_model_state_dict(model, adapter_name=TRAINED)
     prefixed = {f"base_model.model.{key}": value.contiguous() for key, value in weights.items()}
     save_file(prefixed, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 @contextmanager
-def _same_training(model: Any) -> Iterator[None]:
-    """peft changes which parameters are trained when it switches adapters; that is undone here."""
+def _keep_requires_grad(model: Any) -> Iterator[None]:
+    """Restore `requires_grad` of all parameters, which peft changes when it switches adapters."""
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     try:
         yield

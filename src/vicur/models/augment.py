@@ -1,4 +1,4 @@
-"""Adds cue recovery to a checkpoint: counts the new parameters, and writes the student."""
+"""Adds cue recovery to a checkpoint: counts the new parameters and writes the student."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Addition:
 
     @property
     def added(self) -> int:
-        """Number of all new parameters."""
+        """Total number of new parameters."""
         return sum(self.layers.values()) + self.norms
 
     @property
     def total(self) -> int:
-        """Number of parameters of the model with cue recovery."""
+        """Number of parameters of the augmented model."""
         return self.base + self.added
 
     @property
@@ -61,7 +61,7 @@ class Addition:
         return self.added / self.total
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers for JSON."""
+        """The numbers as plain types, for JSON."""
         return {
             "base": self.base,
             "layers": {str(layer): count for layer, count in self.layers.items()},
@@ -73,19 +73,17 @@ class Addition:
 
 
 def addition_to(base: Any, recovery: RecoveryConfig) -> Addition:
-    """The parameters that cue recovery would add to a model; no weight is made or read.
+    """The parameters that cue recovery would add to a model; no weights are created or read.
 
     Args:
-        base: a configuration of transformers.
+        base: a transformers configuration.
         recovery: settings of the module.
 
     Raises:
-        ValueError: a layer is not one of the model's, or the model has the module already.
+        ValueError: the model has no such layer, or has the module already.
     """
     if has_recovery(base):
-        raise ValueError(
-            f"The model has cue recovery already, after the layers {layers_with_recovery(base)}."
-        )
+        raise ValueError(f"The model already has cue recovery, after layers {layers_with_recovery(base)}.")
     kind = kind_of(base)
     with torch.device("meta"):
         stock = STOCK[kind][1](base)
@@ -100,7 +98,7 @@ def addition_to(base: Any, recovery: RecoveryConfig) -> Addition:
 
 
 def describe(base: str, recovery: RecoveryConfig) -> Addition:
-    """The result of `addition_to` for a checkpoint, of which only config.json is read.
+    """The result of `addition_to` for a checkpoint; only its config.json is read.
 
     Args:
         base: folder, hub id, "vicur:NAME", or the path of a config.json.
@@ -110,10 +108,10 @@ def describe(base: str, recovery: RecoveryConfig) -> Addition:
 
 
 def save_augmented(loaded: LoadedModel, base: str, recovery: RecoveryConfig, folder: Path) -> None:
-    """Write a student that was just given its module, with a model card.
+    """Write a student with a new recovery module, and a model card.
 
     Raises:
-        OSError: the folder holds something already, or cannot be written.
+        OSError: the folder is not empty, or cannot be written.
     """
     parameters = _count(loaded.model)
     new = _count(loaded.model.recovery)
@@ -131,7 +129,7 @@ def save_augmented(loaded: LoadedModel, base: str, recovery: RecoveryConfig, fol
 
 
 def _count(module: Any) -> int:
-    """Parameters of a module, tied ones once."""
+    """Number of parameters of a module; tied ones count once."""
     assert isinstance(module, nn.Module)
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -155,7 +153,7 @@ from transformers import AutoModelForImageTextToText
 model = AutoModelForImageTextToText.from_pretrained("PATH")
 ```
 
-Without `import vicur` transformers does not know the model type; the stock Qwen3-VL class would drop
-the module's weights. Prompts must be prefilled whole: no chunked prefill, no prefix cache, no image in
-a later turn on top of a cache.
+Without `import vicur`, transformers does not know the model type, and the stock Qwen3-VL class would drop the
+module's weights. A prompt must be prefilled in one piece: no chunked prefill, no prefix cache, and no image
+in a later turn on top of a cache.
 """

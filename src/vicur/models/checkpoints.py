@@ -1,4 +1,4 @@
-"""Checkpoints on a disk or on the hub: identifies them, and reads them whole or not at all."""
+"""Identifies checkpoints on disk or on the hub, and reads them completely or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vicur.models.student import (
 from vicur.packaged import resolve_packaged
 
 Dtype = Literal["float32", "bfloat16"]
-"""Data types that a model can compute in."""
+"""Supported compute dtypes."""
 PACKAGED = "vicur:"
 """Prefix of checkpoints that ship inside the package, e.g. "vicur:tiny-student"."""
 
@@ -36,23 +36,23 @@ STOCK: dict[str, tuple[type, type]] = {
     "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
     "qwen3_vl_moe": (Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration),
 }
-"""Configuration and model class of each kind of base."""
+"""Configuration and model class of each kind of base model."""
 AUGMENTED: dict[str, tuple[type, type]] = {
     "qwen3_vl": (ViCuRQwen3VLConfig, ViCuRQwen3VLForConditionalGeneration),
     "qwen3_vl_moe": (ViCuRQwen3VLMoeConfig, ViCuRQwen3VLMoeForConditionalGeneration),
 }
-"""The same classes with cue recovery."""
-_ELSEWHERE = {
+"""The same with cue recovery."""
+_UNSUPPORTED = {
     "qwen2_5_vl": (
-        "Qwen2.5-VL gives its language model no mask of the visual tokens, has no DeepStack features and "
-        "counts rotary positions in another way, so neither cue recovery nor the prompts here fit it"
+        "Qwen2.5-VL passes no mask of the visual tokens to its language model, has no DeepStack features and "
+        "counts rotary positions differently, so cue recovery and the prompts here do not work with it"
     ),
-    "qwen2_vl": "Qwen2-VL differs from Qwen3-VL as Qwen2.5-VL does: see docs/checkpoints.md",
+    "qwen2_vl": "Qwen2-VL differs from Qwen3-VL in the same ways as Qwen2.5-VL: see docs/checkpoints.md",
 }
 
 
 def resolve_checkpoint(name: str) -> str:
-    """The folder of a packaged checkpoint; any other name is returned as it is.
+    """The folder of a packaged checkpoint; any other name is returned unchanged.
 
     Raises:
         ValueError: there is no packaged checkpoint of that name, or no such folder.
@@ -62,10 +62,10 @@ def resolve_checkpoint(name: str) -> str:
         folder = root / name.removeprefix(PACKAGED)
         if not folder.is_dir():
             known = ", ".join(sorted(f"{PACKAGED}{p.name}" for p in root.iterdir() if p.is_dir()))
-            raise ValueError(f"No checkpoint {name!r} ships with vicur; there are: {known}.")
+            raise ValueError(f"No checkpoint {name!r} ships with vicur; available are: {known}.")
         return str(folder)
     path = Path(name).expanduser()
-    # A hub id is "owner/name"; what starts in a folder that is there is meant as a path.
+    # A hub id is "owner/name"; a name that starts with an existing folder is a path.
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir()
     if looks_local and (path / "checkpoints" / "final" / "config.json").is_file():
         raise ValueError(f"{name} is the folder of a run; its model is in {path / 'checkpoints' / 'final'}.")
@@ -91,7 +91,7 @@ def read_config(name: str) -> Any:
         name: folder, hub id, "vicur:NAME", or the path of a config.json.
 
     Raises:
-        ValueError: there is none, or it describes a model that cannot be used here.
+        ValueError: there is no configuration, or its model is not supported.
     """
     is_alone = Path(name).name == "config.json" and Path(name).is_file()
     path = str(Path(name).parent) if is_alone else resolve_checkpoint(name)
@@ -101,39 +101,39 @@ def read_config(name: str) -> Any:
         raise ValueError(f"The configuration of {name} cannot be read: {_first_line(error)}") from error
     if kind_of(config) in STOCK:
         return config
-    if kind_of(config) in _ELSEWHERE:
-        why = _ELSEWHERE[kind_of(config)]
+    if kind_of(config) in _UNSUPPORTED:
+        why = _UNSUPPORTED[kind_of(config)]
     elif not hasattr(config, "vision_config"):
-        why = "it reads text only, and would never see an image"
+        why = "it reads only text and cannot see images"
     else:
-        why = "only Qwen3-VL models are supported, dense or with experts"
+        why = "only Qwen3-VL models are supported, dense or mixture-of-experts"
     raise ValueError(f"{name} is a {config.model_type} model: {why}.")
 
 
 def saved_dtype(config: Any) -> Dtype:
-    """The precision that a checkpoint was saved in, float32 standing for all that are not bfloat16."""
-    dtype = config.dtype or config.text_config.dtype  # some name it for the language model only
+    """The dtype that a checkpoint was saved in; "float32" for any dtype other than bfloat16."""
+    dtype = config.dtype or config.text_config.dtype  # some state it for the language model only
     return "bfloat16" if dtype in (torch.bfloat16, "bfloat16") else "float32"
 
 
 def stock_settings(config: Any) -> dict[str, Any]:
-    """A configuration's own settings, without what names its class or belongs to recovery."""
-    named = {"model_type", "architectures", "recovery_layers", "recovery_output_init"}
-    return {key: value for key, value in config.to_dict().items() if key not in named}
+    """A configuration's settings, without its class names and the settings of recovery."""
+    excluded = {"model_type", "architectures", "recovery_layers", "recovery_output_init"}
+    return {key: value for key, value in config.to_dict().items() if key not in excluded}
 
 
 def read_model(name: str, config: Any | None = None, dtype: Dtype | None = "float32") -> Any:
-    """Load a model, with every weight that its configuration asks for and no other.
+    """Load a model whose checkpoint has exactly the weights that its configuration requires.
 
     Args:
         name: folder, hub id or "vicur:NAME".
-        config: another configuration than the checkpoint's own: with cue recovery, whose weights may
-            then be missing, and start as it says.
+        config: a configuration with cue recovery, instead of the checkpoint's own; the weights of the module
+            may then be missing, and are initialised as the configuration says.
         dtype: compute dtype; None for the one it was saved in.
 
     Raises:
-        ValueError: a file is missing or broken, or the checkpoint lacks weights or has others; each
-            case is named.
+        ValueError: a file is missing or broken, or the checkpoint lacks weights or has unexpected ones; the
+            message says which.
     """
     path = resolve_checkpoint(name)
     silence_loading_report()
@@ -174,8 +174,8 @@ def read_processor(name: str) -> Any:
 
 
 def silence_loading_report() -> None:
-    """Silence transformers for the whole process: it prints a table of missing keys and a bar for every load;
-    here the keys are checked, and named in an error."""
+    """Silence transformers in this process: on every load it shows a bar and a table of missing keys; here
+    the keys are checked instead, and named in an error."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
@@ -188,14 +188,14 @@ def _check_keys(name: str, *, missing: Any, unexpected: Any) -> None:
 
 
 def _broken_part(path: str, error: Exception) -> str:
-    """A sentence on the unreadable file of a local checkpoint, or on what else is wrong."""
+    """A sentence on the broken file of a local checkpoint, otherwise the first line of the error."""
     folder = Path(path)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
             listed_files = set(json.loads(index.read_text())["weight_map"].values())
         except (json.JSONDecodeError, KeyError, TypeError):
-            return f"{index.name} is not a list of weights."
+            return f"{index.name} is not a valid index of weights."
         absent = sorted(file for file in listed_files if not (folder / file).is_file())
         if absent:
             return f"its file {absent[0]} is missing."

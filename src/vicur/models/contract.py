@@ -1,9 +1,9 @@
-"""Check that the installed transformers runs Qwen3-VL as cue recovery needs it.
+"""Checks that the installed transformers runs Qwen3-VL in the way that cue recovery relies on.
 
-Cue recovery acts through forward pre-hooks on a model of another library. If that library renames a
-keyword, adds DeepStack features elsewhere or calls its layers in another way, the hooks would read the wrong
-states and results would change in silence. So before the first model of a class is built, a tiny one is run
-and compared with the same computation written out layer by layer.
+Cue recovery acts through forward pre-hooks on a model of another library. If that library renames a keyword,
+adds DeepStack features elsewhere or calls its layers differently, the hooks would read the wrong states and
+results would change silently. So before the first model of a class is built, a tiny one is run and compared
+with the same computation written out layer by layer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vicur.compat import TESTED_TRANSFORMERS, cache_argument, cache_of
-from vicur.models.recovery import MoreOfThePromptError, RecoveryPlan
+from vicur.models.recovery import ContinuedPromptError, RecoveryPlan
 
 _PAD, _SINK, _IMAGE, _VIDEO, _START, _END = 0, 1, 20, 21, 22, 23
 _PROMPT = [_SINK, 7, _START, _IMAGE, _IMAGE, _IMAGE, _IMAGE, _END, 8]
@@ -58,7 +58,7 @@ _checked: set[type] = set()
 
 
 class ContractError(ValueError):
-    """The installed transformers runs Qwen3-VL in another way than cue recovery needs.
+    """The installed transformers does not run Qwen3-VL in the way that cue recovery relies on.
 
     Args:
         reason: the difference.
@@ -66,15 +66,15 @@ class ContractError(ValueError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"transformers {version('transformers')} does not run Qwen3-VL as cue recovery needs it: "
-            f"{reason} Install a version that was tested, {TESTED_TRANSFORMERS}."
+            f"transformers {version('transformers')} does not run Qwen3-VL as cue recovery requires: "
+            f"{reason} Install a tested version, {TESTED_TRANSFORMERS}."
         )
 
 
 def check_contract(model_class: Any) -> None:
     """Run a tiny model of this class and compare it with the computation that recovery relies on.
 
-    Done once for each class; about half a second. Random number generators are left as they were.
+    This runs once for each class and takes about half a second. Random states are not changed.
 
     Args:
         model_class: a student class with a `config_class`.
@@ -94,7 +94,7 @@ def check_contract(model_class: Any) -> None:
     except ContractError:
         _checked.discard(model_class)
         raise
-    except Exception as error:  # whatever the probe trips over, the model must not be trusted
+    except Exception as error:  # after any error, the model must not be trusted
         _checked.discard(model_class)
         raise ContractError(
             f"a forward pass of a tiny model failed with {type(error).__name__} ({error})."
@@ -154,8 +154,8 @@ def _media(images: int) -> dict[str, Tensor]:
 
 
 def _case(rows: list[list[int]], sinks: list[tuple[int, int]], images: list[int]) -> _Case:
-    """A case of the given token sequences: each sink's (row, column), and the column where its image
-    begins."""
+    """A case with these token sequences, the (row, column) of each sink, and the first column of its
+    image."""
     ids = torch.tensor(rows)
     inputs = {"input_ids": ids, "mm_token_type_ids": (ids == _IMAGE).int(), **_media(len(images))}
     columns = torch.tensor(images)[:, None] + torch.arange(4)
@@ -179,11 +179,13 @@ def _packed() -> _Case:
 
 
 def _check_layers(model: Any, case: _Case) -> None:
-    """Forward passes without and with recovery equal the layers run one by one."""
+    """Check that forward passes without and with recovery equal the layers run one by one."""
     with model.without_recovery():
         plain, calls, features = _observed(model, case)
     if (len(calls), len(features)) != (3, 2):
-        raise ContractError("its decoder layers or DeepStack mergers are not called once in each pass.")
+        raise ContractError(
+            "its decoder layers or DeepStack mergers are not called exactly once per forward pass."
+        )
     if not _same(plain, _layer_by_layer(model, case, calls, features, with_recovery=False)):
         raise ContractError("DeepStack features are not added after the first decoder layers, in order.")
     recovered, calls, features = _observed(model, case)
@@ -223,7 +225,7 @@ def _observed(model: Any, case: _Case) -> tuple[Tensor, list[_Call], list[Tensor
 def _layer_by_layer(
     model: Any, case: _Case, calls: list[_Call], features: list[Tensor], with_recovery: bool
 ) -> Tensor:
-    """Layer i, then its DeepStack features at the visual positions, then recovery at the sinks."""
+    """Logits of the layers, each followed by its DeepStack features at visual positions and by recovery."""
     text = model.model.language_model
     hidden = calls[0][0][0]
     for i, (layer, (args, kwargs)) in enumerate(zip(text.layers, calls, strict=True)):
@@ -237,7 +239,7 @@ def _layer_by_layer(
 
 
 def _check_cache(model: Any) -> None:
-    """Recovery acts in the prefill alone, and more of the prompt on top of a cache is refused."""
+    """Check that recovery acts only in the prefill, and that a cache cannot be extended by more prompt."""
     whole = model(**_case([[*_PROMPT, 9]], [(0, 0)], [3]).inputs).logits
     prefill = model(**_case([_PROMPT], [(0, 0)], [3]).inputs, use_cache=True)
     cache = cache_of(prefill)
@@ -248,9 +250,11 @@ def _check_cache(model: Any) -> None:
         raise ContractError("decoding on top of a cache does not equal one forward pass.")
     try:
         model(input_ids=torch.tensor([[9, 9]]), **cache_argument(cache), use_cache=True)
-    except MoreOfThePromptError:
+    except ContinuedPromptError:
         return
-    raise ContractError("a chunked prefill goes unnoticed, as the cache arrives under another keyword.")
+    raise ContractError(
+        "a chunked prefill is not detected, because the cache is passed under another keyword."
+    )
 
 
 def _same(first: Tensor, second: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Choice of a run's device, and the size of its memory."""
+"""Chooses a run's device and measures its memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def choose_device(name: str = "auto") -> torch.device:
     """The device of a setting.
 
     Args:
-        name: "auto" for a GPU if torch finds one, else the CPU; or "cpu", "cuda", "cuda:N".
+        name: "auto" for a GPU if torch finds one, otherwise the CPU; or "cpu", "cuda", "cuda:N".
 
     Raises:
         ValueError: there is no such device.
@@ -27,7 +27,7 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError(f"training.device={name}, but {_why_no_gpu()}.")
-    device = torch.device(name if ":" in name else "cuda:0")  # with its number, which set_device asks for
+    device = torch.device(name if ":" in name else "cuda:0")  # with its number, which set_device requires
     count = torch.cuda.device_count()
     if device.index >= count:
         raise ValueError(
@@ -37,10 +37,10 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def check_name(name: str) -> None:
-    """Check how a device is spelled, not whether it is there.
+    """Check the spelling of a device, not whether it exists.
 
     Raises:
-        ValueError: it is no device that a run can use.
+        ValueError: a run cannot use such a device.
     """
     if name.partition(":")[0] == "mps":
         raise ValueError(
@@ -52,7 +52,7 @@ def check_name(name: str) -> None:
 
 
 def cpu_notice(name: str, device: torch.device) -> str | None:
-    """One sentence if a run is on the CPU without having been set to it; None otherwise.
+    """A sentence if a run uses the CPU without being set to it; None otherwise.
 
     Args:
         name: value of the setting.
@@ -75,7 +75,7 @@ def _why_no_gpu() -> str:
         return "CUDA_VISIBLE_DEVICES hides every GPU"
     return (
         f"an NVIDIA driver is installed, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot "
-        "use a GPU; compare with the driver's version in nvidia-smi"
+        "use a GPU; compare its CUDA version with the driver's in nvidia-smi"
     )
 
 
@@ -86,7 +86,7 @@ def _driver_present() -> bool:
 def available_memory(device: torch.device) -> int | None:
     """Number of bytes that a run may use; None if unknown.
 
-    On a GPU what is free and what torch holds already; on a CPU the machine's, or its container's limit.
+    On a GPU, free memory plus torch's reserved memory; on a CPU, the memory of the machine or container.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -100,27 +100,27 @@ def available_memory(device: torch.device) -> int | None:
 
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Version 2 and 1."""
+"""Files with the memory limit of a container, under cgroup version 2 and 1."""
 
 
 def _read_number(path: Path) -> int | None:
     try:
         return int(path.read_text())
-    except (OSError, ValueError):  # no such limit; or it is the word "max"
+    except (OSError, ValueError):  # there is no such file, or it says "max"
         return None
 
 
-def forget_peak(device: torch.device) -> None:
-    """Start measuring a GPU's peak anew; that of a CPU process cannot be reset portably."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Reset the peak memory of a GPU; that of a CPU process cannot be reset portably."""
     if device.type == "cuda":
-        torch.cuda.init()  # before it there are no statistics to reset
+        torch.cuda.init()  # before this there are no statistics to reset
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes that were in use: by torch's allocator on a GPU, by the whole process on a CPU.
+    """The peak number of bytes in use: by torch's allocator on a GPU, by the whole process on a CPU.
 
-    None where the operating system does not say.
+    None if the operating system does not report it.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

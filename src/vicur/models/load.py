@@ -1,4 +1,4 @@
-"""Students, and other models, ready to be talked to."""
+"""Loads students and other models together with their processors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class RecoveryConfig:
         return any(x is not None for x in (self.interval, self.layers, self.learning_rate))
 
     def layers_of(self, config: Any) -> list[int]:
-        """The decoder layers of a model after which it acts."""
+        """The decoder layers of a model after which the module acts."""
         if self.layers is not None:
             return sorted(self.layers)
         if self.interval is None and has_recovery(config):
@@ -96,14 +96,14 @@ class StudentConfig:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with what is needed to talk to it.
+    """A model with its processor and vocabulary.
 
     Attributes:
         model: a Qwen3-VL model for conditional generation.
         processor: the model's processor.
         vocabulary: the tokens that are sampled and scored.
-        mode: a context in which it is run. Several of these may share one model: a self-teacher is
-            the student with adapters and recovery off.
+        mode: makes the context in which the model is run. Several loaded models may share one model: a
+            self-teacher can be the student with adapters and recovery off.
     """
 
     model: Any
@@ -122,20 +122,20 @@ class LoadedModel:
         return self.model.recovery if has_recovery(self.model.config) else None
 
     def save(self, folder: Path, card: str | None = None) -> None:
-        """Write model and processor in transformers' own layout; the folder appears whole or not at all.
+        """Write model and processor in transformers' layout; the folder appears complete or not at all.
 
-        A LoRA student is written with its adapter merged, and the adapter alone in `adapter/`.
+        A LoRA student is written with its adapter merged; `adapter/` holds the adapter alone.
 
         Args:
             folder: folder to write to.
-            card: model card, for README.md.
+            card: text of the model card, written to README.md.
 
         Raises:
-            OSError: it cannot be written, or already holds something.
+            OSError: the folder cannot be written, or is not empty.
         """
         check_free(folder)
         partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed process may have left
+        shutil.rmtree(partial, ignore_errors=True)  # a killed process may have left it
         try:
             if has_adapters(self.model):
                 self.model.save_pretrained(partial, state_dict=merged_weights(self.model))
@@ -153,17 +153,17 @@ class LoadedModel:
 
 
 def check_free(folder: Path) -> None:
-    """Make sure that a checkpoint can be written there.
+    """Make sure that a checkpoint can be written to a folder.
 
     Raises:
-        OSError: it is a file, or a folder with something in it.
+        OSError: it is a file, or a folder that is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OSError(f"{folder} exists already. Choose another place or remove it.")
+        raise OSError(f"{folder} already exists. Choose another folder or remove it.")
 
 
 def load_model(name: str, dtype: Dtype | None = "float32", device: torch.device | None = None) -> LoadedModel:
-    """Load a checkpoint, with or without cue recovery as it was saved.
+    """Load a checkpoint, with cue recovery if it was saved with it.
 
     Args:
         name: folder, hub id or "vicur:NAME".
@@ -171,32 +171,32 @@ def load_model(name: str, dtype: Dtype | None = "float32", device: torch.device 
         device: device of the model; by default a GPU if there is one, otherwise the CPU.
 
     Raises:
-        ValueError: the checkpoint is missing or broken, lacks weights of its model or has others.
+        ValueError: the checkpoint is missing or broken, lacks weights or has unexpected ones.
     """
     model = read_model(name, dtype=dtype)
     return LoadedModel.of(model.to(device or choose_device()), read_processor(name))
 
 
 def load_student(config: StudentConfig, device: torch.device | None = None) -> LoadedModel:
-    """Load the student; with recovery enabled, a base checkpoint gets a fresh module.
+    """Load the student; with recovery enabled, a base checkpoint gets a new module.
 
-    The fresh module's and adapter's weights depend on torch's random state.
+    The initial weights of a new module or adapter depend on torch's random state.
 
     Args:
         config: settings of the student.
         device: as in `load_model`.
 
     Raises:
-        ValueError: as `load_model`; or the checkpoint has a recovery module and is to have none, or has
-            it elsewhere.
+        ValueError: as in `load_model`; or the checkpoint has a recovery module, and the settings disable it
+            or place it after other layers.
     """
     saved = read_config(config.model)
     if has_recovery(saved):
         _check_same_recovery(config, saved)
     elif config.recovery.enabled is None and config.recovery.is_described:
         raise ValueError(
-            f"student.recovery is described, but {config.model} has no cue recovery and gets none. Set "
-            "student.recovery.enabled=true, or leave its other settings out."
+            f"student.recovery has settings, but {config.model} has no cue recovery and gets none. Set "
+            "student.recovery.enabled=true, or remove the other settings of student.recovery."
         )
     if has_recovery(saved) or not config.recovery.enabled:
         loaded = load_model(config.model, config.dtype, device)
@@ -214,7 +214,7 @@ def augmented_config(base: Any, recovery: RecoveryConfig) -> Any:
     """The configuration of a base with cue recovery.
 
     Raises:
-        ValueError: a layer is not one of the model's.
+        ValueError: the model has no such layer.
     """
     config = AUGMENTED[kind_of(base)][0].from_dict(  # type: ignore[attr-defined]
         stock_settings(base)
@@ -227,27 +227,27 @@ def augmented_config(base: Any, recovery: RecoveryConfig) -> Any:
 def _check_same_recovery(config: StudentConfig, saved: Any) -> None:
     if config.recovery.enabled is False:
         raise ValueError(
-            f"{config.model} has a cue recovery module, and student.recovery.enabled=false asks for none. "
-            "Leave the setting out to train on with it, or start from a checkpoint without it."
+            f"{config.model} has a cue recovery module, but student.recovery.enabled=false. Remove the "
+            "setting to keep training the module, or start from a checkpoint without it."
         )
-    has, asked = layers_with_recovery(saved), config.recovery.layers_of(saved)
-    if asked != has:
+    saved_layers, layers = layers_with_recovery(saved), config.recovery.layers_of(saved)
+    if layers != saved_layers:
         raise ValueError(
-            f"{config.model} has cue recovery after layers {has}, and the settings ask for {asked}. Leave "
-            "student.recovery.interval and layers out."
+            f"{config.model} has cue recovery after layers {saved_layers}, but the settings place it after "
+            f"{layers}. Remove student.recovery.interval and student.recovery.layers."
         )
 
 
 def copy_of(loaded: LoadedModel, *, with_recovery: bool) -> LoadedModel:
-    """A copy of the model as it is now, with its recovery module or without; adapters are left out."""
+    """A copy of the model's current weights, with or without its recovery module, without adapters."""
     config = loaded.model.config
     keep = with_recovery and has_recovery(config)
-    own_config, own_class = (AUGMENTED if keep else STOCK)[kind_of(config)]
+    config_class, model_class = (AUGMENTED if keep else STOCK)[kind_of(config)]
     settings = config.to_dict() if keep else stock_settings(config)
     with torch.device(loaded.model.device):
-        # In its precision from the start: cast afterwards, the rotary frequencies would be rounded too.
-        copied = own_class._from_config(  # type: ignore[attr-defined]
-            own_config.from_dict(settings),  # type: ignore[attr-defined]
+        # In the final dtype from the start: casting afterwards would also round the rotary frequencies.
+        copied = model_class._from_config(  # type: ignore[attr-defined]
+            config_class.from_dict(settings),  # type: ignore[attr-defined]
             dtype=loaded.model.dtype,
         )
     weights = {

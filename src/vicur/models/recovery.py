@@ -25,20 +25,20 @@ from torch import Tensor, nn
 OutputInit = Literal["zero", "normal"]
 
 
-class MoreOfThePromptError(ValueError):
-    """Error for a prompt that continues a key-value cache after the sink has gathered.
+class ContinuedPromptError(ValueError):
+    """A prompt continues on top of a key-value cache, after the sink has gathered its evidence.
 
     Args:
-        count: number of tokens that came.
-        has_visual: whether tokens of an image or video are among them.
+        count: number of tokens in the call.
+        has_visual: whether some of them are tokens of an image or a video.
     """
 
     def __init__(self, count: int, has_visual: bool) -> None:
-        what = f"{count} token(s){', of an image or video among them,' if has_visual else ''}"
+        what = f"{count} token(s){', some of an image or video,' if has_visual else ''}"
         super().__init__(
-            "With cue recovery the whole prompt must be in one prefill, as the first token gathers from "
+            "With cue recovery the whole prompt must be in one prefill, because the first token gathers from "
             f"every visual token, but {what} came on top of a cache. Chunked prefill, a reused prefix cache "
-            "and an image in a later turn are not possible: pass the whole conversation, without a cache."
+            "and an image in a later turn are not supported: pass the whole conversation without a cache."
         )
 
 
@@ -46,11 +46,11 @@ class MoreOfThePromptError(ValueError):
 class RecoveryPlan:
     """Sinks and the visual tokens that each gathers from, the same for all layers of one forward pass.
 
-    Samples without visual tokens are not in it.
+    Samples without visual tokens are not included.
 
     Attributes:
         sink_sequence, sink_column: sequence and position of each sample's sink.
-        visual_column: columns of each sample's visual tokens, filled up with 0.
+        visual_column: columns of each sample's visual tokens, padded with 0.
         visual_mask: true where `visual_column` is a visual token.
     """
 
@@ -70,18 +70,18 @@ class RecoveryPlan:
     ) -> RecoveryPlan:
         """Find each visual token's sink: the first token that it may attend to.
 
-        This holds for every causal layout: padding on either side, several samples packed in a
+        This works for every causal layout: padding on either side, several samples packed in a
         sequence, responses that share a prompt.
 
         Args:
             visual_BL: true at visual tokens; None if there are none.
             attention_mask: (B, L), or (B, 1, L, L) boolean or additive, or None.
-            text_positions_BL: read only if there is no mask: a sequence's new sample starts at each 0.
+            text_positions_BL: read only if there is no mask; in each sequence, a new sample starts at each 0.
             shape: (B, L).
             device: device of the hidden states.
 
         Raises:
-            ValueError: an attention mask of another kind.
+            ValueError: the attention mask is of another kind.
         """
         if visual_BL is None:
             none = torch.zeros(0, dtype=torch.long, device=device)
@@ -118,7 +118,7 @@ def _first_attended(
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
         raise ValueError(
             "Cue recovery needs a 2-D or 4-D attention mask tensor to find each sample's first "
-            f"token, and got {type(mask).__name__}. Use eager, sdpa or flash attention."
+            f"token, not {type(mask).__name__}. Use eager, sdpa or flash attention."
         )
     mask = mask.to(device)
     allowed = mask if mask.dtype == torch.bool else (mask != 0 if mask.ndim == 2 else mask == 0)
@@ -128,7 +128,7 @@ def _first_attended(
 
 
 class OutputProjection(nn.Linear):
-    """W_o: a class of its own because it starts differently from the other three."""
+    """W_o: a separate class, because its initialisation differs from that of the other three matrices."""
 
 
 class RecoveryAttention(nn.Module):
@@ -159,7 +159,7 @@ class RecoveryAttention(nn.Module):
         visual_SND: Float[Tensor, "S N D"],
         mask_SN: Bool[Tensor, "S N"],
     ) -> tuple[Float[Tensor, "S D"], Float[Tensor, "S H N"]]:
-        """The change of each sink by the visual tokens that it gathers, and its attention weights.
+        """Compute the update of each sink from its visual tokens.
 
         Args:
             sink_SD: normalised sink states.
@@ -167,7 +167,7 @@ class RecoveryAttention(nn.Module):
             mask_SN: true at real visual tokens; each sample has at least one.
 
         Returns:
-            the change of each sink, and the attention weights in at least float32.
+            the change to add to each sink, and the attention weights in at least float32.
         """
         samples, size = sink_SD.shape
         query_SHE = self.query(sink_SD).view(samples, self.heads, -1)
@@ -205,11 +205,11 @@ class CueRecovery(nn.Module):
     ) -> Float[Tensor, "B L D"]:
         """The hidden states with every sink updated (equations 3 and 4), out of place.
 
-        Without any visual token the states are returned as they are, tied to the parameters by a
-        zero, so that every rank of a distributed run has the same graph.
+        Without any visual token the states are returned unchanged, plus zero times the parameters, so that
+        every rank of a distributed run has the same graph.
         """
         if len(plan.sink_sequence) == 0:
-            return hidden_BLD + self._nothing(layer) if torch.is_grad_enabled() else hidden_BLD
+            return hidden_BLD + self._zero_of(layer) if torch.is_grad_enabled() else hidden_BLD
         sink_SD = hidden_BLD[plan.sink_sequence, plan.sink_column]
         visual_SND = hidden_BLD[plan.sink_sequence[:, None], plan.visual_column]
         module: Any = self.layers[str(layer)]
@@ -220,23 +220,23 @@ class CueRecovery(nn.Module):
             self.observer.see(layer, sink_SD.detach(), change_SD.detach(), weight_SHN.detach(), plan)
         return hidden_BLD.index_put((plan.sink_sequence, plan.sink_column), sink_SD + change_SD)
 
-    def _nothing(self, layer: int) -> Tensor:
+    def _zero_of(self, layer: int) -> Tensor:
         parameters: list[Tensor] = [*self.layers[str(layer)].parameters()]
         parameters += [self.query_norm.weight, self.visual_norm.weight]
         return 0.0 * torch.stack([p.sum() for p in parameters]).sum()
 
 
 class RecoveryObserver:
-    """Listens to what the module does, for records and pictures. Used as a context.
+    """Records what the module does, for metrics and figures. Used as a context manager.
 
     Args:
-        recovery: the module; None for a model without one, of which there is nothing to see.
-        keep_attention: whether to keep the attention maps, which a GPU has to wait for.
+        recovery: the module; None for a model without one, for which nothing is recorded.
+        keep_attention: whether to keep the attention maps, which needs a synchronising copy from the GPU.
 
     Attributes:
         change_ratio: for each layer, |change| / |h_sink| of every sample seen.
-        attention: for each layer, the attention over its visual tokens, averaged over heads, of
-            every sample seen: tensors (N,). Empty unless it was to be kept.
+        attention: for each layer, the attention over the visual tokens, averaged over heads, of
+            every sample seen: tensors (N,). Empty unless `keep_attention` is set.
     """
 
     def __init__(self, recovery: CueRecovery | None, *, keep_attention: bool = False) -> None:

@@ -1,7 +1,7 @@
-"""The student: Qwen3-VL, dense or with experts, with cue recovery attached.
+"""The student: Qwen3-VL, dense or mixture-of-experts, with cue recovery attached.
 
-Nothing of transformers is replaced or copied. The model is the stock one plus a `CueRecovery`
-module, which acts through forward pre-hooks: before layer i + 1, or before the final norm, and so
+Nothing in transformers is replaced or copied. The model is the stock one plus a `CueRecovery`
+module, which acts through forward pre-hooks: before layer i + 1 or the final norm, and so
 after layer i and its DeepStack addition.
 """
 
@@ -26,19 +26,19 @@ from transformers import (
 from vicur.compat import cache_of
 from vicur.models.contract import check_contract
 from vicur.models.recovery import (
+    ContinuedPromptError,
     CueRecovery,
-    MoreOfThePromptError,
     OutputInit,
     OutputProjection,
     RecoveryPlan,
 )
 
 INTERVAL = 5
-"""ViCuR's: decoder layers i with i % 5 == 0 are followed by recovery."""
+"""Interval in ViCuR: recovery acts after decoder layers i with i % 5 == 0."""
 
 
 class ViCuRQwen3VLConfig(Qwen3VLConfig):
-    """Qwen3-VL's configuration and where cue recovery acts.
+    """Qwen3-VL's configuration plus the settings of cue recovery.
 
     Attributes:
         recovery_layers: the decoder layers that are followed by recovery; None for every fifth.
@@ -52,7 +52,7 @@ class ViCuRQwen3VLConfig(Qwen3VLConfig):
 
 
 class ViCuRQwen3VLMoeConfig(Qwen3VLMoeConfig):
-    """The same for Qwen3-VL with experts.
+    """The same for the mixture-of-experts models of Qwen3-VL.
 
     Attributes:
         recovery_layers: the decoder layers that are followed by recovery; None for every fifth.
@@ -69,7 +69,7 @@ def layers_with_recovery(config: Any) -> list[int]:
     """Indices of the decoder layers that are followed by recovery, ascending.
 
     Raises:
-        ValueError: one is not a layer of the model.
+        ValueError: the model has no such layer.
     """
     count = config.text_config.num_hidden_layers
     if config.recovery_layers is None:
@@ -93,7 +93,7 @@ class _GathersCues:
     model: Any
 
     def __init__(self, config: Any) -> None:
-        # Before the weights are made: a changed transformers is refused here, not after minutes of loading.
+        # First, so that an incompatible transformers is rejected before minutes of loading weights.
         check_contract(type(self))
         super().__init__(config)  # type: ignore[call-arg]
         text = config.text_config
@@ -117,8 +117,8 @@ class _GathersCues:
 
     @contextmanager
     def without_recovery(self) -> Iterator[None]:
-        """Within it the model is its base: the module is left alone."""
-        # The earlier value is restored, not False, so that these contexts can be nested.
+        """A context in which the model acts as its base: the module is skipped."""
+        # Restore the previous value instead of False, so that these contexts can be nested.
         before, self._recovery_is_off = self._recovery_is_off, True
         try:
             yield
@@ -130,13 +130,13 @@ class _GathersCues:
         text.register_forward_pre_hook(self._begin, with_kwargs=True)
         for layer in layers_with_recovery(self.config):
             last = layer + 1 == len(text.layers)
-            # The model adds DeepStack features between layers: a hook after `layer` would come too early;
-            # what enters the next layer has them.
+            # The model adds DeepStack features between layers: a hook after `layer` would run too early;
+            # the input of the next layer contains them.
             after = text.norm if last else text.layers[layer + 1]
             after.register_forward_pre_hook(partial(self._recover, layer))
 
     def _begin(self, text: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Decide once, before the layers, whether this is a prefill: later the cache is not empty."""
+        """Decide whether this is a prefill, before the layers fill the cache."""
         self._plan = None
         if self._recovery_is_off:
             return
@@ -144,11 +144,11 @@ class _GathersCues:
         visual = kwargs.get("visual_pos_masks")
         if cache is not None and int(cache.get_seq_length()) > 0:
             if visual is not None or embeds.shape[1] > 1:  # more than the one token of a decoding step
-                raise MoreOfThePromptError(embeds.shape[1], visual is not None)
+                raise ContinuedPromptError(embeds.shape[1], visual is not None)
             return
         positions = kwargs.get("position_ids")
-        # Position ids of four rows have text positions in front of the three multimodal ones. They restart
-        # at 0 with each sample that is packed into a sequence: without a mask, that tells the samples apart.
+        # Position ids with four rows have text positions before the three multimodal ones. They restart at 0
+        # with each sample packed into a sequence, which separates the samples if there is no mask.
         has_text_positions = positions is not None and positions.ndim == 3 and len(positions) == 4
         self._plan = RecoveryPlan.of(
             visual,
@@ -159,7 +159,7 @@ class _GathersCues:
         )
 
     def _recover(self, layer: int, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """With gradient checkpointing, transformers before 5.20 run this again in the backward pass, by
+        """With gradient checkpointing, transformers before 5.20 runs this again in the backward pass, with
         the plan of that moment: a model's backward pass must come before its next forward pass."""
         if self._plan is None:
             return args
@@ -178,7 +178,7 @@ class ViCuRQwen3VLForConditionalGeneration(_GathersCues, Qwen3VLForConditionalGe
 
 
 class ViCuRQwen3VLMoeForConditionalGeneration(_GathersCues, Qwen3VLMoeForConditionalGeneration):
-    """The same for Qwen3-VL with experts, to whose decoder layers the module is attached alike."""
+    """The same for the mixture-of-experts models of Qwen3-VL."""
 
     config: ViCuRQwen3VLMoeConfig
     config_class = ViCuRQwen3VLMoeConfig

@@ -1,4 +1,4 @@
-"""The tokens that are sampled and scored, and where two models' vocabularies agree."""
+"""The tokens that are sampled and scored, and a check that two models share them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ ScoringVocabulary = Literal["spoken", "shared"]
 class Vocabulary:
     """The tokens that are sampled and scored.
 
-    Head rows beyond the tokenizer are padding and always cut off. Media and chat special tokens, except
-    the stop tokens, are never sampled: a sampled image placeholder would make every later scoring fail.
-    Whether they keep their share of the probability in scoring is a setting, `scoring.vocabulary`.
+    Rows of the head beyond the tokenizer's tokens are padding and always cut off. Media and chat special
+    tokens, except the stop tokens, are never sampled: a sampled image placeholder would make every later
+    scoring fail. Whether they keep their share of the probability in scoring is a setting,
+    `scoring.vocabulary`.
 
     Attributes:
         size: number of tokens of the tokenizer; logits beyond are cut off.
         forbidden_ids: special tokens that a response cannot contain, sorted.
         stop_ids: tokens that end a response.
-        pad_id: fills up short sequences.
+        pad_id: token that pads short sequences.
     """
 
     size: int
@@ -36,7 +37,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, model: Any, processor: Any) -> Vocabulary:
-        """Read off a model and its processor."""
+        """The vocabulary of a model and its processor."""
         tokenizer, config = processor.tokenizer, model.config
         stop = model.generation_config.eos_token_id
         if stop is None:
@@ -77,21 +78,22 @@ def check_same_vocabulary(student: Any, teacher: Any) -> None:
     """Make sure that two tokenizers give every token the same id.
 
     Raises:
-        ValueError: naming both sizes and the first token that differs.
+        ValueError: they differ; the message names both sizes and the first differing token.
     """
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    if ours == theirs:
+    student_vocab, teacher_vocab = student.get_vocab(), teacher.get_vocab()
+    if student_vocab == teacher_vocab:
         return
-    by_id = {i: token for token, i in theirs.items()}
-    for token, i in sorted(ours.items(), key=lambda item: item[1]):
+    by_id = {i: token for token, i in teacher_vocab.items()}
+    for token, i in sorted(student_vocab.items(), key=lambda item: item[1]):
         if by_id.get(i) != token:
-            other = repr(by_id[i]) if i in by_id else "nothing"
+            other = repr(by_id[i]) if i in by_id else "unused"
             difference = f"id {i} is {token!r} for the student and {other} for the teacher"
             break
     else:
-        i = min(set(by_id) - set(ours.values()))
-        difference = f"id {i} is nothing for the student and {by_id[i]!r} for the teacher"
+        i = min(set(by_id) - set(student_vocab.values()))
+        difference = f"id {i} is unused for the student and {by_id[i]!r} for the teacher"
     raise ValueError(
-        f"Student and teacher have different vocabularies ({len(ours)} and {len(theirs)} tokens): "
-        f"{difference}. A teacher can only score the student's tokens if both mean the same."
+        "Student and teacher have different vocabularies "
+        f"({len(student_vocab)} and {len(teacher_vocab)} tokens): {difference}. A teacher can score the "
+        "student's tokens only if every id means the same token to both."
     )

@@ -1,4 +1,4 @@
-"""PPO's clip, as settings of the objectives that use it."""
+"""PPO's clip: settings shared by the objectives that use it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Clipping:
     """Bound on the absolute log-ratio to the old policy, against overflow."""
 
     def surrogate(self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
-        """The clipped surrogate of each token, to be minimised."""
+        """The clipped surrogate loss of each token."""
         return clipped_policy(
             log_prob,
             old_log_prob,
@@ -37,6 +37,6 @@ class Clipping:
             max_log_ratio=self.max_log_ratio,
         )
 
-    def bites(self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
+    def is_clipped(self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
         """1 where the clipped branch is taken."""
         return was_clipped(log_prob, old_log_prob, advantage, clip_low=self.low, clip_high=self.high)

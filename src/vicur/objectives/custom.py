@@ -1,6 +1,6 @@
-"""Objectives from outside the package: `objective.custom: {path: file.py:Class, ...}` in a recipe.
+"""Users' own objectives: `objective.custom: {path: file.py:Class, ...}` in a recipe.
 
-`examples/own_objective.py` is one, with the commands that train with it.
+`examples/own_objective.py` is an example, with the commands that train with it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class CustomObjective:
-    """A user's objective, whose results are checked and whose errors name the user's line.
+    """Wraps a user's objective: checks its results, and names the user's line in errors.
 
     Attributes:
-        path: path of its class, as written in the recipe.
+        path: path of the objective's class, as written in the recipe.
         inner: the user's objective.
     """
 
@@ -43,7 +43,7 @@ class CustomObjective:
         """The needs of the user's objective.
 
         Raises:
-            ValueError: its method raises anything, or returns something else.
+            ValueError: the method raises any exception, or returns something else.
         """
         needs = self._checked(lambda: self.inner.needs(step), "needs", Needs)
         for name, look in [*needs.log_probs.items(), *needs.distributions.items()]:
@@ -61,7 +61,7 @@ class CustomObjective:
         """The weights of the user's objective.
 
         Raises:
-            ValueError: its method raises anything, or returns something else.
+            ValueError: the method raises any exception, or returns something else.
         """
         weighed = self._checked(lambda: self.inner.weigh(scored), "weigh", Weighed)
         for term in weighed.terms:
@@ -110,8 +110,8 @@ def load_objective(settings: Mapping[str, Any]) -> CustomObjective:
             class.
 
     Raises:
-        ValueError: there is no such class, it is not an objective, it has no such setting (naming the
-            nearest), or a value does not fit.
+        ValueError: there is no such class, it is not an objective, a setting does not exist (the message
+            names the nearest), or a value is invalid.
     """
     path = settings.get("path")
     if not isinstance(path, str):

@@ -1,10 +1,10 @@
 """Full-vocabulary distillation: Standard OPD, forward KL, generalized JSD, off-policy KD.
 
-Left out of the textbook methods:
+Differences from the textbook methods:
 
 1. No gradient through the sampling of responses (the REINFORCE part of the sequence-level KL): as in
    VA-OPD and VGS, responses are data, and the loss is a mean of per-token divergences.
-2. No mixture of on-policy and given responses within a batch (GKD's lambda): `rollout.source` decides for
+2. No mixture of on-policy and off-policy responses within a batch (GKD's lambda): `rollout.source` applies to
    the whole run.
 3. No distillation temperature: student and teacher are compared at temperature 1, whatever the sampling
    temperature was.
@@ -28,7 +28,7 @@ from vicur.settings.section import Positive, Share, section
 DivergenceKind = Literal["reverse_kl", "forward_kl", "jsd"]
 REVERSE_KL: DivergenceKind = "reverse_kl"
 REVERSE_KL_SUMMARY: dict[str, Summary] = {REVERSE_KL: "parts"}
-"""The papers plot the KL over halves and quarters of responses."""
+"""Summary of the reverse KL: the papers plot it over halves and quarters of responses."""
 
 
 @section
@@ -55,7 +55,7 @@ class DivergenceOPD:
         return Needs(distributions={TEACHER: Look("teacher")}, only_imitates=True)
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
-        """The mean divergence; observed: the reverse KL, if the divergence is another."""
+        """Weigh the mean divergence; also observe the reverse KL if another divergence is trained."""
         weights = mean_weights(scored.response_index, self.aggregation)
         terms = [Term(self.kind, divergence_term(self.kind, self.beta), weights, reads=(TEACHER,))]
         if self.kind != REVERSE_KL:
@@ -64,7 +64,7 @@ class DivergenceOPD:
 
 
 def divergence_term(kind: DivergenceKind, beta: float) -> Callable[[Block], Tensor]:
-    """The divergence of the live student from the teacher."""
+    """A term function: the divergence between student and teacher."""
     functions: dict[DivergenceKind, Callable[..., Tensor]] = {
         "reverse_kl": reverse_kl,
         "forward_kl": forward_kl,
@@ -74,5 +74,5 @@ def divergence_term(kind: DivergenceKind, beta: float) -> Callable[[Block], Tens
 
 
 def student_reverse_kl(block: Block) -> Tensor:
-    """KL(p || q) of the student and the teacher under its own view."""
+    """KL(p || q) of the student p and the teacher q under its own view."""
     return reverse_kl(block.log_p_CV, block.distribution(TEACHER))

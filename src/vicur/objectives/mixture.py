@@ -1,4 +1,4 @@
-"""Several objectives added into one loss, and the settings that name them."""
+"""The sum of several objectives as one loss, and the settings that select them."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if self.grpo is not None and self.papo is not None:
             raise ValueError(
-                "The objective papo holds grpo already; set objective.papo.grpo, or leave one out."
+                "The objective papo already contains grpo; set objective.papo.grpo, or remove one of the two."
             )
-        assert self.parts  # a mistake in the user's own objective shows now
+        assert self.parts  # loads a custom objective now, so that its errors show at once
 
     @cached_property
     def parts(self) -> dict[str, WeightedObjective]:
         """The objectives of the sum, by name.
 
         Raises:
-            ValueError: the user's own objective cannot be loaded, or its settings do not fit.
+            ValueError: a custom objective cannot be loaded, or its settings are invalid.
         """
         return self._named_parts or {"sampled_token": SampledTokenOPD()}
 
@@ -68,14 +68,14 @@ class ObjectiveConfig:
         return parts | ({"custom": load_objective(self.custom)} if self.custom else {})
 
     def written_out(self) -> ObjectiveConfig:
-        """The same with the objective that acts by default, so that a printed recipe shows its settings."""
+        """The same with the default objective named, so that a printed recipe shows its settings."""
         return self if self._named_parts else replace(self, sampled_token=SampledTokenOPD())
 
     def build(self) -> Objective:
-        """The one objective, or the mixture of several.
+        """The objective if there is only one, otherwise the mixture.
 
         Raises:
-            ValueError: they do not go together.
+            ValueError: the objectives cannot be combined.
         """
         parts = self.parts
         first = next(iter(parts.values()))
@@ -87,10 +87,10 @@ class Mixture:
     """sum_i weight_i * L_i, each with its own reduction (VGS eq. 22).
 
     Attributes:
-        parts: the objectives by name. What they record is named after them, where there are several.
+        parts: the objectives by name. If there are several, the names of their records start with theirs.
 
     Raises:
-        ValueError: the objectives do not go together.
+        ValueError: the objectives cannot be combined.
     """
 
     parts: Mapping[str, WeightedObjective]
@@ -99,18 +99,18 @@ class Mixture:
         needs = {name: part.needs(0) for name, part in self.parts.items()}
         if not _common_sources(needs.values()):
             takes = "; ".join(
-                f"{n} takes those of {' or '.join(sorted(x.sources))}" for n, x in needs.items()
+                f"{n} needs responses of {' or '.join(sorted(x.sources))}" for n, x in needs.items()
             )
-            raise ValueError(f"The objectives want different responses: {takes}.")
+            raise ValueError(f"The objectives cannot share a source of responses: {takes}.")
         for name, need in needs.items():
             if need.whole_gradient and len(needs) > 1:
                 raise ValueError(
-                    f"The scale of {name} is about the whole gradient, which others add to here: set "
-                    f"objective.{name}.scale to a number, 1 for none."
+                    f"The scale of {name} refers to the whole gradient, to which other objectives contribute "
+                    f"here: set objective.{name}.scale to a number, 1 for no scaling."
                 )
 
     def needs(self, step: int) -> Needs:
-        """All that any part needs."""
+        """The union of the needs of all parts."""
         needs = [part.needs(step) for part in self.parts.values()]
         return Needs(
             log_probs=_union(need.log_probs for need in needs),
@@ -125,7 +125,7 @@ class Mixture:
         )
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
-        """All that the parts weigh, their weights multiplied by their coefficients."""
+        """Weigh all parts and multiply their weights by their coefficients."""
         weighed = {name: part.weigh(scored) for name, part in self.parts.items()}
         return Weighed(
             terms=[
@@ -139,7 +139,7 @@ class Mixture:
         )
 
     def _named(self, tables: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
-        """One table of the parts' tables, each name after that of its part."""
+        """One table of all parts' tables; names start with that of the part."""
         return {
             self._name(part, key): value for part, table in tables.items() for key, value in table.items()
         }
@@ -153,10 +153,10 @@ def _common_sources(needs: Iterable[Needs]) -> frozenset[str]:
 
 
 def _union(tables: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
-    """One table of all; a name must mean the same in each that has it."""
+    """Merge tables; a name must have the same value in all tables that have it."""
     merged: dict[str, Value] = {}
     for table in tables:
         for name, value in table.items():
             if merged.setdefault(name, value) != value:
-                raise ValueError(f"Two objectives need {name}, but not the same: {merged[name]} and {value}.")
+                raise ValueError(f"Two objectives define {name} differently: {merged[name]} and {value}.")
     return merged

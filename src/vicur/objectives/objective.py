@@ -3,11 +3,11 @@ gradient.
 
     loss = sum over terms j and response tokens t of  weight_jt * term_jt
 
-The weights are detached and hold the whole reduction (1/N included), computed over the global batch
-of an update. So the loss and its gradient do not depend on how the batch is split, padded or ordered.
+The weights are detached and include the whole reduction (also 1/N), computed over the global batch of an
+update. So the loss and its gradient do not depend on how the batch is split, padded or ordered.
 
 An objective is a frozen dataclass of settings with two methods, `needs` and `weigh`.
-`examples/own_objective.py` is one from outside the package.
+`examples/own_objective.py` is an example from outside the package.
 
 Shape suffixes: N response tokens, R responses.
 """
@@ -27,11 +27,11 @@ from vicur.scoring.term import Term
 
 @dataclass(frozen=True)
 class Look:
-    """A model reading the responses under a view.
+    """One scoring pass: a model reads the responses under a view.
 
     Attributes:
-        who: the model that is run.
-        view: the view of that model; None for the view that the recipe gives the teacher.
+        who: the model.
+        view: the model's view; None for the teacher's view in the recipe.
     """
 
     who: Literal["student", "teacher"]
@@ -39,34 +39,35 @@ class Look:
 
 
 OLD = "old"
-"""Name of the look of the student, on its own prompt, at the start of the rollout batch."""
+"""Name of the student's look at its own prompt, at the start of the rollout batch."""
 TEACHER = "teacher"
-"""Name of the look of the teacher under the recipe's view, hinted where there is a privilege: q, or q^z."""
+"""Name of the teacher's look under the recipe's view, with a hint if there is a privilege: q, or q^z."""
 TEACHER_PLAIN = "teacher_plain"
-"""Name of the look of the teacher on the student's prompt."""
+"""Name of the teacher's look at the student's prompt."""
 
 Summary = Literal["mean", "parts", "top_mass", "quantiles"]
-"""Reduction of per-token numbers to metrics: their mean; the means over wholes, halves and quarters of
-responses; the mean and the share of the sum that the top 10 % of tokens hold; or the mean and quantiles."""
+"""Reduction of per-token numbers to metrics: "mean"; "parts", the means over whole responses, halves and
+quarters; "top_mass", the mean and the share of the sum in the top 10 % of tokens; "quantiles", the mean and
+quantiles."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """The measurements that an objective needs before its weights, and its requirements on a run.
+    """What an objective must have measured before it can weigh tokens, and its requirements on a run.
 
     Attributes:
-        log_probs: looks whose log-probs of the sampled tokens are needed, by name.
-        distributions: looks whose whole next-token distributions a term reads, by name.
+        log_probs: looks whose log-probs of the response tokens are needed, by name.
+        distributions: looks whose full next-token distributions a term reads, by name.
         divergences: names (first, second) of two such distributions, by the name under which
             KL(first || second) is passed to `weigh`.
         draws: whether a uniform number for each token is needed.
         rewards: whether responses are graded against gold answers.
         group_size: minimum number of responses to a problem.
         sources: allowed sources of responses.
-        only_imitates: whether the loss is at its minimum once the student agrees with the teacher, so
-            that a teacher that is the student itself, on the same prompt, has nothing to teach.
-        whole_gradient: whether its scale refers to the whole gradient, so that no other objective may be
-            added.
+        only_imitates: whether the loss is minimal once the student agrees with the teacher. Then a
+            self-teacher with the student's prompt has nothing to teach.
+        whole_gradient: whether the objective's scale refers to the whole gradient, so that no other objective
+            may be added.
         measures_scale: whether the gradient is scaled by |gradient of stage 0| / |gradient of stages 0
             and 1| (VGS eq. 15).
     """
@@ -95,14 +96,14 @@ class Needs:
 
 @dataclass(frozen=True)
 class ScoredTokens:
-    """The response tokens of an update, flat, with what was measured before any gradient.
+    """The response tokens of an update in the flat order, with the measurements made before any gradient.
 
     Attributes:
         response_index: index of each token's response, 0 ... R - 1 in order.
-        prompt_index: index of each response's prompt, 0 ... in order.
+        prompt_index: index of each response's prompt, 0, 1, ... in order.
         log_probs: log-probs of the response tokens by `Needs.log_probs`, in nats.
         divergences: KL at each token by `Needs.divergences`, in nats.
-        draws: uniform numbers that depend on seed, step, sample, response number and position alone.
+        draws: uniform numbers that depend only on seed, step, sample, response number and position.
         rewards: reward of each response.
     """
 
@@ -123,9 +124,9 @@ class Weighed:
 
     Attributes:
         terms: weighted terms, whose sum is the loss, and observed ones, which are only recorded.
-        tokens: per-token numbers behind the weights, recorded with the rollouts.
+        tokens: per-token numbers from which the weights follow, recorded with the rollouts.
         metrics: numbers about the weights.
-        summaries: how numbers of `terms` and `tokens` become metrics, by name; "mean" if not listed.
+        summaries: reduction of `terms` and `tokens` to metrics, by name; "mean" if not listed.
     """
 
     terms: Sequence[Term]
@@ -141,7 +142,9 @@ def check_weight(name: str, weight: float) -> None:
         ValueError: the coefficient is not above 0.
     """
     if weight <= 0:
-        raise ValueError(f"{name}.weight must be above 0, not {weight}. Leave {name} out to do without it.")
+        raise ValueError(
+            f"{name}.weight must be above 0, not {weight}. To train without {name}, leave it out."
+        )
 
 
 @runtime_checkable
@@ -149,11 +152,11 @@ class Objective(Protocol):
     """A training objective. Objectives are frozen settings with pure methods."""
 
     def needs(self, step: int) -> Needs:
-        """The measurements needed at a rollout step."""
+        """The measurements that the objective needs at a rollout step."""
         ...
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
-        """Its terms and their weights over the whole global batch of an update. Called once per update."""
+        """The terms and their weights over the global batch of an update. Called once per update."""
         ...
 
 

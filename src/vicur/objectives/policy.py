@@ -1,12 +1,12 @@
 """Reinforcement learning from graded answers: GRPO, and PAPO on top of it.
 
-Left out of the textbook methods:
+Differences from the textbook methods:
 
-1. No value function: a group of responses to one prompt is the baseline (GRPO's point).
-2. No KL to a reference by default: VGS mixes with GRPO without one. `kl_weight` adds it.
-3. No entropy bonus in GRPO; PAPO *penalises* entropy, as its perception term could also grow by making the
-   policy uncertain everywhere.
-4. With one update per rollout batch the ratio is 1 and the clip never bites; GRPO recipes take several
+1. No value function: the group of responses to a prompt is the baseline (the idea of GRPO).
+2. No KL to a reference by default, as in VGS's mixture with GRPO. `kl_weight` adds it.
+3. No entropy bonus in GRPO; PAPO *penalises* entropy, because its perception term could also grow by making
+   the policy uncertain everywhere.
+4. With one update per rollout batch the ratio is 1 and the clip has no effect; GRPO recipes make several
    (training.prompts_per_update).
 5. No resampling of groups whose rewards are all equal: they get advantage 0 and still count in 1/N.
 6. PAPO's masked log-probs carry no gradient, as in its code: its entropy on the masked image is therefore
@@ -38,9 +38,9 @@ from vicur.scoring.terms import cross_entropy, k2, k3
 from vicur.settings.section import Count, NonNegative, Positive, Share, section
 
 STUDENT_MASKED = "student_masked"
-"""Name of the look of the student, at the start of an update, on masked media."""
+"""Name of the student's look at masked media, at the start of an update."""
 clamped_k3 = partial(k3, max_log_ratio=20.0, max_value=10.0)
-"""k3 as PAPO's code computes it, for the reference penalty and the perception term alike. A token at
+"""k3 as in PAPO's code, for both the reference penalty and the perception term. A token at
 either bound has no gradient."""
 Estimator = Literal["k2", "k3"]
 ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {"k2": k2, "k3": clamped_k3}
@@ -72,8 +72,8 @@ class GRPO:
     responses of their token means (the original GRPO)."""
 
     def needs(self, step: int) -> Needs:
-        """Rewards, several responses to a problem, and the old student's log-probs; the reference's for the
-        penalty."""
+        """Rewards, several responses to a problem, and the old student's log-probs; with a KL penalty also
+        the reference's log-probs."""
         looks = {OLD: Look("student", Plain())}
         if self.kl_weight != 0:
             looks[TEACHER_PLAIN] = Look("teacher", Plain())
@@ -85,8 +85,8 @@ class GRPO:
         )
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
-        """The surrogate and the penalty; recorded: clipping, advantage, mean reward, and the share of
-        responses whose group tells them apart."""
+        """Weigh the surrogate and the penalty; record clipping, advantage, mean reward, and the share of
+        responses with a nonzero advantage."""
         assert scored.rewards is not None
         mean = mean_weights(scored.response_index, self.aggregation)
         advantage_R = standardised(scored.rewards, scored.prompt_index, ddof=1, epsilon=self.epsilon)
@@ -110,7 +110,7 @@ class GRPO:
         return self.clip.surrogate(block.log_prob_C, old, advantage)
 
     def _clipped(self, block: Block, old: Tensor, advantage: Tensor) -> Tensor:
-        return self.clip.bites(block.log_prob_C, old, advantage)
+        return self.clip.is_clipped(block.log_prob_C, old, advantage)
 
 
 @section
@@ -134,14 +134,14 @@ class PAPO:
     """Side length of a masked patch in pixels."""
 
     def needs(self, step: int) -> Needs:
-        """GRPO's, and the student's log-probs on a mask that is drawn anew at each step."""
+        """GRPO's needs, and the student's log-probs under a new random mask at each step."""
         base = self.grpo.needs(step)
         masked = Masked(self.masked_probability, self.masked_patch, draw=step)
         return replace(base, log_probs={**base.log_probs, STUDENT_MASKED: Look("student", masked)})
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
-        """GRPO's terms, the perception term and the entropy penalty; recorded beside GRPO's: the surprise
-        on the masked image, whose mean is H_mask."""
+        """Weigh GRPO's terms, the perception term and the entropy penalty; record GRPO's numbers and the
+        surprisal on the masked image, whose mean is H_mask."""
         base = self.grpo.weigh(scored)
         mean = mean_weights(scored.response_index, self.grpo.aggregation)
         masked = scored.log_probs[STUDENT_MASKED]

@@ -1,4 +1,4 @@
-"""Weights that turn a sum over tokens into the mean a paper writes, and statistics within groups.
+"""Weights that turn a sum over tokens into a paper's mean, and statistics within groups.
 
 Shape suffixes: N values (response tokens, or responses), G groups (responses, or prompts).
 """
@@ -14,12 +14,12 @@ from torch import Tensor
 Aggregation = Literal["token", "sequence"]
 
 RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-4, 1e-6
-"""Distance above a quantile at which a value counts as above it (the absolute one in the values' unit). KL
+"""A value counts as above a quantile only by more than this (the absolute one in the values' unit). KL
 divergences of float32 models differ by less when only padding or batch size change."""
 
 
 def mean_weights(response_index: Int[Tensor, " N"], aggregation: Aggregation) -> Float[Tensor, " N"]:
-    """Weights that sum to 1, in double, for the mean over tokens or the mean over responses of their token
+    """float64 weights that sum to 1, for the mean over tokens or the mean over responses of their token
     means.
 
     Args:
@@ -48,20 +48,20 @@ def group_means(values: Float[Tensor, " N"], index: Int[Tensor, " N"]) -> Float[
 def standardised(
     values: Float[Tensor, " N"], index: Int[Tensor, " N"], *, ddof: int, epsilon: float
 ) -> Float[Tensor, " N"]:
-    """(value - mean) / (standard deviation + epsilon) within each group; 0 in a group of equals.
+    """(value - mean) / (standard deviation + epsilon) within each group; 0 in a group of equal values.
 
     Args:
         values: e.g. the rewards of responses.
-        index: index of the group that each belongs to.
-        ddof: 0 for the population's deviation, 1 for the sample's.
-        epsilon: keeps groups of nearly equal values from blowing up.
+        index: index of the group that each value belongs to.
+        ddof: 0 for the population standard deviation, 1 for the sample standard deviation.
+        epsilon: keeps the results for nearly equal values from blowing up.
     """
     deviation = values - group_means(values, index)[index]
     counts = torch.bincount(index)
     variance = group_sums(deviation.square(), index) / (counts - ddof).clamp(min=1)
     lowest = values.new_full((len(counts),), torch.inf).scatter_reduce_(0, index, values, "amin")
     highest = values.new_full((len(counts),), -torch.inf).scatter_reduce_(0, index, values, "amax")
-    # Compared directly: rounding leaves equal values a deviation, which epsilon might not swallow.
+    # Compared directly: through rounding, equal values have a deviation, which may exceed epsilon.
     varies = (highest > lowest)[index]
     return torch.where(varies, deviation / (variance.sqrt()[index] + epsilon), 0.0)
 
@@ -77,7 +77,7 @@ def group_softmax(values: Float[Tensor, " N"], index: Int[Tensor, " N"]) -> Floa
 def group_ranks(
     values: Float[Tensor, " N"], index: Int[Tensor, " N"], *, descending: bool
 ) -> Int[Tensor, " N"]:
-    """The place of each value within its group, from 0; ties keep their order."""
+    """The rank of each value within its group, from 0; ties keep their order."""
     by_value = values.argsort(descending=descending, stable=True)
     order = by_value[index[by_value].argsort(stable=True)]
     counts = torch.bincount(index)
@@ -95,17 +95,17 @@ def in_top_fraction(
     descending: bool = True,
     at_least: int = 0,
 ) -> Tensor:
-    """Whether each value is among the first ceil(fraction * size) of its group.
+    """Whether each value is among the first ceil(fraction * size) of its group by rank.
 
     Args:
         values: values to rank.
-        index: index of the group that each belongs to.
+        index: index of the group that each value belongs to.
         fraction: share of the group's size, 0 to 1.
-        descending: the highest first, or the lowest.
-        at_least: minimum number in each group.
+        descending: whether the highest values come first, or the lowest.
+        at_least: minimum number of values selected in each group.
     """
     counts = torch.bincount(index)
-    # In double and a hair lower, so that 0.2 * 5 is 1 and not a rounding error above it.
+    # In float64 and slightly lower, so that 0.2 * 5 is 1 and not a rounding error above 1.
     quota = (counts.double() * fraction - 1e-9).ceil().clamp(min=at_least)
     return group_ranks(values, index, descending=descending) < quota[index]
 
@@ -118,9 +118,9 @@ def above_quantile(values: Float[Tensor, " N"], q: float) -> Bool[Tensor, " N"]:
 
         ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * |t|
 
-    so that values that are equal up to rounding end up on the same, low, side. Such ties are common: the
-    first tokens of the responses to a problem have one value, and t is one of them. Where no value is that
-    close above t, the result is that of an exact comparison.
+    so that values that are equal up to rounding are on the same side, not above. Such ties are common: the
+    first tokens of the responses to a problem have the same value, which may be t. If no value is that close
+    above t, the result is that of an exact comparison.
     """
     below, _ = _place(len(values), q)
     threshold = values.double().sort().values[below]
@@ -128,14 +128,14 @@ def above_quantile(values: Float[Tensor, " N"], q: float) -> Bool[Tensor, " N"]:
 
 
 def quantile(values: Float[Tensor, " N"], q: float) -> Float[Tensor, ""]:
-    """The q-quantile with linear interpolation, of any number of values (torch.quantile: 16 million)."""
+    """The q-quantile with linear interpolation, of any number of values (torch.quantile takes 16 million)."""
     ordered = values.sort().values
     below, rest = _place(len(values), q)
     return ordered[below] if rest == 0 else ordered[below].lerp(ordered[below + 1], rest)
 
 
 def _place(count: int, q: float) -> tuple[int, float]:
-    """The place of the q-quantile among sorted values: the index before it, and the fraction towards the
+    """The position of the q-quantile among sorted values: the index before it, and the fraction towards the
     next."""
     position = q * (count - 1)
     nearest = round(position)

@@ -1,13 +1,15 @@
 """Sampled-token on-policy distillation: ViCuR's objective (section 3.3).
 
-A policy gradient whose advantage is the teacher's log-prob minus the student's. Left out of textbook PPO:
+A policy gradient whose advantage is the teacher's log-prob minus the student's.
+
+Differences from textbook PPO:
 
 1. No reward and no value function: the teacher's log-ratio at the token is the whole advantage. Nothing is
    summed over later tokens, so a token is not credited for what it leads to.
-2. No KL to a reference: the advantage's mean is -KL(student || teacher) already.
+2. No KL to a reference: the mean advantage is already -KL(student || teacher).
 3. No entropy bonus: it would pull away from the teacher, whose entropy is the target.
 4. One update per rollout batch in the published recipes: the ratio to the old policy starts at 1, so PPO's
-   clip never bites. Clip and dual clip act only with training.prompts_per_update below prompts_per_step.
+   clip has no effect. Clip and dual clip act only with training.prompts_per_update below prompts_per_step.
 """
 
 from __future__ import annotations
@@ -52,9 +54,9 @@ class SampledTokenOPD:
         )
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
-        """The mean surrogate; observed: advantage, clipping, k1 estimate of KL(p || q).
+        """Weigh the mean surrogate; observe advantage, clipping and the k1 estimate of KL(p || q).
 
-        The advantage is computed inside the terms, as by default it is that of the current policy.
+        The advantage is computed inside the terms, because by default it is that of the current policy.
         """
         weights = mean_weights(scored.response_index, self.aggregation)
         inputs = {"old": scored.log_probs[OLD], "teacher": scored.log_probs[TEACHER]}
@@ -75,7 +77,7 @@ class SampledTokenOPD:
         return self.clip.surrogate(block.log_prob_C, old, self._advantage(block, old, teacher))
 
     def _clipped(self, block: Block, old: Tensor, teacher: Tensor) -> Tensor:
-        return self.clip.bites(block.log_prob_C, old, self._advantage(block, old, teacher))
+        return self.clip.is_clipped(block.log_prob_C, old, self._advantage(block, old, teacher))
 
 
 def _k1(block: Block, teacher: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""CoT-SFT: cross-entropy on given or teacher-written responses.
+"""CoT-SFT: cross-entropy on responses from the data or the teacher.
 
-Left out of common fine-tuning code:
+Differences from common fine-tuning code:
 
-1. No loss on the prompt: only response tokens, end of turn included, are learnt from.
+1. No loss on the prompt: only response tokens, including the end of turn, have a loss.
 2. No label smoothing and no length weights beyond `aggregation`.
 3. No packing of different problems into one sequence: it would change the recovery module's pooling.
 """
@@ -29,11 +29,11 @@ class SupervisedFineTuning:
     responses of their token means."""
 
     def needs(self, step: int) -> Needs:
-        """Responses that the student did not write; its own would teach it nothing."""
+        """Responses of the teacher or of the data; the student's own would teach it nothing."""
         return Needs(sources=frozenset({"teacher", "dataset"}))
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
-        """The mean cross-entropy."""
+        """Weigh the mean cross-entropy."""
         mean = mean_weights(scored.response_index, self.aggregation)
         return Weighed([Term("cross_entropy", _cross_entropy, mean)])
 

@@ -6,13 +6,13 @@
     w_k  = softmax over responses of their standardised mean a_t                                    eq. 3, 4
     V, L = a response's top 20 % of tokens by a_t, and the rest                                     eq. 5
 
-Left out of the textbook methods:
+Differences from the textbook methods:
 
 1. No reward: responses to a problem are compared by visual advantage, not by whether their answers are right.
 2. No policy gradient: the KL over the whole vocabulary is differentiated, and the weights are constants, so
    nothing pulls the student towards responses of higher visual advantage.
-3. No second teacher pass under a hint: the advantage is measured on the student's own prompt, also where
-   the distilled teacher is hinted, as a cue replaces the image and would hide which tokens need it.
+3. No second teacher pass under a hint: the advantage is measured on the student's own prompt, even if the
+   teacher has a hint, because a cue replaces the image and would hide which tokens need it.
 4. No KL to a reference and no entropy bonus, as in Standard OPD.
 """
 
@@ -46,7 +46,7 @@ from vicur.scoring.terms import visual_advantage
 from vicur.settings.section import Positive, Share, section
 
 TEACHER_DEGRADED = "teacher_degraded"
-"""Name of the look of the teacher on degraded media: q-tilde."""
+"""Name of the teacher's look at degraded media: q-tilde."""
 VISUAL_ADVANTAGE = "visual_advantage"
 
 
@@ -79,7 +79,7 @@ class VisualAdvantageOPD:
     """Share of a response's tokens, rounded up, that `drop` drops."""
 
     def needs(self, step: int) -> Needs:
-        """The teacher's distribution, and its log-probs with and without the fine detail."""
+        """The teacher's distributions, and its log-probs with and without the fine detail."""
         return Needs(
             log_probs={
                 TEACHER_PLAIN: Look("teacher", Plain()),
@@ -92,10 +92,10 @@ class VisualAdvantageOPD:
         )
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
-        """KL(p || q) under VA's weights; recorded: VA, and the range of the responses' weights as multiples
-        of an equal share.
+        """Weigh KL(p || q) by VA; record VA, and the range of the responses' weights as multiples of an equal
+        share.
 
-        A token's weight is (1 / prompts) * w_k * its part in its response's average (VA-OPD eq. 5 and 6).
+        A token's weight is (1 / prompts) * w_k * its share in its response's average (VA-OPD eq. 5 and 6).
         """
         advantage_N = visual_advantage(scored.log_probs[TEACHER_PLAIN], scored.log_probs[TEACHER_DEGRADED])
         responses_R = self._response_weights(advantage_N, scored)
@@ -114,7 +114,7 @@ class VisualAdvantageOPD:
     def _response_weights(
         self, advantage_N: Float[Tensor, " N"], scored: ScoredTokens
     ) -> Float[Tensor, " R"]:
-        """w_k of each response; they sum to 1 over the responses to a problem (VA-OPD eq. 3 and 4)."""
+        """w_k of each response; the weights sum to 1 over the responses to a problem (VA-OPD eq. 3 and 4)."""
         if not self.rollout_weights:
             return 1.0 / torch.bincount(scored.prompt_index)[scored.prompt_index].double()
         means = group_means(advantage_N.double(), scored.response_index)
@@ -123,18 +123,18 @@ class VisualAdvantageOPD:
     def _token_weights(
         self, advantage_N: Float[Tensor, " N"], index: Int[Tensor, " N"]
     ) -> Float[Tensor, " N"]:
-        """Each token's part in its response's average; they sum to 1 over the response."""
+        """Each token's share in its response's average; the shares sum to 1 over the response."""
         if not self.grouped:
             return 1.0 / torch.bincount(index)[index].double()
         high = in_top_fraction(advantage_N, index, self.top_fraction, at_least=1).double()
         num_high, num_low = group_sums(high, index), group_sums(1 - high, index)
-        # Without a low-VA token the others take all the mass.
+        # Without a low-VA token, the high-VA tokens get all the weight.
         share = torch.where(num_low > 0, high.new_tensor(self.visual_share), 1.0)
         of_high, of_low = share / num_high, (1 - share) / num_low.clamp(min=1)
         return torch.where(high > 0, of_high[index], of_low[index])
 
     def _dropped(self, advantage_N: Float[Tensor, " N"], scored: ScoredTokens) -> Tensor:
-        """Whether the mask ablation drops each token. Its weight becomes 0; those of the others stay."""
+        """Whether the mask ablation drops each token: its weight becomes 0, others do not change."""
         index = scored.response_index
         if self.drop == "none":
             return torch.zeros_like(index, dtype=torch.bool)
@@ -152,8 +152,8 @@ def rollout_weights(
 ) -> Float[Tensor, " R"]:
     """softmax over responses of their standardised mean VA / temperature (VA-OPD eq. 3 and 4).
 
-    The standard deviation is the population's: only that gives the paper's figure. Equal responses
-    share equally, and a single one has weight 1.
+    The standard deviation is the population's, which alone reproduces the paper's figure. Equal responses
+    have equal weights, and a single one has weight 1.
     """
     scores = standardised(means, prompt_index, ddof=0, epsilon=epsilon)
     return group_softmax(scores / temperature, prompt_index)

@@ -8,10 +8,10 @@
     VDS    = KL(q || q0)                                            eq. 12
     l_LP   = 1[VDS > Q_0.7] * l_lang                                eq. 16
 
-p0 and q0 are the blind student and teacher. The blind view carries no hint: what a cue tells is visual
-evidence too, and belongs to what q has over q0.
+p0 and q0 are the blind student and teacher. The blind view has no hint: a cue is visual evidence too, and
+belongs to the difference between q and q0.
 
-Left out of the textbook methods:
+Differences from the textbook methods:
 
 1. No reward, no KL to a reference and no entropy bonus, as in Standard OPD; a mixture adds GRPO (eq. 22).
 2. No second graph in memory: p0 is a constant inside q* by default, so the plain and the blind student are
@@ -46,13 +46,13 @@ from vicur.scoring.terms import reverse_kl, visual_target_kl
 from vicur.settings.section import NonNegative, Positive, Share, section
 
 TEACHER_BLIND = "teacher_blind"
-"""Name of the look of the teacher without media: q0."""
+"""Name of the teacher's look without media: q0."""
 STUDENT_BLIND = "student_blind"
-"""Name of the look of the student, as it is at the start of an update, without media: p0."""
+"""Name of the student's look without media, at the start of an update: p0."""
 VDS = "vds"
 STANDARD_KL = "standard_kl"
 ANGLE = 42.0
-"""Degrees between the standard and the visual gradient on the most visual tokens (VGS figure 3)."""
+"""Angle in degrees between the standard and the visual gradient on the most visual tokens (VGS figure 3)."""
 SUMMARIES: dict[str, Summary] = {STANDARD_KL: "parts", VDS: "quantiles"}
 
 
@@ -115,30 +115,31 @@ class VisualSteeringOPD:
 
     @property
     def fixed_scale(self) -> float:
-        """Factor on the weights; 1 where the gradient is scaled later."""
+        """Factor on the weights; 1 if the gradient is scaled later."""
         if self.scale == "derived":
             return derived_scale(self.alpha, self.norm_ratio)
         return 1.0 if self.scale == "measured" else self.scale
 
     @property
-    def _weighs_by_vds(self) -> bool:
+    def _uses_vds(self) -> bool:
         return self.beta != 0 or self.adaptive
 
     def needs(self, step: int) -> Needs:
-        """All four distributions; the blind student only where it is steered or preserved."""
+        """The teacher's distributions with and without media; for steering or preservation also the blind
+        student's."""
         looks = {TEACHER: Look("teacher"), TEACHER_BLIND: Look("teacher", Blind())}
         if self.alpha != 0 or self.beta != 0:
             looks[STUDENT_BLIND] = Look("student", Blind())
         return Needs(
             distributions=looks,
-            divergences={VDS: (TEACHER, TEACHER_BLIND)} if self._weighs_by_vds else {},
+            divergences={VDS: (TEACHER, TEACHER_BLIND)} if self._uses_vds else {},
             whole_gradient=isinstance(self.scale, str),
             measures_scale=self.scale == "measured",
         )
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
-        """l_std, the steered and the preserved term; recorded: VDS, the fixed scale, and the share of tokens
-        that are preserved."""
+        """Weigh l_std, the steered and the preserved term; record VDS, the fixed scale, and the share of
+        tokens that are preserved."""
         mean = self.fixed_scale * mean_weights(scored.response_index, self.aggregation)
         staged = self.scale == "measured"
         steered, preserved = self._target_visual, _target_language
@@ -152,7 +153,7 @@ class VisualSteeringOPD:
                 reads=(TEACHER,),
             )
         ]
-        tokens = {VDS: scored.divergences[VDS]} if self._weighs_by_vds else {}
+        tokens = {VDS: scored.divergences[VDS]} if self._uses_vds else {}
         metrics = {} if staged else {"gradient_scale": self.fixed_scale}
         if self.alpha != 0:
             terms.append(steered(mean * self._alphas(scored), stage=1 if staged else 0))
@@ -161,12 +162,12 @@ class VisualSteeringOPD:
             is_visual = above_quantile(scored.divergences[VDS], self.upper_quantile).double()
             terms.append(preserved(mean * self.beta * is_visual, stage=2 if staged else 0))
             metrics["preserved_share"] = float(is_visual.mean())
-        if not self._weighs_by_vds:  # recorded all the same
+        if not self._uses_vds:  # recorded in any case
             terms.append(Term(VDS, _vds, reads=(TEACHER, TEACHER_BLIND)))
         return Weighed(terms, tokens, metrics, SUMMARIES)
 
     def _alphas(self, scored: ScoredTokens) -> Tensor | float:
-        """alpha_t (VGS eq. 25), or the one alpha."""
+        """alpha_t (VGS eq. 25), or alpha for all tokens."""
         if not self.adaptive:
             return self.alpha
         vds = scored.divergences[VDS]
@@ -174,7 +175,7 @@ class VisualSteeringOPD:
         return self.alpha * 0.5 * torch.stack(steps).double().sum(0)
 
     def _target_visual(self, weights: Tensor, stage: int) -> Term:
-        """l_vis: the gradient flows through the seeing student, and through the prior where it is live."""
+        """l_vis: the gradient flows through the seeing student, and through an undetached prior."""
         function = partial(_visual_kl, detach_prior=self.detach_prior)
         reads = (STUDENT_BLIND, TEACHER, TEACHER_BLIND)
         live = (STUDENT,) if self.detach_prior else (STUDENT, STUDENT_BLIND)
@@ -187,7 +188,7 @@ def derived_scale(alpha: float, norm_ratio: float, angle: float = ANGLE) -> floa
     Args:
         alpha: steering coefficient.
         norm_ratio: r, |visual gradient| / |standard gradient|.
-        angle: between the two, in degrees.
+        angle: angle between the two gradients, in degrees.
     """
     reach = alpha * norm_ratio
     return (1 + reach**2 + 2 * reach * math.cos(math.radians(angle))) ** -0.5

@@ -1,7 +1,7 @@
-"""Find the final answer in a response.
+"""Finds the final answer in a response.
 
-Responses are hostile text: a model may repeat `\\boxed{` until it is stopped. So everything here takes
-time linear in the length, which rules out the usual lazy regular expressions over pairs of tags.
+Responses are untrusted text: a model may repeat `\\boxed{` until it is cut off. So everything here takes time
+linear in the length, which rules out the usual lazy regular expressions over pairs of tags.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TOGETHER = re.compile(
     r"[\s$\\()\[\].]*(?:[,;]|\b(?:and|or)\b|\\text\s*\{\s*(?:and|or)\s*\}|和|或)(?:\s|and|or|[$\\()\[\]])*"
     r"(?:\\?[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
 )
-"""Text between boxes that together are one answer: `\\boxed{3} and $y = \\boxed{4}$`."""
+"""Text between boxes that form one answer together: `\\boxed{3} and $y = \\boxed{4}$`."""
 _CLOSEST = 40
 
 _BE = r"(?:is|are|was|would be|should be|must be|will be|can only be)"
@@ -73,7 +73,7 @@ _TAIL = re.compile(
 )
 _LONGEST_TAIL = 1000
 _MOST_PHRASES = 20
-"""Maximum number of phrases, counted from the last: a response that repeats one would otherwise take long."""
+"""Maximum number of phrases that are read, the last ones: a response may repeat one very often."""
 
 _MARKED = re.compile(r"\(([A-J])\)|\b(?:option|choice)\s+([A-J])\b", re.IGNORECASE)
 _OPTION_LINE = re.compile(
@@ -100,7 +100,7 @@ class Statement:
     """A place where a response states its answer.
 
     Attributes:
-        kind: the kind of mark.
+        kind: how the answer is marked.
         text: the stated answer.
         start: position in the text.
     """
@@ -112,12 +112,12 @@ class Statement:
 
 @dataclass(frozen=True)
 class Response:
-    """The part of a response that counts.
+    """The part of a response that may state its answer.
 
     Attributes:
-        text: the response without thinking, end tokens and any text outside of `<answer>`; Unicode as LaTeX.
+        text: the response without thinking, end tokens and text outside `<answer>`; Unicode as LaTeX.
         statements: the statements in order.
-        tagged: whether it was in `<answer>`.
+        tagged: whether the text was in `<answer>`.
     """
 
     text: str
@@ -126,7 +126,7 @@ class Response:
 
 
 def read_response(response: str) -> Response:
-    """Look only where a response may state its answer, and find the places where it does."""
+    """Cut a response to the part that may state its answer, and find the statements in it."""
     text = _GLM_BOX.sub(lambda match: "\\boxed{" if match[1] == "begin" else "}", _after_thinking(response))
     tagged = _tagged(text)
     text = unify(tagged or text).strip()
@@ -136,18 +136,18 @@ def read_response(response: str) -> Response:
 
 
 def extract_answer(response: str, lenient: bool = True) -> str | None:
-    """The final answer that a response states, or None.
+    """The final answer that a response states; None if it states none.
 
-    Looked for after the last `</think>` or `</reason>`, in this order: `<answer>...</answer>`; the
-    last balanced `\\boxed{...}` (also `\\fbox{...}` and `\\boxed 5`), with those next to it that are joined
-    by a comma or "and"; what follows the last "answer is", "answer:" or "答案是", up to the end of its
-    sentence. What is empty is passed over. Inside `<answer>` a box or an "answer is" is opened too. A
-    response that ends inside of its thinking states nothing.
+    The answer is searched for after the last `</think>` or `</reason>`, in this order:
+    `<answer>...</answer>`; the last balanced `\\boxed{...}` (also `\\fbox{...}` and `\\boxed 5`), with
+    adjacent ones joined by a comma or "and"; the text after the last "answer is", "answer:" or "答案是", up
+    to the end of the sentence. Empty ones are skipped. A box or an "answer is" inside `<answer>` is unwrapped
+    too. A response that ends inside its thinking states nothing.
 
     Args:
         response: any text.
-        lenient: where none of these is found, take the last line if it is an option ("B", "(B) 12"), the
-            response if it is a word or two, the only bold formula, or else the last whole formula or marked
+        lenient: if none of these is found, take the last line if it is an option ("B", "(B) 12"), the
+            response if it is a few words, the only bold formula, or else the last whole formula or marked
             option letter ("(B)", "option B").
     """
     read = read_response(response)
@@ -155,7 +155,7 @@ def extract_answer(response: str, lenient: bool = True) -> str | None:
 
 
 def stated(read: Response) -> str | None:
-    """The answer that a response marks as one: the last box, or else what the last phrase says."""
+    """The answer that a response marks: the last box, otherwise the text after the last phrase."""
     for kind in ("box", "phrase"):
         texts = [statement.text for statement in read.statements if statement.kind == kind]
         if texts:
@@ -164,7 +164,7 @@ def stated(read: Response) -> str | None:
 
 
 def fallback(text: str) -> str | None:
-    """The answer of a response that marks none."""
+    """The answer of a response that marks none; None if it has none."""
     text = _FENCED.sub("\n", text).strip() or text
     if is_program(text) or is_refusal(text[-_LONGEST_REFUSAL:]):
         return None
@@ -188,12 +188,12 @@ def is_refusal(text: str) -> bool:
 
 
 def is_program(text: str) -> bool:
-    """Whether a text is code, whose numbers are no answers."""
+    """Whether a text is code, whose numbers are not answers."""
     return _PROGRAM.search(text) is not None
 
 
 def is_bare(text: str) -> bool:
-    """Whether a response is nothing but an answer in words: "left", "a red ball"."""
+    """Whether a response is only an answer in words: "left", "a red ball"."""
     return (
         0 < len(text) <= _LONGEST_WORDS
         and "\n" not in text
@@ -214,10 +214,8 @@ def last_line(text: str) -> str:
 
 
 def unwrap_gold(text: str) -> str:
-    """A gold answer out of its `\\boxed{...}`, its `<answer>...</answer>` or from behind its `####`.
-
-    Any other text comes back as it is.
-    """
+    """A gold answer without the `\\boxed{...}` or `<answer>...</answer>` around it, or the text after its
+    `####`. Any other text is returned unchanged."""
     stripped = text.strip()
     _, mark, last = stripped.rpartition("\n#### ")
     if mark or stripped.startswith("#### "):
@@ -234,7 +232,7 @@ def unwrap_gold(text: str) -> str:
 
 
 def _after_thinking(response: str) -> str:
-    """The text after the thinking, up to an end token; empty if the thinking does not end."""
+    """The text after the thinking, up to an end token; empty if the thinking is not closed."""
     _, channel, last = response.rpartition(_FINAL_CHANNEL)
     response = last if channel else response
     rest, _ = without_thoughts(response)
@@ -243,7 +241,7 @@ def _after_thinking(response: str) -> str:
 
 
 def _tagged(text: str) -> str:
-    """The content of the last `<answer>...</answer>` that is not empty; its end may be missing."""
+    """The content of the last `<answer>...</answer>` that is not empty; the closing tag may be missing."""
     opened: int | None = None
     inside = ""
     for tag in _TAG.finditer(text):
@@ -258,9 +256,11 @@ def _tagged(text: str) -> str:
 
 
 def _boxes(text: str) -> list[Statement]:
-    """Groups of boxes that are closed and not empty; of nested boxes, the innermost."""
+    """Groups of boxes that are closed and not empty; only the innermost of nested boxes."""
     boxes: list[tuple[int, int, str]] = []  # start and end of the content, and the content
-    stack: list[int | None] = []  # of open braces: where the content of a box starts, None for others
+    stack: list[
+        int | None
+    ] = []  # for each open brace, where the content of its box starts; None if it is not a box
     last = -1
     for match in BRACE.finditer(text):
         token = match.group()
@@ -270,7 +270,7 @@ def _boxes(text: str) -> list[Statement]:
             stack.append(match.end())
         elif token == "}" and stack:
             opened = stack.pop()
-            # Outer boxes close later but start earlier. They are not sliced, or nesting would cost n^2.
+            # Outer boxes close later but start earlier. They are skipped, or nesting would cost n^2.
             if opened is not None and opened > last and (content := text[opened : match.start()].strip()):
                 last = opened
                 boxes.append((opened, match.end(), content))
@@ -294,7 +294,7 @@ def _grouped(text: str, boxes: list[tuple[int, int, str]]) -> list[Statement]:
 
 
 def _phrases(text: str) -> list[Statement]:
-    """The texts that phrases such as "the answer is" introduce, and letters that "is correct" follows."""
+    """The texts after phrases such as "the answer is", and the letters before "is correct"."""
     statements = []
     for match in collections.deque(_PHRASE.finditer(text), _MOST_PHRASES):
         before = _SENTENCE.split(text[max(0, match.start() - 300) : match.start()])[-1]
@@ -311,7 +311,7 @@ def _phrases(text: str) -> list[Statement]:
 
 
 def _sentence(text: str, start: int) -> str:
-    """The text from `start` to the end of the sentence; a full stop in a formula ends none."""
+    """The text from `start` to the end of the sentence, which a full stop in a formula does not end."""
     tail = text[start : start + _LONGEST_TAIL]
     tail = tail.lstrip(" \t\n:*")
     end = next((match.start() for match in _TAIL.finditer(tail) if match["end"] is not None), len(tail))

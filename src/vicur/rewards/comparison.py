@@ -1,7 +1,7 @@
-"""Compare an answer with the gold answer, each read as what it is: a number with its unit, a ratio, a time, a
-point, a set, an interval, an equation, a formula or words.
+"""Compares an answer with the gold answer by kind: a number with its unit, a ratio, a time, a point, a set,
+an interval, an equation, a formula or words.
 
-What takes algebra is put to `maths`; without one it stays undecided.
+Comparisons that need algebra are passed to `maths`; without it they stay undecided.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from vicur.rewards.structure import (
 from vicur.rewards.units import Unit
 
 Maths = Callable[[str, str, float], bool | None]
-"""Whether formulas (gold answer, found) are equal within a relative tolerance; None if that is not known."""
+"""(gold answer, answer, tolerance) -> whether two formulas are equal; None if that is not known."""
 
 
 class Kind(Enum):
-    """A comparison's reply to answers that are not of its kind."""
+    """The result of a comparison for answers that are not of its kind."""
 
     OTHER = "other"
 
@@ -57,19 +57,19 @@ _ROUNDED = 0.02
 
 
 def compare(answer: str, gold: str, tolerance: float, maths: Maths | None = None) -> bool | None:
-    """Whether two answers are equal, or None where that takes maths and none is given.
+    """Whether two answers are equal; None if that needs `maths` and there is none.
 
     Args:
         answer: answer of a response.
         gold: the gold answer.
         tolerance: largest difference of two numbers, relative to the gold answer.
-        maths: decides about formulas.
+        maths: compares formulas.
     """
     return _Comparison(tolerance, maths or _undecided).answers(tidy(answer), tidy(gold))
 
 
 def is_words(text: str) -> bool:
-    """Whether a text is words, in which math-verify would see products: "listen" is "silent" to it."""
+    """Whether a text is words, which math-verify reads as products: for it, "listen" equals "silent"."""
     text = TEXT_GROUP.sub(r"\1", text)
     if re.search(r"[\\+*^=<>_{}|]|[0-9]/", text):
         return False
@@ -94,7 +94,7 @@ class _Comparison:
         if not answer or not gold:
             return False
         if "\\ldots" in answer or "\\ldots" in gold:
-            return False  # sequences are not equal because their beginnings are
+            return False  # equal beginnings do not make sequences equal
         for alternative in _notations(gold):
             if alternative != gold and (same := self.answers(answer, alternative)) is not False:
                 return same
@@ -116,7 +116,7 @@ class _Comparison:
         return self._values(answer_label.value, gold_label.value)
 
     def _approximations(self, answer: str, gold: str) -> bool | None:
-        """`2\\sqrt{13} \\approx 7.21` states one number twice, provided that it does."""
+        """Compare `2\\sqrt{13} \\approx 7.21`: either side counts if the two sides agree."""
         sides = split_top(answer, r"\\approx")
         if len(sides) == 1 or not sides[0]:
             return None
@@ -164,7 +164,7 @@ class _Comparison:
             )
         return answer_time == gold_time or (
             bool(answer_half or gold_half)
-            and _afternoon(answer_time, answer_half) == _afternoon(gold_time, gold_half)
+            and _as_24_hours(answer_time, answer_half) == _as_24_hours(gold_time, gold_half)
         )
 
     def _ratios(self, answer: str, gold: str) -> Verdict:
@@ -237,7 +237,7 @@ class _Comparison:
         return self._other_brackets(answer_collection, gold_collection)
 
     def _other_brackets(self, answer: Collection, gold: Collection) -> bool | None:
-        """A list without brackets may be the set or the point; other brackets are other answers."""
+        """A list without brackets may be a set or a point; different brackets make different answers."""
         kinds = {answer.opening + answer.closing, gold.opening + gold.closing}
         if kinds == {"", "\\{\\}"}:
             return self._in_any_order(answer, gold)
@@ -295,7 +295,7 @@ class _Comparison:
 def may_be_number(text: str) -> bool:
     """Whether maths could turn a text that is not a number into one.
 
-    Untrained models write much that has digits in it, and a worker for each would cost seconds.
+    Untrained models write many texts with digits, and asking the worker about each would cost seconds.
     """
     if "\\" in text:
         text = TEXT_GROUP.sub(r"\1", text)
@@ -307,7 +307,7 @@ def may_be_number(text: str) -> bool:
     if any(run not in _CALCULATED for run in _LETTERS.findall(text)):
         return False  # a variable, as in 12x
     several = re.search(r"[0-9]\s+[0-9]|[,;:]|\band\b", text)
-    # Something must be left to work out, with something on each side of it.
+    # There must be an operator left to evaluate, with operands.
     return several is None and re.search(r"[-+*/^!=(√]|[^\W\d_]", text.strip("-+*/=")) is not None
 
 
@@ -328,13 +328,13 @@ def _close(answer: Quantity, gold: Quantity, tolerance: float) -> bool:
 
 
 def _same_things(first: Unit, second: Unit) -> bool:
-    """Whether "apple" may be what another calls "red apple"."""
+    """Whether two nouns may mean the same things, such as "apple" and "red apple"."""
     words = set(first.name.split()), set(second.name.split())
     return not (first.scale or second.scale) and (words[0] <= words[1] or words[1] <= words[0])
 
 
 def _may_agree(gold: Labelled, answer: Labelled) -> bool:
-    """Labels contradict each other if both are symbols, or both are words that share none."""
+    """Whether labels do not contradict each other: as two symbols, or as texts without a common word."""
     if not gold.label or not answer.label or gold.label == answer.label:
         return True
     if gold.named and answer.named:
@@ -372,13 +372,13 @@ def _minutes(time: Sequence[int], half: str) -> int:
     return (time[0] % 12 + (12 if half == "p" else 0)) * 60 + time[1]
 
 
-def _afternoon(time: Sequence[int], half: str) -> tuple[int, ...]:
-    """19:05 and 7:05 PM are the same, 7:05 and 7:05 PM are treated as the same elsewhere."""
+def _as_24_hours(time: Sequence[int], half: str) -> tuple[int, ...]:
+    """19:05 and 7:05 PM are the same. That 7:05 may be 7:05 PM is checked elsewhere."""
     return (time[0] % 12 + 12 if half == "p" else time[0], *time[1:])
 
 
 def _geometry(text: str) -> str:
-    """`\\overline{AB}` as AB, and the two sides of `AB \\parallel CD` in one order."""
+    """Write `\\overline{AB}` as AB, and put the two sides of `AB \\parallel CD` in a fixed order."""
     text = _SEGMENT.sub(r"\1", TEXT_GROUP.sub(r"\1", text))
     sides = split_top(text, _SYMMETRIC)
     if len(sides) == 2:

@@ -1,4 +1,4 @@
-"""Find the last whole formula of a text: `2\\sqrt{7}`, never its 7."""
+"""Finds the last whole formula of a text: `2\\sqrt{7}`, never just its 7."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _COMPARED = re.compile(
     r"\s+(?:equal to\s+)?(?:the \w+\s+)?$",
     re.IGNORECASE,
 )
-"""Words before a number that something is compared with, which is no answer."""
+"""Words before a number that something is compared with, so that it is not an answer."""
 _PARTS = re.compile(
     r"\s+(?:dozens?|half|halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth)s?|more|less)\b",
     re.IGNORECASE,
 )
-"""Words after a number that make it no answer: "3 dozen", "2 thirds"."""
+"""Words after a number that show that it is not an answer: "3 dozen", "2 thirds"."""
 _BOX = re.compile(r"\\[bf]?(?:boxed|box)")
 """A box that the response did not close."""
 _LONGEST = 4000
 
 
 def last_formula(text: str) -> tuple[int, str] | None:
-    """The last formula of a text and where it starts; None where there is none.
+    """The start and the text of the last formula; None if there is none.
 
-    A number with its unit is one, and so are lists joined by "and". A number that is part of a word, as in
-    "2nd", is none.
+    A number with its unit is a formula, and so is a list joined by "and". A number that is part of a word, as
+    in "2nd", is not.
     """
     text = text[-_LONGEST:]
     runs = _merged(text, [_with_unit(text, *run) for run in _runs(text)])
@@ -57,7 +57,7 @@ def last_formula(text: str) -> tuple[int, str] | None:
 
 
 def only_formula(text: str) -> str | None:
-    """The formula of a text that has exactly one."""
+    """The formula of a text that has exactly one; otherwise None."""
     formula = last_formula(text)
     return formula[1] if formula is not None and last_formula(text[: formula[0]]) is None else None
 
@@ -66,7 +66,7 @@ def _runs(text: str) -> list[tuple[int, int]]:
     """Stretches of numbers, commands, signs and single letters."""
     runs: list[tuple[int, int]] = []
     start: int | None = None
-    solid = False  # whether it holds a number, a command or a formula between dollar signs
+    solid = False  # whether the run holds a number, a command or a formula between dollar signs
     end = 0
     for token in _TOKEN.finditer(text):
         kind = token.lastgroup

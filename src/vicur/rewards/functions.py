@@ -1,4 +1,4 @@
-"""Load a user's own function for rewards."""
+"""Loads a user's own reward function."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def load_function(path: str) -> RewardFunction:
     """Load `package.module:name` or `path/to/file.py:name`.
 
     Returns:
-        The function, whose results and errors are checked: it raises ValueError where the user's raises
-        anything, or returns neither a bool, a finite number nor None.
+        A wrapper of the function that raises ValueError if the function raises anything, or returns something
+        other than a bool, a finite number or None.
 
     Raises:
-        ValueError: there is no such module, file or name, it cannot be imported, or is no function.
+        ValueError: there is no such module, file or name, it cannot be imported, or it is not callable.
     """
     function = load_name(path, "reward function")
     if not callable(function):

@@ -1,4 +1,4 @@
-"""Grade responses against gold answers."""
+"""Grades responses against gold answers."""
 
 from __future__ import annotations
 
@@ -42,10 +42,9 @@ class Grade:
     """The grade of a response.
 
     Attributes:
-        reward: 1 or 0, or what the user's function says.
-        correct: whether it counts as correct.
-        extracted: the answer that was found in the response; None where there was none. Options are their
-            letters.
+        reward: 1 or 0, or the result of the user's function.
+        correct: whether the response counts as correct.
+        extracted: the answer in the response; None if there is none. Options are given by letter.
     """
 
     reward: float
@@ -54,7 +53,7 @@ class Grade:
 
 
 class Grader:
-    """Grades responses. The process that compares LaTeX starts when an answer first needs it.
+    """Grades responses. The process that compares LaTeX starts when the first answer needs it.
 
     Args:
         config: settings for grading.
@@ -76,7 +75,7 @@ class Grader:
 
     @property
     def timeouts(self) -> int:
-        """LaTeX comparisons given up at a limit, so far; their responses counted as wrong."""
+        """Number of LaTeX comparisons that hit a limit so far; their responses counted as wrong."""
         return self._latex.timeouts
 
     def grade(
@@ -89,20 +88,20 @@ class Grader:
     ) -> Grade | None:
         """Grade one response.
 
-        Whether a gold answer can be graded against depends on it alone, never on the response: if only
+        Whether a gold answer can be graded against depends only on it, never on the response: if only
         lucky matches counted for an unreadable gold answer, they would raise the accuracy.
 
         Args:
             response: what the model wrote.
-            gold: the answer to find. The user's function also gets None.
+            gold: the gold answer; None is passed on to the user's function.
             choices: texts of the options A, B, ... of a multiple-choice question. The letter and the
-                text of an option are then the same answer, and an integer that is no option's text is the
+                text of an option are then the same answer, and an integer that is not an option's text is the
                 option's index, counted from 0.
-            meta: the problem's further columns, for the user's function.
+            meta: the problem's other columns, for the user's function.
 
         Returns:
-            None where the gold answer is excluded (see `exclusion`), or where the user's function returned
-            None.
+            the grade; None if the gold answer is excluded (see `exclusion`), or if the user's function
+            returned None.
 
         Raises:
             ValueError: the user's function failed, or math-verify is needed and cannot start.
@@ -121,19 +120,19 @@ class Grader:
         return Grade(reward, reward >= self.config.correct_from, verdict.extracted)
 
     def can_grade(self, gold: str | None) -> bool:
-        """Whether a response could be right by this gold answer."""
+        """Whether responses can be graded against this gold answer."""
         return self.exclusion(gold) is None
 
     def exclusion(self, gold: str | None) -> str | None:
-        """Why no response can be graded by a gold answer; None where one can.
+        """Why responses cannot be graded against a gold answer; None if they can.
 
-        A gold answer that math-verify cannot parse is compared as text, and not excluded.
+        A gold answer that math-verify cannot parse is compared as text, not excluded.
 
         Args:
-            gold: the answer to find.
+            gold: the gold answer.
 
         Returns:
-            One of a few reasons, so that they can be counted: "no gold answer", "empty gold answer", "gold
+            one of four reasons, so that they can be counted: "no gold answer", "empty gold answer", "gold
             answer of more than 512 characters" or "gold answer with unbalanced braces".
         """
         if gold is None:
@@ -146,7 +145,7 @@ class Grader:
         return None if is_balanced(gold) else "gold answer with unbalanced braces"
 
     def close(self) -> None:
-        """End the worker, which otherwise ends with this object. A later question starts another."""
+        """End the worker, which otherwise ends with this object. Grading again starts another one."""
         self._latex.close()
 
 
@@ -154,7 +153,7 @@ def is_correct(response: str, gold: str | None) -> bool | None:
     """Whether a response states the gold answer, with default settings.
 
     Returns:
-        None where there is no gold answer or it cannot be parsed.
+        None if the gold answer is missing or excluded (see `Grader.exclusion`).
     """
     grade = _default_grader().grade(response, gold)
     return None if grade is None else grade.correct

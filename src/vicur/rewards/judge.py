@@ -1,4 +1,4 @@
-"""Read a response in the light of its question, and compare it with the gold answer."""
+"""Reads a response given its question, and compares it with the gold answer."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _LONGEST_BARE = 200
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a response is right, and the answer that was found in it."""
+    """Whether a response is correct, and the answer in it."""
 
     correct: bool
     extracted: str | None
 
 
 class Judge:
-    """Grades one response by one gold answer.
+    """Compares responses with gold answers.
 
     Args:
-        maths: decides about formulas.
+        maths: compares formulas.
         tolerance: largest difference of two numbers, relative to the gold answer.
-        lenient: read an answer where none is marked.
-        max_length: characters of an answer.
+        lenient: whether to read an answer if none is marked.
+        max_length: maximum number of characters in an answer.
     """
 
     def __init__(self, maths: Maths, tolerance: float, lenient: bool, max_length: int) -> None:
@@ -55,8 +55,8 @@ class Judge:
 
         Args:
             response: what the model wrote.
-            gold: a gold answer that can be graded against, out of its wrapping.
-            choices: the texts of the options, if there are any.
+            gold: a gold answer that can be graded against, without a box or tags around it.
+            choices: the texts of the options; None for an open question.
         """
         read = read_response(response)
         if not read.text:
@@ -67,7 +67,7 @@ class Judge:
         return self._open(read, gold, choices)
 
     def equal(self, answer: str, gold: str) -> bool:
-        """Whether two answers are equal; what is too long is not."""
+        """Whether two answers are equal; an answer that is too long equals nothing."""
         if max(len(answer), len(gold)) > self.max_length:
             return False
         return compare(answer, gold, self.tolerance, self.maths) is True
@@ -80,15 +80,15 @@ class Judge:
         if not places:
             text = stated(read) or (fallback(read.text) if self.lenient else None) or ""
             return Verdict(False, text[: self.max_length] or None)
-        return Verdict(places == right.right or self._alike(places, right), text)
+        return Verdict(places == right.right or self._same_text(places, right), text)
 
-    def _alike(self, places: frozenset[int], right: Key) -> bool:
-        """Whether all the options found have the text of the right one: some questions list one twice."""
+    def _same_text(self, places: frozenset[int], right: Key) -> bool:
+        """Whether all named options have the right one's text: some questions list an option twice."""
         texts = {key(tidy(right.options.texts[place])) for place in places | right.right}
         return len(texts) == 1 and "" not in texts
 
     def _named(self, read: Response, right: Key) -> frozenset[int]:
-        """The options that a response decides for."""
+        """The options that a response chooses."""
         places: frozenset[int] = frozenset()
         box: frozenset[int] = frozenset()
         for statement in read.statements:
@@ -98,11 +98,11 @@ class Judge:
             if statement.kind == "box":
                 box = current
             elif box and current and current != box:
-                return box | current  # a box, and another answer after it
+                return box | current  # a box, then a different answer
             places = current or places
         boxed = any(statement.kind == "box" for statement in read.statements)
         if places or boxed or (read.statements and not self.lenient):
-            return places  # what a box holds is the answer, even if it is no option
+            return places  # the content of a box is the answer, even if it is not an option
         if read.tagged or self.lenient:
             return self._unmarked(read.text, right)
         return frozenset()
@@ -113,7 +113,7 @@ class Judge:
         return named(text, right.options, lambda answer, option: self._is_option(answer, option, right))
 
     def _is_option(self, answer: str, option: str, right: Key) -> bool:
-        """A fraction may be a ratio where another option is one."""
+        """Whether an answer equals an option; a ratio may be a fraction if some option is a ratio."""
         if self.equal(answer, option):
             return True
         ratios = any(read_ratio(tidy(text)) for text in right.options.texts)
@@ -125,10 +125,10 @@ class Judge:
         )
 
     def _unmarked(self, text: str, right: Key) -> frozenset[int]:
-        """The options named where no phrase marks the answer: in a single sentence, in the first or last
-        line, or in a whole last sentence.
+        """The options named by a response that marks no answer: in its only sentence, in its first or last
+        line, or in a complete last sentence.
 
-        An option that is only mentioned on the way is no answer, least of all in a response that was cut off.
+        An option that is only mentioned along the way is not an answer, least of all in a truncated response.
         """
         sentences = [sentence for sentence in _LAST_SENTENCE.split(text) if sentence.strip()]
         lines = [line for line in dict.fromkeys((first_line(text), last_line(text))) if line]
@@ -188,7 +188,7 @@ class Judge:
             return Verdict(self.equal(read.text, gold), answer)
         later = self._after_box(read, gold)
         if correct and later is not None and not self._answers(later, gold, choices):
-            return Verdict(False, f"{answer}; {later}")  # a box, and another answer after it
+            return Verdict(False, f"{answer}; {later}")  # a box, then a different answer
         return Verdict(correct, answer)
 
     def _answers(self, answer: str, gold: str, choices: Sequence[str] | None) -> bool:
@@ -203,7 +203,7 @@ class Judge:
         return any(self.equal(text, gold) for text in texts if text)
 
     def _final(self, read: Response, gold: str) -> str | None:
-        """The last statement that could be an answer of the kind of the gold answer."""
+        """The last box, or the last phrase whose answer is of the gold answer's kind."""
         boxes = [statement.text for statement in read.statements if statement.kind == "box"]
         if boxes:
             return boxes[-1]
@@ -227,7 +227,7 @@ class Judge:
 
 
 def _fits(phrase: str, gold: str) -> bool:
-    """Whether a phrase could state this gold answer: one with a number has to have one."""
+    """Whether a phrase could state this gold answer: for a number, it must contain one."""
     if is_words(tidy(gold)):
         return True
     return re.search(r"[0-9\\$=]|\b[a-zA-Z]\b", phrase) is not None or read_quantity(tidy(phrase)) is not None

@@ -1,4 +1,4 @@
-"""Equality of LaTeX answers, decided by math-verify in a process that is killed at its limit."""
+"""Compares LaTeX answers with math-verify, in a process that is killed at its limits."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from typing import Any
 
 _SCRIPT = Path(__file__).with_name("worker.py")
 _START_LIMIT = 120.0
-"""Time limit in seconds for importing sympy, which takes half a second, or long on a cold network disk."""
+"""Time limit in seconds for importing sympy: half a second, but much longer from a cold network disk."""
 _GRACE = 1.0
-"""Seconds after the time limit until the parent kills a worker that did not end itself."""
+"""Seconds after the time limit until the parent kills a worker that did not end by itself."""
 _MEMORY = 4 * 2**30
 """Maximum address space in bytes."""
-_MOST_REMEMBERED = 10_000
-"""Responses to one problem often give the same answer; beyond this many, all are forgotten."""
+_CACHE_SIZE = 10_000
+"""Maximum size of the cache of comparisons, which is then cleared; responses often give the same answer."""
 
 
-class _Gone(Exception):
+class _WorkerEnded(Exception):
     """The worker ended without a reply.
 
     Args:
-        limited: whether it was ended by a limit.
+        limited: whether a limit ended it.
     """
 
     def __init__(self, limited: bool) -> None:
@@ -39,17 +39,17 @@ class _Gone(Exception):
 
 
 class LatexComparer:
-    """Asks a worker process, which is started at the first question and after each time it died.
+    """Compares answers in a worker process, which is started for the first comparison and after it died.
 
-    The worker ends with this object, with this process, and when it exceeds a limit. Threads wait for
-    each other. After a fork the child has a worker of its own.
+    The worker ends with this object, with this process, and when it exceeds a limit. Threads take turns.
+    After a fork the child process starts its own worker.
 
     Args:
         tolerance: relative tolerance for numbers.
-        time_limit: seconds for one question.
+        time_limit: time limit for one comparison, in seconds.
 
     Attributes:
-        timeouts: questions that were given up because of a limit.
+        timeouts: number of comparisons that hit a limit.
     """
 
     def __init__(self, tolerance: float, time_limit: float) -> None:
@@ -67,12 +67,12 @@ class LatexComparer:
         return None if self._process is None else self._process.pid
 
     def equal(self, gold: str, answer: str, tolerance: float | None = None) -> bool:
-        """Whether the two are equal; False also where that took too long.
+        """Whether two answers are equal; False also if the comparison hit a limit.
 
         Args:
             gold: the gold answer.
             answer: answer of a response.
-            tolerance: relative, for numbers; the comparer's if not given.
+            tolerance: relative tolerance for numbers; by default the comparer's.
 
         Raises:
             ValueError: the worker cannot start.
@@ -81,7 +81,7 @@ class LatexComparer:
         return reply is not None and reply["equal"]
 
     def close(self) -> None:
-        """End the worker. The next question starts another."""
+        """End the worker. The next comparison starts another."""
         with self._lock:
             self._end()
 
@@ -91,16 +91,16 @@ class LatexComparer:
         with self._lock:
             key = (gold, answer, tolerance)
             if key not in self._replies:
-                if len(self._replies) >= _MOST_REMEMBERED:
+                if len(self._replies) >= _CACHE_SIZE:
                     self._replies.clear()
-                # Given-up questions are remembered too: a policy that learnt to write `9^{9^{9^9}}`
+                # Comparisons that hit the limit are cached too: a policy that learnt to write `9^{9^{9^9}}`
                 # would otherwise cost the whole limit for each of its responses.
                 self._replies[key] = self._ask_worker(gold, answer, tolerance)
             return self._replies[key]
 
     def _ask_worker(self, gold: str, answer: str, tolerance: float) -> dict[str, bool] | None:
-        question = {"gold": gold, "found": answer, "limit": self.time_limit, "tolerance": tolerance}
-        # A worker that someone else killed says nothing about the question, so that is asked again.
+        question = {"gold": gold, "answer": answer, "limit": self.time_limit, "tolerance": tolerance}
+        # If something else killed the worker, that says nothing about the question, so it is asked again.
         for _ in range(2):
             process = self._process
             if process is None or process.poll() is not None:
@@ -108,8 +108,8 @@ class LatexComparer:
                 process = self._start()
             try:
                 return self._exchange(process, question, self.time_limit + _GRACE)
-            except _Gone as gone:
-                if gone.limited:
+            except _WorkerEnded as ended:
+                if ended.limited:
                     break
         self.timeouts += 1
         return None
@@ -123,14 +123,14 @@ class LatexComparer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=True,  # so that Ctrl-C reaches only us
+            start_new_session=True,  # so that Ctrl-C reaches only this process
         )
         self._process = process
-        self._finalizer = weakref.finalize(self, _kill, process, os.getpid())  # also at our own exit
+        self._finalizer = weakref.finalize(self, _kill, process, os.getpid())  # also at exit
         try:
             reply = self._exchange(process, None, _START_LIMIT + _GRACE)
-        except _Gone as gone:
-            why = "took too long" if gone.limited else f"ended with code {process.returncode}"
+        except _WorkerEnded as ended:
+            why = "took too long" if ended.limited else f"ended with code {process.returncode}"
             raise ValueError(f"The process that compares LaTeX answers did not start: it {why}.") from None
         if "error" in reply:
             self._end()
@@ -151,17 +151,17 @@ class LatexComparer:
             line = _read_line(process.stdout.fileno(), limit)
         except BrokenPipeError:
             line = b""
-        except BaseException:  # a Ctrl-C: the reply would be taken for the one to the next question
+        except BaseException:  # after a Ctrl-C, this reply would be read as the reply to the next question
             self._end()
             raise
         if line is not None and line.endswith(b"\n"):
             reply: dict[str, Any] = json.loads(line)
             return reply
-        if line is not None:  # its pipe closed, so it is about to end by itself, and its code tells why
+        if line is not None:  # the pipe closed, so the worker is about to exit; its exit code says why
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE)
         self._end()
-        raise _Gone(limited=line is None or process.returncode == -signal.SIGALRM)
+        raise _WorkerEnded(limited=line is None or process.returncode == -signal.SIGALRM)
 
     def _end(self) -> None:
         if self._finalizer is not None:
@@ -169,10 +169,10 @@ class LatexComparer:
         self._process = self._finalizer = None
 
     def _disown(self) -> None:
-        """Leave the worker to the parent, in a forked child.
+        """In a forked child, leave the worker to the parent.
 
-        The lock may have been held by a thread that does not exist here. The pipe is closed, or the
-        worker would not see the end of its input when the parent ends.
+        The lock may be held by a thread that does not exist here. The pipe is closed, or the worker would not
+        see the end of its input when the parent ends.
         """
         self._lock, self._owner = threading.Lock(), os.getpid()
         process = self._process
@@ -181,7 +181,7 @@ class LatexComparer:
             assert process.stdin is not None and process.stdout is not None
             process.stdin.close()
             process.stdout.close()
-            process.returncode = 0  # it is no child of this process, and Popen would warn that it still runs
+            process.returncode = 0  # not a child of this process; Popen would warn that it still runs
 
 
 def _kill(process: subprocess.Popen[bytes], owner: int) -> None:
@@ -195,7 +195,7 @@ def _kill(process: subprocess.Popen[bytes], owner: int) -> None:
 
 
 def _read_line(descriptor: int, limit: float) -> bytes | None:
-    """A line, or less where the pipe was closed; None after `limit` seconds."""
+    """A line, or part of one if the pipe was closed; None after `limit` seconds."""
     line = b""
     end = time.monotonic() + limit
     with selectors.DefaultSelector() as selector:

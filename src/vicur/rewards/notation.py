@@ -1,4 +1,4 @@
-"""One notation for answers: Unicode becomes LaTeX, and mere formatting is removed.
+"""Normalises the notation of answers: Unicode becomes LaTeX, and formatting is removed.
 
 Everything here takes time linear in the length of the text.
 """
@@ -53,7 +53,7 @@ _SYMBOLS = str.maketrans(
         "、": ",",
         "∣": "|",
         "∶": ":",
-        "\x0c": r"\f",  # "\frac" and "\boxed" written as string literals when the data were made
+        "\x0c": r"\f",  # "\frac" and "\boxed" that were unescaped when the data were made
         "\x08": r"\b",
     }
 )
@@ -74,7 +74,7 @@ TEXT_COMMAND = (
     r"boldsymbol|bm|operatorname|unit|rm|bf)"
 )
 TEXT_GROUP = re.compile(TEXT_COMMAND + r"\s*\{([^{}]*)\}")
-_DRESS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+_FORMATTING: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\\\\(?=[A-Za-z])"), r"\\"),  # a formula as a string literal would have it
     (re.compile(r"\{,\}"), ","),  # 1{,}000
     (re.compile(r",?\s*\\!\s*"), lambda match: "," if match.group().startswith(",") else ""),
@@ -112,7 +112,7 @@ _PAIRS = [
     ("'", "'"),
 ]
 _WRAPPING = re.compile(rf"(?:{TEXT_COMMAND}|\\boxed|\\fbox)?\s*(?=\{{)")
-# One or two backslashes: some models write a box as a string literal would. `\\.` skips `\{` and `\}`.
+# One or two backslashes: some models escape the backslash of a box. `\\.` skips `\{` and `\}`.
 BRACE = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _SINGLE = re.compile(r"([_^])\s*\{\s*(\w|-?[0-9]+)\s*\}")
@@ -120,7 +120,7 @@ _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\w)", re.IGNORECASE)
 
 
 def unify(text: str) -> str:
-    """Unicode as LaTeX: `2√3` is `2\\sqrt{3}`, `½` is `\\frac{1}{2}`, `x²` is `x^{2}`, `１２` is `12`."""
+    """Write Unicode as LaTeX: `2√3` as `2\\sqrt{3}`, `½` as `\\frac{1}{2}`, `x²` as `x^{2}`."""
     text = text.replace("\ufe0f", "").translate(_INVISIBLE)
     if text.isascii():
         return _roots(text)
@@ -137,19 +137,19 @@ def tidy(text: str) -> str:
     """Remove everything that only formats an answer: dollar signs, bold face, `\\text{}`, spacing, a full
     stop."""
     text = unify(text)
-    for pattern, replacement in _DRESS:
+    for pattern, replacement in _FORMATTING:
         text = pattern.sub(replacement, text)
     before = None
     while text != before:
         before = text
-        text = _undressed(text)
+        text = _without_wrapping(text)
         if len(_DOLLAR.findall(text)) in (2, 4, 6, 8):  # "Area $=5$": around a formula in words
             text = _DOLLAR.sub(" ", text)
     return text
 
 
 def key(text: str) -> str:
-    """A key that is equal for texts that differ only in spaces, dollar signs and `\\text{}`."""
+    """A key that is the same for texts that differ only in spaces, dollar signs and `\\text{}`."""
     text = TEXT_GROUP.sub(r"\1", text)
     # "3 1/2" is not "31/2".
     text = re.sub(r"(?<=[0-9])\s+(?=[0-9])", "~", text)
@@ -157,14 +157,14 @@ def key(text: str) -> str:
 
 
 def words_key(text: str) -> str:
-    """The key of a text of words: without case, articles and punctuation at its ends."""
+    """A key for words that ignores case, articles and punctuation at the ends."""
     bare = TEXT_GROUP.sub(r"\1", text).strip(" \t\n.;:,!?\"'`*")
     bare = _ARTICLE.sub("", bare)
     return key(bare).casefold()
 
 
 def closing_brace(text: str, opening: int) -> int | None:
-    """The index of the brace that closes the one at `opening`, if there is one."""
+    """The index of the brace that closes the one at `opening`; None if there is none."""
     depth = 0
     for match in BRACE.finditer(text, opening):
         depth += 1 if match.group().endswith("{") and match.group() != "\\{" else 0
@@ -185,7 +185,7 @@ def is_balanced(text: str) -> bool:
     return depth == 0
 
 
-def _undressed(text: str) -> str:
+def _without_wrapping(text: str) -> str:
     text = text.strip()
     if not text.endswith("\\"):
         text = text.rstrip(" .;,\n")
@@ -205,11 +205,13 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 def _roots(text: str) -> str:
-    """`√(x)`, `√x`, `√{x}` and `sqrt(x)` as `\\sqrt{x}`."""
+    """Write `√(x)`, `√x`, `√{x}` and `sqrt(x)` as `\\sqrt{x}`."""
     if "√" not in text and "sqrt" not in text and "∛" not in text and "∜" not in text:
         return text
     pieces: list[str] = []
-    opened: list[int | None] = []  # of open brackets: the piece that opens a root, or None
+    opened: list[
+        int | None
+    ] = []  # for each open bracket, the piece that opens its root; None if it has no root
     last = 0
     for match in _ROOT_OR_BRACKET.finditer(text):
         pieces += [text[last : match.start()], match.group()]

@@ -1,4 +1,5 @@
-"""Read the number that starts an answer, exactly: `1,250.75`, `3 1/2`, `1.6 \\times 10^{-19}`, `213_5`."""
+"""Reads the number at the start of an answer, exactly: `1,250.75`, `3 1/2`, `1.6 \\times 10^{-19}`,
+`213_5`."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
-"""Digits without a sign, with commas between thousands or without."""
+"""Digits without a sign, with or without commas between thousands."""
 
 ONES = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
@@ -52,7 +53,7 @@ class Number:
     Attributes:
         value: the number's value.
         base: the base that it is written in.
-        end: position of its end in the text.
+        end: end of the number in the text.
     """
 
     value: Fraction
@@ -61,7 +62,7 @@ class Number:
 
 
 def read_number(text: str) -> Number | None:
-    """The number that a tidied text starts with; None where it starts with something else."""
+    """The number that a tidied text starts with; None if it starts with something else."""
     if word := _WORD.match(text):
         count = _in_words(word["words"])
         return None if count is None else Number(Fraction(-count if word["minus"] else count), 10, word.end())
@@ -121,7 +122,7 @@ def _periodic(finite: str, period: str) -> Fraction:
 def _in_words(words: str) -> int | None:
     """ "two hundred and twenty-one" is 221; None for a mere list of number words: "one two"."""
     total = group = 0
-    last = 1000  # the value of the word before: tens may be followed by ones, nothing by tens
+    last = 1000  # value of the previous word: only ones may follow tens, and nothing may follow ones
     for word in re.split(r"[\s-]+", words.lower()):
         if word == "and":
             continue

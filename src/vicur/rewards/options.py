@@ -59,8 +59,8 @@ class Options:
     """The options of a question.
 
     Attributes:
-        letters: the letter of each option; "" for options without one, as "yes" and "no".
-        texts: the text of each option, without its own letter; "" if it is unknown.
+        letters: the letter of each option; "" for options without one, such as "yes" and "no".
+        texts: the text of each option, without its letter; "" if it is unknown.
     """
 
     letters: tuple[str, ...]
@@ -69,21 +69,21 @@ class Options:
 
 @dataclass(frozen=True)
 class Key:
-    """The options, and those that are right."""
+    """The options, and the indices of the right ones."""
 
     options: Options
     right: frozenset[int]
 
 
 Equal = Callable[[str, str], bool]
-"""Whether a text (first) is equal to that of an option (second)."""
+"""(text, text of an option) -> whether they are equal."""
 
 
 def split_option(text: str) -> tuple[str, str] | None:
     """The letter and the text of an option: "B" of `B`, `(B)`, `**B**`, "B. 12" or "option B".
 
     Returns:
-        The letter (A to J) and what follows it, or None where the text is no option.
+        the letter (A to J) and the text after it; None if the text is not an option.
     """
     match = _OPTION.fullmatch(TEXT_GROUP.sub(r"\1", tidy(text)).strip())
     if match is None:
@@ -93,7 +93,7 @@ def split_option(text: str) -> tuple[str, str] | None:
 
 
 def option_texts(choices: Sequence[str]) -> tuple[str, ...]:
-    """The options without letters of their own: "A. 12" is "12" where it is the first."""
+    """The options without their letters: "A. 12" becomes "12" if it is the first option."""
     texts = []
     for place, choice in enumerate(choices):
         option = split_option(choice)
@@ -103,13 +103,13 @@ def option_texts(choices: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_key(gold: str, choices: Sequence[str] | None, equal: Equal) -> Key | None:
-    """The right options by a gold answer, which may be a letter, a text, an index, or several of them.
+    """The options and the right ones, from a gold answer that is a text, an index, or one or more letters.
 
-    First comes an option whose text is literally the gold answer, then a letter, a text that is equal to it,
-    and last an index, counted from 0: an integer is an index only where no option is that number.
+    The order is: an option whose text is literally the gold answer, a letter, an option with an equal text,
+    and an index counted from 0: an integer is an index only if no option is that number.
 
     Returns:
-        None where the gold answer names no option.
+        None if the gold answer names no option.
     """
     if choices and len(choices) > 1:
         options = Options(tuple(LETTERS[: len(choices)].ljust(len(choices))), option_texts(choices))
@@ -143,16 +143,16 @@ def _right(gold: str, options: Options, equal: Equal) -> list[int]:
 
 
 def _letter_list(text: str) -> list[str]:
-    """The letters of "(A),(C)", "A and C" or "A\\nC"; none where the text is anything else."""
+    """The letters of "(A),(C)", "A and C" or "A\\nC"; none for any other text."""
     plain = TEXT_GROUP.sub(r" \1 ", text)
     bare = re.sub(r"\band\b|[\s,;&()\[\]{}\\、，]", " ", plain).split()
     return bare if len(bare) > 1 and all(re.fullmatch("[A-J]", letter) for letter in bare) else []
 
 
 def named(text: str, options: Options, equal: Equal) -> frozenset[int]:
-    """The options that a statement names, by letter or by text; several where it does not decide.
+    """The options that a statement names, by letter or by text; several if it does not decide.
 
-    A letter that is followed by the text of another option names both.
+    A letter followed by the text of another option names both options.
 
     Args:
         text: the text after "the answer is", the content of a box, or a short response.
@@ -178,7 +178,7 @@ def named(text: str, options: Options, equal: Equal) -> frozenset[int]:
 
 
 def mentioned(text: str, options: Options) -> frozenset[int]:
-    """The options that a text marks by their letter, "(B)" or "option B", and does not reject."""
+    """The options that a text mentions by letter, "(B)" or "option B", without rejecting them."""
     places: set[int] = set()
     for match in _MENTION.finditer(text):
         letter = match["named"] or match["marked"]
@@ -193,7 +193,7 @@ def mentioned(text: str, options: Options) -> frozenset[int]:
 
 
 def contained(text: str, options: Options) -> frozenset[int]:
-    """The options whose text is in a sentence as whole words, the longest where one is part of another."""
+    """The options whose text is in a sentence as whole words; if one is part of another, the longer one."""
     plain = " " + " ".join(re.findall(r"\w+|[^\w\s]", tidy(text).casefold())) + " "
     if _NEGATION.search(tidy(text)):
         return frozenset()
@@ -223,7 +223,7 @@ def _by_letter(text: str, options: Options, equal: Equal) -> frozenset[int]:
     if match is None or not any(options.letters):
         return frozenset()
     letter = (match["marked"] or match["bare"]).upper()
-    if letter not in options.letters:  # no option has it: what is behind it decides
+    if letter not in options.letters:  # no option has this letter: the text after it decides
         marked = match["marked"] or match["colon"]
         return (
             _by_text(text[match.end("colon") if match["colon"] else match.end() :].strip(), options, equal)
@@ -256,7 +256,7 @@ def _by_letter(text: str, options: Options, equal: Equal) -> frozenset[int]:
 
 
 def _states(rest: str, option: str, equal: Equal) -> bool:
-    """Whether the text behind a letter is that of an option, perhaps with an explanation behind it."""
+    """Whether the text after a letter is that of an option, possibly followed by an explanation."""
     if not option:
         return False
     head = re.split(r"\)|[.;](?:\s|$)|,\s+(?:as|because|since|so|which)\b", rest, maxsplit=1)[0].strip(" $*")

@@ -1,4 +1,4 @@
-"""Take an answer apart: what it is the value of, its elements, its unit."""
+"""Splits an answer into its parts: label, elements, number and unit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAME = re.compile(
     r"(?:\s*\([A-Za-z0-9, ]{1,12}\))?|\(\s*[A-Za-z]\w?(?:\s*,\s*[A-Za-z]\w?)+\s*\)"
 )
 _WORDS = re.compile(r"[^\W\d_][\w'.,() -]{1,60}")
-_SAID = re.compile(
+_SPOKEN_LABEL = re.compile(
     r"(?:[A-Za-z][A-Za-z' ]{1,60}?\s(?:is|are|equals|was|will be|would be)\s+(?:equal to\s+)?"
     r"|[A-Za-z][A-Za-z. ]{2,40}:\s*)(?=\S)"
 )
@@ -55,12 +55,12 @@ _CLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Labelled:
-    """An answer and what it is the value of.
+    """An answer with its label, which says what it is the value of.
 
     Attributes:
         label: "x" of `x = 12`, "area" of `Area = 12`; "" for none.
         value: the text after the label.
-        named: whether the label is one symbol, which another may contradict.
+        named: whether the label is a symbol; two different symbols contradict each other.
     """
 
     label: str
@@ -79,10 +79,10 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Collection:
-    """Several answers in one.
+    """An answer with several elements.
 
     Attributes:
-        opening, closing: the brackets; "" where there are none.
+        opening, closing: the brackets; "" if there are none.
         items: the elements.
     """
 
@@ -96,11 +96,11 @@ class Collection:
 
 
 def split_top(text: str, separators: str) -> list[str]:
-    """Split at separators outside of all brackets.
+    """Split a text at separators that are outside all brackets.
 
     Args:
         text: a tidied text.
-        separators: a regular expression for one token.
+        separators: regular expression of a separator, which is one token.
     """
     pieces, depth, start = [], 0, 0
     pattern = re.compile(separators)
@@ -116,9 +116,9 @@ def split_top(text: str, separators: str) -> list[str]:
 
 
 def read_label(text: str) -> Labelled:
-    """Part a label from its value: "x =", "Area =", "The area is", "domain:", "3 + 4 =".
+    """Separate a label from its value: "x =", "Area =", "The area is", "domain:", "3 + 4 =".
 
-    An equation such as `2x = 8` has no label: 8 is not what it says.
+    An equation such as `2x = 8` has no label: its answer is not 8.
     """
     text = _MEMBER.sub("", text, count=1)
     if built := _BUILDER.fullmatch(text):
@@ -126,8 +126,8 @@ def read_label(text: str) -> Labelled:
     sides = split_top(text, "=")
     if len(sides) == 1:
         plain = TEXT_GROUP.sub(r"\1", text).strip()
-        if spoken := _SAID.match(plain):
-            return Labelled(_bare(spoken.group()), tidy(plain[spoken.end() :]), False)
+        if spoken := _SPOKEN_LABEL.match(plain):
+            return Labelled(_label_words(spoken.group()), tidy(plain[spoken.end() :]), False)
         return Labelled("", text, False)
     if any(len(split_top(side, "[,;]")) > 1 or _AND_WORD.search(side) for side in sides[1:-1]):
         return Labelled("", text, False)  # "x = 2, y = 5"
@@ -138,7 +138,7 @@ def read_label(text: str) -> Labelled:
         return Labelled(key(last), first, True)  # `5 = s`
     plain = TEXT_GROUP.sub(r"\1", first).replace("$", "").strip()
     if _WORDS.fullmatch(plain):
-        return Labelled(_bare(plain), last, False)
+        return Labelled(_label_words(plain), last, False)
     if not re.search(r"[A-Za-z]", re.sub(r"\\(?:times|cdot|div|frac|sqrt|pi)(?![A-Za-z])", "", first)):
         values = {number.value for number in map(_whole_number, sides) if number is not None}
         return Labelled("", text if len(values) > 1 else last, False)  # `= 7`, `3 + 4 = 7`, but not `5 = 6`
@@ -152,7 +152,7 @@ def is_name(text: str) -> bool:
 
 
 def expression_label(text: str) -> str:
-    """The value of an equation with only variables on its left: 7 of `x + y = 7`, but nothing of `2x = 8`."""
+    """The right side of an equation with only variables on its left (7 of `x + y = 7`), or the text."""
     sides = split_top(text, "=")
     left = re.sub(r"_\s*(?:\{[^{}]*\}|\w)", "", sides[0])
     if len(sides) == 2 and re.search("[A-Za-z]", left) and not re.search(r"[0-9^<>]|^\s*-", left):
@@ -161,13 +161,13 @@ def expression_label(text: str) -> str:
 
 
 def without_hedge(text: str) -> str:
-    """Remove "approximately", "about", `\\approx`."""
+    """Remove a leading "approximately", "about" or `\\approx`."""
     hedge = _HEDGE.match(text)
     return text[hedge.end() :] if hedge else text
 
 
 def without_qualifier(text: str) -> str:
-    """`2x + 1` of `2x + 1 \\text{ for all real } x`."""
+    """Remove a trailing qualifier: `2x + 1 \\text{ for all real } x` becomes `2x + 1`."""
     match = _QUALIFIER.search(text)
     if (
         match is None
@@ -201,7 +201,7 @@ def read_quantity(text: str) -> Quantity | None:
 
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
-    """A formula without the unit behind it: `81\\pi` and square centimetres of `81 \\pi \\mathrm{cm}^2`."""
+    """A formula and the unit after it: `81\\pi` and square centimetres for `81 \\pi \\mathrm{cm}^2`."""
     match = _TRAILING_UNIT.search(text[-80:])
     if match is None:
         return text, None
@@ -216,7 +216,7 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
 
 
 def read_collection(text: str) -> Collection | None:
-    """A point, an interval, a set or a list; None where there is one element."""
+    """A point, an interval, a set or a list; None for a single element."""
     text = _POINT.sub("", text.strip(), count=1) if text.endswith(")") else text.strip()
     enclosed = _ENCLOSED.fullmatch(text)
     if enclosed and _is_one_group(text):
@@ -240,7 +240,7 @@ def expand_signs(item: str) -> list[str]:
 
 
 def read_clock(text: str) -> tuple[int, int, int, str] | None:
-    """Hours, minutes, seconds and "a", "p" or "" of a time of day; None where it is none."""
+    """Hours, minutes, seconds and "a", "p" or "" of a time of day; None for any other text."""
     match = _CLOCK.fullmatch(TEXT_GROUP.sub(r" \1 ", text).strip())
     if match is None or not (match[2] or match[4] or "clock" in text):
         return None
@@ -249,7 +249,7 @@ def read_clock(text: str) -> tuple[int, int, int, str] | None:
 
 
 def read_ratio(text: str) -> list[str] | None:
-    """The parts of `3:4` or `\\sqrt{3}:7`; None where the text is no ratio."""
+    """The parts of `3:4` or `\\sqrt{3}:7`; None if the text is not a ratio."""
     parts = split_top(text, ":")
     if len(parts) == 1:
         parts = re.split(r"(?<=[0-9])\s+to\s+(?=[0-9])", text)
@@ -259,7 +259,7 @@ def read_ratio(text: str) -> list[str] | None:
 
 
 def _is_one_group(text: str) -> bool:
-    """Whether the first bracket is closed by the last character."""
+    """Whether the last character closes the first bracket."""
     depth, last = 0, 0
     for token in _TOKEN.finditer(text):
         depth += token.group() in _OPEN
@@ -280,7 +280,7 @@ def _whole_number(text: str) -> Number | None:
     return number if number is not None and not text[number.end :].strip() else None
 
 
-def _bare(words: str) -> str:
+def _label_words(words: str) -> str:
     words = re.sub(
         r"\b(?:the|is|are|equals|was|will be|would be|equal to|its|total|an?)\b|[:.]", " ", words.lower()
     )

@@ -1,7 +1,7 @@
-"""Thoughts of thinking models, between tags such as `<think>` and `</think>`.
+"""The thinking of reasoning models, between tags such as `<think>` and `</think>`.
 
-Some chat templates end the prompt with the opening tag, so that a response holds the closing tag alone, or
-none where the response was cut off before.
+Some chat templates end the prompt with the opening tag. The response then holds only the closing tag, or no
+tag if it was cut off before.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ _OPENED = re.compile(rf"[<◁]{_NAME}\s*\Z", re.IGNORECASE)
 
 
 def opened_thought(prompt: str) -> str:
-    """The opening tag that a rendered prompt ends with, and the space after it; "" if it ends otherwise.
+    """The opening tag at the end of a rendered prompt, with the space after it; "" if there is none.
 
-    Put before the response, it makes the model's turn whole.
+    Put before the response, it completes the model's turn.
     """
     opening = _OPENED.search(prompt)
     return "" if opening is None else opening[0]
 
 
 def without_thoughts(text: str) -> tuple[str, bool]:
-    """The text beside a model's thoughts, and whether the text ends inside of a thought.
+    """The text after a model's thinking, and whether the text ends inside its thinking.
 
-    Everything up to the last closing tag is thought, whether there is an opening tag or not.
+    Everything up to the last closing tag is thinking, whether or not there is an opening tag.
     """
     start, opened = 0, False
     for tag in _TAG.finditer(text):

@@ -1,8 +1,8 @@
-"""Units of measurement, read with pint.
+"""Reads units of measurement with pint.
 
-A letter behind a formula is a variable far more often than a unit, so what pint knows counts as a unit only
-where it is spelled out ("metres"), or is a common symbol ("cm") that is separated from the number or in
-`\\text{}`. `7t` is no seven tonnes, and `2mg` is the weight of two masses m.
+A letter after a formula is a variable far more often than a unit. So a name that pint knows counts as a unit
+only if it is spelled out ("metres"), or is a common symbol ("cm") that is separated from the number or in
+`\\text{}`. `7t` is not seven tonnes, and `2mg` is the weight of two masses m.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ cent euro sterling yen yuan rupee byte bit parsec light_year atmosphere
 """
 _SYMBOLS = frozenset(_SYMBOLS_NAMES.split())
 _LETTERS = frozenset("mgsLlNJWVACFTKh")
-"""The single letters that are units when separated from the number."""
+"""Single letters that are units if separated from the number."""
 _DEGREES = {"deg": "degree", "degC": "degree_Celsius", "degF": "degree_Fahrenheit"}
 _AMBIGUOUS = re.compile(r"[A-Za-zµ]|[mnp](?:[gsNJWVACFTHK]|mol)|[mnp]m(?<!mm)|in|as|at|pt|ft lb")
-"""Symbols that are products of variables where they are set directly behind a number, as in `2mg`."""
+"""Symbols that are products of variables if they directly follow a number, as in `2mg`."""
 _CHINESE = {
     **{"米": "meter", "厘米": "centimeter", "毫米": "millimeter", "分米": "decimeter", "千米": "kilometer"},
     **{"公里": "kilometer", "海里": "nautical_mile", "度": "degree", "秒": "second", "分钟": "minute"},
@@ -96,7 +96,7 @@ thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh seventh
 tenth tenths hundredth hundredths more less than root sqrt sin cos tan log mod not but if then factorial
 """
 _NO_NOUNS = frozenset(_CHANGING.split())
-"""Words after a number that change what it says."""
+"""Words after a number that change its value or meaning."""
 _LONGEST = 60
 
 
@@ -106,9 +106,9 @@ class Unit:
 
     Attributes:
         name: pint's name of the unit, or the noun; "" for "units".
-        scale: size in base units; 0 where that is meaningless, as for degrees Celsius.
-        dimension: pint's name of the dimension; the unit's own name if it has none, such as degrees, or a
-            noun.
+        scale: size in base units; 0 if that is meaningless, as for degrees Celsius.
+        dimension: pint's name of the dimension; the unit's own name if it is dimensionless, such as degrees,
+            or a noun.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Unit:
     dimension: str
 
     def factor(self, other: Unit) -> Fraction | None:
-        """The size of this unit in units of `other`; None where they measure different things."""
+        """The size of this unit in units of `other`; None if they measure different things."""
         if self.name == other.name:
             return Fraction(1)
         if self.dimension != other.dimension or not (self.scale and other.scale):
@@ -129,16 +129,16 @@ ANY = Unit("", Fraction(1), "")
 
 
 def read_unit(tail: str, attached: bool | None = None, nouns: bool = True) -> Unit | None:
-    """The unit that a text is, all of it.
+    """The unit that a whole text is.
 
     Args:
         tail: text after a number: " cm^2", "\\text{ m/s}", "(kg)", "^\\circ".
-        attached: whether it directly follows the number, where a letter is a variable; read from the
+        attached: whether it directly follows the number, in which case a letter is a variable; read from the
             text if not given.
-        nouns: take one or two words that are no unit for what is counted, as in "12 apples".
+        nouns: whether one or two other words may be the thing that is counted, as in "12 apples".
 
     Returns:
-        None where it is something else, as in `12x`.
+        None if the text is something else, as in `12x`.
     """
     if not tail.strip() or len(tail) > _LONGEST:
         return None
@@ -176,7 +176,7 @@ def _read(text: str, attached: bool, nouns: bool) -> Unit | None:
 
 
 def _expression(text: str, attached: bool) -> str | None:
-    """A product of units in pint's words."""
+    """A product of units in pint's notation; None if the text is not one."""
     end = 0
     parts: list[tuple[str, str]] = []
     while end < len(text):
@@ -195,7 +195,7 @@ def _expression(text: str, attached: bool) -> str | None:
 
 
 def _known(name: str, attached: bool) -> str | None:
-    """pint's name of a unit that is written out or a common symbol."""
+    """pint's name of a unit that is spelled out or a common symbol; None for any other text."""
     name = name.strip(".").replace("micro_", "µ")
     if name.lower() in _NO_NOUNS:
         return None
@@ -227,12 +227,12 @@ def _pint_unit(expression: str) -> Unit | None:
         return None
     if str(unit) in ("degree_Celsius", "degree_Fahrenheit"):
         return Unit(name, Fraction(0), name)
-    # pint computes in float: twelve digits are what can be relied on.
+    # pint computes in floats: twelve digits are reliable.
     return Unit(name, Fraction(f"{scale:.12g}"), dimension)
 
 
 def currency(text: str) -> tuple[Unit, int] | None:
-    """The currency sign that a text starts with, and where it ends."""
+    """The unit and the end of the currency sign at the start of a text; None if there is none."""
     match = _CURRENCY_SIGN.match(text)
     if match is None:
         return None
@@ -241,7 +241,7 @@ def currency(text: str) -> tuple[Unit, int] | None:
 
 
 def leading_unit(words: str) -> int:
-    """Number of characters after a number that are its unit: 3 for " cm long"; 0 if there is none."""
+    """Length of the unit at the start of the text after a number: 3 for " cm long"; 0 if there is none."""
     pieces = list(re.finditer(r"\s*[^\s,.;:!?()]+", words[:_LONGEST]))[:3]
     for last in reversed(pieces):
         if pieces[0].start() == 0 and read_unit(words[: last.end()], nouns=False) is not None:
@@ -250,7 +250,7 @@ def leading_unit(words: str) -> int:
 
 
 def is_unit(text: str) -> bool:
-    """Whether a text is a unit of measurement and no noun."""
+    """Whether a text is a unit of measurement, not a noun."""
     return read_unit(" " + tidy(text), nouns=False) is not None
 
 

@@ -1,15 +1,15 @@
-"""Compare LaTeX answers with math-verify: a script, run in a process that may be killed.
+"""Compares LaTeX answers with math-verify: a script that runs in a process that may be killed.
 
-Run as `python -I worker.py '{"start_limit": 60, "memory": 4294967296}'`, it answers each line of JSON
-on its input with one on its output, and ends when its input does. It imports nothing of this package,
+Run as `python -I worker.py '{"start_limit": 60, "memory": 4294967296}'`, it answers each line of JSON on
+its input with a line on its output, and ends when its input ends. It imports nothing from this package,
 which would load torch, and uses no multiprocessing, which would import the user's main script again.
 
     {"ready": true}                                             first, or {"error": "..."}
-    {"gold": "\\frac{1}{2}", "found": "0.5", "tolerance": 1e-6, "limit": 5}
+    {"gold": "\\frac{1}{2}", "answer": "0.5", "tolerance": 1e-6, "limit": 5}
     {"equal": true}
 
-Comparing may take forever in C code (`9^{9^{9^9}}`), where no Python handler runs. So the limit is a
-timer whose signal keeps its default action, and ends the process. It holds without the parent, too.
+A comparison may take forever in C code (`9^{9^{9^9}}`), where no Python handler runs. So the limit is a
+timer whose signal keeps its default action and ends the process. It works without the parent, too.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from typing import IO, Any
 def main() -> None:
     """Answer questions until the input ends."""
     settings = json.loads(sys.argv[1])
-    # What sympy or antlr print must not end up among the replies.
+    # The output of sympy or antlr must not end up among the replies.
     replies, questions = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0), "r")
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    null_device = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)
-    # Both are inherited, and would turn the timer off.
+        os.dup2(null_device, descriptor)
+    # An inherited handler or mask would turn the timer off.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     signal.setitimer(signal.ITIMER_REAL, settings["start_limit"])
     _limit_memory(settings["memory"])
     try:
-        # The first question of a kind loads parts of sympy and antlr, which belongs to starting up.
+        # The first question of a kind loads parts of sympy and antlr, which is part of starting up.
         for gold, candidate in (("\\frac{1}{2}", "\\sqrt{4}"), ("[1,x)", "\\{2,y\\}")):
-            answer({"gold": gold, "found": candidate, "tolerance": 0.0})
+            answer({"gold": gold, "answer": candidate, "tolerance": 0.0})
     except ImportError as error:
         _reply(replies, {"error": str(error)})
         return
@@ -54,25 +54,25 @@ def main() -> None:
 
 
 def answer(question: dict[str, Any]) -> dict[str, bool]:
-    """One question, as in the module's docstring, without its limit."""
+    """The reply to a question as in the module's docstring; the limit is not applied here."""
     from math_verify import verify
 
     gold = _parse(question["gold"])
-    candidate = _parse(question["found"])
+    candidate = _parse(question["answer"])
     if gold is None or candidate is None:
         return {"equal": False}
     close = _close(gold, candidate, question["tolerance"])
     if close is None:
-        # 0 means no timeout: theirs needs a Python handler, and would take our timer away.
+        # 0 means no timeout: math-verify's needs a Python handler and would replace the timer set here.
         close = verify(gold, candidate, allow_set_relation_comp=True, timeout_seconds=0)
     return {"equal": bool(close)}
 
 
 def _parse(text: str) -> Any:
-    """The formula, all of it, as math-verify reads it; None where it cannot.
+    """The whole formula as math-verify parses it; None if it cannot.
 
-    Different from its defaults: units are not removed (`h` in `\\pi r^2 h` is not one, and real ones were
-    read before), and R and r are two variables.
+    Unlike with its defaults, units are not removed (`h` in `\\pi r^2 h` is not one, and real ones were read
+    before), and R and r are two variables.
     """
     from latex2sympy2_extended.latex2sympy2 import (
         ConversionConfig,
@@ -95,7 +95,7 @@ def _parse(text: str) -> Any:
         )
     except ImportError:
         raise
-    except Exception:  # its parser raises bare ones
+    except Exception:  # the parser raises plain Exceptions
         return None
 
 
@@ -107,7 +107,7 @@ def should_be_complex(text: str) -> bool:
 
 
 def as_maths(text: str) -> str:
-    """Remove dollar signs, and turn upright single letters, as in `\\mathrm{e}`, into plain ones."""
+    """Remove dollar signs, and turn upright single letters such as `\\mathrm{e}` into plain ones."""
     text = re.sub(r"\\?\$|\\[()\[\]]", "", text)
     text = re.sub(r"\\(?:mathrm|text|rm|operatorname|mathit|mathbf)\s*\{\s*([A-Za-z])\s*\}", r"{\1}", text)
     text = re.sub(r"(?<![\\A-Za-z])(arc)?(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![A-Za-z])", r"\\\1\2", text)
@@ -115,9 +115,9 @@ def as_maths(text: str) -> str:
 
 
 def _close(gold: Any, candidate: Any, tolerance: float) -> bool | None:
-    """Whether two numbers are equal but for rounding; None where one is not a finite number.
+    """Whether two numbers are equal up to rounding; None if one is not a finite number.
 
-    math-verify rounds to 6 decimals, by which all numbers below a millionth are equal.
+    math-verify rounds to 6 decimals, which makes all numbers below a millionth equal.
     """
     from sympy import Abs
 
@@ -130,9 +130,9 @@ def _close(gold: Any, candidate: Any, tolerance: float) -> bool | None:
         limit = max(tolerance, 1e-12)
         if gold.is_zero or gold.evalf(15) == 0:
             return bool(Abs(candidate.evalf(15)) <= limit)
-        # By their quotient: neither underflows, as 10^{-400} would as a float.
+        # The quotient does not underflow, as 10^{-400} would as a float.
         return bool(Abs((candidate / gold).evalf(20) - 1) <= limit)
-    except Exception:  # sympy raises many kinds; math-verify catches them all, and says False
+    except Exception:  # sympy raises many kinds; math-verify catches all of them and returns False
         return None
 
 

@@ -1,10 +1,10 @@
-"""The one door to responses: a model answers problems under a view.
+"""Generates responses: a model answers problems under a view.
 
-Training, evaluation, the worth of privileges, pretraining and the preflight all ask through `Generator`.
-Another engine than PyTorch in this process is another class with these two methods.
+Training, evaluation, the worth of privileges, pretraining and the preflight all use the `Generator` protocol.
+To add an engine other than PyTorch in this process, write another class with its two methods.
 
-`respond` samples and decodes. `TorchGenerator` calls it with the prompts that a view makes of problems;
-`vicur cues build` with a local model calls it with a chat that asks about a problem, which no view shows.
+`respond` samples and decodes. `TorchGenerator` calls it with the prompts of problems under a view;
+`vicur cues build` with a local model calls it with a chat about a problem, which is not a view.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from vicur.rollouts.rollout import Response, Rollouts, texts_of
 from vicur.rollouts.sampler import Sampler
 
 PROMPT_END = 32
-"""Tokens at the end of a prompt in which the opening tag of a thought may be. Most tokenizers need one to
-four for it; one that falls back to bytes needs up to twenty, and more for the line breaks after it."""
+"""Number of tokens at the end of a prompt that are searched for an opening tag such as `<think>`. Most
+tokenizers need one to four tokens for it; one that falls back to bytes needs up to twenty, and more for the
+line breaks after it."""
 Encode = Callable[[Sequence[Sample], View], list[EncodedPrompt]]
-"""Makes a model's prompts of samples under a view."""
+"""Encodes samples under a view as prompts of a model."""
 
 
 @runtime_checkable
@@ -36,34 +37,34 @@ class Generator(Protocol):
     def generate(
         self, samples: Sequence[Sample], view: View, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Rollouts:
-        """Responses to problems.
+        """Generate responses to problems.
 
-        They depend on the model, the view, `seed`, `step`, a sample's id and the number within its group, and
-        not on which samples are asked together.
+        A response depends only on the model, the view, `seed`, `step`, the sample's id and the response's
+        number within its group, not on which samples are in the same call.
 
         Args:
             samples: the problems.
             view: the model's view of them.
             group_size: number of responses to each problem.
-            seed: another seed, other responses.
-            step: rollout step; another step, other responses.
+            seed: random seed.
+            step: rollout step; responses differ from step to step.
         """
         ...
 
     def sync(self) -> None:
-        """Take over the student's weights after an update."""
+        """Load the student's current weights after an update."""
         ...
 
 
 class TorchGenerator:
-    """Samples with PyTorch in this process, from the very model that is trained: there is nothing to sync.
+    """Samples with PyTorch in this process, from the model that is trained, so there is nothing to sync.
 
     Args:
         loaded: the model.
         sampling: temperature and the like.
-        prompts_per_batch: prompts that are prefilled and decoded together.
-        limits: on the pixels of what the model is shown; the checkpoint's own if not given.
-        encode: makes its prompts, where that is shared with the scoring of the responses.
+        prompts_per_batch: number of prompts that are prefilled and decoded together.
+        limits: pixel limits of images and frames; by default the checkpoint's own.
+        encode: encodes the prompts, to share them with the scoring of the responses.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class TorchGenerator:
         return Rollouts(tuple(samples), responses, texts)
 
     def sync(self) -> None:
-        """Nothing to do."""
+        """Do nothing: the sampled model is the trained one."""
 
 
 def respond(
@@ -123,8 +124,8 @@ def respond(
         step: rollout step; another step, other responses.
 
     Returns:
-        for each prompt its responses, on the CPU; and their texts, without special tokens, after the tag of a
-        thought that the prompt opened.
+        for each prompt its responses, on the CPU, and their texts without special tokens. If the prompt ends in
+        an opening tag such as `<think>`, the texts begin with it.
     """
     sampler = Sampler(loaded, sampling, prompts_per_batch)
     responses = sampler.sample(prompts, ids, group_size=group_size, seed=seed, step=step)
@@ -135,11 +136,11 @@ def respond(
 
 
 def prompts_of(loaded: LoadedModel, limits: PixelLimits | None = None) -> Encode:
-    """Makes the prompts of a model.
+    """A function that encodes samples as prompts of a model.
 
     Args:
         loaded: the model.
-        limits: on the pixels of images and frames; the checkpoint's own if not given.
+        limits: pixel limits of images and frames; by default the checkpoint's own.
     """
     encoder = PromptEncoder.of(loaded, limits)
 

@@ -1,4 +1,4 @@
-"""Grading what a model responded to a problem."""
+"""Grades rollouts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vicur.rollouts.rollout import Rollouts
 
 
 def grade(rollouts: Rollouts, grader: Grader) -> tuple[Grade | None, ...]:
-    """The grade of every response, in the flat order; None where a problem cannot be graded."""
+    """The grade of every response, in the flat order; None if its problem cannot be graded."""
     return tuple(
         grade_response(grader, sample, text)
         for sample, texts in zip(rollouts.samples, rollouts.texts, strict=True)
@@ -17,5 +17,5 @@ def grade(rollouts: Rollouts, grader: Grader) -> tuple[Grade | None, ...]:
 
 
 def grade_response(grader: Grader, sample: Sample, text: str) -> Grade | None:
-    """The grade of one response; None where the problem cannot be graded."""
+    """The grade of one response; None if the problem cannot be graded."""
     return grader.grade(text, sample.answer, choices=sample.meta.get("choices"), meta=sample.meta)

@@ -1,6 +1,6 @@
 """Turns logits into the distribution that is sampled from.
 
-Shape suffixes: B sequences, V words kept.
+Shape suffixes: B sequences, V kept vocabulary entries.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ class SamplingConfig:
 
     @property
     def is_policy(self) -> bool:
-        """Whether what is sampled from is the model's own distribution, unchanged."""
+        """Whether responses are sampled from the model's own, unchanged distribution."""
         return (self.temperature, self.top_p, self.top_k, self.presence_penalty) == (1, 1, 0, 0)
 
 
 def sampling_log_probs(
     logits_BV: Float[Tensor, "B V"], present_BV: Float[Tensor, "B V"], config: SamplingConfig
 ) -> Float[Tensor, "B V"]:
-    """Log-probabilities, in nats, of the distribution that is sampled from; -inf where cut off.
+    """Log-probabilities, in nats, of the distribution that is sampled from; -inf for tokens that are cut off.
 
     The order is the usual one: presence penalty, temperature, top-k, top-p. Greedy sampling keeps
-    the one most likely word.
+    only the most likely token.
 
     Args:
         logits_BV: the model's logits.
-        present_BV: 1 where the response already has the word.
+        present_BV: 1 where the response already contains the token.
         config: settings for sampling.
     """
     logits = logits_BV.double() - config.presence_penalty * present_BV
@@ -61,7 +61,7 @@ def sampling_log_probs(
     if config.top_p < 1:
         ordered, order = logits.sort(-1, descending=True)
         mass = ordered.softmax(-1)
-        before = mass.cumsum(-1) - mass  # the word that crosses the limit is still kept
+        before = mass.cumsum(-1) - mass  # the token that crosses the limit is still kept
         cut = (before >= config.top_p).scatter(-1, order, before >= config.top_p)
         logits = logits.masked_fill(cut, -torch.inf)
     return logits.log_softmax(-1)

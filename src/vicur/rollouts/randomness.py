@@ -1,6 +1,6 @@
-"""Random numbers keyed by what they decide, not by when or where they are drawn.
+"""Random numbers keyed by what they are used for, not by when or where they are drawn.
 
-The number that picks a token depends on (seed, step, sample, response number, position) alone, so the
+The number that picks a token depends only on (seed, step, sample, response number, position), so the
 responses do not change with batch size, row order or number of processes.
 """
 

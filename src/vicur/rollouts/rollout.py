@@ -19,14 +19,14 @@ from vicur.rollouts.randomness import stream_key, uniforms
 class Rollouts:
     """The responses to a batch of samples.
 
-    The flat order used by every per-token tensor (suffix N) is: samples in order, each sample's
-    the responses to a problem in order, each response's tokens in order.
+    The flat order used by every per-token tensor (suffix N) is: samples in order, each sample's responses in
+    order, each response's tokens in order.
 
     Attributes:
         samples: the problems.
         responses: the responses to each problem.
-        texts: the responses decoded without special tokens, after the tag of a thought that the prompt
-            opened.
+        texts: the responses decoded without special tokens, preceded by the opening tag of thinking if the
+            prompt ends with one.
     """
 
     samples: tuple[Sample, ...]
@@ -65,12 +65,12 @@ class Rollouts:
         """Log-probability of each token under the distribution it was sampled from.
 
         Raises:
-            ValueError: a response was not sampled here.
+            ValueError: a response was not sampled.
         """
         per_response = [response.log_probs for response in self.flat_responses]
         sampled = [log_probs for log_probs in per_response if log_probs is not None]
         if len(sampled) < len(per_response):
-            raise ValueError("Responses that were given, not sampled, have no sampling log-probs.")
+            raise ValueError("Responses from the data were not sampled and have no sampling log-probs.")
         return torch.cat(sampled)
 
     def draws(self, seed: int, step: int) -> Float[Tensor, " N"]:
@@ -83,11 +83,11 @@ class Rollouts:
         return torch.from_numpy(np.concatenate(draws))
 
     def part(self, prompts: slice) -> Rollouts:
-        """The rollouts of some of the samples."""
+        """The rollouts of a slice of the samples."""
         return Rollouts(self.samples[prompts], self.responses[prompts], self.texts[prompts])
 
     def tokens(self, prompts: slice) -> slice:
-        """Positions of some samples' tokens in the flat order."""
+        """The positions, in the flat order, of the tokens of a slice of the samples."""
         lengths = [sum(len(response.ids) for response in group) for group in self.responses]
         first, last, _ = prompts.indices(len(lengths))
         return slice(sum(lengths[:first]), sum(lengths[:last]))
@@ -95,13 +95,13 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Response:
-    """One sampled answer.
+    """One response.
 
     Attributes:
         ids: tokens, stop token included.
-        log_probs: log-prob of each token under the distribution it was sampled from, in nats; None where it
-            was not sampled here.
-        finish_reason: "stop", or "length" when it was cut off.
+        log_probs: log-prob of each token under the distribution it was sampled from, in nats; None if it was
+            not sampled.
+        finish_reason: "stop", or "length" if it was cut off.
     """
 
     ids: Int[Tensor, " T"]

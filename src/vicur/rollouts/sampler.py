@@ -1,6 +1,6 @@
-"""Sampling responses: each prompt is prefilled once, its cache serves all its responses.
+"""Samples responses: each prompt is prefilled once, and all its responses share the cache.
 
-Shape suffixes: B sequences being decoded, L cache length, V words kept.
+Shape suffixes: B sequences being decoded, L cache length, V kept vocabulary entries.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Sampler:
     """Samples from a model.
 
     Args:
-        loaded: the model, and the vocabulary that says which tokens may be sampled and which end a
+        loaded: the model, and its vocabulary with the tokens that may be sampled and those that end a
             response.
         config: temperature and the like.
-        prompts_per_batch: prompts that are prefilled and decoded together.
+        prompts_per_batch: number of prompts that are prefilled and decoded together.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Sampler:
         prompts share a batch.
 
         Returns:
-            for each prompt its responses, on the CPU.
+            the responses to each prompt, on the CPU.
         """
         training = self.model.training
         self.model.eval()
@@ -133,7 +133,7 @@ class _Decoding:
         return len(self.live) == 0
 
     def step(self, draws_B: Float[Tensor, " B"]) -> None:
-        """Pick one token for each live row, then compute the logits that follow."""
+        """Pick one token for each live sequence, then compute the next logits."""
         log_probs = sampling_log_probs(self.logits, self.present, self.config)
         slot = pick(log_probs, draws_B)
         self.present.scatter_(1, slot[:, None], 1.0)
@@ -179,18 +179,18 @@ class _Decoding:
 
 
 def pick(log_probs_BV: Float[Tensor, "B V"], draws_B: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """The word at which the cumulative probability passes the draw; never one of probability 0."""
+    """The index at which the cumulative probability passes the draw; never an entry of probability 0."""
     cumulative = log_probs_BV.double().exp().cumsum(-1)
     threshold = draws_B[:, None].double() * cumulative[:, -1:]
     slot = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
-    last = (cumulative < cumulative[:, -1:]).sum(-1)  # where rounding pushed the threshold over
+    last = (cumulative < cumulative[:, -1:]).sum(-1)  # if rounding puts the threshold too high
     return torch.minimum(slot, last)
 
 
-class _RoomyLayer(SizedCacheLayer):
+class _PreallocatedLayer(SizedCacheLayer):
     """Keys and values of one layer in a buffer with room for the whole response.
 
-    Appending writes in place; the growing caches of transformers copy everything at each token.
+    Appending writes in place; transformers' growing caches copy everything at each token.
     """
 
     is_sliding = False
@@ -237,5 +237,7 @@ class _RoomyLayer(SizedCacheLayer):
 
 
 def expand_cache(cache: Cache, group_size: int, room: int) -> Cache:
-    """A cache for decoding: every prompt `group_size` times, and `room` more tokens without copying."""
-    return Cache(layers=[_RoomyLayer(layer.keys, layer.values, group_size, room) for layer in cache.layers])
+    """A cache for decoding: every prompt `group_size` times, with room for `room` more tokens."""
+    return Cache(
+        layers=[_PreallocatedLayer(layer.keys, layer.values, group_size, room) for layer in cache.layers]
+    )

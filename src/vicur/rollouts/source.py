@@ -37,31 +37,31 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         if self.source == "dataset" and self.group_size > 1:
             raise ValueError(
-                "rollout.source=dataset has one response to a problem: set rollout.group_size=1."
+                "rollout.source=dataset has one response to each problem: set rollout.group_size=1."
             )
 
 
 @runtime_checkable
 class RolloutSource(Protocol):
-    """Makes the responses to a batch of samples."""
+    """Provides the responses to a batch of samples."""
 
     def rollouts(self, samples: Sequence[Sample], step: int) -> Rollouts:
-        """The responses at a step of training."""
+        """The responses at a rollout step."""
         ...
 
     def sync(self) -> None:
-        """Take over the student's weights after an update."""
+        """Load the student's current weights after an update."""
         ...
 
 
 class GeneratedSource:
-    """A model answers what it is shown.
+    """Responses that a model generates.
 
     Args:
-        generator: generates its responses.
-        view: its view of a problem.
-        group_size: responses to each problem.
-        seed: seed of sampling, together with the step and the problem.
+        generator: generates the responses.
+        view: the model's view of a problem.
+        group_size: number of responses to each problem.
+        seed: seed of sampling, used together with the step and the problem's id.
     """
 
     def __init__(self, generator: Generator, view: View, group_size: int, seed: int) -> None:
@@ -75,16 +75,16 @@ class GeneratedSource:
         )
 
     def sync(self) -> None:
-        """Let the generator take over the student's weights."""
+        """Let the generator load the student's current weights."""
         self.generator.sync()
 
 
 class DatasetSource:
-    """Every sample brings its own response.
+    """Responses from the data: the target response of each sample.
 
     Args:
         tokenizer: tokenizer of the student.
-        vocabulary: vocabulary with the token that ends a response.
+        vocabulary: the student's vocabulary, with the tokens that end a response.
         max_tokens: longer responses are cut off.
     """
 
@@ -97,13 +97,13 @@ class DatasetSource:
         """The samples' target responses, with a stop token at the end.
 
         Raises:
-            ValueError: a sample has none.
+            ValueError: a sample has no target response.
         """
         responses = tuple((self._response(sample),) for sample in samples)
         return Rollouts(tuple(samples), responses, texts_of(responses, self.tokenizer, [""] * len(samples)))
 
     def sync(self) -> None:
-        """The data do not depend on the student."""
+        """Do nothing: the data do not depend on the student."""
 
     def _response(self, sample: Sample) -> Response:
         if sample.target_response is None:
@@ -111,7 +111,7 @@ class DatasetSource:
         text = sample.target_response
         while text.endswith(self.stops):
             text = text.removesuffix(next(stop for stop in self.stops if text.endswith(stop)))
-        ids = self.quoted.plain_ids(text)  # a special token that the response quotes is text
+        ids = self.quoted.plain_ids(text)  # special tokens inside the response are text
         ids = [*ids, self.vocabulary.stop_ids[0]]
         cut = len(ids) > self.max_tokens
         return Response(torch.tensor(ids[: self.max_tokens]), None, "length" if cut else "stop")

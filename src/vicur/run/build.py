@@ -18,7 +18,7 @@ from vicur.encoding.lengths import Reader
 from vicur.encoding.prompts import PromptEncoder
 from vicur.evaluation.runner import evaluate
 from vicur.models.checkpoints import read_config, read_processor
-from vicur.models.devices import available_memory, choose_device, cpu_notice, forget_peak
+from vicur.models.devices import available_memory, choose_device, cpu_notice, reset_peak_memory
 from vicur.models.load import LoadedModel, load_student
 from vicur.preflight.checks import Check, Preflight, check_lengths, run_preflight
 from vicur.preflight.memory import MemoryEstimate, Workload, estimate_memory, memory_warning
@@ -221,7 +221,7 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     device = choose_device(recipe.training.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    forget_peak(device)
+    reset_peak_memory(device)
     torch.manual_seed(recipe.training.seed)
     held_out = recipe.validation.open(recipe.data)
     grader = Grader(recipe.rewards)

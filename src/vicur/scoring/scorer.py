@@ -1,4 +1,4 @@
-"""Runs a model under a view over prompts and given responses.
+"""Scores responses: runs a model under a view over prompts and their responses.
 
 Shape suffixes: N response tokens, D hidden size, J terms.
 """
@@ -49,12 +49,12 @@ class ScoringConfig:
 
 
 class Policy(nn.Module):
-    """Backbone and head in one module: sequences in, what a reader makes of the hidden states out.
+    """Backbone and head in one module, which applies a function to the hidden states of sequences.
 
-    Full logits never leave it, so the head can be sharded with the rest and gathered only here.
+    Full logits never leave the module, so the head can be sharded with the rest and gathered only here.
 
     Raises:
-        ValueError: the head is not a plain matrix; its weight alone would not be the model's head.
+        ValueError: the head is not a plain matrix, so its weight alone does not define it.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -73,7 +73,7 @@ class Policy(nn.Module):
 
         Args:
             sequences: prompts and responses.
-            read: takes the hidden states (N, D) that predict the response tokens, and the LM head's
+            read: called with the hidden states (N, D) that predict the response tokens, and the LM head's
                 weight (W, D).
         """
         backbone: Any = self.model.model
@@ -88,9 +88,9 @@ class Scorer:
     Args:
         loaded: the model with its processor and vocabulary.
         config: settings for scoring.
-        limits: on the pixels of what it is shown; the checkpoint's own if not given.
-        keep_head: keep a copy of the head from the first scores until `clear_cache`, for a model that changes
-            in between: its old hidden states must not meet a new head.
+        limits: pixel limits of images and frames; by default the checkpoint's own.
+        keep_head: whether to copy the head at the first scores and use the copy until `clear_cache`, for a
+            model that changes in between: old hidden states must not be combined with a new head.
     """
 
     def __init__(
@@ -113,19 +113,19 @@ class Scorer:
         self._prompts = _PromptMemory()
 
     def encode(self, samples: Sequence[Sample], view: View) -> list[EncodedPrompt]:
-        """The prompts that the view makes of the samples.
+        """The samples' prompts under the view.
 
-        Those of a batch are kept, also for parts of it, until other samples are asked for.
+        The prompts of a batch are cached, also for parts of the batch, until another batch is encoded.
         """
         return self._prompts.get(samples, view, self.encoder)
 
     def clear_cache(self) -> None:
-        """Drop the prompts that are kept, those of another step's views would add up, and the head."""
+        """Drop the cached prompts, which would pile up from step to step, and the copied head."""
         self._prompts = _PromptMemory()
         self._head = None
 
     def reading(self, response_ids: Tensor) -> Reading:
-        """The scoring vocabulary and where given response tokens are in it."""
+        """The response tokens together with the scoring vocabulary."""
         kept = self.vocabulary.scored_ids(self.config.vocabulary).to(self.device)
         return Reading(response_ids.to(self.device), kept, self.config.chunk_tokens)
 
@@ -147,7 +147,7 @@ class Scorer:
         return sequences
 
     def responses_per_sequence(self, prompt_length: int, response_lengths: Sequence[int]) -> int:
-        """Number of responses that share a sequence and its prompt, by `scoring.share_prompts`."""
+        """Number of responses that share a sequence and its prompt, as `scoring.share_prompts` says."""
         if self.config.share_prompts == "auto":
             return responses_per_sequence(prompt_length, response_lengths, self.hidden_size)
         return len(response_lengths) if self.config.share_prompts == "always" else 1
@@ -158,7 +158,7 @@ class Scorer:
         responses: Sequence[Sequence[Tensor]],
         samples_per_batch: int,
     ) -> Iterator[tuple[Sequences, slice]]:
-        """Sequences of a few samples at a time, and the slice of the flat token order that they hold."""
+        """Sequences of a few samples at a time, with their slice of the flat token order."""
         first = 0
         for start in range(0, len(prompts), samples_per_batch):
             part = slice(start, start + samples_per_batch)
@@ -169,18 +169,18 @@ class Scorer:
 
     @torch.no_grad()
     def scores(self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View) -> Scores:
-        """The next-token distributions at the tokens of given responses, under a view, no gradient."""
+        """The next-token distributions at the tokens of the responses, under a view, without gradient."""
         self.policy.eval()
         prompts = self.encode(samples, view)
-        # Only hidden states are kept: (N, D) numbers, where logits would be (N, V), 75 times as many at 2B.
-        with self.loaded.mode():  # adapters or recovery switched off, where this model is a self-teacher
+        # Only hidden states are kept: (N, D) numbers; logits would be (N, V), 75 times as many for 2B.
+        with self.loaded.mode():  # adapters or recovery off, if this model is a self-teacher
             hidden = [
                 self.policy(sequences, lambda hidden, head: hidden)
                 for sequences, _ in self.batches(prompts, responses, self.config.samples_per_batch)
             ]
-        return Scores(torch.cat(hidden), self._head_now())
+        return Scores(torch.cat(hidden), self._current_head())
 
-    def _head_now(self) -> Tensor:
+    def _current_head(self) -> Tensor:
         head: Tensor = self.policy.model.lm_head.weight.detach()
         if not self.keep_head:  # a frozen model: its head is shared, not copied
             return head
@@ -191,7 +191,7 @@ class Scorer:
     def log_probs(
         self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View
     ) -> Float[Tensor, " N"]:
-        """log p(y_t) of given responses under a view, without gradient, in the flat order."""
+        """log p(y_t) of the responses under a view, without gradient, in the flat order."""
         ids = torch.cat([ids for group in responses for ids in group])
         return sampled_log_probs(self.scores(samples, responses, view), self.reading(ids))
 
@@ -208,16 +208,16 @@ class Scorer:
 
         Args:
             sequences: prompts and responses.
-            terms: weighted and observed ones.
-            others: the other distributions that they announce.
-            add_head_gradient: add the head's gradient to what it has at once, not at `backward()`: no
-                second tensor of its size is made, but the loss may not be scaled afterwards.
+            terms: weighted and observed terms.
+            others: the distributions other than the student's that the terms read.
+            add_head_gradient: add the head's gradient to `grad` in this call, not in `backward()`: no second
+                tensor of its size is allocated, but the loss must not be scaled afterwards.
         """
         read = partial(
             weighted_terms, reading=self.reading(sequences.response_ids), terms=terms, others=others
         )
         head = self.policy.model.lm_head.weight
-        # A half-precision gradient would round every chunk's contribution; there the engine sums in float32.
+        # Half-precision `grad` would round every chunk's contribution; the engine then sums in float32.
         if add_head_gradient and head.requires_grad and head.dtype == torch.float32:
             if head.grad is None:
                 head.grad = torch.zeros_like(head)
@@ -226,14 +226,14 @@ class Scorer:
 
 
 class _PromptMemory:
-    """The prompts of one batch of samples under every view that was asked for."""
+    """A cache of the prompts of one batch of samples, by view."""
 
     def __init__(self) -> None:
-        self._samples: dict[int, Sample] = {}  # by identity; holding them keeps their ids theirs
+        self._samples: dict[int, Sample] = {}  # by id(); holding the samples keeps these ids valid
         self._prompts: dict[View, dict[int, EncodedPrompt]] = {}
 
     def get(self, samples: Sequence[Sample], view: View, encoder: PromptEncoder) -> list[EncodedPrompt]:
-        # An unknown sample means a new batch: keeping the last one too would double the pixels in memory.
+        # An unknown sample means a new batch: keeping the old one too would double the pixels in memory.
         if any(id(sample) not in self._samples for sample in samples):
             self._samples, self._prompts = {id(sample): sample for sample in samples}, {}
         by_sample = self._prompts.setdefault(view, {})
@@ -245,21 +245,20 @@ class _PromptMemory:
         return [by_sample[id(sample)] for sample in samples]
 
     def _check_tokens(self, view: View, samples: Sequence[Sample]) -> None:
-        """Views that only change pixels must agree in every token, the visual ones included."""
+        """Check that views that change only pixels agree in every token, including visual tokens."""
         others = [known for known in self._prompts if known.keeps_tokens and known != view]
         for other in others if view.keeps_tokens else []:
             for sample in samples:
-                ours, theirs = self._prompts[view][id(sample)], self._prompts[other].get(id(sample))
-                same = theirs is None or torch.equal(ours.input_ids, theirs.input_ids)
+                prompt, known_prompt = self._prompts[view][id(sample)], self._prompts[other].get(id(sample))
+                same = known_prompt is None or torch.equal(prompt.input_ids, known_prompt.input_ids)
                 assert same, f"the view {view.name} changed the visual tokens of sample {sample.id}"
 
 
 def _check_alignment(sequences: Sequences, responses: Sequence[Sequence[Tensor]]) -> None:
-    """A view may change the prompt, never the response, and never by a shift of one token.
+    """Check that a view has not changed the responses or shifted them by a token.
 
-    The token after each predicting position, in the sequences themselves, must be the
-    response's; a response's first token is predicted by the prompt's last, which another response's first
-    token may follow.
+    In the sequences, the token after each predicting position must be the response's. First tokens are
+    exempt: they are predicted by the prompt's last token, which another response may follow.
     """
     expected = torch.cat([ids for group in responses for ids in group]).to(sequences.input_ids.device)
     inner = torch.cat([sequences.response_index.new_ones(1), sequences.response_index.diff()]) == 0

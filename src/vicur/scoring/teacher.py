@@ -1,4 +1,4 @@
-"""Teachers: the model that scores the student's responses, and the view that it is given."""
+"""Teachers: a model that scores the student's responses, and the view under which it reads them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vicur.settings.section import Decay, PathText, section
 
 SELF = "self"
 AVERAGE = "average"
-"""Name of the adapter that follows a LoRA student."""
+"""Name of the adapter that is the moving average of a LoRA student's."""
 
 
 @section
@@ -50,8 +50,8 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         if self.model != SELF and (self.update != "frozen" or self.keep_modules):
             raise ValueError(
-                "teacher.update and teacher.keep_modules are about a self-teacher; another checkpoint is "
-                "frozen as it is. Set teacher.model=self, or leave them out."
+                "teacher.update and teacher.keep_modules apply only to a self-teacher; any other checkpoint "
+                "is frozen. Set teacher.model=self, or remove these settings."
             )
         check_privilege(self.privilege, "teacher.privilege")
 
@@ -66,11 +66,11 @@ class Teacher:
 
     Args:
         loaded: the model; it may share its weights with the student.
-        view: the view that the recipe gives it.
+        view: the view that the recipe sets.
         scoring: layout and batching of its forward passes.
-        average: moves its weights, if the teacher is the student's moving average.
-        changes: whether its weights change between the updates of a rollout batch.
-        limits: pixel limits of the images that it is shown.
+        average: updates the weights, if the teacher is the student's moving average.
+        changes: whether the weights change between the updates of a rollout batch.
+        limits: pixel limits of images and frames.
     """
 
     def __init__(
@@ -97,17 +97,17 @@ class Teacher:
         lora: LoRAConfig | None = None,
         limits: PixelLimits | None = None,
     ) -> Teacher:
-        """Load the teacher, or make it of the student as it is now.
+        """Load the teacher, or make one from the student's current weights.
 
         Args:
             config: checkpoint, updates and privilege.
             student: the model that learns.
             scoring: layout and batching of the teacher's forward passes.
             lora: settings of the student's adapters.
-            limits: pixel limits of the images that the teacher is shown.
+            limits: pixel limits of images and frames.
 
         Raises:
-            ValueError: the vocabularies differ, or the settings do not go together.
+            ValueError: the vocabularies differ, or the settings contradict each other.
         """
         if config.model != SELF:
             return cls(_other(config, student), config.view, scoring, limits=limits)
@@ -127,8 +127,8 @@ class MovingAverage:
 
     Args:
         average: the averaged weights, by name.
-        student: the student's weights; at least the same names.
-        decay: share of the average that each step keeps.
+        student: the student's weights, with at least the same names.
+        decay: share of the average that each update keeps.
     """
 
     def __init__(self, average: Mapping[str, Tensor], student: Mapping[str, Tensor], decay: float) -> None:
@@ -142,7 +142,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take one step towards the student."""
+        """Move the average one step towards the student."""
         for (averaged, student), exact in zip(self._pairs, self._exact, strict=True):
             exact.lerp_(student.float(), 1 - self.decay)
             if averaged.dtype != torch.float32:
@@ -158,14 +158,14 @@ def _other(config: TeacherConfig, student: LoadedModel) -> LoadedModel:
             f"{student.vocabulary.size} tokens."
         )
     _freeze(loaded)
-    # Both are scored over the same words, whatever stop tokens the teacher's own files name.
+    # Both are scored over the student's vocabulary, whatever stop tokens the teacher's files state.
     return LoadedModel(loaded.model, loaded.processor, student.vocabulary)
 
 
 def _self(
     config: TeacherConfig, student: LoadedModel, lora: LoRAConfig | None
 ) -> tuple[LoadedModel, MovingAverage | None]:
-    """A student whose weights are all trained: the teacher is a copy, unless it is live."""
+    """The self-teacher of a student without adapters: a copy, unless it is live."""
     if config.update == "live":
         return (student if config.keep_modules else as_base(student)), None
     copied = copy_of(student, with_recovery=config.keep_modules)
@@ -179,21 +179,21 @@ def _self(
 def _self_with_adapters(
     config: TeacherConfig, student: LoadedModel, lora: LoRAConfig | None
 ) -> tuple[LoadedModel, MovingAverage | None]:
-    """A LoRA student: the base is there already, and an average is a second adapter.
+    """The self-teacher of a LoRA student: its base, or for a moving average a second adapter.
 
     Raises:
-        ValueError: what is asked for would never change, or needs a second recovery module.
+        ValueError: the teacher would be the frozen base, or would need a second recovery module.
     """
     if config.update == "frozen" and not config.keep_modules:
         return as_base(student), None
     if config.update == "frozen":
         raise ValueError(
-            "A frozen self-teacher of a LoRA student is its base: fresh adapters change nothing. Leave out "
+            "A frozen self-teacher of a LoRA student is its base: new adapters change nothing. Remove "
             "teacher.keep_modules, or set teacher.update=live or ema."
         )
     if not config.keep_modules:
         raise ValueError(
-            f"teacher.update={config.update} without the adapters of a LoRA student is its frozen base. Set "
+            f"teacher.update={config.update} without the adapters of a LoRA student is the frozen base. Set "
             "teacher.update=frozen, or teacher.keep_modules=true."
         )
     if config.update == "live":
@@ -203,7 +203,7 @@ def _self_with_adapters(
             "teacher.update=ema follows the adapters of a LoRA student, not its cue recovery module. Set "
             "teacher.update=live or frozen, or train all weights."
         )
-    assert lora is not None, "a student with adapters was given none"
+    assert lora is not None, "a student with adapters needs their settings"
     add_adapter(student.model, lora, AVERAGE, trained=False)
     average, students = adapter_parameters(student.model, AVERAGE), adapter_parameters(student.model)
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""The protocol of a term, and the data it may read: distributions over the vocabulary at response tokens.
+"""Terms, and the data that they may read: distributions over the vocabulary at response tokens.
 
-Shape suffixes: N tokens, D hidden size, W rows of the head, C tokens of a block, V words kept.
+Shape suffixes: N tokens, D hidden size, W rows of the head, C tokens of a block, V kept vocabulary entries.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 STUDENT = "student"
-"""The name of the distribution that is differentiated, or measured."""
+"""Name of the student's distribution, or of that of a model that is only measured."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A next-token distribution at every response token, as hidden states and the head that reads them.
+    """Next-token distributions at all response tokens, as hidden states and an LM head.
 
     Attributes:
         hidden_ND: last hidden states at the predicting positions, detached.
@@ -30,16 +30,16 @@ class Scores:
     head_WD: Float[Tensor, "W D"]
 
     def part(self, tokens: slice) -> Scores:
-        """The distributions at some of the tokens."""
+        """The distributions at a slice of the tokens."""
         return replace(self, hidden_ND=self.hidden_ND[tokens])
 
 
 class Block:
-    """The data that a term may read: distributions over the kept words at C tokens.
+    """The data that a term may read: distributions over the kept vocabulary entries at C tokens.
 
     Args:
-        log_probs: (C, V) of each distribution that was announced.
-        slot_C: index of each response token among the kept words.
+        log_probs: log-probabilities (C, V) of each distribution in the term's `reads`.
+        slot_C: index of each response token among the kept vocabulary entries.
     """
 
     def __init__(self, log_probs: Mapping[str, Tensor], slot_C: Tensor) -> None:
@@ -47,20 +47,20 @@ class Block:
 
     @property
     def log_p_CV(self) -> Tensor:
-        """Log-probabilities of the student."""
+        """The student's log-probabilities."""
         return self.distribution(STUDENT)
 
     @cached_property
     def log_prob_C(self) -> Tensor:
-        """The student's log-probability of the response tokens themselves."""
+        """The student's log-probabilities of the response tokens."""
         return self.log_prob(STUDENT)
 
     def distribution(self, name: str) -> Tensor:
-        """Log-probabilities (C, V) of one of the distributions that the term announced."""
+        """Log-probabilities (C, V) of a distribution in the term's `reads`."""
         return self._log_probs[name]
 
     def log_prob(self, name: str) -> Tensor:
-        """Its log-probability (C,) of the response tokens."""
+        """Log-probabilities (C,) of the response tokens under a distribution."""
         return self._log_probs[name].gather(-1, self._slot_C[:, None])[:, 0]
 
 
@@ -70,19 +70,19 @@ TermFunction = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Term:
-    """A per-token function, what multiplies it in the loss, and what it takes.
+    """A per-token function, its weights in the loss, and its inputs.
 
     Attributes:
         name: name under which its values are recorded.
-        function: pure; gets a `Block` and the inputs by name.
-        weights: detached coefficient of every token, the whole reduction included; None where the
-            term is only observed.
+        function: a pure function of a `Block` and the inputs, which are passed by name.
+        weights: detached coefficient of every token, which includes the whole reduction; None for a term that
+            is only observed.
         inputs: detached per-token numbers for the function, e.g. advantages.
-        reads: the distributions it takes besides the student's.
-        live: the distributions through which its gradient flows; every other one that it reads is
+        reads: names of the distributions it reads besides the student's.
+        live: names of the distributions through which its gradient flows; all others that it reads are
             detached. Each is the student's own, or the student under another view.
-        stage: terms of a higher stage are differentiated after all those of a lower one, so that the
-            norm of the gradient can be taken in between.
+        stage: terms of a higher stage are differentiated after all terms of a lower one, so that the norm of
+            the gradient can be measured in between.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Term:
     stage: int = 0
 
     def part(self, tokens: slice, dtype: torch.dtype | None = None) -> Term:
-        """The term on some of the tokens, its numbers in another type if one is given."""
+        """The term on a slice of the tokens, with weights and inputs in `dtype` if given."""
         weights = None if self.weights is None else self.weights[tokens].to(dtype)
         return replace(self, weights=weights, inputs={k: v[tokens].to(dtype) for k, v in self.inputs.items()})
 

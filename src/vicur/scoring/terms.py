@@ -1,9 +1,9 @@
 """The pure maths of the objectives: one number for each response token.
 
-No model, no configuration, no collectives. Everything is at least float32 and in nats. A term over
-whole next-token distributions takes log-probabilities; `p` is the student's, `q` the teacher's.
+There is no model, no configuration and no collective here. Everything is at least float32 and in nats. A term
+over whole next-token distributions takes log-probabilities; `p` is the student's, `q` the teacher's.
 
-Shape suffixes: C tokens of a chunk (or of a whole batch: nothing depends on it), V words.
+Shape suffixes: C tokens (of a block or a whole batch, which makes no difference), V vocabulary entries.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def forward_kl(log_p: LogProbs, log_q: LogProbs) -> PerToken:
 def generalized_jsd(log_p: LogProbs, log_q: LogProbs, beta: float) -> PerToken:
     """beta KL(q || m) + (1 - beta) KL(p || m) with m = beta q + (1 - beta) p (GKD, arXiv 2306.13649).
 
-    Symmetric at 0.5. At the ends, where the formula itself is 0, it means its limits after division
-    by beta and by 1 - beta: the forward KL at 0 and the reverse KL at 1. So its scale jumps there.
+    Symmetric at 0.5. At 0 and 1 the formula itself is 0; the limits after division by beta and by 1 - beta
+    are used instead: the forward KL at 0 and the reverse KL at 1. So the scale jumps there.
 
     Raises:
         ValueError: beta is not between 0 and 1.
@@ -52,7 +52,7 @@ def generalized_jsd(log_p: LogProbs, log_q: LogProbs, beta: float) -> PerToken:
 
 
 def visual_target(log_p_blind: LogProbs, log_q: LogProbs, log_q_blind: LogProbs) -> LogProbs:
-    """log q* = log p0 + log q - log q0 - log Z: the student's own words, moved by what the teacher
+    """log q* = log p0 + log q - log q0 - log Z: the blind student's prediction, shifted by what the teacher
     sees (VGS eq. 9 and 10)."""
     return (log_p_blind + log_q - log_q_blind).log_softmax(-1)
 
@@ -83,7 +83,7 @@ def entropy(log_p: LogProbs) -> PerToken:
     return -(log_p.exp() * log_p).sum(-1)
 
 
-# ------------------------------------------------------------------------- of the sampled token alone
+# ------------------------------------------------------------------- terms of the sampled token alone
 
 
 def cross_entropy(log_prob: PerToken) -> PerToken:
@@ -92,13 +92,13 @@ def cross_entropy(log_prob: PerToken) -> PerToken:
 
 
 def k1(log_prob: PerToken, reference_log_prob: PerToken) -> PerToken:
-    """log p - log r: unbiased estimate of KL(p || r) on tokens sampled from p. To be observed: the
+    """log p - log r: unbiased estimate of KL(p || r) on tokens sampled from p. For observation only: the
     expectation of its gradient is 0."""
     return log_prob - reference_log_prob
 
 
 def k2(log_prob: PerToken, reference_log_prob: PerToken) -> PerToken:
-    """(log p - log r)^2 / 2: its gradient is an unbiased estimate of the KL's."""
+    """(log p - log r)^2 / 2: its gradient is an unbiased estimate of the KL's gradient."""
     return 0.5 * (log_prob - reference_log_prob).square()
 
 
@@ -108,14 +108,14 @@ def k3(
     max_log_ratio: float = math.inf,
     max_value: float = math.inf,
 ) -> PerToken:
-    """e^d - d - 1 with d = log r - log p: unbiased and never negative (GRPO, PAPO). Its gradient is not
-    that of the KL in expectation.
+    """e^d - d - 1 with d = log r - log p: unbiased and never negative (GRPO, PAPO). The expectation of its
+    gradient is not the KL's gradient.
 
     Args:
         log_prob: log-prob of the sampled token; the gradient flows here.
         reference_log_prob: log-prob under the reference, detached.
         max_log_ratio: d is clamped to plus and minus this.
-        max_value: and the result to at most this.
+        max_value: the result is clamped to at most this.
     """
     d = (reference_log_prob - log_prob).clamp(-max_log_ratio, max_log_ratio)
     return (d.exp() - d - 1).clamp(max=max_value)
@@ -143,7 +143,7 @@ def clipped_policy(
     dual_clip: float | None = 3.0,
     max_log_ratio: float = 20.0,
 ) -> PerToken:
-    """PPO's clipped surrogate with dual clipping, to be minimised (ViCuR eq. 7).
+    """PPO's clipped surrogate with dual clipping, a loss (ViCuR eq. 7).
 
     With r = exp(clamp(log p - log p_old)):
 
@@ -154,9 +154,9 @@ def clipped_policy(
         log_prob: log-prob of the sampled token under the current policy; the gradient flows here.
         old_log_prob: log-prob under the policy at the start of the rollout batch, detached.
         advantage: advantage of the token, detached.
-        clip_low, clip_high: distances that the ratio may fall below and rise above 1.
-        dual_clip: bound on the loss, in multiples of |A|, where the advantage is negative; None for
-            no bound.
+        clip_low, clip_high: how far the ratio may fall below and rise above 1.
+        dual_clip: bound on the loss of tokens with negative advantage, in multiples of |A|; None for no
+            bound.
         max_log_ratio: the log-ratio is clamped to plus and minus this.
     """
     log_ratio = (log_prob - old_log_prob).clamp(-max_log_ratio, max_log_ratio)
@@ -176,7 +176,7 @@ def was_clipped(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
 ) -> PerToken:
-    """1 where the clipped branch of `clipped_policy` is the one taken, for the clip fraction."""
+    """1 where `clipped_policy` takes the clipped branch, for the clip fraction."""
     ratio = (log_prob - old_log_prob).exp()
     above = (advantage > 0) & (ratio > 1 + clip_high)
     below = (advantage < 0) & (ratio < 1 - clip_low)
@@ -186,9 +186,9 @@ def was_clipped(
 def mixture_information(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Tensor, " C"]:
     """mean_j KL(q^{z_j} || mean_i q^{z_i}) at every token: between 0 and log n.
 
-    What a token says about which of n equally likely texts the teacher was shown, I(y_t; z) of ViCuR
-    eq. 15. Over draws of the texts its mean lies below the information about a freely drawn text, the
-    less the more texts there are (entropy is concave). Equal texts give 0 exactly.
+    The information of a token about which of n equally likely texts the teacher was shown, I(y_t; z) of ViCuR
+    eq. 15. Averaged over draws of the texts it is below the information about a freely drawn text, by less
+    the more texts there are (entropy is concave). Equal texts give exactly 0.
 
     Args:
         log_q: log-probabilities under each text; at least one.
@@ -200,9 +200,9 @@ def mixture_information(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Tensor, 
 def mixture_information_above(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Tensor, " C"]:
     """mean_j KL(q^{z_j} || mean_{i != j} q^{z_i}) at every token.
 
-    Leaving a text out of the mixture that it is compared with turns the bias of `mixture_information`
-    round: over draws of the texts its mean lies above the information, and it has no bound (the upper
-    bound of Poole et al., arXiv 1905.06922, eq. 13, for known conditionals).
+    Leaving a text out of the mixture that it is compared with reverses the bias of `mixture_information`:
+    averaged over draws of the texts it is above the information, and it is not bounded (the upper bound of
+    Poole et al., arXiv 1905.06922, eq. 13, for known conditionals).
 
     Args:
         log_q: log-probabilities under each text; at least two.
@@ -215,6 +215,6 @@ def mixture_information_above(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Te
 
 
 def _log_mean(log_q: Float[Tensor, "n C V"]) -> Float[Tensor, "C V"]:
-    # Not logsumexp - log n: of n equal numbers this gives exactly that number.
+    # Unlike logsumexp - log n, this is exact for n equal numbers.
     highest = log_q.amax(0)
     return highest + (log_q - highest).exp().mean(0).log()

@@ -1,4 +1,4 @@
-"""Names of settings that users know from TRL, ms-swift, LLaMA-Factory, verl, EasyR1 and lmms-eval, and ours.
+"""Maps setting names from TRL, ms-swift, LLaMA-Factory, verl, EasyR1 and lmms-eval to ours.
 
 Each name maps either to the setting that does the same here, or to a sentence that says why there is none.
 Sources: the argument lists of TRL's GRPOConfig, GKDConfig and SFTConfig, of transformers' TrainingArguments,
@@ -7,7 +7,7 @@ of `swift rlhf`, of verl's ppo_trainer.yaml, and of lmms-eval's and VLMEvalKit's
 
 from __future__ import annotations
 
-_ONE_DEVICE = "training is one process on one device."
+_ONE_DEVICE = "training runs in one process on one device."
 _FINAL_MODEL = "only the final model is written, to checkpoints/final (training.save_model)."
 _NO_TRACKER = (
     "no experiment tracker is supported yet; every step is a line of metrics.jsonl in training.output."
@@ -97,8 +97,8 @@ _TRAIN = {
 
 _TRAIN_ABSENT = {
     "gradient_accumulation_steps accumulation_steps": (
-        "training.prompts_per_step is the whole batch, of which optimizer.prompts_per_micro_batch are in "
-        "memory at a time."
+        "training.prompts_per_step is the whole batch; it is processed in micro-batches of "
+        "optimizer.prompts_per_micro_batch."
     ),
     "max_length max_seq_length max_seq_len cutoff_len max_model_len": (
         "prompts are limited by data.max_prompt_tokens and responses by rollout.sampling.max_new_tokens."
@@ -144,7 +144,7 @@ _TRAIN_ABSENT = {
     "dataloader_num_workers num_workers dataset_num_proc preprocessing_num_workers": (
         "images are decoded in the training process."
     ),
-    "remove_unused_columns": "columns without a meaning here stay available to a reward function as `meta`.",
+    "remove_unused_columns": "unused columns stay available to a reward function as `meta`.",
 }
 
 _EVAL = {
@@ -184,7 +184,7 @@ _EVAL_ABSENT = {
     ),
     "resume resume_from": "rerunning the same command with the same output resumes.",
     "use_vllm tensor_parallel_size gpu_memory_utilization infer_backend": _PYTORCH,
-    "num_gpus nproc nproc_per_node num_processes device_map": "evaluation is one process on one device.",
+    "num_gpus nproc nproc_per_node num_processes device_map": "evaluation runs in one process on one device.",
     "repetition_penalty frequency_penalty": "only sampling.presence_penalty is supported.",
     "fp16": "float16 is not supported; dtype is float32 or bfloat16.",
 }
@@ -199,13 +199,13 @@ def _by_names(table: dict[str, str]) -> dict[str, str]:
 
 
 RENAMED = {"train": _by_name(_TRAIN), "eval": _by_name(_EVAL)}
-"""For each command, the setting of ours that does the same as a familiar name."""
+"""For each command, our setting for each familiar name."""
 ABSENT = {"train": _by_names(_TRAIN_ABSENT), "eval": _by_names(_EVAL_ABSENT)}
-"""For each command, a sentence that says why there is no setting for a familiar name."""
+"""For each command, a sentence that says why a familiar name has no setting here."""
 
 
 def renamed(name: str, command: str) -> str | None:
-    """The setting that is meant by a name from another library; None if the name is not known.
+    """Our setting for a name from another library; None if the name is not known.
 
     Args:
         name: e.g. "num_generations", or dotted as "actor_rollout_ref.rollout.n".
@@ -230,6 +230,6 @@ def answer_for(name: str, command: str) -> str | None:
 
 
 def _tails(name: str) -> list[str]:
-    """A dotted name, and what is left of it without its first parts."""
+    """A dotted name, then the name without its first part, without its first two, and so on."""
     parts = name.strip("-").lower().replace("-", "_").split(".")
     return [".".join(parts[start:]) for start in range(len(parts))]

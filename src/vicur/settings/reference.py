@@ -40,7 +40,7 @@ def settings_of(component: type, prefix: str = "", defaults: Any = None) -> Iter
     Args:
         component: a dataclass with a docstring under each field.
         prefix: prefix of their names.
-        defaults: an instance that holds the defaults, where they are not those of the fields.
+        defaults: an instance that holds the defaults, if they differ from those of the fields.
 
     Raises:
         ValueError: a setting has no docstring.
@@ -73,10 +73,10 @@ def field_docstrings(component: type) -> dict[str, str]:
 
 
 def in_words(kind: Any) -> str:
-    """A type as a user of YAML knows it.
+    """A type in words for a user of YAML.
 
     Raises:
-        ValueError: a type that no setting has had so far.
+        ValueError: the type has no description here.
     """
     simple = {bool: "true or false", int: "whole number", float: "number", str: "text", NoneType: "null"}
     if kind == dict[str, Any]:
@@ -95,12 +95,12 @@ def in_words(kind: Any) -> str:
     if origin is dict:
         return f"table of {in_words(inner[1])}s by name"
     if not inner:
-        raise ValueError(f"There are no words for the type {kind!r} of a setting.")
+        raise ValueError(f"A setting has the type {kind!r}, for which `in_words` has no description.")
     return " or ".join(map(in_words, inner))
 
 
 def _bounds(metadata: Sequence[Any]) -> str:
-    """The range of a number, as in " >= 1" or " in (0, 1]"."""
+    """The range of a number, such as " ≥ 1" or " in (0, 1]"."""
     marks = [mark for extra in metadata if isinstance(extra, FieldInfo) for mark in extra.metadata]
     low: tuple[str, str, Any] | None = None
     high: tuple[str, str, Any] | None = None
@@ -121,13 +121,13 @@ def _bounds(metadata: Sequence[Any]) -> str:
 
 
 def optional_components(component: type, prefix: str) -> list[tuple[str, type]]:
-    """Those that are null unless they are named, by name."""
+    """Names and types of the components that are null unless they are set."""
     kinds = ((f"{prefix}{name}", kind, _component(kind)) for name, kind in get_type_hints(component).items())
     return [(name, inner) for name, kind, inner in kinds if inner is not None and inner is not kind]
 
 
 def _component(kind: Any) -> type | None:
-    """The dataclass that a setting is, or is unless it is null."""
+    """The dataclass of a section, also of an optional one; None for any other setting."""
     kinds = (candidate for candidate in (kind, *get_args(kind)) if isinstance(candidate, type))
     return next((candidate for candidate in kinds if is_dataclass(candidate)), None)
 

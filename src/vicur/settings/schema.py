@@ -1,8 +1,8 @@
 """Settings of a component, a frozen dataclass, from files, options and `key=value` overrides.
 
 A setting is named by its path through nested dataclasses: `rollout.sampling.temperature`. Settings come in
-layers, the later ones before the earlier, and every layer knows where it comes from: a mistake is reported
-with the file or the override that made it.
+layers; later layers win over earlier ones. Each layer records its origin, so that an error message can name
+the file or the override that caused it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Component = TypeVar("Component")
 
 @dataclass(frozen=True)
 class Layer:
-    """Settings from one place.
+    """Settings from one file, option or override.
 
     Attributes:
-        origin: the file, option or override that they come from, as the user wrote it.
+        origin: the file, option or override, as the user wrote it.
         flat: values by dotted name.
-        origins: origins of settings that come from elsewhere, as from the base of a file.
+        origins: origins of the settings that come from elsewhere, such as the base of a file.
     """
 
     origin: str
@@ -72,7 +72,7 @@ class Schema(Generic[Component]):
 
         Args:
             text: e.g. "optimizer.learning_rate=1e-4".
-            origin: the setting as the user wrote it, where that differs.
+            origin: the setting as the user wrote it, if that differs from `text`.
 
         Raises:
             SettingsError: it has no value, or one that YAML cannot read.
@@ -93,7 +93,7 @@ class Schema(Generic[Component]):
         for key, value in settings.items():
             if isinstance(value, dict) and value and not self._is_table(f"{prefix}{key}"):
                 flat |= self.flatten(value, f"{prefix}{key}.")
-            else:  # an empty one names an optional component without changing its settings
+            else:  # an empty section selects an optional component without changing its settings
                 flat[f"{prefix}{key}"] = value
         return flat
 
@@ -101,7 +101,7 @@ class Schema(Generic[Component]):
         """The component with these settings; later layers win, and a null removes what was set before.
 
         Raises:
-            SettingsError: there is no such setting (naming the nearest), or a value that does not fit.
+            SettingsError: a setting does not exist (the message names the nearest), or a value is invalid.
         """
         for layer in layers:
             for key, value in layer.flat.items():
@@ -119,20 +119,20 @@ class Schema(Generic[Component]):
             if key in self.kinds:  # set somewhere, or required and set nowhere
                 origin = merged.origin_of(key) if key in merged.flat else ""
             else:
-                origin = self._culprit(layers, sentence)
+                origin = self._origin_of_conflict(layers, sentence)
             raise SettingsError(f"{origin}: {sentence}" if origin else sentence) from error
 
     def knows(self, key: str, value: Any) -> bool:
-        """Whether there is such a setting; or such a section, where the value is {} or null."""
+        """Whether there is such a setting, or such a section if the value is {} or null."""
         return key in self.kinds or (value in ({}, None) and self._is_section(key))
 
     def _complaint(self, key: str, value: Any) -> str:
         return f"{key} must be {SECTION}, not {value!r}." if self._is_section(key) else self.unknown(key)
 
     def unknown(self, key: str) -> str:
-        """Says that there is no such setting, and which one was probably meant."""
+        """A message that there is no such setting, with the one that was probably meant."""
         near = difflib.get_close_matches(key, list(self.kinds), n=1, cutoff=0.85)
-        if "." in key and near:  # a slip of the pen
+        if "." in key and near:  # a typo
             return f"there is no setting {key!r}; did you mean {near[0]!r}?"
         answer = answer_for(key, self.command)
         same_name = [name for name in self.kinds if name.rpartition(".")[2] == key]
@@ -144,7 +144,7 @@ class Schema(Generic[Component]):
         return f"there is no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
 
     def _parse(self, origin: str, key: str, value: str) -> Any:
-        """A value as YAML would read it, but text where the setting is text: a path may hold anything."""
+        """A value as YAML reads it, but for a text setting the text itself: a path may contain anything."""
         kind = self.kinds.get(key, self._entry_of(key))
         kinds = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
         is_none = NoneType in kinds and value in ("null", "")
@@ -160,7 +160,7 @@ class Schema(Generic[Component]):
     def merged(self, origin: str, layers: Iterable[Layer]) -> Layer:
         """Several layers as one; later settings win.
 
-        A null removes what was set under its name; where the setting itself cannot be null, that leaves its
+        A null removes what earlier layers set under that name; a setting that cannot be null then has its
         default.
         """
         flat: dict[str, Any] = {}
@@ -181,8 +181,8 @@ class Schema(Generic[Component]):
         if value is not None or not self._has_default(key):
             flat[key] = value
 
-    def _culprit(self, layers: Sequence[Layer], sentence: str) -> str:
-        """The origin of the first layer with which settings do not go together; "" if the defaults do not."""
+    def _origin_of_conflict(self, layers: Sequence[Layer], sentence: str) -> str:
+        """The origin of the first layer that makes settings contradict each other; "" if the defaults do."""
         for count in range(len(layers)):
             try:
                 self._adapter.validate_python(nest(self.merged("", layers[:count]).flat))
@@ -192,21 +192,21 @@ class Schema(Generic[Component]):
         return layers[-1].origin if layers else ""
 
     def _entry_of(self, key: str) -> Any:
-        """The type of an entry of a table, as of data.columns.answer; None if the key is none."""
+        """The type of a table entry such as data.columns.answer; None if the key is not an entry."""
         table = next(
             (name for name in self.kinds if key.startswith(f"{name}.") and self._is_table(name)), None
         )
         return None if table is None else get_args(self.kinds[table])[1]
 
     def _is_table(self, key: str) -> bool:
-        """Whether a setting is itself a table of the user's words, as data.columns."""
+        """Whether a setting is a table with keys of the user's choice, such as data.columns."""
         return get_origin(self.kinds.get(key)) is dict
 
     def _is_section(self, key: str) -> bool:
         return any(known.startswith(f"{key}.") for known in self.kinds)
 
     def _has_default(self, key: str) -> bool:
-        """Whether a null means "as if it were not there": for sections, and settings that cannot be null."""
+        """Whether a null means "use the default": for sections, and for settings that cannot be null."""
         if key in self.kinds:
             return NoneType not in get_args(self.kinds[key])
         return self._is_section(key)
@@ -223,7 +223,7 @@ def _schema(component: type[Any], command: str) -> Schema[Any]:
 
 
 def setting_types(component: type, prefix: str = "") -> dict[str, Any]:
-    """The type of every setting by its dotted name; of optional components also their own name.
+    """The type of every setting by dotted name, including the names of optional components.
 
     Args:
         component: a dataclass.
@@ -242,9 +242,9 @@ def setting_types(component: type, prefix: str = "") -> dict[str, Any]:
 
 
 def _own_defaults(component: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings in which a component's default for a section differs from that section's own defaults.
+    """The settings for which a component's default section differs from that section's own defaults.
 
-    Naming one setting of the section must not undo the others.
+    Overriding one setting of the section must not reset the others.
     """
     for name, default in _defaults(component).items():
         if is_dataclass(default):
@@ -277,12 +277,12 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_yaml(settings: Any) -> str:
-    """All settings of a component, written out; reading them back gives the same component."""
+    """All settings of a component as YAML; reading them back gives the same component."""
     plain = json.loads(json.dumps(asdict(settings)))  # tuples become lists, which YAML has too
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _takes_bool(kind: Any) -> bool:
-    """Whether a setting can be true, or is a text or a section, about which pydantic has the say."""
+    """Whether a boolean may go to pydantic, which would silently read it as 1 or 0 for a number."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     return not {int, float} & set(kinds) or bool in kinds

@@ -9,7 +9,7 @@
 
 The docstring under a field is its help text, and its type is its check: pydantic validates every
 construction, from Python, from a file and from the command line alike. `__post_init__` holds only checks
-that relate two fields. Not a number and infinity are refused everywhere.
+that relate two fields. NaN and infinity are rejected everywhere.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SettingsError(ValueError):
-    """Settings that cannot be read or make no sense; the message is one sentence for the user."""
+    """Settings that cannot be read or are invalid; the message is written for the user."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclass_field,))
@@ -54,16 +54,16 @@ def section(cls: type[Section]) -> type[Section]:
     """Make a class a section of settings.
 
     Raises:
-        SettingsError: by the class's constructor, if a value does not fit its field.
+        SettingsError: raised by the class's constructor if a value does not fit its field.
     """
     config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    made = cast(type[Section], pydantic_dataclass(frozen=True, config=config)(cls))
-    _explain_mistakes(made)
-    return made
+    validated = cast(type[Section], pydantic_dataclass(frozen=True, config=config)(cls))
+    _explain_mistakes(validated)
+    return validated
 
 
 def _explain_mistakes(cls: type[Any]) -> None:
-    """Let the constructor raise our sentence in place of pydantic's report."""
+    """Make the constructor raise a one-sentence `SettingsError` instead of pydantic's report."""
     construct: Callable[..., None] = cls.__init__
 
     @functools.wraps(construct)
@@ -84,36 +84,36 @@ def default_of(field: DataclassField[Any]) -> Any:
 
 
 def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]:
-    """The setting that the first mistake is about, and a sentence that names it.
+    """The setting that caused the first error, and a sentence that names it.
 
     Args:
         error: pydantic's error.
         kinds: the type of every setting by its dotted name.
 
     Returns:
-        the setting's dotted name, "" or a section's name where several settings do not go together; and the
+        the setting's dotted name (a section's name or "" if several settings contradict each other), and the
         sentence.
     """
     errors = error.errors(include_url=False)
     key = _setting_of(errors[0], kinds)
-    about = [mistake for mistake in errors if _setting_of(mistake, kinds) == key]
-    for mistake in about:
+    same_setting = [mistake for mistake in errors if _setting_of(mistake, kinds) == key]
+    for mistake in same_setting:
         if mistake["type"] == "value_error":
             return key, str(mistake["ctx"]["error"])
-    if about[0]["type"] == "unexpected_keyword_argument":
-        return key, f"There is no setting {'.'.join(map(str, about[0]['loc']))}."
-    if about[0]["type"] == "missing" and ".".join(map(str, about[0]["loc"])) == key:
+    if same_setting[0]["type"] == "unexpected_keyword_argument":
+        return key, f"There is no setting {'.'.join(map(str, same_setting[0]['loc']))}."
+    if same_setting[0]["type"] == "missing" and ".".join(map(str, same_setting[0]["loc"])) == key:
         return key, f"{key} is required."
-    expected = list(dict.fromkeys(_expected(mistake) for mistake in about))
-    entry = about[0]["loc"][len(key.split(".")) :]
+    expected = list(dict.fromkeys(_expected(mistake) for mistake in same_setting))
+    entry = same_setting[0]["loc"][len(key.split(".")) :]
     name = f"{key}.{entry[0]}" if get_origin(kinds.get(key)) is dict and entry else key
-    return key, f"{name} must be {' or '.join(expected)}, not {about[0]['input']!r}."
+    return key, f"{name} must be {' or '.join(expected)}, not {same_setting[0]['input']!r}."
 
 
 def _setting_of(error: ErrorDetails, kinds: Mapping[str, Any]) -> str:
-    """The longest beginning of an error's place that is a setting or a section.
+    """The longest prefix of an error's location that is a setting or a section.
 
-    It is followed by the places inside a list and the branches of a union.
+    Indices into lists and branches of unions may follow it.
     """
     parts = [str(part) for part in error["loc"]]
     sections = {key.rpartition(".")[0] for key in kinds}
@@ -142,7 +142,7 @@ def _expected(error: ErrorDetails) -> str:
 
 
 def plain(bound: float) -> str:
-    """A bound as one writes it: 1 and not 1.0."""
+    """A bound as text, whole numbers without a decimal point: 1, not 1.0."""
     return str(int(bound)) if float(bound).is_integer() else str(bound)
 
 
@@ -152,7 +152,7 @@ def _one_of(choices: Sequence[str], value: object) -> str:
 
 
 SECTION = "a section: {} for its defaults, or settings by name"
-"""The expected value of a section, in words that follow "must be"."""
+"""The expected value of a section, as a phrase after "must be"."""
 _NUMBERS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
 _KINDS = {
     **{f"{kind}_{how}": words for kind, words in _NUMBERS.items() for how in ("type", "parsing")},

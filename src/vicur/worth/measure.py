@@ -4,7 +4,7 @@ it.
 The same response is scored under several conditions: the problem alone (plain), with its own cue,
 rationale or answer, with that of another problem, without its image. All numbers are in nats.
 
-Shape suffixes: N response tokens, R responses, C tokens of a block, V words kept.
+Shape suffixes: N response tokens, R responses, C tokens of a block, V kept vocabulary entries.
 """
 
 from __future__ import annotations
