@@ -43,9 +43,9 @@ _FORM_WORDS = ("response_format", "json_schema", "json schema", "json_object", "
 REASONING = ("reasoning_content", "reasoning")
 """Names of the field for a model's thoughts: of vLLM, SGLang and DeepSeek; of newer vLLM and OpenRouter."""
 _BUSY = (429, 502, 503, 504)
-"""Statuses of an endpoint that is overloaded or about to start."""
+"""Statuses of an endpoint that is overloaded or starting."""
 _AGAIN = (408, 409, 500)
-"""Statuses that another try may not get; a problem that always gets them is set aside."""
+"""Statuses that are worth a retry; a problem that always gets them has failed."""
 _HOPELESS = {
     401: "does not accept the key; check the environment variable that holds it",
     402: "asks for payment",
@@ -112,7 +112,7 @@ class CueClient(Protocol):
         ...
 
     def identity(self, index: int) -> str:
-        """All about the client that decides on its reply to a problem."""
+        """Everything about the client that determines its reply to a problem."""
         ...
 
     async def ask(self, request: CueRequest) -> Reply:
@@ -124,12 +124,12 @@ class CueClient(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections and threads."""
+        """Close connections and threads."""
         ...
 
 
 class NullClient:
-    """Says the same of everything, at once: for measuring all the rest."""
+    """Returns a fixed cue at once, to measure everything else."""
 
     name = "null"
 
@@ -174,7 +174,7 @@ class LocalClient:
 
     Args:
         name: folder, hub id or "vicur:NAME".
-        load: loads it, with the first request, so that a build that has all it needs loads none.
+        load: loads the model, at the first request, so that a build with nothing to ask loads none.
     """
 
     def __init__(self, name: str, load: Callable[[str], LoadedModel] = load_model) -> None:
@@ -253,7 +253,7 @@ class EndpointConfig:
 def endpoint_identity(model: str, config: EndpointConfig) -> str:
     """Everything about an endpoint that decides its reply.
 
-    Not the address, so that a moved server keeps its cues; nor the form in which a JSON object is asked for.
+    The address is left out, so that a moved server keeps its cues; so is the request format of JSON objects.
     """
     extra = f" {json.dumps(config.extra_body, sort_keys=True)}" if config.extra_body else ""
     return f"endpoint {model}{extra}"
@@ -359,7 +359,7 @@ class EndpointClient:
         return body
 
     def _adapt(self, error: Any) -> bool:
-        """Leave out what the endpoint does not know; whether there was anything of the kind."""
+        """Stop sending a field that the endpoint rejects; return whether there was one."""
         reason = self._said(error).lower()
         if self._form != "off" and any(word in reason for word in _FORM_WORDS):
             if self.config.structured != "auto":
@@ -375,7 +375,7 @@ class EndpointClient:
         return False
 
     def _reply(self, completion: Any) -> Reply:
-        """Whatever the endpoint left out of what the SDK's types promise is missing here, not an error."""
+        """Read a completion; fields that the endpoint omits against the SDK's types are not an error."""
         choices = (
             completion.choices if isinstance(completion, self._errors.types.chat.ChatCompletion) else None
         )
@@ -411,7 +411,7 @@ class EndpointClient:
         return RequestFailed(f"the endpoint answers {status}: {reason}", again=again)
 
     def _said(self, error: Any) -> str:
-        """An error's own words: one line, not too long, and without secrets."""
+        """The message of an error: one line, shortened, and without secrets."""
         body = error.body
         if isinstance(body, dict):
             words = body.get("message") or body.get("detail") or body.get("error") or error.message
@@ -461,7 +461,7 @@ def chat_messages(request: CueRequest, image_format: Literal["png", "jpeg"] = "p
                     content.append(_image_part(frame, image_format))
             else:
                 content.append(dict(part))
-        if all(part["type"] == "text" for part in content):  # some servers take nothing else of a system
+        if all(part["type"] == "text" for part in content):  # some servers accept no other system message
             messages.append({"role": message["role"], "content": "".join(p["text"] for p in content)})
         else:
             messages.append({"role": message["role"], "content": content})
@@ -498,7 +498,7 @@ def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[s
             raise ValueError(
                 f"The environment variable {variable} holds a value that is not allowed in a header."
             )
-    # What is shorter is no secret, and would be found in every other word.
+    # Shorter values are not secrets, and occur in ordinary words.
     return headers, [value for value in values.values() if len(value) >= 4]
 
 
@@ -516,14 +516,13 @@ def _openai() -> Any:
         import openai
     except ImportError as error:
         raise ValueError(
-            "Endpoints are asked through the package openai, which is not installed: "
-            "pip install 'vicur[cues]'."
+            "Endpoints need the package openai, which is not installed: pip install 'vicur[cues]'."
         ) from error
     return openai
 
 
 class RateLimit:
-    """Limits the requests per minute, by even distances between them.
+    """Limits the requests per minute by spacing them evenly.
 
     Args:
         per_minute: None for no limit.
@@ -541,7 +540,7 @@ class RateLimit:
         self._next = clock()
 
     async def turn(self) -> None:
-        """Wait until the next request may go."""
+        """Wait until the next request may be sent."""
         if not self._distance:
             return
         now = self._clock()
@@ -553,7 +552,7 @@ class RateLimit:
 
 def backoff(attempt: int, base: float, after: float | None = None) -> float:
     """Seconds to wait before another attempt: doubled each time up to a minute, with a random part, so that
-    requests that were refused together do not return together.
+    requests that were refused together are not all retried together.
 
     Args:
         attempt: number of the attempt, from 0.
