@@ -34,8 +34,8 @@ _CHORD = re.compile(r"\bchord", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class CueBenchVerifier:
-    """Extracts colours, digits and pieces of chords from a claim, in any wording that keeps related words next
-    to each other.
+    """Extracts colours, digits and pieces of chords from a claim, in any wording that keeps related words
+    together.
 
     Without the scene, only the sample's `cue_boxes` are known. They list what its question is about, so a
     digit on any other segment is rejected: it can neither be confirmed nor matter for the question.

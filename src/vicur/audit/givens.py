@@ -14,8 +14,8 @@ from vicur.cuebench.boxes import cue_boxes
 from vicur.data.sample import Sample
 
 Known = bool | int | None
-"""True: drawn, so that a cue may state it. False: not drawn. A number: drawn that many times, so that a cue may
-state it as often. None: unknown."""
+"""True: drawn, so that a cue may state it. False: not drawn. A number: drawn that many times, so that a
+cue may state it as often. None: unknown."""
 Givens = Callable[[CueRow, str], Known]
 """Whether a value, as a cue writes it, is drawn in the row's image."""
 
@@ -28,7 +28,7 @@ def question_givens(row: CueRow, value: str) -> Known:
 
 
 def listed_givens(row: CueRow, value: str) -> Known:
-    """Number of times that the data lists a value as drawn: in `cue_boxes`, or in `givens` (a list of texts) in
+    """Number of times that the data lists a value as drawn, in `cue_boxes` or in the list of texts `givens` of
     `meta`.
 
     Such a list counts as complete: anything missing from it is not drawn. None if there is no list.

@@ -35,7 +35,7 @@ class Verdict:
     """The faults that a judge finds in a cue.
 
     Attributes:
-        faults: the offending words by category; "" if they are not quoted. Categories without a fault are left out.
+        faults: the offending words by category; "" if they are not quoted. Only categories with a fault.
     """
 
     faults: dict[Category, str]

@@ -36,9 +36,9 @@ _ARITHMETIC = re.compile(
     r"(?<![\w.])[0-9]+(?:\.[0-9]+)?(?:\s*[+*·\u00d7÷∙]\s*|\s+[-\u2212]\s+|\s*\\(?:times|cdot|div)\s*)"
     r"(?:[0-9]+(?:\.[0-9]+)?|[a-z])(?![\w.]\w)"
 )
-_SPOKEN_TERM = rf"(?:[0-9]+|[a-z]|{'|'.join(SMALL_WORDS)})"
+_OPERAND = rf"(?:[0-9]+|[a-z]|{'|'.join(SMALL_WORDS)})"
 _SPOKEN = re.compile(
-    rf"\b{_SPOKEN_TERM}\s+(?:plus|minus|times|multiplied by|divided by|added to|subtracted from|less)\s+{_SPOKEN_TERM}\b",
+    rf"\b{_OPERAND}\s+(?:plus|minus|times|multiplied by|divided by|added to|subtracted from|less)\s+{_OPERAND}\b",
     re.IGNORECASE,
 )
 _POWERS = re.compile(r"(?<![A-Za-z])[a-zA-Z](?:\^\{?2\}?|²)\s*[-+]\s*[a-zA-Z](?:\^\{?2\}?|²)")

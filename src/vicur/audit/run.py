@@ -44,14 +44,16 @@ def audit_cues(
         judge: judges each cue with its image, in addition to the rules; None for the rules alone.
 
     Raises:
-        ValueError: two samples have the same id, or a verifier is given for rows without a sample; whatever the
-            judge raises.
+        ValueError: two samples have the same id, or a verifier is given for rows without a sample, or the judge
+            raises it.
         BadRowError: a verifier is given and an image cannot be decoded.
     """
     everything = list(cue_rows(source, column))
     repeated = [sample_id for sample_id, times in Counter(row.id for row in everything).items() if times > 1]
     if repeated:
-        raise ValueError(f"{len(repeated)} id(s) are shared by several samples each; the first is {repeated[0]}.")
+        raise ValueError(
+            f"{len(repeated)} id(s) are shared by several samples each; the first is {repeated[0]}."
+        )
     rows = [row for row in everything if row.text is not None]
     findings = [
         [*_shape(row, column), *reasoning_findings(_readable(row), row.question), *_answer(row, givens)]
@@ -135,7 +137,7 @@ def _verify(
 def _judge(
     rows: Sequence[CueRow], findings: list[list[Finding]], claims: Counter[str], judge: Judge
 ) -> set[int]:
-    """Add the judge's findings; return the rows whose claims the image all shows."""
+    """Add the judge's findings; return the rows in which the image shows every claim."""
     confirmed: set[int] = set()
     for index, verdict in enumerate(judge(rows)):
         claims[_outcome(None if verdict is None else not verdict.faults)] += 1

@@ -125,7 +125,7 @@ class Asker:
         Raises:
             KeyboardInterrupt: on Ctrl-C, once the requests in flight are answered and stored.
         """
-        # Closed explicitly: after an error in `watch`, workers would otherwise go on writing to a closed store.
+        # Closed explicitly, or workers would keep writing to a closed store after an error in `watch`.
         with closing(self._ticks(close)) as ticks:
             for _ in ticks if watch is None else watch(ticks, self.count):
                 pass
@@ -277,7 +277,7 @@ class Asker:
         return None
 
     def _count_in(self, request: CueRequest, reply: Reply) -> tuple[float, dict[str, float]]:
-        """Count the tokens of a reply, estimated if the endpoint does not, and return its price and these counts."""
+        """Count the tokens of a reply, estimated if the endpoint gives none; return its price and the counts."""
         estimated = estimated_tokens(request.question, self.config.asking)
         sent = estimated if reply.prompt_tokens is None else reply.prompt_tokens
         received = request.max_tokens if reply.completion_tokens is None else reply.completion_tokens
@@ -301,8 +301,8 @@ class Asker:
         budget = self.config.budget
         if budget is not None and self.store.cost + self._reserved + estimate > budget:
             self._stop(
-                f"the budget of {budget:g} does not cover another request ({self.store.cost:.4f} spent so far). "
-                "Raise it to continue."
+                f"the budget of {budget:g} does not cover another request ({self.store.cost:.4f} spent so "
+                "far). Raise it to continue."
             )
             return False
         return True

@@ -54,14 +54,18 @@ class CuePrompt:
                 f"Name and field of a cue prompt must be a word, not {self.name!r} and {self.field!r}."
             )
         if self.user.count(QUESTION) != 1 or QUESTION in self.system:
-            raise ValueError(f"The user's message of the prompt {self.name} must have {QUESTION} exactly once.")
+            raise ValueError(
+                f"The user's message of the prompt {self.name} must have {QUESTION} exactly once."
+            )
         if ANSWER in self.user or ANSWER in self.system:
             raise ValueError(
                 f"The prompt {self.name} has {ANSWER} in its question; move it to a separate text under "
                 "`answer`, which is only sent with include_answer=true."
             )
         if self.answer is not None and self.answer.count(ANSWER) != 1:
-            raise ValueError(f"The text under `answer` of the prompt {self.name} must have {ANSWER} exactly once.")
+            raise ValueError(
+                f"The text under `answer` of the prompt {self.name} must have {ANSWER} exactly once."
+            )
 
     def answer_text(self, answer: str) -> str:
         """The text that gives the gold answer.
@@ -137,5 +141,7 @@ def _parse(text: str, where: str) -> CuePrompt:
     texts = {key: values[key] for key in _KEYS if key != "version" and values.get(key) is not None}
     for key, value in texts.items():
         if not isinstance(value, str):
-            raise ValueError(f"The cue prompt {where} has {key} as a {type(value).__name__}, not as a string.")
+            raise ValueError(
+                f"The cue prompt {where} has {key} as a {type(value).__name__}, not as a string."
+            )
     return CuePrompt(version=version, **texts)

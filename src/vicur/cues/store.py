@@ -60,8 +60,8 @@ class Failure:
 class CueStore:
     """Replies by request key.
 
-    A store in the format before SQLite is converted when it is opened for writing; the old file is kept beside
-    it. A read-only store changes no file.
+    A store in the format before SQLite is converted when it is opened for writing; the old file is kept
+    beside it. A read-only store changes no file.
 
     Args:
         path: the file; created if missing.
@@ -301,7 +301,9 @@ def _head(path: Path, lock: int | None) -> bytes:
 def _connected(place: str) -> sqlite3.Connection:
     # Without an isolation level, a statement outside "begin" commits by itself.
     database = sqlite3.connect(place, uri=True, isolation_level=None)
-    database.text_factory = lambda raw: raw.decode(errors="replace")  # a damaged text is detected by its digest
+    database.text_factory = lambda raw: raw.decode(
+        errors="replace"
+    )  # a damaged text is detected by its digest
     return database
 
 

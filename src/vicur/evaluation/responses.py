@@ -220,7 +220,8 @@ class ResponseStore:
             responses = [StoredResponse(**json.loads(line)) for line in lines]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path} does not hold responses of an evaluation; choose another output, or set overwrite=true."
+                f"{path} does not hold responses of an evaluation; choose another output, or set "
+                "overwrite=true."
             ) from error
         if self._matches(path, settings):
             self._lines = len(responses)
@@ -240,8 +241,8 @@ class ResponseStore:
                 return False
             if before != now:
                 raise ValueError(
-                    f"{path} holds responses of another evaluation: {name} was {before!r} and is now {now!r}. "
-                    "Choose another output, or set overwrite=true to discard them."
+                    f"{path} holds responses of another evaluation: {name} was {before!r} and is now "
+                    f"{now!r}. Choose another output, or set overwrite=true to discard them."
                 )
         return True
 

@@ -200,8 +200,8 @@ class _Checks:
         return Check(
             name,
             False,
-            "no problem has an image or a video. Run vicur data inspect to see what was read, name the column "
-            "with data.columns.images=..., or set data.text_only=true if that is intended.",
+            "no problem has an image or a video. Run vicur data inspect to see what was read, name the "
+            "column with data.columns.images=..., or set data.text_only=true if that is intended.",
         )
 
     def student_sees_no_privilege(self) -> Check:
@@ -221,7 +221,7 @@ class _Checks:
                         return Check(
                             name,
                             False,
-                            f"the prompt of problem {sample.id} contains its {kind}; remove it from the question.",
+                            f"the prompt of problem {sample.id} contains its {kind}; remove it there.",
                         )
         return Check(name, True, f"{len(views)} view(s) of {len(self.samples)} problem(s)")
 
@@ -252,7 +252,7 @@ class _Checks:
         return Check(
             name,
             False,
-            f"its entropy is {mean:.2f} nats per token, and {most:.2f} would be uniform. Are its weights trained?",
+            f"its entropy is {mean:.2f} nats per token, a uniform one {most:.2f}. Are its weights trained?",
         )
 
     def same_view_twice(self) -> Check:
@@ -293,8 +293,8 @@ class _Checks:
         return Check(
             name,
             False,
-            f"the teacher predicts the same with and without the image (KL {kl:.1e} nats per token). Does its "
-            "processor return pixel values, and is its vision tower trained?",
+            f"the teacher predicts the same with and without the image (KL {kl:.1e} nats per token). Does "
+            "its processor return pixel values, and is its vision tower trained?",
         )
 
     def same_response(self) -> Check:

@@ -25,7 +25,7 @@ CURVES = {
 }
 """Metrics that are summarised, with their titles."""
 WINDOW = 10
-"""A curve's first and last values are means over a tenth of the steps, so that no single batch decides them."""
+"""A curve's first and last values are means over a tenth of the steps, so no single batch decides them."""
 EXAMPLES = 5
 GIB = 2**30
 

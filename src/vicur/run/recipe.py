@@ -76,8 +76,8 @@ class Recipe:
             )
         if self.has_nothing_to_learn:
             raise ValueError(
-                "The teacher is the student before training and sees what the student sees: there is nothing to "
-                "learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
+                "The teacher is the student before training and sees what the student sees: there is nothing "
+                "to learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
             )
         if self.rollout.group_size < needs.group_size:
             raise ValueError(

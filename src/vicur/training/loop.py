@@ -68,8 +68,8 @@ class TrainingConfig:
         parts = PurePosixPath(self.name).parts
         if not parts or parts[0] == "/" or ".." in parts:
             raise ValueError(
-                f"training.name must be the name of a folder inside runs, not {self.name!r}. To write anywhere "
-                "else, set training.output."
+                f"training.name must be the name of a folder inside runs, not {self.name!r}. To write "
+                "anywhere else, set training.output."
             )
 
     @property
@@ -131,12 +131,12 @@ class Trainer:
             self.scoring.clear_caches()
             needs = self.objective.needs(step)
 
-            # The student responds to each problem, or rollout.source takes responses from the teacher or the data.
+            # The student responds to each problem; or the teacher or the data set does, see rollout.source.
             rollouts = self.source.rollouts(next(batches), step)
             clock.lap("sampling")
 
-            # The teacher scores the same tokens under its own view, with the hint if it has a privilege, and under
-            # any other view that the objective needs. Responses are graded here, too.
+            # The teacher scores the same tokens under its own view, with the hint if it has a privilege, and
+            # under any other view that the objective needs. Responses are graded here, too.
             old = self._sampled_log_probs(rollouts, needs)
             batch = self.scoring.score_rollouts(rollouts, needs, step, old)
 

@@ -44,9 +44,7 @@ def worth_table(worth: PrivilegeWorth, title: str = "What privileges are worth")
     if bounds:
         fewest, most = min(b.num_texts[0] for b in bounds), max(b.num_texts[1] for b in bounds)
         texts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        caption += (
-            f"; information from {texts} texts per problem: at most log n = {max(b.bound for b in bounds):.2f}"
-        )
+        caption += f"; information from {texts} texts per problem, at most log n = {max(b.bound for b in bounds):.2f}"
     if worth.left_out:
         caption += f"; {worth.left_out} problems lack a text and are left out"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -71,17 +69,18 @@ def reading(worth: PrivilegeWorth) -> str:
     about, certainty = ("correct", condition.correct) if condition.correct else ("student", condition.all)
     gain = certainty.per_token
     sentence = (
-        f"Shown its {condition.kind}, the teacher is {_verdict(gain)} certain of {about} responses than "
-        f"shown nothing ({_bracket(gain)} nats per token)"
+        f"With its {condition.kind}, the teacher is {_verdict(gain)} certain of {about} responses than "
+        f"without ({_bracket(gain)} nats per token)"
     )
     for pair in worth.comparisons:
         if (pair.ours, pair.theirs) == (condition.name, f"another_{condition.name}"):
             sentence += (
-                f", and {_verdict(pair.difference)} than shown another's ({_bracket(pair.difference)})"
+                f", and {_verdict(pair.difference)} certain than with another problem's "
+                f"({_bracket(pair.difference)})"
             )
     sentence += (
-        ". This measures the effect of the texts on this teacher, not whether they are true, whether they leak "
-        "the answer, or whether a student learns from them"
+        ". This measures the effect of the texts on this teacher, not whether they are true, whether they "
+        "leak the answer, or whether a student learns from them"
     )
     if condition.correct is not None:
         sentence += ". Correct means accepted by the grader, so lucky guesses count as correct"
