@@ -28,8 +28,7 @@ def question_givens(row: CueRow, value: str) -> Known:
 
 
 def listed_givens(row: CueRow, value: str) -> Known:
-    """Number of times that the data lists a value as drawn, in `cue_boxes` or in the list of texts `givens` of
-    `meta`.
+    """How often the data lists a value as drawn, in `cue_boxes` or in `givens` (a list of texts) in `meta`.
 
     Such a list counts as complete: anything missing from it is not drawn. None if there is no list.
     """

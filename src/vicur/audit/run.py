@@ -44,7 +44,7 @@ def audit_cues(
         judge: judges each cue with its image, in addition to the rules; None for the rules alone.
 
     Raises:
-        ValueError: two samples have the same id, or a verifier is given for rows without a sample, or the judge
+        ValueError: two samples have the same id, a verifier is given for rows without a sample, or the judge
             raises it.
         BadRowError: a verifier is given and an image cannot be decoded.
     """

@@ -126,8 +126,8 @@ class SegmentsStyle:
 
 
 PRETRAINING = SegmentsStyle(noise=30.0, jitter=1.0, break_probability=0.05, fading=0.0)
-"""The difficulty that the tiny student was pretrained on: fresh ink. Training and test problems are written in
-ink that has faded by half, so the student starts there with about half of the answers right."""
+"""The difficulty that the tiny student was pretrained on: fresh ink. Training and test problems are written
+in ink that has faded by half, so the student starts there with about half of the answers right."""
 IN_DOMAIN = SegmentsStyle()
 OUT_OF_DOMAIN = SegmentsStyle(
     objects=(7, 8), background=(226, 220, 200), noise=38.0, break_probability=0.08, fading=0.48

@@ -277,7 +277,7 @@ class Asker:
         return None
 
     def _count_in(self, request: CueRequest, reply: Reply) -> tuple[float, dict[str, float]]:
-        """Count the tokens of a reply, estimated if the endpoint gives none; return its price and the counts."""
+        """Count a reply's tokens, estimated if the endpoint does not; return its price and the counts."""
         estimated = estimated_tokens(request.question, self.config.asking)
         sent = estimated if reply.prompt_tokens is None else reply.prompt_tokens
         received = request.max_tokens if reply.completion_tokens is None else reply.completion_tokens

@@ -44,7 +44,8 @@ def worth_table(worth: PrivilegeWorth, title: str = "What privileges are worth")
     if bounds:
         fewest, most = min(b.num_texts[0] for b in bounds), max(b.num_texts[1] for b in bounds)
         texts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        caption += f"; information from {texts} texts per problem, at most log n = {max(b.bound for b in bounds):.2f}"
+        bound = max(b.bound for b in bounds)
+        caption += f"; information from {texts} texts per problem, at most log n = {bound:.2f}"
     if worth.left_out:
         caption += f"; {worth.left_out} problems lack a text and are left out"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
