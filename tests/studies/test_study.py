@@ -73,13 +73,13 @@ def test_a_study_from_the_command_line(tmp_path, capsys):
         ("problems: 1\nuntrained: {base: {title: a, modle: b}}\ntrained: {}", "modle"),
         ("problems: 1\nuntrained: [base]\ntrained: {}", "study.yaml: "),
         (f"{HEAD}\ntrained: {{base: {{title: x, settings: {{}}}}}}", "the row base is both"),
-        (f"{HEAD}\ntrained: {{x: {{title: x}}}}", "x: a trained row has either a recipe or settings"),
+        (f"{HEAD}\ntrained: {{x: {{title: x}}}}", "x: a trained row needs either a recipe or settings"),
         (
             f"{HEAD}\ntrained: {{x: {{title: x, recipe: cuebench/vgs, settings: {{a: 1}}}}}}",
-            "a trained row has either a recipe or settings",
+            "a trained row needs either a recipe or settings",
         ),
         (f"{HEAD}\ntrained: {{x: {{title: x, settings: [1]}}}}", "study.yaml: "),
-        (f"{HEAD}\ntrained: {{}}\ncompare: [[base, y]]", "compare names y, which is no row"),
+        (f"{HEAD}\ntrained: {{}}\ncompare: [[base, y]]", "compare names y, which is not a row"),
         (f"{HEAD}\ntrained: {{}}\ncompare: [[base]]", "study.yaml: not enough values"),
         (
             "problems: 1\nuntrained: {base: {title: a, model: b, privilege: x}}\ntrained: {}",

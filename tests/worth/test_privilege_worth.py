@@ -153,12 +153,13 @@ def test_the_table_fits_80_columns_and_leaves_nothing_out(capsys):
 def test_the_reading_says_what_is_and_is_not_shown():
     found = reading(privilege_worth(tokens_of(*WORKED)))
     assert found.startswith(
-        "Shown its cue, the teacher is more certain of correct responses than shown nothing (+1.200 "
-        "[+0.250, +5.000] nats a token), and more than shown another's (+2.200 [+1.250, +6.000]): "
+        "With its cue, the teacher is more certain of correct responses than without (+1.200 "
+        "[+0.250, +5.000] nats per token), and more certain than with another problem's "
+        "(+2.200 [+1.250, +6.000]). "
     )
-    assert "by luck" in found and found.count(". ") == 0
+    assert "lucky guesses" in found and found.count(". ") == 2
     ungraded = reading(privilege_worth(tokens_of(WORKED[0], WORKED[1], [None] * 3, WORKED[3])))
-    assert "neither more nor less certain of student responses" in ungraded and "luck" not in ungraded
+    assert "neither more nor less certain of student responses" in ungraded and "lucky" not in ungraded
 
 
 def test_kinds_are_ranked_as_measured():
@@ -183,7 +184,7 @@ def test_kinds_are_ranked_as_measured():
         "shift": ["cue", "rationale", "answer"],
     }
     lines = rank_lines(worth)
-    assert lines[0].endswith("where any is): answer +0.600 > cue +0.100 ~ rationale +0.000.")
+    assert lines[0].endswith("if there are any): answer +0.600 > cue +0.100 ~ rationale +0.000.")
     assert lines[1].endswith("cue +1.100 > answer +0.600 > rationale +0.000.") and len(lines) == 3
     assert rank_lines(privilege_worth(tokens)) == []
 

@@ -38,7 +38,8 @@ _ARITHMETIC = re.compile(
 )
 _OPERAND = rf"(?:[0-9]+|[a-z]|{'|'.join(SMALL_WORDS)})"
 _SPOKEN = re.compile(
-    rf"\b{_OPERAND}\s+(?:plus|minus|times|multiplied by|divided by|added to|subtracted from|less)\s+{_OPERAND}\b",
+    rf"\b{_OPERAND}\s+(?:plus|minus|times|multiplied by|divided by|added to|subtracted from|less)"
+    rf"\s+{_OPERAND}\b",
     re.IGNORECASE,
 )
 _POWERS = re.compile(r"(?<![A-Za-z])[a-zA-Z](?:\^\{?2\}?|²)\s*[-+]\s*[a-zA-Z](?:\^\{?2\}?|²)")

@@ -184,9 +184,9 @@ def measure_privileges(
     kinds = config.kinds or tuple(k for k in TEXT_KINDS if all(text_of(s, k) for s in outlines))
     if not kinds:
         raise ValueError(
-            f"No kind of text is present in all {len(outlines)} answered problems: "
-            + ", ".join(f"{sum(text_of(s, k) is not None for s in outlines)} have a {k}" for k in TEXT_KINDS)
-            + ". Set kinds to measure these on the problems that have them."
+            f"No kind of text is present in all {len(outlines)} answered problems ("
+            + ", ".join(f"{k} in {sum(text_of(s, k) is not None for s in outlines)}" for k in TEXT_KINDS)
+            + "). Set kinds to measure those problems that have them."
         )
     places = [i for i, s in enumerate(outlines) if all(text_of(s, k) for k in kinds)]
     if not places:
