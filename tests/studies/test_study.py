@@ -95,7 +95,7 @@ def test_studies_that_cannot_be_read(tmp_path, text, message):
         load_study(str(path))
 
 
-def test_unknown_names_are_told(tmp_path, capsys):
+def test_unknown_names_are_reported(tmp_path, capsys):
     assert main(["study", "nowhere"]) == 1
     assert "There is no study nowhere; did you mean" in " ".join(capsys.readouterr().err.split())
     assert main(["study", "objectives", "--output", str(tmp_path), "--only", "ppo"]) == 1

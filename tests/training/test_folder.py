@@ -37,7 +37,7 @@ def test_a_folder_is_named_after_the_recipe_and_numbered():
     assert run_folder("file", None) == Path("runs/file-2")
 
 
-def test_a_folder_of_ones_own_is_taken_as_it_is(monkeypatch):
+def test_a_given_folder_is_used_unchanged(monkeypatch):
     assert run_folder("x", "elsewhere/y") == Path("elsewhere/y")
     monkeypatch.setenv("HOME", "/home/somebody")
     recipe = load_recipe("cuebench/opsd_cue", ["training.output=~/y"])

@@ -164,7 +164,7 @@ def test_the_reading_says_what_is_and_is_not_shown():
 
 def test_kinds_are_ranked_as_measured():
     """The answer adds half a nat to every correct token that the cue adds less to; the rationale adds
-    to one what it takes from the other, which nobody can tell from the cue."""
+    to one what it takes from the other, which cannot be told apart from the cue."""
     tokens = tokens_of(["a", "b", "c"], [1, 1, 1], [True, True, False], [0.1, 0.1, -1.0])
     plain = tokens.log_probs["plain"]
     log_probs = {

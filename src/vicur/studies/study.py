@@ -144,8 +144,8 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
     try:
         return _study(display_path(file), overrides, **settings)
     except (TypeError, AttributeError, ValueError) as error:
-        text = str(error).replace("_study()", "the study").removeprefix(f"{display_path(file)}: ")
-        raise SettingsError(f"{display_path(file)}: {text}") from error
+        name, text = display_path(file), str(error).replace("_study()", "the study")
+        raise SettingsError(text if text.startswith(name) else f"{name}: {text}") from error
 
 
 def _study(
