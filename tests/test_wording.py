@@ -24,6 +24,9 @@ PHRASES = {
     r"\b(whoever|somebody|nobody)\b": "name the actor, or use the passive",
     r"\bstands? (for|in|at|there|before|behind|apart|where|nowhere|outside)\b": "is, represents, precedes",
     r"\bas it stands\b": "unchanged",
+    r"\bnats a token\b": "nats per token",
+    r"\bin the \w+'?s? eyes\b|\bin the eyes of\b": "scored by, under",
+    r"\bgive another\b": "choose another",
     r"\bwhat is not\b": "anything that is not",
     r"\bshall\b": "must, is to",
 }

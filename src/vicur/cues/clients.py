@@ -484,7 +484,7 @@ def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[s
     if not key and config.base_url is None:
         raise ValueError(
             f"The environment variable {config.api_key_env} (api_key_env) is not set; OpenAI needs a key. "
-            "For an endpoint of your own, give its base_url."
+            "For your own endpoint, set base_url."
         )
     headers = {"Authorization": f"Bearer {key or 'none'}"}
     values = {config.api_key_env: key} if key else {}

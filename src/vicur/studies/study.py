@@ -163,7 +163,7 @@ def _study(
     twice = set(untrained) & set(trained)
     if twice:
         raise ValueError(f"the row {min(twice)} is both untrained and trained.")
-    pairs = tuple((ours, theirs) for ours, theirs in compare or [])
+    pairs = tuple((first, second) for first, second in compare or [])
     unknown = {name for pair in pairs for name in pair} - set(untrained) - set(trained)
     if unknown:
         raise ValueError(f"compare names {min(unknown)}, which is not a row.")
@@ -348,9 +348,9 @@ def summarise(study: Study, outcomes: Mapping[str, list[Outcome]]) -> dict[str, 
     pairs = [(name, BASE) for name in study.trained if name in done]
     pairs += [(a, b) for a, b in study.compare if a in done and b in done]
     differences = [
-        {"ours": ours, "theirs": theirs}
-        | {d: asdict(_difference(outcomes[ours], outcomes[theirs], d)) for d in DOMAINS}
-        for ours, theirs in pairs
+        {"ours": first, "theirs": second}
+        | {d: asdict(_difference(outcomes[first], outcomes[second], d)) for d in DOMAINS}
+        for first, second in pairs
     ]
     return {"seeds": seeds, "methods": methods, "differences": differences}
 
@@ -365,8 +365,8 @@ def _accuracy(runs: list[Evaluation]) -> Estimate:
     return mean_interval([run.accuracy.value for run in runs])
 
 
-def _difference(ours: list[Outcome], theirs: list[Outcome], domain: str) -> Estimate:
-    pairs = [(getattr(a, domain), getattr(b, domain)) for a, b in zip(ours, theirs, strict=True)]
+def _difference(first: list[Outcome], second: list[Outcome], domain: str) -> Estimate:
+    pairs = [(getattr(a, domain), getattr(b, domain)) for a, b in zip(first, second, strict=True)]
     if len(pairs) == 1:
         return paired_difference(pairs[0][0].graded, pairs[0][1].graded)
     return mean_interval([a.accuracy.value - b.accuracy.value for a, b in pairs])

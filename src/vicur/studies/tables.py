@@ -46,13 +46,13 @@ def headlines(summary: dict[str, Any]) -> list[str]:
     """One sentence for each comparison that the study lists in `compare`."""
     lines = []
     for difference in summary["differences"]:
-        ours, theirs, in_domain = difference["ours"], difference["theirs"], difference["in_domain"]
-        if theirs != "base":
+        first, second, in_domain = difference["ours"], difference["theirs"], difference["in_domain"]
+        if second != "base":
             verdict = (
                 "above 0" if in_domain["low"] > 0 else "below 0" if in_domain["high"] < 0 else "0 is inside"
             )
             lines.append(
-                f"{summary['methods'][ours]['title']} minus {summary['methods'][theirs]['title']}, in "
+                f"{summary['methods'][first]['title']} minus {summary['methods'][second]['title']}, in "
                 f"domain: {in_domain['value']:+.1f} points "
                 f"[{in_domain['low']:+.1f}, {in_domain['high']:+.1f}]: {verdict}."
             )
