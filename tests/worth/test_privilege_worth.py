@@ -210,7 +210,7 @@ CUES = PrivilegeConfig(kinds=("cue",), blind_hinted=False, blind=False)
 
 
 def test_a_true_cue_raises_the_certainty_of_correct_responses_and_anothers_lowers_it(out_of_domain):
-    """In the larger teacher's eyes, where the image is hard: responses that read and answer rightly."""
+    """As scored by the larger teacher, on hard images: responses that read and answer correctly."""
     samples, responses = out_of_domain
     worth = privilege_worth(
         measure_privileges(Scorer(load_model("vicur:tiny-teacher")), samples, responses, CUES)
