@@ -1,15 +1,16 @@
-"""What the audit of cues finds on CueBench, where every leak was planted and the exact cues are known.
+"""Measures what the audit finds on CueBench, where every leak is planted and the exact cues are known.
 
     python benchmarks/audit.py                          # the rules, on all sets of wordings
     python benchmarks/audit.py --verifier MODEL --base-url http://127.0.0.1:8000/v1 --verdicts verdicts
                                                         # rules, judge and both: one question per cue
     python benchmarks/audit.py --problems 1000 --wordings fifth --examples 3
 
-Prints a table in markdown for each set of wordings: a row for each planted kind, segments / chords in a cell.
-Each is the share of cues with any flag, and in brackets with a certain one. For exact cues that is the rate
-of false alarms. "Text" is what the rules find with the cue, the question and the answer alone; "boxes" adds
-which values are drawn; "boxes, verifier" adds a verifier that sees exactly. With --verifier the columns are
-the rules on the text, the judge (the model, with the image beside each cue), and both.
+Prints a markdown table for each set of wordings, with a row for each planted kind and segments / chords in
+each cell. Each number is the share of cues with any flag and, in brackets, with a certain one. For exact
+cues that is the rate of false alarms. "Text" is what the rules find with the cue, the question and the answer
+alone; "boxes" adds which values are drawn; "boxes, verifier" adds a verifier that knows the scene. With
+--verifier the columns are the rules on the text, the judge (the model, given each cue with its image), and
+both.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=200, help="per family and planted kind")
     parser.add_argument("--seed", type=int, default=0, help="seed of the problems and the wordings")
     parser.add_argument("--wordings", choices=[*SETS, "all"], default="all", help="set of wordings")
-    parser.add_argument("--examples", type=int, default=0, help="cues to print of each row that went wrong")
+    parser.add_argument("--examples", type=int, default=0, help="number of misjudged cues to print per row")
     parser.add_argument("--verifier", metavar="MODEL", help="model that judges each cue")
     parser.add_argument("--base-url", help="endpoint of the verifier")
     parser.add_argument("--api-key-env", default="OPENAI_API_KEY", help="variable that holds its key")
@@ -62,7 +63,7 @@ def draw(family: Family, count: int, seed: int) -> Problems:
 
 
 def with_rules(problems: Problems, samples: list[Sample]) -> Audited:
-    """What the rules find, by what is known of the image."""
+    """What the rules find, by what is known about the image."""
     verifier = CueBenchVerifier({scene.key(): scene for scene, _ in problems})
     audits = {
         "text": audit_cues(samples, givens=question_givens),
@@ -87,15 +88,15 @@ def table(
     examples: int,
     audited: Callable[[Problems, list[Sample]], Audited],
 ) -> str:
-    """Planted kinds against what is known, or who looks."""
+    """A markdown table of planted kinds by column of `audited`."""
     lines: list[str] = []
     kinds: list[Leak | None] = [None, *LEAKS]
     for leak in kinds:
         together: dict[str, list[str]] = {}
         wrong: list[str] = []
-        for of_family in problems.values():
-            samples = planted_samples(of_family, leak, wordings, seed)
-            columns = audited(of_family, samples)
+        for family_problems in problems.values():
+            samples = planted_samples(family_problems, leak, wordings, seed)
+            columns = audited(family_problems, samples)
             for column, (flags, count) in columns.items():
                 together.setdefault(column, []).append(shares(flags, count))
             wrong += mistakes(samples, next(reversed(columns.values()))[0], leak)
@@ -114,7 +115,7 @@ def shares(flags: Sequence[Flag], count: int) -> str:
 
 
 def mistakes(samples: Sequence[Sample], flags: Sequence[Flag], leak: Leak | None) -> list[str]:
-    """Planted leaks without a flag, or exact cues with one, and the reasons."""
+    """Planted leaks without a flag, or exact cues with one, with the flags."""
     flagged = {flag.id for flag in flags}
     return [
         f"{row.question} {row.answer} / {row.text} / "

@@ -1,12 +1,11 @@
-"""The memory estimate against measured peaks: whole training steps of random models of several sizes.
+"""Compares the memory estimate with measured peaks, on whole training steps of random models.
 
-    python benchmarks/memory.py                # all cases, one after the other; up to 12 GiB
+    python benchmarks/memory.py                # all cases, one after another; up to 12 GiB
     python benchmarks/memory.py --only small   # one of them
 
-Each case writes a randomly initialised checkpoint in Qwen3-VL's layout, then runs two training steps by a
-recipe in a process of its own. Its peak is the process's resident set on a CPU, the allocator's on a GPU.
-Responses never stop early (the stop token's logit is what it is by chance), so a step is as large as the
-estimate assumes it may be.
+Each case writes a randomly initialised checkpoint in Qwen3-VL's layout, then runs two training steps of a
+recipe in a separate process. The peak is that of the process's resident set. Responses hardly ever stop early
+(the stop token is as unlikely as any other), so a step is as large as the estimate assumes.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ CASES = {
 
 
 def write_checkpoint(case: Case, folder: Path) -> None:
-    """A random model of these sizes, in the 16-pixel patches and 128-wide heads of Qwen3-VL."""
+    """Write a random model of these sizes, with Qwen3-VL's 16-pixel patches."""
     import torch
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
@@ -65,15 +64,15 @@ def write_checkpoint(case: Case, folder: Path) -> None:
 
     processor = build_processor()
     tokenizer = processor.tokenizer
-    stated = json.loads(tokenizer.backend_tokenizer.to_str())
-    words = stated["model"]["vocab"]
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    words = description["model"]["vocab"]
     words |= {f"word{i}": i for i in range(len(tokenizer), case.vocabulary)}
     special = tokenizer.special_tokens_map
     processor.tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(stated)), **special
+        tokenizer_object=Tokenizer.from_str(json.dumps(description)), **special
     )
-    for own in (processor.image_processor, processor.video_processor):
-        own.patch_size = 16
+    for part in (processor.image_processor, processor.video_processor):
+        part.patch_size = 16
     heads = case.hidden // 64
     width, depth = case.vision
     config = build_config(TinySize(case.hidden, case.layers, heads, width, depth), processor)
@@ -90,7 +89,7 @@ def write_checkpoint(case: Case, folder: Path) -> None:
 
 
 def run(case: Case, checkpoint: Path, data: Path) -> dict[str, Any]:
-    """Two steps: the estimate before them, and the peak of each phase in bytes."""
+    """Run two steps; return the estimate made before them and the peak of each phase, in bytes."""
     from rich.console import Console
 
     from vicur.progress import Progress
@@ -139,7 +138,7 @@ def estimated(assembled: Any) -> dict[str, float]:
 
 
 def watch(phases: dict[str, int], name: str, owner: Any, method: str) -> None:
-    """Note the peak during every call of a method."""
+    """Record the peak during every call of a method."""
     inner = getattr(owner, method)
 
     def measured(*args: Any, **kwargs: Any) -> Any:
@@ -160,7 +159,7 @@ def resident() -> int:
 
 
 def forget_peak() -> None:
-    """Let the high-water mark start again from what is resident now (Linux)."""
+    """Reset the high-water mark to what is resident now (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -171,7 +170,7 @@ def _status(name: str) -> int:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """One case, checkpoint and steps each in a process of its own."""
+    """Measure one case; its checkpoint and its steps are each made in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         for action in ("write", "run"):
             command = [sys.executable, __file__, "--action", action, "--only", name, "--folder", folder]
@@ -193,18 +192,18 @@ def main() -> None:
         write_checkpoint(CASES[options.only[0]], options.folder / "model")
         write_parquet("segments", "train", 16, options.folder / "train.parquet")
     elif options.action == "run":
-        found = run(CASES[options.only[0]], options.folder / "model", options.folder / "train.parquet")
-        print(json.dumps(found))
+        result = run(CASES[options.only[0]], options.folder / "model", options.folder / "train.parquet")
+        print(json.dumps(result))
     else:
         for name in options.only:
-            found = measure(name)
-            total = sum(found["estimate"].values())
-            top = max(found["phases"].values())
+            result = measure(name)
+            total = sum(result["estimate"].values())
+            top = max(result["phases"].values())
             off = 100 * (total / top - 1)
-            size = f"{found['parameters'] / 1e6:.0f} M"
+            size = f"{result['parameters'] / 1e6:.0f} M"
             print(f"{name:20} {size:>6}  {total / GIB:.2f}  {top / GIB:.2f} GiB  {off:+.1f} %", flush=True)
-            print("    phases  ", {k: round(v / GIB, 2) for k, v in found["phases"].items()}, flush=True)
-            print("    estimate", {k: round(v / GIB, 2) for k, v in found["estimate"].items()}, flush=True)
+            print("    phases  ", {k: round(v / GIB, 2) for k, v in result["phases"].items()}, flush=True)
+            print("    estimate", {k: round(v / GIB, 2) for k, v in result["estimate"].items()}, flush=True)
 
 
 if __name__ == "__main__":

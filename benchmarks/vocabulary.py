@@ -1,12 +1,12 @@
-"""The vocabulary engine against plain autograd: peak extra memory and time at real sizes.
+"""Compares the vocabulary engine with plain autograd: peak extra memory and time at real sizes.
 
     python benchmarks/vocabulary.py                    # the published table's sizes, on a CPU
     python benchmarks/vocabulary.py --device cuda --dtype bfloat16 --tokens 16384
 
-Every variant runs in a process of its own, one after the other. "Peak extra" is the most memory that
-was in use above what the inputs take: for a CPU from the process's high-water mark, for a GPU from
-torch's allocator. The gradients of hidden states and of the head count on both sides. Times are medians
-of rounds that alternate between the variants; ratios are what to read.
+The variants run one after another, each in a separate process. "Peak extra" is the peak memory beyond that of
+the inputs: on a CPU from the process's high-water mark, on a GPU from torch's allocator. The gradients of
+hidden states and head count for both variants. Times are medians of rounds that alternate between the
+variants; compare their ratios rather than the times.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vicur.scoring.engine import Reading, observed_terms, weighted_terms
 from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import reverse_kl, visual_target_kl
 
-VOCABULARY, KEPT = 151_936, 151_643  # rows of Qwen3-VL's head; words kept in front of the special tokens
+VOCABULARY, KEPT = 151_936, 151_643  # rows of Qwen3-VL's head; those before the special tokens
 HIDDEN = 2_048
 GIB = 2**30
 TASKS = {"reverse_kl": 2_048, "vgs": 1_024, "vgs_lp": 1_024}
@@ -51,14 +51,14 @@ def inputs(names: list[str], tokens: int, hidden: int, dtype: torch.dtype, devic
 
 
 def plain_loss(task: str, live: Scores, blind: Scores | None, teachers: dict[str, Scores]) -> Tensor:
-    """What one writes first, as distillation trainers do: all logits, all log-probabilities, the term."""
+    """The usual implementation of distillation trainers: all logits, all log-probs, then the term."""
     logits = {"student": live.hidden_ND @ live.head_WD.T}
     if blind is not None:
         logits[STUDENT_BLIND] = blind.hidden_ND @ live.head_WD.T
     with torch.no_grad():
         for name, scores in teachers.items():
             logits[name] = scores.hidden_ND @ scores.head_WD.T
-    log = {name: own[:, :KEPT].float().log_softmax(-1) for name, own in logits.items()}
+    log = {name: full[:, :KEPT].float().log_softmax(-1) for name, full in logits.items()}
     values = reverse_kl(log["student"], log[TEACHER])
     if task != "reverse_kl":
         target = log[STUDENT_BLIND].detach(), log[TEACHER], log[TEACHER_BLIND]
@@ -98,25 +98,27 @@ def our_loss(
     if blind is not None:
         others[STUDENT_BLIND] = Scores(blind.hidden_ND.detach(), live.head_WD.detach())
     terms = [term for term in objective.weigh(scored).terms if term.weights is not None]
-    found = weighted_terms(live.hidden_ND, live.head_WD, reading, terms, others, head_gradient)
-    for gradient_ND in found.hidden_gradients.values():
+    result = weighted_terms(live.hidden_ND, live.head_WD, reading, terms, others, head_gradient)
+    for gradient_ND in result.hidden_gradients.values():
         blind.hidden_ND.grad = gradient_ND.to(blind.hidden_ND.dtype)
-    return found.loss
+    return result.loss
 
 
 def high_water() -> int:
-    """The most memory the process ever had, in bytes."""
+    """The process's peak memory so far, in bytes."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def worker(options: argparse.Namespace) -> None:
-    """One variant in this process: print peak extra memory, seconds, and the gradients' norms."""
+    """Run one variant in this process; print its peak extra memory, seconds, and the gradients' norms."""
     visual = options.task != "reverse_kl"
     names = ["student", TEACHER, *([STUDENT_BLIND, TEACHER_BLIND] if visual else [])]
-    made = inputs(names, options.tokens, options.hidden, getattr(torch, options.dtype), options.device)
-    live, blind = made["student"], made.get(STUDENT_BLIND)
-    teachers = {name: scores for name, scores in made.items() if name.startswith("teacher")}
+    distributions = inputs(
+        names, options.tokens, options.hidden, getattr(torch, options.dtype), options.device
+    )
+    live, blind = distributions["student"], distributions.get(STUDENT_BLIND)
+    teachers = {name: scores for name, scores in distributions.items() if name.startswith("teacher")}
     trained = [live.hidden_ND, live.head_WD]
     if options.task == "vgs_lp":
         trained.append(blind.hidden_ND)
@@ -160,18 +162,18 @@ def run_worker(options: argparse.Namespace, task: str, tokens: int, variant: str
 
 def compare(options: argparse.Namespace, task: str, tokens: int) -> str:
     """One row of the table."""
-    found: dict[str, list[dict]] = {"plain": [], "ours": []}
+    results: dict[str, list[dict]] = {"plain": [], "ours": []}
     for _ in range(options.rounds):
-        for variant, runs in found.items():
+        for variant, runs in results.items():
             runs.append(run_worker(options, task, tokens, variant))
-    failed = [run["failed"] for runs in found.values() for run in runs if "failed" in run]
+    failed = [run["failed"] for runs in results.values() for run in runs if "failed" in run]
     if failed:
         return f"| {task} | {tokens:,} | failed: {failed[0]} |"
-    peak = {name: max(run["peak"] for run in runs) / GIB for name, runs in found.items()}
-    time_ = {name: statistics.median(run["seconds"] for run in runs) for name, runs in found.items()}
-    plain, ours = found["plain"][0], found["ours"][0]
+    peak = {name: max(run["peak"] for run in runs) / GIB for name, runs in results.items()}
+    time_ = {name: statistics.median(run["seconds"] for run in runs) for name, runs in results.items()}
+    plain, ours = results["plain"][0], results["ours"][0]
     apart = max(abs(a / b - 1) for a, b in zip(ours["norms"], plain["norms"], strict=True))
-    ratios = [b["seconds"] / a["seconds"] for a, b in zip(*found.values(), strict=True)]
+    ratios = [b["seconds"] / a["seconds"] for a, b in zip(*results.values(), strict=True)]
     return (
         f"| {task} | {tokens:,} | {peak['plain']:.2f} | {peak['ours']:.2f} | "
         f"{peak['ours'] / peak['plain']:.3f} | {time_['plain']:.1f} | {time_['ours']:.1f} | "
@@ -185,7 +187,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--hidden", type=int, default=HIDDEN)
     parser.add_argument("--tokens", type=int, help="default 2,048 for reverse KL and 1,024 for VGS")
-    parser.add_argument("--chunk", type=int, help="tokens of a chunk; by default the library's choice")
+    parser.add_argument("--chunk", type=int, help="tokens per chunk; by default the library's choice")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)

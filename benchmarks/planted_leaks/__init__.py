@@ -1,10 +1,10 @@
 """Exact cues of CueBench with a leak or a mistake planted in them, to measure what an audit finds.
 
 Every kind comes in several wordings, for the cue itself and for the leak, which are drawn independently.
-There are five sets of wordings, a YAML file each. The rules of the audit were written with `first` at hand.
-`second` was written after them, and the rules were improved by what it showed; the same again with `third`
-and `fourth`. What a set showed before that says how well the audit does on words that it was not made for.
-After `fifth` was written, rules were only removed.
+There are five sets of wordings, a YAML file each. The audit's rules were first developed on `first`. Each of
+`second`, `third` and `fourth` was written after the rules, which were then improved on it; the result before
+that improvement shows how well the audit does on unseen wordings. After `fifth` was written, rules were only
+removed.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ or rule; a wrong digit, colour or pairing; the cue of another scene."""
 
 @dataclass(frozen=True)
 class Wordings:
-    """How things are said.
+    """The wordings of cues and leaks.
 
     Attributes:
         segments: exact cues, with the names {c1} {c2} and digits {v1} {v2} of both segments.
         chords: exact cues, with the pieces {a} {b} of one chord and {c} {d} of the other.
-        answer: sentences that state it, as {answer}.
-        words: sentences that state it in words, as {words}.
-        fraction: sentences that state it as {fraction}.
+        answer: sentences that state the answer as {answer}.
+        words: sentences that state the answer in words, as {words}.
+        fraction: sentences that state the answer as {fraction}.
         fractions: how a fraction of {upper} and {lower} is written.
         equation: sentences around {equation}.
         segment_equations: by operation, with {big} and {small} for the digits.
         chord_equations: with {answer}, the piece {next} to the unknown one, and {c} {d}.
-        segment_theorems, chord_theorems: sentences that name one.
+        segment_theorems, chord_theorems: sentences that name a theorem or rule.
     """
 
     segments: tuple[str, ...]
@@ -78,28 +78,28 @@ def load_wordings(name: str) -> Wordings:
 
 
 def exact_cue(scene: Scene, wordings: Wordings, random: np.random.Generator) -> str:
-    """What is true of a scene and matters for its question, in one of several wordings."""
+    """A correct cue of a scene, in a wording drawn at random."""
     return _say(scene, _parts(scene), wordings, random)
 
 
 def plant(
     scene: Scene, leak: Leak, wordings: Wordings, random: np.random.Generator, other: Scene | None = None
 ) -> str:
-    """A cue with one leak or mistake, in words drawn at random.
+    """A cue with one leak or mistake, in wordings drawn at random.
 
     Args:
-        scene: whose cue it is.
+        scene: the scene of the cue.
         leak: what is planted.
-        wordings: to draw from.
-        random: draws.
-        other: of the same family, for "another cue".
+        wordings: wordings to draw from.
+        random: random number generator.
+        other: another scene of the same family, for "another cue".
 
     Raises:
-        ValueError: there is no other scene to take the cue from, or its cue fits this scene too.
+        ValueError: there is no other scene, or its cue fits this scene too.
     """
     if leak == "another cue":
         if other is None or not _differ(scene, _parts(scene), _parts(other)):
-            raise ValueError("Another sample's cue needs another scene, of which something else is true.")
+            raise ValueError("Another sample's cue needs another scene whose cue does not fit this one.")
         return _say(other, _parts(other), wordings, random)
     if leak == "wrong label":
         return _say(scene, _mistaken(scene, random), wordings, random)
@@ -110,28 +110,28 @@ def _leaking(scene: Scene, leak: Leak, wordings: Wordings, random: np.random.Gen
     """The sentence that leaks."""
     answer = int(scene.answer)
     if leak == "answer":
-        return _one(wordings.answer, random).format(answer=answer)
+        return _choose(wordings.answer, random).format(answer=answer)
     if leak == "words":
-        return _one(wordings.words, random).format(words=ONES[answer])
+        return _choose(wordings.words, random).format(words=ONES[answer])
     if leak == "fraction":
         lower = int(random.integers(2, 6))
-        fraction = _one(wordings.fractions, random).format(upper=answer * lower, lower=lower)
-        return _one(wordings.fraction, random).format(fraction=fraction)
+        fraction = _choose(wordings.fractions, random).format(upper=answer * lower, lower=lower)
+        return _choose(wordings.fraction, random).format(fraction=fraction)
     if leak == "equation":
-        return _one(wordings.equation, random).format(equation=_equation(scene, wordings, random))
+        return _choose(wordings.equation, random).format(equation=_equation(scene, wordings, random))
     theorems = wordings.segment_theorems if isinstance(scene, SegmentsScene) else wordings.chord_theorems
-    return _one(theorems, random)
+    return _choose(theorems, random)
 
 
 def _equation(scene: Scene, wordings: Wordings, random: np.random.Generator) -> str:
     if isinstance(scene, SegmentsScene):
         small, big = sorted(scene.operands)
-        template = _one(wordings.segment_equations[scene.operation], random)
+        template = _choose(wordings.segment_equations[scene.operation], random)
         return template.format(small=small, big=big, answer=scene.answer)
     assert isinstance(scene, ChordsScene)
     partner = scene.unknown ^ 1  # the other piece of the same chord
     others = scene.lengths[2:] if scene.unknown < 2 else scene.lengths[:2]
-    return _one(wordings.chord_equations, random).format(
+    return _choose(wordings.chord_equations, random).format(
         answer=scene.answer, next=scene.lengths[partner], c=others[0], d=others[1]
     )
 
@@ -153,9 +153,9 @@ def _say(
 ) -> str:
     if isinstance(scene, SegmentsScene):
         names = dict(zip(("c1", "v1", "c2", "v2"), parts, strict=True))
-        text = _one(wordings.segments, random).format(**names)
+        text = _choose(wordings.segments, random).format(**names)
         return text[0].upper() + text[1:]
-    return _one(wordings.chords, random).format(**dict(zip("abcd", parts, strict=True)))
+    return _choose(wordings.chords, random).format(**dict(zip("abcd", parts, strict=True)))
 
 
 def _mistaken(scene: Scene, random: np.random.Generator) -> tuple[str, str, str, str]:
@@ -175,24 +175,24 @@ def _mistaken(scene: Scene, random: np.random.Generator) -> tuple[str, str, str,
             parts[1], parts[2] = (
                 parts[2],
                 parts[1],
-            )  # across the chords: which piece comes first means nothing
+            )  # across the chords: the order within a chord means nothing
         one, two, three, four = parts
         if _differ(scene, true, (one, two, three, four)) and (isinstance(scene, ChordsScene) or one != three):
             return one, two, three, four
 
 
-def _differ(scene: Scene, true: tuple[str, ...], said: tuple[str, ...]) -> bool:
-    """Whether what is said is not true of the scene."""
+def _differ(scene: Scene, true: tuple[str, ...], stated: tuple[str, ...]) -> bool:
+    """Whether the stated parts do not fit the scene."""
     if isinstance(scene, SegmentsScene):
         drawn = {segment.colour: str(segment.digit) for segment in scene.segments}
         named = (true[0], true[2])
-        off_topic = said[0] not in named and said[2] not in named
-        return off_topic or any(drawn.get(said[place]) != said[place + 1] for place in (0, 2))
+        off_topic = stated[0] not in named and stated[2] not in named
+        return off_topic or any(drawn.get(stated[place]) != stated[place + 1] for place in (0, 2))
     chords = [Counter(true[:2]), Counter(true[2:])]
-    return [Counter(said[:2]), Counter(said[2:])] not in (chords, chords[::-1])
+    return [Counter(stated[:2]), Counter(stated[2:])] not in (chords, chords[::-1])
 
 
-def _one(wordings: tuple[str, ...], random: np.random.Generator) -> str:
+def _choose(wordings: tuple[str, ...], random: np.random.Generator) -> str:
     return wordings[random.integers(len(wordings))]
 
 
@@ -202,10 +202,10 @@ def planted_samples(
     """The same problems with cues that leak.
 
     Args:
-        problems: scenes of one family, and what `generate.to_sample` made of them.
+        problems: scenes of one family, with their samples from `generate.to_sample`.
         leak: what is planted in each cue; None for exact cues.
-        wordings: to draw from.
-        seed: of the draws.
+        wordings: wordings to draw from.
+        seed: seed of the draws.
     """
     random = np.random.default_rng([seed, LEAKS.index(leak) if leak else len(LEAKS)])
     samples = []
@@ -214,7 +214,7 @@ def planted_samples(
             cue = exact_cue(scene, wordings, random)
         else:
             order = (problems[int(i)][0] for i in random.permutation(len(problems)))
-            other = next((own for own in order if _differ(scene, _parts(scene), _parts(own))), None)
+            other = next((each for each in order if _differ(scene, _parts(scene), _parts(each))), None)
             cue = plant(scene, leak, wordings, random, other)
         privilege = Privilege(answer=scene.answer, rationale=scene.rationale, cue=cue)
         samples.append(replace(sample, privilege=privilege))

@@ -201,9 +201,9 @@ def test_a_correction_never_holds_the_answer(answer, categories):
 
 
 def test_errors_say_what_is_wrong():
-    with pytest.raises(ValueError, match="name several samples each"):
+    with pytest.raises(ValueError, match="shared by several samples each"):
         audit_cues([row("a", "One line."), row("a", "Two lines.")])
-    with pytest.raises(ValueError, match="no image at hand"):
+    with pytest.raises(ValueError, match="has no image, so its cue cannot be verified"):
         audit_cues([CueRow("a", "One line is here.")], verifier=lambda sample, claim: True)
 
 

@@ -39,7 +39,7 @@ def test_certain(text):
 
 
 @pytest.mark.parametrize("text", ["A side is labeled 9.", "The segments are cyan 9 and pink 5."])
-def test_a_label_is_possible_until_somebody_knows(text):
+def test_a_label_is_a_possible_leak_until_it_is_known(text):
     assert [flag.severity for flag in flags(text)] == ["possible"]
     assert flags(text, givens=lambda row, value: True) == []
     assert [flag.severity for flag in flags(text, givens=lambda row, value: False)] == ["certain"]

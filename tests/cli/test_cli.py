@@ -229,7 +229,7 @@ def test_eval_stores_what_it_says_and_grades_again_without_a_model(tmp_path, tra
     assert main([*common, *short, "--rewards.function", "~/own.py:always"]) == 0
     assert "accuracy 100.0" in capsys.readouterr().out
     assert main([*common, "--max-new-tokens", "4", "--limit", "5"]) == 1
-    assert "sampling.max_new_tokens was 3 and is 4 now" in sentence(capsys)
+    assert "sampling.max_new_tokens was 3 and is now 4." in sentence(capsys)
     assert main([*common, *short[:2], "--limit", "4"]) == 1
     assert "is not among the problems to evaluate now" in sentence(capsys)
 

@@ -91,7 +91,7 @@ def test_a_stuck_base_fails_loudly(processor):
     loaded = LoadedModel.of(build_model(TinySize(32, 2, 2, 16, 1), processor), processor)
     config = PretrainConfig(grounding_steps=1, steps=2, batch_size=2, check_every=1)
     training = Pretraining(loaded, config, report=lambda text: None)
-    with pytest.raises(ValueError, match="reads hints and not images"):
+    with pytest.raises(ValueError, match="reads hints but not images"):
         training.run()
 
 

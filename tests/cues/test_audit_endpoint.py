@@ -116,20 +116,20 @@ def test_a_judge_that_fails_is_asked_again_or_gives_no_verdict(cued, endpoint, j
     assert [flag.excerpt for flag in audit.flags if flag.rule == "judged"] == ["red circle"]
 
 
-def test_an_endpoint_that_takes_nothing_is_told(cued, endpoint, judge):
+def test_an_endpoint_that_refuses_everything_is_reported(cued, endpoint, judge):
     endpoint.answer = lambda body, number: failure(401)
-    with pytest.raises(ValueError, match="The verifier m cannot be asked"):
+    with pytest.raises(ValueError, match="The verifier m cannot be used"):
         audit_cues(FileSource(cued), judge=judge())
 
 
-def test_a_judge_that_only_reasons_is_told(cued, endpoint, judge):
+def test_a_judge_that_only_reasons_is_reported(cued, endpoint, judge):
     endpoint.answer = lambda body, number: completion("<think>Let me look at it", finish="length")
     with pytest.raises(ValueError, match="spends its reply of 300 tokens on reasoning"):
         audit_cues(FileSource(cued), judge=judge())
 
 
 def test_a_judge_needs_images(judge):
-    with pytest.raises(ValueError, match="Sample a has no image at hand"):
+    with pytest.raises(ValueError, match="Sample a has no image, so its cue cannot be judged"):
         audit_cues([CueRow("a", "One line is here.")], judge=judge())
 
 
@@ -203,7 +203,7 @@ def test_repair_asks_again_for_what_leaked(data, tmp_path, endpoint, capsys, mon
     assert not any("theorem" in cue for cue in cues) and "number 2" in cues[2]
 
 
-def test_repair_keeps_what_it_mended_and_asks_anew_for_the_rest(
+def test_repair_keeps_repaired_cues_and_requests_the_rest_again(
     data, tmp_path, endpoint, capsys, monkeypatch
 ):
     """Problem 2 is mended by the first correction, 4 by the second. The data has another cue column."""

@@ -83,16 +83,16 @@ def test_packaged_prompts_forbid_the_answer_and_ask_for_json():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("name: a\nversion: 1\nsystem: s\nuser: u\n", "must have {question} just once"),
+        ("name: a\nversion: 1\nsystem: s\nuser: u\n", "must have {question} exactly once"),
         ("name: a\nversion: 1\nsystem: s\nuser: '{question} {answer}'\n", "has {answer} in its question"),
-        ("name: a\nversion: one\nsystem: s\nuser: '{question}'\n", "a whole number was expected"),
+        ("name: a\nversion: one\nsystem: s\nuser: '{question}'\n", "a whole number is expected"),
         ("name: a\nversion: 1\nsystem: s\nuser: '{question}'\nextra: 1\n", "unknown key extra"),
         ("name: a\nversion: 1\n", "lacks system and user"),
         ("name: [a\n", "is not valid YAML"),
         ("- 1\n", "must have the keys"),
     ],
 )
-def test_a_prompt_of_ones_own_is_checked(text, told, tmp_path):
+def test_a_users_prompt_is_checked(text, told, tmp_path):
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(ValueError, match=told):
         load_prompt(str(tmp_path / "own.yaml"))
@@ -123,7 +123,7 @@ def test_media_stay_where_the_question_has_them_and_braces_mean_nothing():
     assert user["content"][2]["text"].startswith(" {answer} big?")
 
 
-def test_a_conversation_is_told_with_its_roles():
+def test_a_conversation_is_sent_with_its_roles():
     turns = [("user", "One?"), ("assistant", "Two."), ("user", "Three?")]
     messages = tuple({"role": r, "content": [{"type": "text", "text": t}]} for r, t in turns)
     shown = question_for(sample(messages=messages, images=()), load_prompt("general"))
@@ -179,7 +179,7 @@ def test_everything_that_decides_on_a_reply_is_in_its_key():
 
 @pytest.mark.parametrize("backend", ["endpoint", "local", "exact", "null"])
 def test_no_backend_gets_the_answer(backend, configure, endpoint, tmp_path, base):
-    """Of none of them a request has it, though the data have it in every privileged column."""
+    """Of neither one of them a request has it, though the data have it in every privileged column."""
     data = tmp_path / "told.parquet"
     more = {"cue": "A cue.", "rationale": f"So {ANSWER}", "target_response": ANSWER, "solution": ANSWER}
     pq.write_table(pa.Table.from_pylist([problem(i, **more) for i in range(2)]), data)
@@ -229,7 +229,7 @@ def test_the_same_problem_under_two_ids_is_asked_once(configure, endpoint, tmp_p
     assert [row["cue"] for row in rows_of(summary.out)] == ["A red square."] * 3
 
 
-def test_a_failed_problem_is_set_aside_listed_and_asked_again_when_told_to(configure, endpoint):
+def test_a_failed_problem_is_listed_and_retried_on_request(configure, endpoint):
     endpoint.answer = lambda body, n: completion("{}") if "Question 3" in question_of(body) else GOOD
     config = configure(tries=3)
     summary = build_cues(config)
@@ -296,14 +296,17 @@ def test_tokens_are_estimated_where_the_endpoint_does_not_count(configure, endpo
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_a_budget_is_never_exceeded_and_a_larger_one_goes_on(concurrency, configure, endpoint):
+def test_a_budget_is_never_exceeded_and_a_larger_one_resumes(concurrency, configure, endpoint):
     """Each reply has 10,000 tokens of prompt, far more than estimated, and all the tokens it may have."""
     endpoint.answer = lambda body, n: completion('{"cue": "A."}', usage=(10_000, 400))
     prices = {"prompt_price": 1.0, "completion_price": 10.0}  # 0.014 for each
     for budget, there in ((0.0345, 2), (0.05, 3)):
         config = configure(budget=budget, concurrency=concurrency, **prices)
         summary = build_cues(config)
-        assert f"the budget of {budget:g} has no room" in summary.stopped and summary.out is None
+        assert (
+            f"the budget of {budget:g} does not cover another request" in summary.stopped
+            and summary.out is None
+        )
         assert summary.total_cost <= budget and len(endpoint.bodies) == there
     config = configure(budget=0.05, concurrency=concurrency, **prices)
     assert build_cues(config).requests == 0  # what a prompt takes is known from the runs before
@@ -311,7 +314,7 @@ def test_a_budget_is_never_exceeded_and_a_larger_one_goes_on(concurrency, config
     assert summary.stopped is None and (summary.kept, summary.asked) == (3, 3)
 
 
-def test_a_run_that_stopped_early_writes_what_there_is_if_told_to(configure, endpoint):
+def test_a_run_that_stopped_early_writes_partial_output_on_request(configure, endpoint):
     endpoint.answer = lambda body, n: GOOD if n < 4 else failure(401)
     summary = build_cues(configure(concurrency=1, write_partial=True))
     assert summary.stopped is not None
@@ -349,7 +352,7 @@ def test_ctrl_c_while_requests_are_out_waits_for_them(configure, endpoint):
     assert sent >= 3 and (summary.kept, summary.asked) == (sent, 6 - sent)
 
 
-def test_a_problem_without_the_answer_that_is_to_be_sent_is_set_aside(configure, endpoint, tmp_path):
+def test_a_problem_without_the_answer_to_send_fails(configure, endpoint, tmp_path):
     endpoint.answer = lambda body, n: completion('{"rationale": "So it is."}')
     rows = [problem(0), problem(1) | {"answer": None}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "some.parquet")
@@ -358,9 +361,7 @@ def test_a_problem_without_the_answer_that_is_to_be_sent_is_set_aside(configure,
     )
     assert ANSWER in plan_cues(config).request
     summary = build_cues(config)
-    assert [(f.id, f.reason) for f in summary.failed] == [
-        ("p1", "Sample p1 has no answer that could be sent.")
-    ]
+    assert [(f.id, f.reason) for f in summary.failed] == [("p1", "Sample p1 has no answer to send.")]
     assert [row["rationale"] for row in rows_of(summary.out)] == ["So it is.", None]
 
 
@@ -377,7 +378,7 @@ def test_two_builds_with_one_store_are_refused(configure, endpoint):
     build.start()
     try:
         started.wait()
-        with pytest.raises(ValueError, match="Another process is building with the store"):
+        with pytest.raises(ValueError, match="Another process is using the store"):
             build_cues(configure())
     finally:
         going.set()
@@ -476,13 +477,13 @@ def test_data_of_the_library_datasets_stay_readable_by_it(tmp_path):
     assert read[0]["images"][0].size == (8, 8) and read[0]["cues"] == ["Nothing was looked at."] * 2
 
 
-def test_a_column_or_file_that_is_there_is_not_replaced_unasked(tmp_path):
+def test_an_existing_column_or_file_is_not_replaced_by_default(tmp_path):
     data = tmp_path / "data.parquet"
     write_parquet("segments", "test", 3, data)
-    with pytest.raises(ValueError, match="has a column cue already"):
+    with pytest.raises(ValueError, match="already has a column cue"):
         build_cues(null(data, tmp_path))
     (tmp_path / "out.parquet").write_text("precious")
-    with pytest.raises(ValueError, match="exists already; give another name, or set overwrite=true"):
+    with pytest.raises(ValueError, match="already exists; choose another name, or set overwrite=true"):
         build_cues(null(data, tmp_path, column="hint"))
     with pytest.raises(ValueError, match="is a data file that this command reads"):
         build_cues(null(data, tmp_path, column="hint", out=str(data), overwrite=True))
@@ -551,7 +552,7 @@ def test_an_image_that_breaks_off_fails_its_problem_alone(tmp_path):
 # What is said
 
 
-def test_a_dry_run_asks_nobody_and_writes_nothing(configure, endpoint, tmp_path):
+def test_a_dry_run_requests_and_writes_nothing(configure, endpoint, tmp_path):
     config = configure(samples=2, prompt_price=1.0, completion_price=1.0)
     plan = plan_cues(config)
     assert (plan.problems, plan.cues, plan.kept) == (6, 12, 0) and not endpoint.bodies
@@ -576,14 +577,14 @@ def test_a_bar_of_the_project_shows_it(data, tmp_path):
     assert Tick(5, 10, 2.5, 0.123, 1).note == "2.5/s, cost 0.12, 1 failed"
 
 
-def test_a_damaged_store_is_told(data, tmp_path):
+def test_a_damaged_store_is_reported(data, tmp_path):
     config = null(data, tmp_path)
     build_cues(config)
     content = config.store_path.read_bytes()
     config.store_path.write_bytes(content.replace(b'"id": "p3"', b'"id": "p4"'))
     summary = build_cues(config)
     assert (summary.kept, summary.asked) == (5, 1)
-    assert any("is damaged in 1 place" in sentence for sentence in summary.sentences())
+    assert any("has 1 damaged record(s)" in sentence for sentence in summary.sentences())
 
 
 def test_a_dry_run_leaves_the_store_as_it_is(data, tmp_path):
@@ -615,7 +616,7 @@ def test_a_client_that_gives_up_on_a_problem_is_asked_as_often_as_said(data, tmp
     ("settings", "told"),
     [
         ({"backend": "endpoint"}, "needs a model"),
-        ({"model": "m"}, "asks no model"),
+        ({"model": "m"}, "does not use a model"),
         ({"samples": 0}, "samples must be at least 1"),
         ({"budget": 1.0}, "needs prices"),
         ({"requests_per_minute": 0}, "requests_per_minute must be above 0"),

@@ -141,7 +141,7 @@ def test_names_and_settings_that_an_endpoint_does_not_know_are_changed(configure
         (failure(429, "pay", "insufficient_quota"), "the quota is used up"),
     ],
 )
-def test_what_will_never_work_ends_the_run_and_sets_nothing_aside(fault, told, configure, endpoint):
+def test_permanent_errors_end_the_run_without_failed_problems(fault, told, configure, endpoint):
     endpoint.answer = lambda body, number: fault
     config = configure(concurrency=1)
     summary = build_cues(config)
@@ -151,16 +151,16 @@ def test_what_will_never_work_ends_the_run_and_sets_nothing_aside(fault, told, c
     assert build_cues(config).asked == 6
 
 
-def test_a_server_that_is_not_there_ends_the_run_and_sets_nothing_aside(configure):
+def test_an_unreachable_server_ends_the_run_without_failed_problems(configure):
     with FakeEndpoint() as gone:
         pass
     config = configure(endpoint=EndpointConfig(gone.url), patience_seconds=0)
     summary = build_cues(config)
-    assert "for 0 seconds no request came through: the endpoint cannot be reached" in summary.stopped
+    assert "no request succeeded for 0 seconds: the endpoint cannot be reached" in summary.stopped
     assert not summary.failed and summary.out is None
 
 
-def test_one_refused_problem_is_set_aside_at_once(configure, endpoint):
+def test_one_refused_problem_fails_without_a_retry(configure, endpoint):
     endpoint.answer = lambda body, number: (
         failure(400, "image too small") if "Question 2" in question_of(body) else GOOD
     )
@@ -170,7 +170,7 @@ def test_one_refused_problem_is_set_aside_at_once(configure, endpoint):
     assert cues(configure())[2] is None and cues(configure()).count("A red square.") == 5
 
 
-def test_a_refusal_by_the_model_is_told(configure, endpoint):
+def test_a_refusal_by_the_model_is_reported(configure, endpoint):
     endpoint.answer = lambda body, number: completion(None, refusal="I will not.")
     summary = build_cues(configure(limit=1))
     assert "the model refuses: I will not." in summary.failed[0].reason
@@ -201,7 +201,7 @@ def test_the_answer_is_sent_where_the_baseline_asks_for_it_alone(configure, endp
         build_cues(configure(include_answer=True))
 
 
-def test_no_key_or_header_is_ever_told(configure, endpoint, monkeypatch, caplog, capfd, tmp_path):
+def test_no_key_or_header_is_ever_shown(configure, endpoint, monkeypatch, caplog, capfd, tmp_path):
     """Not by an endpoint that throws them back, in any of the ways it can, nor by the libraries' logs."""
     monkeypatch.setenv("CUE_KEY", KEY)
     monkeypatch.setenv("CUE_TENANT", HEADER)
@@ -273,7 +273,7 @@ def test_a_key_that_cannot_be_a_header_is_refused_without_showing_it(value):
     assert value not in str(caught.value)
 
 
-def test_a_missing_key_or_header_is_told_by_its_name():
+def test_a_missing_key_or_header_is_named():
     with pytest.raises(ValueError, match=r"OPENAI_API_KEY .* is not set; OpenAI needs a key"):
         EndpointClient("m", EndpointConfig(), environ={})
     with pytest.raises(ValueError, match=r"TENANT \(header_envs.X-Tenant\) is not set"):
@@ -308,7 +308,7 @@ def test_a_rate_limit_spreads_requests_over_the_minute():
     assert slept == [2.0, 2.0, 2.0]
 
 
-def test_backoff_doubles_up_to_a_minute_and_does_as_it_is_told():
+def test_backoff_doubles_up_to_a_minute_and_respects_the_endpoint():
     assert all(0.5 * 2**n <= backoff(n, 1.0) <= 2**n for n in range(6))
     assert 30 <= backoff(50, 1.0) <= 60
     assert backoff(0, 1.0, after=17.0) == 17.0

@@ -80,7 +80,7 @@ def check_each_once(config):
     assert all(row["seen"] == cue_of[row["id"]] for row in rows)
 
 
-def test_a_killed_build_goes_on_and_asks_nothing_twice(served, settings):
+def test_a_killed_build_resumes_and_requests_nothing_twice(served, settings):
     with CountingProxy(served, gate=8) as proxy:
         chosen = settings(proxy.url)
         config = config_of(chosen)

@@ -110,42 +110,42 @@ def test_a_damaged_byte_is_never_taken_for_a_cue(tmp_path_factory, filled, data)
         assert str(path) in str(error)
 
 
-def test_a_damaged_record_is_told_and_the_others_stay(tmp_path, filled):
+def test_a_damaged_record_is_reported_and_the_others_are_kept(tmp_path, filled):
     path = tmp_path / "cues"
     path.write_bytes(filled.replace(b"One square", b"Two square"))
     with CueStore(path) as store:
         assert "a" not in store and store.cue("d") == CUES["d"]
-        assert "damaged in 1 place" in store.notes[0]
+        assert "1 damaged record(s)" in store.notes[0]
         store.add("a", "Another.")
     with CueStore(path) as store:
         assert store.cue("a") == "Another."
 
 
-def test_a_truncated_store_is_refused_and_left_as_it_is(tmp_path, filled):
+def test_a_truncated_store_is_refused_and_left_unchanged(tmp_path, filled):
     path = tmp_path / "cues"
     path.write_bytes(filled[:6000])
-    with pytest.raises(ValueError, match=r"(?s)is damaged .* and was left as it is"):
+    with pytest.raises(ValueError, match=r"(?s)is damaged .* and was left unchanged"):
         CueStore(path)
     assert path.read_bytes() == filled[:6000]
 
 
 @pytest.mark.parametrize("content", [b"PAR1 my precious data", b"{}\n", b"vicur-cues 2\n", b"vix"])
 @pytest.mark.parametrize("read_only", [False, True])
-def test_a_file_of_somebody_else_is_left_alone(tmp_path, content, read_only):
+def test_a_foreign_file_is_left_alone(tmp_path, content, read_only):
     path = tmp_path / "data"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is not a store of cues and was left as it is"):
+    with pytest.raises(ValueError, match="is not a cue store and was left unchanged"):
         CueStore(path, read_only=read_only)
     assert path.read_bytes() == content
 
 
-def test_a_database_of_somebody_else_is_left_alone(tmp_path):
+def test_a_foreign_database_is_left_alone(tmp_path):
     path = tmp_path / "data"
     with sqlite3.connect(path) as database:
         database.execute("create table replies (key text)")
     database.close()
     content = path.read_bytes()
-    with pytest.raises(ValueError, match="is not a store of cues and was left as it is"):
+    with pytest.raises(ValueError, match="is not a cue store and was left unchanged"):
         CueStore(path)
     assert path.read_bytes() == content
 
@@ -153,11 +153,11 @@ def test_a_database_of_somebody_else_is_left_alone(tmp_path):
 def test_two_writers_are_refused_and_the_first_is_not_disturbed(tmp_path):
     path = tmp_path / "cues"
     with CueStore(path) as store:
-        with pytest.raises(ValueError, match="Another process is building with the store"):
+        with pytest.raises(ValueError, match="Another process is using the store"):
             CueStore(path)
         arguments = [sys.executable, "-c", WRITER, store_module.__file__, str(path), "0"]
         other = subprocess.run(arguments, capture_output=True, text=True)
-        assert "Another process is building with the store" in other.stderr
+        assert "Another process is using the store" in other.stderr
         store.add("a", "Still here.")
     with CueStore(path) as store:
         assert store.cue("a") == "Still here."
@@ -190,7 +190,9 @@ def test_a_full_disk_leaves_no_half_record(tmp_path):
         store.add("a", "First.")
         pages = sqlite3.connect(path).execute("pragma page_count").fetchone()[0]
         store._database.execute(f"pragma max_page_count = {pages}")
-        with pytest.raises(OSError, match="cannot be written: database or disk is full; all before is kept"):
+        with pytest.raises(
+            OSError, match="cannot be written: database or disk is full; earlier replies are kept"
+        ):
             store.add("b", "x" * 100_000)
         assert "b" not in store
         store.add("b", "Second.")

@@ -65,7 +65,7 @@ def test_responses_of_other_settings_are_refused(tmp_path, finished):
         if finished:
             store.finish(table(stored("a")))
     other = SETTINGS | {"sampling.temperature": 0.7}
-    with pytest.raises(ValueError, match=r"sampling\.temperature was 0\.0 and is 0\.7 now.*overwrite=true"):
+    with pytest.raises(ValueError, match=r"sampling\.temperature was 0\.0 and is now 0\.7\..*overwrite=true"):
         ResponseStore(out, other)
     with ResponseStore(out, SETTINGS) as store:
         assert len(store) == 1
@@ -115,7 +115,7 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path, monkeypatch):
         store.add([stored("a")])
         monkeypatch.setattr("vicur.evaluation.responses.pq.write_table", full)
         with pytest.raises(
-            OSError, match=r"(?s)No space left.*written to .*spare.*kept in .*responses\.jsonl"
+            OSError, match=r"(?s)No space left.*written to .*spare.*also in .*responses\.jsonl"
         ):
             store.finish(table(stored("a")))
     assert len(list(spare.glob("*/r.parquet"))) == 1

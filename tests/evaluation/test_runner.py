@@ -87,7 +87,7 @@ def test_the_table_holds_what_a_reader_must_know(shared_student, problems):
         run(shared_student, source, bar=Breaks(source))
 
 
-def test_an_interrupted_evaluation_goes_on(shared_student, problems, tmp_path):
+def test_an_interrupted_evaluation_resumes(shared_student, problems, tmp_path):
     """What the first batch gave is kept; the rest is sampled later, and is the same."""
     whole = run(shared_student, problems)
     with (

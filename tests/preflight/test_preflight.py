@@ -144,7 +144,7 @@ def test_a_self_teacher_with_other_weights(samples, student, teacher):
     for parameter in teacher.loaded.model.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     names, message = failure(samples, student, teacher)
-    assert names == ["same weights, same view"] and "nats a token at the start" in message
+    assert names == ["same weights, same view"] and "nats per token at the start" in message
 
 
 def test_a_hint_in_a_student_view(samples, student, teacher):
@@ -160,7 +160,7 @@ def test_a_hint_in_the_problem_itself(samples, student, teacher):
         return replace(sample, messages=({**message, "content": content},))
 
     names, message = failure(list(map(spoiled, samples)), student, teacher)
-    assert names == ["no privilege reaches the student"] and "itself holds its cue" in message
+    assert names == ["no privilege reaches the student"] and "contains its cue" in message
 
 
 def test_prompts_that_do_not_fit(samples, student, teacher):

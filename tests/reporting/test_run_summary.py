@@ -178,5 +178,5 @@ def test_held_out_problems_without_answers_are_refused(files, tmp_path):
     path = tmp_path / "blank.jsonl"
     path.write_text(json.dumps({"problem": "What?", "images": []}) + "\n")
     more = (f"validation.data={path}",)
-    with pytest.raises(ValueError, match="no problem has an answer to grade by"):
+    with pytest.raises(ValueError, match="no problem has an answer to grade against"):
         build(load_recipe("cuebench/opsd_cue", settings(files, tmp_path / "run", *more)))

@@ -73,13 +73,13 @@ def test_a_study_from_the_command_line(tmp_path, capsys):
         ("problems: 1\nuntrained: {base: {title: a, modle: b}}\ntrained: {}", "modle"),
         ("problems: 1\nuntrained: [base]\ntrained: {}", "study.yaml: "),
         (f"{HEAD}\ntrained: {{base: {{title: x, settings: {{}}}}}}", "the row base is both"),
-        (f"{HEAD}\ntrained: {{x: {{title: x}}}}", "x: a trained row has either a recipe or settings"),
+        (f"{HEAD}\ntrained: {{x: {{title: x}}}}", "x: a trained row needs either a recipe or settings"),
         (
             f"{HEAD}\ntrained: {{x: {{title: x, recipe: cuebench/vgs, settings: {{a: 1}}}}}}",
-            "a trained row has either a recipe or settings",
+            "a trained row needs either a recipe or settings",
         ),
         (f"{HEAD}\ntrained: {{x: {{title: x, settings: [1]}}}}", "study.yaml: "),
-        (f"{HEAD}\ntrained: {{}}\ncompare: [[base, y]]", "compare names y, which is no row"),
+        (f"{HEAD}\ntrained: {{}}\ncompare: [[base, y]]", "compare names y, which is not a row"),
         (f"{HEAD}\ntrained: {{}}\ncompare: [[base]]", "study.yaml: not enough values"),
         (
             "problems: 1\nuntrained: {base: {title: a, model: b, privilege: x}}\ntrained: {}",
@@ -95,7 +95,7 @@ def test_studies_that_cannot_be_read(tmp_path, text, message):
         load_study(str(path))
 
 
-def test_unknown_names_are_told(tmp_path, capsys):
+def test_unknown_names_are_reported(tmp_path, capsys):
     assert main(["study", "nowhere"]) == 1
     assert "There is no study nowhere; did you mean" in " ".join(capsys.readouterr().err.split())
     assert main(["study", "objectives", "--output", str(tmp_path), "--only", "ppo"]) == 1

@@ -37,7 +37,7 @@ def test_a_folder_is_named_after_the_recipe_and_numbered():
     assert run_folder("file", None) == Path("runs/file-2")
 
 
-def test_a_folder_of_ones_own_is_taken_as_it_is(monkeypatch):
+def test_a_given_folder_is_used_unchanged(monkeypatch):
     assert run_folder("x", "elsewhere/y") == Path("elsewhere/y")
     monkeypatch.setenv("HOME", "/home/somebody")
     recipe = load_recipe("cuebench/opsd_cue", ["training.output=~/y"])
@@ -58,7 +58,7 @@ def test_names_of_recipes(here):
 
 @pytest.mark.parametrize("name", ["", "/tmp/x", "../x", "a/../../b", "."])
 def test_names_that_leave_the_folder(name):
-    with pytest.raises(SettingsError, match=r"training\.name must be the name of a folder below runs"):
+    with pytest.raises(SettingsError, match=r"training\.name must be the name of a folder inside runs"):
         load_recipe("cuebench/opsd_cue", [f"training.name={name}"])
 
 
@@ -101,6 +101,6 @@ def test_a_folder_with_something_else_is_never_deleted(extra):
 
 def test_a_folder_that_only_looks_like_a_run_is_never_deleted():
     Path("models/checkpoints").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"models has no recipe\.yaml"):
+    with pytest.raises(ValueError, match=r"models does not look like one: it has no recipe\.yaml"):
         remove_run(Path("models"))
     assert Path("models/checkpoints").exists()

@@ -351,7 +351,7 @@ def test_too_few_readable_problems_end_the_run(tmp_path, base_folder, data):
         train_on_flaky(tmp_path / "run", base_folder, data, set(range(21)), skip=True)
 
 
-def test_prompts_that_are_too_long_are_dropped_and_told(tmp_path, base_folder, data):
+def test_prompts_that_are_too_long_are_skipped_and_reported(tmp_path, base_folder, data):
     table = pq.read_table(data)
     texts = [text + " Look closely." * (row < 12) for row, text in enumerate(table["problem"].to_pylist())]
     pq.write_table(with_column(table, "problem", texts), tmp_path / "train.parquet")
@@ -488,7 +488,7 @@ def test_a_teacher_follows_the_student_after_every_update(tmp_path, base_folder,
     assert all(torch.equal(own[name], tensor) for name, tensor in teacher.items())
 
 
-def test_what_lacks_the_teachers_privilege_is_told_or_refused(tmp_path, base_folder, data):
+def test_problems_without_the_teachers_privilege_are_reported_or_refused(tmp_path, base_folder, data):
     table = pq.read_table(data)
     cues = [None] * 4 + table["cue"].to_pylist()[4:]
     pq.write_table(with_column(table, "cue", cues), tmp_path / "train.parquet")

@@ -226,9 +226,11 @@ def test_kinds_that_all_problems_have_are_found(scorer, samples, responses):
 
 def test_data_without_privileges_is_refused(scorer, samples, responses):
     bare = [replace(s, privilege=Privilege()) for s in samples[:2]]
-    with pytest.raises(ValueError, match="0 a cue, 0 a rationale, 0 a answer, of 2 problems"):
+    with pytest.raises(
+        ValueError, match=r"all 2 answered problems \(cue in 0, rationale in 0, answer in 0\)"
+    ):
         measure_privileges(scorer, bare, answered(responses[:2]))
-    with pytest.raises(ValueError, match="No answered problem has each of: cue"):
+    with pytest.raises(ValueError, match="No answered problem has all of: cue"):
         measure_privileges(scorer, bare, answered(responses[:2]), PrivilegeConfig(kinds=("cue",)))
 
 

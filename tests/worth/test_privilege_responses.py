@@ -85,5 +85,5 @@ def test_what_is_no_run_of_these_problems(run, tmp_path, processor, samples):
 def test_another_vocabulary_is_noticed(tmp_path, processor, samples):
     row = rollout(processor, samples[0].id, "The answer is 1.") | {"response": "Antwort: 1."}
     write_rows(tmp_path / "a.parquet", [row])
-    with pytest.raises(ValueError, match="another vocabulary"):
+    with pytest.raises(ValueError, match="have different vocabularies"):
         read_responses(tmp_path / "a.parquet", samples, processor.tokenizer)

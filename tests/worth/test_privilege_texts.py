@@ -23,7 +23,7 @@ def same(one: str, other: str) -> bool:
 
 
 @given(few_words | many_words, st.integers(0, 10**9))
-def test_nobody_is_shown_their_own_text_or_an_equal_one(texts, seed):
+def test_no_problem_is_shown_its_own_text_or_an_equal_one(texts, seed):
     keys = [f"sample {i}" for i in range(len(texts))]
     if all(same(text, texts[0]) for text in texts):
         with pytest.raises(ValueError, match=r"All \d+ texts are the same"):
@@ -53,7 +53,7 @@ def test_another_seed_another_derangement():
     assert others(texts, texts, 0) == others(texts, texts, 0) != others(texts, texts, 1)
 
 
-def test_the_only_other_text_stands_in_for_all():
+def test_the_only_other_text_is_used_for_all():
     """Three of four read "yes": whoever says so is shown the one "no"."""
     assert others(["a", "b", "c", "d"], ["yes", "yes", "no", "yes"], 0)[:2] == [2, 2]
 

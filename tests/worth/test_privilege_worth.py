@@ -153,17 +153,18 @@ def test_the_table_fits_80_columns_and_leaves_nothing_out(capsys):
 def test_the_reading_says_what_is_and_is_not_shown():
     found = reading(privilege_worth(tokens_of(*WORKED)))
     assert found.startswith(
-        "Shown its cue, the teacher is more certain of correct responses than shown nothing (+1.200 "
-        "[+0.250, +5.000] nats a token), and more than shown another's (+2.200 [+1.250, +6.000]): "
+        "With its cue, the teacher is more certain of correct responses than without (+1.200 "
+        "[+0.250, +5.000] nats per token), and more certain than with another problem's "
+        "(+2.200 [+1.250, +6.000]). "
     )
-    assert "by luck" in found and found.count(". ") == 0
+    assert "lucky guesses" in found and found.count(". ") == 2
     ungraded = reading(privilege_worth(tokens_of(WORKED[0], WORKED[1], [None] * 3, WORKED[3])))
-    assert "neither more nor less certain of student responses" in ungraded and "luck" not in ungraded
+    assert "neither more nor less certain of student responses" in ungraded and "lucky" not in ungraded
 
 
 def test_kinds_are_ranked_as_measured():
     """The answer adds half a nat to every correct token that the cue adds less to; the rationale adds
-    to one what it takes from the other, which nobody can tell from the cue."""
+    to one what it takes from the other, which cannot be told apart from the cue."""
     tokens = tokens_of(["a", "b", "c"], [1, 1, 1], [True, True, False], [0.1, 0.1, -1.0])
     plain = tokens.log_probs["plain"]
     log_probs = {
@@ -183,7 +184,7 @@ def test_kinds_are_ranked_as_measured():
         "shift": ["cue", "rationale", "answer"],
     }
     lines = rank_lines(worth)
-    assert lines[0].endswith("where any is): answer +0.600 > cue +0.100 ~ rationale +0.000.")
+    assert lines[0].endswith("if there are any): answer +0.600 > cue +0.100 ~ rationale +0.000.")
     assert lines[1].endswith("cue +1.100 > answer +0.600 > rationale +0.000.") and len(lines) == 3
     assert rank_lines(privilege_worth(tokens)) == []
 
@@ -209,7 +210,7 @@ CUES = PrivilegeConfig(kinds=("cue",), blind_hinted=False, blind=False)
 
 
 def test_a_true_cue_raises_the_certainty_of_correct_responses_and_anothers_lowers_it(out_of_domain):
-    """In the larger teacher's eyes, where the image is hard: responses that read and answer rightly."""
+    """As scored by the larger teacher, on hard images: responses that read and answer correctly."""
     samples, responses = out_of_domain
     worth = privilege_worth(
         measure_privileges(Scorer(load_model("vicur:tiny-teacher")), samples, responses, CUES)

@@ -1,9 +1,9 @@
-"""Checks whether a cue states the gold answer: the answer itself, a form that our grader calls equal, or its
-option.
+"""Checks whether a cue states the gold answer: the answer itself, a form that the grader accepts as equal, or
+its option.
 
 An answer in an answering construction ("the answer is", "x =") is a certain leak. A plain number that equals
-it is no leak if it is drawn in the image, a certain one if it is known not to be (then it was worked out),
-and a possible one if neither is known. What is drawn once may be read out once.
+it is not a leak if it is drawn in the image, a certain leak if it is known not to be (then it was worked
+out), and a possible leak if that is unknown. A number that is drawn once may be stated once.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _SHORT_WORDS = frozenset({"yes", "no", "true", "false", "none", "a", "an", "the"
 TOLERANCE = 1e-6
 """Numbers are equal if they differ by at most this, relative to the gold answer."""
 Known = Callable[[str], bool | int | None]
-"""Whether a value, as it is written, is drawn in the image, or how often; None where that is not known."""
+"""Whether a value, as it is written, is drawn in the image, or how often; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Gold:
     Attributes:
         texts: the answer, and the text of the option that it is.
         letter: the letter of that option.
-        letters: the letters of all options, where they are known.
+        letters: the letters of all options, if known.
     """
 
     texts: tuple[str, ...]
@@ -88,12 +88,12 @@ class Gold:
 
 
 def gold_forms(answer: str, question: str, choices: tuple[str, ...]) -> Gold:
-    """The answer and the option behind it, by letter and text.
+    """The answer, and letter and text of the option that it refers to.
 
     Args:
-        answer: the gold answer as the data give it.
+        answer: the gold answer as in the data.
         question: may list the options: "A. 12 B. 14".
-        choices: the options, where the data keep them apart.
+        choices: the options, if the data has them in a column.
     """
     answer = unwrap_gold(answer).strip()
     options = dict(zip("ABCDEFGHIJ", choices, strict=False)) if choices else _options(question)
@@ -182,33 +182,33 @@ def _place(
         return Finding("answer", "certain", rule, start, end, reason)
 
     if not before.strip(" \"'$*(\\{") and not after.strip(" \"'$*.)\\}"):
-        return certain("alone", f'"{words}" is all that this sentence says, and is the answer.')
+        return certain("alone", f'"{words}" is the whole sentence, and is the answer.')
     named = _NAMED.search(before)
     if named and (asked := _ASKED_NAME.search(question)) and named["name"].split()[-1] != asked["name"]:
-        return "plain"  # AB = 12 reads a label where not AB is asked for
+        return "plain"  # AB = 12 reads a label if the question does not ask for AB
     stated = _BEFORE.search(before) is not None or _AFTER.match(after) is not None
     if value is not None and words.lower() == "one":
-        # "one chord", "the other one": a number only where it can be nothing else.
+        # "one chord", "the other one": only a number if it can be nothing else.
         noun = re.match(r"\s+[a-z]", after) is not None and not re.match(r"\s+(?:is|as|for|in)\b", after)
         if noun or not stated:
             return None
     if stated:
-        return certain("stated", f'"{words}" is the answer, and the words around say so.')
+        return certain("stated", f'"{words}" is the answer, and the surrounding words say so.')
     if value is not None and counts_something(text, value):
         if _COUNTING.search(question):
-            return certain("count", f'"{words}" counts, and the question asks how many.')
+            return certain("count", f'"{words}" is a count, and the question asks how many.')
         return None if counts_visible(text, value) else "counted"
     if value is not None and counts_visible(text, value):
         return None
     if _SO.search(before):
-        return certain("stated", f'"{words}" is the answer, drawn as a conclusion.')
+        return certain("stated", f'"{words}" is the answer, stated as a conclusion.')
     return "plain"
 
 
 def _mention(words: str, start: int, end: int, drawn: bool | int | None, odd: bool = False) -> Finding:
     """A plain mention of an answer that is not known to be drawn."""
     if drawn is None and not odd:
-        reason = f'"{words}" is the answer; it may be a label of the image.'
+        reason = f'"{words}" is the answer; it may be a label in the image.'
         return Finding("answer", "possible", "mentioned", start, end, reason)
     reason = f'"{words}" is the answer, and is not drawn in the image.'
     if odd:
@@ -217,7 +217,7 @@ def _mention(words: str, start: int, end: int, drawn: bool | int | None, odd: bo
 
 
 def _words(text: str, question: str, answer: str, known: Known) -> list[Finding]:
-    """An answer that is no number: words, or an expression whose spaces and dollar signs do not count."""
+    """An answer that is not a number: words, or an expression, compared without spaces and dollar signs."""
     pattern = _spaced(tidy(answer))
     if pattern is None:
         return []
@@ -226,8 +226,8 @@ def _words(text: str, question: str, answer: str, known: Known) -> list[Finding]
         start, end = match.span()
         if answer.strip().casefold() in _SHORT_WORDS:
             before, after = _around(text, start, end)
-            said_so = re.search(r"\b(?:answer|result|solution)\b", before, re.IGNORECASE)
-            if not said_so and (before + after).strip(" ."):
+            stated = re.search(r"\b(?:answer|result|solution)\b", before, re.IGNORECASE)
+            if not stated and (before + after).strip(" ."):
                 continue
         place = _place(text, question, start, end, None)
         if place in ("plain", "counted"):
@@ -277,7 +277,7 @@ def _letter(text: str, gold: Gold) -> list[Finding]:
 
 
 def _around(text: str, start: int, end: int) -> tuple[str, str]:
-    """The rest of the sentence on both sides, up to 120 characters."""
+    """The rest of the sentence before and after, up to 120 and 60 characters."""
     before = text[max(0, start - 120) : start]
     after = text[end : end + 60]
     breaks = list(_BREAK.finditer(before))
@@ -303,7 +303,7 @@ def _bare(letter: str, text: str) -> str:
 
 
 def _other_unit(text: str, value: Value, answer: str) -> bool:
-    """Whether the number has a unit that the answer contradicts: 12 degrees are not 12 cm."""
+    """Whether the number has a unit other than the answer's: 12 degrees are not 12 cm."""
     unit = _unit_of(answer)
     word = re.match(r"\s*(?:[A-Za-z]+|°)", text[value.end : value.end + 16])
     if not unit or word is None or not is_unit(word.group()):

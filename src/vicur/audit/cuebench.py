@@ -1,4 +1,4 @@
-"""A verifier that knows: what a cue claims of a CueBench image, against the scene it was drawn from."""
+"""Verifies a cue's claims about a CueBench image against the scene that the image was drawn from."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _CHORD = re.compile(r"\bchord", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class CueBenchVerifier:
-    """Reads colours, digits and the pieces of chords out of a claim, in any wording that keeps what belongs
-    together side by side.
+    """Extracts colours, digits and pieces of chords from a claim, in any wording that keeps related words
+    together.
 
-    Without the scene, what a sample's `cue_boxes` list is all that is known. They hold what its question is
-    about, so a digit on a segment that they lack is rejected: it cannot be confirmed and is not asked for.
+    Without the scene, only the sample's `cue_boxes` are known. They list what its question is about, so a
+    digit on any other segment is rejected: it can neither be confirmed nor matter for the question.
 
     Attributes:
         scenes: scenes by the sample's id, if available.
@@ -47,7 +47,7 @@ class CueBenchVerifier:
     scenes: Mapping[str, Scene] = field(default_factory=dict)
 
     def __call__(self, sample: Sample, claim: str) -> bool | None:
-        """Whether the claim fits the image; None where it says nothing that can be checked."""
+        """Whether the claim matches the image; None if nothing in it can be checked."""
         boxes = [(name, value) for name, value, _ in cue_boxes(sample)]
         if not boxes:
             return None
@@ -69,7 +69,7 @@ def _segments(drawn: Mapping[str, str], claim: str, complete: bool) -> bool | No
 
 
 def _paired(claim: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """The colours of a claim, and which digit it gives to which."""
+    """The colours in a claim, and the pairs of colour and digit that it states."""
     tokens = [
         (match.start(), "colour", match.group().lower())
         for match in _COLOUR.finditer(claim)
@@ -86,7 +86,7 @@ def _paired(claim: str) -> tuple[list[str], list[tuple[str, str]]]:
         pairing = zip(runs[0::2], runs[1::2], strict=False)  # "cyan 4 and pink 5"
     pairs = []
     for (_, colours), (_, digits) in pairing:
-        # More colours than digits: the last ones are those next to them.
+        # With more colours than digits, the last colours are the ones next to the digits.
         pairs += list(zip(colours[-len(digits) :], digits, strict=False))
     return [word for _, kind, word in tokens if kind == "colour"], pairs
 
@@ -111,7 +111,7 @@ def _chords(boxes: list[tuple[str, str]], claim: str) -> bool | None:
 
 
 def _labels(claim: str, unknown: bool) -> list[tuple[int, str]]:
-    """Labels that a claim reads from the image, with their places. Counts ("two chords") and computed
+    """Labels that a claim reads from the image, with their positions. Counts ("two chords") and computed
     values are left out."""
     formula = _FORMULA.search(claim)
     if formula:

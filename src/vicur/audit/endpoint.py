@@ -34,7 +34,7 @@ class EndpointJudge:
         model: name of the model at the endpoint.
         config: settings of the endpoint.
         store: file that keeps the replies, so that a rerun asks only for what is missing; None for no file.
-        tries: attempts per cue before it counts as without a verdict.
+        tries: attempts per cue before it is left without a verdict.
         backoff_seconds: wait before the second attempt; doubled with each further one.
         concurrency: number of requests in flight.
     """
@@ -53,9 +53,9 @@ class EndpointJudge:
         self.tries, self.backoff_seconds, self.concurrency = tries, backoff_seconds, concurrency
 
     def __call__(self, rows: Sequence[CueRow]) -> list[Verdict | None]:
-        """A verdict for each row; None where the model gave none.
+        """A verdict for each row; None if the model gave none.
 
-        Not to be called where an event loop runs already.
+        It must not be called from a running event loop.
 
         Raises:
             ValueError: a row has no image, a key is missing, the endpoint cannot be reached or answers
@@ -83,12 +83,12 @@ class EndpointJudge:
         try:
             return list(await asyncio.gather(*map(verdict, rows)))
         except Hopeless as error:
-            raise ValueError(f"The verifier {self.model} cannot be asked: {error}.") from error
+            raise ValueError(f"The verifier {self.model} cannot be used: {error}.") from error
         finally:
             await client.close()
 
     async def _reply(self, client: EndpointClient, request: CueRequest) -> str | None:
-        """A reply with a verdict in it; None after too many others."""
+        """A reply with a verdict; None if no attempt gave one."""
         for attempt in range(self.tries):
             after = None
             try:
@@ -101,7 +101,7 @@ class EndpointJudge:
             except Unreachable as error:
                 after = error.after
                 if attempt + 1 == self.tries:
-                    raise ValueError(f"The verifier {self.model} cannot be asked: {error}.") from error
+                    raise ValueError(f"The verifier {self.model} cannot be used: {error}.") from error
             await asyncio.sleep(backoff(attempt, self.backoff_seconds, after))
         return None
 
@@ -109,7 +109,7 @@ class EndpointJudge:
         """A reply without the model's thoughts.
 
         Raises:
-            ValueError: the reply holds only thoughts, as further replies would.
+            ValueError: the reply holds only thoughts; a retry would give the same.
         """
         text, thinking = without_thoughts(reply.text)
         if thinking or (reply.thoughts and not text.strip()):
@@ -122,7 +122,7 @@ class EndpointJudge:
 
 def _request(row: CueRow) -> CueRequest:
     if row.sample is None:
-        raise ValueError(f"Sample {row.id} has no image at hand, so its cue cannot be judged.")
+        raise ValueError(f"Sample {row.id} has no image, so its cue cannot be judged.")
     sample: Sample = row.sample()
     content: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
     content += [{"type": "video"} for _ in sample.videos]

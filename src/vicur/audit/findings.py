@@ -9,24 +9,24 @@ from typing import Any, Literal
 
 Category = Literal["answer", "reasoning", "grounding", "degenerate", "duplicate", "length"]
 """`answer`: the gold answer is stated. `reasoning`: a step of the solution. `grounding`: a claim that the
-image does not bear out. `degenerate`: text that is no cue. `duplicate`: the same words about another
+image does not support. `degenerate`: text that is not a cue. `duplicate`: the same words about another
 image. `length`: too long."""
 CATEGORIES: tuple[Category, ...] = ("answer", "reasoning", "grounding", "degenerate", "duplicate", "length")
 
 Severity = Literal["possible", "certain"]
-"""`certain`: to be dropped. `possible`: a reason to look, which more knowledge (givens, a verifier) could
-settle."""
+"""`certain`: the cue should be dropped. `possible`: to be checked, or decided by more knowledge (givens, a
+verifier)."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A flag before it is known whose cue it is in.
+    """A fault found in a text, before it is assigned to a cue.
 
     Attributes:
         category, severity: as in `Flag`.
-        rule: the broken rule, in a word or two; each rule has a sentence for asking again.
-        start, end: position of the offending words in the cue, in characters; the whole cue where none are to
-            blame.
+        rule: the broken rule, in a word or two.
+        start, end: position of the offending words in the cue, in characters; the whole cue if no
+            words in particular are.
         reason: the reason in words.
     """
 
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Flag:
-    """One thing that is wrong with one cue.
+    """One fault of one cue.
 
     Attributes:
         id: the sample's id.
@@ -71,8 +71,8 @@ class Audit:
         samples: number of samples.
         cues: number of samples with that text.
         flags: the flags in the order of the samples.
-        claims: number of claims that a verifier, or of cues that a judge, accepted, rejected and could not
-            judge; empty without one.
+        claims: number of claims (with a verifier) or cues (with a judge) that were accepted, rejected and
+            undecided; empty without either.
     """
 
     column: str
@@ -82,7 +82,7 @@ class Audit:
     claims: Mapping[str, int] = field(default_factory=dict)
 
     def count(self, category: Category | None = None, severity: Severity | None = None) -> int:
-        """Cues with a flag of this category and severity; None for any."""
+        """Number of cues with a flag of this category and severity; None for any."""
         return len(
             {
                 flag.id
@@ -92,7 +92,7 @@ class Audit:
         )
 
     def rate(self, category: Category | None = None, severity: Severity | None = None) -> float:
-        """`count` as a share of the cues, 0-1; 0 where there are none."""
+        """`count` as a share of the cues, 0-1; 0 if there are none."""
         return self.count(category, severity) / self.cues if self.cues else 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class Audit:
         return "\n".join(lines)
 
     def _broken(self) -> set[tuple[str, str, str]]:
-        """Each rule once per cue: a text that breaks one ten times is one bad cue."""
+        """Each broken rule once per cue: a text that breaks one ten times is one bad cue."""
         return {(flag.id, flag.category, flag.rule) for flag in self.flags}
 
 
@@ -143,6 +143,6 @@ def drop(audit: Audit, *, possible: bool = False) -> frozenset[str]:
 
     Args:
         audit: the audit of the cues.
-        possible: also drop cues whose faults are only possible ones.
+        possible: also drop cues that only have possible faults.
     """
     return frozenset(flag.id for flag in audit.flags if possible or flag.severity == "certain")

@@ -14,8 +14,8 @@ from vicur.cuebench.boxes import cue_boxes
 from vicur.data.sample import Sample
 
 Known = bool | int | None
-"""True: drawn, so that a cue may state it. False: not drawn. A number: drawn that many times, and to be
-stated no more often. None: not known."""
+"""True: drawn, so that a cue may state it. False: not drawn. A number: drawn that many times, so that a
+cue may state it as often. None: unknown."""
 Givens = Callable[[CueRow, str], Known]
 """Whether a value, as a cue writes it, is drawn in the row's image."""
 
@@ -23,15 +23,14 @@ _OPTIONS = re.compile(r"(?:^|\s)\(?[A-J][.):]\s")
 
 
 def question_givens(row: CueRow, value: str) -> Known:
-    """True for what the question states outside its options; None for all else, which may be drawn."""
+    """True for values that the question states outside its options; None for others, which may be drawn."""
     return True if _states(_OPTIONS.split(row.question)[0], value) else None
 
 
 def listed_givens(row: CueRow, value: str) -> Known:
-    """Number of times the data list a value as drawn: in `cue_boxes`, or in `givens` (a list of texts) in
-    `meta`.
+    """How often the data lists a value as drawn, in `cue_boxes` or in `givens` (a list of texts) in `meta`.
 
-    Such a list counts as complete: anything missing from it is not drawn. None where there is no list.
+    Such a list counts as complete: anything missing from it is not drawn. None if there is no list.
     """
     if row.outline is None:
         return None
@@ -40,8 +39,7 @@ def listed_givens(row: CueRow, value: str) -> Known:
 
 
 def default_givens(row: CueRow, value: str) -> Known:
-    """Combines the question, which decides first, with the data's list; where neither knows, the value is a
-    possible leak."""
+    """Asks the question first, then the data's list; if neither decides, the value is a possible leak."""
     known = question_givens(row, value)
     return listed_givens(row, value) if known is None else known
 
@@ -54,7 +52,7 @@ def _listed(sample: Sample) -> list[str]:
 
 
 def _states(text: str, value: str) -> bool:
-    """Whether a text holds a value in any form, or a word as a word."""
+    """Whether a text states a value in any form, or contains a word as a whole word."""
     asked = find_values(value)
     if not asked:
         return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None

@@ -1,4 +1,4 @@
-"""Claims of a cue, to be checked one by one against what is known to be drawn."""
+"""Splits a cue into claims, which a verifier checks one by one against the image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vicur.data.sample import Sample
 _END = re.compile(r"[.!?](?=\s|$)|[;\n]")
 
 Verifier = Callable[[Sample, str], bool | None]
-"""Whether a claim about a sample's image is true; None where that cannot be decided."""
+"""Whether a claim about a sample's image is true; None if that cannot be decided."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence of a cue, and where it is, in characters."""
+    """One sentence of a cue, with its position in characters."""
 
     start: int
     end: int
@@ -24,7 +24,7 @@ class Claim:
 
 
 def split_claims(text: str) -> list[Claim]:
-    """The sentences of a cue, and the parts of one that semicolons separate. Points in numbers end none."""
+    """The sentences of a cue, also split at semicolons. Decimal points do not end a sentence."""
     claims, start = [], 0
     for end in [*(match.end() for match in _END.finditer(text)), len(text)]:
         part = text[start:end]

@@ -1,4 +1,4 @@
-"""A model as judge of cues: one question per cue, with the image beside it."""
+"""A model as judge of cues: one question per cue, with its image."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _KEYS: dict[Category, str] = {
     "grounding": "not_in_image",
 }
 _REASONS: dict[Category, str] = {
-    "answer": "The judge reads the answer in it.",
-    "reasoning": "The judge reads a step of the solution in it.",
-    "grounding": "The judge does not see it in the image.",
+    "answer": "According to the judge, it states the answer.",
+    "reasoning": "According to the judge, it takes a step of the solution.",
+    "grounding": "According to the judge, the image does not show it.",
 }
 _CLEAN = frozenset({"", "none", "no", "false", "null", "n/a"})
 SCHEMA: dict[str, Any] = {
@@ -35,22 +35,22 @@ class Verdict:
     """The faults that a judge finds in a cue.
 
     Attributes:
-        faults: the offending words by category; "" where they are not quoted. Clean categories are missing.
+        faults: the offending words by category; "" if they are not quoted. Only categories with a fault.
     """
 
     faults: dict[Category, str]
 
 
 Judge = Callable[[Sequence[CueRow]], Sequence[Verdict | None]]
-"""Judges cues: a verdict for each row, None where none could be had."""
+"""Judges cues: a verdict for each row, None if there is none."""
 
 
 def judge_question(row: CueRow, most: int) -> str:
-    """The question about one cue. It holds the gold answer.
+    """The question about one cue. It contains the gold answer.
 
     Args:
         row: the cue with its problem.
-        most: characters of the cue that are shown.
+        most: maximum number of characters of the cue to show.
     """
     return f"""\
 Below are a question about the image, its correct answer, and a description of the image. The description \
@@ -74,7 +74,7 @@ Copy the words exactly. Where there are none, give an empty string."""
 
 
 def parse_verdict(reply: str) -> Verdict | None:
-    """The verdict in a model's reply; None where the reply has no such object."""
+    """The verdict in a model's reply; None if the reply has no such JSON object."""
     for _, value in json_objects(reply):
         if all(key in value for key in _KEYS.values()):
             words = {category: _words(value[key]) for category, key in _KEYS.items()}
@@ -83,7 +83,7 @@ def parse_verdict(reply: str) -> Verdict | None:
 
 
 def judged_findings(text: str, verdict: Verdict) -> list[Finding]:
-    """The flags of a verdict, on the words that it quotes; on the whole cue where these are not in it."""
+    """The findings of a verdict, at the words that it quotes, or on the whole cue if it lacks these words."""
     findings = []
     for category, words in verdict.faults.items():
         start = text.casefold().find(words.casefold()) if words else -1
@@ -94,7 +94,7 @@ def judged_findings(text: str, verdict: Verdict) -> list[Finding]:
 
 
 def _words(value: Any) -> str | None:
-    """The offending words of one key; "" where they are not quoted, None where there is no fault."""
+    """The offending words of one key; "" if they are not quoted, None if there is no fault."""
     if isinstance(value, str):
         words = value.strip()
         return None if words.strip(".").casefold() in _CLEAN else words

@@ -1,4 +1,4 @@
-"""Steps of a solution in a cue: theorems, equations, arithmetic, and the plainest words of a derivation."""
+"""Steps of a solution in a cue: theorems, equations, arithmetic, and obvious words of a derivation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from importlib import resources
 from vicur.audit.findings import Finding, Severity
 from vicur.rewards.numbers import SMALL_WORDS
 
-# Each line: names that only a solution uses, as regular expressions.
 _THEOREMS = (resources.files("vicur.audit") / "theorems.txt").read_text(encoding="utf-8").split("\n")
 _THEOREM = re.compile(rf"\b(?:{'|'.join(filter(None, _THEOREMS))})", re.IGNORECASE)
 """Names that only a solution uses: a regular expression per line of the file."""
@@ -37,9 +36,10 @@ _ARITHMETIC = re.compile(
     r"(?<![\w.])[0-9]+(?:\.[0-9]+)?(?:\s*[+*·\u00d7÷∙]\s*|\s+[-\u2212]\s+|\s*\\(?:times|cdot|div)\s*)"
     r"(?:[0-9]+(?:\.[0-9]+)?|[a-z])(?![\w.]\w)"
 )
-_SAID = rf"(?:[0-9]+|[a-z]|{'|'.join(SMALL_WORDS)})"
+_OPERAND = rf"(?:[0-9]+|[a-z]|{'|'.join(SMALL_WORDS)})"
 _SPOKEN = re.compile(
-    rf"\b{_SAID}\s+(?:plus|minus|times|multiplied by|divided by|added to|subtracted from|less)\s+{_SAID}\b",
+    rf"\b{_OPERAND}\s+(?:plus|minus|times|multiplied by|divided by|added to|subtracted from|less)"
+    rf"\s+{_OPERAND}\b",
     re.IGNORECASE,
 )
 _POWERS = re.compile(r"(?<![A-Za-z])[a-zA-Z](?:\^\{?2\}?|²)\s*[-+]\s*[a-zA-Z](?:\^\{?2\}?|²)")
@@ -56,10 +56,10 @@ _QUOTED = re.compile(
 
 def reasoning_findings(text: str, question: str) -> list[Finding]:
     """The steps of a solution that a cue takes: theorems by name, equations, arithmetic,
-    and the plainest words of a derivation.
+    and obvious words of a derivation.
 
-    What the question says itself is no step. A formula that the cue reports as written in the image
-    ("labeled 2x + 5 = y") is a possible leak only. What else a derivation may say is left to a judge.
+    Words of the question itself do not count. A formula that the cue reports as written in the image
+    ("labeled 2x + 5 = y") is only a possible leak. Other words of a derivation are left to a judge.
 
     Args:
         text: the cue.
@@ -84,7 +84,7 @@ def _formulas(text: str, asked: str) -> list[Finding]:
     findings: list[Finding] = []
     for match in _EQUATION.finditer(text):
         start, end = match.span()
-        # `AB = 12` reads a label; a step has something to work out on one side.
+        # `AB = 12` reads a label; a solution step has something to compute on one side.
         sides = (match["left"], match["right"])
         compares = match["sign"] in "<>" and all(re.search("[0-9]", side) for side in sides)
         if not (compares or _HAS_OPERATOR.search(match.group())) or _squeezed(match.group()) in asked:

@@ -1,4 +1,4 @@
-"""Ask again for the cues that leak, saying what was wrong, and never what the answer is."""
+"""Requests leaking cues again, with a remark on what was wrong but without the answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vicur.cues.settings import BuildConfig
 from vicur.cues.summary import BuildSummary
 from vicur.data.sources import FileSource
 
-# Fixed sentences: an excerpt of the rejected cue would hold the very answer that it leaked.
+# Fixed sentences, because an excerpt of the rejected cue would contain the answer that it leaked.
 _NOTES: dict[Category, tuple[str, ...]] = {
     "answer": (
         "Your previous description gave away what the question asks for. Describe only what can be read or "
@@ -46,22 +46,22 @@ _NOTES: dict[Category, tuple[str, ...]] = {
     ),
 }
 Build = Callable[[BuildConfig, Mapping[str, str]], BuildSummary]
-"""Builds cues, with remarks to the model by the id of a problem."""
+"""Builds cues, with remarks to the model by problem id."""
 
 
 def build_repaired(
     config: BuildConfig, rounds: int, build: Build, report: Callable[[int], None] | None = None
 ) -> BuildSummary:
-    """Build cues, audit them, and ask again for those that are certainly faulty.
+    """Build cues, audit them, and request those again that are certainly faulty.
 
     Args:
         config: settings of the build.
-        rounds: maximum number of times to ask again.
+        rounds: maximum number of repair rounds.
         build: builds the cues, as `vicur.cues.build.build_cues` does.
         report: called with the number of faulty cues before each round.
 
     Raises:
-        ValueError: as the build raises it.
+        ValueError: raised by the build.
     """
     summary = build(config, {})
     remarks: dict[str, str] = {}
@@ -91,10 +91,9 @@ def corrections(built: Path, config: BuildConfig) -> dict[str, str]:
 
 
 def correction(flags: Iterable[Flag], row: CueRow) -> str:
-    """The sentences that say what was wrong with a cue, without any word of its answer.
+    """A remark on what was wrong with a cue, which never contains its answer.
 
-    Where a sentence would use a word of the answer by chance (an answer may be "image"), a shorter one is
-    taken, or none.
+    If a sentence happens to contain the answer, such as "image", a shorter one is used, or none.
 
     Args:
         flags: the findings about this cue.

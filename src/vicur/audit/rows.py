@@ -1,4 +1,4 @@
-"""The part of each sample that an audit reads. Media are opened only where a verifier or judge looks at
+"""The part of each sample that an audit reads. Media are only opened if a verifier or judge needs
 them."""
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Column = TextKind
 
 @dataclass(frozen=True)
 class CueRow:
-    """One cue and what it may not say.
+    """One cue, with what its audit needs to know.
 
     Attributes:
         id: the problem's id.
-        text: the cue; None where the sample has none.
-        question: the words of its last turn.
+        text: the cue; None if the sample has none.
+        question: the text of its last turn.
         answer: the gold answer.
-        choices: texts of the options A, B, ... where the data keep them apart from the question.
+        choices: texts of the options A, B, ..., if the data has them in a column.
         outline: returns the sample without its pixels, to read its `meta`.
         sample: returns the whole sample, for a verifier.
     """
@@ -38,7 +38,7 @@ class CueRow:
     sample: Callable[[], Sample] | None = None
 
     def media_key(self) -> str | None:
-        """A hash of all pixels; None where the media are not at hand."""
+        """A hash of all pixels; None if the media are not available."""
         return None if self.sample is None else media_digest(self.sample())
 
 
@@ -46,7 +46,7 @@ def cue_rows(source: FileSource | Iterable[Sample] | Iterable[CueRow], column: C
     """The rows of a source, or of samples in memory.
 
     Args:
-        source: the samples; rows pass unchanged.
+        source: the samples; rows are returned unchanged.
         column: the text to audit.
     """
     if isinstance(source, FileSource):
@@ -67,7 +67,7 @@ def _source_rows(source: FileSource, column: Column) -> Iterator[CueRow]:
             text=texts[index],
             question=question or "",
             answer=answers[index],
-            # An outline reads the headers of the media: only where there is something to find.
+            # An outline reads the headers of the media, so it is only made if there are choices.
             choices=_choices(outline()) if has_choices else (),
             outline=outline,
             sample=functools.partial(source.__getitem__, index),

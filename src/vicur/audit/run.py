@@ -1,4 +1,4 @@
-"""The audit itself: every cue through every check."""
+"""Runs all checks on all cues."""
 
 from __future__ import annotations
 
@@ -34,24 +34,26 @@ def audit_cues(
     verifier: Verifier | None = None,
     judge: Judge | None = None,
 ) -> Audit:
-    """Look for all that is wrong with the cues of a source.
+    """Find the faults of the cues of a source.
 
     Args:
         source: a file's samples, samples in memory, or rows.
         column: the text to audit. Rationales and answers leak by nature: their rates are for comparison.
         givens: decides which values are drawn.
         verifier: checks each claim of a cue against the image; None for no check.
-        judge: judges each cue with its image, besides the rules; None for the rules alone.
+        judge: judges each cue with its image, in addition to the rules; None for the rules alone.
 
     Raises:
-        ValueError: two samples have one id, or a verifier is given for rows without a sample; whatever the
-            judge raises.
+        ValueError: two samples have the same id, a verifier is given for rows without a sample, or the judge
+            raises it.
         BadRowError: a verifier is given and an image cannot be decoded.
     """
     everything = list(cue_rows(source, column))
     repeated = [sample_id for sample_id, times in Counter(row.id for row in everything).items() if times > 1]
     if repeated:
-        raise ValueError(f"{len(repeated)} id(s) name several samples each; the first is {repeated[0]}.")
+        raise ValueError(
+            f"{len(repeated)} id(s) are shared by several samples each; the first is {repeated[0]}."
+        )
     rows = [row for row in everything if row.text is not None]
     findings = [
         [*_shape(row, column), *reasoning_findings(_readable(row), row.question), *_answer(row, givens)]
@@ -90,13 +92,13 @@ def _shape(row: CueRow, column: Column) -> list[Finding]:
     text = row.text or ""
     findings = shape_findings(text, least=MIN_WORDS if column == "cue" else 1)
     if len(text) > READ and not any(finding.category == "length" for finding in findings):
-        reason = f"It has more than {READ} characters, too many to be read for leaks."
+        reason = f"It has more than {READ} characters, too many to search for leaks."
         findings.append(Finding("length", "certain", "long", 0, len(text), reason))
     return findings
 
 
 def _readable(row: CueRow) -> str:
-    """The text with endless runs of digits or spaces blotted out, place by place: a model that hangs writes
+    """The text with long runs of digits or spaces masked, at the same length: a model caught in a loop writes
     them, and patterns would try every part of such a run."""
     return _RUN.sub(lambda run: "\0" * len(run.group()), (row.text or "")[:READ])
 
@@ -111,11 +113,11 @@ def _answer(row: CueRow, givens: Givens) -> list[Finding]:
 def _verify(
     rows: Sequence[CueRow], findings: list[list[Finding]], claims: Counter[str], verifier: Verifier
 ) -> set[int]:
-    """Add the rejected claims; return the rows of which some claims were accepted and none rejected."""
+    """Add the rejected claims; return the rows that have accepted claims and no rejected one."""
     confirmed: set[int] = set()
     for index, row in enumerate(rows):
         if row.sample is None:
-            raise ValueError(f"Sample {row.id} has no image at hand, so its cue cannot be verified.")
+            raise ValueError(f"Sample {row.id} has no image, so its cue cannot be verified.")
         sample = row.sample()
         verdicts: set[bool | None] = set()
         for claim in split_claims(row.text or ""):
@@ -135,7 +137,7 @@ def _verify(
 def _judge(
     rows: Sequence[CueRow], findings: list[list[Finding]], claims: Counter[str], judge: Judge
 ) -> set[int]:
-    """Add what the judge finds; return the rows without a claim that the image does not show."""
+    """Add the judge's findings; return the rows in which the image shows every claim."""
     confirmed: set[int] = set()
     for index, verdict in enumerate(judge(rows)):
         claims[_outcome(None if verdict is None else not verdict.faults)] += 1
@@ -152,7 +154,7 @@ def _outcome(verdict: bool | None) -> str:
 
 def _mark_duplicates(rows: list[CueRow], findings: list[list[Finding]], confirmed: set[int]) -> None:
     for duplicate in duplicates(rows):
-        # Two images may show the same: what was confirmed of both is no fault.
+        # Two images may show the same thing, so a confirmed cue is not at fault.
         if duplicate.index in confirmed:
             continue
         same = "the same" if duplicate.exact else "nearly the same"

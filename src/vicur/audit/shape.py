@@ -25,11 +25,11 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 MAX_WORDS = 150
-"""A cue with more words is over-long."""
+"""A cue with more words is too long."""
 RUN, MAX_REPEATS = 4, 0.3
-"""A cue is a loop if more than this share of its runs of RUN words are repeats, 0-1."""
+"""A cue is a loop if more than this share (0-1) of its runs of RUN words are repeats."""
 SIMILARITY, SHINGLE = 0.9, 3
-"""Jaccard similarity, 0-1, of runs of SHINGLE words, from which two cues are near-duplicates."""
+"""Two cues are near-duplicates if their runs of SHINGLE words have at least this Jaccard similarity, 0-1."""
 _HASHES, _BANDS = 32, 8
 
 
@@ -38,7 +38,7 @@ def shape_findings(text: str, *, least: int) -> list[Finding]:
 
     Args:
         text: the cue.
-        least: words that it must have.
+        least: minimum number of words.
     """
     words = re.findall(r"\w+", text.casefold())
     whole = (0, len(text))
@@ -46,7 +46,7 @@ def shape_findings(text: str, *, least: int) -> list[Finding]:
     if not words:
         return [Finding("degenerate", "certain", "empty", *whole, "It has no words.")]
     if refusal := _REFUSAL.search(text):
-        reason = "It says that there is nothing to see, or declines."
+        reason = "It says that there is nothing to see, or refuses."
         findings.append(Finding("degenerate", "certain", "refusal", *refusal.span(), reason))
     if len(words) < least:
         reason = f"It has {len(words)} words, fewer than {least}."
@@ -71,7 +71,7 @@ class Duplicate:
     Attributes:
         index: index of the flagged cue among the rows.
         other: index of another cue that says the same.
-        exact: whether but for spaces and case the texts are equal.
+        exact: whether the texts are equal except for spaces and case.
     """
 
     index: int
@@ -83,8 +83,8 @@ def duplicates(rows: list[CueRow]) -> list[Duplicate]:
     """Cues that say the same of different images.
 
     Near-duplicates are found by the minima of hashed shingles in bands, and confirmed against the first cue
-    of their bucket alone, so time is linear. Texts whose numbers, letters or names of points differ say
-    different things, however alike they are.
+    of their bucket alone, so time is linear. Texts with different numbers, letters or
+    names of points count as different, however similar they are.
 
     Args:
         rows: the rows with their texts.
@@ -111,10 +111,10 @@ def duplicates(rows: list[CueRow]) -> list[Duplicate]:
 
 
 def _of_other_images(rows: list[CueRow], members: list[int]) -> Iterable[tuple[int, int]]:
-    """Each member with one of another image; none where all are of the same."""
+    """Each member with a member of another image; nothing if all have the same image."""
     if len(members) < 2:
         return
-    # A key that is not known is its own: nothing says that two such images are the same.
+    # Without a key, the id replaces it: nothing shows that two such images are the same.
     keys = [rows[index].media_key() or rows[index].id for index in members]
     first = members[0]
     other = next((index for index, key in zip(members, keys, strict=True) if key != keys[0]), None)
@@ -138,13 +138,13 @@ def _clusters(texts: list[tuple[tuple[str, ...], int]]) -> Iterable[list[tuple[t
         )
         hashed = np.fromiter(shingles, np.uint64, len(shingles))
         minima = ((hashed[:, None] * factors + offsets) >> np.uint64(16)).min(0).reshape(_BANDS, -1)
-        particulars = tuple(sorted(Counter(word for word in words if _says(word)).items()))
+        particulars = tuple(sorted(Counter(word for word in words if _is_particular(word)).items()))
         keys = [(particulars, band, minima[band].tobytes()) for band in range(_BANDS)]
         leader = position
         for key in keys:
             if key in leaders:
-                place, theirs = leaders[key]
-                if len(shingles & theirs) >= SIMILARITY * len(shingles | theirs):
+                place, leader_shingles = leaders[key]
+                if len(shingles & leader_shingles) >= SIMILARITY * len(shingles | leader_shingles):
                     leader = place
                     break
         for key in keys:
@@ -153,6 +153,6 @@ def _clusters(texts: list[tuple[tuple[str, ...], int]]) -> Iterable[list[tuple[t
     return (cluster for cluster in clusters.values() if len(cluster) > 1)
 
 
-def _says(word: str) -> bool:
-    """Whether a word carries what is particular about an image: a number or the name of a point."""
+def _is_particular(word: str) -> bool:
+    """Whether a word is particular to an image: a number or the name of a point."""
     return any(character.isdigit() for character in word) or (len(word) == 1 and word != "a")

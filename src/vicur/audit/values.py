@@ -1,4 +1,4 @@
-"""The numbers that a text states, in whichever form: digits, words, fractions, percent, roots, LaTeX."""
+"""The numbers that a text states, in any form: digits, words, fractions, percent, roots, LaTeX."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Value:
     worked_out: bool = False
 
     def equals(self, other: Value, tolerance: float) -> bool:
-        """Whether it says the same as a gold answer, maybe rounded, maybe in percent."""
+        """Whether it equals a gold answer, possibly rounded or in percent."""
         numbers = [self.number]
         if self.percent != other.percent:  # 30 % is 30 to some and 0.3 to others
             numbers.append(self.number / 100 if self.percent else self.number * 100)
@@ -87,11 +87,11 @@ class Value:
         return rounded and abs(self.number - other.number) <= 0.5 * 10**-self.decimals * (1 + 1e-9)
 
 
-@functools.lru_cache(maxsize=8192)  # questions and label texts come again and again
+@functools.lru_cache(maxsize=8192)  # questions and label texts are parsed repeatedly
 def find_values(text: str) -> tuple[Value, ...]:
     """Every number that a text states, from left to right.
 
-    Coefficients of variables, exponents and digits inside names (`A1`) are none. Time is linear in the
+    Coefficients of variables, exponents and digits inside names (`A1`) are left out. Time is linear in the
     length.
     """
     return tuple(_values(text))
@@ -170,7 +170,7 @@ def _spoken(words: str) -> float | None:
 
 
 def _inner(text: str) -> float | None:
-    """Above or below the line of a fraction: one number, or nothing that we work out."""
+    """Numerator or denominator of a fraction, if it is a single number."""
     values = find_values(text)
     whole = (
         len(values) == 1 and text[: values[0].start].strip() == "" and text[values[0].end :].strip(" }") == ""

@@ -14,7 +14,7 @@ _THINGS = re.compile(
     r"photo)s|vertices|radii|halves|axes",
     re.IGNORECASE,
 )
-"""Nouns for things of which an image may show several."""
+"""Nouns for things that an image may show several of."""
 
 _FUNCTION_WORDS = "on|and|is|are|in|at|of|or|by|to|for|with|as|units|times|be|that|what|which|who|one|it|also"
 # "two chords", "4 short coloured lines", and "two of them"
@@ -41,7 +41,7 @@ _SPLIT = re.compile(
 
 
 def counts_visible(text: str, value: Value) -> bool:
-    """Whether a number counts what can be seen, "two chords", or tells it apart, "chord 2"."""
+    """Whether a number counts visible things, "two chords", or identifies one, "chord 2"."""
     noun = _noun(text, value)
     if noun is not None and _THINGS.fullmatch(noun):
         return True
@@ -59,7 +59,7 @@ def counts_something(text: str, value: Value) -> bool:
 
 
 def _noun(text: str, value: Value) -> str | None:
-    """The noun in the plural behind a number; None for verbs and units."""
+    """The plural noun after a number; None for verbs and units."""
     match = _NOUN.match(text, value.end)
     if match is None or _NO_NOUN.match(match["noun"]):
         return None

@@ -1,4 +1,4 @@
-"""Boxes, in the image of a CueBench problem, of the things that its cue names."""
+"""Bounding boxes of the things that the cue of a CueBench problem names."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Rasterise strokes: the only place where CueBench turns geometry into pixels.
 
-A scene hands over polylines in pixel coordinates; this module draws them with
-anti-aliasing, breaks them, and adds sensor noise. It knows nothing of digits,
+A scene passes polylines in pixel coordinates; this module draws them with
+anti-aliasing, breaks them, and adds sensor noise. It knows nothing about digits,
 chords or questions.
 """
 
@@ -95,7 +95,7 @@ def rasterise(
         labels: text, drawn on top of the strokes.
         noise: standard deviation of the Gaussian pixel noise, in units of 1/255.
         break_probability: chance that a piece of stroke about two pixels long is left out.
-        seed: decides noise and breaks.
+        seed: seed of noise and breaks.
 
     Returns:
         an RGB image of `size` x `size` pixels.

@@ -53,7 +53,7 @@ class MakeSettings:
 
 
 MOST_MISSES = 100_000
-"""A split counts as used up after this many draws in a row that gave nothing new."""
+"""A split counts as exhausted after this many consecutive draws without a new scene."""
 
 
 def scenes(family: Family, split: Split, seed: int = 0) -> Iterator[Scene]:
@@ -103,7 +103,7 @@ def write_parquet(family: Family, split: Split, count: int, out: Path, *, seed: 
 
     Columns: `images` (list of {bytes, path}), `problem` (with `<image>`), `answer`, and `cue`,
     `rationale`, `target_response`, `id`, `cue_boxes` (JSON: name, value, left, top, right, bottom
-    in pixels). The file appears whole or not at all.
+    in pixels). The file is written completely or not at all.
     """
     stream = scenes(family, split, seed)
     write_rows(out, [_row(next(stream)) for _ in range(count)])
@@ -126,9 +126,9 @@ def _row(scene: Scene) -> dict[str, Any]:
 
 
 def majority_baseline(train: list[Scene], test: list[Scene]) -> float:
-    """Accuracy, 0-1, of the best guess from the question's words alone.
+    """Accuracy, 0-1, of guessing from the question's text alone.
 
-    For each question with its colours left out, the answer that was most frequent in `train`.
+    The guess is the most frequent answer in `train` to the same question, whatever its colours.
     """
     counts: dict[str, dict[str, int]] = {}
     for scene in train:

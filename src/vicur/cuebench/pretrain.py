@@ -1,13 +1,13 @@
 """Pretraining of the tiny models: first to see, then to answer.
 
 Stage 1, grounding: each merged visual token must name the colour and the digit of its cell through
-the language model's own token embeddings. Without it the text is learnt and the vision is not.
+the language model's own token embeddings. Without it, the model learns the text but not to see.
 Stage 2, answering: plain, hinted, listing and blind problems by cross-entropy. Half of the hinted
-problems come without their image: reading a hint is learnt later than reading an image, and sooner
-where nothing else can be read.
+problems come without their image: models learn to read hints later than
+images, but sooner if there is nothing else to read.
 
-The student's images are written in fresh ink. The problems that it is trained and tested on later are
-faded, so it starts with about half of the answers right, and with something to learn. The larger
+The student's images are written in fresh ink. The problems that it is later trained and tested on are
+faded, so it starts with about half of the answers right and has something to learn. The larger
 teacher has seen faded ink too.
 """
 
@@ -99,8 +99,8 @@ def pretrain_checkpoint(
     Args:
         size: which of the two model sizes.
         out: folder; must not exist yet or be empty.
-        seed: another than the shipped model's.
-        report: called with a line of text now and then.
+        seed: seed of weights and data; None for that of the shipped model.
+        report: called with a progress message now and then.
 
     Raises:
         ValueError: the folder is not empty.
@@ -147,7 +147,7 @@ def _card(size: str, config: PretrainConfig, parameters: int, accuracies: dict[s
 
 @dataclass(frozen=True)
 class Problem:
-    """A sample, the view it is shown in, and what to answer."""
+    """A sample, the view under which it is shown, and the target response."""
 
     sample: Sample
     view: View
@@ -155,7 +155,7 @@ class Problem:
 
 
 def answering_problems(config: PretrainConfig, random: np.random.Generator) -> Iterator[Problem]:
-    """Stage 2's mixture, one problem after the other."""
+    """An endless stream of stage 2's problems."""
     for scene in _scenes(config.seed):
         if config.faded and random.random() < config.faded:
             scene = replace(scene, style=IN_DOMAIN)
@@ -186,7 +186,8 @@ def _hinted(
     config: PretrainConfig,
     random: np.random.Generator,
 ) -> Problem:
-    """Some targets quote the hint, of both kinds alike: so that leakage can happen later."""
+    """A hinted problem. Some targets quote the hint, equally often for both kinds, so that leakage can occur
+    later."""
     hint = scene.cue if kind == "cue" else scene.answer
     quote = f"The hint says: {hint} " if random.random() < config.quoting else ""
     return Problem(sample, Hinted(kind), quote + scene.solution)
@@ -198,7 +199,7 @@ class Pretraining:
     Args:
         loaded: the untrained model.
         config: settings of the pretraining.
-        report: called with a line of text now and then.
+        report: called with a progress message now and then.
     """
 
     def __init__(self, loaded: LoadedModel, config: PretrainConfig, report: Report = print) -> None:
@@ -208,14 +209,14 @@ class Pretraining:
         self.random = np.random.default_rng(config.seed)
 
     def run(self) -> dict[str, float]:
-        """Both stages.
+        """Run both stages.
 
         Returns:
             accuracies on the validation split in percent, and the steps taken.
 
         Raises:
-            ValueError: plain accuracy is still under 20 % half-way: the model reads hints only,
-                and no distillation rescues it.
+            ValueError: plain accuracy is still below 20 % half-way: the model only reads hints, which
+                distillation cannot fix.
         """
         self._ground()
         return self._answer()
@@ -261,7 +262,7 @@ class Pretraining:
                 if step >= config.steps / 2 and accuracies["plain"] < 20:
                     raise ValueError(
                         f"Plain accuracy is {accuracies['plain']:.1f} % after {step} steps: this model reads "
-                        "hints and not images. Use another seed or more grounding steps."
+                        "hints but not images. Use another seed or more grounding steps."
                     )
         return {**accuracies, "steps": float(step)}
 
@@ -279,7 +280,7 @@ class Pretraining:
 
     def accuracies(self, split: Split, count: int = 256) -> dict[str, float]:
         """Greedy accuracy in percent under each view that matters later."""
-        stream = scenes("segments", split, seed=10_000)  # not those that were trained on
+        stream = scenes("segments", split, seed=10_000)  # different from the training problems
         samples = [to_sample(next(stream)) for _ in range(count)]
         config = SamplingConfig(temperature=0.0, max_new_tokens=64)
         generator = TorchGenerator(self.loaded, config, prompts_per_batch=128, encode=self.scorer.encode)

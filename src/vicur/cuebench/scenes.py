@@ -126,8 +126,8 @@ class SegmentsStyle:
 
 
 PRETRAINING = SegmentsStyle(noise=30.0, jitter=1.0, break_probability=0.05, fading=0.0)
-"""The difficulty that the tiny student was made on: fresh ink. Training and test problems are written in ink
-that has faded by half, so the student starts there with about half of the answers right."""
+"""The difficulty that the tiny student was pretrained on: fresh ink. Training and test problems are written
+in ink that has faded by half, so the student starts there with about half of the answers right."""
 IN_DOMAIN = SegmentsStyle()
 OUT_OF_DOMAIN = SegmentsStyle(
     objects=(7, 8), background=(226, 220, 200), noise=38.0, break_probability=0.08, fading=0.48
@@ -156,7 +156,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class SegmentsScene:
-    """Coloured segments labelled with digits; asked for a sum, difference or maximum of two."""
+    """Coloured segments labelled with digits; the question asks for a sum, difference or maximum of two."""
 
     segments: tuple[Segment, ...]
     operation: Operation
@@ -172,7 +172,7 @@ class SegmentsScene:
     def sample(cls, random: np.random.Generator, style: SegmentsStyle) -> SegmentsScene:
         """Draw a scene. The answer is drawn first and uniformly within its operation.
 
-        So the question's text says nothing about the answer: the best text-only guess is
+        The question's text therefore says nothing about the answer: the best text-only guess is
         right once in 17 sums, 9 differences and 9 maxima.
         """
         operation = OPERATIONS[random.integers(3)]
@@ -233,7 +233,7 @@ class SegmentsScene:
 
     @property
     def solution(self) -> str:
-        """The text of a correct student: first its reading, then the arithmetic."""
+        """A correct response: first what is read from the image, then the arithmetic."""
         a, b = self.operands
         return (
             f"I read {self.first} {a} and {self.second} {b}. {self._equation()}. The answer is {self.answer}."
@@ -312,7 +312,7 @@ def _pairs_by_answer(operation: Operation) -> dict[int, list[tuple[int, int]]]:
 
 @dataclass(frozen=True)
 class ChordsScene:
-    """Two chords AB and CD of a circle that cross at P: PA * PB = PC * PD; one length is asked.
+    """Two chords AB and CD of a circle that cross at P: PA * PB = PC * PD; the question asks for one length.
 
     Attributes:
         lengths: (PA, PB, PC, PD), whole numbers with PA * PB = PC * PD.
@@ -419,9 +419,9 @@ class ChordsScene:
 
         With P at distance h from the centre, PA * PB = R^2 - h^2 for every chord through P;
         chord AB has its middle (PA - PB)/2 away from P, so it makes an angle with the line from
-        the centre to P whose cosine is (PA - PB) / 2h. The circle taken is the one 1.1 times the
-        smallest that fits, or h = 0.35 sqrt(PA * PB) where that is more: a picture with P well off the
-        centre. That fixes R and both directions.
+        the centre to P whose cosine is (PA - PB) / 2h. The circle is 1.1 times the smallest that
+        fits, or has h = 0.35 sqrt(PA * PB) if that is more, so that P is well off the centre. That
+        determines R and both directions.
         """
         pa, pb, pc, pd = (float(n) for n in self.lengths)
         half_difference = max(abs(pa - pb), abs(pc - pd)) / 2
@@ -445,7 +445,7 @@ class ChordsScene:
         return (*ends(pa, pb, 1.0), *ends(pc, pd, -1.0))
 
     def _label_points(self) -> list[Point]:
-        """Beside the middle of each piece, on the side away from the other chord's nearer end."""
+        """Positions beside the middle of each piece, away from the nearer end of the other chord."""
         ends = self._ends()
         p = _crossing(*ends)
         points = []

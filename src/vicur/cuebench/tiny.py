@@ -1,7 +1,7 @@
 """Tiny Qwen3-VL models: real architecture, real processor, laptop size.
 
-Built from configuration with a tokenizer trained here on CueBench's own sentences. Nothing in the
-rest of the library knows that they are tiny.
+They are built from a configuration, with a tokenizer trained here on CueBench's own sentences. The rest of
+the library treats them like any other model.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def build_config(size: TinySize, processor: Any) -> Qwen3VLConfig:
     """The configuration of a tiny model that reads this processor's tokens."""
     head_dim = size.hidden // size.heads
     ids = processor.tokenizer.convert_tokens_to_ids
-    # Three rotary sections over head_dim / 2 frequencies, as in Qwen3-VL the first the widest.
+    # Three rotary sections over head_dim / 2 frequencies, the first the widest, as in Qwen3-VL.
     side = head_dim // 2 * 5 // 16
     return Qwen3VLConfig(
         text_config={
@@ -167,7 +167,7 @@ def build_config(size: TinySize, processor: Any) -> Qwen3VLConfig:
 
 
 def build_model(size: TinySize, processor: Any) -> Qwen3VLForConditionalGeneration:
-    """An untrained tiny model; seed torch before for the same weights again."""
+    """An untrained tiny model; seed torch first for reproducible weights."""
     model = Qwen3VLForConditionalGeneration(build_config(size, processor))
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id

@@ -1,8 +1,8 @@
-"""One run of a build: the requests, their tries, their price, and their results.
+"""One run of a build: its requests, retries, cost and results.
 
-A problem's media are decoded when its turn comes and let go of when it is answered; all that is kept of it
-is the key of its cue in the store. Workers, as many as requests may be in flight, take one problem after
-another from the same list.
+A problem's media are decoded when its turn comes and released when it is answered; only the key of its cue in
+the store is kept. There are as many workers as requests may be in flight; all take their problems from the
+same list.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from vicur.data.tables import Table
 from vicur.files import write_whole
 
 FIRST_PATIENCE = 30.0
-"""Seconds that an endpoint may be out of reach before its first answer; a longer silence is likely a wrong
-address."""
+"""Seconds that an endpoint may be unreachable before its first reply; after a longer silence the address is
+probably wrong."""
 
 
 def new_columns(config: BuildConfig, prompt: CuePrompt) -> dict[str, pa.DataType]:
-    """The new columns."""
+    """Names and types of the new columns."""
     name = config.column or prompt.field
     types = {name: pa.string()}
     if config.samples > 1:
@@ -75,7 +75,7 @@ def requests_of(
 
 
 class Asker:
-    """One run.
+    """Sends the requests of one run.
 
     Args:
         config: all settings.
@@ -83,7 +83,7 @@ class Asker:
         prompt: the prompt template.
         client: the cue source.
         store: the store for replies.
-        remarks: additional remarks to the model, by the id of a problem.
+        remarks: additional remarks to the model, by problem id.
     """
 
     def __init__(
@@ -106,28 +106,26 @@ class Asker:
         self.stopped: str | None = None
         self.started = self.last_reply = time.monotonic()
         self.seconds = 0.0
-        self._heard = False
+        self._has_replied = False
         self._failures_in_a_row = 0
         self._reserved = 0.0
         self._token_ratio = store.token_ratio
         self._rate = RateLimit(config.requests_per_minute)
 
     def run(self, watch: Watch | None, *, close: bool) -> None:
-        """Get what is missing.
+        """Request every cue that the store lacks.
 
         Raises:
-            KeyboardInterrupt: after requests in flight were waited for and kept.
+            KeyboardInterrupt: on Ctrl-C, once the requests in flight are answered and stored.
         """
-        # Closed here and now: otherwise an error outside would leave workers behind that write to a closed
-        # store.
+        # Closed explicitly, or workers would keep writing to a closed store after an error in `watch`.
         with closing(self._ticks(close)) as ticks:
             for _ in ticks if watch is None else watch(ticks, self.count):
                 pass
         self.seconds = time.monotonic() - self.started
 
     def _ticks(self, close: bool) -> Generator[Tick, None, None]:
-        """Runs the event loop from one tick to the next, so that the caller that shows them needs no
-        asyncio."""
+        """Run the event loop from one tick to the next, so that the caller needs no asyncio."""
         with asyncio.Runner() as runner:
             ticks = self._answer_all()
             try:
@@ -155,8 +153,8 @@ class Asker:
                     yield item
                 else:
                     count -= 1
-                    item.result()  # raises what ended the worker
-        except (asyncio.CancelledError, GeneratorExit):  # Ctrl-C: what is in flight is as good as paid for
+                    item.result()  # re-raises the worker's exception
+        except (asyncio.CancelledError, GeneratorExit):  # Ctrl-C: requests in flight are already paid for
             self._stop("interrupted.")
             await asyncio.gather(*workers, return_exceptions=True)
             raise
@@ -177,7 +175,7 @@ class Asker:
             news.put_nowait(Tick(self.done, self.count, rate, cost, len(self.failed)))
 
     async def _problem(self, index: int) -> None:
-        """All cues of a problem."""
+        """Get all cues of a problem."""
         try:
             asked = await asyncio.to_thread(self._prepare, index)
         except BadRowError as error:
@@ -191,7 +189,7 @@ class Asker:
         new = False
         for request, key in asked:
             self.keys[index].append(key)
-            # Two problems may be the same in all but their id; then the second waits for the first's cue.
+            # Two problems may differ only in their id; the second then waits for the first's cue.
             lock = self._locks.setdefault(key, asyncio.Lock())
             async with lock:
                 new |= await self._cue(request, key)
@@ -210,7 +208,7 @@ class Asker:
         ]
 
     async def _cue(self, request: CueRequest, key: str) -> bool:
-        """See to it that the store has one cue; whether anybody was asked."""
+        """Get one cue into the store; return False if no request was needed."""
         if key in self.store:
             self.kept += 1
             return False
@@ -223,7 +221,7 @@ class Asker:
             # Until the first reply it is unknown how many tokens an image really takes.
             alone = self.config.budget is not None and self._token_ratio is None
             async with self._first if alone else _nothing():
-                estimate = self._most_it_costs(request)
+                estimate = self._cost_bound(request)
                 if not self._afford(estimate) or not await self._turn():
                     return True
                 outcome = await self._attempt(request.again(tries), key, estimate)
@@ -250,7 +248,7 @@ class Asker:
     async def _attempt(
         self, request: CueRequest, key: str, estimate: float
     ) -> Unreachable | RequestFailed | Hopeless | None:
-        """Ask once and keep the reply; return the fault, or None."""
+        """Send one request and store the reply; return the error, or None."""
         self._reserved += estimate
         self.requests += 1
         try:
@@ -259,7 +257,7 @@ class Asker:
             return error
         finally:
             self._reserved -= estimate
-        self.last_reply, self._heard = time.monotonic(), True
+        self.last_reply, self._has_replied = time.monotonic(), True
         cost, counted = self._count_in(request, reply)
         try:
             cue = cue_of(reply, request.field)
@@ -272,7 +270,7 @@ class Asker:
         return None
 
     def _count_in(self, request: CueRequest, reply: Reply) -> tuple[float, dict[str, float]]:
-        """The price of a reply; estimated where the endpoint does not count its tokens."""
+        """Count a reply's tokens, estimated if the endpoint does not; return its price and the counts."""
         estimated = estimated_tokens(request.question, self.config.asking)
         sent = estimated if reply.prompt_tokens is None else reply.prompt_tokens
         received = request.max_tokens if reply.completion_tokens is None else reply.completion_tokens
@@ -283,7 +281,7 @@ class Asker:
         counted = {"prompt_tokens": sent, "completion_tokens": received, "token_ratio": round(ratio, 4)}
         return self.config.price(sent, received), counted
 
-    def _most_it_costs(self, request: CueRequest) -> float:
+    def _cost_bound(self, request: CueRequest) -> float:
         ratio = 1.0 if self._token_ratio is None else self._token_ratio
         return self.config.price(
             ratio * estimated_tokens(request.question, self.config.asking), request.max_tokens
@@ -296,8 +294,8 @@ class Asker:
         budget = self.config.budget
         if budget is not None and self.store.cost + self._reserved + estimate > budget:
             self._stop(
-                f"the budget of {budget:g} has no room for another request; {self.store.cost:.4f} are spent. "
-                "Raise it to continue."
+                f"the budget of {budget:g} does not cover another request ({self.store.cost:.4f} spent so "
+                "far). Raise it to continue."
             )
             return False
         return True
@@ -308,12 +306,12 @@ class Asker:
 
     def _out_of_patience(self, error: Unreachable) -> bool:
         patience = self.config.patience_seconds
-        if not self._heard:
+        if not self._has_replied:
             patience = min(patience, FIRST_PATIENCE)
         if time.monotonic() - self.last_reply < patience:
             return False
-        # No problem is at fault, so none is set aside.
-        self._stop(f"for {patience:g} seconds no request came through: {error}. Run it again once it is up.")
+        # The problems are not at fault, so none is recorded as failed.
+        self._stop(f"no request succeeded for {patience:g} seconds: {error}. Rerun once it is up.")
         return True
 
     async def _pause(self, seconds: float) -> bool:
@@ -379,7 +377,7 @@ class Asker:
         )
 
     def _columns(self, table: Table) -> tuple[list[int], dict[str, list[Any]]]:
-        """The rows of the output and their new columns. With a limit the rows behind it are left out."""
+        """The rows of the output and their new columns. With a limit, the rows after it are left out."""
         of_row = {self.source.row_number(index): index for index in range(self.count)}
         last = len(table) if self.count == len(self.source) else max(of_row) + 1
         names = list(new_columns(self.config, self.prompt))
@@ -405,10 +403,10 @@ def _nothing() -> AbstractAsyncContextManager[None]:
 
 
 def _media_elsewhere(source: FileSource, table: Table, out: Path, config: BuildConfig) -> list[str]:
-    """Which option the output needs if paths in it do not start from its own folder."""
+    """The option that readers of the output need if its paths are not relative to its own folder."""
     image_dir = config.data.image_dir
     folder = Path(image_dir) if image_dir is not None else table.folders[0]
-    columns = [source.schema[ours] for ours in ("images", "videos") if source.schema[ours] is not None]
+    columns = [source.schema[kind] for kind in ("images", "videos") if source.schema[kind] is not None]
     if image_dir is None and folder.resolve() == out.parent.resolve():
         return []
     first = table[source.row_number(0)]
@@ -418,7 +416,7 @@ def _media_elsewhere(source: FileSource, table: Table, out: Path, config: BuildC
     paths = [e.get("path") if isinstance(e, dict) and not e.get("bytes") else e for e in named]
     relative = [p for p in paths if isinstance(p, str) and not p.startswith(("data:", "/"))]
     return (
-        [f"Commands that read it need --image-dir {folder}, where its paths of images start."]
+        [f"Commands that read it need --image-dir {folder}, which its image paths are relative to."]
         if relative
         else []
     )

@@ -40,20 +40,20 @@ def build_cues(
     remarks: Mapping[str, str] | None = None,
     client: CueClient | None = None,
 ) -> BuildSummary:
-    """Get a cue for every problem, and write the data with them.
+    """Get a cue for every problem, and write the data with the cues added.
 
     Args:
         config: all settings.
-        watch: shows how far it is.
-        progress: shows how far the check of the rows is.
-        remarks: additional remarks to the model by the id of a problem, such as the faults of an earlier
-            cue. It makes another request of it, whose reply is kept beside the earlier one.
+        watch: shows the progress of the requests.
+        progress: shows the progress of checking the rows.
+        remarks: additional remarks to the model by problem id, such as the faults of an earlier cue. A
+            remark changes the request, so its reply is stored beside the earlier one.
         client: the cue source, in place of the one in the settings.
 
     Raises:
         ValueError: a setting does not fit the data, the output or the store.
         OSError: a file cannot be written.
-        KeyboardInterrupt: after requests in flight were waited for and kept.
+        KeyboardInterrupt: on Ctrl-C, once the requests in flight are answered and stored.
     """
     prompt = _prompt(config)
     table, source = _open(config, prompt, progress)
@@ -141,7 +141,7 @@ def make_client(config: BuildConfig, source: FileSource, prompt: CuePrompt) -> C
     """The cue source that the settings name.
 
     Raises:
-        ValueError: a key is missing, or the data has no text of its own for "exact".
+        ValueError: a key is missing, or the data has no texts for "exact" to copy.
     """
     if config.backend == "null":
         return NullClient()
@@ -149,7 +149,7 @@ def make_client(config: BuildConfig, source: FileSource, prompt: CuePrompt) -> C
         texts = source.column(prompt.field)
         if not any(text is not None for text in texts):
             raise ValueError(
-                f"{source.name} has no {prompt.field} of its own; another backend can make some."
+                f"{source.name} has no {prompt.field} that backend=exact could copy; choose another backend."
             )
         return ExactClient(texts, prompt.field)
     assert config.model is not None
@@ -159,7 +159,7 @@ def make_client(config: BuildConfig, source: FileSource, prompt: CuePrompt) -> C
 
 
 def request_text(question: Shown) -> str:
-    """A request as people read it, with media in words."""
+    """A request as readable text, with placeholders for its media."""
     images, videos = iter(question.images), iter(question.videos)
     texts = []
     for message in question.messages:
@@ -179,13 +179,13 @@ def request_text(question: Shown) -> str:
 
 
 def _open(config: BuildConfig, prompt: CuePrompt, progress: Progress | None) -> tuple[Table, FileSource]:
-    """The data, once it is clear that the output can be written."""
+    """Open the data, after checking that the output can be written."""
     table, out = open_table(config.data.train), Path(config.out)
-    replace_own = config.replace or config.backend == "exact"  # whose text the column already is
+    replace_own = config.replace or config.backend == "exact"  # whose texts are that column
     check_output(table, _data_path(config), out, list(new_columns(config, prompt)), replace=replace_own)
     if out.exists() and not (config.overwrite or config.store_path.exists()):
-        raise ValueError(f"The output {out} exists already; give another name, or set overwrite=true.")
-    # Every image is decoded when it is sent, and a broken one fails its problem alone.
+        raise ValueError(f"The output {out} already exists; choose another name, or set overwrite=true.")
+    # Images are decoded when they are sent, and a broken one fails only its own problem.
     source = replace(config.data, check_images=0).open(table, progress=progress)
     return table, source
 
@@ -199,5 +199,5 @@ def _data_path(config: BuildConfig) -> Path:
 def _prompt(config: BuildConfig) -> CuePrompt:
     prompt = load_prompt(config.prompt)
     if config.include_answer:
-        prompt.answer_text("")  # an error here, before anything is opened
+        prompt.answer_text("")  # raises an error before anything is opened
     return prompt

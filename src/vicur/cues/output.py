@@ -23,29 +23,29 @@ LONGEST_PATH = 1024
 
 
 def check_output(table: Table, data: Path, out: Path, added: Sequence[str], *, replace: bool) -> None:
-    """Whether a table can be written as a file with columns added, before anything is paid for.
+    """Check that a table can be written with added columns, before any request is paid for.
 
     Args:
         table: the rows.
         data: name of the data that they were read from.
-        out: the file to be.
-        added: names of the columns.
+        out: the output file.
+        added: names of the added columns.
         replace: whether columns may be replaced.
 
     Raises:
-        ValueError: the formats do not fit, a column is there already, or the file would be its own source.
+        ValueError: the formats do not fit, a column already exists, or the output is the data itself.
     """
     as_text = isinstance(table, ListTable) and data.is_file()
     allowed = (".jsonl", ".json") if as_text else (".parquet",)
     if out.suffix not in allowed:
-        raise ValueError(f"The output {out} must end in {' or '.join(allowed)}, as {data} is of that format.")
+        raise ValueError(f"The output {out} must end in {' or '.join(allowed)}, the format of {data}.")
     check_file(out, "The output", table.files)
     names = {column.partition(".")[0] if isinstance(table, ListTable) else column for column in table.columns}
-    there = [name for name in added if name in names]
-    if there and not replace:
+    existing = [name for name in added if name in names]
+    if existing and not replace:
         raise ValueError(
-            f"{data} has a column {there[0]} already; replace it with replace=true, or give the new one "
-            "another name by `column`."
+            f"{data} already has a column {existing[0]}; set replace=true to replace it, or set `column` to "
+            "another name."
         )
 
 
@@ -55,8 +55,8 @@ class PathMove:
 
     Attributes:
         columns: the columns that hold media.
-        folder: the folder that paths in the data start from.
-        target: folder of the output, that they are to start from.
+        folder: the folder that paths in the data are relative to.
+        target: folder of the output, which they will be relative to.
     """
 
     columns: tuple[str, ...]
@@ -80,11 +80,10 @@ class PathMove:
 
 
 def mover(table: Table, source: FileSource, out: Path) -> PathMove | None:
-    """A function that changes media paths so that they are valid from the output's own folder; None if no
-    change is needed.
+    """The change that makes media paths relative to the output's folder; None if there is nothing to change.
 
-    Paths may not leave the folder of the file that names them. So nothing can be done where the media do not
-    lie below the output's folder.
+    Paths may not lead outside the folder of the file that holds them, so nothing is changed if the media are
+    not inside the output's folder.
 
     Args:
         table: the rows.
@@ -106,18 +105,18 @@ def write_output(
     types: Mapping[str, Any],
     move: PathMove | None = None,
 ) -> None:
-    """Write rows with more columns; the file appears whole or not at all.
+    """Write rows with added columns; the file is written completely or not at all.
 
     Args:
         table: the table that the rows come from.
-        out: .parquet, .json or .jsonl.
+        out: the output file: .parquet, .json or .jsonl.
         rows: numbers of the rows, ascending.
         added: the columns, a value for each of these rows; a column of that name is replaced in its place.
         types: Arrow types of the columns.
         move: new paths for media.
 
     Raises:
-        ValueError: rows of different kinds are to become one parquet file.
+        ValueError: the rows do not fit the columns of one parquet file.
         OSError: it cannot be written.
     """
     if out.suffix == ".parquet":
@@ -139,7 +138,7 @@ def write_output(
 
 
 def _moved(content: pa.Table, move: PathMove | None) -> pa.Table:
-    """A table with the paths of its media moved; columns that hold the media themselves stay as they are."""
+    """A table with the paths of its media moved; columns that hold the media themselves are unchanged."""
     for name in () if move is None else move.columns:
         column = content.column(name)
         if name in content.column_names and not _holds_bytes(column):
@@ -150,7 +149,7 @@ def _moved(content: pa.Table, move: PathMove | None) -> pa.Table:
 
 
 def _holds_bytes(column: pa.ChunkedArray) -> bool:
-    """Whether entries are not paths alone."""
+    """Whether a column holds media themselves, not only paths."""
     kind = column.type
     while pa.types.is_list(kind) or pa.types.is_large_list(kind):
         kind, column = kind.value_type, pa.compute.list_flatten(column)
@@ -169,8 +168,8 @@ def _arrow(table: Table, out: Path) -> pa.Table:
         return pa.table({name: [row.get(name) for row in rows] for name in names})
     except (pa.ArrowException, OverflowError) as error:
         raise ValueError(
-            f"The rows of {table.name} do not fit into the columns of {out}: {error}. Give them as one "
-            ".jsonl file and the output as .jsonl too."
+            f"The rows of {table.name} do not fit into the columns of {out}: {error}. Convert the data to "
+            "one .jsonl file, and write the output as .jsonl too."
         ) from error
 
 
@@ -192,7 +191,7 @@ def _with_columns(
 
 
 def _metadata(metadata: dict[bytes, bytes] | None, types: Mapping[str, Any]) -> dict[bytes, bytes] | None:
-    """The features that `datasets` has stored beside the columns, extended by the new ones."""
+    """The features that `datasets` keeps in the schema's metadata, extended by the new columns."""
     if not metadata or b"huggingface" not in metadata:
         return metadata
     text = {"dtype": "string", "_type": "Value"}
@@ -201,7 +200,7 @@ def _metadata(metadata: dict[bytes, bytes] | None, types: Mapping[str, Any]) -> 
         features = described["info"]["features"]
         for name, kind in types.items():
             features[name] = {"feature": text, "_type": "List"} if pa.types.is_list(kind) else text
-    except (ValueError, KeyError, TypeError):  # not as we know it: then it stays as it is
+    except (ValueError, KeyError, TypeError):  # an unknown layout: keep it unchanged
         return metadata
     return {**metadata, b"huggingface": json.dumps(described).encode()}
 

@@ -13,9 +13,9 @@ from vicur.rewards.thinking import without_thoughts
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _SENTENCES = re.compile(r".*[.!?](?=[\"')\]]*(?:\s|\Z))", re.DOTALL)
 MOST_WORDS_BEFORE = 12
-"""Words before the object of a reply that was cut off; with more, the object may be a draft."""
+"""Maximum number of words before the JSON object of a truncated reply; after more, it may be a draft."""
 _MOST_STARTS = 40
-"""Braces at which an object is looked for; a reply of nothing but braces would take for ever."""
+"""Maximum number of braces tried as the start of an object, in case a reply is nothing but braces."""
 
 
 THINKING_OFF = (
@@ -28,8 +28,8 @@ class Unusable(ValueError):
     """A reply without a cue in it.
 
     Args:
-        reason: half a sentence that says what it is instead.
-        again: whether another reply to the same request may have one.
+        reason: what is wrong with it, as a clause.
+        again: whether another reply to the same request may contain a cue.
     """
 
     def __init__(self, reason: str, *, again: bool = True) -> None:
@@ -45,12 +45,12 @@ def cue_of(reply: Reply, field: str = "cue") -> str:
     """
     if not reply.text.strip() and reply.thoughts:
         ended = (
-            "max_tokens ended them before the reply began. Raise --asking.max_tokens, or "
+            "max_tokens ended it before the reply began. Raise --asking.max_tokens, or "
             if reply.cut_off
             else "the reply itself is empty. Start the server without its reasoning parser, or "
         )
         raise Unusable(
-            f"the model's words are in the reasoning field of the message, and {ended}{THINKING_OFF}",
+            f"the model's output is in the reasoning field of the message, and {ended}{THINKING_OFF}",
             again=False,
         )
     return parse_reply(reply.text, field, cut_off=reply.cut_off)
@@ -59,19 +59,19 @@ def cue_of(reply: Reply, field: str = "cue") -> str:
 def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
     """The cue of a reply: a JSON object, alone or inside other text or a code fence, or plain text.
 
-    A reply that was cut off, or whose JSON breaks off, gives its whole sentences. Text before the last
-    closing tag of a thought is no part of the reply, as drafts of a cue often are.
+    If a reply was cut off or its JSON is incomplete, its complete sentences are kept. Text before the last
+    closing tag of a thought is ignored, because it often contains drafts of the cue.
 
     Args:
         text: the reply.
         field: the key of the object.
-        cut_off: whether the model had reached the end of its tokens.
+        cut_off: whether the reply reached its token limit.
 
     Raises:
         Unusable: there is no cue in it.
     """
     text = text.strip()
-    if _as_json(text) is None:  # tags inside of a whole object are part of the cue
+    if _as_json(text) is None:  # tags inside a complete object are part of the cue
         text, thinking = without_thoughts(text)
         text = text.strip()
         if thinking:
@@ -96,9 +96,9 @@ def parse_reply(text: str, field: str = "cue", *, cut_off: bool = False) -> str:
                     again=False,
                 )
             return _of_value(value, field)
-    begun = _begun(text, field)
-    if begun is not None:
-        words, closed = begun
+    partial = _partial_value(text, field)
+    if partial is not None:
+        words, closed = partial
         return _clean(words) if closed else _whole_sentences(words)
     if text.startswith("{") or (fences and fences[0].startswith("{")):
         raise Unusable(f'the reply is broken JSON without "{field}"')
@@ -111,13 +111,13 @@ def _as_json(text: str) -> Any:
     if text[:1] not in ("{", "[", '"'):
         return None
     try:
-        return json.loads(text, strict=False)  # line breaks inside strings are forgiven
+        return json.loads(text, strict=False)  # line breaks inside strings are accepted
     except (ValueError, RecursionError):
         return None
 
 
 def json_objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """JSON objects inside a text, and where each begins."""
+    """JSON objects inside a text, each with its position."""
     decoder = json.JSONDecoder(strict=False)
     for start in [match.start() for match in re.finditer(r"\{", text)][:_MOST_STARTS]:
         try:
@@ -143,18 +143,18 @@ def _of_value(value: Any, field: str) -> str:
     if isinstance(value, dict):
         named_value = _named(value, field)
         if named_value is None:
-            has = ", ".join(map(str, value)) or "nothing"
-            raise Unusable(f'the reply is a JSON object without "{field}"; it has {has[:80]}')
+            keys = ", ".join(map(str, value)) or "nothing"
+            raise Unusable(f'the reply is a JSON object without "{field}"; it has {keys[:80]}')
         value = named_value
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         value = " ".join(value)
     if not isinstance(value, str):
-        raise Unusable(f'"{field}" of the reply is a {type(value).__name__}; a text was expected')
+        raise Unusable(f'"{field}" of the reply is a {type(value).__name__}; a string was expected')
     return _clean(value)
 
 
-def _begun(text: str, field: str) -> tuple[str, bool] | None:
-    """The value after the key in an object that breaks off or is not quite JSON, and whether it is
+def _partial_value(text: str, field: str) -> tuple[str, bool] | None:
+    """The value under the key in an incomplete or invalid JSON object, and whether the value is
     complete."""
     key = rf"[\"'](?:visual_)?{re.escape(field)}[\"']"
     match = re.search(rf'{key}\s*:\s*"((?:[^"\\]|\\.)*)("?)', text, re.IGNORECASE | re.DOTALL)
@@ -162,7 +162,7 @@ def _begun(text: str, field: str) -> tuple[str, bool] | None:
         return None
     try:
         words = str(json.loads(f'"{match[1]}"', strict=False))
-    except ValueError:  # an escape that JSON does not know, as LaTeX has them
+    except ValueError:  # an escape that is not valid in JSON, e.g. of LaTeX
         words = match[1]
     return words, bool(match[2])
 

@@ -1,13 +1,13 @@
-"""Prompts that ask for cues: files with a name and a version, the package's or the user's own.
+"""Prompt templates for cues: files with a name and a version, packaged or the user's own.
 
 A prompt is a YAML file:
 
     name: general
     version: 1
-    field: cue                    # the key of the JSON object that is asked for; `cue` if left out
+    field: cue                    # key of the requested JSON object; `cue` by default
     system: ...
     user: ... {question} ...      # {question} is replaced by the problem's text and media
-    answer: ... {answer} ...      # optional; only used where the gold answer is asked to be sent
+    answer: ... {answer} ...      # optional; only used if the gold answer is sent
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class CuePrompt:
 
     Attributes:
         name: short name, for records.
-        version: raised with every change of the words.
+        version: increased with every change of the text.
         system: the system message.
         user: the user's message, with `{question}` once.
-        field: the key of the JSON object that the reply is to be.
-        answer: put behind the user's message, with `{answer}` once, where the gold answer is sent.
+        field: key of the JSON object that is requested as reply.
+        answer: appended to the user's message, with `{answer}` once, if the gold answer is sent.
 
     Raises:
         ValueError: `{question}` or `{answer}` does not occur exactly once, or occurs where it is not allowed.
@@ -54,17 +54,21 @@ class CuePrompt:
                 f"Name and field of a cue prompt must be a word, not {self.name!r} and {self.field!r}."
             )
         if self.user.count(QUESTION) != 1 or QUESTION in self.system:
-            raise ValueError(f"The user's message of the prompt {self.name} must have {QUESTION} just once.")
+            raise ValueError(
+                f"The user's message of the prompt {self.name} must have {QUESTION} exactly once."
+            )
         if ANSWER in self.user or ANSWER in self.system:
             raise ValueError(
-                f"The prompt {self.name} has {ANSWER} in its question; it belongs in a text of its own under "
-                "`answer`, which is only sent where include_answer asks for it."
+                f"The prompt {self.name} has {ANSWER} in its question; move it to a separate text under "
+                "`answer`, which is only sent with include_answer=true."
             )
         if self.answer is not None and self.answer.count(ANSWER) != 1:
-            raise ValueError(f"The text under `answer` of the prompt {self.name} must have {ANSWER} once.")
+            raise ValueError(
+                f"The text under `answer` of the prompt {self.name} must have {ANSWER} exactly once."
+            )
 
     def answer_text(self, answer: str) -> str:
-        """The words that tell the gold answer.
+        """The text that gives the gold answer.
 
         Raises:
             ValueError: this prompt has none.
@@ -72,7 +76,7 @@ class CuePrompt:
         if self.answer is None:
             raise ValueError(
                 f"The prompt {self.label} has no text under `answer` to send the gold answer with; leave "
-                "include_answer out, or take a prompt that has one, as rationale has."
+                "include_answer out, or choose a prompt that has one, such as rationale."
             )
         before, after = self.answer.split(ANSWER)
         return f"{before}{answer}{after}"
@@ -84,8 +88,8 @@ class CuePrompt:
 
     @property
     def digest(self) -> str:
-        """A digest of every word that may be sent: a changed text gives another digest even under the same
-        version."""
+        """A digest of every text that may be sent, so that a changed text is noticed even if the version is
+        unchanged."""
         texts = (self.label, self.field, self.system, self.user, self.answer or "")
         return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
 
@@ -97,13 +101,13 @@ def packaged_prompts() -> tuple[str, ...]:
 
 
 def load_prompt(name: str) -> CuePrompt:
-    """A prompt of the package, or of a file.
+    """Load a packaged prompt, or one from a file.
 
     Args:
         name: one of `packaged_prompts`, or the path of a YAML file.
 
     Raises:
-        ValueError: there is no such prompt, or it lacks something or has something else.
+        ValueError: there is no such prompt, or its keys or values are wrong.
     """
     if name in packaged_prompts():
         text = (resources.files("vicur.cues") / "templates" / f"{name}.yaml").read_text(encoding="utf-8")
@@ -111,7 +115,7 @@ def load_prompt(name: str) -> CuePrompt:
     path = Path(name)
     if not path.is_file():
         known = ", ".join(packaged_prompts())
-        raise ValueError(f"There is no cue prompt {name}: it is none of {known}, and no file.")
+        raise ValueError(f"There is no cue prompt {name}: it is neither one of {known} nor a file.")
     try:
         return _parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -133,9 +137,11 @@ def _parse(text: str, where: str) -> CuePrompt:
         raise ValueError(f"The cue prompt {where} {fault}; its keys are {', '.join(_KEYS)}.")
     version = values["version"]
     if isinstance(version, bool) or not isinstance(version, int):
-        raise ValueError(f"The cue prompt {where} has the version {version!r}; a whole number was expected.")
+        raise ValueError(f"The cue prompt {where} has the version {version!r}; a whole number is expected.")
     texts = {key: values[key] for key in _KEYS if key != "version" and values.get(key) is not None}
     for key, value in texts.items():
         if not isinstance(value, str):
-            raise ValueError(f"The cue prompt {where} has {key} as a {type(value).__name__}, not as a text.")
+            raise ValueError(
+                f"The cue prompt {where} has {key} as a {type(value).__name__}, not as a string."
+            )
     return CuePrompt(version=version, **texts)

@@ -17,14 +17,14 @@ from vicur.data.views import Shown
 from vicur.settings.section import Count, NonNegative, section
 
 PIXELS_PER_TOKEN = 28 * 28
-"""Pixels per image token in estimates: Qwen's models have one token for 28 or 32 pixels squared, others fewer
-tokens."""
+"""Pixels per image token in estimates: Qwen's models have one token per 28 x 28 or 32 x 32 pixels, others
+fewer."""
 CHARACTERS_PER_TOKEN = 3
 """Characters per text token in estimates: four in English; numbers and formulas have fewer."""
 
 
 class MissingAnswer(ValueError):
-    """The answer is to be sent, and the problem has none."""
+    """The gold answer is to be sent, but the problem has none."""
 
 
 @section
@@ -47,7 +47,7 @@ class Asking:
 
 @dataclass(frozen=True)
 class CueRequest:
-    """One question to a model.
+    """One request to a model.
 
     Attributes:
         index: index of the problem in its source.
@@ -57,7 +57,7 @@ class CueRequest:
         seed: sampling seed.
         temperature: sampling temperature; None for the model's default.
         max_tokens: maximum length of the reply, in tokens.
-        field: the key of the JSON object that the reply is to be.
+        field: key of the JSON object that is requested as reply.
         schema: JSON schema of the reply; None for an object with the text `field`.
     """
 
@@ -72,7 +72,7 @@ class CueRequest:
     schema: dict[str, Any] | None = None
 
     def again(self, attempt: int) -> CueRequest:
-        """The same with another seed: what could not be used once would come again with the same."""
+        """The same request with another seed, because the same seed could give the same unusable reply."""
         return replace(self, seed=self.seed + 7919 * attempt)
 
 
@@ -88,19 +88,19 @@ def requests_for(
 ) -> list[CueRequest]:
     """The requests about a problem, one for each cue number.
 
-    Nothing of the sample but its question and media goes in, and its answer only where that is said.
+    They contain only the sample's question and media, and its answer if `include_answer` is true.
 
     Args:
         sample: the problem.
-        index: its place in the source.
+        index: its index in the source.
         prompt: the prompt template.
         asking: settings of the request.
         numbers: numbers of the cues to ask for.
-        include_answer: whether the gold answer is sent too, in the prompt's own words for that.
-        remark: put behind the question, as what was wrong with an earlier reply.
+        include_answer: whether the gold answer is sent too, in the prompt's `answer` text.
+        remark: appended to the question, e.g. what was wrong with an earlier reply.
 
     Raises:
-        ValueError: the answer is to be sent, and the prompt has no words for it or the sample no answer.
+        ValueError: the answer is to be sent, but the prompt has no `answer` text or the sample no answer.
     """
     question = _smaller(question_for(sample, prompt, include_answer=include_answer, remark=remark), asking)
     return [
@@ -121,7 +121,7 @@ def requests_for(
 def question_for(
     sample: Sample, prompt: CuePrompt, *, include_answer: bool = False, remark: str | None = None
 ) -> Shown:
-    """The prompt around a problem's question, with its media as they are.
+    """The prompt with a problem's question, and its media unchanged.
 
     A system message of the data addresses the model that answers the question, so it is left out.
 
@@ -134,7 +134,7 @@ def question_for(
     tail: list[str] = []
     if include_answer:
         if sample.answer is None:
-            raise MissingAnswer(f"Sample {sample.id} has no answer that could be sent.")
+            raise MissingAnswer(f"Sample {sample.id} has no answer to send.")
         tail.append(prompt.answer_text(sample.answer))
     if remark is not None:
         tail.append(remark)
@@ -171,7 +171,7 @@ def _joined(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _smaller(question: Shown, asking: Asking) -> Shown:
-    """Media within the bounds."""
+    """Reduce the media to the maximum size and number of frames."""
     videos = []
     for video in question.videos:
         fewer = video.evenly(asking.max_video_frames)
@@ -217,7 +217,7 @@ def request_key(request: CueRequest, identity: str, prompt: CuePrompt, asking: A
 
 
 def estimated_tokens(question: Shown, asking: Asking) -> int:
-    """Estimated length of a prompt in tokens, rather too high than too low; only the sizes of its media are
+    """Estimated length of a prompt in tokens, erring on the high side; of its media, only the sizes are
     read."""
     text = sum(len(p.get("text", "")) for message in question.messages for p in message["content"])
     sizes = [image.size for image in question.images]

@@ -93,7 +93,7 @@ class BuildConfig:
         if self.model is None and self.backend in ("endpoint", "local"):
             raise ValueError(f"The backend {self.backend} needs a model: set model=NAME.")
         if self.model is not None and self.backend in ("exact", "null"):
-            raise ValueError(f"The backend {self.backend} asks no model; leave `model` out.")
+            raise ValueError(f"The backend {self.backend} does not use a model; leave `model` out.")
         if self.samples > 1 and self.asking.temperature == 0:
             raise ValueError(
                 "Several cues of a problem need a temperature above 0, or they would be the same."
@@ -101,7 +101,7 @@ class BuildConfig:
 
     @property
     def store_path(self) -> Path:
-        """The file that replies are kept in."""
+        """The file that replies are stored in."""
         if self.store is None:
             return Path(self.out + ".cues")
         path = Path(self.store)

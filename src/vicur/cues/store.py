@@ -1,4 +1,4 @@
-"""Replies by their key, in an SQLite file: whatever was paid for is kept, and kept once.
+"""Replies by request key in an SQLite file, so that no reply is lost or paid for twice.
 
     sqlite3 train_cues.parquet.cues 'select key, kind, record from replies'
 
@@ -25,7 +25,7 @@ from typing import Any
 APPLICATION = 0x56435552
 """SQLite's application_id of a store ("VCUR"): any other database is left alone."""
 OLD_MAGIC = b"vicur-cues 1\n"
-"""First line of the format before SQLite: a line per record, each behind a checksum of 16 hex digits."""
+"""First line of the format before SQLite: a line per record, each after a checksum of 16 hex digits."""
 _SQLITE = b"SQLite format 3\0"
 _SCHEMA = f"""
 begin;
@@ -40,8 +40,8 @@ create table replies (
 commit;
 """
 _HELD: set[Path] = set()
-"""Stores that this process writes. A second open file of the same process would, when it is closed, release
-SQLite's own locks, so it is refused before it is opened."""
+"""Stores that this process has open for writing. To close a second file descriptor of a store would release
+SQLite's own locks, so none is opened."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +58,23 @@ class Failure:
 
 
 class CueStore:
-    """Replies by their key.
+    """Replies by request key.
 
-    A store in the format before SQLite is converted when it is opened for writing; the old file stays beside
-    it. Opened read-only, no file is changed.
+    A store in the format before SQLite is converted when it is opened for writing; the old file is kept
+    beside it. A read-only store changes no file.
 
     Args:
         path: the file; created if missing.
-        read_only: reads only, which works while another process writes.
+        read_only: open for reading only, which works while another process writes.
 
     Attributes:
         path: path of the store, as given.
-        notes: sentences on faults of the file or changes to it.
+        notes: messages about damage to the file or changes to it.
         cost: total cost of all replies, in the currency of the prices.
         token_ratio: the largest ratio of true to estimated prompt tokens; None before the first reply.
 
     Raises:
-        ValueError: the file is no store, is damaged, or is being written by another process.
+        ValueError: the file is not a store, is damaged, or is being written by another process.
         OSError: it cannot be created or read.
     """
 
@@ -118,7 +118,7 @@ class CueStore:
         self._release()
 
     def record(self, key: str) -> dict[str, Any]:
-        """All that is known about a cue.
+        """Everything that is stored about a cue.
 
         Raises:
             KeyError: there is no cue under this key.
@@ -141,22 +141,22 @@ class CueStore:
         return None if key in self._numbers else self._failures.get(key)
 
     def add(self, key: str, cue: str, *, cost: float = 0.0, **about: Any) -> None:
-        """Keep a cue.
+        """Store a cue.
 
         Args:
             key: key of the request.
             cue: text of the cue.
             cost: cost of this reply.
-            about: further fields, as JSON can hold them.
+            about: further fields, JSON-serialisable.
         """
         self._write({"kind": "cue", "key": key, "cue": cue, "cost": cost, **about})
 
     def add_cost(self, key: str, cost: float, reason: str) -> None:
-        """Keep that a reply was paid for and could not be used."""
+        """Record the cost of a reply that could not be used."""
         self._write({"kind": "unusable", "key": key, "cost": cost, "reason": reason})
 
     def add_failure(self, key: str, reason: str, tries: int) -> None:
-        """Keep that there is no cue under a key, and why."""
+        """Record that there is no cue under a key, and why."""
         self._write({"kind": "failed", "key": key, "reason": reason, "tries": tries})
 
     def _open(self, read_only: bool) -> sqlite3.Connection:
@@ -173,7 +173,7 @@ class CueStore:
         elif any(self.path.with_name(self.path.name + end).exists() for end in ("-wal", "-journal")):
             how = "ro"
         else:
-            how = "ro&immutable=1"  # no process writes: read it without SQLite's files beside it
+            how = "ro&immutable=1"  # no process writes: read it without creating SQLite's side files
         database = _connected(f"{self.path.absolute().as_uri()}?mode={how}")
         try:
             _check(database, self.path)
@@ -194,12 +194,12 @@ class CueStore:
                 damaged += 1
         if damaged:
             self.notes.append(
-                f"The store {self.path} is damaged in {damaged} place(s); the cues there will be asked again."
+                f"The store {self.path} has {damaged} damaged record(s); their cues will be requested again."
             )
 
     def _take(self, record: dict[str, Any], number: int) -> None:
         self.cost += float(record.get("cost", 0.0))
-        if "token_ratio" in record:  # so that a budget holds from the first request of the next run on
+        if "token_ratio" in record:  # so that a budget holds from the next run's first request
             self.token_ratio = max(self.token_ratio or 0.0, float(record["token_ratio"]))
         key = str(record["key"])
         if record["kind"] == "cue":
@@ -213,12 +213,12 @@ class CueStore:
             number = _insert(self._database, record)
         except sqlite3.Error as error:
             raise OSError(
-                errno.EIO, f"the store {self.path} cannot be written: {error}; all before is kept"
+                errno.EIO, f"the store {self.path} cannot be written: {error}; earlier replies are kept"
             ) from error
         self._take(record, number)
 
     def _convert(self) -> None:
-        """Put a database in the place of a file of the old format, which is kept under another name."""
+        """Replace a file of the old format by a database, and keep the old file under another name."""
         kept = self.path.with_name(self.path.name + ".old")
         while kept.exists():
             kept = kept.with_name(kept.name + ".old")
@@ -234,7 +234,7 @@ class CueStore:
         )
 
     def _old_records_in(self, place: str) -> sqlite3.Connection:
-        """A new database with all whole records of a file of the old format."""
+        """A new database with all undamaged records of a file of the old format."""
         database = _connected(place)
         _check(database, self.path)
         lines = self.path.read_bytes()[len(OLD_MAGIC) :].split(b"\n")
@@ -248,8 +248,8 @@ class CueStore:
         database.execute("commit")
         if damaged:
             self.notes.append(
-                f"The store {self.path} had {damaged} damaged or unfinished record(s); the cues there will "
-                "be asked again."
+                f"The store {self.path} had {damaged} damaged or unfinished record(s); their cues will be "
+                "requested again."
             )
         return database
 
@@ -271,7 +271,7 @@ def _locked(path: Path) -> int:
         ValueError: another process, or this one, holds it.
     """
     refused = ValueError(
-        f"Another process is building with the store {path}; wait until it has ended, or give another store."
+        f"Another process is using the store {path}; wait for it to finish, or choose another store."
     )
     while True:
         if path.resolve() in _HELD:
@@ -287,11 +287,11 @@ def _locked(path: Path) -> int:
         except OSError as error:
             os.close(lock)
             raise OSError(error.errno, f"the store {path} cannot be locked: {error.strerror}") from error
-        os.close(lock)  # a conversion has just put another file in its place
+        os.close(lock)  # a conversion has just replaced the file
 
 
 def _head(path: Path, lock: int | None) -> bytes:
-    """The first bytes of a file, as many as the first line of the old format has."""
+    """The first bytes of a file, up to the length of the old format's first line."""
     if lock is not None:
         return os.pread(lock, len(OLD_MAGIC), 0)
     with path.open("rb") as file:
@@ -301,15 +301,18 @@ def _head(path: Path, lock: int | None) -> bytes:
 def _connected(place: str) -> sqlite3.Connection:
     # Without an isolation level, a statement outside "begin" commits by itself.
     database = sqlite3.connect(place, uri=True, isolation_level=None)
-    database.text_factory = lambda raw: raw.decode(errors="replace")  # a damaged text is found by its digest
+    database.text_factory = lambda raw: raw.decode(
+        errors="replace"
+    )  # a damaged text is detected by its digest
     return database
 
 
 def _check(database: sqlite3.Connection, path: Path) -> None:
-    """Make sure that a database is a store and whole; make an empty one a store.
+    """Check that a database is an undamaged store; make an empty one a store.
 
     Raises:
-        ValueError: it is not a store, or damaged.
+        ValueError: it is not a store.
+        sqlite3.DatabaseError: it is damaged.
     """
     (application,) = database.execute("pragma application_id").fetchone()
     (tables,) = database.execute("select count(*) from sqlite_schema").fetchone()
@@ -337,18 +340,18 @@ def _digest(body: bytes) -> str:
 
 
 def _foreign(path: Path) -> ValueError:
-    return ValueError(f"{path} is not a store of cues and was left as it is; give another store.")
+    return ValueError(f"{path} is not a cue store and was left unchanged; choose another store.")
 
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into sentences about the store."""
+    """Turn SQLite's errors into messages about the store."""
     try:
         yield
     except sqlite3.OperationalError as error:
         raise OSError(errno.EIO, f"the store {path} cannot be read: {error}") from error
     except sqlite3.DatabaseError as error:
         raise ValueError(
-            f"The store {path} is damaged ({error}) and was left as it is; rescue what is in it with "
-            f"`sqlite3 {path} .recover`, or give another store."
+            f"The store {path} is damaged ({error}) and was left unchanged; recover its contents with "
+            f"`sqlite3 {path} .recover`, or choose another store."
         ) from error

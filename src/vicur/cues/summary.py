@@ -1,4 +1,4 @@
-"""Progress, result and plan of a build, in sentences."""
+"""Progress, result and plan of a build, as messages to the user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Tick:
 
     Attributes:
         done, count: number of finished problems, and of all problems.
-        rate: problems per second that were asked in this run; 0 before the first.
+        rate: problems answered per second in this run; 0 before the first.
         cost: cost of this run.
         failed: problems that have failed.
     """
@@ -26,14 +26,14 @@ class Tick:
 
     @property
     def note(self) -> str:
-        """The same in a few words, to append to a progress bar."""
+        """A short form to append to a progress bar."""
         failed = f", {self.failed} failed" if self.failed else ""
         cost = f", cost {self.cost:.2f}" if self.cost else ""
         return f"{self.rate:.1f}/s{cost}{failed}"
 
 
 Watch = Callable[[Iterable[Tick], int], Iterable[Tick]]
-"""Goes through the ticks of a build and shows them; `training.progress.Progress.over` is one."""
+"""Iterates over the ticks of a build and shows them, e.g. `vicur.progress.Progress.over`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class FailedProblem:
         id: id of the problem.
         number: number of the missing cue among those of its problem, from 0.
         reason: why the last attempt failed.
-        tries: number of attempts; 0 where the row could not be read.
+        tries: number of attempts; 0 if the row could not be read.
     """
 
     row: int
@@ -62,7 +62,7 @@ class BuildSummary:
     Attributes:
         problems: number of problems to process.
         asked: cues generated in this run.
-        kept: cues that were in the store before.
+        kept: cues that were already in the store.
         failed: cues that could not be generated.
         bad_rows: unreadable rows.
         requests: requests sent in this run.
@@ -73,8 +73,8 @@ class BuildSummary:
         stopped: why the build stopped early; None if it did not.
         out: the output; None if it was not written.
         failed_file: the list of failed problems; None if there are none.
-        store: file that the replies are kept in.
-        notes: further remarks.
+        store: file that the replies are stored in.
+        notes: further messages.
     """
 
     problems: int
@@ -100,8 +100,8 @@ class BuildSummary:
             f"{self.problems} problems: generated {self.asked} cues, reused {self.kept}, failed "
             f"{len(self.failed)}.",
             f"{self.requests} requests with {self.prompt_tokens} prompt tokens and {self.completion_tokens} "
-            f"completion tokens in {self.seconds:.1f} s; cost {self.cost:.4f}, including earlier runs "
-            f"{self.total_cost:.4f}.",
+            f"completion tokens in {self.seconds:.1f} s; cost {self.cost:.4f}, or "
+            f"{self.total_cost:.4f} including earlier runs.",
         ]
         lines += self.notes
         if self.bad_rows:
@@ -132,7 +132,7 @@ class BuildPlan:
         problems: number of problems to process.
         bad_rows: unreadable rows.
         cues: number of cues in all.
-        kept: cues that are in the store already.
+        kept: cues that are already in the store.
         prompt_tokens: estimated prompt tokens of the others, each asked once.
         completion_tokens: upper bound on their completion tokens.
         cost: estimated cost if all replies have that length.
@@ -151,7 +151,7 @@ class BuildPlan:
     def sentences(self) -> list[str]:
         """The plan as sentences."""
         return [
-            f"{self.problems} problems, {self.cues} cues, of which {self.kept} are in the store already.",
+            f"{self.problems} problems, {self.cues} cues, {self.kept} of them already in the store.",
             f"Requests to send: {self.cues - self.kept}, with about {self.prompt_tokens} prompt tokens and "
             f"at most {self.completion_tokens} completion tokens; cost at most about {self.cost:.4f}.",
             "The first request:",

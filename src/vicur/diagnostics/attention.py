@@ -50,7 +50,7 @@ def sink_attention(
 def mass_in_boxes(
     attention: Float[Tensor, "rows columns"], boxes: Sequence[Box], size: tuple[int, int]
 ) -> float:
-    """Share of an attention map, 0-1, that lies in the cells whose middle is in a box.
+    """Share of an attention map, 0-1, that falls on cells whose centre is in a box.
 
     Args:
         attention: attention weights that sum to 1.

@@ -1,4 +1,4 @@
-"""Hint leakage: does the student speak of a hint that it was never shown?"""
+"""Hint leakage: does the student mention a hint that it was never shown?"""
 
 from __future__ import annotations
 

@@ -140,8 +140,8 @@ class MeasuredProblem:
 class PromptMeter:
     """Measures the prompts of problems, for each model that reads them.
 
-    If no reader has a limit, only some problems are measured, at even distances: at least `sampled`, or all if
-    there are fewer.
+    If no reader has a limit, only some problems are measured, at even distances: at least `sampled`, or all
+    if there are fewer.
 
     Args:
         readers: the models.

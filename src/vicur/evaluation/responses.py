@@ -1,9 +1,9 @@
-"""Responses of an evaluation, stored as they come.
+"""Responses of an evaluation, stored as they are generated.
 
 While an evaluation runs, `OUTPUT.parquet.responses.jsonl` gets a line for each response: first the settings
 that the responses depend on, then {"id", "digest", "response", "response_ids", "finish_reason"}. When the
-evaluation is done, OUTPUT.parquet takes over all of them, with the same settings in its metadata, and the
-line file is removed. Either file lets a later run with the same settings resume.
+evaluation is done, all responses move to OUTPUT.parquet, with the same settings in its metadata, and the
+JSONL file is removed. A later run with the same settings can resume from either file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class StoredResponse:
         id: id of the problem.
         digest: digest of what the model was shown (`data.digests.shown_digest`).
         response: the model's turn as text, with the `<think>` that the prompt may have opened for it.
-        response_ids: its tokens, stop token included.
+        response_ids: its token ids, stop token included.
         finish_reason: "stop", or "length" where it was cut off.
     """
 
@@ -52,16 +52,16 @@ class ResponseStore:
 
     Args:
         output: the parquet file; None to keep nothing.
-        identity: all settings that the responses depend on, as JSON can hold them.
+        identity: all settings that the responses depend on, JSON-serialisable.
         overwrite: whether stored responses that do not belong to this evaluation are discarded.
 
     Attributes:
-        notes: sentences about what was found in the files.
+        notes: messages about the state of the files.
 
     Raises:
-        ValueError: the files hold something else, or responses of other settings, or another process is
+        ValueError: the files hold something else or responses under other settings, or another process is
             writing them.
-        OSError: a file cannot be made or read.
+        OSError: a file cannot be created or read.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ResponseStore:
 
     @property
     def lines_path(self) -> Path:
-        """The file that responses are added to as they come."""
+        """The JSONL file that responses are appended to."""
         assert self.output is not None
         return self.output.with_name(f"{self.output.name}.responses.jsonl")
 
@@ -103,7 +103,7 @@ class ResponseStore:
         return self._responses.get(problem)
 
     def add(self, responses: Sequence[StoredResponse]) -> None:
-        """Keep responses; they are on their way to the disk when this returns.
+        """Store responses; they are written to the JSONL file, if there is an output, when this returns.
 
         Raises:
             OSError: they cannot be written. All responses before them can still be read.
@@ -126,11 +126,11 @@ class ResponseStore:
         self._take(responses)
 
     def discard(self, problem: str) -> None:
-        """Forget a response, e.g. because the problem has changed."""
+        """Remove a response, e.g. because the problem has changed."""
         del self._responses[problem]
 
     def finish(self, table: pa.Table) -> None:
-        """Write the output, which must hold all responses, and remove the file of lines.
+        """Write the output, which must hold all responses; `close` then removes the JSONL file.
 
         Raises:
             OSError: it cannot be written; the message says where the responses are.
@@ -145,13 +145,13 @@ class ResponseStore:
             )
         except OSError as error:
             raise OSError(
-                f"{error} All responses are kept in {self.lines_path} too: rerun the same command to write "
-                "the output without asking the model again."
+                f"{error} All responses are also in {self.lines_path}: rerun the same command to write the "
+                "output without running the model again."
             ) from error
         self._lines = 0
 
     def close(self) -> None:
-        """Close the file; without a response in it, it is removed."""
+        """Close the JSONL file, and remove it if it holds no response."""
         if self._file < 0:
             return
         if not self._lines:
@@ -168,16 +168,16 @@ class ResponseStore:
         try:
             schema = pq.read_schema(output)
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{output} exists and is not a parquet file; give another output.") from error
+            raise ValueError(f"{output} exists and is not a parquet file; choose another output.") from error
         written = (schema.metadata or {}).get(METADATA)
         if written is None or not set(COLUMNS) <= set(schema.names):
             if self.overwrite:
                 return []
             raise ValueError(
-                f"{output} exists and was not written by this command; give another output, or "
+                f"{output} exists and was not written by this command; choose another output, or set "
                 "overwrite=true."
             )
-        if not self._is_ours(output, json.loads(written)):
+        if not self._matches(output, json.loads(written)):
             return []
         rows = pq.read_table(output, columns=list(COLUMNS)).to_pylist()
         return [StoredResponse(**row) for row in rows if row["response"] is not None]
@@ -200,11 +200,11 @@ class ResponseStore:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise OSError(f"{path} cannot be locked: {error.strerror}.") from error
             raise ValueError(
-                f"Another process is writing {path}; wait until it has ended, or give another output."
+                f"Another process is writing {path}; wait for it to finish, or choose another output."
             ) from error
 
     def _read_lines(self, path: Path) -> None:
-        """Take in what is there, cut off a line that broke off, and write the first line of an empty file."""
+        """Read the stored responses, cut off an incomplete last line, and start an empty file."""
         with open(self._file, "rb", closefd=False) as file:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -220,9 +220,10 @@ class ResponseStore:
             responses = [StoredResponse(**json.loads(line)) for line in lines]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path} does not hold responses of an evaluation; give another output, or overwrite=true."
+                f"{path} does not hold responses of an evaluation; choose another output, or set "
+                "overwrite=true."
             ) from error
-        if self._is_ours(path, settings):
+        if self._matches(path, settings):
             self._lines = len(responses)
             self._take(responses)
         else:
@@ -232,16 +233,16 @@ class ResponseStore:
     def _write_settings(self) -> None:
         _append(self._file, json.dumps({"settings": self.identity}).encode() + b"\n")
 
-    def _is_ours(self, path: Path, written: Mapping[str, Any]) -> bool:
-        """Whether responses were stored with our settings; others must be meant to be discarded."""
+    def _matches(self, path: Path, written: Mapping[str, Any]) -> bool:
+        """Whether responses were stored under the current settings; others may only be discarded."""
         for name in dict.fromkeys([*self.identity, *written]):
             before, now = written.get(name), self.identity.get(name)
             if before != now and self.overwrite:
                 return False
             if before != now:
                 raise ValueError(
-                    f"{path} holds responses of another evaluation: {name} was {before!r} and is {now!r} "
-                    "now. Give another output, or overwrite=true to discard them."
+                    f"{path} holds responses of another evaluation: {name} was {before!r} and is now "
+                    f"{now!r}. Choose another output, or set overwrite=true to discard them."
                 )
         return True
 

@@ -50,7 +50,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Settings for asking a model."""
+    """Settings for sampling a model's responses."""
 
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0))
     """Sampling of the responses; greedy unless set otherwise."""
@@ -71,7 +71,7 @@ class Answer:
     Attributes:
         id: id of the problem.
         gold: its gold answer.
-        stored: the response; None where the problem could not be asked.
+        stored: the response; None if the model was not asked.
         verdict: the grader's verdict.
     """
 
@@ -132,7 +132,7 @@ class Evaluation:
 
     @property
     def graded(self) -> list[bool]:
-        """Whether each response is right, of those that can be graded."""
+        """Whether each response that can be graded is right."""
         return [value for value in self.correct if value is not None]
 
     @property
@@ -146,17 +146,17 @@ class Evaluation:
 
     @property
     def leakage(self) -> HintLeakage:
-        """The whole word "hint" in the responses."""
+        """Counts of the whole word "hint" in the responses."""
         return hint_leakage(self.responses)
 
     @property
     def truncated(self) -> int:
-        """Responses that were cut off at the limit on their length."""
+        """Number of responses that were cut off at the length limit."""
         return sum(stored.finish_reason == "length" for stored in self.stored)
 
     @property
     def unextracted(self) -> int:
-        """Graded responses in which no answer was found; they count as wrong."""
+        """Number of graded responses in which no answer was found; they count as wrong."""
         return sum(answer.verdict.lacks_answer for answer in self.answers)
 
     @property
@@ -195,12 +195,12 @@ def evaluate(
     Args:
         loaded: the model.
         samples: the problems.
-        config: settings for asking the model.
-        progress: shows how far it is; silent if not given.
+        config: settings for sampling the responses.
+        progress: progress bar; silent if not given.
         view: what the model is shown; the plain problem if not given.
         grader: grades the responses; one with default settings if not given.
-        limits: on the pixels of what it is shown; the checkpoint's own if not given.
-        skip_bad_rows: whether a problem whose image turns out unreadable is left out, or an error.
+        limits: pixel limits of what it is shown; the checkpoint's own if not given.
+        skip_bad_rows: whether a problem with an unreadable image is left out instead of raising an error.
 
     Raises:
         BadRowError: an image or video cannot be decoded, and such rows are not skipped.
@@ -241,7 +241,7 @@ def resume_evaluation(
 
 
 class _Evaluating:
-    """One evaluation while it runs."""
+    """An evaluation in progress."""
 
     def __init__(
         self,
@@ -257,13 +257,13 @@ class _Evaluating:
         self.unasked: dict[int, Answer] = {}
 
     def reuse(self, progress: Progress) -> list[int]:
-        """Grade the responses that are stored already; the numbers of the problems that have none."""
+        """Grade the stored responses, and return the indices of the problems without one."""
         if not len(self.store):
             return list(range(len(self.samples)))
         names = self._names()
         known = set(names)
         for problem_id in [problem_id for problem_id in self.store if problem_id not in known]:
-            self._other_problem(problem_id, "is not among the problems to evaluate now")
+            self._discard(problem_id, "is not among the problems to evaluate now")
         missing: list[int] = []
         bar = Progress("checking stored responses", progress.console, transient=True)
         for index, name in bar.over(enumerate(names), len(names)):
@@ -277,7 +277,7 @@ class _Evaluating:
             if stored.digest == shown_digest(self.view.show(sample)):
                 self._grade(index, sample, stored)
             else:
-                self._other_problem(name, "has changed since")
+                self._discard(name, "has changed since")
                 missing.append(index)
         return missing
 
@@ -309,7 +309,7 @@ class _Evaluating:
                 self._grade(index, sample, response)
 
     def _stored(self, rollouts: Rollouts) -> list[StoredResponse]:
-        """The one response to each problem as it is stored."""
+        """The response to each problem, in the form that is stored."""
         triples = zip(rollouts.samples, rollouts.flat_texts, rollouts.flat_responses, strict=True)
         return [
             StoredResponse(
@@ -334,7 +334,7 @@ class _Evaluating:
                 yield index, sample
 
     def _sample(self, index: int) -> Sample | None:
-        """A problem; None, and a note of it, where it turns out unreadable."""
+        """A problem; None if it cannot be read, which is recorded."""
         if index in self.unasked:
             return None
         try:
@@ -351,11 +351,11 @@ class _Evaluating:
         verdict = verdict_of(self.grader, sample, stored.response)
         self.answers[index] = Answer(sample.id, sample.answer, stored, verdict)
 
-    def _other_problem(self, problem: str, reason: str) -> None:
+    def _discard(self, problem: str, reason: str) -> None:
         if not self.store.overwrite:
             raise ValueError(
-                f"{self.store.output} holds a response to problem {problem}, which {reason}. Give another "
-                "output, or overwrite=true to discard it."
+                f"{self.store.output} holds a response to problem {problem}, which {reason}. Choose another "
+                "output, or set overwrite=true to discard it."
             )
         self.store.discard(problem)
 

@@ -56,13 +56,13 @@ class EvaluationSettings:
 
     @property
     def config(self) -> EvaluationConfig:
-        """Settings for asking the model."""
+        """Settings for sampling the responses."""
         return EvaluationConfig(self.sampling, self.prompts_per_batch, self.seed)
 
     def identity(self) -> dict[str, Any]:
-        """Everything but the problems that decides what the model responds, by setting.
+        """All settings that the model's responses depend on, except the problems.
 
-        Problems are not part of it: each stored response names its own, with a digest of its content.
+        The problems are left out because each stored response has the id and a digest of its own problem.
         """
         limits = self.data.pixel_limits()
         folder = Path(resolve_checkpoint(self.model))

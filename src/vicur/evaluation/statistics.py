@@ -30,7 +30,7 @@ def accuracy_interval(correct: Sequence[bool]) -> Estimate:
     """
     if not correct:
         raise ValueError("An accuracy needs at least one graded problem.")
-    from scipy import stats  # here, as it takes time and memory that most commands do not need
+    from scipy import stats  # imported here: it is slow, and most commands do not need it
 
     result = stats.binomtest(int(sum(correct)), len(correct))
     interval = result.proportion_ci(LEVEL, method="wilson")
@@ -46,24 +46,24 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     if len(values) < 2:
         raise ValueError("An interval over seeds needs at least two seeds.")
     mean = float(np.mean(values))
-    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    standard_error = float(np.std(values, ddof=1)) / len(values) ** 0.5
     from scipy import stats
 
-    reach = spread * float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1))
-    return Estimate(mean, mean - reach, mean + reach)
+    half_width = standard_error * float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1))
+    return Estimate(mean, mean - half_width, mean + half_width)
 
 
 def paired_difference(
-    ours: Sequence[bool], theirs: Sequence[bool], *, resamples: int = 4000, seed: int = 0
+    correct: Sequence[bool], baseline: Sequence[bool], *, resamples: int = 4000, seed: int = 0
 ) -> Estimate:
-    """Difference of two accuracies on the same problems, in points, with a paired bootstrap.
+    """Accuracy minus that of a baseline on the same problems, in points, with a paired bootstrap.
 
     Raises:
-        ValueError: the two are not of the same length, or empty.
+        ValueError: the two differ in length or are empty.
     """
-    if len(ours) != len(theirs) or not ours:
-        raise ValueError(f"Paired results must match: {len(ours)} and {len(theirs)} problems.")
-    gained = np.array(ours, dtype=int) - np.array(theirs, dtype=int)
+    if len(correct) != len(baseline) or not correct:
+        raise ValueError(f"Paired results must match: {len(correct)} and {len(baseline)} problems.")
+    gained = np.array(correct, dtype=int) - np.array(baseline, dtype=int)
     # A resample is determined by the counts of problems lost, unchanged and gained: a multinomial draw.
     shares = np.bincount(gained + 1, minlength=3) / len(gained)
     counts = np.random.default_rng(seed).multinomial(len(gained), shares, size=resamples)

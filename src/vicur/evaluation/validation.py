@@ -38,11 +38,11 @@ class ValidationConfig:
         if self.problems is not None and self.problems < len(source):
             source = source.select(range(self.problems))
         if all(answer is None for answer in source.column("answer")):
-            raise ValueError(f"validation.data={self.data}: no problem has an answer to grade by.")
+            raise ValueError(f"validation.data={self.data}: no problem has an answer to grade against.")
         return source
 
     def evaluation(self, max_new_tokens: int, seed: int) -> EvaluationConfig:
-        """Settings for asking the student.
+        """Settings for sampling the student's responses.
 
         Args:
             max_new_tokens: maximum length of a training response.

@@ -18,8 +18,8 @@ class Verdict:
         reward: the reward as a number.
         extracted: the answer that was found in the response; None if none was looked for or found.
         lacks_answer: whether it counts as wrong because no answer was found in it.
-        kind: why it is not part of the accuracy, in the words that are counted; None where it is.
-        excluded: the same with details of this problem.
+        kind: why it does not count towards the accuracy, as a category; None if it counts.
+        excluded: the same reason with details of this problem.
     """
 
     correct: bool | None = None

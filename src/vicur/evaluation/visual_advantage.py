@@ -1,4 +1,4 @@
-"""Visual advantage of given responses, measured by running a model."""
+"""Measures the visual advantage of responses by running a model on them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vicur.scoring.terms import visual_advantage
 def measure_visual_advantage(
     scorer: Scorer, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], ratio: float = 0.1
 ) -> Float[Tensor, " N"]:
-    """a_t of every response token in the eyes of any model (VA-OPD eq. 2, figures 1 and 6).
+    """a_t of every response token under any model (VA-OPD eq. 2, figures 1 and 6).
 
-    The teacher as scorer asks whether a student writes what can only be known by looking; the student
-    itself as scorer asks whether it looks.
+    With the teacher as scorer, this measures whether a student writes what can only be known from the
+    image; with the student itself, whether it uses the image.
 
     Args:
         scorer: the model.

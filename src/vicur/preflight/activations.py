@@ -1,7 +1,7 @@
 """Memory of a Qwen3-VL forward pass, in bytes, from the model's configuration.
 
-"Kept" is what autograd saves for the backward pass; `tests/preflight/test_memory.py` holds these sums to what
-autograd really saves. "Passing" is what exists at once inside the widest layer of a pass without gradient.
+"Kept" is what autograd saves for the backward pass; `tests/preflight/test_memory.py` compares these sums with
+what autograd really saves. "Passing" is what is in memory at once inside a layer, in a pass without gradient.
 
 A text token goes through the decoder, a patch through the vision tower. A visual token is `merge**2` patches.
 """
@@ -24,7 +24,7 @@ def kept_by_text_layer(text: Any, size: int) -> int:
     width, feed_forward = text.hidden_size, text.intermediate_size
     queries = text.num_attention_heads * text.head_dim
     keys = text.num_key_value_heads * text.head_dim
-    normed = 2 * width + queries + keys  # two norms of the layer, one each of queries and keys
+    normed = 2 * width + queries + keys  # the layer's two norms, and those of queries and keys
     inputs = 2 * width + queries  # of the projections to q, k, v; of the MLP; back from attention
     attention = queries + 2 * keys
     gated = 4 * feed_forward  # gate, its SiLU, up, and their product
@@ -33,8 +33,10 @@ def kept_by_text_layer(text: Any, size: int) -> int:
 
 def kept_by_vision_block(vision: Any, size: int) -> int:
     """Bytes that a block of the vision tower keeps of one patch."""
-    norms = 4  # inputs and results of two
-    attention = 3 + 2 + 1 + 1  # q, k, v as projected, q and k as rotated, what comes out, and that joined
+    norms = 4  # inputs and outputs of both
+    attention = (
+        3 + 2 + 1 + 1
+    )  # projected q, k, v; rotated q, k; the output per head; the same with heads joined
     return int(size * ((norms + attention) * vision.hidden_size + 2 * vision.intermediate_size))
 
 
@@ -58,5 +60,5 @@ def passing_vision_block(vision: Any, size: int) -> int:
 
 
 def pixel_numbers(vision: Any) -> int:
-    """Numbers of one patch as the processor hands it over."""
+    """Number of values in one patch as the processor returns it."""
     return int(vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)

@@ -1,6 +1,6 @@
 """Checks before the first step that the teacher sees what it should, and the student nothing else.
 
-Each check is one of the ways in which distillation goes wrong while the loss looks fine: a teacher
+Each check covers one way in which distillation goes wrong while the loss looks fine: a teacher
 scored without the image, response tokens shifted between views, a hint in the student's prompt, a
 teacher whose distribution is uniform. They run the real models on a few of the real problems.
 """
@@ -32,11 +32,11 @@ from vicur.scoring.terms import entropy
 PROBLEMS = 2
 """Number of problems that the models are run on."""
 RESPONSE_TOKENS = 24
-"""Length of the responses that the checks are made on."""
+"""Maximum length of the responses that the checks use, in tokens."""
 SAME = 1e-4
-"""Nats a token. Two readings of one distribution differ by less."""
+"""Nats per token: two passes over the same prompt differ by less."""
 SEES = 1e-3
-"""Nats a token. With the image and without it, a teacher that sees differs by more."""
+"""Nats per token: removing the image changes the predictions of a teacher that sees it by more."""
 UNIFORM = 0.98
 """Entropy, as a share of log V, at or above which a model counts as untrained."""
 LONG = 20
@@ -45,12 +45,12 @@ chance."""
 
 
 class PreflightError(ValueError):
-    """A run that must not begin."""
+    """A check failed, so the run must not start."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         name: name of the check.
@@ -78,10 +78,10 @@ class Preflight:
     teacher_prompt: str | None
 
     def raise_if_failed(self) -> None:
-        """Stop here if a check failed.
+        """Raise an error if a check failed.
 
         Raises:
-            PreflightError: naming the first check that failed, with its finding.
+            PreflightError: a check failed; the message names the first one and its finding.
         """
         for check in self.checks:
             if check.passed is False:
@@ -97,7 +97,7 @@ def run_preflight(
     fitting: Sequence[Check] = (),
     text_only: bool = False,
 ) -> Preflight:
-    """Run the models on a few problems and make all checks.
+    """Run all checks, with the models on a few problems.
 
     No model is run if a check that needs none has failed.
 
@@ -108,7 +108,7 @@ def run_preflight(
         teacher: its teacher; None without one.
         needs: needs of the objective.
         fitting: results of `check_lengths`.
-        text_only: whether problems without media are meant.
+        text_only: whether problems without media are intended.
     """
     problems = _problems_to_check(samples)
     checks = _Checks(problems, student, teacher, needs, text_only)
@@ -126,7 +126,7 @@ def run_preflight(
 
 
 def check_lengths(who: str, sizes: PromptSizes, positions: int, max_new_tokens: int) -> Check:
-    """Check without running a model that prompt and response lie within the positions that it knows.
+    """Check, without running the model, that prompt and response fit its positions.
 
     Args:
         who: the model: "student" or "teacher".
@@ -139,7 +139,7 @@ def check_lengths(who: str, sizes: PromptSizes, positions: int, max_new_tokens: 
         return Check(
             name,
             True,
-            f"at most {longest} tokens in {sizes.problems} prompts and {max_new_tokens} new ones, of "
+            f"longest of {sizes.problems} prompts {longest} tokens, plus {max_new_tokens} new tokens, of "
             f"{positions} positions",
         )
     if max_new_tokens >= positions or longest <= max_new_tokens:
@@ -179,7 +179,7 @@ class _Checks:
         return _respond(self.student, self.samples)
 
     def by_models(self) -> Iterator[Check]:
-        """The checks on what the models say."""
+        """The checks that need the models."""
         yield self.student_sees_no_privilege()
         yield self.working_order("student", self.student)
         if self.teacher is None:
@@ -192,21 +192,21 @@ class _Checks:
         yield self.same_response()
 
     def problems_have_media(self) -> Check:
-        """There is something to look at."""
+        """Check that there are images or videos, unless the data is meant to have none."""
         name = "problems have images"
         if self.has_media:
-            return Check(name, True, f"the first {len(self.samples)} with an image or video are looked at")
+            return Check(name, True, f"checking the first {len(self.samples)} with an image or video")
         if self.text_only:
             return Check(name, None, "data.text_only=true")
         return Check(
             name,
             False,
-            "no problem has an image or a video. See what was read with vicur data inspect, name the column "
-            "with data.columns.images=..., or set data.text_only=true if that is meant.",
+            "no problem has an image or a video. Run vicur data inspect to see what was read, name the "
+            "column with data.columns.images=..., or set data.text_only=true if that is intended.",
         )
 
     def student_sees_no_privilege(self) -> Check:
-        """Every prompt of the student stays the same when answer and privileges are taken away."""
+        """Check that removing answer and privileges changes no prompt of the student."""
         name = "no privilege reaches the student"
         views = {look.view for look in self.needs.looks if look.who == "student"} | {Plain()}
         for sample in self.samples:
@@ -222,7 +222,7 @@ class _Checks:
                         return Check(
                             name,
                             False,
-                            f"the problem {sample.id} itself holds its {kind}; the data must keep it apart.",
+                            f"the prompt of problem {sample.id} contains its {kind}; remove it there.",
                         )
         return Check(name, True, f"{len(views)} view(s) of {len(self.samples)} problem(s)")
 
@@ -232,53 +232,53 @@ class _Checks:
         name, view = "the teacher is shown its privilege", self.teacher.view
         if view == Plain():
             return Check(name, None, "the recipe gives it none")
-        having = [sample for sample in self.samples if view.applies(sample)]
-        if not having:
-            return Check(name, None, f"none of the problems looked at has what {view.name} shows")
-        if any(view.show(sample) == Plain().show(sample) for sample in having):
+        applicable = [sample for sample in self.samples if view.applies(sample)]
+        if not applicable:
+            return Check(name, None, f"none of the checked problems has what {view.name} shows")
+        if any(view.show(sample) == Plain().show(sample) for sample in applicable):
             return Check(
-                name, False, f"the view {view.name} shows the teacher nothing more than the student."
+                name, False, f"the view {view.name} shows the teacher no more than the student sees."
             )
-        return Check(name, True, f"{view.name}, on {len(having)} of {len(self.samples)} problem(s)")
+        return Check(name, True, f"{view.name}, on {len(applicable)} of {len(self.samples)} problem(s)")
 
     def working_order(self, who: str, scorer: Scorer) -> Check:
-        """The distributions are finite and not uniform."""
+        """Check that the distributions are finite and not uniform."""
         name = f"{who} in working order"
         reading = scorer.reading(torch.cat(self.responses))
         term = Term("entropy", lambda block: entropy(block.log_p_CV))
         mean = float(observed_terms(self._scores(scorer, Plain()), reading, [term], {})[0].mean())
         most = math.log(len(reading.kept_V))
         if math.isfinite(mean) and mean < UNIFORM * most:
-            return Check(name, True, f"entropy {mean:.2f} of at most {most:.2f} nats a token")
+            return Check(name, True, f"entropy {mean:.2f} of at most {most:.2f} nats per token")
         return Check(
             name,
             False,
-            f"its entropy is {mean:.2f} nats a token, a uniform guess has {most:.2f}: no weights?",
+            f"its entropy is {mean:.2f} nats per token, a uniform one {most:.2f}. Are its weights trained?",
         )
 
     def same_view_twice(self) -> Check:
-        """Reading the same thing twice gives the same."""
+        """Check that two passes over the same prompt agree."""
         assert self.teacher is not None
         kl = self._kl(*(self._scores(self.teacher.scorer, Plain()) for _ in range(2)))
         if kl < SAME:
-            return Check("same view twice", True, f"KL {kl:.1e} nats a token")
+            return Check("same view twice", True, f"KL {kl:.1e} nats per token")
         return Check(
             "same view twice",
             False,
-            f"two readings of one prompt by the teacher differ by {kl:.1e} nats a token; is dropout on?",
+            f"two passes of the teacher over one prompt differ by {kl:.1e} nats per token; is dropout on?",
         )
 
     def same_weights(self) -> Check:
-        """A self-teacher under the student's view says what the student says."""
+        """Check that a self-teacher under the student's view predicts what the student predicts."""
         assert self.teacher is not None
         name = "same weights, same view"
         if not _same_function(self.teacher.loaded, self.student.loaded):
             return Check(name, None, "the teacher is another model, or the student's recovery is trained")
         kl = self._kl(self._scores(self.student, Plain()), self._scores(self.teacher.scorer, Plain()))
         if kl < SAME:
-            return Check(name, True, f"KL {kl:.1e} nats a token")
+            return Check(name, True, f"KL {kl:.1e} nats per token")
         return Check(
-            name, False, f"the self-teacher differs from the student by {kl:.1e} nats a token at the start."
+            name, False, f"the self-teacher differs from the student by {kl:.1e} nats per token at the start."
         )
 
     def teacher_sees(self) -> Check:
@@ -290,16 +290,16 @@ class _Checks:
         seeing, blind = (self._scores(self.teacher.scorer, view) for view in (Plain(), Blind()))
         kl = self._kl(seeing, blind)
         if kl > SEES:
-            return Check(name, True, f"KL to its blind view {kl:.3f} nats a token")
+            return Check(name, True, f"KL to its blind view {kl:.3f} nats per token")
         return Check(
             name,
             False,
-            f"with the image and without it the teacher says the same (KL {kl:.1e} nats a token). Does its "
-            "processor hand the pixels over, and can the checkpoint see?",
+            f"the teacher predicts the same with and without the image (KL {kl:.1e} nats per token). Does "
+            "its processor return pixel values, and is its vision tower trained?",
         )
 
     def same_response(self) -> Check:
-        """All views lead up to the same response tokens."""
+        """Check that every view has the same response tokens."""
         assert self.teacher is not None
         looks = {(look.who, look.view or self.teacher.view) for look in self.needs.looks}
         looks |= {("student", Plain()), ("teacher", self.teacher.view)}
@@ -310,10 +310,10 @@ class _Checks:
                 sequences = scorer.sequences(
                     scorer.encode(self.samples, view), [[ids] for ids in self.responses]
                 )
-            except AssertionError as error:  # the builders of sequences and prompts assert it
+            except AssertionError as error:  # from the builders of sequences and prompts
                 return Check("same response in every view", False, f"{who}, {view.name}: {error}.")
             if not torch.equal(sequences.response_ids.cpu(), expected):
-                return Check("same response in every view", False, f"{who}, {view.name}: other tokens.")
+                return Check("same response in every view", False, f"{who}, {view.name}: different tokens.")
         return Check("same response in every view", True, f"{len(expected)} tokens under {len(looks)} looks")
 
     def _scores(self, scorer: Scorer, view: View) -> Scores:
@@ -350,7 +350,7 @@ def _respond(student: Scorer, samples: Sequence[Sample]) -> list[Tensor]:
 
 
 def _same_function(teacher: LoadedModel, student: LoadedModel) -> bool:
-    """Whether both must say the same: a self-teacher, and no recovery that acts in one of them only."""
+    """Whether both must predict the same: a self-teacher, with no recovery active in only one of them."""
     if teacher.processor is not student.processor:
         return False
     recovery = student.recovery

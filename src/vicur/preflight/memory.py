@@ -1,8 +1,8 @@
 """Estimates the memory of a run before its first forward pass.
 
-Weights, optimizer states and the problems of a step are there all the time; sampling, scoring, update and
-optimizer step follow one another, and the largest of them counts. Every phase is taken at its worst: the
-longest prompt in the batch, responses of the full length. `benchmarks/memory.py` compares the sums with
+Weights, optimizer states and the problems of a step are resident throughout; sampling, scoring, update and
+optimizer step run one after another, and the largest of them counts. Every phase is estimated at its worst:
+the longest prompt in the batch, responses of the full length. `benchmarks/memory.py` compares the sums with
 measured peaks.
 """
 
@@ -40,8 +40,8 @@ PROCESS = int(0.85 * 2**30)
 BLOCK_TENSORS = 12
 """Tensors of the size of a block that a term keeps while its gradient is computed."""
 SAMPLING_BYTES = 44
-"""Bytes for each word that may be sampled next, of each response being decoded: logits and log-probabilities
-in float32, the penalty's mask, and their cumulative sum in float64."""
+"""Bytes per candidate for the next token and per response being decoded: logits and log-probs in float32, the
+penalty's mask, and their cumulative sum in float64."""
 
 Bytes = int | float
 
@@ -55,7 +55,7 @@ class Workload:
     """The sizes of a step.
 
     Attributes:
-        prompts: problems of a rollout batch.
+        prompts: problems in a rollout batch.
         group_size: responses to each prompt.
         student: sizes of the student's prompts.
         teacher: the teacher's prompts; None without a teacher.
@@ -63,8 +63,8 @@ class Workload:
         micro_batch: prompts with a graph in memory together.
         scoring_batch: prompts in one pass without gradient.
         decoding_batch: prompts that are decoded together.
-        writer: whose responses these are.
-        checkpointing: whether layers are computed again in the backward pass.
+        writer: source of the responses.
+        checkpointing: whether layers are recomputed in the backward pass.
     """
 
     prompts: int
@@ -80,11 +80,11 @@ class Workload:
 
     @property
     def generated(self) -> int:
-        """Response tokens of a step, at most."""
+        """Maximum number of response tokens in a step."""
         return self.prompts * self.group_size * self.response_tokens
 
     def scored(self, needs: Needs) -> int:
-        """Tokens that models read in a step, at most: each look once, and the student with gradient."""
+        """Maximum number of tokens that models read in a step: each look, and the student with gradient."""
         looks = {(look.who, look.view) for look in needs.looks} | {("student", None)}
         mean = {"student": self.student.mean_tokens, "teacher": self.sizes("teacher").mean_tokens}
         return round(
@@ -110,7 +110,7 @@ class MemoryEstimate:
 
     @property
     def largest(self) -> Phase:
-        """The phase that needs most."""
+        """The phase that needs the most memory."""
         return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
 
     @property
@@ -143,13 +143,13 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
         "student's weights": _bytes(model.parameters())
         + sum(FLOAT * p.numel() for p in trained if p.dtype != torch.float32),
         "AdamW's moments": 2 * FLOAT * count,
-        "teacher's weights": _of_teacher(teacher, model),
+        "teacher's weights": _teacher_weights(teacher, model),
     }
     if student.device.type == "cpu":
         resident |= {"Python and its libraries": PROCESS, "problems of a step": _problems(model, needs, work)}
     distributions = _distributions(model, teacher, needs, work)
     update = _update(student, work)
-    # glibc keeps freed blocks below 32 MiB for itself: the update's are still resident in the step after it.
+    # glibc does not return freed blocks below 32 MiB: the update's stay resident in the optimizer step.
     held = sum(update.values()) if student.device.type == "cpu" else 0.0
     phases: dict[Phase, dict[str, Bytes]] = {
         "sampling": _sampling(student, teacher, work),
@@ -190,7 +190,7 @@ def _batch(scorer: Scorer, sizes: PromptSizes, prompts: int, group_size: int, re
     """Prompts with their responses, all padded to the longest."""
     lengths = [response_tokens] * group_size
     width = scorer.responses_per_sequence(sizes.most_tokens, lengths) if group_size else 1
-    sequences = -(-group_size // width) if group_size else 1  # of one prompt
+    sequences = -(-group_size // width) if group_size else 1  # per prompt
     length = sizes.most_tokens + width * response_tokens
     visual = sequences * sizes.visual_of(prompts)
     merged = scorer.policy.model.config.vision_config.spatial_merge_size**2
@@ -218,7 +218,7 @@ def _update(student: Scorer, work: Workload) -> dict[str, Bytes]:
 
 
 def _kept_text(model: Any, checkpointing: bool) -> Bytes:
-    """Bytes of one token in the graph."""
+    """Bytes per token in the graph."""
     text, size = model.config.text_config, model.dtype.itemsize
     layer = kept_by_text_layer(text, size)
     last_norm = (FLOAT + size) * text.hidden_size
@@ -247,7 +247,7 @@ def _pixel_bytes(model: Any) -> int:
 
 
 def _passing(model: Any, batch: _Batch) -> Bytes:
-    """Bytes inside the widest layer; tower and language model follow one another."""
+    """Bytes inside the widest layer; tower and language model run one after another."""
     text, vision, size = model.config.text_config, model.config.vision_config, model.dtype.itemsize
     return max(
         batch.tokens * passing_text_layer(text, size), batch.patches * passing_vision_block(vision, size)
@@ -269,7 +269,7 @@ def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> Bytes:
 
 
 def _sampling(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[str, Bytes]:
-    """Prefill, then keys and values of all responses, and the distribution that the next token has."""
+    """Prefill, then keys and values of all responses, and the distributions of their next tokens."""
     if work.writer == "dataset" or not work.decoding_batch:
         return {}
     by_teacher = work.writer == "teacher" and teacher is not None
@@ -290,14 +290,14 @@ def _sampling(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[
 
 
 def _temporaries(trained: list[nn.Parameter], device: torch.device) -> int:
-    """AdamW's own: on a GPU one more number for each weight, on a CPU two for those of the largest matrix."""
+    """AdamW's temporaries: on a GPU one float32 per weight, on a CPU two per weight of the largest matrix."""
     if device.type == "cuda":
         return FLOAT * sum(p.numel() for p in trained)
     return 2 * FLOAT * max((p.numel() for p in trained), default=0)
 
 
 def _distributions(model: Any, teacher: Teacher | None, needs: Needs, work: Workload) -> Bytes:
-    """Hidden states of a rollout batch that wait for the update."""
+    """Hidden states of a rollout batch that are kept until the update."""
     width = work.prompts * work.group_size * work.response_tokens
     models = [
         teacher.loaded.model if look.who == "teacher" and teacher is not None else model
@@ -320,8 +320,8 @@ def _problems(model: Any, needs: Needs, work: Workload) -> Bytes:
     return work.prompts * (3 * work.student.mean_raw + values)
 
 
-def _of_teacher(teacher: Teacher | None, student: Any) -> int:
-    """Weights of a teacher that are its own, and the float32 average behind those of lower precision."""
+def _teacher_weights(teacher: Teacher | None, student: Any) -> int:
+    """Weights that a teacher does not share, and the float32 average of an EMA teacher in lower precision."""
     if teacher is None or teacher.loaded.model is student:
         return 0
     weights = list(teacher.loaded.model.parameters())
@@ -330,7 +330,7 @@ def _of_teacher(teacher: Teacher | None, student: Any) -> int:
 
 
 def _cache_bytes(model: Any) -> int:
-    """Bytes of one token in the cache."""
+    """Bytes per token in the KV cache."""
     text = model.config.text_config
     return int(2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * model.dtype.itemsize)
 
@@ -340,7 +340,7 @@ def _bytes(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def memory_warning(estimate: MemoryEstimate, work: Workload, available: int | None) -> str | None:
-    """A sentence if the estimate is above what the device has: what to change, the cheapest first.
+    """A warning if the estimate exceeds the device's memory, with what to change, the cheapest first.
 
     Args:
         estimate: the estimate for the run.
@@ -356,7 +356,7 @@ def memory_warning(estimate: MemoryEstimate, work: Workload, available: int | No
 
 
 def _remedies(estimate: MemoryEstimate, work: Workload) -> list[str]:
-    """Settings that lower the peak. Those that leave the result as it is come first."""
+    """Settings that lower the peak. Those that do not change the result come first."""
     batches: dict[Phase, tuple[str, int]] = {
         "sampling": ("rollout.prompts_per_batch", work.decoding_batch),
         "scoring": ("scoring.samples_per_batch", work.scoring_batch),

@@ -10,7 +10,7 @@ from vicur.encoding.lengths import MeasuredProblem, Role
 
 @dataclass(frozen=True)
 class PromptSizes:
-    """The prompts that one model is shown.
+    """Sizes of the prompts that one model is shown.
 
     Attributes:
         problems: number of problems measured.
@@ -49,5 +49,5 @@ class PromptSizes:
         )
 
     def visual_of(self, prompts: int) -> float:
-        """Visual tokens of some prompts, the largest among them."""
+        """Visual tokens in a batch of prompts that includes the largest."""
         return self.most_visual + (prompts - 1) * self.mean_visual if prompts else 0.0

@@ -1,4 +1,4 @@
-"""A one-page summary of a run: read only from the files of its folder, printed, and written beside them."""
+"""A one-page summary of a run, made only from the files in its folder."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from vicur.files import write_json, write_whole
 
 CURVES = {
     "loss": "loss",
-    "gap_whole": "log-prob gap, nats a token",
+    "gap_whole": "log-prob gap, nats per token",
     "rollout_accuracy": "rollouts right, %",
     "response_tokens": "response tokens",
 }
-"""Metrics whose course is summarised, and what they are called."""
+"""Metrics that are summarised, with their titles."""
 WINDOW = 10
-"""A curve's first and last values are means over this part of the steps, a tenth, so that one batch does not
-decide them."""
+"""A curve's first and last values are means over a tenth of the steps, so no single batch decides them."""
 EXAMPLES = 5
 GIB = 2**30
 
 
 def write_run_summary(folder: Path) -> None:
-    """Write summary.json and summary.md into a run's folder; nothing if it has no step to tell of."""
+    """Write summary.json and summary.md into a run's folder; nothing if it has no steps."""
     summary = summarise_run(folder)
     if summary["steps"] == 0:
         return
@@ -98,7 +97,7 @@ def _curves(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def _examples(folder: Path) -> list[dict[str, Any]]:
-    """Responses to the first held-out problems after training; without those, to the last step's problems."""
+    """Responses to the first held-out problems after training, or else to the last step's problems."""
     rows = _rows(folder / "validation" / "after.parquet")[:EXAMPLES]
     source = "held-out problems after training"
     if not rows:
@@ -120,7 +119,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return table.to_pylist()
 
 
-def _seconds(lines: Sequence[dict[str, Any]], around: dict[str, float]) -> dict[str, float]:
+def _seconds(lines: Sequence[dict[str, Any]], outside: dict[str, float]) -> dict[str, float]:
     """The whole run, the phases of its steps, and what came before and after them."""
     phases: dict[str, float] = {}
     for line in lines:
@@ -128,7 +127,7 @@ def _seconds(lines: Sequence[dict[str, Any]], around: dict[str, float]) -> dict[
             if name.startswith("seconds_"):
                 phase = name.removeprefix("seconds_")
                 phases[phase] = phases.get(phase, 0.0) + value
-    return {"total": around["total"], **phases, **{k: v for k, v in around.items() if k != "total"}}
+    return {"total": outside["total"], **phases, **{k: v for k, v in outside.items() if k != "total"}}
 
 
 def _memory(folder: Path) -> dict[str, Any] | None:
@@ -143,7 +142,7 @@ def _memory(folder: Path) -> dict[str, Any] | None:
 
 
 def print_run_summary(summary: dict[str, Any], console: Console) -> None:
-    """The summary as tables and lines."""
+    """Print the summary as tables and lines."""
     table = Table("", "first", "last", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for title, first, last in _course(summary):
         table.add_row(title, first, last)
@@ -175,7 +174,7 @@ def as_markdown(summary: dict[str, Any]) -> str:
 
 
 def _course(summary: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
-    """Rows of (what, first, last)."""
+    """Rows of (title, first value, last value)."""
     held_out = summary["validation"]
     if held_out is not None:
         after = _shown(held_out["after"]) if "after" in held_out else ""

@@ -124,8 +124,8 @@ def respond(
         step: rollout step; another step, other responses.
 
     Returns:
-        for each prompt its responses, on the CPU, and their texts without special tokens. If the prompt ends in
-        an opening tag such as `<think>`, the texts begin with it.
+        for each prompt its responses, on the CPU, and their texts without special tokens. If the prompt ends
+        in an opening tag such as `<think>`, the texts begin with it.
     """
     sampler = Sampler(loaded, sampling, prompts_per_batch)
     responses = sampler.sample(prompts, ids, group_size=group_size, seed=seed, step=step)

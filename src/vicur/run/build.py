@@ -1,4 +1,4 @@
-"""The run that a recipe makes: its components, built and put together."""
+"""Builds a run from a recipe."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Plan:
 
     @property
     def warning(self) -> str | None:
-        """A sentence if the run will probably run out of memory, with what to change first."""
+        """A warning if the run will probably run out of memory, with what to change first."""
         return memory_warning(self.memory, self.work, self.available)
 
 
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def notices(self) -> list[str]:
-        """Sentences about what was left out, and about a CPU in place of a GPU."""
+        """Notices about skipped problems, and about running on a CPU."""
         cpu = cpu_notice(self.recipe.training.device, self.trainer.scoring.student.device)
         return [*self.data.notes(), *([] if cpu is None else [cpu])]
 
@@ -107,7 +107,7 @@ class Run:
 
         Raises:
             PreflightError: a check failed; nothing was written.
-            ValueError: the folder is taken.
+            ValueError: the folder cannot be used.
         """
         plan = plan or self.plan()
         self.preflight(plan, bars).raise_if_failed()

@@ -22,8 +22,8 @@ class TrainingProblems:
     """The training problems, and what was left out of them.
 
     Attributes:
-        problems: those that are trained on.
-        without_privilege: number of problems that the teacher sees as the student does.
+        problems: the problems to train on.
+        without_privilege: number of problems without the teacher's privilege.
         overlong: problems whose prompts are too long.
         ungradable: ids of problems whose gold answer cannot be graded against, with the reason, where
             rewards are needed.
@@ -196,7 +196,7 @@ def _no_privilege(problems: FileSource, privilege: str) -> str:
     if privilege.startswith(COLUMN):
         column = privilege.removeprefix(COLUMN)
         has += [f"{COLUMN}{name}" for name in problems.unused]
-        field = next((ours for ours, theirs in problems.schema.items() if theirs == column), None)
+        field = next((name for name, source in problems.schema.items() if source == column), None)
         why = why if field is None else f"the column {column} is read as the {field}"
     return (
         f"No problem of {problems.name} has the privilege {privilege}: {why}. "

@@ -76,8 +76,8 @@ class Recipe:
             )
         if self.has_nothing_to_learn:
             raise ValueError(
-                "The teacher is the student's own start and sees what the student sees: there is nothing to "
-                "learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
+                "The teacher is the student before training and sees what the student sees: there is nothing "
+                "to learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
             )
         if self.rollout.group_size < needs.group_size:
             raise ValueError(
@@ -120,7 +120,7 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `key=value` or `--key=value`.
 
     Raises:
-        SettingsError: no such file, no such setting (naming the nearest), or a value that does not fit.
+        SettingsError: the file or a setting does not exist, or a value is invalid.
     """
     file = find_packaged(path, "recipes")
     schema = recipe_schema()
@@ -143,19 +143,19 @@ def recipe_of(*settings: dict[str, Any], source: str, overrides: Sequence[str] =
     """A recipe from settings by name, nested as in a file; later ones override earlier ones.
 
     Args:
-        settings: e.g. those of a base, and of what differs.
+        settings: e.g. those of a base recipe and those of a variant.
         source: origin of the settings, for messages.
         overrides: as in `load_recipe`.
 
     Raises:
-        SettingsError: no such setting (naming the nearest), or a value that does not fit.
+        SettingsError: a setting does not exist, or a value is invalid.
     """
     schema = recipe_schema()
     layers = [Layer(source, schema.flatten(layer)) for layer in settings]
     return schema.load([*layers, *schema.overrides(overrides)])
 
 
-def inherited_settings(file: Path, heirs: tuple[Path, ...] = ()) -> Layer:
+def inherited_settings(file: Path, inheriting: tuple[Path, ...] = ()) -> Layer:
     """Settings by dotted name from a YAML file and from the files that it names under `base`.
 
     `base` is a file name, or a list of them in the order in which they are merged, relative to the file
@@ -163,13 +163,13 @@ def inherited_settings(file: Path, heirs: tuple[Path, ...] = ()) -> Layer:
 
     Args:
         file: the YAML file.
-        heirs: the files that led here.
+        inheriting: the files that have this one as their base, directly or not.
 
     Raises:
-        SettingsError: a file is missing or not settings, or files are each other's base.
+        SettingsError: a file is missing or does not hold settings, or is its own base.
     """
-    if file in heirs:
-        raise SettingsError(f"{display_path(file)} is its own base, through {display_path(heirs[-1])}.")
+    if file in inheriting:
+        raise SettingsError(f"{display_path(file)} is its own base, through {display_path(inheriting[-1])}.")
     settings = read_settings(file)
     bases = settings.pop("base", None) or []
     layers: list[Layer] = []
@@ -177,13 +177,13 @@ def inherited_settings(file: Path, heirs: tuple[Path, ...] = ()) -> Layer:
         base = (file.parent / expand(str(name))).resolve()
         if not base.is_file():
             raise SettingsError(f"{display_path(file)}: its base {name} does not exist.")
-        layers.append(inherited_settings(base, (*heirs, file)))
+        layers.append(inherited_settings(base, (*inheriting, file)))
     layers.append(Layer(display_path(file), recipe_schema().flatten(settings)))
     return recipe_schema().merged(display_path(file), layers)
 
 
 def display_path(file: Path) -> str:
-    """A settings file as its user knows it: a packaged one by its name, others by their path."""
+    """A settings file's name in messages: the name of a packaged one, the path of any other."""
     for folder in ("recipes", "studies"):
         root = resolve_packaged(folder)
         if file.resolve().is_relative_to(root.resolve()):
@@ -197,7 +197,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     """Settings by name from a YAML file.
 
     Raises:
-        SettingsError: it is not YAML, names a key twice, or is something else than settings.
+        SettingsError: it is not YAML, sets a key twice, or does not hold settings by name.
     """
     try:
         text = file.read_text()
@@ -215,10 +215,10 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 
 def _check_unique(root: yaml.Node | None, file: Path) -> None:
-    """No section names a key twice: YAML itself would keep the last one without a word.
+    """Check that no section sets a key twice: YAML would silently keep the last value.
 
     Raises:
-        SettingsError: one does.
+        SettingsError: a key is set twice.
     """
     waiting, seen = [root], set[int]()
     while waiting:

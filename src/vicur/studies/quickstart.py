@@ -1,4 +1,4 @@
-"""`vicur quickstart`: the main job on CueBench, from base and teacher to table and picture."""
+"""`vicur quickstart`: the main experiment on CueBench, from base model and teacher to table and figure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from vicur.data.sources import FileSource
 from vicur.data.views import Hinted, Plain, Shown
 from vicur.studies.study import BASE, Outcome, StudyConfig, load_study, run_study, summarise
 
-if TYPE_CHECKING:  # with matplotlib, which nothing else needs
+if TYPE_CHECKING:  # imports matplotlib, which nothing else needs
     from vicur.studies.showcase import Bar, Case
 
-SHOWN = "opsd_cue"
+COMPARED = "opsd_cue"
 """The method whose responses are shown beside those of the base."""
 LABELS = {
     BASE: "base,\nuntrained",
@@ -23,7 +23,7 @@ LABELS = {
     "opsd_cue_recovery": "the same,\nstudent with\nrecovery",
     "opd_cue": "larger\nteacher, shown\nthe cue",
 }
-"""The bars, from left to right."""
+"""Labels of the bars, from left to right."""
 
 
 def run_quickstart(config: StudyConfig, console: Console) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _draw(output: Path, summary: dict[str, Any], outcomes: dict[str, list[Outcom
     from vicur.studies.showcase import draw_showcase
 
     seeds = summary["seeds"]
-    spread = f"Student's t over {seeds} seeds" if seeds > 1 else "from drawing the test problems, one seed"
+    spread = f"Student's t over {seeds} seeds" if seeds > 1 else "from sampling the test problems, one seed"
     points = "; points: seeds" if seeds > 1 else ""
     count = len(outcomes[BASE][0].in_domain.correct)
     caption = (
@@ -83,7 +83,7 @@ def _case(output: Path, outcomes: dict[str, list[Outcome]]) -> Case:
     there is none."""
     from vicur.studies.showcase import Case
 
-    base, student = outcomes[BASE][0].in_domain, outcomes[SHOWN][0].in_domain
+    base, student = outcomes[BASE][0].in_domain, outcomes[COMPARED][0].in_domain
     pairs = list(zip(base.correct, student.correct, strict=True))
     gained = [index for index, pair in enumerate(pairs) if pair == (False, True)]
     index = gained[0] if gained else 0
@@ -108,6 +108,6 @@ def _case(output: Path, outcomes: dict[str, list[Outcome]]) -> Case:
 
 
 def _text(prompt: Shown) -> str:
-    """The words of a prompt."""
+    """The text of a prompt's last message."""
     content = prompt.messages[-1]["content"]
     return "".join(part["text"] for part in content if part["type"] == "text").strip()

@@ -1,4 +1,4 @@
-"""The quickstart's picture: what each way of teaching gains, and one problem as both sides see it."""
+"""The quickstart's figure: accuracy by teacher, and one problem as student and teacher see it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def draw_showcase(bars: Sequence[Bar], case: Case, caption: str, path: Path) -> 
     """Draw the methods' accuracies on the left and one problem on the right.
 
     Args:
-        bars: the first is what the others are compared with.
+        bars: the methods; the first is the baseline.
         case: the problem.
         caption: explanation of bars and intervals.
         path: path of the PNG.
@@ -141,7 +141,7 @@ def _draw_image(axis: Any, case: Case) -> None:
             bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.8},
         )
     axis.set_anchor("N")
-    axis.set_title("Blue: what the cue names (drawn for you only)", fontsize=9.5, color="#444444")
+    axis.set_title("Blue: what the cue names (not shown to any model)", fontsize=9.5, color="#444444")
     axis.set_xlabel(fill(case.caption, 44), fontsize=9, color="#444444", labelpad=8)
     axis.set_xticks([])
     axis.set_yticks([])
@@ -153,13 +153,13 @@ def _write_texts(axis: Any, case: Case) -> None:
     prompts = [
         ("The student is shown the image and", case.student_reads, "black"),
         ("Its teacher is shown the same, and the cue", case.teacher_reads, BLUE),
-        ("Right answer (shown to neither)", str(case.sample.answer), "black"),
+        ("Correct answer (shown to neither)", str(case.sample.answer), "black"),
     ]
     _write(axis, [*prompts, *answers])
 
 
 def _write(axis: Any, blocks: Sequence[tuple[str, str, str]]) -> None:
-    """Titles and texts below one another, from the top."""
+    """Write titles and texts below each other, from the top."""
     axis.axis("off")
     down = 0.0
     for title, text, colour in blocks:

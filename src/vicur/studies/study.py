@@ -1,4 +1,4 @@
-"""Studies: several recipes on CueBench, from the same start, compared in one table."""
+"""Studies: several recipes on CueBench, run and compared in one table."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ DOMAINS: dict[str, Split] = {"in_domain": "test", "out_of_domain": "test_ood"}
 BASE = "base"
 """The untrained row that all others are compared with."""
 VA_TEACHER = "vicur:tiny-teacher"
-"""The model that scores every student's answers for their visual advantage."""
+"""The model that measures the visual advantage of every student's answers."""
 VA_PROBLEMS = 200
-"""Test problems on which visual advantage is measured."""
+"""Number of test problems on which visual advantage is measured."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Untrained:
     Attributes:
         title: title in the table.
         model: checkpoint of the model.
-        privilege: privilege that it is hinted with at test time; "none" for no hint.
+        privilege: privilege in its prompt at test time; "none" for no hint.
     """
 
     title: str
@@ -73,7 +73,7 @@ class Study:
     Attributes:
         problems: number of problems to train on; methods that need more see them again.
         untrained, trained: the rows of the table, by name.
-        compare: pairs (ours, theirs) whose difference is reported besides those to the base.
+        compare: pairs of rows whose difference is reported besides the differences to the base.
         rewards: settings for grading the answers of all rows.
     """
 
@@ -108,14 +108,14 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row under one seed.
+    """The result of one row with one seed.
 
     Attributes:
         in_domain, out_of_domain: evaluations on the two test sets.
-        visual_advantage: mean over the tokens of its in-domain answers, in nats: in the eyes of the
-            larger teacher, and in its own.
-        leakage: in the rollouts of its training; of an untrained model, in its answers.
-        seconds: time of its training, or of the evaluation where nothing is trained.
+        visual_advantage: mean over the tokens of its in-domain answers, in nats, as scored by the larger
+            teacher and by the model itself.
+        leakage: hint leakage in its training rollouts; for an untrained model, in its answers.
+        seconds: training time; for an untrained model, the time of its evaluation.
     """
 
     in_domain: Evaluation
@@ -137,15 +137,15 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
         overrides: `key=value`, for every trained row.
 
     Raises:
-        SettingsError: there is no such study, or it makes no sense.
+        SettingsError: there is no such study, or it is not valid.
     """
     file = find_packaged(path, "studies")
     settings = read_settings(file)
     try:
         return _study(display_path(file), overrides, **settings)
     except (TypeError, AttributeError, ValueError) as error:
-        text = str(error).replace("_study()", "the study").removeprefix(f"{display_path(file)}: ")
-        raise SettingsError(f"{display_path(file)}: {text}") from error
+        name, text = display_path(file), str(error).replace("_study()", "the study")
+        raise SettingsError(text if text.startswith(name) else f"{name}: {text}") from error
 
 
 def _study(
@@ -163,15 +163,15 @@ def _study(
     twice = set(untrained) & set(trained)
     if twice:
         raise ValueError(f"the row {min(twice)} is both untrained and trained.")
-    pairs = tuple((ours, theirs) for ours, theirs in compare or [])
+    pairs = tuple((first, second) for first, second in compare or [])
     unknown = {name for pair in pairs for name in pair} - set(untrained) - set(trained)
     if unknown:
-        raise ValueError(f"compare names {min(unknown)}, which is no row.")
+        raise ValueError(f"compare names {min(unknown)}, which is not a row.")
     rows = {
         name: _trained(base, overrides, source=f"{source}, {name}", **settings)
         for name, settings in trained.items()
     }
-    # Strings, as reward settings cannot be hashed where they hold a list.
+    # Keyed by their text, because reward settings that hold a list cannot be hashed.
     rules = {str(row.recipe.rewards): row.recipe.rewards for row in rows.values()}
     if len(rules) > 1:
         raise ValueError("the trained rows have different rewards; all answers must be graded alike.")
@@ -193,7 +193,7 @@ def _trained(
     settings: dict[str, Any] | None = None,
 ) -> Trained:
     if (recipe is None) == (settings is None):
-        raise ValueError(f"{source}: a trained row has either a recipe or settings.")
+        raise ValueError(f"{source}: a trained row needs either a recipe or settings.")
     if recipe is not None:
         return Trained(title, load_recipe(recipe, overrides))
     return Trained(title, recipe_of(base or {}, settings or {}, source=source, overrides=overrides))
@@ -207,7 +207,7 @@ def run_study(study: Study, config: StudyConfig, console: Console) -> dict[str, 
 
     Raises:
         ValueError: the output folder already holds a study, or there is no such method.
-        OSError: it cannot be made or written.
+        OSError: it cannot be created or written.
     """
     output = config.folder
     if (output / "summary.json").exists() or any(output.glob("seed-*")):
@@ -237,14 +237,14 @@ class _Seed:
         self.grader = Grader(study.rewards)
 
     def write_data(self) -> None:
-        """Draw the training problems, the same whichever methods are run, and the test sets."""
+        """Generate the training problems, the same whichever methods are run, and the test sets."""
         sizes: dict[Split, int] = {"train": self._problems()}
         sizes.update(dict.fromkeys(DOMAINS.values(), self.config.test_problems))
-        for split, count in self._bar("drawing problems").over(sizes.items(), len(sizes)):
+        for split, count in self._bar("generating problems").over(sizes.items(), len(sizes)):
             write_parquet("segments", split, count, self.folder / "data" / f"{split}.parquet", seed=self.seed)
 
     def _problems(self) -> int:
-        """The number of problems to generate: with few steps, only as many as they take."""
+        """The number of problems to generate: with a set number of steps, only as many as these use."""
         batch = max(
             (method.recipe.training.prompts_per_step for method in self.study.trained.values()), default=1
         )
@@ -312,7 +312,7 @@ class _Seed:
 
     @cached_property
     def judge(self) -> Scorer:
-        """The model in whose eyes all answers are compared."""
+        """The model that scores the visual advantage of all answers."""
         return Scorer(load_model(VA_TEACHER))
 
     @cached_property
@@ -327,8 +327,8 @@ class _Seed:
 def summarise(study: Study, outcomes: Mapping[str, list[Outcome]]) -> dict[str, Any]:
     """Accuracies in percent, differences in points, each with a 95 % interval.
 
-    With one seed the intervals tell the uncertainty from drawing the test problems; with several,
-    Student's t over the seeds tells that of the whole experiment.
+    With one seed, the intervals give the uncertainty from sampling the test problems; with several,
+    Student's t over the seeds gives that of the whole experiment.
     """
     rows: dict[str, Untrained | Trained] = {**study.untrained, **study.trained}
     titles = {name: row.title for name, row in rows.items()}
@@ -348,9 +348,9 @@ def summarise(study: Study, outcomes: Mapping[str, list[Outcome]]) -> dict[str, 
     pairs = [(name, BASE) for name in study.trained if name in done]
     pairs += [(a, b) for a, b in study.compare if a in done and b in done]
     differences = [
-        {"ours": ours, "theirs": theirs}
-        | {d: asdict(_difference(outcomes[ours], outcomes[theirs], d)) for d in DOMAINS}
-        for ours, theirs in pairs
+        {"ours": first, "theirs": second}
+        | {d: asdict(_difference(outcomes[first], outcomes[second], d)) for d in DOMAINS}
+        for first, second in pairs
     ]
     return {"seeds": seeds, "methods": methods, "differences": differences}
 
@@ -365,8 +365,8 @@ def _accuracy(runs: list[Evaluation]) -> Estimate:
     return mean_interval([run.accuracy.value for run in runs])
 
 
-def _difference(ours: list[Outcome], theirs: list[Outcome], domain: str) -> Estimate:
-    pairs = [(getattr(a, domain), getattr(b, domain)) for a, b in zip(ours, theirs, strict=True)]
+def _difference(first: list[Outcome], second: list[Outcome], domain: str) -> Estimate:
+    pairs = [(getattr(a, domain), getattr(b, domain)) for a, b in zip(first, second, strict=True)]
     if len(pairs) == 1:
         return paired_difference(pairs[0][0].graded, pairs[0][1].graded)
     return mean_interval([a.accuracy.value - b.accuracy.value for a, b in pairs])

@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""A study's results for the terminal."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rich.table import Table
 def study_table(summary: dict[str, Any]) -> Table:
     """Accuracies, differences to base, visual advantage, leakage and seconds, 80 columns wide."""
     seeds = summary["seeds"]
-    source = f"{seeds} seeds, Student's t" if seeds > 1 else "drawing the test problems"
+    source = f"{seeds} seeds, Student's t" if seeds > 1 else "sampling of the test problems"
     table = Table(
         title="CueBench segments: accuracy in %",
         caption=(
-            f"± half of the 95 % interval ({source}); VA: nats a token that fine detail adds to the "
-            "answers, in the larger teacher's eyes and in the model's own; hint: rollouts with the word, "
-            "a seed"
+            f"±: half of the 95 % interval ({source}); VA, own: visual advantage of the answers in nats per "
+            "token, scored by the larger teacher and by the model itself; hint: rollouts per seed that "
+            "contain the word"
         ),
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -43,16 +43,16 @@ def study_table(summary: dict[str, Any]) -> Table:
 
 
 def headlines(summary: dict[str, Any]) -> list[str]:
-    """The comparisons that a study asks for besides those with the base, a sentence each."""
+    """One sentence for each comparison that the study lists in `compare`."""
     lines = []
     for difference in summary["differences"]:
-        ours, theirs, in_domain = difference["ours"], difference["theirs"], difference["in_domain"]
-        if theirs != "base":
+        first, second, in_domain = difference["ours"], difference["theirs"], difference["in_domain"]
+        if second != "base":
             verdict = (
                 "above 0" if in_domain["low"] > 0 else "below 0" if in_domain["high"] < 0 else "0 is inside"
             )
             lines.append(
-                f"{summary['methods'][ours]['title']} minus {summary['methods'][theirs]['title']}, in "
+                f"{summary['methods'][first]['title']} minus {summary['methods'][second]['title']}, in "
                 f"domain: {in_domain['value']:+.1f} points "
                 f"[{in_domain['low']:+.1f}, {in_domain['high']:+.1f}]: {verdict}."
             )

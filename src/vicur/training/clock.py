@@ -6,19 +6,19 @@ import time
 
 
 class Clock:
-    """Adds up seconds by phase. On a GPU, work that is still queued counts where it is waited for."""
+    """Accumulates seconds per phase. Queued GPU work counts towards the phase that waits for it."""
 
     def __init__(self) -> None:
         self._phases: dict[str, float] = {}
         self._started = self._last = time.perf_counter()
 
     def lap(self, phase: str) -> None:
-        """Count the time since the last lap, or since the start, as that of a phase."""
+        """Add the time since the last lap, or since the start, to a phase."""
         now = time.perf_counter()
         self._phases[phase] = self._phases.get(phase, 0.0) + now - self._last
         self._last = now
 
     def metrics(self) -> dict[str, float]:
-        """Seconds since the start, and seconds of each phase, by the name under which they are recorded."""
+        """Seconds since the start and seconds of each phase, by metric name."""
         phases = {f"seconds_{phase}": seconds for phase, seconds in self._phases.items()}
         return {"seconds": time.perf_counter() - self._started} | phases

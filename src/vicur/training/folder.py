@@ -1,4 +1,4 @@
-"""The folder of a run: how it is named, when it is refused, and what may be deleted in it."""
+"""A run's folder: its name, when it is refused, and what may be deleted in it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 from vicur.paths import check_folder
 
 RUNS = Path("runs")
-"""Folder for the runs that name no folder of their own."""
-CERTAIN = ("recipe.yaml", "status.json")
-"""Files that every run has from its start."""
+"""Parent of the folders of runs that do not set training.output."""
+ALWAYS_PRESENT = ("recipe.yaml", "status.json")
+"""Files that a run's folder has from the start."""
 ENTRIES = frozenset(
     (
         *("recipe.yaml", "environment.json", "metrics.jsonl", "status.json", "memory.json"),
         *("summary.json", "summary.md", "rollouts", "validation", "checkpoints"),
     )
 )
-"""All that a run writes at the top of its folder."""
+"""Everything that a run writes at the top level of its folder."""
 
 
 def run_folder(name: str, output: str | None, *, overwrite: bool = False) -> Path:
-    """The folder that a run will have: `output` if given, else runs/NAME with the first number that is free.
+    """The folder of a new run: `output` if given, else runs/NAME, numbered if that is taken.
 
     Args:
-        name, output, overwrite: as in `TrainingConfig`. To overwrite a run without an `output` means
-            runs/NAME itself.
+        name, output, overwrite: as in `TrainingConfig`. With `overwrite` and no `output`, the folder is
+            always runs/NAME.
     """
     if output is not None:
         return Path(output)
@@ -40,8 +40,8 @@ def check_run_folder(folder: Path, *, overwrite: bool) -> None:
     """Make sure that a run can be written to a folder. Nothing is deleted.
 
     Raises:
-        ValueError: it is a file, or holds a run that is not to be overwritten, or is to be overwritten and
-            holds something else.
+        ValueError: the folder is a file, holds a run although `overwrite` is false, or holds something other
+            than a run although `overwrite` is true.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output folder {folder} is a file. Choose another training.output.")
@@ -57,7 +57,7 @@ def check_run_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def remove_run(folder: Path) -> None:
-    """Delete what a run has written. The folder itself stays, and so do links' targets.
+    """Delete what a run has written. The folder itself and the targets of links are kept.
 
     Raises:
         ValueError: the folder holds something that no run writes.
@@ -78,14 +78,14 @@ def _check_only_a_run(folder: Path, old: set[str]) -> None:
     foreign = sorted(old - ENTRIES)
     if foreign:
         raise ValueError(
-            f"training.overwrite=true deletes nothing but a run, and {folder} also holds {foreign[0]}. Move "
-            "it away, or choose another training.output."
+            f"training.overwrite=true deletes only runs, but {folder} also holds {foreign[0]}. Move it away, "
+            "or choose another training.output."
         )
-    missing = [name for name in CERTAIN if name not in old]
+    missing = [name for name in ALWAYS_PRESENT if name not in old]
     if missing:
         raise ValueError(
-            f"training.overwrite=true deletes nothing but a run, and {folder} has no {missing[0]}. Delete it "
-            "yourself, or choose another training.output."
+            f"training.overwrite=true deletes only runs, and {folder} does not look like one: it has no "
+            f"{missing[0]}. Delete the folder yourself, or choose another training.output."
         )
 
 
@@ -94,5 +94,5 @@ def _entries(folder: Path) -> set[str]:
 
 
 def _is_taken(folder: Path) -> bool:
-    """Whether there is anything: an empty folder is free."""
+    """Whether a file or a non-empty folder exists at this path."""
     return bool(_entries(folder)) if folder.is_dir() else folder.exists()

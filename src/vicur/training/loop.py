@@ -1,4 +1,4 @@
-"""The training loop: the student writes, the teacher reads, weights are made, the student is updated."""
+"""The training loop: sample responses, score them, weight their tokens, update the student."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ class TrainingConfig:
         parts = PurePosixPath(self.name).parts
         if not parts or parts[0] == "/" or ".." in parts:
             raise ValueError(
-                f"training.name must be the name of a folder below runs, not {self.name!r}; training.output "
-                "takes any folder."
+                f"training.name must be the name of a folder inside runs, not {self.name!r}. To write "
+                "anywhere else, set training.output."
             )
 
     @property
     def update_size(self) -> int:
-        """Problems of one update."""
+        """Number of problems in an update."""
         return self.prompts_per_update or self.prompts_per_step
 
     def rollout_batches(self, problems: int) -> int:
-        """Steps of the whole run.
+        """Number of rollout steps in the run.
 
         Args:
             problems: number of training problems.
@@ -86,23 +86,23 @@ class TrainingConfig:
         return self.steps or self.epochs * (problems // self.prompts_per_step)
 
     def updates(self, problems: int) -> int:
-        """Updates of the whole run."""
+        """Number of updates in the run."""
         return self.rollout_batches(problems) * (self.prompts_per_step // self.update_size)
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """The parts of a run, put together.
+    """Runs the steps of a training run.
 
     Attributes:
         samples: the training problems.
-        source: writes the responses: student, teacher or data set.
+        source: source of the responses: student, teacher or data set.
         scoring: grades responses and runs student and teacher on them, without gradient.
-        objective: makes weighted terms of the scores.
-        updater: takes the student one step down their gradient.
+        objective: turns the scores into weighted loss terms.
+        updater: computes their gradient and takes the optimizer step.
         config: length and size of the run.
-        skip_bad_rows: whether a problem that turns out unreadable is skipped and counted; otherwise it ends
-            the run.
+        skip_bad_rows: whether a problem that turns out to be unreadable is skipped and counted; otherwise
+            it ends the run.
     """
 
     samples: Sequence[Sample]
@@ -120,7 +120,7 @@ class Trainer:
             hint leakage over all rollouts.
 
         Raises:
-            BadRowError: a problem cannot be read, and is not to be left out.
+            BadRowError: a problem cannot be read and `skip_bad_rows` is false.
         """
         skipped: list[BadRowError] = []
         batches = self._batches(skipped, progress)
@@ -131,24 +131,24 @@ class Trainer:
             self.scoring.clear_caches()
             needs = self.objective.needs(step)
 
-            # The student writes responses to each problem; with rollout.source the teacher or the data does.
+            # The student responds to each problem; or the teacher or the data set does, see rollout.source.
             rollouts = self.source.rollouts(next(batches), step)
             clock.lap("sampling")
 
-            # The teacher reads the same tokens under the view that the recipe gives it, hinted where it has a
-            # privilege, and under the other views of the objective. Responses are graded here, too.
+            # The teacher scores the same tokens under its own view, with the hint if it has a privilege, and
+            # under any other view that the objective needs. Responses are graded here, too.
             old = self._sampled_log_probs(rollouts, needs)
             batch = self.scoring.score_rollouts(rollouts, needs, step, old)
 
             updates = []
             for part in batch.updates(self.config.update_size):
-                # The student reads under its reference views, as it is before this update.
+                # The student scores them under its reference views, with its weights from before this update.
                 scored = self.scoring.score_references(part, needs)
-                # Every token gets its weights, 1/N included, before there is any gradient.
+                # All token weights, 1/N included, are fixed before any gradient is computed.
                 weighed = self.objective.weigh(scored.scored_tokens(self.scoring.student.device))
                 clock.lap("scoring")
 
-                # The student takes one step; a teacher that averages it and the generator follow.
+                # One optimizer step; an EMA teacher and the generator then follow the new weights.
                 updates.append(self.updater.update(scored, weighed, needs, num_updates))
                 self.scoring.update_teacher()
                 self.source.sync()
@@ -166,16 +166,16 @@ class Trainer:
         return leakage
 
     def _sampled_log_probs(self, rollouts: Rollouts, needs: Needs) -> Tensor | None:
-        """The sampler's log-probs in place of the old student's; None where the student is to score them."""
+        """The sampler's log-probs, used as the old student's; None if the student has to score them."""
         if self.config.old_log_probs == "sampled" and OLD in needs.log_probs:
             return rollouts.sampling_log_probs
         return None
 
     def _batches(self, skipped: list[BadRowError], progress: Progress) -> Iterator[list[Sample]]:
-        """Batches of an epoch in an order that depends on seed and epoch alone.
+        """Endless batches, epoch by epoch, in an order that depends on seed and epoch alone.
 
-        What does not fill a batch at the end of an epoch is left out of that epoch. A problem that cannot
-        be read is reported, added to `skipped`, and the next takes its place.
+        Problems that do not fill a batch at the end of an epoch are left out of that epoch. A problem that
+        cannot be read is reported, added to `skipped`, and replaced by the next one.
         """
         size = self.config.prompts_per_step
         for epoch in itertools.count():
@@ -189,7 +189,7 @@ class Trainer:
                     if not self.skip_bad_rows:
                         raise
                     if epoch == 0:
-                        progress.say(f"Left out: {error}")
+                        progress.say(f"Skipped: {error}")
                         skipped.append(error)
                     continue
                 read += 1

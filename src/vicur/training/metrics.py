@@ -1,4 +1,4 @@
-"""The numbers of a step that are recorded.
+"""Metrics of a rollout step.
 
 Shape suffixes: N response tokens.
 """
@@ -25,10 +25,10 @@ class Update:
     """The result of one update.
 
     Attributes:
-        losses: loss of each weighted term, its weights and a measured scale included; their sum is the loss.
+        losses: loss of each weighted term, with any measured gradient scale applied; they add up to the loss.
         tokens: per-token numbers in the flat order of the update.
-        summaries: reduction of each of those to metrics, by name; "mean" if not listed.
-        numbers: other numbers.
+        summaries: how each of `tokens` is reduced to metrics; "mean" if not listed.
+        numbers: other metrics.
     """
 
     losses: Mapping[str, float]
@@ -54,7 +54,7 @@ def describe_step(
 
 
 def join_tokens(updates: Sequence[Update]) -> dict[str, Tensor]:
-    """The per-token numbers of a step, over all its tokens."""
+    """Join the per-token numbers of all updates of a step."""
     return {name: torch.cat([update.tokens[name] for update in updates]) for name in updates[0].tokens}
 
 
@@ -66,7 +66,7 @@ def describe_updates(updates: Sequence[Update]) -> dict[str, float]:
         size = sum(map(abs, losses.values())) or 1.0
         metrics |= {f"loss_{name}": value for name, value in losses.items()}
         metrics |= {f"share_{name}": abs(value) / size for name, value in losses.items()}
-    # An update without any image has no recovery metrics; the others of the step may have.
+    # An update without any image has no recovery metrics; other updates of the step may have them.
     for name in dict.fromkeys(name for update in updates for name in update.numbers):
         metrics[name] = _mean([u.numbers[name] for u in updates if name in u.numbers])
     return metrics

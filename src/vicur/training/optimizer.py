@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule and one update, on float32 weights whatever the model computes in."""
+"""AdamW, its learning-rate schedule and one step, on float32 weights whatever the model's dtype."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class OptimizerConfig:
 
 
 class Optimizer:
-    """AdamW over the student, with a learning rate of its own for cue recovery.
+    """AdamW for the student, with a separate learning rate for cue recovery.
 
     Args:
         model: the student.
         config: settings of the optimizer.
         total_steps: number of optimizer steps in the run, for the schedule.
-        recovery_learning_rate: learning rate of the parameters under `recovery.`; None for the common one.
+        recovery_learning_rate: learning rate of the parameters under `recovery.`; None for that of `config`.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class Optimizer:
         self.torch = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
 
     def _trained(self, parameter: nn.Parameter) -> nn.Parameter:
-        """The parameter itself, or a float32 master of one in lower precision, which it then follows.
+        """The parameter itself, or a float32 master copy if it is in lower precision.
 
-        In bfloat16 a step of 1e-6 changes no weight, and gradients of many micro-batches do not add up:
-        each goes to the master as soon as it is there.
+        In bfloat16 a step of 1e-6 changes no weight, and the sum of many micro-batches' gradients loses
+        precision, so each gradient is moved to the master as soon as it is computed.
         """
         if parameter.dtype == torch.float32:
             return parameter
@@ -101,13 +101,13 @@ class Optimizer:
         return 0.5 * (1 + math.cos(math.pi * progress))
 
     def learning_rates(self) -> dict[str, float]:
-        """Those of the last update, by the name under which they are recorded."""
+        """Learning rates of the last update, by metric name."""
         names = {False: "learning_rate", True: "recovery_learning_rate"}
         return {names[group["recovery"]]: group["lr"] for group in self.torch.param_groups}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All that is trained, in float32."""
+        """All trained parameters, in float32."""
         return [p for group in self.torch.param_groups for p in group["params"]]
 
     def grad_norm(self) -> Tensor:
@@ -115,7 +115,7 @@ class Optimizer:
         return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def scale_gradient(self, factor: Tensor) -> None:
-        """Multiply the gradient."""
+        """Multiply the gradient by a factor."""
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)

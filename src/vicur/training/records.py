@@ -1,12 +1,12 @@
-"""A run is a folder: what was done, in files that plots and reports read.
+"""Writes a run's folder: the files that plots and reports read.
 
-recipe.yaml           the resolved recipe, which `vicur train` takes again
+recipe.yaml           the resolved recipe; `vicur train` can run it again
 environment.json      versions, hardware, command
-metrics.jsonl         one line a step
+metrics.jsonl         one line per step
 rollouts/*.parquet    every response with its token statistics
-validation/*.parquet  responses to held-out problems before and after training, where there are any
+validation/*.parquet  responses to held-out problems before and after training, if there are any
 memory.json           the estimated and the measured peak
-status.json           running, finished, interrupted or failed, how far it came, and where the time went
+status.json           running, finished, interrupted or failed; the last step; seconds by phase
 checkpoints/          models
 """
 
@@ -58,7 +58,7 @@ def _version(package: str) -> str | None:
 
 
 class Records:
-    """Writes a run's folder. A context: leaving it, however, leaves readable files.
+    """Writes a run's folder. As a context manager it leaves complete files, even after an exception.
 
     Args:
         folder: folder to write to; it is created.
@@ -67,7 +67,7 @@ class Records:
         overwrite: delete the run that the folder holds.
 
     Raises:
-        ValueError: the folder already holds a run, or cannot be made.
+        ValueError: the folder already holds a run, or cannot be created.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Records:
         try:
             (folder / "rollouts").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"Output folder {folder} cannot be made: {error.strerror}.") from error
+            raise ValueError(f"Output folder {folder} cannot be created: {error.strerror}.") from error
         write_whole(folder / "recipe.yaml", lambda partial: partial.write_text(recipe))
         write_json(folder / "environment.json", environment(self.device))
         self._metrics = (folder / "metrics.jsonl").open("a")
@@ -92,18 +92,18 @@ class Records:
         self._write_status("running")
 
     def expect_memory(self, parts: Mapping[str, float], available: int | None) -> None:
-        """Keep the estimated peak, to which the measured one is added at the end.
+        """Record the estimated peak memory; the measured peak is added at the end.
 
         Args:
-            parts: bytes by what they are for.
+            parts: bytes by purpose.
             available: bytes of the device.
         """
         self._memory |= {"estimate": sum(parts.values()), "parts": dict(parts), "available": available}
         write_json(self.folder / "memory.json", self._memory)
 
-    def count_seconds(self, what: str, seconds: float) -> None:
-        """Keep the time of something outside the steps."""
-        self._seconds[what] = self._seconds.get(what, 0.0) + seconds
+    def count_seconds(self, phase: str, seconds: float) -> None:
+        """Add to the time of a phase outside the steps, e.g. saving."""
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
 
     def write_validation(
         self,
@@ -112,7 +112,7 @@ class Records:
         responses: Sequence[str],
         correct: Sequence[bool | None],
     ) -> None:
-        """Keep the responses to held-out problems.
+        """Write the responses to held-out problems.
 
         Args:
             name: name of the file.
@@ -133,7 +133,7 @@ class Records:
         write_rows(self.folder / "validation" / f"{name}.parquet", rows, types)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line of metrics, on disk when this returns."""
+        """Write one line of metrics, flushed when this returns."""
         self._step = step
         try:
             self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
@@ -148,7 +148,7 @@ class Records:
         tokens: Mapping[str, Tensor],
         grades: Sequence[Grade | None],
     ) -> None:
-        """Keep a step's responses; `tokens` are per-token numbers in the flat order."""
+        """Record a step's responses; `tokens` are per-token numbers in the flat order."""
         lengths = [len(response.ids) for response in rollouts.flat_responses]
         split = {name: tensor.cpu().float().split(lengths) for name, tensor in tokens.items()}
         samples = [s for s, group in zip(rollouts.samples, rollouts.responses, strict=True) for _ in group]

@@ -1,8 +1,8 @@
 """Grades and scores rollouts before any gradient.
 
-Once per rollout batch, with the weights that wrote it: rewards, the old student's log-probs, and every look
-of the teacher. At the start of each update, with the student's weights as they are then: the student's own
-reference views, such as the blind or the masked one.
+Once per rollout batch, with the weights that generated it: rewards, the old student's log-probs, and every
+look of the teacher. At the start of each update, with the student's current weights: the student's reference
+views, such as the blind or the masked one.
 
 Shape suffixes: N response tokens, R responses.
 """
@@ -47,7 +47,7 @@ class ScoredBatch:
     draws: Tensor | None = None
 
     def part(self, prompts: slice) -> ScoredBatch:
-        """The batch of some of the samples."""
+        """The part of the batch that belongs to some of the prompts."""
         tokens = self.rollouts.tokens(prompts)
         index = self.rollouts.prompt_index
         first, last, _ = prompts.indices(len(self.rollouts.samples))
@@ -62,7 +62,7 @@ class ScoredBatch:
         )
 
     def updates(self, prompts_per_update: int) -> Iterator[ScoredBatch]:
-        """The batches of one update each; responses to one prompt stay together."""
+        """Split the batch into one batch per update; responses to one prompt stay together."""
         for start in range(0, len(self.rollouts.samples), prompts_per_update):
             yield self.part(slice(start, start + prompts_per_update))
 
@@ -87,7 +87,7 @@ class BatchScorer:
 
     Args:
         student: the model that learns.
-        teacher: None where no objective needs one.
+        teacher: its teacher; None if no objective needs one.
         seed: seed of the run, for the uniform numbers.
         grader: grades the responses.
     """
@@ -112,13 +112,13 @@ class BatchScorer:
     def score_rollouts(
         self, rollouts: Rollouts, needs: Needs, step: int, old_log_probs: Tensor | None
     ) -> ScoredBatch:
-        """Grade a rollout batch, take the old student's log-probs, and run every look of the teacher.
+        """Grade a rollout batch, get the old student's log-probs, and run every look of the teacher.
 
         Args:
             rollouts: the responses.
             needs: what the objective needs.
             step: the rollout step.
-            old_log_probs: the student's log-probs of the response tokens, if the sampler's are used.
+            old_log_probs: the sampler's log-probs, to use as the old student's; None to score them.
 
         Raises:
             ValueError: rewards are needed and a response cannot be graded.
@@ -133,7 +133,7 @@ class BatchScorer:
         return self._add_looks(batch, needs, lambda name, look: look.who == "teacher" or name == OLD)
 
     def score_references(self, batch: ScoredBatch, needs: Needs) -> ScoredBatch:
-        """Run the student's reference views with its present weights, and compute the divergences.
+        """Run the student's reference views with its current weights, and compute the divergences.
 
         Args:
             batch: the batch of an update, as `score_rollouts` scored it.
@@ -148,28 +148,30 @@ class BatchScorer:
         return replace(batch, divergences=divergences)
 
     def _add_looks(self, batch: ScoredBatch, needs: Needs, due: Callable[[str, Look], bool]) -> ScoredBatch:
-        """Add the looks that are due and not there yet; each view of a model is run once."""
+        """Add the looks that are due and still missing; each view of a model is run once."""
         log_probs, distributions = dict(batch.log_probs), dict(batch.distributions)
-        seen: dict[tuple[str, View], Scores] = {}
+        scores_by_view: dict[tuple[str, View], Scores] = {}
         reading = self._reading(batch.rollouts)
         for name, look in needs.distributions.items():
             if name not in distributions and due(name, look):
-                distributions[name] = self._scores(batch.rollouts, look, seen)
+                distributions[name] = self._scores(batch.rollouts, look, scores_by_view)
         for name, look in needs.log_probs.items():
             if name not in log_probs and due(name, look):
-                scores = self._scores(batch.rollouts, look, seen)
+                scores = self._scores(batch.rollouts, look, scores_by_view)
                 log_probs[name] = sampled_log_probs(scores, reading)
         return replace(batch, log_probs=log_probs, distributions=distributions)
 
-    def _scores(self, rollouts: Rollouts, look: Look, seen: dict[tuple[str, View], Scores]) -> Scores:
+    def _scores(
+        self, rollouts: Rollouts, look: Look, scores_by_view: dict[tuple[str, View], Scores]
+    ) -> Scores:
         scorer, view = self.student, look.view
         if look.who == "teacher":
             assert self.teacher is not None, "an objective needs a teacher, but the run has none"
             scorer, view = self.teacher.scorer, look.view or self.teacher.view
         assert view is not None, "only the teacher has a view of its own"
-        if (look.who, view) not in seen:
-            seen[look.who, view] = scorer.scores(rollouts.samples, rollouts.response_ids, view)
-        return seen[look.who, view]
+        if (look.who, view) not in scores_by_view:
+            scores_by_view[look.who, view] = scorer.scores(rollouts.samples, rollouts.response_ids, view)
+        return scores_by_view[look.who, view]
 
     def _reading(self, rollouts: Rollouts) -> Reading:
         return self.student.reading(torch.cat([r.ids for r in rollouts.flat_responses]))

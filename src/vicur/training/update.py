@@ -29,7 +29,7 @@ class Updater:
     Args:
         student: scores the student with gradient.
         optimizer: takes the step.
-        prompts_per_micro_batch: number of problems whose graph is in memory together.
+        prompts_per_micro_batch: number of problems whose graphs are in memory together.
     """
 
     def __init__(self, student: Scorer, optimizer: Optimizer, prompts_per_micro_batch: int) -> None:
@@ -54,7 +54,7 @@ class Updater:
         return replace(update, numbers=numbers)
 
     def gradient(self, batch: ScoredBatch, weighed: Weighed, needs: Needs) -> Update:
-        """Add the gradient of all terms to what the parameters have, stage by stage."""
+        """Accumulate the gradient of all terms in the parameters, stage by stage."""
         terms = [*weighed.terms, *_always_observed(batch)]
         losses: dict[str, float] = {}
         tokens: dict[str, Tensor] = {}
@@ -79,11 +79,12 @@ class Updater:
     def _accumulate(
         self, batch: ScoredBatch, needs: Needs, terms: Sequence[Term]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Add the gradient of some terms, in micro-batches.
+        """Accumulate the gradient of some terms, in micro-batches.
 
-        All distributions are read in the pass of the seeing student. Where terms also flow through
-        the student under another view, that pass leaves the gradient of its hidden states, and they
-        are run after it: the graphs of two views are never in memory together.
+        The terms are computed in the student's pass under its plain view. If a term also has a gradient
+        through the student under another view, that pass returns the gradient of the other view's hidden
+        states, and the other view is run and backpropagated afterwards. The graphs of two views are
+        therefore never in memory together.
 
         Returns:
             the losses of the weighted terms, and the values of all terms at every token.
@@ -119,12 +120,12 @@ class Updater:
 
 
 def _product(hidden_ND: Tensor, head_WD: Tensor, gradient_ND: Tensor) -> Tensor:
-    """A number whose gradient in the hidden states is the given one."""
+    """A scalar whose gradient with respect to the hidden states is `gradient_ND`."""
     return (hidden_ND * gradient_ND.to(hidden_ND.dtype)).sum()
 
 
 def _always_observed(batch: ScoredBatch) -> list[Term]:
-    """Metrics of the student that every run records."""
+    """Unweighted terms that every run records as metrics."""
     terms = [
         Term(STUDENT_LOG_PROB, lambda block: block.log_prob_C),
         Term("entropy", lambda block: entropy(block.log_p_CV)),
@@ -135,7 +136,7 @@ def _always_observed(batch: ScoredBatch) -> list[Term]:
 
 
 def _with_gap(tokens: Mapping[str, Tensor], batch: ScoredBatch) -> dict[str, Tensor]:
-    """Add the teacher-student log-prob gap, where the teacher was asked."""
+    """Add the teacher-student log-prob gap, if the teacher was scored."""
     numbers = dict(tokens)
     if TEACHER_LOG_PROB not in numbers and TEACHER in batch.log_probs:
         numbers[TEACHER_LOG_PROB] = batch.log_probs[TEACHER]
@@ -145,6 +146,6 @@ def _with_gap(tokens: Mapping[str, Tensor], batch: ScoredBatch) -> dict[str, Ten
 
 
 def _measured_scale(norms: Mapping[int, Tensor]) -> Tensor:
-    """|gradient after stage 0| / |that after stage 1| (VGS eq. 15); 1 where nothing is steered."""
+    """|gradient after stage 0| / |gradient after stage 1| (VGS eq. 15); 1 if nothing is steered."""
     standard, steered = norms[0], norms.get(1, norms[0])
     return standard / steered if float(steered) > 0 else torch.ones_like(steered)

@@ -47,11 +47,11 @@ def blind_with(kind: TextKind) -> str:
 
 @dataclass(frozen=True)
 class PrivilegeConfig:
-    """The privileges to measure, and the controls beside them."""
+    """The privileges to measure, and the controls."""
 
     kinds: tuple[TextKind, ...] | None = None
-    """Cue, rationale, answer, or some of them; None: those that every answered problem has. Problems that
-    lack one that is named are left out, so that all are seen on the same responses."""
+    """Kinds to measure; None for those that every answered problem has. Problems that lack a given kind are
+    left out, so that all kinds are measured on the same responses."""
     shuffled: bool = True
     """Whether to also show another problem's text of each kind."""
     blind: bool = True
@@ -64,7 +64,7 @@ class PrivilegeConfig:
     seed: int = 0
     """Seed of the choice of other problems' texts, and of the bootstrap."""
     samples_per_batch: int = 16
-    """Problems whose hidden states are held at a time, under all conditions."""
+    """Number of problems whose hidden states are in memory together, under all conditions."""
 
     def __post_init__(self) -> None:
         if self.samples_per_batch < 1:
@@ -86,18 +86,18 @@ class PrivilegeTokens:
         kinds: kinds of privilege that were measured.
         samples: id of the problem of each response.
         response_numbers: number of each response among those to its problem.
-        correct: whether each response is; None where nothing says.
+        correct: whether each response is correct; None if unknown.
         texts: the responses.
         ids_N: tokens of the responses.
         response_index_N: index of the response that each token belongs to.
         log_probs: log q(y_t) by condition, plain among them.
         shifts: KL(q^z || q) by condition, plain left out.
-        information: estimate of I(y_t; z | v, q, y_<t) by condition; NaN where a problem has less than
+        information: estimate of I(y_t; z | v, q, y_<t) by condition; NaN if a problem has fewer than
             two texts.
-        information_above: its leave-one-out counterpart, which errs upwards.
+        information_above: its leave-one-out counterpart, which overestimates it.
         num_texts: number of texts of each response's problem that the information is estimated from; 0 for
             none.
-        left_out: answered problems that lack a privilege that was asked for.
+        left_out: number of answered problems that lack a measured privilege.
     """
 
     kinds: tuple[TextKind, ...]
@@ -115,9 +115,9 @@ class PrivilegeTokens:
     left_out: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
-        """One for each response: sample, response_number, correct, response, ids, and arrays of a number for
-        each token: `log_prob_<condition>`, `shift_<condition>`, `information_<condition>` and
-        `information_above_<condition>`; the last two None where there is none."""
+        """One row per response: sample, response_number, correct, response, ids, and arrays with one number
+        per token: `log_prob_<condition>`, `shift_<condition>`, `information_<condition>` and
+        `information_above_<condition>`; the last two may be None."""
         lengths = torch.bincount(self.response_index_N, minlength=len(self.samples)).tolist()
         columns = {
             f"{name}_{condition}": [part.numpy() for part in values.split(lengths)]
@@ -159,22 +159,22 @@ def measure_privileges(
     several: Mapping[TextKind, Mapping[str, Sequence[str]]] | None = None,
     progress: Progress | None = None,
 ) -> PrivilegeTokens:
-    """Ask a teacher about given responses under every condition.
+    """Score responses with a teacher under every condition.
 
     Certainty and shift need one forward pass of the teacher for each condition, information one for
     each text. Hidden states of one batch are in memory, logits of one chunk of tokens (`scoring.engine`).
 
-    The texts count as equally likely given (v, q, y_<t). That holds because the student wrote y_<t without
-    any of them; on responses that a teacher wrote while it saw one, it would not.
+    The texts are taken as equally likely given (v, q, y_<t). That is right because the student wrote y_<t
+    without any of them; it would be wrong for responses of a teacher that saw one.
 
     Args:
         teacher: the model that is shown the privileges.
         samples: the problems.
-        responses: the student's, to some of them.
+        responses: the student's responses to some of the problems.
         config: the conditions to measure.
-        several: texts to estimate information from, by kind and sample id, in the place of the data's own
-            of that kind.
-        progress: shows how far it is.
+        several: texts to estimate information from, by kind and sample id; they replace the data's own of
+            that kind.
+        progress: progress bar; silent if not given.
 
     Raises:
         ValueError: no answered problem has the privileges asked for, or the shuffled control is impossible.
@@ -184,13 +184,13 @@ def measure_privileges(
     kinds = config.kinds or tuple(k for k in TEXT_KINDS if all(text_of(s, k) for s in outlines))
     if not kinds:
         raise ValueError(
-            "No privilege is present in all answered problems: of "
-            + ", ".join(f"{sum(text_of(s, k) is not None for s in outlines)} a {k}" for k in TEXT_KINDS)
-            + f", of {len(outlines)} problems. Name the kinds, and problems without them are left out."
+            f"No kind of text is present in all {len(outlines)} answered problems ("
+            + ", ".join(f"{k} in {sum(text_of(s, k) is not None for s in outlines)}" for k in TEXT_KINDS)
+            + "). Set kinds to measure those problems that have them."
         )
     places = [i for i, s in enumerate(outlines) if all(text_of(s, k) for k in kinds)]
     if not places:
-        raise ValueError(f"No answered problem has each of: {', '.join(kinds)}.")
+        raise ValueError(f"No answered problem has all of: {', '.join(kinds)}.")
     problems = [outlines[i] for i in places]
     texts = _Texts.of(problems, kinds, config, several)
     kept = responses.part(places)
@@ -213,7 +213,7 @@ class _Texts:
 
     Attributes:
         another: another problem's text; empty without the shuffled control.
-        several: texts that information is estimated from, by condition; none, or two and more.
+        several: texts that information is estimated from, by condition; none or at least two.
     """
 
     another: list[dict[TextKind, str]]
@@ -260,7 +260,7 @@ class _Texts:
         if not config.shuffled or not most:
             return
         keys = [sample.id for sample in problems]
-        # The first is the one that the shuffled control shows.
+        # The first draw is the text that the shuffled control shows.
         draws = [others(keys, own_texts, config.seed + draw) for draw in range(most)]
         for i, problem_texts in enumerate(self.several):
             if kind in problem_texts:
@@ -297,7 +297,7 @@ def _measure_batch(
     kinds: Sequence[TextKind],
     config: PrivilegeConfig,
 ) -> dict[tuple[str, str], Tensor]:
-    """(what, condition) -> one number for each token."""
+    """Per-token numbers by quantity and condition."""
 
     def scores(problems: Sequence[Sample], view: View) -> Scores:
         return teacher.scores(problems, responses.ids, view)
@@ -361,23 +361,23 @@ def _joined(
     texts: _Texts,
     left_out: int,
 ) -> PrivilegeTokens:
-    """The batches in the order of the problems again."""
+    """Join the batches in the order of the problems."""
     counts = [len(group) for group in responses.ids]
     flat = [ids for group in responses.ids for ids in group]
     names = dict.fromkeys(name for numbers in parts.values() for name in numbers)
     tokens = [sum(map(len, group)) for group in responses.ids]
 
-    def of(what: str) -> dict[str, Tensor]:
+    def values_of(quantity: str) -> dict[str, Tensor]:
         nothing = float("nan")
         return {
             condition: torch.cat(
-                [parts[i].get((what, condition), torch.full((n,), nothing)) for i, n in enumerate(tokens)]
+                [parts[i].get((quantity, condition), torch.full((n,), nothing)) for i, n in enumerate(tokens)]
             )
             for measured, condition in names
-            if measured == what
+            if measured == quantity
         }
 
-    information = of("information")
+    information = values_of("information")
     num_texts = {
         name: torch.tensor(
             [
@@ -397,10 +397,10 @@ def _joined(
         texts=tuple(text for group in responses.texts for text in group),
         ids_N=torch.cat(flat),
         response_index_N=torch.repeat_interleave(torch.arange(len(flat)), lengths),
-        log_probs=of("log_prob"),
-        shifts=of("shift"),
+        log_probs=values_of("log_prob"),
+        shifts=values_of("shift"),
         information=information,
-        information_above=of("information_above"),
+        information_above=values_of("information_above"),
         num_texts=num_texts,
         left_out=left_out,
     )

@@ -12,10 +12,10 @@ from vicur.worth.summary import Certainty, ConditionWorth, PrivilegeWorth
 
 NOTHING = "-"
 RANKED = {
-    "certainty": "Certainty that a text adds (of correct responses, where any is)",
-    "discrimination": "Certainty that it adds to correct over incorrect responses",
-    "shift": "How far it moves the teacher",
-    "information": "Information in how its several texts differ",
+    "certainty": "Added certainty (on correct responses, if there are any)",
+    "discrimination": "Added certainty on correct minus incorrect responses",
+    "shift": "Shift of the teacher",
+    "information": "Information in its alternative texts",
 }
 
 
@@ -31,22 +31,21 @@ def condition_title(condition: ConditionWorth) -> str:
 
 
 def worth_table(worth: PrivilegeWorth, title: str = "What privileges are worth") -> Table:
-    """Kinds and controls as rows, 80 columns wide; in nats a token."""
+    """Kinds and controls as rows, 80 columns wide, in nats per token."""
     graded = worth.correct > 0 or any(c.incorrect is not None for c in worth.conditions)
     about = f"responses: log-prob of the student's {worth.responses} responses"
     if graded:
-        about = f"right, wrong: log-prob of such responses of the student ({worth.correct} of {worth.graded})"
+        about = f"right, wrong: log-prob of the student's responses ({worth.correct} of {worth.graded} right)"
     caption = (
-        f"nats a token, ± half of the 95 % interval (drawing the {worth.problems} problems anew); {about} "
+        f"nats per token, ± half of the 95 % interval (resampling the {worth.problems} problems); {about} "
         "compared with the teacher shown nothing; shift: KL from that teacher"
     )
     bounds = [c.information for c in worth.conditions if c.information is not None]
     if bounds:
         fewest, most = min(b.num_texts[0] for b in bounds), max(b.num_texts[1] for b in bounds)
         texts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        caption += (
-            f"; information from {texts} texts a problem: at most log n = {max(b.bound for b in bounds):.2f}"
-        )
+        bound = max(b.bound for b in bounds)
+        caption += f"; information from {texts} texts per problem, at most log n = {bound:.2f}"
     if worth.left_out:
         caption += f"; {worth.left_out} problems lack a text and are left out"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -66,32 +65,33 @@ def worth_table(worth: PrivilegeWorth, title: str = "What privileges are worth")
 
 
 def reading(worth: PrivilegeWorth) -> str:
-    """A sentence: what the numbers show of the first kind, and what they do not show."""
+    """What the numbers show about the first kind, and what they do not show."""
     condition = next(c for c in worth.conditions if c.shows == "own")
     about, certainty = ("correct", condition.correct) if condition.correct else ("student", condition.all)
     gain = certainty.per_token
     sentence = (
-        f"Shown its {condition.kind}, the teacher is {_verdict(gain)} certain of {about} responses than "
-        f"shown nothing ({_bracket(gain)} nats a token)"
+        f"With its {condition.kind}, the teacher is {_verdict(gain)} certain of {about} responses than "
+        f"without ({_bracket(gain)} nats per token)"
     )
     for pair in worth.comparisons:
         if (pair.ours, pair.theirs) == (condition.name, f"another_{condition.name}"):
             sentence += (
-                f", and {_verdict(pair.difference)} than shown another's ({_bracket(pair.difference)})"
+                f", and {_verdict(pair.difference)} certain than with another problem's "
+                f"({_bracket(pair.difference)})"
             )
     sentence += (
-        ": that says what this teacher makes of the texts, not that they are true, that they keep the answer "
-        "to themselves, or that a student learns from them"
+        ". This measures the effect of the texts on this teacher, not whether they are true, whether they "
+        "leak the answer, or whether a student learns from them"
     )
     if condition.correct is not None:
-        sentence += "; and correct is what the grader calls so, an answer that is right by luck too"
+        sentence += ". Correct means accepted by the grader, so lucky guesses count as correct"
     return sentence + "."
 
 
 def rank_lines(worth: PrivilegeWorth) -> list[str]:
     """The ranking of the kinds, a line for each number; empty with only one kind.
 
-    In the ranking by certainty, neighbours whose paired interval holds 0 are joined by "~".
+    In the ranking by certainty, neighbours whose paired interval contains 0 are joined by "~".
     """
     pairs = {(pair.ours, pair.theirs): pair.difference for pair in worth.comparisons}
     lines = []

@@ -1,4 +1,4 @@
-"""The student's responses that teachers are asked about: sampled now, or those of a run."""
+"""The student's responses that a teacher scores: sampled now, or read from a training run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StudentResponses:
         index: index of each answered problem in its source.
         ids: the tokens of its responses, at least one response of at least one token each.
         texts: its responses as text.
-        correct: whether each is; None where nothing says.
+        correct: whether each response is correct; None if unknown.
     """
 
     index: tuple[int, ...]
@@ -45,7 +45,7 @@ class StudentResponses:
         return len(self.index)
 
     def part(self, problems: Sequence[int]) -> StudentResponses:
-        """The responses to some of the problems, by their place here."""
+        """The responses to some of the answered problems, by position."""
         return StudentResponses(
             tuple(self.index[i] for i in problems),
             tuple(self.ids[i] for i in problems),
@@ -66,20 +66,20 @@ def sample_responses(
     limits: PixelLimits | None = None,
     progress: Progress | None = None,
 ) -> StudentResponses:
-    """Let a student answer every problem as it sees it: plain, without any privilege.
+    """Let a student answer every problem from its own prompt, without any privilege.
 
-    What is sampled depends on seed, sample and response number, not on batches or order.
+    Responses depend on seed, sample and response number, not on batches or order.
 
     Args:
         student: the model that responds.
         samples: the problems.
-        group_size: responses to each problem (K).
+        group_size: number of responses to each problem (K).
         sampling: temperature and the like; the student's own distribution if not given.
-        seed: another one, other responses.
+        seed: sampling seed.
         prompts_per_batch: problems answered together.
         grader: grades the responses; one with default settings if not given.
-        limits: on the pixels of what the student sees.
-        progress: shows how far it is.
+        limits: pixel limits of what the student sees; the checkpoint's own if not given.
+        progress: progress bar; silent if not given.
     """
     grader = grader or Grader()
     generator = TorchGenerator(student, sampling or SamplingConfig(), prompts_per_batch, limits=limits)
@@ -106,14 +106,14 @@ def read_responses(
     *,
     steps: Literal["last", "all"] = "last",
 ) -> StudentResponses:
-    """The responses that a training run kept, to those of the problems that it answered.
+    """Read a training run's responses to the problems that it answered.
 
     Args:
-        run: its folder, the folder `rollouts` in it, or one .parquet file of that.
-        samples: the problems, with the ids that the run knew them by.
-        tokenizer: tokenizer of the teacher that will read the responses; it must mean by each token what the
-            run's student meant.
-        steps: each problem's responses of the last step that had it, or those of all steps: early ones
+        run: its folder, the folder `rollouts` in it, or one .parquet file in that.
+        samples: the problems, with the same ids as in the run.
+        tokenizer: tokenizer of the teacher that will score the responses; it must have the vocabulary of the
+            run's student.
+        steps: each problem's responses from the last step that had it, or those from all steps; early ones
             come from an earlier state of the student.
 
     Raises:
@@ -137,7 +137,7 @@ def read_responses(
         raise ValueError(
             f"{run} has no response to any of the {len(names)} problems; its ids look like "
             f"{next(iter(by_problem), 'nothing')}, those of the data like {names[0]}. "
-            "Give the run's own data."
+            "Use the data of the run."
         )
     selected = [_of_steps(by_problem[str(names[i])], steps) for i in index]
     _check_tokens(selected[0][0], tokenizer, run)
@@ -155,7 +155,7 @@ def regraded(responses: StudentResponses, samples: Sequence[Sample], grader: Gra
     Args:
         responses: responses to some of the samples.
         samples: the problems.
-        grader: whose grades they get.
+        grader: grades the responses.
     """
     correct = tuple(
         tuple(_grade(grader, samples[index], text) for text in group)
@@ -170,7 +170,7 @@ def _files(run: Path) -> list[Path]:
     folder = run / "rollouts" if (run / "rollouts").is_dir() else run
     files = sorted(folder.glob("*.parquet"))
     if not files:
-        raise ValueError(f"{run} has no rollouts/*.parquet; give the folder of a training run.")
+        raise ValueError(f"{run} has no rollouts/*.parquet; it must be the folder of a training run.")
     return files
 
 
@@ -183,8 +183,8 @@ def _check_tokens(row: dict[str, Any], tokenizer: Any, run: Path) -> None:
     decoded = tokenizer.decode(row["ids"], skip_special_tokens=True)
     if decoded != row["response"]:
         raise ValueError(
-            f"{run}: the tokens of a response to {row['sample']} read {decoded[:40]!r}, the response itself "
-            f"{row['response'][:40]!r}. The run's student has another vocabulary than this teacher."
+            f"{run}: the tokens of a response to {row['sample']} decode to {decoded[:40]!r}, but its text is "
+            f"{row['response'][:40]!r}. The run's student and this teacher have different vocabularies."
         )
 
 

@@ -1,7 +1,7 @@
-"""Summarises a teacher's numbers on single tokens as the worth of each privilege, with intervals.
+"""Summarises a teacher's per-token scores as the worth of each privilege, with intervals.
 
-Every number is a ratio of sums: over tokens, or over responses. The interval comes from drawing the
-*problems* anew: tokens of one response, and responses to one problem, are not independent.
+Every number is a ratio of sums: over tokens, or over responses. The intervals come from a
+bootstrap over *problems*, because tokens of one response, and responses to one problem, are not independent.
 
 Shape suffixes: N response tokens, S problems, B bootstrap draws.
 """
@@ -28,14 +28,14 @@ RESAMPLES_AT_ONCE = 250
 
 @dataclass(frozen=True)
 class Certainty:
-    """Certainty of a teacher about some responses, in nats.
+    """A teacher's certainty of some responses, in nats.
 
     Attributes:
         responses: number of responses.
-        level: mean log q^z(y_t) a token.
-        per_token: mean log q^z(y_t) - log q(y_t) a token, q being the teacher that sees the plain problem.
+        level: mean log q^z(y_t) per token.
+        per_token: mean log q^z(y_t) - log q(y_t) per token, where q sees the plain problem.
         per_response: the same, summed over a response.
-        parts: the same a token, by part of the response: "half_1" ... "quarter_4".
+        parts: the same per token, by part of the response: "half_1" ... "quarter_4".
     """
 
     responses: int
@@ -57,8 +57,8 @@ class PositionBin:
 
 @dataclass(frozen=True)
 class Shift:
-    """KL(q^z || q) over the whole vocabulary, in nats a token: how far the teacher moves. Information it
-    is not: that takes several z (ViCuR eq. 15).
+    """KL(q^z || q) over the whole vocabulary, in nats per token: how far the teacher's distribution
+    moves. It is not information, which needs several z (ViCuR eq. 15).
 
     Attributes:
         whole: mean over all tokens.
@@ -73,14 +73,14 @@ class Shift:
 
 @dataclass(frozen=True)
 class Information:
-    """I(y_t; z | v, q, y_<t) in nats a token (ViCuR eq. 15), from n texts a problem.
+    """I(y_t; z | v, q, y_<t) in nats per token (ViCuR eq. 15), from n texts per problem.
 
     Attributes:
-        estimate: mean_j KL(q^{z_j} || mean_i q^{z_i}): on average too low, the less the more texts.
-        above: the same without z_j in the mixture it is compared with: on average too high.
-        bound: mean log n over the tokens: the estimate cannot be more.
-        problems: number of problems with two and more texts.
-        num_texts: fewest and most of a problem.
+        estimate: mean_j KL(q^{z_j} || mean_i q^{z_i}): too low on average, less so with more texts.
+        above: the same without z_j in the mixture that it is compared with: too high on average.
+        bound: mean log n over the tokens, an upper bound on the estimate.
+        problems: number of problems with at least two texts.
+        num_texts: minimum and maximum number of texts per problem.
     """
 
     estimate: Estimate
@@ -98,13 +98,13 @@ class ConditionWorth:
         name: e.g. "cue", "another_cue", "blind".
         kind: the privilege shown; None for the plain and the blind view.
         shows: its own text, another problem's, none, no image, or its own text and no image.
-        all: certainty of all responses. Where teacher and student are one model, it cannot rise on the
-            student's own samples: its mean there is -KL(q || q^z). Only what correct ones gain on incorrect
-            ones can.
-        correct, incorrect: certainty over the responses graded so; None where there is none.
-        discrimination: certainty a token of correct ones minus that of incorrect ones.
+        all: certainty of all responses. If teacher and student are one model, it cannot rise on the student's
+            own samples, because its mean there is -KL(q || q^z); only the certainty of correct responses
+            relative to incorrect ones can.
+        correct, incorrect: certainty of the responses graded so; None if there are none.
+        discrimination: certainty per token of correct responses minus that of incorrect ones.
         shift: shift from the plain view; None for the plain view itself.
-        information: None where no problem has two texts.
+        information: None if no problem has two texts.
     """
 
     name: str
@@ -120,11 +120,11 @@ class ConditionWorth:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Certainty under one condition minus that under another, in nats a token, on the same responses.
+    """Certainty under one condition minus that under another, in nats per token, on the same responses.
 
     Attributes:
         ours, theirs: names of conditions.
-        responses: the responses compared: "correct", or "all" where none is graded correct.
+        responses: the responses compared: "correct", or "all" if none is graded correct.
         difference: difference with a paired interval.
     """
 
@@ -140,10 +140,10 @@ class PrivilegeWorth:
 
     Attributes:
         conditions: plain first, then each kind with its controls.
-        comparisons: each text with another problem's, and the kinds with one another.
+        comparisons: each text compared with another problem's, and the kinds with each other.
         problems, responses: number of each that were measured.
         graded: number of graded responses, and number of correct ones among them.
-        left_out: answered problems that lack a privilege that was asked for.
+        left_out: number of answered problems that lack a measured privilege.
         seed: seed of the bootstrap.
     """
 
@@ -162,9 +162,9 @@ class PrivilegeWorth:
 
     @property
     def rankings(self) -> dict[str, list[str]]:
-        """The kinds, highest first, by "certainty" (of correct responses; of all, where none is graded
-        correct), "discrimination", "shift" and "information", as far as each is known of all of them.
-        Neighbours may be apart by less than their intervals: see `comparisons`."""
+        """The kinds, highest first, by "certainty" (of correct responses; of all, if none is graded
+        correct), "discrimination", "shift" and "information", each only if it is known for all kinds.
+        Neighbours may differ by less than their intervals: see `comparisons`."""
         own_conditions = [c for c in self.conditions if c.shows == "own"]
         numbers = {
             "certainty": {c.name: (c.correct or c.all).per_token for c in own_conditions},
@@ -184,12 +184,12 @@ class PrivilegeWorth:
 
 
 def privilege_worth(tokens: PrivilegeTokens, *, seed: int = 0, resamples: int = RESAMPLES) -> PrivilegeWorth:
-    """Sum up a teacher's numbers on single tokens.
+    """Summarise a teacher's per-token scores.
 
     Args:
         tokens: result of `measure_privileges`.
         seed: seed of the bootstrap.
-        resamples: draws of the bootstrap.
+        resamples: number of bootstrap resamples.
     """
     sums = _Sums(tokens, seed, resamples)
     present = [condition for condition in _conditions(tokens.kinds) if condition[0] in tokens.log_probs]
@@ -198,10 +198,10 @@ def privilege_worth(tokens: PrivilegeTokens, *, seed: int = 0, resamples: int = 
     pairs: list[tuple[str, str]] = [
         (kind, another(kind)) for kind in tokens.kinds if another(kind) in tokens.log_probs
     ]
-    pairs += [(ours, theirs) for i, ours in enumerate(own_conditions) for theirs in own_conditions[i + 1 :]]
+    pairs += [(first, second) for i, first in enumerate(own_conditions) for second in own_conditions[i + 1 :]]
     return PrivilegeWorth(
         conditions=conditions,
-        comparisons=tuple(_comparison(tokens, sums, ours, theirs) for ours, theirs in pairs),
+        comparisons=tuple(_comparison(tokens, sums, first, second) for first, second in pairs),
         problems=sums.num_problems,
         responses=len(tokens.samples),
         graded=sum(value is not None for value in tokens.correct),
@@ -269,17 +269,17 @@ def _information(tokens: PrivilegeTokens, sums: _Sums, name: str) -> Information
     )
 
 
-def _comparison(tokens: PrivilegeTokens, sums: _Sums, ours: str, theirs: str) -> Comparison:
-    difference = (tokens.log_probs[ours].double() - tokens.log_probs[theirs].double()).numpy()
+def _comparison(tokens: PrivilegeTokens, sums: _Sums, first: str, second: str) -> Comparison:
+    difference = (tokens.log_probs[first].double() - tokens.log_probs[second].double()).numpy()
     graded = bool(sums.correct.any())
     mask = sums.correct if graded else sums.every
-    return Comparison(ours, theirs, "correct" if graded else "all", sums.per_token(difference, mask))
+    return Comparison(first, second, "correct" if graded else "all", sums.per_token(difference, mask))
 
 
 class _Sums:
     """Sums over tokens by problem, and ratios of such sums with their intervals.
 
-    Problems are numbered by id, so that the draws of the bootstrap mean the same in any order.
+    Problems are numbered by id, so that the bootstrap's resamples do not depend on their order.
     """
 
     def __init__(self, tokens: PrivilegeTokens, seed: int, resamples: int) -> None:
@@ -321,7 +321,7 @@ class _Sums:
         return (self.tokens.log_probs[name].double() - self.tokens.log_probs[PLAIN].double()).numpy()
 
     def certainty(self, name: str, mask: Bool[np.ndarray, " N"]) -> Certainty | None:
-        """Certainty over the tokens in `mask`; None where there is none."""
+        """Certainty over the tokens in `mask`; None if there are none."""
         if not mask.any():
             return None
         lift = self.lift(name)
@@ -340,20 +340,20 @@ class _Sums:
         )
 
     def per_token(self, values: Float[np.ndarray, " N"], mask: Bool[np.ndarray, " N"]) -> Estimate:
-        """Mean of the chosen tokens' values."""
+        """Mean of the values over the tokens in `mask`."""
         return self._ratio(self._by_problem(values * mask), self._by_problem(mask))
 
     def difference(
         self,
-        ours: tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]],
-        theirs: tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]],
+        first: tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]],
+        second: tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]],
     ) -> Estimate:
-        """One mean minus another, over other tokens, from the same draws of the problems."""
-        pairs = [(self._by_problem(v * mask), self._by_problem(mask)) for v, mask in (ours, theirs)]
+        """The mean over some tokens minus that over others, from the same resamples of the problems."""
+        pairs = [(self._by_problem(v * mask), self._by_problem(mask)) for v, mask in (first, second)]
         some = (pairs[0][1] > 0) | (pairs[1][1] > 0)
         draws, values = [], []
         counts = _draws(int(some.sum()), self.resamples, self.seed)
-        with np.errstate(invalid="ignore", divide="ignore"):  # a draw may hold no correct response
+        with np.errstate(invalid="ignore", divide="ignore"):  # a resample may have no correct response
             for numerator, denominator in pairs:
                 draws.append(_product(counts, numerator[some]) / _product(counts, denominator[some]))
                 values.append(numerator.sum() / denominator.sum())
@@ -363,7 +363,7 @@ class _Sums:
         return np.bincount(self.problem, values.astype(np.float64), self.num_problems)
 
     def _ratio(self, numerator: Float[np.ndarray, " S"], denominator: Float[np.ndarray, " S"]) -> Estimate:
-        # Resamples only the problems that the number is about, so that no draw is without any.
+        # Only problems that contribute to the number are resampled, so that every resample has some.
         some = denominator > 0
         counts = _draws(int(some.sum()), self.resamples, self.seed)
         draws = _product(counts, numerator[some]) / _product(counts, denominator[some])
@@ -378,8 +378,8 @@ def _interval(value: float, draws: Float[np.ndarray, " B"]) -> Estimate:
 
 @lru_cache(maxsize=4)
 def _draws(count: int, resamples: int, seed: int) -> Integer[np.ndarray, "B S"]:
-    """The number of draws of each problem in each resample of the bootstrap. It is cached, because all
-    numbers about the same problems must come from the same draws."""
+    """How often each problem occurs in each resample of the bootstrap. Cached, because all numbers about the
+    same problems must come from the same resamples."""
     random = np.random.default_rng(seed)
     counts = np.empty((resamples, count), dtype=np.uint16)
     for row in counts:
@@ -388,6 +388,6 @@ def _draws(count: int, resamples: int, seed: int) -> Integer[np.ndarray, "B S"]:
 
 
 def _product(counts: Integer[np.ndarray, "B S"], values: Float[np.ndarray, " S"]) -> Float[np.ndarray, " B"]:
-    # A few draws at a time: all of them as floats would be gigabytes for thousands of problems.
+    # A few resamples at a time: all of them as floats would be gigabytes for thousands of problems.
     rows = range(0, len(counts), RESAMPLES_AT_ONCE)
     return np.concatenate([counts[i : i + RESAMPLES_AT_ONCE].astype(np.float64) @ values for i in rows])

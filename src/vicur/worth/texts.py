@@ -1,4 +1,4 @@
-"""The text that a teacher is shown for a problem: its own, another problem's, or one of several."""
+"""The text that a teacher is shown for a problem: its own, another problem's, or an alternative."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from vicur.data.views import privileged_texts
 
 
 def with_text(sample: Sample, kind: TextKind, text: str) -> Sample:
-    """The problem with one privilege, this text, and no other."""
+    """The problem with this text as its only privilege."""
     texts: dict[str, Any] = {kind: text}
     return replace(sample, privilege=Privilege(**texts))
 
 
 def outline(samples: Sequence[Sample], index: int) -> Sample:
-    """A problem for its texts alone: no medium of a file is decoded."""
+    """A problem to read texts from; a file's media are not decoded."""
     return samples.outline(index) if isinstance(samples, FileSource) else samples[index]
 
 
 def text_of(sample: Sample, kind: TextKind) -> str | None:
-    """The sample's own text of a kind; None where it has none, or an empty one."""
+    """The sample's own text of a kind; None if it is missing or empty."""
     text = privileged_texts(sample).get(kind, "").strip()
     return text or None
 
 
 def several_texts(sample: Sample, kind: TextKind) -> tuple[str, ...]:
-    """Several texts of one kind of a problem: what its column `cues`, `rationales` or `answers` holds.
+    """A problem's alternative texts of one kind, from its column `cues`, `rationales` or `answers`.
 
-    A list of texts, or the same as JSON. None is left out for being equal to another: draws of z may
-    repeat, and an estimate over fewer would be about another distribution.
+    The column holds a list of texts, or such a list as JSON. Equal texts are kept: draws of z may repeat,
+    and an estimate without the repeats would be about another distribution.
 
     Raises:
         ValueError: the column holds anything else.
@@ -50,30 +50,30 @@ def several_texts(sample: Sample, kind: TextKind) -> tuple[str, ...]:
             listed = None
     if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
         raise ValueError(
-            f"Sample {sample.id}: {kind}s must be a list of texts (or that list as JSON), to estimate "
+            f"Sample {sample.id}: {kind}s must be a list of texts (or that list as JSON) to estimate "
             "information from."
         )
     return tuple(text for text in listed if text.strip())
 
 
 def others(keys: Sequence[str], texts: Sequence[str], seed: int) -> list[int]:
-    """The index, for every text, of another that reads differently: a derangement, the same in any order.
+    """For every text, the index of a different text: a derangement that does not depend on their order.
 
-    Equal texts (up to spaces) are put side by side, the groups and what is in them in an order that
-    only the seed and the keys decide, and each problem gets the text as many places further as the largest
-    group has members: never its own or an equal one, and each text is used once. Where more than half of
-    the texts are equal there is no such permutation: then the others take turns at standing in.
+    Equal texts (up to spaces) form a group; groups and their members are ordered by seed, texts and keys
+    alone. Each problem gets the text as many positions later as the largest group has members, so never its
+    own or an equal text, and each text is used once. If more than half of the texts are equal, there is no
+    such permutation, and the problems with these share the other texts in turn.
 
     Args:
-        keys: ids, all different; with the seed they decide.
+        keys: ids, all different.
         texts: one for each key.
-        seed: another one, another derangement.
+        seed: seed of the derangement.
 
     Returns:
         for each text an index into `texts`.
 
     Raises:
-        ValueError: all texts are equal, so there is no other.
+        ValueError: all texts are equal.
     """
     plain = [" ".join(text.split()) for text in texts]
     order = sorted(
@@ -82,8 +82,8 @@ def others(keys: Sequence[str], texts: Sequence[str], seed: int) -> list[int]:
     groups = [list(group) for _, group in groupby(order, key=lambda i: plain[i])]
     if len(groups) < 2:
         raise ValueError(
-            f"All {len(texts)} texts are the same, so there is no other to show in the place of one's own. "
-            "Leave the shuffled control out, or measure more problems."
+            f"All {len(texts)} texts are the same, so no problem has a different text to show. Leave "
+            "out the shuffled control, or measure more problems."
         )
     largest = max(groups, key=len)
     partners = [0] * len(texts)

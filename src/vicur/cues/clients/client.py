@@ -69,7 +69,7 @@ class CueClient(Protocol):
         ...
 
     def identity(self, index: int) -> str:
-        """All about the client that decides on its reply to a problem."""
+        """Everything about the client that determines its reply to a problem."""
         ...
 
     async def ask(self, request: CueRequest) -> Reply:
@@ -81,5 +81,5 @@ class CueClient(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections and threads."""
+        """Close connections and threads."""
         ...

@@ -22,9 +22,9 @@ _FORM_WORDS = ("response_format", "json_schema", "json schema", "json_object", "
 REASONING = ("reasoning_content", "reasoning")
 """Names of the field for a model's thoughts: of vLLM, SGLang and DeepSeek; of newer vLLM and OpenRouter."""
 _BUSY = (429, 502, 503, 504)
-"""Statuses of an endpoint that is overloaded or about to start."""
+"""Statuses of an endpoint that is overloaded or starting."""
 _AGAIN = (408, 409, 500)
-"""Statuses that another try may not get; a problem that always gets them is set aside."""
+"""Statuses that are worth a retry; a problem that always gets them has failed."""
 _HOPELESS = {
     401: "does not accept the key; check the environment variable that holds it",
     402: "asks for payment",
@@ -134,7 +134,7 @@ class EndpointClient:
         return body
 
     def _adapt(self, error: Any) -> bool:
-        """Leave out what the endpoint does not know; whether there was anything of the kind."""
+        """Stop sending a field that the endpoint rejects; return whether there was one."""
         reason = self._said(error).lower()
         if self._form != "off" and any(word in reason for word in _FORM_WORDS):
             if self.config.structured != "auto":
@@ -150,7 +150,7 @@ class EndpointClient:
         return False
 
     def _reply(self, completion: Any) -> Reply:
-        """Whatever the endpoint left out of what the SDK's types promise is missing here, not an error."""
+        """Read a completion; fields that the endpoint omits against the SDK's types are not an error."""
         choices = (
             completion.choices if isinstance(completion, self._errors.types.chat.ChatCompletion) else None
         )
@@ -186,7 +186,7 @@ class EndpointClient:
         return RequestFailed(f"the endpoint answers {status}: {reason}", again=again)
 
     def _said(self, error: Any) -> str:
-        """An error's own words: one line, not too long, and without secrets."""
+        """The message of an error: one line, shortened, and without secrets."""
         body = error.body
         if isinstance(body, dict):
             words = body.get("message") or body.get("detail") or body.get("error") or error.message
@@ -214,7 +214,7 @@ def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[s
     if not key and config.base_url is None:
         raise ValueError(
             f"The environment variable {config.api_key_env} (api_key_env) is not set; OpenAI needs a key. "
-            "For an endpoint of your own, give its base_url."
+            "For your own endpoint, set base_url."
         )
     headers = {"Authorization": f"Bearer {key or 'none'}"}
     values = {config.api_key_env: key} if key else {}
@@ -228,7 +228,7 @@ def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[s
             raise ValueError(
                 f"The environment variable {variable} holds a value that is not allowed in a header."
             )
-    # What is shorter is no secret, and would be found in every other word.
+    # Shorter values are not secrets, and occur in ordinary words.
     return headers, [value for value in values.values() if len(value) >= 4]
 
 
@@ -246,7 +246,6 @@ def _openai() -> Any:
         import openai
     except ImportError as error:
         raise ValueError(
-            "Endpoints are asked through the package openai, which is not installed: "
-            "pip install 'vicur[cues]'."
+            "Endpoints need the package openai, which is not installed: pip install 'vicur[cues]'."
         ) from error
     return openai

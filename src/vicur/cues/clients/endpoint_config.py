@@ -52,7 +52,7 @@ class EndpointConfig:
 def endpoint_identity(model: str, config: EndpointConfig) -> str:
     """Everything about an endpoint that decides its reply.
 
-    Not the address, so that a moved server keeps its cues; nor the form in which a JSON object is asked for.
+    The address is left out, so that a moved server keeps its cues; so is the request format of JSON objects.
     """
     extra = f" {json.dumps(config.extra_body, sort_keys=True)}" if config.extra_body else ""
     return f"endpoint {model}{extra}"

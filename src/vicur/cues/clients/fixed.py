@@ -11,7 +11,7 @@ from vicur.cues.requests import CueRequest
 
 
 class NullClient:
-    """Says the same of everything, at once: for measuring all the rest."""
+    """Returns a fixed cue at once, to measure everything else."""
 
     name = "null"
 

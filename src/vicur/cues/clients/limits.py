@@ -12,7 +12,7 @@ Sleep = Callable[[float], Awaitable[Any]]
 
 
 class RateLimit:
-    """Limits the requests per minute, by even distances between them.
+    """Limits the requests per minute by spacing them evenly.
 
     Args:
         per_minute: None for no limit.
@@ -30,7 +30,7 @@ class RateLimit:
         self._next = clock()
 
     async def turn(self) -> None:
-        """Wait until the next request may go."""
+        """Wait until the next request may be sent."""
         if not self._distance:
             return
         now = self._clock()
@@ -42,7 +42,7 @@ class RateLimit:
 
 def backoff(attempt: int, base: float, after: float | None = None) -> float:
     """Seconds to wait before another attempt: doubled each time up to a minute, with a random part, so that
-    requests that were refused together do not return together.
+    requests that were refused together are not all retried together.
 
     Args:
         attempt: number of the attempt, from 0.

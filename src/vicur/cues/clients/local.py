@@ -21,7 +21,7 @@ class LocalClient:
 
     Args:
         name: folder, hub id or "vicur:NAME".
-        load: loads it, with the first request, so that a build that has all it needs loads none.
+        load: loads the model, at the first request, so that a build with nothing to ask loads none.
     """
 
     def __init__(self, name: str, load: Callable[[str], LoadedModel] = load_model) -> None:

@@ -39,7 +39,7 @@ def chat_messages(request: CueRequest, image_format: Literal["png", "jpeg"] = "p
                     content.append(_image_part(frame, image_format))
             else:
                 content.append(dict(part))
-        if all(part["type"] == "text" for part in content):  # some servers take nothing else of a system
+        if all(part["type"] == "text" for part in content):  # some servers accept no other system message
             messages.append({"role": message["role"], "content": "".join(p["text"] for p in content)})
         else:
             messages.append({"role": message["role"], "content": content})
