@@ -82,7 +82,10 @@ def test_an_own_objective_is_one_part_of_a_sum(here):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("objective.custom.radus=3", "there is no setting 'radus'; did you mean 'radius'"),
+        (
+            "objective.custom.radus=3",
+            "in objective.custom, there is no setting 'radus'; did you mean 'radius'",
+        ),
         ("objective.custom.radius=wide", "radius must be a number, not 'wide'"),
         ("objective.custom.weight=0", "custom.weight must be above 0"),
         ("objective.custom.path=own_objective.py:Sharp", "own_objective.py has no 'Sharp'"),

@@ -133,7 +133,7 @@ def test_a_base_is_blamed_for_its_own_mistake_and_no_packaged_path_is_shown(tmp_
         load_recipe("own.yaml")
     with pytest.raises(SettingsError) as caught:
         load_recipe("cuebench/opsd_cue", ["teacher.model=self", "teacher.privilege=none"])
-    assert str(caught.value).startswith("teacher.privilege=none: The teacher is the student's own start")
+    assert str(caught.value).startswith("teacher.privilege=none: The teacher is the student before training")
     assert os.sep + "src" not in str(caught.value)
 
 

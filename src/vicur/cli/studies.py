@@ -12,7 +12,7 @@ from vicur.cli.command import Arguments
 from vicur.cli.terminal import print_text
 from vicur.settings.schema import schema_of
 from vicur.studies.quickstart import run_quickstart
-from vicur.studies.study import StudyConfig, load_study, run_study, summarise
+from vicur.studies.study import Study, StudyConfig, load_study, run_study, summarise
 from vicur.studies.tables import headlines, study_table
 
 
@@ -37,6 +37,7 @@ def study_config(arguments: Arguments) -> StudyConfig:
     schema = schema_of(StudyConfig, arguments.command.name)
     layers = schema.overrides(pair for pair in arguments.overrides if _is_of_study(pair))
     config = schema.load([*arguments.layers(schema), *layers])
+    _study(arguments)  # the settings for its recipes are checked, too
     return _with_folder(config, f"studies/{Path(arguments.word).stem}")
 
 
@@ -46,12 +47,16 @@ def study(config: StudyConfig, arguments: Arguments, console: Console) -> None:
     Raises:
         ValueError: there is no such study, or the output folder already holds one.
     """
-    assert arguments.word is not None, "the command requires it"
-    of_recipes = [pair for pair in arguments.overrides if not _is_of_study(pair)]
-    definition = load_study(arguments.word, of_recipes)
+    definition = _study(arguments)
     outcomes = run_study(definition, config, console)
     _print_summary(summarise(definition, outcomes), console)
     print_text(f"All numbers: {config.output}/summary.json", console)
+
+
+def _study(arguments: Arguments) -> Study:
+    """The study, its recipes with the overrides that are not settings of the study itself."""
+    assert arguments.word is not None, "the command requires it"
+    return load_study(arguments.word, [pair for pair in arguments.overrides if not _is_of_study(pair)])
 
 
 def _with_folder(config: StudyConfig, folder: str) -> StudyConfig:

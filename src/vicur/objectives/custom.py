@@ -15,6 +15,7 @@ from vicur.data.views import View
 from vicur.objectives.objective import Needs, ScoredTokens, Weighed, WeightedObjective, check_weight
 from vicur.scoring.term import Block, Term
 from vicur.settings.schema import Layer, schema_of
+from vicur.settings.section import SettingsError
 from vicur.user_code import error_in, load_name
 
 WHAT = "objective"
@@ -128,6 +129,9 @@ def load_objective(settings: Mapping[str, Any]) -> CustomObjective:
             "and weigh(scored), and a setting weight: float = 1.0."
         )
     values = schema.flatten({key: value for key, value in settings.items() if key != "path"})
-    objective: Any = schema.load([Layer(SECTION, values)])
+    try:
+        objective: Any = schema.load([Layer("", values)])
+    except SettingsError as error:
+        raise SettingsError(f"in {SECTION}, {error}") from error
     check_weight("custom", objective.weight)
     return CustomObjective(path, objective)

@@ -106,12 +106,12 @@ class Schema(Generic[Component]):
         for layer in layers:
             for key, value in layer.flat.items():
                 if not self.knows(key, value):
-                    raise SettingsError(f"{layer.origin_of(key)}: {self._complaint(key, value)}")
+                    raise _blamed(layer.origin_of(key), self._complaint(key, value))
         layers = [self._defaults, *layers]
         merged = self.merged("", layers)
         for key, value in merged.flat.items():
             if isinstance(value, bool) and not _takes_bool(self.kinds.get(key)):  # pydantic reads 1 and 0
-                raise SettingsError(f"{merged.origin_of(key)}: {key} must not be {str(value).lower()}.")
+                raise _blamed(merged.origin_of(key), f"{key} must not be {str(value).lower()}.")
         try:
             return self._adapter.validate_python(nest(merged.flat))
         except ValidationError as error:
@@ -120,7 +120,7 @@ class Schema(Generic[Component]):
                 origin = merged.origin_of(key) if key in merged.flat else ""
             else:
                 origin = self._origin_of_conflict(layers, sentence)
-            raise SettingsError(f"{origin}: {sentence}" if origin else sentence) from error
+            raise _blamed(origin, sentence) from error
 
     def knows(self, key: str, value: Any) -> bool:
         """Whether there is such a setting, or such a section if the value is {} or null."""
@@ -259,6 +259,11 @@ def _defaults(component: type[Any]) -> dict[str, Any]:
     """The default of every field that has one."""
     defaults = {field.name: default_of(field) for field in fields(component)}
     return {name: default for name, default in defaults.items() if default is not MISSING}
+
+
+def _blamed(origin: str, sentence: str) -> SettingsError:
+    """The error of a setting, after the place where it was set, if that is known."""
+    return SettingsError(f"{origin}: {sentence}" if origin else sentence)
 
 
 def nest(flat: dict[str, Any]) -> dict[str, Any]:
