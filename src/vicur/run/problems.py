@@ -67,8 +67,8 @@ class TrainingProblems:
         return notes
 
 
-class _Pass:
-    """Observes the pass that checks the rows: what the recipe needs to know of each problem.
+class _RowObserver:
+    """Collects what a run needs to know about each problem while the rows are checked.
 
     Args:
         recipe: the recipe.
@@ -76,17 +76,17 @@ class _Pass:
 
     Attributes:
         meter: sizes of the prompts.
-        notes: notes on each problem, by the number of its row.
+        facts: facts about each problem, by row number.
     """
 
     def __init__(self, recipe: Recipe, readers: Sequence[Reader]) -> None:
         self._view = recipe.teacher.view if recipe.has_teacher else Plain()
         self.meter = PromptMeter(readers)
-        self.notes: dict[int, _Note] = {}
+        self.facts: dict[int, _Facts] = {}
 
     def __call__(self, row: int, outline: Sample) -> None:
         self.meter(row, outline)
-        self.notes[row] = _Note(
+        self.facts[row] = _Facts(
             id=outline.id,
             has_media=bool(outline.images or outline.videos),
             has_privilege=self._view.applies(outline),
@@ -94,14 +94,14 @@ class _Pass:
             has_response=bool(outline.target_response and outline.target_response.strip()),
         )
 
-    def of(self, problems: FileSource) -> list[_Note]:
-        """The notes on the problems of a source, in order."""
-        return [self.notes[problems.row_number(index)] for index in range(len(problems))]
+    def of(self, problems: FileSource) -> list[_Facts]:
+        """The facts about the problems of a source, in order."""
+        return [self.facts[problems.row_number(index)] for index in range(len(problems))]
 
 
 @dataclass(frozen=True)
-class _Note:
-    """What a run needs to know of a problem before it is trained on."""
+class _Facts:
+    """Facts about a problem that decide whether a run can train on it."""
 
     id: str
     has_media: bool
@@ -113,7 +113,7 @@ class _Note:
 def training_problems(
     recipe: Recipe, readers: Sequence[Reader], grader: Grader, bars: Bars | None = None
 ) -> TrainingProblems:
-    """Read every row of the data once, and choose the problems to train on.
+    """Read every row of the data once, and select the problems to train on.
 
     Args:
         recipe: the recipe.
@@ -126,36 +126,38 @@ def training_problems(
             one step takes.
     """
     view = recipe.teacher.view
-    seen = _Pass(recipe, readers)
+    observer = _RowObserver(recipe, readers)
     problems = recipe.data.open(
         only_for=view if recipe.has_teacher and recipe.teacher.missing_privilege == "skip" else None,
         progress=None if bars is None else bars("checking the data").over,
-        observe=seen,
+        observe=observer,
     )
-    _check_privileges(problems, seen, recipe)
-    _check_columns(problems, seen, recipe)
+    _check_privileges(problems, observer, recipe)
+    _check_columns(problems, observer, recipe)
     _check_enough(TrainingProblems(problems), recipe)
-    fitting, overlong = fit_prompts(problems, seen.meter, recipe.data.overlong)
-    lacking = sum(not note.has_privilege for note in seen.of(fitting))
+    fitting, overlong = fit_prompts(problems, observer.meter, recipe.data.overlong)
+    lacking = sum(not problem.has_privilege for problem in observer.of(fitting))
     data = TrainingProblems(fitting, lacking, tuple(overlong))
     if recipe.needs.rewards and recipe.rewards.function is None:
-        data = _gradable(data, seen, grader, bars)
+        data = _gradable(data, observer, grader, bars)
     _check_enough(data, recipe)
-    measured = seen.meter.measured_of(data.problems)
+    measured = observer.meter.measured_of(data.problems)
     return replace(
         data,
         sizes={reader.role: PromptSizes.of(measured, reader.role) for reader in readers},
-        with_media=tuple(index for index, note in enumerate(seen.of(data.problems)) if note.has_media),
+        with_media=tuple(
+            index for index, problem in enumerate(observer.of(data.problems)) if problem.has_media
+        ),
     )
 
 
-def _check_privileges(problems: FileSource, seen: _Pass, recipe: Recipe) -> None:
-    """Check that problems have what the teacher is to be shown.
+def _check_privileges(problems: FileSource, observer: _RowObserver, recipe: Recipe) -> None:
+    """Check that problems have the teacher's privilege.
 
     Raises:
-        ValueError: none has it, or one lacks it and that is an error.
+        ValueError: no problem has it, or a problem lacks it and `teacher.missing_privilege` is "error".
     """
-    lacking = sum(not note.has_privilege for note in seen.of(problems))
+    lacking = sum(not problem.has_privilege for problem in observer.of(problems))
     if lacking == len(problems):
         raise ValueError(_no_privilege(problems, recipe.teacher.privilege))
     if lacking and recipe.teacher.missing_privilege == "error":
@@ -165,19 +167,19 @@ def _check_privileges(problems: FileSource, seen: _Pass, recipe: Recipe) -> None
         )
 
 
-def _check_columns(problems: FileSource, seen: _Pass, recipe: Recipe) -> None:
+def _check_columns(problems: FileSource, observer: _RowObserver, recipe: Recipe) -> None:
     """Check that every problem has the answer and the response that the recipe needs.
 
     Raises:
-        ValueError: one has not.
+        ValueError: a problem lacks one of them.
     """
-    notes = seen.of(problems)
+    facts = observer.of(problems)
     if recipe.needs.rewards and recipe.rewards.function is None:
-        without = sum(note.answer is None or not note.answer.strip() for note in notes)
+        without = sum(problem.answer is None or not problem.answer.strip() for problem in facts)
         needed_by = f"the objective {' + '.join(recipe.objective.parts)}"
         _check_none_lacks(problems, without, "answer", needed_by)
     if recipe.rollout.source == "dataset":
-        without = sum(not note.has_response for note in notes)
+        without = sum(not problem.has_response for problem in facts)
         _check_none_lacks(problems, without, "target_response", "rollout.source=dataset")
 
 
@@ -213,12 +215,14 @@ def _check_enough(data: TrainingProblems, recipe: Recipe) -> None:
         raise ValueError(" ".join([sentence, *data.notes()]))
 
 
-def _gradable(data: TrainingProblems, seen: _Pass, grader: Grader, bars: Bars | None) -> TrainingProblems:
+def _gradable(
+    data: TrainingProblems, observer: _RowObserver, grader: Grader, bars: Bars | None
+) -> TrainingProblems:
     """Leave out problems whose gold answer no response can match: their reward would be noise."""
-    notes: Iterable[_Note] = seen.of(data.problems)
+    facts: Iterable[_Facts] = observer.of(data.problems)
     if bars is not None:
-        notes = bars("reading answers").over(notes, len(data.problems))
-    reasons = [(note.id, grader.exclusion(note.answer)) for note in notes]
+        facts = bars("reading answers").over(facts, len(data.problems))
+    reasons = [(problem.id, grader.exclusion(problem.answer)) for problem in facts]
     dropped = {key: why for key, why in reasons if why is not None}
     if not dropped:
         return data
