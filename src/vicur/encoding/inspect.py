@@ -29,10 +29,10 @@ class InspectSettings:
     model: PathText | None = None
     """Checkpoint whose chat template and tokenizer are used for prompts and lengths; null for neither."""
     privilege: TeacherPrivilege = "cue"
-    """Privilege that the teacher is shown: none, a kind of privilege, or column:NAME for the text in a
+    """Privilege in the teacher's prompt: none, a kind of privilege, or column:NAME for the text in a
     column."""
     example: Annotated[int, Field(ge=0)] = 0
-    """Number of the problem that is shown."""
+    """Index of the problem to print, from 0."""
 
     def __post_init__(self) -> None:
         check_privilege(self.privilege, "privilege")
