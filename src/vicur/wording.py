@@ -8,6 +8,11 @@ MOST_NAMED = 20
 """Columns that a message lists."""
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: "1 problem", "2 problems"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
     """Names separated by commas; of many, the first and how many there are."""
     if not names:

@@ -10,7 +10,9 @@ STUDY_OPTIONS = (
     Option("--output", "output", "output folder"),
     Option("--seeds", "seeds", "number of seeds (default 1)"),
     Option("--steps", "steps", "training steps of each method (default: the recipes' own)"),
-    Option("--test-problems", "test_problems", "number of problems in each of the two test sets (default 600)"),
+    Option(
+        "--test-problems", "test_problems", "number of problems in each of the two test sets (default 600)"
+    ),
 )
 JSON = Switch("--json", "print JSON")
 
@@ -38,8 +40,8 @@ COMMANDS = (
         settings="vicur.run.recipe:Recipe",
         load="vicur.cli.train:read_recipe",
         description=(
-            "Train a student from a recipe. Every run starts with a preflight on a few problems. It stops the "
-            "run if, for example, the teacher does not see the image or a hint is in the student's prompt."
+            "Train a student from a recipe. Every run starts with a preflight on a few problems, which stops "
+            "the run if, for example, the teacher does not see the image or the student's prompt has a hint."
         ),
         argument=Argument(
             "RECIPE", "YAML file, or the name of a packaged recipe: cuebench/opsd_cue, vgs/2b/vgs, ..."
@@ -47,7 +49,7 @@ COMMANDS = (
         switches=(
             Switch(
                 "--dry-run",
-                "print the recipe, prompts, estimated memory and preflight checks; stop before the first step",
+                "print the recipe, prompts, estimated memory and preflight checks, without training",
             ),
         ),
         example="optimizer.learning_rate=1e-4",
@@ -77,7 +79,9 @@ COMMANDS = (
             ),
             Option("--temperature", "sampling.temperature", "sampling temperature (default 0, greedy)"),
             Option("--top-p", "sampling.top_p", "nucleus sampling (default 1, off)"),
-            Option("--top-k", "sampling.top_k", "number of most likely tokens to sample from (default 0, off)"),
+            Option(
+                "--top-k", "sampling.top_k", "number of most likely tokens to sample from (default 0, off)"
+            ),
             Option(
                 "--presence-penalty", "sampling.presence_penalty", "penalty on tokens already in the response"
             ),
@@ -108,7 +112,9 @@ COMMANDS = (
                 "add the module after decoder layers 0, N, 2N, ... (default 5)",
                 metavar="N",
             ),
-            Option("--layers", "recovery.layers", "add the module after these decoder layers instead", many=True),
+            Option(
+                "--layers", "recovery.layers", "add the module after these decoder layers instead", many=True
+            ),
             Option(
                 "--output-init",
                 "recovery.output_init",
@@ -116,9 +122,7 @@ COMMANDS = (
                 "normal, N(0, 0.02)",
                 choices=("zero", "normal"),
             ),
-            Option(
-                "--dtype", "dtype", "dtype of the new checkpoint (default: the base's)", choices=DTYPES
-            ),
+            Option("--dtype", "dtype", "dtype of the new checkpoint (default: the base's)", choices=DTYPES),
             Option("--seed", "seed", "seed for initialising the new weights (default 0)"),
         ),
         switches=(Switch("--dry-run", "print the new parameters and stop"), JSON),
@@ -134,10 +138,10 @@ COMMANDS = (
             Option("--data", "data.train", "problems: file, folder or hub id, with @split"),
             *DATA_OPTIONS,
             Option("--out", "out", "output file: the rows of the data with a cue column"),
-            Option("--model", "model", "name of the model at the endpoint, or a checkpoint for backend=local"),
             Option(
-                "--base-url", "endpoint.base_url", "URL of the endpoint, e.g. http://127.0.0.1:8000/v1"
+                "--model", "model", "name of the model at the endpoint, or a checkpoint for backend=local"
             ),
+            Option("--base-url", "endpoint.base_url", "URL of the endpoint, e.g. http://127.0.0.1:8000/v1"),
             Option("--limit", "limit", "use only the first N problems", metavar="N"),
             Option(
                 "--repair",
@@ -168,7 +172,9 @@ COMMANDS = (
             ),
             Option("--verifier", "verifier", "model that judges each cue, given image, question and answer"),
             Option("--base-url", "endpoint.base_url", "URL of the verifier's endpoint"),
-            Option("--api-key-env", "endpoint.api_key_env", "environment variable with the verifier's API key"),
+            Option(
+                "--api-key-env", "endpoint.api_key_env", "environment variable with the verifier's API key"
+            ),
             Option("--verdicts", "verdicts", "file for the verifier's replies, which a rerun reuses"),
             Option("--flags", "flags", "parquet file for all flags, each with its span and reason"),
             Option("--drop", "drop", "file for a copy of the data without cues that have certain faults"),
@@ -188,7 +194,9 @@ COMMANDS = (
             *DATA_OPTIONS,
             *PIXEL_OPTIONS,
             Option(
-                "--student", "student", "model that writes the responses: checkpoint folder, hub id or vicur:NAME"
+                "--student",
+                "student",
+                "model that writes the responses: checkpoint folder, hub id or vicur:NAME",
             ),
             Option("--teacher", "teacher", "model that scores them given each text (default: the student)"),
             Option("--run", "run", "use the responses of this training run (a folder)"),
@@ -240,8 +248,8 @@ COMMANDS = (
         settings="vicur.studies.study:StudyConfig",
         load="vicur.cli.studies:study_config",
         description=(
-            "Train and compare several recipes on CueBench. A recipe setting, such as rewards.tolerance=0.01, "
-            "applies to every trained method."
+            "Train and compare several recipes on CueBench. A recipe setting, such as "
+            "rewards.tolerance=0.01, applies to every trained method."
         ),
         argument=Argument("STUDY", "YAML file, or the name of a packaged study: objectives, quickstart"),
         options=(

@@ -1,7 +1,7 @@
-"""The entry point of the command line: it parses the arguments, runs a command, and prints errors in one line.
+"""The entry point of the command line: it parses arguments, runs a command, and prints errors in one line.
 
-Commands import what they need when they run, so that `--help`, `--version` and usage errors are immediate, and
-Ctrl-C always gives a one-line message.
+Commands import what they need when they run, so that `--help`, `--version` and usage errors are immediate,
+and Ctrl-C always gives a one-line message.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _parser() -> Parser:
 
     parser = Parser(
         prog="vicur",
-        description="On-policy distillation for vision-language models, with supervision from visual evidence.",
+        description="On-policy distillation of vision-language models, supervised by what can be seen.",
         epilog="Exit codes: 0 success, 1 error, 2 unknown command or option, 3 failed preflight check, "
         "130 interrupted.",
     )

@@ -320,7 +320,7 @@ class Asker:
         if time.monotonic() - self.last_reply < patience:
             return False
         # No problem is at fault, so none is set aside.
-        self._stop(f"for {patience:g} seconds no request came through: {error}. Run it again once it is up.")
+        self._stop(f"no request succeeded for {patience:g} s: {error}. Rerun the command once it is up.")
         return True
 
     async def _pause(self, seconds: float) -> bool:

@@ -30,7 +30,7 @@ from vicur.media.pixels import PixelLimits
 from vicur.media.video import Video
 from vicur.media.videos import VideoConfig
 from vicur.settings.section import Count, PathText, section
-from vicur.wording import listed
+from vicur.wording import counted, listed
 
 PEEKED = 20
 """Rows that are looked at to see what a column holds."""
@@ -308,8 +308,9 @@ class FileSource(Sequence[Sample]):
     def media_in_words(self) -> str:
         """Number of problems with an image or a video, and the columns that these come from."""
         columns = [name for ours in ("images", "videos") for name in self.columns_of(ours)]
-        source = f" (columns {listed(columns)})" if columns and self.num_seeing else ""
-        return f"{self.num_seeing} problem(s) of {self.name} show an image or a video{source}."
+        source = f" (columns: {listed(columns)})" if columns and self.num_seeing else ""
+        problems = counted(len(self), "problem")
+        return f"{self.num_seeing:,} of {problems} of {self.name} have an image or a video{source}."
 
     @property
     def num_rows(self) -> int:

@@ -18,6 +18,7 @@ from vicur.data.views import Hinted, Plain, Shown, View
 from vicur.encoding.lengths import prompt_length
 from vicur.encoding.prompts import PromptEncoder
 from vicur.settings.section import PathText, section
+from vicur.wording import counted
 
 
 @section
@@ -241,14 +242,14 @@ def _notes(source: FileSource, in_responses: int) -> list[str]:
         notes.append(unused)
     if in_responses:
         notes.append(
-            f"{in_responses} problem(s) have no gold answer, but a response that ends in one: take it with "
-            "data.answer_from_response=true."
+            f"{counted(in_responses, 'problem')} without a gold answer, but with a target response that ends "
+            "in one; data.answer_from_response=true uses it."
         )
     if source.repeated_ids:
-        same = f"; {source.duplicates} of them repeat the whole row" if source.duplicates else ""
+        same = f" ({source.duplicates} repeat the whole row)" if source.duplicates else ""
         notes.append(
-            f"{source.repeated_ids} row(s) repeat the id of an earlier row and got a number behind it "
-            f"(#2, #3, ...){same}."
+            f"{counted(source.repeated_ids, 'row')} with the id of an earlier row; #2, #3, ... is appended "
+            f"to the id{same}."
         )
     return notes
 

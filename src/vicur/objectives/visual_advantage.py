@@ -60,8 +60,8 @@ class VisualAdvantageOPD:
     degraded_ratio: float = 0.1
     """Factor by which the sides of the image are downsampled, before it is upsampled again, to degrade it."""
     rollout_weights: bool = True
-    """Whether to weight the responses to a problem by their mean VA; false for equal weights. It must be false
-    with one response per problem."""
+    """Whether to weight the responses to a problem by their mean VA; false for equal weights. It must be
+    false with one response per problem."""
     rollout_temperature: Positive = 1.0
     """Temperature of the softmax over the responses to a problem; at high temperatures their weights become
     equal."""

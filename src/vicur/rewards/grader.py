@@ -26,8 +26,8 @@ class RewardConfig:
     tolerance: NonNegative = 1e-6
     """Relative tolerance: numbers are equal if they differ by at most this fraction of the gold answer."""
     lenient: bool = True
-    """Whether to accept unmarked answers: if a response marks no answer, use the whole response if it is short,
-    otherwise its option letter or its last formula."""
+    """Whether to accept unmarked answers: if a response marks no answer, use the whole response if it is
+    short, otherwise its option letter or its last formula."""
     time_limit: Positive = 5.0
     """Time limit in seconds for comparing two LaTeX answers. If it is exceeded, the response counts as
     wrong."""

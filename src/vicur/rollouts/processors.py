@@ -22,8 +22,8 @@ class SamplingConfig:
     temperature: NonNegative = 1.0
     """Sampling temperature; 0 for greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling: sample from the smallest set of most likely tokens whose probabilities sum to at least
-    this; 1 to disable."""
+    """Nucleus sampling: sample from the smallest set of most likely tokens whose probabilities sum to at
+    least this; 1 to disable."""
     top_k: Annotated[int, Field(ge=0)] = 0
     """Sample from only this many most likely tokens; 0 to disable."""
     presence_penalty: float = 0.0
