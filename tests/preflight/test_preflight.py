@@ -139,7 +139,7 @@ def test_a_self_teacher_with_other_weights(samples, student, teacher):
     for parameter in teacher.loaded.model.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     names, message = failure(samples, student, teacher)
-    assert names == ["same weights, same view"] and "nats a token at the start" in message
+    assert names == ["same weights, same view"] and "nats per token at the start" in message
 
 
 def test_a_hint_in_a_student_view(samples, student, teacher):

@@ -69,7 +69,7 @@ def evaluation_lines(evaluation: Evaluation, settings: EvaluationSettings) -> li
         else "no accuracy"
     )
     lines = [
-        f'{graded}; {leakage.samples} of {counted(count, "response")} contain the word "hint"',
+        f'{graded}; the word "hint" occurs in {leakage.samples} of {counted(count, "response")}',
     ]
     if evaluation.truncated:
         lines.append(
