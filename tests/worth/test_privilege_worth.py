@@ -157,9 +157,9 @@ def test_the_table_fits_80_columns_and_leaves_nothing_out(capsys):
 def test_the_reading_says_what_is_and_is_not_shown():
     found = reading(privilege_worth(tokens_of(*WORKED)))
     assert found.startswith(
-        "Given the cue, the teacher's log-prob of correct responses is higher than its log-prob without a hint "
-        "(+1.200 [+0.250, +5.000] nats per token) and is higher than its log-prob given another problem's cue "
-        "(+2.200 [+1.250, +6.000]). "
+        "Given the cue, the teacher's log-prob of correct responses is higher than its log-prob without a "
+        "hint (+1.200 [+0.250, +5.000] nats per token) and is higher than its log-prob given another "
+        "problem's cue (+2.200 [+1.250, +6.000]). "
     )
     assert "by luck" in found
     ungraded = reading(privilege_worth(tokens_of(WORKED[0], WORKED[1], [None] * 3, WORKED[3])))
@@ -188,7 +188,7 @@ def test_kinds_are_ranked_as_measured():
         "shift": ["cue", "rationale", "answer"],
     }
     lines = rank_lines(worth)
-    assert lines[0].endswith("where any is): answer +0.600 > cue +0.100 ~ rationale +0.000.")
+    assert lines[0].endswith("if none is correct): answer +0.600 > cue +0.100 ~ rationale +0.000.")
     assert lines[1].endswith("cue +1.100 > answer +0.600 > rationale +0.000.") and len(lines) == 3
     assert rank_lines(privilege_worth(tokens)) == []
 

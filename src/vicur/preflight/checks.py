@@ -318,12 +318,8 @@ class _Checks:
                 return Check("same response in every view", False, f"{who}, {view.name}: {error}.")
             if not torch.equal(sequences.response_ids.cpu(), expected):
                 return Check("same response in every view", False, f"{who}, {view.name}: other tokens.")
-        passes = counted(len(looks), "combination")
-        return Check(
-            "same response in every view",
-            True,
-            f"{len(expected)} tokens, equal in {passes} of model and view",
-        )
+        finding = f"{len(expected)} tokens, {counted(len(looks), 'pair')} of model and view"
+        return Check("same response in every view", True, finding)
 
     def _scores(self, scorer: Scorer, view: View) -> Scores:
         return scorer.scores(self.samples, [[ids] for ids in self.responses], view)
