@@ -154,7 +154,7 @@ def test_a_server_that_is_not_there_ends_the_run_and_sets_nothing_aside(configur
         pass
     config = configure(endpoint=EndpointConfig(gone.url), patience_seconds=0)
     summary = build_cues(config)
-    assert "for 0 seconds no request came through: the endpoint cannot be reached" in summary.stopped
+    assert "no request succeeded for 0 s: the endpoint cannot be reached" in summary.stopped
     assert not summary.failed and summary.out is None
 
 

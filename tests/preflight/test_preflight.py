@@ -155,7 +155,7 @@ def test_a_hint_in_the_problem_itself(samples, student, teacher):
         return replace(sample, messages=({**message, "content": content},))
 
     names, message = failure(list(map(spoiled, samples)), student, teacher)
-    assert names == ["no privilege reaches the student"] and "itself holds its cue" in message
+    assert names == ["no privilege reaches the student"] and "contains its cue" in message
 
 
 def test_prompts_that_do_not_fit(samples, student, teacher):

@@ -156,7 +156,7 @@ def _mark_duplicates(rows: list[CueRow], findings: list[list[Finding]], confirme
         if duplicate.index in confirmed:
             continue
         same = "The same" if duplicate.exact else "Nearly the same"
-        reason = f"{same} text as the cue of {rows[duplicate.other].id}, about another image."
+        reason = f"{same} text as the cue of {rows[duplicate.other].id}, but about another image."
         rule = "exact" if duplicate.exact else "near"
         whole = len(rows[duplicate.index].text or "")
         findings[duplicate.index].append(Finding("duplicate", "possible", rule, 0, whole, reason))

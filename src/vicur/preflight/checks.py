@@ -139,8 +139,7 @@ def check_lengths(who: str, sizes: PromptSizes, positions: int, max_new_tokens: 
         return Check(
             name,
             True,
-            f"longest of {sizes.problems} prompts {longest} tokens, response up to {max_new_tokens}; the "
-            f"model has {positions} positions",
+            f"longest prompt {longest} + response {max_new_tokens} tokens, of {positions} positions",
         )
     if max_new_tokens >= positions or longest <= max_new_tokens:
         fix = "Lower rollout.sampling.max_new_tokens."
@@ -294,7 +293,7 @@ class _Checks:
         seeing, blind = (self._scores(self.teacher.scorer, view) for view in (Plain(), Blind()))
         kl = self._kl(seeing, blind)
         if kl > SEES:
-            return Check(name, True, f"KL between with and without the image {kl:.3f} nats per token")
+            return Check(name, True, f"KL with against without the image {kl:.3f} nats per token")
         return Check(
             name,
             False,
