@@ -224,7 +224,7 @@ def test_repair_keeps_what_it_mended_and_asks_anew_for_the_rest(
     options = ["--model", "m", "--endpoint.base_url", endpoint.url, "--repair", "3", "--column", "made"]
     assert main(["cues", "build", "--data", str(data), "--out", str(out), *options]) == 0
     told = capsys.readouterr().out
-    assert "2 cues leak" in told and "1 cues leak" in told
+    assert "Regenerating 2 cues" in told and "Regenerating 1 cue " in told
     assert len(endpoint.bodies) == 6 + 2 + 1
     made = pq.read_table(out)["made"].to_pylist()
     assert made == [f"The drawing number {i} shows one shape of its own." for i in range(6)]

@@ -157,7 +157,7 @@ COMMANDS = (
     ),
     Command(
         "cues audit",
-        "find cues that leak the answer, claim what is not there, or are unusable",
+        "find cues that leak the answer, make false claims, or are unusable",
         run="vicur.cli.cues:audit",
         settings="vicur.cues.settings:AuditSettings",
         options=(
