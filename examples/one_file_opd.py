@@ -1,12 +1,13 @@
-"""On-policy distillation from visual cues, the whole idea in one file.
+"""On-policy distillation from visual cues: the whole idea in one file.
 
-A student reads two digits in a small image and adds them. Its teacher is the same model as it was
-at the start, but it is told what stands in the image: the cue. The student answers, the teacher
-scores the student's own tokens, and the student makes the tokens likelier that the teacher likes
-better than the student does (ViCuR, arXiv 2606.05718, equations 6 and 7).
+A student reads two digits in a small image and adds them. Its teacher is a frozen copy of the student
+whose prompt also has the cue: which two digits are in the image. The student samples answers, the
+teacher scores the tokens of these answers, and the update raises the log-probs of tokens that are more
+likely under the teacher than under the student, and lowers the others (ViCuR, arXiv 2606.05718,
+equations 6 and 7).
 
-Nothing of the library is used and nothing is loaded: plain PyTorch, a transformer of 200 thousand
-parameters, about half a minute on a laptop.
+It is plain PyTorch, without the library and without checkpoints: a transformer with 200 thousand
+parameters, pretrained and distilled in about half a minute on a laptop.
 
     python examples/one_file_opd.py
 """
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # ---------------------------------------------------------------------------------------- the task
-# An image is two 5x7 digits in noise. The answer is written as: a b sum. Tokens 0-18 are numbers.
+# An image is two 5x7 digits in noise. An answer has three tokens: a, b, a + b. Tokens 0-18 are numbers.
 GLYPHS = """
 01110 00100 01110 11111 00010 11111 00110 11111 01110 01110
 10001 01100 10001 00010 00110 10000 01000 00001 10001 10001
@@ -38,11 +39,11 @@ FONT = torch.tensor(
 QUESTION, HINT, ANSWER = 19, 20, 21
 VOCABULARY, PIXELS, LENGTH = 22, 35, 3
 NOISE = 0.3
-FRESH, FADED = 1.0, 0.45  # strength of the ink: the base learns on fresh ink, its task is in faded ink
+FRESH, FADED = 1.0, 0.45  # strength of the ink: pretraining has fresh ink, the task has faded ink
 
 
 def problems(count: int, ink: float = FADED) -> tuple[Tensor, Tensor]:
-    """Digits (B, 2), and images (B, 2, 35) of noisy glyphs: one visual token each."""
+    """Digits (B, 2), and images (B, 2, 35) of noisy glyphs, each glyph one visual token."""
     digits = torch.randint(10, (count, 2))
     clean = ink * FONT[digits].flatten(2)
     return digits, clean + NOISE * torch.randn(clean.shape)
@@ -50,7 +51,7 @@ def problems(count: int, ink: float = FADED) -> tuple[Tensor, Tensor]:
 
 # --------------------------------------------------------------------------------------- the model
 class Model(nn.Module):
-    """A causal transformer over [two visual tokens][question][hint, or two blanks][answer...]."""
+    """A causal transformer over [two visual tokens][question, or hint with two digits][answer...]."""
 
     def __init__(self, size: int = 64, layers: int = 3) -> None:
         super().__init__()
@@ -72,12 +73,12 @@ class Model(nn.Module):
 
 # ------------------------------------------------------------- views: what a model is shown as text
 def plain(digits_B2: Tensor) -> Tensor:
-    """The student's view: the question, and nothing where a hint could stand."""
+    """The student's view: question tokens in place of a hint."""
     return torch.tensor([QUESTION, QUESTION, QUESTION, ANSWER]).expand(len(digits_B2), -1)
 
 
 def hinted(digits_B2: Tensor) -> Tensor:
-    """The teacher's view: the cue says which digits are visible. It does not say the sum."""
+    """The teacher's view: the cue states the visible digits, not their sum."""
     prompt = plain(digits_B2).clone()
     prompt[:, 0], prompt[:, 1:3] = HINT, digits_B2
     return prompt
@@ -106,7 +107,7 @@ def score(model: Model, images: Tensor, prompt_BP: Tensor, answer_BT: Tensor) ->
 
 @torch.no_grad()
 def accuracy(model: Model, view=plain, count: int = 4000) -> float:
-    """Share of greedy answers whose sum is right, in percent, on fresh problems."""
+    """Percentage of greedy answers with the right sum, on new problems."""
     digits, images = problems(count)
     answers = sample(model, images, view(digits), temperature=0)
     return 100 * (answers[:, -1] == digits.sum(1)).float().mean().item()
@@ -114,7 +115,7 @@ def accuracy(model: Model, view=plain, count: int = 4000) -> float:
 
 # ----------------------------------------------------------------------------------- the two stages
 def pretrain(steps: int = 400, batch: int = 128) -> Model:
-    """A base that reads fresh ink, and hints where there is nothing else to read. Supervised."""
+    """Supervised pretraining of a base that reads fresh ink, or hints if the image is blank."""
     model = Model()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     for step in range(steps):
@@ -129,8 +130,8 @@ def pretrain(steps: int = 400, batch: int = 128) -> Model:
 
 
 def distil(student: Model, steps: int = 200, batch: int = 256) -> Model:
-    """ViCuR's loop. No answer, no reward and no cue reaches the student."""
-    teacher = copy.deepcopy(student).requires_grad_(False)  # the frozen start
+    """ViCuR's loop. The student sees no answer, no reward and no cue."""
+    teacher = copy.deepcopy(student).requires_grad_(False)  # the student's initial weights, frozen
     optimizer = torch.optim.AdamW(student.parameters(), 3e-4)
     for step in range(1, steps + 1):
         digits, images = problems(batch)
@@ -139,8 +140,8 @@ def distil(student: Model, steps: int = 200, batch: int = 256) -> Model:
         with torch.no_grad():
             log_q = score(teacher, images, hinted(digits), answers)
             advantage = (log_q - log_p).clamp(-10, 10)  # eq. 6, detached
-        # One update per batch of answers, so the policy that wrote them is the current one: the
-        # ratio of eq. 7 is 1 in value, its gradient is that of log p, and its clip does not bite.
+        # One update per batch of answers, so they were sampled from the current policy: the
+        # ratio of eq. 7 has the value 1 and the gradient of log p, and its clip has no effect.
         ratio = (log_p - log_p.detach()).exp()
         loss = -(ratio * advantage).mean()
         optimizer.zero_grad()
@@ -156,10 +157,10 @@ def main() -> None:
     torch.manual_seed(0)
     started = time.perf_counter()
     base = pretrain()
-    print(f"base, plain:          {accuracy(base):.1f} % right")
-    print(f"base, shown the cue:  {accuracy(base, hinted):.1f} %   (this is the teacher)")
+    print(f"base, without cue:     {accuracy(base):.1f} % right")
+    print(f"base, with cue:        {accuracy(base, hinted):.1f} % right (the teacher)")
     student = distil(copy.deepcopy(base))
-    print(f"student, plain:       {accuracy(student):.1f} %   (never saw a cue or an answer)")
+    print(f"student, without cue:  {accuracy(student):.1f} % right (trained without cues or answers)")
     print(f"{time.perf_counter() - started:.0f} seconds")
 
 

@@ -1,6 +1,6 @@
-"""An objective from outside the package, with a view and token weights of its own.
+"""An objective defined outside the package, with its own view and token weights.
 
-It distils from a teacher that sees a blurred image, and weights each token by how much the teacher's log-prob
+It minimises the reverse KL to the recipe's teacher, and weights each token by how much the teacher's log-prob
 of it falls when the image is blurred: tokens that need no fine detail count little.
 
     vicur cuebench make --family segments --split train --n 64 --out train.parquet
@@ -36,7 +36,7 @@ class Blurred:
 
 @dataclass(frozen=True)
 class SharpTokens:
-    """Reverse KL to the teacher; a token counts `floor` plus its log-prob's fall under the blur, in nats."""
+    """Reverse KL to the teacher. A token's weight is `floor` plus the drop of its log-prob under the blur."""
 
     weight: float = 1.0
     radius: float = 2.0
@@ -44,12 +44,12 @@ class SharpTokens:
 
     def needs(self, step):
         looks = {"sharp": Look("teacher", Plain()), "blurred": Look("teacher", Blurred(self.radius))}
-        # Without a view of its own, the teacher's view is the recipe's: here the hinted prompt.
+        # A look without a view uses the recipe's view of the teacher: here the hinted prompt.
         return Needs(log_probs=looks, distributions={TEACHER: Look("teacher")})
 
     def weigh(self, scored):
         fall = (scored.log_probs["sharp"] - scored.log_probs["blurred"]).clamp(min=0)
-        weights = (self.floor + fall) / (self.floor + fall).sum()  # holds the whole reduction, 1/N included
+        weights = (self.floor + fall) / (self.floor + fall).sum()  # the whole reduction, 1/N included
         kl = Term("kl", teacher_kl, weights, reads=(TEACHER,))
         return Weighed([kl], tokens={"fall": fall}, summaries={"fall": "top_mass"})
 

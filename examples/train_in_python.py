@@ -1,10 +1,10 @@
-"""Load, train and evaluate from Python: what `vicur train` and `vicur eval` do, in your own script.
+"""Load, train and evaluate from Python: the steps of `vicur train` and `vicur eval` in your own script.
 
     python examples/train_in_python.py
 
 It draws CueBench problems, trains the tiny student for 20 updates with a self-teacher that is shown the cue,
-and prints the accuracy on held-out problems before and after. On two CPU cores it takes about two minutes.
-For your own data name a file in `data.train`, and a checkpoint in `student.model`.
+and prints the accuracy on held-out problems before and after. It takes about two minutes on two CPU cores.
+To use your own data and model, set `data.train` and `student.model`.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ def main(steps: int = 20, test_problems: int = 200) -> tuple[float, float]:
     write_parquet("segments", "train", 64 * steps, folder / "train.parquet")
     write_parquet("segments", "test", test_problems, folder / "test.parquet")
 
-    # A recipe is data: every setting can be overridden, as on the command line.
+    # Every setting of a recipe can be overridden, as on the command line.
     recipe = vicur.load_recipe(
         "cuebench/opsd_cue", [f"data.train={folder}/train.parquet", f"training.steps={steps}"]
     )

@@ -160,8 +160,8 @@ def test_settings_have_the_defaults_of_the_component_that_holds_them():
         Setting("x.inner.share", "number", "`0.25`", "Share of the whole."),
         Setting("x.maybe", "section or null", "`null`", "Other things."),
         Setting("x.maybe.share", "number", "`0.5`", "Share of the whole."),
-        Setting("x.kind", "`a`, `b` or whole number", "`a`", "Which."),
-        Setting("x.sizes", "list of whole numbers", "`[1, 2]`", "How large."),
+        Setting("x.kind", "`a`, `b` or integer", "`a`", "Which."),
+        Setting("x.sizes", "list of integers", "`[1, 2]`", "How large."),
     ]
 
 

@@ -96,7 +96,7 @@ class Progress:
         value = f"loss {metrics['loss']:.3f}" if gap is None else f"gap {gap:+.3f}"
         note = f"{metrics['seconds']:.2f} s/step, {value}"
         if accuracy is not None:
-            note += f", rollouts {accuracy:.0f} % correct"
+            note += f", rollout accuracy {accuracy:.0f} %"
         self.note(note)
 
 

@@ -248,7 +248,7 @@ def test_eval_leaves_bad_rows_out_and_says_so(tmp_path, capsys):
     assert "row 1" in sentence(capsys)
     out = tmp_path / "r.parquet"
     assert main([*common, "--bad_rows=skip", "--output", str(out)]) == 0
-    assert "Left out of the accuracy, unreadable rows: 1." in capsys.readouterr().out
+    assert "Excluded from the accuracy: 1 (unreadable rows)." in capsys.readouterr().out
     assert [row["response"] is None for row in pq.read_table(out).to_pylist()] == [False, True]
 
 
@@ -346,7 +346,7 @@ def test_init_tells_what_it_would_add_and_writes_it(tmp_path, base_folder, capsy
 def test_inspect_shows_what_student_and_teacher_see(train_file, capsys):
     assert main(["data", "inspect", str(train_file), "--model", "vicur:tiny-student"]) == 0
     text = capsys.readouterr().out
-    student, teacher = text.split("The teacher sees")
+    student, teacher = text.split("Teacher's prompt")
     assert "[Hint]:" in teacher and "[Hint]:" not in student
     assert "<|im_start|>user" in student and "cue 8" in student and "8 problems" in student
     assert main(["data", "inspect", str(train_file), "--json", "--privilege", "none"]) == 0
@@ -368,7 +368,7 @@ def test_inspect_counts_bad_rows_and_train_refuses_them(tmp_path, train_file, ca
     data.write_text("\n".join(map(json.dumps, rows)))
     assert main(["data", "inspect", str(data)]) == 0
     text = capsys.readouterr().out
-    assert "4, of which 1 are problems" in text
+    assert "4 (1 usable)" in text
     assert "row 1: " in text and "gone.png" in text and "outside" in text
     out = tmp_path / "run"
     common = ["train", "cuebench/opsd_cue", f"data.train={data}", f"training.output={out}", *SMALL]
@@ -384,7 +384,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path, train_file, capsy
     arguments = [f"data.train={train_file}", f"training.output={out}", *SMALL]
     assert main(["train", "cuebench/opsd_cue", "--dry-run", *arguments]) == 0
     text = capsys.readouterr().out
-    for part in ("prompts_per_step: 4", "The teacher sees", "[Hint]:", "GiB", "the teacher sees the image"):
+    for part in ("prompts_per_step: 4", "Teacher's prompt", "[Hint]:", "GiB", "the teacher sees the image"):
         assert part in text
     assert not out.exists()
 

@@ -37,7 +37,7 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
     out = tmp_path / "cues.parquet"
     common = ["cues", "build", "--data", str(bare), "--out", str(out), "--backend", "null"]
     assert main([*common, "--dry-run"]) == 0
-    assert "12 problems, 12 cues, 0 of them already in the store" in capsys.readouterr().out
+    assert "12 problems, 12 cues (0 already in the store)" in capsys.readouterr().out
     assert not out.exists()
     assert main(common) == 0
     assert len(pq.read_table(out)["cue"]) == 12

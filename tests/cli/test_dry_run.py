@@ -41,6 +41,6 @@ def test_every_shipped_recipe_dry_runs(name, problems, tmp_path, capsys):
         overrides.append("teacher.model=vicur:tiny-teacher")
     assert main(["train", name, "--dry-run", *overrides]) == 0
     said = capsys.readouterr().out
-    assert "The student sees" in said and "FAILED" not in said
+    assert "Student's prompt" in said and "FAILED" not in said
     assert ("[Hint]:" in said) == (recipe.has_teacher and recipe.teacher.privilege != "none")
     assert not (tmp_path / "run").exists()

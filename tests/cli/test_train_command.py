@@ -46,7 +46,7 @@ def test_the_printed_recipe_shows_the_objective_that_acts(here, capsys):
 def test_runs_are_named_numbered_refused_and_overwritten(here, capsys):
     assert main(["train", "mine.yaml"]) == 0
     out, err = said(capsys)
-    assert out.startswith("Output folder: runs/mine ") and "Everything is in runs/mine." in out
+    assert out.startswith("Output folder: runs/mine ") and "All results are in runs/mine." in out
     assert "loss" in out and "Time: " in out and "Peak memory (cpu): " in out
     assert "Running on the CPU: " in err
     assert {"recipe.yaml", "summary.json", "summary.md", "memory.json"} <= {

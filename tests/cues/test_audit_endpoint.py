@@ -197,7 +197,7 @@ def test_repair_asks_again_for_what_leaked(data, tmp_path, endpoint, capsys, mon
     out = tmp_path / "cues.parquet"
     options = ["--model", "m", "--endpoint.base_url", endpoint.url, "--repair", "2"]
     assert main(["cues", "build", "--data", str(data), "--out", str(out), *options]) == 0
-    assert "asking for these again" in capsys.readouterr().out
+    assert "Regenerating 1 cue with certain faults" in capsys.readouterr().out
     assert len(endpoint.bodies) == 7, "only the faulty cue is asked for again"
     cues = pq.read_table(out)["cue"].to_pylist()
     assert not any("theorem" in cue for cue in cues) and "number 2" in cues[2]
@@ -224,7 +224,7 @@ def test_repair_keeps_repaired_cues_and_requests_the_rest_again(
     options = ["--model", "m", "--endpoint.base_url", endpoint.url, "--repair", "3", "--column", "made"]
     assert main(["cues", "build", "--data", str(data), "--out", str(out), *options]) == 0
     told = capsys.readouterr().out
-    assert "2 cues leak" in told and "1 cues leak" in told
+    assert "Regenerating 2 cues" in told and "Regenerating 1 cue " in told
     assert len(endpoint.bodies) == 6 + 2 + 1
     made = pq.read_table(out)["made"].to_pylist()
     assert made == [f"The drawing number {i} shows one shape of its own." for i in range(6)]

@@ -156,7 +156,7 @@ def test_an_unreachable_server_ends_the_run_without_failed_problems(configure):
         pass
     config = configure(endpoint=EndpointConfig(gone.url), patience_seconds=0)
     summary = build_cues(config)
-    assert "no request succeeded for 0 seconds: the endpoint cannot be reached" in summary.stopped
+    assert "no request succeeded for 0 s: the endpoint cannot be reached" in summary.stopped
     assert not summary.failed and summary.out is None
 
 

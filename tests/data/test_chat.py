@@ -194,7 +194,7 @@ def test_pictures_are_taken_from_the_column_that_has_them(tmp_path):
 
 def test_media_that_no_problem_shows_are_reported(tmp_path):
     shown = source(tmp_path, {"question": "?", "image": shade(1), "thumbnail": shade(2)})
-    assert shown.unused_media() is None and "1 problem(s)" in shown.media_in_words()
+    assert shown.unused_media() is None and "1 of 1 problem of" in shown.media_in_words()
     hidden = source(tmp_path, {"question": "?", "picture_file": shade(1)}, {"question": "?"})
     assert "--column" not in hidden.unused_media()
     assert hidden.unused_media().endswith("Name it with data.columns.images=picture_file.")

@@ -102,7 +102,7 @@ def test_the_page_and_the_terminal(folder):
     assert "| loss | 19.500 | 1.500 |" in page and "+50.0 [" in page
     assert "What is 0 \\| 0?" in page and len(max(page.splitlines(), key=len)) < 500
     assert "Time: 1 min 40 s (sampling 20.0 s, update 40.0 s, validation 30.0 s)." in page
-    assert "Peak memory (cuda:0): 2.00 GiB; estimated 3.00 GiB, +50 %." in page
+    assert "Peak memory (cuda:0): 2.00 GiB; estimate 3.00 GiB (+50 %)." in page
     console = Console(record=True, width=80, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     print_run_summary(summarise_run(folder), console)
     text = console.export_text()

@@ -229,7 +229,7 @@ def test_the_recipes_folder_of_the_repository_is_the_packaged_one():
     "override, message",
     [
         ("optimizer.learning_rate=abc", "optimizer.learning_rate must be a number, not 'abc'"),
-        ("training.steps=2.5", "training.steps must be a whole number, not 2.5"),
+        ("training.steps=2.5", "training.steps must be an integer, not 2.5"),
         ("student.recovery.enabled=maybe", "student.recovery.enabled must be true or false, not 'maybe'"),
         ("teacher.privilege=cues", r"must be one of none, cue, .* \(cue\?\), not 'cues'"),
         ("objective.divergence=true", r"objective.divergence must be a section: {} for its defaults"),

@@ -90,14 +90,14 @@ def test_later_layers_win_and_paths_are_expanded(monkeypatch, tmp_path):
         (["inner.share=2"], r"inner\.share must be at most 1, not 2\.$"),
         (["inner.on=perhaps"], r"^inner\.on=perhaps: inner\.on must be true or false, not 'perhaps'\.$"),
         (["inner.limit=most"], r"inner\.limit must be a number or one of all, not 'most'\.$"),
-        (["names={a: 3}"], r"^names=\{a: 3\}: names\.a must be text, not 3\.$"),
+        (["names={a: 3}"], r"^names=\{a: 3\}: names\.a must be a string, not 3\.$"),
         (["inner=3"], r"^inner=3: inner must be a section: \{\} for its defaults"),
         (["places=3"], r"^places=3: places must be a list, not 3\.$"),
         (
             ["inner.low=3", "count=2", "inner.high=2"],
             r"^inner\.high=2: low \(3\) must be at most high",
         ),
-        (["count=4", "count=x"], r"^count=x: count must be a whole number, not 'x'\.$"),
+        (["count=4", "count=x"], r"^count=x: count must be an integer, not 'x'\.$"),
         (["count=x", "inner.rate=2"], r"^count=x: "),
         (["inner.kind=c"], r"^inner\.kind=c: inner\.kind must be one of a, b"),
         (["inner.rat=1"], r"^inner\.rat=1: there is no setting 'inner\.rat'; did you mean 'inner\.rate'\?$"),
@@ -149,7 +149,7 @@ def test_options_are_settings_under_a_shorter_name():
     assert typed({count: "7", places: ["a", "b"]}, "there", ["inner.kind=b"]) == Outer(
         Inner(1.0, "b"), 7, "there", ["a", "b"]
     )
-    with pytest.raises(SettingsError, match=r"^--count many: count must be a whole number"):
+    with pytest.raises(SettingsError, match=r"^--count many: count must be an integer"):
         typed({count: "many"})
 
 

@@ -125,7 +125,7 @@ class Audit:
 
     def table(self) -> str:
         """The rates by category, as markdown."""
-        lines = ["| category | cues | rate | certain | rate |", "|---|---:|---:|---:|---:|"]
+        lines = ["| category | flagged | rate | certain | rate |", "|---|---:|---:|---:|---:|"]
         named: list[tuple[str, Category | None]] = [(name, name) for name in CATEGORIES]
         for name, category in [*named, ("any", None)]:
             numbers = [self.count(category), self.rate(category)]

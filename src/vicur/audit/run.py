@@ -157,8 +157,8 @@ def _mark_duplicates(rows: list[CueRow], findings: list[list[Finding]], confirme
         # Two images may show the same thing, so a confirmed cue is not at fault.
         if duplicate.index in confirmed:
             continue
-        same = "the same" if duplicate.exact else "nearly the same"
-        reason = f"The cue of {rows[duplicate.other].id} says {same} of another image."
+        same = "The same" if duplicate.exact else "Nearly the same"
+        reason = f"{same} text as the cue of {rows[duplicate.other].id}, but about another image."
         rule = "exact" if duplicate.exact else "near"
         whole = len(rows[duplicate.index].text or "")
         findings[duplicate.index].append(Finding("duplicate", "possible", rule, 0, whole, reason))

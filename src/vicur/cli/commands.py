@@ -1,4 +1,4 @@
-"""All commands: their words, short options, and where their settings and their code are."""
+"""All commands: their names and short options, and where their settings and code are."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from vicur.cli.options import DATA_OPTIONS, PIXEL_OPTIONS, Option, Switch
 
 DTYPES = ("float32", "bfloat16")
 STUDY_OPTIONS = (
-    Option("--output", "output", "folder for all results"),
-    Option("--seeds", "seeds", "number of repetitions (default 1)"),
+    Option("--output", "output", "output folder"),
+    Option("--seeds", "seeds", "number of seeds (default 1)"),
     Option("--steps", "steps", "training steps of each method (default: the recipes' own)"),
-    Option("--test-problems", "test_problems", "problems in each test set (default 600)"),
+    Option(
+        "--test-problems", "test_problems", "number of problems in each of the two test sets (default 600)"
+    ),
 )
 JSON = Switch("--json", "print JSON")
 
 GROUPS = {
     "cues": "generate visual cues, audit them, measure their effect",
-    "data": "look at problems before training on them",
+    "data": "inspect data before training on it",
     "cuebench": "synthetic problems and tiny models",
 }
 """The first words of commands that have two."""
@@ -24,7 +26,7 @@ GROUPS = {
 COMMANDS = (
     Command(
         "quickstart",
-        "train and compare on a laptop CPU, in minutes",
+        "train four tiny students on a CPU in minutes and compare them",
         run="vicur.cli.studies:quickstart",
         settings="vicur.studies.study:StudyConfig",
         load="vicur.cli.studies:quickstart_config",
@@ -33,32 +35,34 @@ COMMANDS = (
     ),
     Command(
         "train",
-        "train a student by a recipe",
+        "train a student from a recipe",
         run="vicur.cli.train:train",
         settings="vicur.run.recipe:Recipe",
         load="vicur.cli.train:read_recipe",
         description=(
-            "Train a student by a recipe. Every run begins with a preflight: a few problems go through the "
-            "real models, and a teacher that does not see the image, or a hint in the student's prompt, "
-            "stops it."
+            "Train a student from a recipe. Every run starts with a preflight on a few problems, which stops "
+            "the run if, for example, the teacher does not see the image or the student's prompt has a hint."
         ),
-        argument=Argument("RECIPE", "YAML file, or a packaged recipe: cuebench/opsd_cue, vgs/2b/vgs, ..."),
+        argument=Argument(
+            "RECIPE", "YAML file, or the name of a packaged recipe: cuebench/opsd_cue, vgs/2b/vgs, ..."
+        ),
         switches=(
             Switch(
                 "--dry-run",
-                "print recipe, prompts, memory and the preflight's checks, and stop before the first step",
+                "print the recipe, prompts, estimated memory and preflight checks, without training",
             ),
         ),
         example="optimizer.learning_rate=1e-4",
     ),
     Command(
         "eval",
-        "grade a model's answers",
+        "measure a model's accuracy",
         run="vicur.cli.evaluate:evaluate",
         settings="vicur.evaluation.settings:EvaluationSettings",
         description=(
-            "Let a model answer problems and grade its responses. Responses are stored as they come: the "
-            "same command resumes an interrupted evaluation, and with other rewards.* it only grades again."
+            "Sample a model's responses to problems, grade them and print the accuracy. Responses are stored "
+            "as they come: rerun the same command to resume an interrupted evaluation, or with other "
+            "rewards.* settings to grade the stored responses again."
         ),
         options=(
             Option("--model", "model", "checkpoint folder, hub id or vicur:NAME"),
@@ -67,14 +71,27 @@ COMMANDS = (
             *DATA_OPTIONS,
             *PIXEL_OPTIONS,
             Option("--output", "output", "parquet file for responses and verdicts; a later run resumes it"),
-            Option("--overwrite", "overwrite", "discard another evaluation's responses", switch=True),
-            Option("--temperature", "sampling.temperature", "sampling temperature; 0 is greedy (default)"),
-            Option("--top-p", "sampling.top_p", "probability mass that is sampled from (default 1)"),
-            Option("--top-k", "sampling.top_k", "number of most likely tokens sampled from; 0 for all"),
-            Option("--presence-penalty", "sampling.presence_penalty", "penalty on repeated tokens"),
-            Option("--max-new-tokens", "sampling.max_new_tokens", "length limit of responses (default 2048)"),
-            Option("--seed", "seed", "seed for sampling (default 0)"),
-            Option("--batch", "prompts_per_batch", "problems answered together (default 32)"),
+            Option(
+                "--overwrite",
+                "overwrite",
+                "discard responses of another evaluation in the output file",
+                switch=True,
+            ),
+            Option("--temperature", "sampling.temperature", "sampling temperature (default 0, greedy)"),
+            Option("--top-p", "sampling.top_p", "nucleus sampling (default 1, off)"),
+            Option(
+                "--top-k", "sampling.top_k", "number of most likely tokens to sample from (default 0, off)"
+            ),
+            Option(
+                "--presence-penalty", "sampling.presence_penalty", "penalty on tokens already in the response"
+            ),
+            Option(
+                "--max-new-tokens",
+                "sampling.max_new_tokens",
+                "maximum response length in tokens (default 2048)",
+            ),
+            Option("--seed", "seed", "sampling seed (default 0)"),
+            Option("--batch", "prompts_per_batch", "number of problems answered together (default 32)"),
             Option("--limit", "limit", "use only the first N problems", metavar="N"),
         ),
         needed=("model", "data.train"),
@@ -89,57 +106,78 @@ COMMANDS = (
         options=(
             Option("--base", "base", "checkpoint folder, hub id, or (dry run) a config.json"),
             Option("--out", "out", "folder for the new checkpoint"),
-            Option("--interval", "recovery.interval", "insert after every N-th decoder layer (default 5)"),
-            Option("--layers", "recovery.layers", "insert after these decoder layers instead", many=True),
+            Option(
+                "--interval",
+                "recovery.interval",
+                "add the module after decoder layers 0, N, 2N, ... (default 5)",
+                metavar="N",
+            ),
+            Option(
+                "--layers", "recovery.layers", "add the module after these decoder layers instead", many=True
+            ),
             Option(
                 "--output-init",
                 "recovery.output_init",
-                "initialisation of the output projection: zero (default; the new student computes what its "
-                "base computes) or normal, N(0, 0.02)",
+                "initialisation of the output projection: zero (default; the new student equals its base) or "
+                "normal, N(0, 0.02)",
                 choices=("zero", "normal"),
             ),
-            Option(
-                "--dtype", "dtype", "dtype of the new checkpoint (default: that of the base)", choices=DTYPES
-            ),
+            Option("--dtype", "dtype", "dtype of the new checkpoint (default: the base's)", choices=DTYPES),
             Option("--seed", "seed", "seed for initialising the new weights (default 0)"),
         ),
-        switches=(Switch("--dry-run", "print what would be added and stop"), JSON),
+        switches=(Switch("--dry-run", "print the new parameters and stop"), JSON),
         needed=("base",),
         example="recovery.interval=4",
     ),
     Command(
         "cues build",
-        "ask a vision-language model for the cue of every problem",
+        "generate a cue for every problem with a vision-language model",
         run="vicur.cli.cues:build",
         settings="vicur.cues.settings:BuildConfig",
         options=(
             Option("--data", "data.train", "problems: file, folder or hub id, with @split"),
             *DATA_OPTIONS,
-            Option("--out", "out", "output file: the same rows with the cue column"),
-            Option("--model", "model", "model at the endpoint, or a checkpoint for backend=local"),
-            Option("--base-url", "endpoint.base_url", "endpoint, e.g. http://127.0.0.1:8000/v1"),
+            Option("--out", "out", "output file: the rows of the data with a cue column"),
+            Option(
+                "--model", "model", "name of the model at the endpoint, or a checkpoint for backend=local"
+            ),
+            Option("--base-url", "endpoint.base_url", "URL of the endpoint, e.g. http://127.0.0.1:8000/v1"),
             Option("--limit", "limit", "use only the first N problems", metavar="N"),
-            Option("--repair", "repairs", "ask again for leaking cues, up to N times", metavar="N"),
+            Option(
+                "--repair",
+                "repairs",
+                "audit the cues and regenerate those with certain faults, up to N times",
+                metavar="N",
+            ),
         ),
-        switches=(Switch("--dry-run", "print the plan and its estimated cost, and stop"),),
+        switches=(
+            Switch("--dry-run", "print the number of requests, estimated cost and first request, and stop"),
+        ),
         example="endpoint.base_url=http://127.0.0.1:8000/v1",
     ),
     Command(
         "cues audit",
-        "look for cues that leak, guess or say nothing",
+        "find cues that leak the answer, make false claims, or are unusable",
         run="vicur.cli.cues:audit",
         settings="vicur.cues.settings:AuditSettings",
         options=(
             Option("--data", "data.train", "data with cues: file, folder or hub id, with @split"),
             *DATA_OPTIONS,
-            Option("--column", "column", "text to audit (default cue)", metavar="KIND"),
-            Option("--cuebench", "cuebench", "check every claim against CueBench's boxes", switch=True),
+            Option("--column", "column", "kind of text to audit (default cue)", metavar="KIND"),
+            Option(
+                "--cuebench",
+                "cuebench",
+                "check every claim against the objects drawn (CueBench data only)",
+                switch=True,
+            ),
             Option("--verifier", "verifier", "model that judges each cue, given image, question and answer"),
-            Option("--base-url", "endpoint.base_url", "the verifier's endpoint"),
-            Option("--api-key-env", "endpoint.api_key_env", "environment variable with the verifier's key"),
+            Option("--base-url", "endpoint.base_url", "URL of the verifier's endpoint"),
+            Option(
+                "--api-key-env", "endpoint.api_key_env", "environment variable with the verifier's API key"
+            ),
             Option("--verdicts", "verdicts", "file for the verifier's replies, which a rerun reuses"),
             Option("--flags", "flags", "parquet file for all flags, each with its span and reason"),
-            Option("--drop", "drop", "file for the data without the cues that certainly leak"),
+            Option("--drop", "drop", "file for a copy of the data without cues that have certain faults"),
             Option("--possible", "possible", "also drop cues with possible faults", switch=True),
         ),
         switches=(JSON,),
@@ -155,14 +193,18 @@ COMMANDS = (
             Option("--data", "data.train", "problems with cues, rationales or answers"),
             *DATA_OPTIONS,
             *PIXEL_OPTIONS,
-            Option("--student", "student", "model that responds: checkpoint folder, hub id or vicur:NAME"),
-            Option("--teacher", "teacher", "model that is shown the texts (default: the student)"),
-            Option("--run", "run", "use the student's responses of this training run"),
-            Option("--kinds", "kinds", "texts to measure (default: all in the data)", many=True),
+            Option(
+                "--student",
+                "student",
+                "model that writes the responses: checkpoint folder, hub id or vicur:NAME",
+            ),
+            Option("--teacher", "teacher", "model that scores them given each text (default: the student)"),
+            Option("--run", "run", "use the responses of this training run (a folder)"),
+            Option("--kinds", "kinds", "kinds of text to measure (default: all in the data)", many=True),
             Option("--problems", "problems", "use only the first N problems", metavar="N"),
-            Option("--group-size", "group_size", "responses per problem (default 4)"),
-            Option("--batch", "samples_per_batch", "problems scored together (default 16)"),
-            Option("--seed", "seed", "seed for sampling and for the choice of other problems (default 0)"),
+            Option("--group-size", "group_size", "number of responses per problem (default 4)"),
+            Option("--batch", "samples_per_batch", "number of problems scored together (default 16)"),
+            Option("--seed", "seed", "seed for sampling and for choosing other problems' texts (default 0)"),
             Option("--output", "output", "folder for worth.json and tokens.parquet"),
         ),
         needed=("data.train", "student"),
@@ -171,7 +213,7 @@ COMMANDS = (
     ),
     Command(
         "data inspect",
-        "schema, counts, sizes, lengths, and one prompt as it is seen",
+        "print columns, counts, image sizes, prompt lengths, and one prompt as the models see it",
         run="vicur.cli.data:inspect",
         settings="vicur.encoding.inspect:InspectSettings",
         argument=Argument("DATA", "file, folder or hub id, with @split", "data.train"),
@@ -179,16 +221,20 @@ COMMANDS = (
             *DATA_OPTIONS,
             *PIXEL_OPTIONS,
             Option("--model", "model", "checkpoint whose chat template and tokenizer are used"),
-            Option("--privilege", "privilege", "what the teacher is shown (default cue)", metavar="KIND"),
-            Option("--options", "data.options", "how options are written: letters, a format, or null"),
+            Option(
+                "--privilege", "privilege", "privilege in the teacher's prompt (default cue)", metavar="KIND"
+            ),
+            Option("--options", "data.options", "format of options: letters, a format string, or null"),
             Option(
                 "--answer-from-response",
                 "data.answer_from_response",
-                "take missing answers out of the responses",
+                "take missing answers from the target responses",
                 switch=True,
             ),
-            Option("--check-images", "data.check_images", "images to decode, or null for all", metavar="N"),
-            Option("--example", "example", "number of the problem that is shown (default 0)", metavar="N"),
+            Option(
+                "--check-images", "data.check_images", "number of images to decode; null for all", metavar="N"
+            ),
+            Option("--example", "example", "index of the problem to print (default 0)", metavar="N"),
         ),
         switches=(JSON,),
         needed=("data.train",),
@@ -202,8 +248,8 @@ COMMANDS = (
         settings="vicur.studies.study:StudyConfig",
         load="vicur.cli.studies:study_config",
         description=(
-            "Train and compare several recipes on CueBench. A setting of a recipe, such as "
-            "rewards.tolerance=0.01, applies to all trained methods."
+            "Train and compare several recipes on CueBench. A recipe setting, such as "
+            "rewards.tolerance=0.01, applies to every trained method."
         ),
         argument=Argument("STUDY", "YAML file, or the name of a packaged study: objectives, quickstart"),
         options=(
@@ -214,20 +260,20 @@ COMMANDS = (
     ),
     Command(
         "cuebench make",
-        "write problems as parquet, geometry3k convention",
+        "write CueBench problems to a parquet file",
         run="vicur.cli.cuebench:make",
         settings="vicur.cuebench.generate:MakeSettings",
         options=(
-            Option("--family", "family", "kind of scenes (default segments)", choices=("segments", "chords")),
+            Option("--family", "family", "kind of scene (default segments)", choices=("segments", "chords")),
             Option(
                 "--split",
                 "split",
-                "split (default train)",
+                "split of the problems (default train)",
                 choices=("pretrain", "train", "validation", "test", "test_ood"),
             ),
             Option("--n", "n", "number of problems"),
             Option("--out", "out", "parquet file to write"),
-            Option("--seed", "seed", "seed of the scenes (default 0)"),
+            Option("--seed", "seed", "seed for drawing the scenes (default 0)"),
         ),
         needed=("n", "out"),
     ),
@@ -237,9 +283,9 @@ COMMANDS = (
         run="vicur.cli.cuebench:pretrain",
         settings="vicur.cuebench.pretrain:PretrainSettings",
         options=(
-            Option("--size", "size", "which of the two shipped sizes", choices=("student", "teacher")),
+            Option("--size", "size", "size of the model", choices=("student", "teacher")),
             Option("--out", "out", "folder for the checkpoint"),
-            Option("--seed", "seed", "seed (default: that of the shipped model)"),
+            Option("--seed", "seed", "seed for weights and data (default: the shipped model's)"),
         ),
         needed=("size", "out"),
     ),

@@ -11,6 +11,7 @@ from vicur.cli.terminal import print_text
 from vicur.cuebench.generate import MakeSettings, write_parquet
 from vicur.cuebench.pretrain import PretrainSettings, pretrain_checkpoint
 from vicur.paths import check_file, check_folder
+from vicur.wording import counted
 
 
 def make(settings: MakeSettings, arguments: Arguments, console: Console) -> None:
@@ -23,7 +24,8 @@ def make(settings: MakeSettings, arguments: Arguments, console: Console) -> None
     check_file(out, "--out")
     with console.status(f"drawing {settings.n} problems"):
         write_parquet(settings.family, settings.split, settings.n, out, seed=settings.seed)
-    print_text(f"{settings.n} {settings.family} problems ({settings.split}) are in {out}.", console)
+    problems = counted(settings.n, "problem")
+    print_text(f"Wrote {problems} to {out} (family {settings.family}, split {settings.split}).", console)
 
 
 def pretrain(settings: PretrainSettings, arguments: Arguments, console: Console) -> None:

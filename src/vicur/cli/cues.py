@@ -30,6 +30,7 @@ from vicur.paths import check_file, check_folder
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
 from vicur.scoring.teacher import Teacher, TeacherConfig
+from vicur.wording import counted
 from vicur.worth.measure import PrivilegeConfig, measure_privileges
 from vicur.worth.report import rank_lines, reading, worth_table
 from vicur.worth.responses import read_responses, regraded, sample_responses
@@ -54,7 +55,7 @@ def build(config: BuildConfig, arguments: Arguments, console: Console) -> None:
         config,
         config.repairs,
         _built,
-        lambda count: console.print(f"{count} cues leak or say nothing; asking for these again."),
+        lambda count: console.print(f"Regenerating {counted(count, 'cue')} with certain faults."),
     )
     for sentence in summary.sentences():
         print_text(sentence, console)
@@ -63,7 +64,7 @@ def build(config: BuildConfig, arguments: Arguments, console: Console) -> None:
 
 
 def _built(config: BuildConfig, remarks: Mapping[str, str]) -> BuildSummary:
-    bar = Progress("asking for cues")
+    bar = Progress("generating cues")
 
     def watch(ticks: Any, count: int) -> Any:
         for tick in bar.over(ticks, count):
@@ -129,7 +130,8 @@ def _print_audit(result: Audit, console: Console) -> None:
         print_text(f"{flag.id}, {flag.category} ({flag.severity}): {flag.reason}: {flag.excerpt}", console)
     if len(result.flags) > MOST_SHOWN:
         console.print(
-            f"... and {len(result.flags) - MOST_SHOWN} more; --flags FILE has all.", highlight=False
+            f"... and {len(result.flags) - MOST_SHOWN} more; --flags FILE writes all of them.",
+            highlight=False,
         )
 
 

@@ -20,6 +20,7 @@ from vicur.models.checkpoints import read_processor
 from vicur.models.load import load_model
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader
+from vicur.wording import counted
 
 
 def evaluate(settings: EvaluationSettings, arguments: Arguments, console: Console) -> None:
@@ -34,7 +35,7 @@ def evaluate(settings: EvaluationSettings, arguments: Arguments, console: Consol
     source, left_out = _problems(settings, grader)
     settings.check_output(source.files)
     if settings.output is None:
-        say("The responses will not be stored; give --output FILE.parquet to keep them.")
+        say("Responses will not be stored; use --output FILE.parquet to store them.")
     output = None if settings.output is None else Path(settings.output)
     with ResponseStore(output, settings.identity(), overwrite=settings.overwrite) as store:
         for sentence in _about_store(store):
@@ -106,16 +107,18 @@ def _meter(settings: EvaluationSettings) -> PromptMeter | None:
 
 def _check_media(source: FileSource, text_only: bool) -> None:
     """A model that is not shown the images must not get an accuracy without a word."""
-    for note in (*source.notes, source.media_in_words()):
+    for note in source.notes:
         say(note)
+    if 0 < source.num_seeing < len(source):
+        say(source.media_in_words())
     unused = source.unused_media()
     if unused is not None and not text_only:
         raise ValueError(f"{unused} Set data.text_only=true to evaluate without these images.")
     has_media = any(source.schema.get(field) is not None for field in ("images", "videos"))
     if not has_media and not text_only:
         say(
-            f"Warning: no problem of {source.name} has an image or a video; the model is asked in text only. "
-            "data.text_only=true says that this is meant."
+            f"Warning: no problem of {source.name} has an image or a video; the model gets text only. Set "
+            "data.text_only=true if that is intended."
         )
 
 
@@ -133,5 +136,5 @@ def _check_gradable(source: FileSource, grader: Grader) -> None:
 
 
 def _about_store(store: ResponseStore) -> list[str]:
-    reused = [f"{len(store)} responses of {store.output} are reused."] if len(store) else []
+    reused = [f"Reusing {counted(len(store), 'response')} from {store.output}."] if len(store) else []
     return [*store.notes, *reused]

@@ -23,7 +23,7 @@ def settings_help(component: type) -> str:
     lines = []
     optional = {name for name, _ in optional_components(component, "")}
     for name, entries in sections.items():
-        note = ": null unless it is named; {} names it with its defaults" if name in optional else ""
+        note = " (unset unless named; {} for its defaults)" if name in optional else ""
         lines += [f"{name or 'settings'}{note}", *entries, ""]
     return "\n".join(lines)
 

@@ -43,4 +43,4 @@ def init(settings: InitSettings, arguments: Arguments, console: Console) -> None
     loaded = passing_bar("loading the base").during(lambda: load_student(student))
     passing_bar("writing").during(lambda: save_augmented(loaded, settings.base, recovery, out))
     if not as_json:
-        print_text(f"The student is in {out}.", console)
+        print_text(f"Wrote the student to {out}.", console)

@@ -1,7 +1,7 @@
-"""The command line. Holds no logic: it parses, calls, prints, and turns errors into sentences.
+"""The entry point of the command line: it parses arguments, runs a command, and prints errors in one line.
 
-Commands import what they need when they run, so that `--help`, `--version` and mistakes in typing take no
-time, and Ctrl-C is answered in one line from the start.
+Commands import what they need when they run, so that `--help`, `--version` and usage errors are immediate,
+and Ctrl-C always gives a one-line message.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        exit code: 0 done; 1 what was asked for cannot be done; 2 it was asked for in a way that cannot be
-        understood; 3 a preflight check failed; 130 interrupted; 141 the reader of the output went away.
+        exit code: 0 success; 1 error; 2 unknown command or option; 3 failed preflight check; 130 interrupted;
+        141 output pipe closed.
     """
     if arguments is None:
         _hide_deprecations()
@@ -104,12 +104,12 @@ def _parser() -> Parser:
 
     parser = Parser(
         prog="vicur",
-        description="On-policy distillation for vision-language models, supervised by what can be seen.",
-        epilog="Exit codes: 0 done, 1 cannot be done, 2 cannot be understood, 3 a preflight check failed, "
+        description="On-policy distillation of vision-language models, supervised by what can be seen.",
+        epilog="Exit codes: 0 success, 1 error, 2 unknown command or option, 3 failed preflight check, "
         "130 interrupted.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    shtab.add_argument_to(parser, help="print a script that completes commands")
+    shtab.add_argument_to(parser, help="print a completion script for the shell")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     groups = {}
     for command in COMMANDS:

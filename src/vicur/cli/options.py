@@ -83,8 +83,8 @@ class Switch:
 
 
 DATA_OPTIONS = (
-    Option("--system-prompt", "data.system_prompt", "system prompt put before every problem"),
-    Option("--image-dir", "data.image_dir", "folder that paths of images and videos start from"),
+    Option("--system-prompt", "data.system_prompt", "system prompt of every problem"),
+    Option("--image-dir", "data.image_dir", "folder that paths of images and videos are relative to"),
     Option(
         "--bad-rows",
         "data.bad_rows",

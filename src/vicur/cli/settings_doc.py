@@ -1,4 +1,4 @@
-"""The reference of all settings, docs/settings.md, written from the dataclasses that own them.
+"""Generates docs/settings.md, the reference of all settings, from the dataclasses that define them.
 
     python -m vicur.cli.settings_doc > docs/settings.md
 
@@ -21,10 +21,10 @@ WIDTH = 110
 INTRODUCTION = """\
 # Settings
 
-Every setting of a recipe and of `vicur cues build`: name, type, default, and what it does. This page is
-written by `make docs` from the dataclasses that own the settings.
+Every setting of a recipe and of `vicur cues build`: name, type, default, and what it does. `make docs`
+generates this page from the dataclasses that define the settings.
 
-In a recipe a dot is a level of YAML, on the command line it is part of the name:
+A dot in a name is a level of YAML in a recipe. On the command line it is part of the name:
 
 ```yaml
 student: {recovery: {enabled: true}}
@@ -33,13 +33,13 @@ student: {recovery: {enabled: true}}
 vicur train cuebench/opsd_cue student.recovery.enabled=true
 ```
 
-`null` means that the setting is not given. A section with default `null` is used once it is named, and `{}`
-names it with all its defaults. `vicur train RECIPE --print-config` prints a recipe with every value.
+`null` means that a setting is unset. A section whose default is `null` is used only if the recipe names it;
+`{}` names it with all its defaults. `vicur train RECIPE --print-config` prints a recipe with every value.
 """
 BUILDING = """\
 ## `vicur cues build`
 
-Its `data.*` settings are those of a recipe. [cues.md](cues.md) has the steps.
+Its `data.*` settings are those of a recipe. [cues.md](cues.md) explains its use.
 """
 
 

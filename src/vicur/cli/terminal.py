@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vicur.progress import Progress
-from vicur.wording import listed
+from vicur.wording import counted, listed
 
 if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print it
     from vicur.encoding.inspect import Inspection, Spread
@@ -50,12 +50,12 @@ def print_addition(addition: Addition, console: Console) -> None:
     table = Table("after decoder layer", "new parameters", box=None)
     for layer, count in addition.layers.items():
         table.add_row(str(layer), f"{count:,}")
-    table.add_row("norms, shared", f"{addition.norms:,}")
-    table.add_row("in all", f"{addition.added:,}")
+    table.add_row("norms (shared)", f"{addition.norms:,}")
+    table.add_row("total", f"{addition.added:,}")
     console.print(table)
     console.print(
-        f"{addition.base:,} parameters without and {addition.total:,} with cue recovery: "
-        f"{100 * addition.share:.2f} % are new.",
+        f"Parameters: {addition.base:,} in the base, {addition.total:,} with cue recovery "
+        f"({100 * addition.share:.2f} % new).",
         highlight=False,
     )
 
@@ -64,12 +64,12 @@ def evaluation_lines(evaluation: Evaluation, settings: EvaluationSettings) -> li
     """The accuracy, and everything that a reader must know to trust it."""
     count, leakage = len(evaluation.answers), evaluation.leakage
     graded = (
-        f"accuracy {evaluation.accuracy} % on {len(evaluation.graded)} problems"
+        f"accuracy {evaluation.accuracy} % on {counted(len(evaluation.graded), 'problem')}"
         if evaluation.graded
         else "no accuracy"
     )
     lines = [
-        f"{graded}; the word hint {leakage.occurrences} times in {leakage.samples} of {count} responses",
+        f'{graded}; the word "hint" occurs in {leakage.samples} of {counted(count, "response")}',
     ]
     if evaluation.truncated:
         lines.append(
@@ -82,41 +82,43 @@ def evaluation_lines(evaluation: Evaluation, settings: EvaluationSettings) -> li
             f"Warning: no answer was found in {evaluation.unextracted} of {count} responses; they count as "
             f"wrong.{lenient}"
         )
-    lines += [f"Left out of the accuracy, {kind}: {number}." for kind, number in evaluation.excluded.items()]
+    lines += [
+        f"Excluded from the accuracy: {number} ({kind})." for kind, number in evaluation.excluded.items()
+    ]
     return lines
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
     """Print the statistics of a source, and one problem as student and teacher see it."""
     table = Table(box=None, show_header=False)
-    table.add_row("rows", f"{inspection.rows}, of which {inspection.problems} are problems")
+    table.add_row("rows", f"{inspection.rows:,} ({inspection.problems:,} usable)")
     for kind, count in inspection.bad_rows.items():
         table.add_row("bad rows", f"{count} {kind}")
     fields = ", ".join(f"{ours} <- {column}" for ours, column in inspection.schema.items())
     table.add_row("fields", escape(fields))
-    table.add_row("columns not used", escape(listed(inspection.unused)))
+    table.add_row("unused columns", escape(listed(inspection.unused)))
     table.add_row("without an answer", str(inspection.without_answer))
     table.add_row("with a target response", str(inspection.with_target_response))
     if inspection.with_choices:
         table.add_row("with options", str(inspection.with_choices))
-    table.add_row("images a problem", _counts(inspection.images_per_problem) or "none")
+    table.add_row("images per problem", _counts(inspection.images_per_problem) or "none")
     if inspection.images_per_problem:
         total = sum(number * count for number, count in inspection.images_per_problem.items())
         table.add_row("images decoded", f"{inspection.decoded_images} of {total}")
     if set(inspection.videos_per_problem) - {0}:
-        table.add_row("videos a problem", _counts(inspection.videos_per_problem))
-        table.add_row("frames a video", _spread(inspection.video_frames, "{:.0f}"))
+        table.add_row("videos per problem", _counts(inspection.videos_per_problem))
+        table.add_row("frames per video", _spread(inspection.video_frames, "{:.0f}"))
     table.add_row("image width", _spread(inspection.image_width, "{:.0f}"))
     table.add_row("image height", _spread(inspection.image_height, "{:.0f}"))
     table.add_row("megapixels", _spread(inspection.image_megapixels, "{:.3f}"))
     if inspection.prompt_tokens is not None:
-        table.add_row("tokens, student's prompt", _spread(inspection.prompt_tokens, "{:.0f}"))
-        table.add_row("tokens, teacher's prompt", _spread(inspection.teacher_prompt_tokens, "{:.0f}"))
+        table.add_row("student's prompt, tokens", _spread(inspection.prompt_tokens, "{:.0f}"))
+        table.add_row("teacher's prompt, tokens", _spread(inspection.teacher_prompt_tokens, "{:.0f}"))
     table.add_row("privileges", ", ".join(f"{kind} {count}" for kind, count in inspection.privileges.items()))
     console.print(table, highlight=False)
     notes = list(inspection.notes)
     if inspection.problems and set(inspection.images_per_problem) | set(inspection.videos_per_problem) == {0}:
-        notes.append("No problem has an image or a video: is a column not recognised?")
+        notes.append("No problem has an image or a video; an image column may not have been recognised.")
     if not inspection.problems:
         notes.append("No row can be used.")
     notes += [
@@ -125,36 +127,36 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     for note in notes:
         print_text(note, console)
     if inspection.example_id is not None:
-        _prompt(f"The student sees ({inspection.example_id})", inspection.student_sees, console)
-        _prompt("The teacher sees", inspection.teacher_sees, console)
+        _prompt(f"Student's prompt for problem {inspection.example_id}", inspection.student_sees, console)
+        _prompt("Teacher's prompt", inspection.teacher_sees, console)
 
 
 def print_preflight(preflight: Preflight, console: Console) -> None:
     """The prompts of one problem, and every check."""
-    _prompt("The student sees", preflight.student_prompt, console)
+    _prompt("Student's prompt", preflight.student_prompt, console)
     if preflight.teacher_prompt is not None:
-        _prompt("The teacher sees", preflight.teacher_prompt, console)
+        _prompt("Teacher's prompt", preflight.teacher_prompt, console)
     console.print(checks_table(preflight.checks))
 
 
 def checks_table(checks: tuple[Check, ...]) -> Table:
     """One line for each check."""
-    table = Table("check", "", "found", box=None)
+    table = Table("check", "", "result", box=None)
     for check in checks:
         table.add_row(check.name, MARKS[check.passed], escape(check.finding))
     return table
 
 
 def print_memory(parts: Mapping[str, float], available: int | None, console: Console) -> None:
-    """The estimate by what it is for, against what there is."""
-    table = Table("estimated memory of the device", "GiB", box=None)
+    """The estimated peak by purpose, and the memory of the device."""
+    table = Table("estimated peak memory", "GiB", box=None)
     for name, count in parts.items():
         table.add_row(name, f"{count / GIB:.2f}")
     total = sum(parts.values())
-    table.add_row("in all", f"{total / GIB:.2f}")
+    table.add_row("total", f"{total / GIB:.2f}")
     console.print(table)
     if available is not None:
-        short = " More than there is!" if total > available else ""
+        short = " That is less than the estimate." if total > available else ""
         console.print(f"The device has {available / GIB:.1f} GiB.{short}", highlight=False)
 
 
@@ -165,14 +167,14 @@ def _prompt(title: str, text: str, console: Console) -> None:
 
 
 def _counts(counts: Mapping[int, int]) -> str:
-    return ", ".join(f"{number}: {count} problems" for number, count in counts.items())
+    return ", ".join(f"{number} ({counted(count, 'problem')})" for number, count in counts.items())
 
 
 def _spread(spread: Spread | None, form: str) -> str:
     if spread is None:
         return "none"
     if spread.low == spread.high:
-        return f"{form.format(spread.low)} everywhere"
+        return f"{form.format(spread.low)} (all)"
     values = {
         "min": spread.low,
         "5 %": spread.p5,

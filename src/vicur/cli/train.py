@@ -13,6 +13,7 @@ from vicur.reporting.run_summary import print_run_summary, summarise_run
 from vicur.run.build import Plan, Run, build
 from vicur.run.recipe import Recipe, load_recipe, to_yaml
 from vicur.training.folder import check_run_folder, run_folder
+from vicur.wording import counted
 
 
 def read_recipe(arguments: Arguments) -> Recipe:
@@ -43,9 +44,9 @@ def train(recipe: Recipe, arguments: Arguments, console: Console) -> None:
         if not dry_run:
             raise
         say(str(error))
-    print_text(f"Output folder: {folder}", console)
     run = build(recipe, passing_bar)
     plan = run.plan()
+    print_text(f"Output folder: {folder}", console)
     for sentence in [*run.notices, *([] if plan.warning is None else [plan.warning])]:
         say(sentence)
     if dry_run:
@@ -55,15 +56,15 @@ def train(recipe: Recipe, arguments: Arguments, console: Console) -> None:
     folder = run_folder(training.name, training.output, overwrite=training.overwrite)
     run.execute(folder, plan, Progress("training"), passing_bar)
     print_run_summary(summarise_run(folder), console)
-    print_text(f"Done. Everything is in {folder}.", console)
+    print_text(f"Done. All results are in {folder}.", console)
 
 
 def _print_plan(run: Run, plan: Plan, console: Console) -> None:
-    needs = run.trainer.objective.needs(1)
+    needs, problems = run.trainer.objective.needs(1), len(run.data.problems)
     console.print(
-        f"{len(run.data.problems)} problems, "
-        f"{run.recipe.training.rollout_batches(len(run.data.problems))} steps. A step writes up to "
-        f"{plan.work.generated:,} response tokens and reads up to {plan.work.scored(needs):,} tokens.",
+        f"{counted(problems, 'problem')}, {counted(run.recipe.training.rollout_batches(problems), 'step')}. "
+        f"A step generates up to {plan.work.generated:,} response tokens and scores up to "
+        f"{plan.work.scored(needs):,} tokens.",
         highlight=False,
     )
     print_memory(plan.memory.parts, plan.available, console)

@@ -45,11 +45,11 @@ class MakeSettings:
     out: PathText
     """Parquet file to write."""
     family: Family = "segments"
-    """Kind of scenes."""
+    """Kind of scene: coloured segments with digits, or crossing chords of a circle."""
     split: Split = "train"
-    """Split that they belong to."""
+    """Split of the problems. Splits share no scene."""
     seed: int = 0
-    """Seed of the scenes."""
+    """Seed for drawing the scenes."""
 
 
 MOST_MISSES = 100_000

@@ -48,11 +48,11 @@ class PretrainSettings:
     """The settings of `vicur cuebench pretrain`."""
 
     size: Literal["student", "teacher"]
-    """Which of the two shipped model sizes to train."""
+    """Size of the model: that of the tiny student or of the tiny teacher."""
     out: PathText
     """Folder for the checkpoint."""
     seed: int | None = None
-    """Seed of weights and data; null for that of the shipped model."""
+    """Seed for weights and data; null for the seed of the shipped model."""
 
 
 @dataclass(frozen=True)

@@ -310,8 +310,8 @@ class Asker:
             patience = min(patience, FIRST_PATIENCE)
         if time.monotonic() - self.last_reply < patience:
             return False
-        # The problems are not at fault, so none is recorded as failed.
-        self._stop(f"no request succeeded for {patience:g} seconds: {error}. Rerun once it is up.")
+        # No problem is at fault, so none is set aside.
+        self._stop(f"no request succeeded for {patience:g} s: {error}. Rerun the command once it is up.")
         return True
 
     async def _pause(self, seconds: float) -> bool:

@@ -29,20 +29,23 @@ class MissingAnswer(ValueError):
 
 @section
 class Asking:
-    """The settings of a request that influence the reply."""
+    """Settings of a request that influence the reply."""
 
     temperature: NonNegative | None = 0.7
-    """Sampling temperature; null leaves it to the endpoint, for models that refuse the setting."""
+    """Sampling temperature; null to send none, for models that reject the parameter."""
     max_tokens: Count = 400
-    """Length limit of a reply, thoughts included. Whole sentences of a reply that is cut off are kept."""
+    """Maximum length of a reply in tokens, thinking included. If a reply is cut off, its complete sentences
+    are kept."""
     seed: int = 0
-    """Seed; several cues of a problem get seeds of their own, derived from it."""
+    """Sampling seed. With several cues per problem, each gets its own seed, derived from this one."""
     max_image_pixels: Count | None = 2_000_000
-    """Larger images and frames are scaled down before they are sent; null for no limit."""
+    """Maximum number of pixels of an image or frame; larger ones are scaled down before they are sent. null
+    for no limit."""
     image_format: Literal["png", "jpeg"] = "png"
-    """Format in which images are sent: PNG keeps thin lines and small print, JPEG makes photographs small."""
+    """Format in which images are sent: PNG preserves thin lines and small print, JPEG makes photographs
+    smaller."""
     max_video_frames: Count = 16
-    """Frames sent per video, evenly spaced."""
+    """Maximum number of frames sent per video, evenly spaced."""
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,12 @@ class BuildConfig:
     """The problems; `data.train` is the file, folder or hub id. Rows that are skipped as unreadable are in
     the output, without a cue."""
     out: PathText = "train_cues.parquet"
-    """Output file: the same rows with the cue column, in the data's own format; .parquet for folders and hub
-    ids."""
+    """Output file: the rows of the data with the new column, in the data's format (.parquet for folders and
+    hub ids)."""
     backend: Backend = "endpoint"
-    """Source of the cues: "endpoint" (any OpenAI-compatible one), "local" (a checkpoint in this process),
-    "exact" (the data's own column, as CueBench has it), "null" (a fixed text; for measuring throughput)."""
+    """Source of the cues: "endpoint" (any OpenAI-compatible endpoint), "local" (a checkpoint, run in this
+    process), "exact" (the column that the data already has, as CueBench does), "null" (a fixed text, for
+    measuring throughput)."""
     model: PathText | None = None
     """Name of the model at the endpoint; for "local", a checkpoint folder, hub id or "vicur:NAME"."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
@@ -43,36 +44,36 @@ class BuildConfig:
     asking: Asking = field(default_factory=Asking)
     """Sampling, and how media are sent."""
     samples: Count = 1
-    """Cues per problem; with more than one, the list of all is written to a second column."""
+    """Number of cues per problem; with more than one, the list of all cues is written to a second column."""
     include_answer: bool = False
-    """Send the gold answer too: only for the baseline of explained answers, never for cues. Needs a prompt
-    template with a text for it, as rationale has."""
+    """Whether to send the gold answer too, for the baseline of explained answers; never for cues. The prompt
+    template must have a text for it, as rationale has."""
     column: str | None = None
-    """Name of the new column; null for the prompt's own field, cue or rationale."""
+    """Name of the new column; null for the prompt template's field, cue or rationale."""
     replace: bool = False
-    """Whether a column of that name may be replaced."""
+    """Whether to replace a column of that name in the data."""
     overwrite: bool = False
-    """Whether an output file that was not written with the same store may be replaced."""
+    """Whether to replace an output file that was not written from the same store."""
     store: PathText | None = None
     """File for the model's replies, or a folder that several builds may use one after another; null for a
     file beside the output."""
     limit: Count | None = None
-    """Use only the first N problems; the output has only their rows. Null for all."""
+    """Use only the first N problems, and write only their rows; null for all."""
     retry_failed: bool = False
-    """Ask again for problems that failed in an earlier run."""
+    """Whether to retry problems that failed in an earlier run."""
     concurrency: Count = 8
-    """Number of requests in flight."""
+    """Maximum number of concurrent requests."""
     requests_per_minute: Positive | None = None
-    """Maximum requests per minute; null for no limit."""
+    """Maximum number of requests per minute; null for no limit."""
     tries: Count = 4
-    """Attempts per problem before it counts as failed. Times when the endpoint could not be reached do not
-    count."""
+    """Number of attempts per problem before it counts as failed. Attempts that do not reach the endpoint are
+    not counted."""
     backoff_seconds: NonNegative = 1.0
-    """Wait before the second attempt; doubled with each further one, up to a minute."""
+    """Wait in seconds before the second attempt; doubled with each further attempt, up to a minute."""
     patience_seconds: NonNegative = 300.0
-    """Stop when the endpoint could not be reached, or was too busy, for this long."""
+    """Stop after the endpoint has been unreachable or overloaded for this many seconds."""
     stop_after_failures: Count = 20
-    """Stop when this many problems in a row have failed."""
+    """Stop after this many consecutive failed problems."""
     prompt_price: NonNegative = 0.0
     """Price per million prompt tokens."""
     completion_price: NonNegative = 0.0
@@ -81,9 +82,9 @@ class BuildConfig:
     """Stop before the total cost of this run and earlier ones with the same store exceeds this; null for no
     limit."""
     repairs: Annotated[int, Field(ge=0)] = 0
-    """Audit the cues and ask again for leaking ones, up to this many times."""
+    """Audit the cues and regenerate those with certain faults, up to this many times."""
     write_partial: bool = False
-    """Whether the output is also written when the build stops early, without cues for the rest."""
+    """Whether to write the output even if the build stops early; the remaining problems then have no cue."""
 
     def __post_init__(self) -> None:
         if self.repairs and load_prompt(self.prompt).field != "cue":
@@ -124,21 +125,21 @@ class AuditSettings:
     data: DataConfig = field(default_factory=skipping_bad_rows)
     """The data with cues; `data.train` is the file, folder or hub id."""
     column: TextKind = "cue"
-    """The text that is audited."""
+    """Kind of text to audit."""
     cuebench: bool = False
-    """Whether the data is CueBench's, and every claim is checked against its boxes."""
+    """Whether to check every claim against the objects that CueBench drew; for CueBench data only."""
     verifier: str | None = None
     """Model that judges each cue, given image, question and answer; null for none."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     """The verifier's endpoint."""
     verdicts: PathText | None = None
-    """File for the verifier's replies; a rerun asks only for missing ones. Null to keep none."""
+    """File for the verifier's replies; a rerun requests only missing ones. null to store none."""
     flags: PathText | None = None
     """Parquet file for all flags, each with its span and reason; null to write none."""
     drop: PathText | None = None
-    """File for the data without the texts that certainly leak; null to write none."""
+    """File for a copy of the data without the texts that have certain faults; null to write none."""
     possible: bool = False
-    """Whether `drop` also leaves out texts with possible faults."""
+    """Whether `drop` also removes texts with possible faults."""
 
 
 @section
@@ -148,25 +149,25 @@ class WorthSettings:
     data: DataConfig = field(default_factory=skipping_bad_rows)
     """The problems with cues, rationales or answers; `data.train` is the file, folder or hub id."""
     student: PathText = "vicur:tiny-student"
-    """The model that responds: checkpoint folder, hub id, or "vicur:NAME"."""
+    """Model that writes the responses: checkpoint folder, hub id, or "vicur:NAME"."""
     teacher: PathText = SELF
-    """The model that is shown the texts; "self" for the student."""
+    """Model that scores the responses given each text; "self" for the student."""
     run: PathText | None = None
-    """Folder of a training run whose responses are used; null to sample them now."""
+    """Folder of a training run whose responses to use; null to sample new ones."""
     kinds: list[TextKind] | None = None
-    """Texts to measure; null for all that the data has."""
+    """Kinds of text to measure; null for all that the data has."""
     problems: Count | None = None
     """Use only the first N problems; null for all."""
     group_size: Count = 4
-    """Group size: number of responses to each problem."""
+    """Number of responses per problem."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Sampling of the responses."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """Grading of the responses. Responses of a run keep the grades that the run gave them unless a setting
     here is changed."""
     samples_per_batch: Count = 16
-    """Number of problems scored together."""
+    """Number of problems scored together; memory grows with it."""
     seed: int = 0
-    """Seed for sampling, and for the choice of other problems' texts."""
+    """Seed for sampling and for choosing other problems' texts."""
     output: PathText | None = None
     """Folder for worth.json and tokens.parquet; null to write none."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vicur.wording import counted
+
 
 @dataclass(frozen=True)
 class Tick:
@@ -97,25 +99,25 @@ class BuildSummary:
     def sentences(self) -> list[str]:
         """The summary as sentences."""
         lines = [
-            f"{self.problems} problems: generated {self.asked} cues, reused {self.kept}, failed "
-            f"{len(self.failed)}.",
-            f"{self.requests} requests with {self.prompt_tokens} prompt tokens and {self.completion_tokens} "
-            f"completion tokens in {self.seconds:.1f} s; cost {self.cost:.4f}, or "
-            f"{self.total_cost:.4f} including earlier runs.",
+            f"{counted(self.problems, 'problem')}: generated {counted(self.asked, 'cue')}, reused "
+            f"{self.kept}, failed {len(self.failed)}.",
+            f"{counted(self.requests, 'request')} with {self.prompt_tokens:,} prompt tokens and "
+            f"{self.completion_tokens:,} completion tokens in {self.seconds:.1f} s; cost {self.cost:.4f} "
+            f"({self.total_cost:.4f} including earlier runs).",
         ]
         lines += self.notes
         if self.bad_rows:
-            lines.append(f"{self.bad_rows} unreadable rows have no cue.")
+            lines.append(f"{counted(self.bad_rows, 'unreadable row')} without a cue.")
         if self.failed:
             first = self.failed[0]
             lines.append(
-                f"Problems without a cue: {len(self.failed)}, the first in row {first.row} ({first.reason}). "
-                f"All are listed in {self.failed_file}; retry them with --retry_failed true."
+                f"Failed problems: {len(self.failed)}, the first in row {first.row} ({first.reason}). "
+                f"{self.failed_file} lists them all; retry them with --retry_failed true."
             )
         if self.stopped is not None:
             lines.append(f"Stopped: {self.stopped}")
         if self.out is not None:
-            lines.append(f"Written: {self.out}.")
+            lines.append(f"Wrote {self.out}.")
         else:
             lines.append(
                 f"The output was not written. The replies are kept in {self.store}; rerun the same command "
@@ -151,9 +153,10 @@ class BuildPlan:
     def sentences(self) -> list[str]:
         """The plan as sentences."""
         return [
-            f"{self.problems} problems, {self.cues} cues, {self.kept} of them already in the store.",
-            f"Requests to send: {self.cues - self.kept}, with about {self.prompt_tokens} prompt tokens and "
-            f"at most {self.completion_tokens} completion tokens; cost at most about {self.cost:.4f}.",
-            "The first request:",
+            f"{counted(self.problems, 'problem')}, {counted(self.cues, 'cue')} ({self.kept} already in the "
+            "store).",
+            f"Requests to send: {self.cues - self.kept}, with about {self.prompt_tokens:,} prompt tokens and "
+            f"at most {self.completion_tokens:,} completion tokens; estimated cost at most {self.cost:.4f}.",
+            "First request:",
             self.request,
         ]

@@ -30,7 +30,7 @@ from vicur.media.pixels import PixelLimits
 from vicur.media.video import Video
 from vicur.media.videos import VideoConfig
 from vicur.settings.section import Count, PathText, section
-from vicur.wording import listed
+from vicur.wording import counted, listed
 
 PEEKED = 20
 """Number of rows that are read to see what a column holds."""
@@ -49,43 +49,43 @@ class DataConfig:
     """The training problems."""
 
     train: PathText | list[PathText] = "train.parquet"
-    """A .parquet, .json, .jsonl, .csv or .tsv file, a folder (also of `save_to_disk`, or of images with a
-    metadata file), a pattern such as part-*.parquet, several of these in a list or between commas, or a data
-    set on the hub; with `@split` behind it if it has several splits."""
+    """A .parquet, .json, .jsonl, .csv or .tsv file; a folder of such files, of `save_to_disk`, or of images
+    with a metadata file; a pattern such as part-*.parquet; several of these as a list or separated by commas;
+    or a data set on the hub. Append `@split` to a folder or hub id to choose a split."""
     system_prompt: str | None = None
-    """System prompt of every problem, in place of a system message of the data; null keeps the data's own. A
-    ready-made `teacher_prompt` that has a system message keeps it."""
+    """System prompt of every problem; it replaces system messages in the data, except that of a
+    `teacher_prompt`. null keeps the data's own."""
     image_dir: PathText | None = None
-    """Folder that paths of images and videos start from, and may not leave; null for the folder of the data
-    file."""
+    """Folder that paths of images and videos are relative to; paths may not leave it. null for the folder of
+    the data file."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Field of a problem to the column that holds it, where the usual names do not fit: `answer: label.text`.
-    A dot leads into an object; "" leaves a field out."""
+    """Column of each field whose column has an unusual name, e.g. `answer: label.text`. A dot reads a key of
+    an object; "" ignores the field."""
     options: str | None = "letters"
-    """How the options of a multiple-choice question are written after it, one per line, where they have
-    columns of their own and the question does not list them: `letters` ("A. 3 cm"), or a format with
-    {letter}, {number} and {text}, such as "({letter}) {text}"; null leaves them out."""
+    """Format in which options that are in separate columns are appended to the question, one per line, unless
+    it lists them already: `letters` ("A. 3 cm"), or a format with {letter}, {number} and {text}, such as
+    "({letter}) {text}"; null to append none."""
     answer_from_response: bool = False
-    """Whether a missing gold answer is taken out of the response to learn from, where that ends in a
-    `\\boxed{}`, an `<answer>` or "answer is", or is itself no longer than three words."""
+    """Whether to take a missing gold answer from the target response, if that ends in a `\\boxed{}`, an
+    `<answer>` or "answer is", or has at most three words."""
     text_only: bool = False
-    """Whether problems without any image or video are expected. If not, a run on such data is refused: most
-    often its images are in a column that was not recognised."""
+    """Whether data without any image or video is intended. If false, a run on such data is refused, because
+    the usual reason is an image column that was not recognised."""
     bad_rows: Literal["error", "skip"] = "error"
-    """What to do with rows that cannot become a problem: stop, or skip and count them."""
+    """What to do with rows that cannot be read as a problem: stop, or skip and count them."""
     check_images: Annotated[int, Field(ge=0)] | None = CHECKED
-    """Number of images that are decoded before the run, to find broken ones; null for all, 0 for none. Later
-    ones are checked by their header, and treated like other bad rows where they cannot be decoded."""
+    """Number of images to decode before the run, to find broken ones; null for all, 0 for none. For the rest
+    only the header is checked; one that cannot be decoded later is treated as a bad row then."""
     min_pixels: Count | None = None
     """Lower bound on pixels per image after resizing; null for the checkpoint's own."""
     max_pixels: Count | None = None
     """Upper bound on pixels per image after resizing; null for the checkpoint's own."""
     max_raw_pixels: Annotated[int, Field(ge=1, le=2 * PIL_LIMIT)] = PIL_LIMIT
-    """Upper bound on pixels of an image file; a row with a larger one is bad: it may be a decompression
-    bomb."""
+    """Upper bound on pixels of an image file. A row with a larger image, possibly a decompression bomb, is a
+    bad row."""
     video: VideoConfig = field(default_factory=VideoConfig)
     max_prompt_tokens: Count | None = None
-    """Upper bound on tokens of the student's prompt, media included; null for no limit."""
+    """Upper bound on tokens of the student's prompt, visual tokens included; null for no limit."""
     max_teacher_prompt_tokens: Count | None = None
     """Upper bound on tokens of the teacher's prompt; null for no limit."""
     overlong: Literal["error", "drop"] = "drop"
@@ -315,8 +315,9 @@ class FileSource(Sequence[Sample]):
     def media_in_words(self) -> str:
         """Number of problems with an image or a video, and the columns that these come from."""
         columns = [name for ours in ("images", "videos") for name in self.columns_of(ours)]
-        source = f" (columns {listed(columns)})" if columns and self.num_seeing else ""
-        return f"{self.num_seeing} problem(s) of {self.name} show an image or a video{source}."
+        source = f" (columns: {listed(columns)})" if columns and self.num_seeing else ""
+        problems = counted(len(self), "problem")
+        return f"{self.num_seeing:,} of {problems} of {self.name} have an image or a video{source}."
 
     @property
     def files(self) -> tuple[Path, ...]:

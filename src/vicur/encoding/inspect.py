@@ -18,6 +18,7 @@ from vicur.data.views import Hinted, Plain, Shown, View
 from vicur.encoding.lengths import prompt_length
 from vicur.encoding.prompts import PromptEncoder
 from vicur.settings.section import PathText, section
+from vicur.wording import counted
 
 
 @section
@@ -29,10 +30,10 @@ class InspectSettings:
     model: PathText | None = None
     """Checkpoint whose chat template and tokenizer are used for prompts and lengths; null for neither."""
     privilege: TeacherPrivilege = "cue"
-    """Privilege that the teacher is shown: none, a kind of privilege, or column:NAME for the text in a
+    """Privilege in the teacher's prompt: none, a kind of privilege, or column:NAME for the text in a
     column."""
     example: Annotated[int, Field(ge=0)] = 0
-    """Number of the problem that is shown."""
+    """Index of the problem to print, from 0."""
 
     def __post_init__(self) -> None:
         check_privilege(self.privilege, "privilege")
@@ -241,14 +242,14 @@ def _notes(source: FileSource, in_responses: int) -> list[str]:
         notes.append(unused)
     if in_responses:
         notes.append(
-            f"{in_responses} problem(s) have no gold answer, but a response that ends in one: use it with "
-            "data.answer_from_response=true."
+            f"{counted(in_responses, 'problem')} without a gold answer, but with a target response that ends "
+            "in one; data.answer_from_response=true uses it."
         )
     if source.repeated_ids:
-        same = f"; {source.duplicates} of them repeat the whole row" if source.duplicates else ""
+        same = f" ({source.duplicates} repeat the whole row)" if source.duplicates else ""
         notes.append(
-            f"{source.repeated_ids} row(s) repeat the id of an earlier row; a number was appended to the id "
-            f"(#2, #3, ...){same}."
+            f"{counted(source.repeated_ids, 'row')} with the id of an earlier row; #2, #3, ... is appended "
+            f"to the id{same}."
         )
     return notes
 

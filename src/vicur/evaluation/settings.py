@@ -27,7 +27,7 @@ def greedy() -> SamplingConfig:
 
 @section
 class EvaluationSettings:
-    """A model, the problems it is asked, and how its responses are sampled and graded."""
+    """The settings of `vicur eval`."""
 
     model: PathText = "vicur:tiny-student"
     """Checkpoint folder, hub id, or "vicur:NAME" for one that ships with the package."""
@@ -40,15 +40,15 @@ class EvaluationSettings:
     sampling: SamplingConfig = field(default_factory=greedy)
     """Sampling of the responses; greedy by default."""
     prompts_per_batch: Count = 32
-    """Problems answered together; memory grows with it."""
+    """Number of problems answered together; memory grows with it."""
     seed: int = 0
-    """Seed of the sampled responses; without effect on greedy ones."""
+    """Sampling seed; it has no effect on greedy decoding."""
     limit: Count | None = None
     """Use only the first N problems; null for all."""
     output: PathText | None = None
-    """Parquet file for the responses and verdicts; null to keep none."""
+    """Parquet file for responses and verdicts; null to store nothing."""
     overwrite: bool = False
-    """Whether responses of an earlier evaluation in the output file may be discarded."""
+    """Whether to discard responses in the output file that come from another evaluation."""
 
     def __post_init__(self) -> None:
         if self.output is not None and Path(self.output).suffix != ".parquet":

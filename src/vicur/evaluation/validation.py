@@ -13,15 +13,15 @@ class ValidationConfig:
     """Held-out problems, answered before the first step and after the last."""
 
     data: PathText | None = None
-    """Problems with answers, named and read like data.train; null for no validation."""
+    """Held-out problems with answers, in any form that data.train takes; null for no validation."""
     problems: Count | None = None
     """Use only the first N problems; null for all."""
     temperature: NonNegative = 0.0
-    """Sampling temperature; 0 is greedy."""
+    """Sampling temperature; 0 for greedy decoding."""
     max_new_tokens: Count | None = None
-    """Maximum response length in tokens; null for that of rollout.sampling."""
+    """Maximum length of a response in tokens; null for rollout.sampling.max_new_tokens."""
     prompts_per_batch: Count = 64
-    """Problems answered together; memory grows with it."""
+    """Number of problems answered together; memory grows with it."""
 
     def open(self, data: DataConfig) -> FileSource | None:
         """The held-out problems; None if there are none.

@@ -52,14 +52,15 @@ class VideoSupportMissing(ValueError):
 
 @section
 class VideoConfig:
-    """Settings for taking frames from videos, and for their size as the model sees them."""
+    """Settings for sampling and resizing the frames of videos."""
 
     frames_per_second: Positive = 2.0
-    """Frames per second to take from a video file; also the assumed rate of a list of frames without one."""
+    """Frames per second to sample from a video file; also the assumed frame rate of a list of frames without
+    one."""
     min_frames: Count = 4
-    """Minimum number of frames to take from a short video file, if it has that many."""
+    """Minimum number of frames to sample from a video file, if it has that many."""
     max_frames: int = 512
-    """Maximum number of frames to take from a video; longer videos are read at a lower rate."""
+    """Maximum number of frames to sample from a video; longer videos are sampled at a lower rate."""
     min_pixels: Count | None = None
     """Lower bound on pixels per frame after resizing; null for the checkpoint's own."""
     max_pixels: Count | None = None

@@ -24,7 +24,8 @@ _VISION = r"model\.visual\.blocks\.\d+\.(attn|mlp)\.(qkv|proj|linear_fc\d)"
 
 @section
 class LoRAConfig:
-    """Low-rank adapters (LoRA). The base's weights do not change, so a self-teacher needs no second copy."""
+    """Low-rank adapters (LoRA). The base's weights stay frozen, so a self-teacher needs no second copy of
+    them."""
 
     rank: Count = 16
     """Rank of the adapters."""
@@ -33,7 +34,7 @@ class LoRAConfig:
     dropout: Decay = 0.0
     """Dropout probability on the adapters' inputs during training."""
     vision: bool = False
-    """Whether to add adapters to the vision tower, besides the language model."""
+    """Whether to add adapters to the vision tower too, not only to the language model."""
 
 
 def add_adapter(model: Any, config: LoRAConfig, name: str = TRAINED, *, trained: bool = True) -> None:

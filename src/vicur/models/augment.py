@@ -20,9 +20,9 @@ class InitSettings:
     """The settings of `vicur init`."""
 
     base: PathText
-    """The checkpoint: a folder, a hub id, "vicur:NAME", or, for a dry run, a config.json."""
+    """Base checkpoint: a folder, a hub id, "vicur:NAME", or, for a dry run, a config.json."""
     out: PathText | None = None
-    """Folder for the new checkpoint; it must not exist."""
+    """Folder for the new checkpoint; it must be empty or not exist."""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     """The cue recovery module."""
     dtype: Dtype | None = None

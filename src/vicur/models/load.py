@@ -41,21 +41,21 @@ from vicur.settings.section import Count, NonNegative, PathText, section
 
 @section
 class RecoveryConfig:
-    """The cue recovery module that a student gets."""
+    """The student's cue recovery module."""
 
     enabled: bool | None = None
-    """Whether the student has the cue recovery module; null for whatever its checkpoint has."""
+    """Whether the student has the cue recovery module; null to follow its checkpoint."""
     interval: Count | None = None
-    """The module acts after decoder layers i with i % interval == 0; null for the layers that the checkpoint
-    names, or every fifth in a fresh module."""
+    """The module acts after the decoder layers i with i % interval == 0; null for the layers in the
+    checkpoint's configuration, or an interval of 5 for a fresh module."""
     layers: list[int] | None = None
-    """Numbers of the decoder layers after which the module acts, instead of an interval."""
+    """Indices of the decoder layers after which the module acts, instead of an interval."""
     output_init: OutputInit = "zero"
     """Initialisation of the module's output matrix. "zero": a fresh student equals its base exactly.
     "normal": N(0, 0.02), the default of transformers."""
     learning_rate: NonNegative | None = None
     """Learning rate of the module's parameters; null for optimizer.learning_rate. With output_init=zero and
-    1e-6 the module stays nearly inert, so it usually needs a larger one."""
+    1e-6 the module hardly moves, so it usually needs a higher one."""
 
     @property
     def is_described(self) -> bool:
@@ -80,12 +80,12 @@ class StudentConfig:
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     """Cue recovery."""
     dtype: Dtype = "float32"
-    """Compute dtype. The optimizer updates float32 master weights in either case: in bfloat16 a step of 1e-6
-    would be rounded away."""
+    """Compute dtype. The optimizer updates float32 master weights in either case, because an update of 1e-6
+    would be rounded away in bfloat16."""
     freeze_vision: bool = False
-    """Whether to leave the vision tower untrained. The published runs train it."""
+    """Whether to freeze the vision tower. The published runs train it."""
     lora: LoRAConfig | None = None
-    """Train low-rank adapters, and the cue recovery module where it is enabled, instead of all weights."""
+    """Train low-rank adapters (and the cue recovery module, if enabled) instead of all weights."""
 
     def __post_init__(self) -> None:
         if self.freeze_vision and self.lora is not None and self.lora.vision:

@@ -13,17 +13,17 @@ from vicur.settings.section import NonNegative, Positive, Share, section
 
 @section
 class Clipping:
-    """Bounds on the change of a token's probability in one update."""
+    """PPO's clip of the probability ratio to the old policy."""
 
     low: Share = 0.2
     """Lower clip range: the probability ratio to the old policy is clipped at 1 - low."""
     high: NonNegative = 0.2
     """Upper clip range: the probability ratio to the old policy is clipped at 1 + high."""
     dual: Annotated[float, Field(gt=1)] | None = None
-    """Dual clip: upper bound on the loss of a token with negative advantage, in multiples of |A|; null for
+    """Dual clip: upper bound on the loss of a token with negative advantage, as a multiple of |A|; null for
     no bound."""
     max_log_ratio: Positive = 20.0
-    """Bound on the absolute log-ratio to the old policy, against overflow."""
+    """Bound on the absolute log-ratio to the old policy, to prevent overflow."""
 
     def surrogate(self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
         """The clipped surrogate loss of each token."""

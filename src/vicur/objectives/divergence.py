@@ -40,7 +40,7 @@ class DivergenceOPD:
     """
 
     weight: Positive = 1.0
-    """Coefficient of this objective in the sum of several."""
+    """Coefficient of this objective in the total loss."""
     kind: DivergenceKind = "reverse_kl"
     """Divergence of student p and teacher q: reverse_kl is KL(p || q), forward_kl is KL(q || p), jsd the
     generalized Jensen-Shannon divergence."""

@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 @section
 class ObjectiveConfig:
-    """The loss to minimise: the sum of the named objectives, each times its `weight`.
+    """The loss to minimise: the sum of the objectives that are named, each times its `weight`.
 
     If none is named, `sampled_token` with its defaults.
     """
@@ -30,11 +30,11 @@ class ObjectiveConfig:
     sampled_token: SampledTokenOPD | None = None
     """ViCuR's sampled-token distillation."""
     divergence: DivergenceOPD | None = None
-    """Standard OPD over the whole vocabulary, forward KL, JSD, off-policy KD."""
+    """Divergence over the whole vocabulary: Standard OPD, forward KL, JSD, off-policy KD."""
     visual_advantage: VisualAdvantageOPD | None = None
-    """VA-OPD and its ablations."""
+    """VA-OPD (visual advantage) and its ablations."""
     visual_steering: VisualSteeringOPD | None = None
-    """VGS, its variants and its control."""
+    """VGS (visual gradient steering), its variants and its control."""
     grpo: GRPO | None = None
     """GRPO: policy gradient on graded answers."""
     papo: PAPO | None = None
@@ -42,8 +42,8 @@ class ObjectiveConfig:
     supervised: SupervisedFineTuning | None = None
     """Cross-entropy on responses of the teacher or of the data (CoT-SFT)."""
     custom: dict[str, Any] = field(default_factory=dict)
-    """An objective of your own: `path`, which is `path/to/file.py:Class` or `package.module:Class`, and the
-    settings of that class. docs/objectives.md has an example."""
+    """Your own objective: `path` (`path/to/file.py:Class` or `package.module:Class`) and the settings of that
+    class. docs/objectives.md has an example."""
 
     def __post_init__(self) -> None:
         if self.grpo is not None and self.papo is not None:

@@ -55,7 +55,7 @@ class GRPO:
     """
 
     weight: Positive = 1.0
-    """Coefficient of this objective in the sum of several."""
+    """Coefficient of this objective in the total loss."""
     epsilon: NonNegative = 1e-4
     """Constant added to the standard deviation of a group's rewards."""
     clip: Clipping = field(default_factory=Clipping)
@@ -64,9 +64,9 @@ class GRPO:
     """Coefficient of the KL penalty to the reference policy, which is the recipe's teacher on the student's
     own prompt; with teacher.model=self it is the student's initial weights."""
     kl_estimator: Estimator = "k3"
-    """How that KL is estimated from the sampled tokens. The expected gradient of k2 is that of the KL; k3's
-    is an approximation, with its log-ratio clamped to ±20 and its value to at most 10. k1 is not offered,
-    as its expected gradient is 0."""
+    """Estimator of that KL from the sampled tokens. The expected gradient of k2 is that of the KL; that of k3
+    is an approximation, with the log-ratio clamped to ±20 and the value to at most 10. k1 is not offered,
+    because its expected gradient is 0."""
     aggregation: Aggregation = "token"
     """Reduction: "token", the mean over the tokens of the global batch, or "sequence", the mean over
     responses of their token means (the original GRPO)."""
@@ -121,11 +121,12 @@ class PAPO:
     """
 
     weight: Positive = 1.0
-    """Coefficient of this objective in the sum of several."""
+    """Coefficient of this objective in the total loss."""
     grpo: GRPO = field(default_factory=GRPO)
     """The policy gradient underneath; its weight counts within PAPO."""
     gamma: NonNegative = 0.01
-    """Coefficient of the KL between the student on the image and on the masked image, which is maximised."""
+    """Coefficient of the KL between the student's predictions on the image and on the masked image, which is
+    maximised."""
     entropy_weight: NonNegative = 0.03
     """Coefficient of the entropy penalty H = -mean log p(y_t)."""
     masked_probability: Share = 0.6

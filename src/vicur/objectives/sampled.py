@@ -33,12 +33,12 @@ class SampledTokenOPD:
     """PPO-clipped policy gradient on A_t = clamp(log q(y_t) - log p(y_t)) (ViCuR eq. 6 and 7)."""
 
     weight: Positive = 1.0
-    """Coefficient of this objective in the sum of several."""
+    """Coefficient of this objective in the total loss."""
     advantage_limit: Positive = 10.0
     """Bound on the absolute advantage of a token, in nats."""
     advantage_at: Literal["current", "start"] = "current"
-    """Student log-prob in the advantage: the current policy's, as in the authors' code, or
-    that of the start of the rollout batch. With one update per rollout batch they are the same."""
+    """Student log-prob in the advantage: that of the current policy, as in the authors' code, or that of the
+    policy at the start of the rollout step. With one update per rollout step they are the same."""
     clip: Clipping = field(default_factory=lambda: Clipping(dual=3.0))
     """PPO's clip, with a dual clip of 3."""
     aggregation: Aggregation = "token"

@@ -23,7 +23,7 @@ class SupervisedFineTuning:
     """The mean of -log p(y_t) over responses that the student did not write."""
 
     weight: Positive = 1.0
-    """Coefficient of this objective in the sum of several."""
+    """Coefficient of this objective in the total loss."""
     aggregation: Aggregation = "token"
     """Reduction: "token", the mean over the tokens of the global batch, or "sequence", the mean over
     responses of their token means."""

@@ -56,27 +56,29 @@ class VisualAdvantageOPD:
     and with high-VA and low-VA tokens averaged separately (VA-OPD eq. 6)."""
 
     weight: Positive = 1.0
-    """Coefficient of this objective in the sum of several."""
+    """Coefficient of this objective in the total loss."""
     degraded_ratio: float = 0.1
-    """Ratio of side lengths by which the degraded image is downsampled before it is upsampled again."""
+    """Factor by which the sides of the image are downsampled, before it is upsampled again, to degrade it."""
     rollout_weights: bool = True
-    """Whether to weight the responses to a prompt by their mean VA; false for equal weights. Set it to false
-    with one response per prompt."""
+    """Whether to weight the responses to a problem by their mean VA; false for equal weights. It must be
+    false with one response per problem."""
     rollout_temperature: Positive = 1.0
-    """Temperature of the softmax over the responses to a prompt; a high one makes their weights equal."""
+    """Temperature of the softmax over the responses to a problem; at high temperatures their weights become
+    equal."""
     epsilon: float = 1e-6
-    """Constant added to the standard deviation of the responses' mean VA."""
+    """Constant added to the standard deviation by which the responses' mean VA is divided."""
     grouped: bool = True
-    """Whether to average high-VA and low-VA tokens separately; false for the mean over all tokens."""
+    """Whether to average the KL over high-VA and low-VA tokens separately; false for the mean over all
+    tokens."""
     top_fraction: Share = 0.2
-    """Share of a response's tokens, rounded up and at least one, that form the high-VA group."""
+    """Fraction of a response's tokens in the high-VA group, rounded up to at least one token."""
     visual_share: Share = 0.5
-    """Weight of the high-VA group (lambda)."""
+    """Weight of the high-VA group (lambda in the paper); the low-VA group has 1 - lambda."""
     drop: Literal["none", "top", "lowest", "random"] = "none"
     """Mask ablation: drop the KL of the tokens with the highest or lowest VA, or of random tokens. The paper
-    masks Standard OPD, so set rollout_weights and grouped to false."""
+    applies it to Standard OPD; for that, set rollout_weights and grouped to false."""
     drop_fraction: Share = 0.1
-    """Share of a response's tokens, rounded up, that `drop` drops."""
+    """Fraction of a response's tokens that `drop` drops, rounded up."""
 
     def needs(self, step: int) -> Needs:
         """The teacher's distributions, and its log-probs with and without the fine detail."""

@@ -61,35 +61,38 @@ class VisualSteeringOPD:
     """Visual Gradient Steering (VGS) with language preservation, its adaptive form, and its control."""
 
     weight: Positive = 1.0
-    """Coefficient of this objective in the sum of several."""
+    """Coefficient of this objective in the total loss."""
     standard: NonNegative = 1.0
-    """Coefficient of l_std; 0 where another objective of a mixture already distils."""
+    """Coefficient of the standard distillation term l_std; set it to 0 if another objective of the mixture
+    already distils."""
     alpha: NonNegative = 2.0
     """Coefficient of the steering term."""
     beta: NonNegative = 0.01
-    """Coefficient of the preservation term; 0 switches it off."""
+    """Coefficient of the preservation term; 0 disables it."""
     steering: Literal["visual", "language"] = "visual"
     """"visual" steers towards l_vis and preserves l_lang; "language", the control, does the reverse (VGS
     eq. 19 to 21)."""
     detach_prior: bool = True
-    """Whether the blind student p0 is a constant inside the visual target q*. The paper does not say. false
-    lets the gradient of l_vis also flow through p0: the update takes another direction, and every update
+    """Whether the blind student p0 is a constant inside the visual target q*; the paper does not say. With
+    false, the gradient of l_vis also flows through p0: the update has a different direction, and every update
     runs the blind student once more with gradient. The two graphs are never in memory together."""
     adaptive: bool = False
-    """Steer each token by its VDS: by 0 up to the lower quantile, by alpha / 2 up to the upper quantile, by
-    alpha above it (VGS eq. 24 and 25)."""
+    """Whether to choose the steering coefficient of each token by its VDS: 0 up to the lower quantile,
+    alpha / 2 up to the upper quantile, alpha above it (VGS eq. 24 and 25)."""
     upper_quantile: Share = 0.7
-    """Quantile of VDS over the update's tokens above which a token is preserved and, in the adaptive form,
-    fully steered. A token that ties with the quantile up to rounding (1e-6 + 1e-4 relative) is not above."""
+    """Quantile of VDS over the tokens of an update. The preservation term and, in the adaptive form, the full
+    steering coefficient apply to tokens above it. A token that equals the quantile up to rounding
+    (1e-6 + 1e-4 relative) is not above it."""
     lower_quantile: Share = 0.4
-    """Quantile of VDS up to which the adaptive form does not steer; ties as for upper_quantile."""
+    """Quantile of VDS up to which the adaptive form does not steer; ties are treated as for
+    upper_quantile."""
     scale: Positive | Literal["derived", "measured"] = "derived"
     """Scale s of the gradient (VGS eq. 15): a number; "derived" from alpha, norm_ratio and the published
-    angle (eq. 23); or "measured" at every update, which runs the student once per part, three times. In a
-    mixture it must be a number; 1 is no scale, as in the paper's mixture with GRPO."""
+    angle (eq. 23); or "measured" at every update, which runs the student three times, once per part. In a
+    mixture it must be a number; 1 is no scaling, as in the paper's mixture with GRPO."""
     norm_ratio: float = 0.80
-    """|visual gradient| / |standard gradient| for scale=derived: 0.80 gives the published 0.41 (2B, alpha 2),
-    0.98 the published 0.36 (4B)."""
+    """Ratio of norms |visual gradient| / |standard gradient| for scale=derived. 0.80 gives the published
+    scale 0.41 (2B, alpha 2), 0.98 the published 0.36 (4B)."""
     aggregation: Aggregation = "sequence"
     """Reduction: "sequence", the mean over responses of their token means (the paper), or "token", the mean
     over all tokens."""

@@ -28,6 +28,7 @@ from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
 from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import entropy
+from vicur.wording import counted
 
 PROBLEMS = 2
 """Number of problems that the models are run on."""
@@ -139,8 +140,7 @@ def check_lengths(who: str, sizes: PromptSizes, positions: int, max_new_tokens: 
         return Check(
             name,
             True,
-            f"longest of {sizes.problems} prompts {longest} tokens, plus {max_new_tokens} new tokens, of "
-            f"{positions} positions",
+            f"longest prompt {longest} + response {max_new_tokens} tokens, of {positions} positions",
         )
     if max_new_tokens >= positions or longest <= max_new_tokens:
         fix = "Lower rollout.sampling.max_new_tokens."
@@ -195,14 +195,14 @@ class _Checks:
         """Check that there are images or videos, unless the data is meant to have none."""
         name = "problems have images"
         if self.has_media:
-            return Check(name, True, f"checking the first {len(self.samples)} with an image or video")
+            return Check(name, True, f"checking the first {counted(len(self.samples), 'problem')} with media")
         if self.text_only:
             return Check(name, None, "data.text_only=true")
         return Check(
             name,
             False,
-            "no problem has an image or a video. Run vicur data inspect to see what was read, name the "
-            "column with data.columns.images=..., or set data.text_only=true if that is intended.",
+            "no problem has an image or a video. See what was read with vicur data inspect, name the column "
+            "with data.columns.images=..., or set data.text_only=true if that is intended.",
         )
 
     def student_sees_no_privilege(self) -> Check:
@@ -222,24 +222,26 @@ class _Checks:
                         return Check(
                             name,
                             False,
-                            f"the prompt of problem {sample.id} contains its {kind}; remove it there.",
+                            f"the question of problem {sample.id} contains its {kind}; remove it there.",
                         )
-        return Check(name, True, f"{len(views)} view(s) of {len(self.samples)} problem(s)")
+        views_checked, problems = counted(len(views), "view"), counted(len(self.samples), "problem")
+        return Check(name, True, f"{views_checked} of {problems}")
 
     def hint_is_shown(self) -> Check:
         """Check that the teacher's prompt holds the privilege that the recipe gives it."""
         assert self.teacher is not None
         name, view = "the teacher is shown its privilege", self.teacher.view
         if view == Plain():
-            return Check(name, None, "the recipe gives it none")
-        applicable = [sample for sample in self.samples if view.applies(sample)]
-        if not applicable:
-            return Check(name, None, f"none of the checked problems has what {view.name} shows")
-        if any(view.show(sample) == Plain().show(sample) for sample in applicable):
+            return Check(name, None, "the recipe has no privilege")
+        having = [sample for sample in self.samples if view.applies(sample)]
+        if not having:
+            return Check(name, None, f"none of the checked problems has the text for {view.name}")
+        if any(view.show(sample) == Plain().show(sample) for sample in having):
             return Check(
                 name, False, f"the view {view.name} shows the teacher no more than the student sees."
             )
-        return Check(name, True, f"{view.name}, on {len(applicable)} of {len(self.samples)} problem(s)")
+        problems = counted(len(self.samples), "problem")
+        return Check(name, True, f"{view.name}, for {len(having)} of {problems}")
 
     def working_order(self, who: str, scorer: Scorer) -> Check:
         """Check that the distributions are finite and not uniform."""
@@ -249,11 +251,12 @@ class _Checks:
         mean = float(observed_terms(self._scores(scorer, Plain()), reading, [term], {})[0].mean())
         most = math.log(len(reading.kept_V))
         if math.isfinite(mean) and mean < UNIFORM * most:
-            return Check(name, True, f"entropy {mean:.2f} of at most {most:.2f} nats per token")
+            return Check(name, True, f"entropy {mean:.2f} nats per token; uniform distribution {most:.2f}")
         return Check(
             name,
             False,
-            f"its entropy is {mean:.2f} nats per token, a uniform one {most:.2f}. Are its weights trained?",
+            f"its entropy is {mean:.2f} nats per token; a uniform distribution has {most:.2f}. Does the "
+            "checkpoint have trained weights?",
         )
 
     def same_view_twice(self) -> Check:
@@ -265,7 +268,8 @@ class _Checks:
         return Check(
             "same view twice",
             False,
-            f"two passes of the teacher over one prompt differ by {kl:.1e} nats per token; is dropout on?",
+            f"two forward passes of the teacher on one prompt differ by {kl:.1e} nats per token. Is dropout "
+            "on?",
         )
 
     def same_weights(self) -> Check:
@@ -273,7 +277,7 @@ class _Checks:
         assert self.teacher is not None
         name = "same weights, same view"
         if not _same_function(self.teacher.loaded, self.student.loaded):
-            return Check(name, None, "the teacher is another model, or the student's recovery is trained")
+            return Check(name, None, "the teacher is another model, or the student has trained cue recovery")
         kl = self._kl(self._scores(self.student, Plain()), self._scores(self.teacher.scorer, Plain()))
         if kl < SAME:
             return Check(name, True, f"KL {kl:.1e} nats per token")
@@ -290,12 +294,12 @@ class _Checks:
         seeing, blind = (self._scores(self.teacher.scorer, view) for view in (Plain(), Blind()))
         kl = self._kl(seeing, blind)
         if kl > SEES:
-            return Check(name, True, f"KL to its blind view {kl:.3f} nats per token")
+            return Check(name, True, f"KL with against without the image {kl:.3f} nats per token")
         return Check(
             name,
             False,
-            f"the teacher predicts the same with and without the image (KL {kl:.1e} nats per token). Does "
-            "its processor return pixel values, and is its vision tower trained?",
+            f"the teacher's predictions are the same with and without the image (KL {kl:.1e} nats per "
+            "token). Does its processor pass the pixels on, and does the checkpoint have vision weights?",
         )
 
     def same_response(self) -> Check:
@@ -313,8 +317,9 @@ class _Checks:
             except AssertionError as error:  # from the builders of sequences and prompts
                 return Check("same response in every view", False, f"{who}, {view.name}: {error}.")
             if not torch.equal(sequences.response_ids.cpu(), expected):
-                return Check("same response in every view", False, f"{who}, {view.name}: different tokens.")
-        return Check("same response in every view", True, f"{len(expected)} tokens under {len(looks)} looks")
+                return Check("same response in every view", False, f"{who}, {view.name}: other tokens.")
+        finding = f"{len(expected)} tokens, {counted(len(looks), 'pair')} of model and view"
+        return Check("same response in every view", True, finding)
 
     def _scores(self, scorer: Scorer, view: View) -> Scores:
         return scorer.scores(self.samples, [[ids] for ids in self.responses], view)

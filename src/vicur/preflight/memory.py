@@ -45,7 +45,7 @@ penalty's mask, and their cumulative sum in float64."""
 
 Bytes = int | float
 
-HELD = "activations, held by the C library"
+HELD = "freed activations kept by the C library"
 
 Phase = Literal["sampling", "scoring", "update", "optimizer step"]
 

@@ -20,7 +20,7 @@ from vicur.files import write_json, write_whole
 CURVES = {
     "loss": "loss",
     "gap_whole": "log-prob gap, nats per token",
-    "rollout_accuracy": "rollouts right, %",
+    "rollout_accuracy": "rollout accuracy, %",
     "response_tokens": "response tokens",
 }
 """Metrics that are summarised, with their titles."""
@@ -190,7 +190,7 @@ def _footer(summary: dict[str, Any]) -> Iterable[str]:
     """Lines on the averaging of the curves, on time, and on memory."""
     window = max((curve["steps"] for curve in summary["curves"].values()), default=1)
     if window > 1:
-        yield f"Curves: means over the first and the last {window} steps."
+        yield f"First and last: means over {window} steps."
     seconds = summary["seconds"]
     parts = ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items() if name != "total")
     yield f"Time: {_duration(seconds['total'])} ({parts})."
@@ -198,7 +198,7 @@ def _footer(summary: dict[str, Any]) -> Iterable[str]:
     if memory is not None and memory["peak"]:
         line = f"Peak memory ({memory['device']}): {memory['peak'] / GIB:.2f} GiB"
         if memory["relative_error"] is not None:
-            line += f"; estimated {memory['estimate'] / GIB:.2f} GiB, {100 * memory['relative_error']:+.0f} %"
+            line += f"; estimate {memory['estimate'] / GIB:.2f} GiB ({100 * memory['relative_error']:+.0f} %)"
         yield f"{line}."
 
 

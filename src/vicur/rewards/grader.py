@@ -20,19 +20,20 @@ class RewardConfig:
     """Settings for grading responses."""
 
     function: PathText | None = None
-    """A function of your own, `package.module:name` or `path/to/file.py:name`. It is called as
+    """Your own reward function, `package.module:name` or `path/to/file.py:name`. It is called as
     `function(response, gold, meta)` and returns a bool, a number, or None for a response that cannot be
-    graded. It replaces all of the comparison, so that only `correct_from` still counts."""
+    graded. It replaces the built-in grader: of these settings only `correct_from` still applies."""
     tolerance: NonNegative = 1e-6
-    """Numbers are equal if they differ by at most this, relative to the gold answer."""
+    """Relative tolerance: numbers are equal if they differ by at most this fraction of the gold answer."""
     lenient: bool = True
-    """If a response marks no answer, take the whole of a short response, its last formula or its option
-    letter for one."""
+    """Whether to accept unmarked answers: if a response marks no answer, use the whole response if it is
+    short, otherwise its option letter or its last formula."""
     time_limit: Positive = 5.0
-    """Time limit in seconds for comparing two LaTeX answers; beyond it the response counts as wrong."""
+    """Time limit in seconds for comparing two LaTeX answers. If it is exceeded, the response counts as
+    wrong."""
     max_answer_length: Count = 512
-    """Maximum length of an answer in characters. A longer answer counts as wrong; a longer gold answer cannot
-    be graded against."""
+    """Maximum length of an answer in characters. A longer answer counts as wrong, and a problem with a longer
+    gold answer is not graded."""
     correct_from: float = 1.0
     """A response counts as correct if its reward is at least this."""
 

@@ -22,10 +22,10 @@ class SamplingConfig:
     temperature: NonNegative = 1.0
     """Sampling temperature; 0 for greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling: keep the fewest most likely tokens whose probabilities sum to at least this; 1 for
-    no cut-off."""
+    """Nucleus sampling: sample from the smallest set of most likely tokens whose probabilities sum to at
+    least this; 1 to disable."""
     top_k: Annotated[int, Field(ge=0)] = 0
-    """Keep only this many most likely tokens; 0 for no cut-off."""
+    """Sample from only this many most likely tokens; 0 to disable."""
     presence_penalty: float = 0.0
     """Amount subtracted from the logit of every token that the response already contains."""
     max_new_tokens: Count = 256

@@ -22,17 +22,17 @@ SourceName = Literal["student", "teacher", "dataset"]
 
 @section
 class RolloutConfig:
-    """Settings for the responses of a training step."""
+    """Settings for the responses of a rollout step."""
 
     source: SourceName = "student"
     """Source of the responses: the student (on-policy), the teacher under its own view (off-policy), or the
     data (`target_response`)."""
     group_size: Count = 1
-    """Group size: number of responses to each problem (K in the papers, num_generations in TRL)."""
+    """Group size: number of responses per problem (K in the papers, num_generations in TRL)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Sampling of the responses. Responses from the data are cut off at max_new_tokens."""
     prompts_per_batch: Count = 64
-    """Number of prompts that are prefilled and decoded together; memory grows with it."""
+    """Number of prompts prefilled and decoded together; memory grows with it."""
 
     def __post_init__(self) -> None:
         if self.source == "dataset" and self.group_size > 1:

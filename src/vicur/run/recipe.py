@@ -28,7 +28,7 @@ from vicur.training.optimizer import OptimizerConfig
 
 @section
 class Recipe:
-    """Everything that decides a training run."""
+    """All settings of a training run."""
 
     student: StudentConfig = field(default_factory=StudentConfig)
     """The model that learns."""

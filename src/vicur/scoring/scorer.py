@@ -29,21 +29,21 @@ Result = TypeVar("Result")
 
 @section
 class ScoringConfig:
-    """Settings for laying out and scoring responses. Only `vocabulary` changes a result beyond rounding."""
+    """Settings for scoring responses. Only `vocabulary` changes results beyond rounding."""
 
     vocabulary: ScoringVocabulary = "shared"
-    """Tokens over which every distribution is normalised and compared. "shared": all tokens of the tokenizer,
-    as in the authors' code. "spoken": those that a response may consist of; media and chat special tokens,
-    except end of turn, are removed by index. Special tokens are never sampled in either case."""
+    """Tokens over which distributions are normalised and compared. "shared": all tokens of the tokenizer, as
+    in the authors' code. "spoken": only the tokens that can be sampled, i.e. without media and chat special
+    tokens other than end of turn. Those special tokens are never sampled in either case."""
     samples_per_batch: Count = 64
-    """Number of samples in one forward pass without gradient. With gradient it is
+    """Number of problems per forward pass without gradient. With gradient it is
     optimizer.prompts_per_micro_batch."""
     share_prompts: Literal["auto", "always", "never"] = "auto"
-    """Whether the responses to a prompt share one sequence that holds the prompt once: "auto" chooses by
-    estimated cost."""
+    """Whether the responses to a prompt share one sequence that holds the prompt once; "auto" picks the
+    cheaper layout by an estimate."""
     chunk_tokens: Count | None = None
     """Number of response tokens whose logits are in memory at a time; null for as many as fit in about 96 MiB
-    (on a GPU, 1 GiB) for all distributions that are compared."""
+    (1 GiB on a GPU), counting all distributions that are compared."""
     gradient_checkpointing: bool = False
     """Recompute the student's layers in the backward pass instead of storing their activations."""
 

@@ -29,23 +29,23 @@ class TeacherConfig:
 
     model: PathText = SELF
     """Checkpoint of the teacher: a folder, a hub id or "vicur:NAME" (OPD), or "self" for the student's own
-    weights without cue recovery and adapters (OPSD)."""
+    weights without cue recovery and adapters (self-distillation, OPSD)."""
     dtype: Dtype = "float32"
     """Compute dtype of a teacher with a checkpoint of its own; a self-teacher uses the student's."""
     update: Literal["frozen", "ema", "live"] = "frozen"
-    """Weights of a self-teacher: the student's at the start (frozen), their exponential moving average
-    (ema), or the student's current ones (live)."""
+    """Weights of a self-teacher: the student's initial weights (frozen), an exponential moving average of its
+    weights (ema), or its current weights (live)."""
     ema_decay: Decay = 0.999
-    """Decay of the moving average per update of the student, for update=ema."""
+    """Decay of the moving average per update, for update=ema."""
     keep_modules: bool = False
-    """Whether a self-teacher also has the student's cue recovery and adapters."""
+    """Whether a self-teacher keeps the student's cue recovery and adapters."""
     privilege: TeacherPrivilege = "cue"
-    """Training-time text that only the teacher sees: a hint of that kind after the question, or a whole
-    teacher_prompt instead of the student's prompt. `column:NAME` is a hint with the text in that column of
-    the data."""
+    """Text that only the teacher sees. cue, rationale, answer: that field of the problem as a hint after the
+    question. teacher_prompt: a whole prompt instead of the student's. `column:NAME`: the text in that column
+    of the data as a hint."""
     missing_privilege: Literal["plain", "skip", "error"] = "plain"
-    """What to do with a sample that lacks that text: show the teacher the student's prompt, skip the sample,
-    or stop."""
+    """What to do with a problem that lacks that text: show the teacher the student's prompt (plain), skip the
+    problem, or stop."""
 
     def __post_init__(self) -> None:
         if self.model != SELF and (self.update != "frozen" or self.keep_modules):

@@ -78,9 +78,9 @@ def in_words(kind: Any) -> str:
     Raises:
         ValueError: the type has no description here.
     """
-    simple = {bool: "true or false", int: "whole number", float: "number", str: "text", NoneType: "null"}
+    simple = {bool: "true or false", int: "integer", float: "number", str: "string", NoneType: "null"}
     if kind == dict[str, Any]:
-        return "table"
+        return "mapping"
     if kind in simple:
         return simple[kind]
     if is_dataclass(kind):
@@ -91,12 +91,18 @@ def in_words(kind: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inner)
     if origin in (list, tuple):
-        return f"list of {in_words(inner[0])}s"
+        return f"list of {_plural(in_words(inner[0]))}"
     if origin is dict:
-        return f"table of {in_words(inner[1])}s by name"
+        return f"mapping from names to {_plural(in_words(inner[1]))}"
     if not inner:
         raise ValueError(f"A setting has the type {kind!r}, for which `in_words` has no description.")
     return " or ".join(map(in_words, inner))
+
+
+def _plural(words: str) -> str:
+    """The words of a type for several values: "numbers in [0, 1)"."""
+    noun, space, bounds = words.partition(" ")
+    return words if noun.startswith("`") else f"{noun}s{space}{bounds}"
 
 
 def _bounds(metadata: Sequence[Any]) -> str:

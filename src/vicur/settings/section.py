@@ -152,15 +152,15 @@ def _one_of(choices: Sequence[str], value: object) -> str:
 
 
 SECTION = "a section: {} for its defaults, or settings by name"
-"""The expected value of a section, as a phrase after "must be"."""
-_NUMBERS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
+"""The expected value of a section, in words that follow "must be"."""
+_NUMBERS = {"int": "an integer", "float": "a number", "bool": "true or false", "string": "a string"}
 _KINDS = {
     **{f"{kind}_{how}": words for kind, words in _NUMBERS.items() for how in ("type", "parsing")},
-    "int_from_float": "a whole number",
+    "int_from_float": "an integer",
     "finite_number": "a finite number",
     "list_type": "a list",
     "tuple_type": "a list",
-    "dict_type": "a table of names and values",
+    "dict_type": "a mapping from names to values",
     "missing": "a longer list",
     "dataclass_type": SECTION,
 }

@@ -86,18 +86,18 @@ class Study:
 
 @section
 class StudyConfig:
-    """Size of a study."""
+    """Size and output of a study."""
 
     output: PathText | None = None
-    """Folder for everything; null for studies/STUDY, or quickstart."""
+    """Folder for all results; null for studies/STUDY, or quickstart for `vicur quickstart`."""
     seeds: Count = 1
-    """Repetitions, each with its own problems, order, responses and fresh weights."""
+    """Number of seeds. Each seed has its own problems, order, responses and fresh weights."""
     steps: Count | None = None
-    """Updates of each method; the recipes' own if not given."""
+    """Training steps of each method; null for each recipe's own number."""
     test_problems: Count = 600
-    """Problems of each of the two test sets."""
+    """Number of problems in each of the two test sets."""
     only: tuple[str, ...] = ()
-    """Train only these of the study's methods."""
+    """Names of the methods to train; empty for all."""
 
     @property
     def folder(self) -> Path:

@@ -11,13 +11,13 @@ from rich.table import Table
 def study_table(summary: dict[str, Any]) -> Table:
     """Accuracies, differences to base, visual advantage, leakage and seconds, 80 columns wide."""
     seeds = summary["seeds"]
-    source = f"{seeds} seeds, Student's t" if seeds > 1 else "sampling of the test problems"
+    source = f"over {seeds} seeds, Student's t" if seeds > 1 else "over test problems"
     table = Table(
         title="CueBench segments: accuracy in %",
         caption=(
-            f"±: half of the 95 % interval ({source}); VA, own: visual advantage of the answers in nats per "
-            "token, scored by the larger teacher and by the model itself; hint: rollouts per seed that "
-            "contain the word"
+            f"± half of the 95 % interval ({source}); VA: visual advantage of the answers in nats per "
+            "token, scored by the larger teacher, and by the model itself (own); hint: rollouts with the "
+            'word "hint" per seed; s: seconds'
         ),
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -49,7 +49,11 @@ def headlines(summary: dict[str, Any]) -> list[str]:
         first, second, in_domain = difference["ours"], difference["theirs"], difference["in_domain"]
         if second != "base":
             verdict = (
-                "above 0" if in_domain["low"] > 0 else "below 0" if in_domain["high"] < 0 else "0 is inside"
+                "above 0"
+                if in_domain["low"] > 0
+                else "below 0"
+                if in_domain["high"] < 0
+                else "the interval includes 0"
             )
             lines.append(
                 f"{summary['methods'][first]['title']} minus {summary['methods'][second]['title']}, in "

@@ -29,34 +29,36 @@ from vicur.training.update import Updater
 
 @section
 class TrainingConfig:
-    """Length, batch sizes and output of the training."""
+    """Length, batch sizes, device and output of a training run."""
 
     steps: Count | None = None
-    """Number of rollout batches, each followed by one update or several; null for as many as the epochs
-    have."""
+    """Number of rollout steps. A rollout step samples one batch of responses and makes one or more updates on
+    it. null for as many as the epochs have."""
     epochs: Count = 5
-    """Number of passes over the problems, if no number of steps is given. Problems that do not fill a rollout
-    batch at the end of an epoch are left out of it."""
+    """Number of passes over the problems, used if steps is null. The last problems of an epoch that do not
+    fill a rollout step are skipped in that epoch."""
     prompts_per_step: Count = 128
-    """Number of problems in a rollout batch."""
+    """Number of problems per rollout step."""
     prompts_per_update: Count | None = None
-    """Number of problems in an update; null for all of the rollout batch."""
+    """Number of problems per update; null for all problems of the rollout step."""
     seed: int = 0
-    """Seed of the order of the problems, the responses, and fresh weights."""
+    """Seed for the order of the problems, sampling, and fresh weights."""
     device: str = "auto"
     """Device of student and teacher: cpu, cuda or cuda:N; auto for a GPU if torch finds one, else the CPU."""
     name: str = "run"
-    """Name of the run, by default that of its recipe. Its folder is runs/NAME, or runs/NAME-2 and so on if
+    """Name of the run; by default the recipe's name. Its folder is runs/NAME, or runs/NAME-2 and so on if
     that exists."""
     output: PathText | None = None
-    """Folder of the run; null for runs/NAME. A folder that already holds a run is refused."""
+    """Folder of the run; null for runs/NAME. A folder that already holds a run is refused unless
+    overwrite=true."""
     overwrite: bool = False
-    """Delete the run that the folder already holds. Nothing but a run is ever deleted."""
+    """Delete the run that the folder already holds. If the folder holds other files, nothing is deleted."""
     old_log_probs: Literal["scored", "sampled"] = "scored"
-    """Log-probs of the policy that wrote the responses: scored once more by the student, or taken
-    from the sampler, which is cheaper and only right at temperature 1 without any cut-off."""
+    """Old log-probs, those of the policy that sampled the responses: "scored" by one more forward pass of the
+    student, or "sampled", taken from the sampler, which is cheaper and exact only at temperature 1 without
+    top-p, top-k or penalties."""
     save_model: bool = True
-    """Whether the trained model is written to the run's folder."""
+    """Whether to save the trained model in the run's folder."""
 
     def __post_init__(self) -> None:
         if self.prompts_per_step % self.update_size:

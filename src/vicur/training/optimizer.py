@@ -13,22 +13,23 @@ from vicur.settings.section import Count, Decay, NonNegative, Positive, Share, s
 
 @section
 class OptimizerConfig:
-    """AdamW and its schedule. The defaults are ViCuR's training table."""
+    """AdamW and its learning rate schedule. The defaults are those of ViCuR's training table."""
 
     learning_rate: NonNegative = 1e-6
     """Peak learning rate."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Decay of the first and second moments."""
+    """Decay rates of AdamW's first and second moments."""
     weight_decay: NonNegative = 0.01
-    """Decoupled weight decay of matrices; norms and biases have none."""
+    """Decoupled weight decay, applied to matrices only, not to norms and biases."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant, or a cosine down to zero."""
+    """Learning rate after warm-up: constant, or cosine decay to zero."""
     warmup: Share = 0.0
-    """Share of the steps in which the learning rate rises from zero."""
+    """Fraction of the updates over which the learning rate rises linearly from zero."""
     max_grad_norm: Positive = 1.0
-    """Maximum norm of the gradient; a larger gradient is scaled down to it."""
+    """Gradient clipping: maximum global norm of the gradient."""
     prompts_per_micro_batch: Count = 64
-    """Number of problems whose sequences are in memory with their graph. It does not change the result."""
+    """Number of problems per forward and backward pass. Smaller values need less memory; the result is the
+    same."""
 
 
 class Optimizer:

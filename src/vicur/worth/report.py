@@ -1,4 +1,4 @@
-"""Reports the worth of privileges, as a table and a sentence."""
+"""Reports the worth of privileges, as a table and a few sentences."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vicur.evaluation.statistics import Estimate
+from vicur.wording import counted
 from vicur.worth.summary import Certainty, ConditionWorth, PrivilegeWorth
 
 NOTHING = "-"
 RANKED = {
-    "certainty": "Added certainty (on correct responses, if there are any)",
-    "discrimination": "Added certainty on correct minus incorrect responses",
+    "certainty": "Change of log-prob of correct responses (of all, if none is correct)",
+    "discrimination": "Change of log-prob of correct minus incorrect responses",
     "shift": "Shift of the teacher",
-    "information": "Information in its alternative texts",
+    "information": "Information",
 }
 
 
@@ -30,24 +31,28 @@ def condition_title(condition: ConditionWorth) -> str:
     }[condition.shows]
 
 
-def worth_table(worth: PrivilegeWorth, title: str = "What privileges are worth") -> Table:
-    """Kinds and controls as rows, 80 columns wide, in nats per token."""
+def worth_table(worth: PrivilegeWorth, title: str = "Worth of privileges") -> Table:
+    """Kinds and controls as rows, 80 columns wide; in nats per token."""
     graded = worth.correct > 0 or any(c.incorrect is not None for c in worth.conditions)
-    about = f"responses: log-prob of the student's {worth.responses} responses"
+    about = f"responses: change of the teacher's log-prob of the student's {worth.responses} responses"
     if graded:
-        about = f"right, wrong: log-prob of the student's responses ({worth.correct} of {worth.graded} right)"
+        about = (
+            "right, wrong: change of the teacher's log-prob of the student's right or wrong responses "
+            f"({worth.correct} of {worth.graded} are right)"
+        )
     caption = (
-        f"nats per token, ± half of the 95 % interval (resampling the {worth.problems} problems); {about} "
-        "compared with the teacher shown nothing; shift: KL from that teacher"
+        f"nats per token, ± half of the 95 % bootstrap interval over {counted(worth.problems, 'problem')}; "
+        f"{about} against the teacher shown nothing, whose log-prob is in brackets; shift: KL from that "
+        "teacher"
     )
     bounds = [c.information for c in worth.conditions if c.information is not None]
     if bounds:
         fewest, most = min(b.num_texts[0] for b in bounds), max(b.num_texts[1] for b in bounds)
         texts = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         bound = max(b.bound for b in bounds)
-        caption += f"; information from {texts} texts per problem, at most log n = {bound:.2f}"
+        caption += f"; information from {texts} texts per problem: at most log n = {bound:.2f}"
     if worth.left_out:
-        caption += f"; {worth.left_out} problems lack a text and are left out"
+        caption += f"; skipped without a text: {counted(worth.left_out, 'problem')}"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("shown", no_wrap=True)
     groups = ("right", "wrong") if graded else ("responses",)
@@ -65,27 +70,27 @@ def worth_table(worth: PrivilegeWorth, title: str = "What privileges are worth")
 
 
 def reading(worth: PrivilegeWorth) -> str:
-    """What the numbers show about the first kind, and what they do not show."""
+    """What the numbers show of the first kind, and what they do not show."""
     condition = next(c for c in worth.conditions if c.shows == "own")
-    about, certainty = ("correct", condition.correct) if condition.correct else ("student", condition.all)
+    about, certainty = ("correct", condition.correct) if condition.correct else ("all", condition.all)
     gain = certainty.per_token
-    sentence = (
-        f"With its {condition.kind}, the teacher is {_verdict(gain)} certain of {about} responses than "
-        f"without ({_bracket(gain)} nats per token)"
+    text = (
+        f"Given the {condition.kind}, the teacher's log-prob of {about} responses {_verdict(gain)} its "
+        f"log-prob without a hint ({_bracket(gain)} nats per token)"
     )
     for pair in worth.comparisons:
         if (pair.ours, pair.theirs) == (condition.name, f"another_{condition.name}"):
-            sentence += (
-                f", and {_verdict(pair.difference)} certain than with another problem's "
+            text += (
+                f" and {_verdict(pair.difference)} its log-prob given another problem's {condition.kind} "
                 f"({_bracket(pair.difference)})"
             )
-    sentence += (
-        ". This measures the effect of the texts on this teacher, not whether they are true, whether they "
-        "leak the answer, or whether a student learns from them"
+    text += (
+        ". This measures how this teacher uses the texts. It does not show that they are true, that they do "
+        "not leak the answer, or that a student learns from them."
     )
     if condition.correct is not None:
-        sentence += ". Correct means accepted by the grader, so lucky guesses count as correct"
-    return sentence + "."
+        text += " Correct is the grader's verdict, which includes answers that are right by luck."
+    return text
 
 
 def rank_lines(worth: PrivilegeWorth) -> list[str]:
@@ -120,7 +125,9 @@ def _ranked(condition: ConditionWorth, name: str) -> Estimate:
 
 
 def _verdict(estimate: Estimate) -> str:
-    return "more" if estimate.low > 0 else "less" if estimate.high < 0 else "neither more nor less"
+    if estimate.low > 0:
+        return "is higher than"
+    return "is lower than" if estimate.high < 0 else "does not differ clearly from"
 
 
 def _certainty(condition: ConditionWorth, certainty: Certainty | None) -> str:

@@ -17,19 +17,19 @@ class EndpointConfig:
     """An OpenAI-compatible endpoint."""
 
     base_url: str | None = None
-    """Address, usually ending in /v1, e.g. http://127.0.0.1:8000/v1; null for OpenAI's own."""
+    """Base URL, usually ending in /v1, e.g. http://127.0.0.1:8000/v1; null for OpenAI."""
     api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; an endpoint of your own may need none."""
+    """Environment variable with the API key; a local endpoint may need none."""
     header_envs: dict[str, str] = field(default_factory=dict)
-    """Additional headers: name of the header to the environment variable that holds its value."""
+    """Additional HTTP headers: each header's name, and the environment variable with its value."""
     structured: Structured = "auto"
-    """Request format of a JSON object: "schema", "object" (any JSON), "off", or "auto" for the strictest that
-    the endpoint supports."""
+    """How to request a JSON reply: with a JSON "schema", as any JSON "object", "off" for free text, or "auto"
+    for the strictest of these that the endpoint supports."""
     extra_body: dict[str, Any] = field(default_factory=dict)
     """Additional fields of every request, e.g. {chat_template_kwargs: {enable_thinking: false}}. No keys or
     other secrets: it is written to the store."""
     timeout_seconds: Positive = 120.0
-    """Time after which a request counts as failed."""
+    """Timeout of a request in seconds."""
 
     def __post_init__(self) -> None:
         if self.base_url is None:
