@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The versions that were tested together. Empty for the newest that pyproject.toml admits.
+# The versions that were tested together. Empty for the newest that pyproject.toml allows.
 CONSTRAINTS ?= requirements/locked.txt
 # For another build of torch: the --index-url that pytorch.org/get-started shows for it.
 TORCH_INDEX ?=
@@ -36,7 +36,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(VENV)/installed-dev
 	$(PYTEST)
 
-# The lowest versions that pyproject.toml admits.
+# The lowest versions that pyproject.toml allows.
 test-floor:
 	$(MAKE) $(VENV)-floor/installed-test VENV=$(VENV)-floor CONSTRAINTS=requirements/floor.txt
 	$(MAKE) pytest VENV=$(VENV)-floor

@@ -44,7 +44,7 @@ def check_file(path: Path, name: str, inputs: Iterable[Path] = ()) -> None:
     if path.is_dir():
         raise ValueError(f"{name} {path} is a folder; give the path of a file.")
     if path.exists() and any(path.samefile(file) for file in inputs):
-        raise ValueError(f"{name} {path} is a data file that this command reads; give another file.")
+        raise ValueError(f"{name} {path} is a data file that this command reads; choose another file.")
     if path.exists() and not os.access(path, os.W_OK):
         raise ValueError(f"{name} {path} cannot be written: permission denied.")
     _check_writable(path.parent, name, path)

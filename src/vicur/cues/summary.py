@@ -98,12 +98,13 @@ class BuildSummary:
 
     def sentences(self) -> list[str]:
         """The summary as sentences."""
+        cost = f"; cost {self.cost:.4f} ({self.total_cost:.4f} including earlier runs)"
+        cost = cost if self.total_cost else ""  # without prices there is none to report
         lines = [
             f"{counted(self.problems, 'problem')}: generated {counted(self.asked, 'cue')}, reused "
             f"{self.kept}, failed {len(self.failed)}.",
             f"{counted(self.requests, 'request')} with {self.prompt_tokens:,} prompt tokens and "
-            f"{self.completion_tokens:,} completion tokens in {self.seconds:.1f} s; cost {self.cost:.4f} "
-            f"({self.total_cost:.4f} including earlier runs).",
+            f"{self.completion_tokens:,} completion tokens in {self.seconds:.1f} s{cost}.",
         ]
         lines += self.notes
         if self.bad_rows:
@@ -152,11 +153,12 @@ class BuildPlan:
 
     def sentences(self) -> list[str]:
         """The plan as sentences."""
+        cost = f"; estimated cost at most {self.cost:.4f}" if self.cost else ""
         return [
             f"{counted(self.problems, 'problem')}, {counted(self.cues, 'cue')} ({self.kept} already in the "
             "store).",
             f"Requests to send: {self.cues - self.kept}, with about {self.prompt_tokens:,} prompt tokens and "
-            f"at most {self.completion_tokens:,} completion tokens; estimated cost at most {self.cost:.4f}.",
+            f"at most {self.completion_tokens:,} completion tokens{cost}.",
             "First request:",
             self.request,
         ]
