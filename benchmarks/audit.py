@@ -6,7 +6,7 @@
     python benchmarks/audit.py --problems 1000 --wordings fifth --examples 3
 
 Prints a markdown table for each set of wordings, with a row for each planted kind and segments / chords in
-each cell. Each number is the share of cues with any flag and, in brackets, with a certain one. For exact
+each cell. Each number is the share of cues with any flag and, in brackets, with a definite one. For exact
 cues that is the rate of false alarms. "Text" is what the rules find with the cue, the question and the answer
 alone; "boxes" adds which values are drawn; "boxes, verifier" adds a verifier that knows the scene. With
 --verifier the columns are the rules on the text, the judge (the model, given each cue with its image), and
@@ -109,9 +109,9 @@ def table(
 
 
 def shares(flags: Sequence[Flag], count: int) -> str:
-    """The share of cues with any flag and with a certain one, in %."""
-    certain = {flag.id for flag in flags if flag.severity == "certain"}
-    return f"{100 * len({flag.id for flag in flags}) / count:.1f} ({100 * len(certain) / count:.1f})"
+    """The share of cues with any flag and with a definite one, in %."""
+    definite = {flag.id for flag in flags if flag.severity == "definite"}
+    return f"{100 * len({flag.id for flag in flags}) / count:.1f} ({100 * len(definite) / count:.1f})"
 
 
 def mistakes(samples: Sequence[Sample], flags: Sequence[Flag], leak: Leak | None) -> list[str]:

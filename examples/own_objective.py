@@ -3,7 +3,7 @@
 It minimises the reverse KL to the recipe's teacher, and weights each token by how much the teacher's log-prob
 of it falls when the image is blurred: tokens that need no fine detail count little.
 
-    vicur cuebench make --family segments --split train --n 64 --out train.parquet
+    vicur cuebench make --family segments --split train --n 64 --output train.parquet
     vicur train cuebench/opsd_cue data.train=train.parquet training.steps=2 training.prompts_per_step=8 \
         objective.custom.path=examples/own_objective.py:SharpTokens objective.custom.radius=3
 """

@@ -67,7 +67,7 @@ def test_another_cue_has_to_be_another():
 def test_kinds_of_privilege_compare(problems):
     samples = [sample for _, sample in problems]
     rates = {
-        column: audit_cues(samples, column).rate(severity="certain")
+        column: audit_cues(samples, column).rate(severity="definite")
         for column in ("cue", "rationale", "answer")
     }
     assert rates == {"cue": 0.0, "rationale": 1.0, "answer": 1.0}
@@ -164,9 +164,9 @@ def test_a_judge_flags_by_category_on_the_words_it_quotes():
     rows = [row(sample_id, f"Line {sample_id} is here.", i) for i, sample_id in enumerate(verdicts)]
     audit = audit_cues(rows, judge=lambda judged: [verdicts[each.id] for each in judged])
     assert [(flag.id, flag.category, flag.severity, flag.rule, flag.excerpt) for flag in audit.flags] == [
-        ("b", "grounding", "certain", "judged", "Line b is here."),
-        ("b", "answer", "certain", "judged", "is here"),
-        ("d", "reasoning", "certain", "judged", "Line d is here."),
+        ("b", "grounding", "definite", "judged", "Line b is here."),
+        ("b", "answer", "definite", "judged", "is here"),
+        ("d", "reasoning", "definite", "judged", "Line d is here."),
     ]
     assert audit.claims == {"accepted": 1, "rejected": 2, "unknown": 1}
 
@@ -194,7 +194,7 @@ def test_drop():
 def test_a_correction_never_holds_the_answer(answer, categories):
     text = f"The answer is {answer}."
     found = [
-        Flag("a", category, "certain", 0, len(text), text, f'"{answer}" is it.') for category in categories
+        Flag("a", category, "definite", 0, len(text), text, f'"{answer}" is it.') for category in categories
     ]
     note = correction(found, CueRow("a", text, "Find x.", answer))
     assert not re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", note, re.IGNORECASE)

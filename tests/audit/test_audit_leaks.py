@@ -34,7 +34,7 @@ def flags(text, answer="9", question=QUESTION, givens=default_givens, **options)
 )
 def test_certain(text):
     (flag,) = flags(text)
-    assert flag.severity == "certain"
+    assert flag.severity == "definite"
     assert text[flag.start : flag.end] == flag.excerpt != ""
 
 
@@ -42,14 +42,14 @@ def test_certain(text):
 def test_a_label_is_a_possible_leak_until_it_is_known(text):
     assert [flag.severity for flag in flags(text)] == ["possible"]
     assert flags(text, givens=lambda row, value: True) == []
-    assert [flag.severity for flag in flags(text, givens=lambda row, value: False)] == ["certain"]
+    assert [flag.severity for flag in flags(text, givens=lambda row, value: False)] == ["definite"]
 
 
 def test_a_given_is_still_a_leak_where_it_is_called_the_answer():
     (flag,) = flags(
         "The segments are cyan 9 and pink 5, so the maximum is 9.", givens=lambda row, value: True
     )
-    assert flag.start == 54 and flag.severity == "certain"
+    assert flag.start == 54 and flag.severity == "definite"
 
 
 def test_what_is_drawn_once_is_read_out_once():
@@ -76,7 +76,7 @@ def test_another_unit_is_another_quantity():
 
 def test_a_named_length_is_a_label_unless_it_is_asked_for():
     asked = {"answer": "12", "question": "Find AB."}
-    assert [flag.severity for flag in flags("AB = 12.", **asked)] == ["certain"]
+    assert [flag.severity for flag in flags("AB = 12.", **asked)] == ["definite"]
     assert [flag.severity for flag in flags("CD = 12.", **asked)] == ["possible"]
 
 
@@ -95,14 +95,14 @@ def test_options_by_letter_and_text():
 def test_words_and_expressions():
     assert flags("The answer is yes.", answer="yes") != []
     assert flags("Yes, there are two lines.", answer="yes") == []
-    assert flags("The result is $2x + 3$.", answer="2x+3")[0].severity == "certain"
+    assert flags("The result is $2x + 3$.", answer="2x+3")[0].severity == "definite"
 
 
 @given(answer=st.integers(20, 400), others=st.lists(st.integers(401, 900), max_size=3))
 def test_no_answer_no_leak(answer, others):
     text = "The sides are labeled " + ", ".join(map(str, others)) + "."
     assert flags(text, answer=str(answer)) == []
-    assert flags(f"{text} So x = {answer}.", answer=str(answer))[0].severity == "certain"
+    assert flags(f"{text} So x = {answer}.", answer=str(answer))[0].severity == "definite"
 
 
 @given(st.text(max_size=80), st.text(max_size=12), st.text(max_size=40))
@@ -129,7 +129,7 @@ def test_any_text_is_audited(text, answer, question):
 def test_steps(text, rule):
     found = reasoning_findings(text, "Find x.")
     assert rule in {one.rule for one in found}
-    assert {one.severity for one in found} == {"certain"}
+    assert {one.severity for one in found} == {"definite"}
 
 
 @pytest.mark.parametrize(

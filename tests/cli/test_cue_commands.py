@@ -16,7 +16,7 @@ from vicur.cues.settings import BuildConfig
 @pytest.fixture
 def problems(tmp_path):
     path = tmp_path / "problems.parquet"
-    assert main(["cuebench", "make", "--n", "12", "--out", str(path)]) == 0
+    assert main(["cuebench", "make", "--n", "12", "--output", str(path)]) == 0
     return path
 
 
@@ -35,7 +35,7 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
     bare = tmp_path / "bare.parquet"
     pq.write_table(pq.read_table(problems).drop_columns(["cue"]), bare)
     out = tmp_path / "cues.parquet"
-    common = ["cues", "build", "--data", str(bare), "--out", str(out), "--backend", "null"]
+    common = ["cues", "build", "--data", str(bare), "--output", str(out), "--backend", "null"]
     assert main([*common, "--dry-run"]) == 0
     assert "12 problems, 12 cues (0 already in the store)" in capsys.readouterr().out
     assert not out.exists()
@@ -43,7 +43,7 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
     assert len(pq.read_table(out)["cue"]) == 12
     capsys.readouterr()
     assert main(["cues", "audit", "--data", str(problems), "--cuebench", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["flagged_certain"] == 0
+    assert json.loads(capsys.readouterr().out)["flagged_definite"] == 0
     none = tmp_path / "none.parquet"
     assert main(["cues", "audit", "--data", str(problems), "--cuebench", "--flags", str(none)]) == 0
     assert pq.read_table(none).column_names[:2] == ["id", "category"] and len(pq.read_table(none)) == 0
@@ -51,9 +51,9 @@ def test_build_audit_drop(tmp_path, problems, leaking, capsys):
     options = ["--drop", str(clean), "--flags", str(flags)]
     assert main(["cues", "audit", "--data", str(leaking), *options]) == 0
     text = capsys.readouterr().out
-    assert "| answer | 1 |" in text or "answer (certain)" in text
+    assert "| answer | 1 |" in text or "answer (definite)" in text
     found = pq.read_table(flags).to_pylist()
-    assert any(row["category"] == "answer" and row["severity"] == "certain" for row in found)
+    assert any(row["category"] == "answer" and row["severity"] == "definite" for row in found)
     before, after = pq.read_table(leaking).to_pylist(), pq.read_table(clean).to_pylist()
     assert after[0]["cue"] is None and [r["cue"] for r in after[1:]] == [r["cue"] for r in before[1:]]
     assert [r["problem"] for r in after] == [r["problem"] for r in before]
@@ -95,7 +95,7 @@ def test_worth_of_privileges(tmp_path, problems, capsys):
     options = ["--group-size", "2", "--problems", "6", "--output", str(out)]
     assert main(["cues", "worth", "--data", str(problems), *models, *options]) == 0
     text = capsys.readouterr().out
-    assert "another's cue" in text and "no image" in text
+    assert "shuffled cue" in text and "no image" in text
     told = json.loads((out / "worth.json").read_text())
     assert told["unit"] == "nats" and told["problems"] == 6
     assert len(pq.read_table(out / "tokens.parquet")) == 12

@@ -75,7 +75,7 @@ def test_a_judge_is_asked_once_per_cue_with_image_question_and_answer(cued, endp
     command += ["--verdicts", str(verdicts), "--json"]
     assert main(command) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["categories"]["grounding"]["certain"] == 1
+    assert printed["categories"]["grounding"]["definite"] == 1
     assert printed["claims"] == {"accepted": 2, "rejected": 1} and len(endpoint.bodies) == 3
     for body in endpoint.bodies:
         text, images = said(body)
@@ -195,9 +195,9 @@ def test_repair_asks_again_for_what_leaked(data, tmp_path, endpoint, capsys, mon
 
     endpoint.answer = answer
     out = tmp_path / "cues.parquet"
-    options = ["--model", "m", "--endpoint.base_url", endpoint.url, "--repair", "2"]
-    assert main(["cues", "build", "--data", str(data), "--out", str(out), *options]) == 0
-    assert "Regenerating 1 cue with certain faults" in capsys.readouterr().out
+    options = ["--model", "m", "--endpoint.base_url", endpoint.url, "--repairs", "2"]
+    assert main(["cues", "build", "--data", str(data), "--output", str(out), *options]) == 0
+    assert "Regenerating 1 cue with definite faults" in capsys.readouterr().out
     assert len(endpoint.bodies) == 7, "only the faulty cue is asked for again"
     cues = pq.read_table(out)["cue"].to_pylist()
     assert not any("theorem" in cue for cue in cues) and "number 2" in cues[2]
@@ -221,8 +221,8 @@ def test_repair_keeps_repaired_cues_and_requests_the_rest_again(
 
     endpoint.answer = answer
     out = tmp_path / "cues.parquet"
-    options = ["--model", "m", "--endpoint.base_url", endpoint.url, "--repair", "3", "--column", "made"]
-    assert main(["cues", "build", "--data", str(data), "--out", str(out), *options]) == 0
+    options = ["--model", "m", "--endpoint.base_url", endpoint.url, "--repairs", "3", "--new-column", "made"]
+    assert main(["cues", "build", "--data", str(data), "--output", str(out), *options]) == 0
     told = capsys.readouterr().out
     assert "Regenerating 2 cues" in told and "Regenerating 1 cue " in told
     assert len(endpoint.bodies) == 6 + 2 + 1
@@ -231,6 +231,6 @@ def test_repair_keeps_repaired_cues_and_requests_the_rest_again(
 
 
 def test_rationales_are_not_repaired(data, capsys):
-    options = ["--model", "m", "--prompt", "rationale", "--repair", "1"]
-    assert main(["cues", "build", "--data", str(data), "--out", "x.parquet", *options]) == 1
+    options = ["--model", "m", "--prompt", "rationale", "--repairs", "1"]
+    assert main(["cues", "build", "--data", str(data), "--output", "x.parquet", *options]) == 1
     assert "repairs are for cues" in capsys.readouterr().err

@@ -218,7 +218,7 @@ def test_nothing_is_asked_twice(configure, endpoint):
     assert (first.asked, first.kept, len(endpoint.bodies)) == (6, 0, 6)
     second = build_cues(config)
     assert (second.asked, second.kept, len(endpoint.bodies)) == (0, 6, 6)
-    assert second.cost == 0 and second.out is not None
+    assert second.cost == 0 and second.output is not None
 
 
 def test_the_same_problem_under_two_ids_is_asked_once(configure, endpoint, tmp_path):
@@ -226,7 +226,7 @@ def test_the_same_problem_under_two_ids_is_asked_once(configure, endpoint, tmp_p
     pq.write_table(pa.Table.from_pylist(twins), tmp_path / "twins.parquet")
     summary = build_cues(configure(data={"train": str(tmp_path / "twins.parquet")}))
     assert (summary.asked, summary.kept) == (1, 2)
-    assert [row["cue"] for row in rows_of(summary.out)] == ["A red square."] * 3
+    assert [row["cue"] for row in rows_of(summary.output)] == ["A red square."] * 3
 
 
 def test_a_failed_problem_is_listed_and_retried_on_request(configure, endpoint):
@@ -256,15 +256,15 @@ def test_many_failures_in_a_row_end_the_run(configure, endpoint):
     endpoint.answer = lambda body, n: failure(400, "no images here")
     summary = build_cues(configure(concurrency=1, stop_after_failures=2))
     assert summary.requests == 2 and "2 problems in a row failed" in summary.stopped
-    assert summary.out is None
+    assert summary.output is None
 
 
 def test_several_cues_have_seeds_of_their_own_and_a_list(configure, endpoint):
     endpoint.answer = lambda body, n: completion(json.dumps({"cue": f"Seed {body['seed']}."}))
-    build_cues(configure(limit=2))
-    summary = build_cues(configure(limit=2, samples=3))
+    build_cues(configure(problems=2))
+    summary = build_cues(configure(problems=2, cues_per_problem=3))
     assert (summary.kept, summary.asked) == (2, 4)  # the first ones were there
-    for row in rows_of(summary.out):
+    for row in rows_of(summary.output):
         assert row["cue"] == "Seed 0." and row["cues"] == ["Seed 0.", "Seed 1.", "Seed 2."]
 
 
@@ -275,23 +275,23 @@ def test_a_remark_asks_again_for_its_problem_alone(data, tmp_path):
     summary = build_cues(config, client=client, remarks={"p4": "It gave the answer away."})
     (request,) = client.requests
     assert request.question.messages[1]["content"][-1]["text"].endswith("It gave the answer away.")
-    assert [row["cue"] for row in rows_of(summary.out)].index("Another square.") == 4
+    assert [row["cue"] for row in rows_of(summary.output)].index("Another square.") == 4
 
 
 def test_tokens_and_cost_are_counted_with_replies_of_no_use(configure, endpoint):
     endpoint.answer = lambda body, n: completion("{}") if n == 0 else GOOD
     prices = {"prompt_price": 1000.0, "completion_price": 10_000.0}  # 0.1 + 0.1 for each reply
-    config = configure(limit=2, concurrency=1, **prices)
+    config = configure(problems=2, concurrency=1, **prices)
     summary = build_cues(config)
     assert (summary.prompt_tokens, summary.completion_tokens) == (300, 30)
     assert summary.cost == pytest.approx(0.6) == summary.total_cost
-    more = build_cues(configure(limit=3, concurrency=1, **prices))
+    more = build_cues(configure(problems=3, concurrency=1, **prices))
     assert more.cost == pytest.approx(0.2) and more.total_cost == pytest.approx(0.8)
 
 
 def test_tokens_are_estimated_where_the_endpoint_does_not_count(configure, endpoint):
     endpoint.answer = lambda body, n: completion('{"cue": "A."}', usage=None)
-    summary = build_cues(configure(limit=1, completion_price=1e6, asking=Asking(max_tokens=5)))
+    summary = build_cues(configure(problems=1, completion_price=1e6, asking=Asking(max_tokens=5)))
     assert summary.prompt_tokens > 100 and summary.cost == 5
 
 
@@ -305,7 +305,7 @@ def test_a_budget_is_never_exceeded_and_a_larger_one_resumes(concurrency, config
         summary = build_cues(config)
         assert (
             f"the budget of {budget:g} does not cover another request" in summary.stopped
-            and summary.out is None
+            and summary.output is None
         )
         assert summary.total_cost <= budget and len(endpoint.bodies) == there
     config = configure(budget=0.05, concurrency=concurrency, **prices)
@@ -318,7 +318,7 @@ def test_a_run_that_stopped_early_writes_partial_output_on_request(configure, en
     endpoint.answer = lambda body, n: GOOD if n < 4 else failure(401)
     summary = build_cues(configure(concurrency=1, write_partial=True))
     assert summary.stopped is not None
-    assert [row["cue"] for row in rows_of(summary.out)] == ["A red square."] * 4 + [None] * 2
+    assert [row["cue"] for row in rows_of(summary.output)] == ["A red square."] * 4 + [None] * 2
 
 
 def test_an_interrupted_run_keeps_what_was_in_flight(configure, endpoint):
@@ -362,7 +362,7 @@ def test_a_problem_without_the_answer_to_send_fails(configure, endpoint, tmp_pat
     assert ANSWER in plan_cues(config).request
     summary = build_cues(config)
     assert [(f.id, f.reason) for f in summary.failed] == [("p1", "Sample p1 has no answer to send.")]
-    assert [row["rationale"] for row in rows_of(summary.out)] == ["So it is.", None]
+    assert [row["rationale"] for row in rows_of(summary.output)] == ["So it is.", None]
 
 
 def test_two_builds_with_one_store_are_refused(configure, endpoint):
@@ -413,13 +413,13 @@ def test_parquet_keeps_its_columns_types_and_rows(tmp_path):
     table = pa.Table.from_pylist(rows, schema)
     pq.write_table(table, data)
     summary = build_cues(null(data, tmp_path))
-    written = pq.read_table(summary.out)
+    written = pq.read_table(summary.output)
     assert written.column_names == [*table.column_names, "cue", "cue_model", "cue_prompt"]
     assert written.select(table.column_names).cast(table.schema).equals(table)
     assert written.schema.field("reward_model").type == schema.field("reward_model").type
     assert written.schema.metadata[b"made"] == b"by hand"
     assert set(written["cue_prompt"].to_pylist()) == {"general@1"}
-    assert FileSource(summary.out).column("cue") == ["Nothing was looked at."] * 5
+    assert FileSource(summary.output).column("cue") == ["Nothing was looked at."] * 5
 
 
 def write_text(tmp_path, suffix):
@@ -440,15 +440,15 @@ def write_text(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 def test_json_stays_json_with_rows_as_they_were(suffix, tmp_path):
     data, rows = write_text(tmp_path, suffix)
-    summary = build_cues(null(data, tmp_path, out=str(data.with_name(f"out{suffix}")), samples=2))
-    text = summary.out.read_text()
+    summary = build_cues(null(data, tmp_path, output=str(data.with_name(f"out{suffix}")), cues_per_problem=2))
+    text = summary.output.read_text()
     written = json.loads(text) if suffix == ".json" else [json.loads(line) for line in text.splitlines()]
     cue = "Nothing was looked at."
     more = {"cue": cue, "cues": [cue, cue], "cue_model": "null", "cue_prompt": "general@1"}
     assert written == [row | more for row in rows]
     assert list(written[0])[:4] == list(rows[0]) and "Größe" in text
     assert not any("image_dir" in note for note in summary.notes)
-    assert FileSource(summary.out).column("cue") == [cue] * 3
+    assert FileSource(summary.output).column("cue") == [cue] * 3
 
 
 def test_an_image_folder_becomes_parquet_that_finds_its_images(tmp_path):
@@ -457,14 +457,14 @@ def test_an_image_folder_becomes_parquet_that_finds_its_images(tmp_path):
     (folder / "a.png").write_bytes(png("red"))
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "question": "What?", "answer": "red"}\n')
     summary = build_cues(null(folder, tmp_path))
-    assert summary.notes == () and FileSource(summary.out)[0].images[0].size == (8, 8)
+    assert summary.notes == () and FileSource(summary.output)[0].images[0].size == (8, 8)
     elsewhere = tmp_path / "else" / "where"
     elsewhere.mkdir(parents=True)
-    summary = build_cues(null(folder, tmp_path, out=str(elsewhere / "out.parquet")))
+    summary = build_cues(null(folder, tmp_path, output=str(elsewhere / "out.parquet")))
     assert f"--image-dir {folder}" in summary.notes[0]
-    assert FileSource(summary.out, image_dir=folder)[0].images[0].size == (8, 8)
+    assert FileSource(summary.output, image_dir=folder)[0].images[0].size == (8, 8)
     with pytest.raises(ValueError, match=r"must end in \.parquet"):
-        build_cues(null(folder, tmp_path, out=str(tmp_path / "out.jsonl")))
+        build_cues(null(folder, tmp_path, output=str(tmp_path / "out.jsonl")))
 
 
 def test_data_of_the_library_datasets_stay_readable_by_it(tmp_path):
@@ -472,8 +472,8 @@ def test_data_of_the_library_datasets_stay_readable_by_it(tmp_path):
     made = datasets.Dataset.from_list([{"problem": f"{i}?", "images": [png((i, 0, 0))]} for i in range(3)])
     made = made.cast_column("images", datasets.List(datasets.Image()))
     made.to_parquet(tmp_path / "hub.parquet")
-    summary = build_cues(null(tmp_path / "hub.parquet", tmp_path, samples=2))
-    read = datasets.Dataset.from_parquet(str(summary.out), cache_dir=str(tmp_path / "cache"))
+    summary = build_cues(null(tmp_path / "hub.parquet", tmp_path, cues_per_problem=2))
+    read = datasets.Dataset.from_parquet(str(summary.output), cache_dir=str(tmp_path / "cache"))
     assert read[0]["images"][0].size == (8, 8) and read[0]["cues"] == ["Nothing was looked at."] * 2
 
 
@@ -484,17 +484,17 @@ def test_an_existing_column_or_file_is_not_replaced_by_default(tmp_path):
         build_cues(null(data, tmp_path))
     (tmp_path / "out.parquet").write_text("precious")
     with pytest.raises(ValueError, match="already exists; choose another name, or set overwrite=true"):
-        build_cues(null(data, tmp_path, column="hint"))
+        build_cues(null(data, tmp_path, new_column="hint"))
     with pytest.raises(ValueError, match="is a data file that this command reads"):
-        build_cues(null(data, tmp_path, column="hint", out=str(data), overwrite=True))
-    several = replace(null(data, tmp_path, column="hint"), out=str(data), overwrite=True)
+        build_cues(null(data, tmp_path, new_column="hint", output=str(data), overwrite=True))
+    several = replace(null(data, tmp_path, new_column="hint"), output=str(data), overwrite=True)
     write_parquet("segments", "train", 3, tmp_path / "first.parquet")
     files = replace(several.data, train=[str(tmp_path / "first.parquet"), str(data)])
     with pytest.raises(ValueError, match="is a data file that this command reads"):
         build_cues(replace(several, data=files))
     assert (tmp_path / "out.parquet").read_text() == "precious"
     summary = build_cues(null(data, tmp_path, replace=True, overwrite=True))
-    written = pq.read_table(summary.out)
+    written = pq.read_table(summary.output)
     assert written.column_names.index("cue") == pq.read_table(data).column_names.index("cue")
     assert set(written["cue"].to_pylist()) == {"Nothing was looked at."}
 
@@ -504,7 +504,7 @@ def test_the_exact_backend_gives_cuebenchs_own_cues_and_rationales(tmp_path):
     write_parquet("chords", "test", 4, data)
     for prompt, column in (("general", "cue"), ("rationale", "rationale")):
         out = str(tmp_path / f"{column}.parquet")
-        summary = build_cues(null(data, tmp_path, backend="exact", prompt=prompt, out=out))
+        summary = build_cues(null(data, tmp_path, backend="exact", prompt=prompt, output=out))
         assert [r[column] for r in rows_of(out)] == [r[column] for r in rows_of(data)] and not summary.failed
 
 
@@ -516,7 +516,7 @@ def test_the_local_backend_asks_a_model_of_this_process(data, tmp_path):
         backend="local",
         model="vicur:tiny-student",
         prompt=str(tmp_path / "short.yaml"),
-        limit=2,
+        problems=2,
         tries=1,
         asking=Asking(max_tokens=12),
     )
@@ -532,10 +532,10 @@ def test_a_limit_gives_a_small_file_and_bad_rows_stay_in_a_whole_one(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), bad)
     with pytest.raises(ValueError, match="bad_rows=skip"):
         build_cues(null(bad, tmp_path))
-    build_cues(null(bad, tmp_path, data={"train": str(bad), "bad_rows": "skip"}, limit=2))
+    build_cues(null(bad, tmp_path, data={"train": str(bad), "bad_rows": "skip"}, problems=2))
     assert [row["cue"] is None for row in rows_of(tmp_path / "out.parquet")] == [False, True, False]
     summary = build_cues(null(bad, tmp_path, data={"train": str(bad), "bad_rows": "skip"}))
-    assert [row["id"] for row in rows_of(summary.out)] == [f"p{i}" for i in range(5)]
+    assert [row["id"] for row in rows_of(summary.output)] == [f"p{i}" for i in range(5)]
     assert summary.bad_rows == 1 and (summary.problems, summary.kept) == (4, 2)
 
 
@@ -546,20 +546,20 @@ def test_an_image_that_breaks_off_fails_its_problem_alone(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "broken.parquet")
     summary = build_cues(null(tmp_path / "broken.parquet", tmp_path))
     assert [(f.row, f.id, f.tries) for f in summary.failed] == [(1, "p1", 0)]
-    assert [row["cue"] is None for row in rows_of(summary.out)] == [False, True, False]
+    assert [row["cue"] is None for row in rows_of(summary.output)] == [False, True, False]
 
 
 # What is said
 
 
 def test_a_dry_run_requests_and_writes_nothing(configure, endpoint, tmp_path):
-    config = configure(samples=2, prompt_price=1.0, completion_price=1.0)
+    config = configure(cues_per_problem=2, prompt_price=1.0, completion_price=1.0)
     plan = plan_cues(config)
     assert (plan.problems, plan.cues, plan.kept) == (6, 12, 0) and not endpoint.bodies
     assert plan.completion_tokens == 12 * 400 and plan.cost > 0
     assert "<image of 8 x 8 pixels>Question 0: how many?" in plan.request and ANSWER not in plan.request
     assert not config.store_path.exists() and not (tmp_path / "out.parquet").exists()
-    build_cues(configure(limit=2, samples=2))
+    build_cues(configure(problems=2, cues_per_problem=2))
     after = plan_cues(config)
     assert after.kept == 4 and after.prompt_tokens == pytest.approx(plan.prompt_tokens * 8 / 12, abs=12)
 
@@ -601,7 +601,7 @@ def test_a_dry_run_leaves_the_store_as_it_is(data, tmp_path):
 def test_a_store_may_be_a_folder_for_several_builds(data, tmp_path):
     (tmp_path / "cache").mkdir()
     build_cues(null(data, tmp_path, store=str(tmp_path / "cache")))
-    other = null(data, tmp_path, store=str(tmp_path / "cache"), out=str(tmp_path / "other.parquet"))
+    other = null(data, tmp_path, store=str(tmp_path / "cache"), output=str(tmp_path / "other.parquet"))
     assert build_cues(other).kept == 6 and (tmp_path / "cache" / "cues.store").is_file()
 
 

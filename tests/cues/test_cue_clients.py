@@ -78,7 +78,7 @@ def test_a_request_that_gets_no_reply_in_time_is_sent_again(configure, endpoint)
 
 def test_what_cannot_be_used_is_asked_with_another_seed(configure, endpoint):
     endpoint.answer = once(completion("{}"))
-    build_cues(configure(limit=1))
+    build_cues(configure(problems=1))
     first, second = (body["seed"] for body in endpoint.bodies)
     assert first != second
 
@@ -145,7 +145,7 @@ def test_permanent_errors_end_the_run_without_failed_problems(fault, told, confi
     endpoint.answer = lambda body, number: fault
     config = configure(concurrency=1)
     summary = build_cues(config)
-    assert told in summary.stopped and summary.out is None and not summary.failed
+    assert told in summary.stopped and summary.output is None and not summary.failed
     assert summary.requests == 1
     endpoint.answer = lambda body, number: GOOD
     assert build_cues(config).asked == 6
@@ -157,7 +157,7 @@ def test_an_unreachable_server_ends_the_run_without_failed_problems(configure):
     config = configure(endpoint=EndpointConfig(gone.url), patience_seconds=0)
     summary = build_cues(config)
     assert "no request succeeded for 0 s: the endpoint cannot be reached" in summary.stopped
-    assert not summary.failed and summary.out is None
+    assert not summary.failed and summary.output is None
 
 
 def test_one_refused_problem_fails_without_a_retry(configure, endpoint):
@@ -172,12 +172,12 @@ def test_one_refused_problem_fails_without_a_retry(configure, endpoint):
 
 def test_a_refusal_by_the_model_is_reported(configure, endpoint):
     endpoint.answer = lambda body, number: completion(None, refusal="I will not.")
-    summary = build_cues(configure(limit=1))
+    summary = build_cues(configure(problems=1))
     assert "the model refuses: I will not." in summary.failed[0].reason
 
 
 def test_requests_show_the_image_and_the_question_and_never_the_answer(configure, endpoint):
-    build_cues(configure(limit=1))
+    build_cues(configure(problems=1))
     (body,) = endpoint.bodies
     system, user = body["messages"]
     assert system["role"] == "system" and "what is visible" in system["content"]
@@ -225,7 +225,7 @@ def test_no_key_or_header_is_ever_shown(configure, endpoint, monkeypatch, caplog
     for number, answer in enumerate(answers):
         endpoint.answer = lambda body, _, answer=answer: answer
         out = str(tmp_path / f"out{number}.parquet")
-        config = configure(endpoint=chosen, out=out, patience_seconds=0, tries=2, write_partial=True)
+        config = configure(endpoint=chosen, output=out, patience_seconds=0, tries=2, write_partial=True)
         summary = build_cues(config)
         told += [*summary.sentences(), repr(summary), repr(config), *plan_cues(config).sentences()]
     assert all(headers["Authorization"] == f"Bearer {KEY}" for headers in endpoint.headers)

@@ -39,7 +39,7 @@ def reply(body, number):
 def test_build_audit_and_worth(photos, endpoint, capsys):
     endpoint.answer = reply
     asked = ["--model", "m", "--endpoint.base_url", endpoint.url, "--concurrency", "1"]
-    assert main(["cues", "build", "--data", "photos", "--out", "photos_cues.parquet", *asked]) == 0
+    assert main(["cues", "build", "--data", "photos", "--output", "photos_cues.parquet", *asked]) == 0
     built = pq.read_table("photos_cues.parquet").to_pylist()
     assert [row["image"] for row in built] == [f"photos/board{n}.png" for n in range(3)]
     assert built[0]["cue"].startswith("A red segment starts")
@@ -58,7 +58,7 @@ def test_paths_that_cannot_be_moved_need_an_image_dir(photos, endpoint, capsys):
     """The output lies beside the photographs, from where no path may lead to them."""
     endpoint.answer = reply
     asked = ["--model", "m", "--endpoint.base_url", endpoint.url]
-    assert main(["cues", "build", "--data", "photos", "--out", "made/c.parquet", *asked]) == 0
+    assert main(["cues", "build", "--data", "photos", "--output", "made/c.parquet", *asked]) == 0
     assert f"--image-dir {photos.name}" in capsys.readouterr().out
     assert main(["cues", "audit", "--data", "made/c.parquet", "--json"]) == 1
     assert main(["cues", "audit", "--data", "made/c.parquet", "--image-dir", "photos", "--json"]) == 0
@@ -80,7 +80,7 @@ def test_a_model_that_only_reasons_is_asked_once_for_each_problem(photos, capsys
     with FakeEndpoint(lambda *_: answer) as server:
         asked = ["--model", "m", "--endpoint.base_url", server.url, "--completion_price", "1000"]
         extra = "--endpoint.extra_body={chat_template_kwargs: {enable_thinking: false}}"
-        assert main(["cues", "build", "--data", "photos", "--out", "c.parquet", *asked, extra]) == 0
+        assert main(["cues", "build", "--data", "photos", "--output", "c.parquet", *asked, extra]) == 0
         assert len(server.bodies) == 3
         assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
     said = capsys.readouterr().out

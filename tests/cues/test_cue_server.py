@@ -135,7 +135,7 @@ def test_a_server_that_goes_away_and_comes_back_loses_nothing(served, settings):
 
 
 def test_the_tiny_student_says_what_it_sees(served, settings):
-    config = config_of(settings(served.url, limit=2))
+    config = config_of(settings(served.url, problems=2))
     summary = build_cues(config)
     assert summary.prompt_tokens > 0 and summary.completion_tokens > 0
     assert all(row["seen"].startswith("I read ") for row in pq.read_table(config.out).to_pylist())

@@ -55,9 +55,7 @@ def test_counts(source):
         "row 4: the"
     )
     assert (result.repeated_ids, result.duplicates) == (1, 0)
-    assert result.notes == [
-        "1 row(s) repeat the id of an earlier row; a number was appended to the id (#2, #3, ...)."
-    ]
+    assert result.notes == ["1 row with the id of an earlier row; #2, #3, ... is appended to the id."]
     assert (result.without_answer, result.with_target_response, result.with_choices) == (4, 1, 0)
     assert result.images_per_problem == {0: 2, 1: 3, 2: 1} and result.videos_per_problem == {0: 5, 1: 1}
     assert (result.image_width.low, result.image_width.p50, result.image_width.high) == (8, 20, 100)

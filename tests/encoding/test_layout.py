@@ -101,7 +101,7 @@ def test_shared_prompts_equal_repeated_prompts(student, samples, responses, layo
 
 @given(st.permutations(range(6)), st.integers(1, 6))
 def test_order_and_split_change_nothing(shared_student, samples, responses, order, size):
-    scorer = Scorer(shared_student, ScoringConfig(samples_per_batch=size))
+    scorer = Scorer(shared_student, ScoringConfig(prompts_per_batch=size))
     straight = Scorer(shared_student).log_probs(samples, [[r] for r in responses], Plain())
     lengths = [len(r) for r in responses]
     expected = torch.cat([straight.split(lengths)[i] for i in order])

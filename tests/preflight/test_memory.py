@@ -154,7 +154,7 @@ def test_checkpointing_keeps_the_inputs_of_layers(base_folder, samples):
         ("update", {}, "optimizer.prompts_per_micro_batch=1 or less (now 2)"),
         ("update", {"micro_batch": 1}, "scoring.gradient_checkpointing=true"),
         ("update", {"micro_batch": 1, "checkpointing": True}, "a lower rollout.sampling.max_new_tokens"),
-        ("scoring", {"scoring_batch": 6}, "scoring.samples_per_batch=3 or less (now 6)"),
+        ("scoring", {"scoring_batch": 6}, "scoring.prompts_per_batch=3 or less (now 6)"),
         ("sampling", {"decoding_batch": 9}, "rollout.prompts_per_batch=4 or less (now 9)"),
         ("optimizer step", {}, "teacher.dtype=bfloat16"),
         ("optimizer step", {"teacher": None}, "student.lora={rank: 16}"),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from vicur.rewards.comparison import compare, is_words
@@ -145,6 +145,7 @@ def test_different_numbers_differ_however_they_are_written(one, other, data):
 
 
 @given(st.text(), st.text())
+@example("", "°0")
 def test_comparing_any_text_raises_nothing(candidate, gold):
     compare(candidate, gold, TOLERANCE)
     is_words(gold)

@@ -46,7 +46,7 @@ def test_greedy_equals_generate(which, samples, request):
 
 
 def test_sampled_log_probs_equal_a_later_scoring(shared_student, samples):
-    scorer = Scorer(shared_student, ScoringConfig(vocabulary="spoken"))
+    scorer = Scorer(shared_student, ScoringConfig(vocabulary="sampleable"))
     config = SamplingConfig(max_new_tokens=10)
     ids = [s.id for s in samples]
     rollouts = sample(shared_student, scorer.encode(samples, Plain()), ids, config, group_size=3)

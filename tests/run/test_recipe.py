@@ -124,7 +124,7 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
             "objective grpo compares a problem's responses: set rollout.group_size to 2",
         ),
         ("objective.supervised.weight=1", "supervised cannot learn from rollout.source=student"),
-        ("scoring.vocabulary=shared", "old_log_probs=sampled needs scoring.vocabulary=spoken"),
+        ("scoring.vocabulary=shared", "old_log_probs=sampled needs scoring.vocabulary=sampleable"),
         ("rollout.source=dataset", "sampled_token cannot learn from rollout.source=dataset"),
         (
             "objective.visual_steering.alpha=big",
@@ -218,7 +218,7 @@ def test_sampled_old_log_probs_matter_only_where_they_are_taken():
 def test_every_setting_has_its_help():
     text = " ".join(settings_help(Recipe).split())
     assert "Sampling temperature; 0 for greedy decoding." in text
-    assert "Training-time text that only the teacher sees:" in text
+    assert "Estimator of the KL penalty from the sampled tokens." in text
 
 
 def test_the_recipes_folder_of_the_repository_is_the_packaged_one():

@@ -264,7 +264,7 @@ def test_a_removed_token_cannot_be_scored():
 def test_the_shared_vocabulary_keeps_every_token_of_the_tokenizer(base: LoadedModel):
     vocabulary = base.vocabulary
     assert vocabulary.scored_ids("shared").tolist() == list(range(len(base.processor.tokenizer)))
-    assert torch.equal(vocabulary.scored_ids("spoken"), vocabulary.kept_ids)
+    assert torch.equal(vocabulary.scored_ids("sampleable"), vocabulary.kept_ids)
 
 
 def test_media_and_chat_tokens_are_removed_and_end_of_turn_stays(base: LoadedModel):

@@ -56,7 +56,7 @@ def test_an_adapted_head_is_refused(base):
         Scorer(base)
 
 
-@pytest.mark.parametrize("which", ["spoken", "shared"])
+@pytest.mark.parametrize("which", ["sampleable", "shared"])
 def test_scores_are_normalised_over_the_scoring_vocabulary(base, samples, responses, which):
     """Against the model's own logits; a special token that dominates counts in one setting only."""
     head = base.model.lm_head.weight
@@ -69,7 +69,7 @@ def test_scores_are_normalised_over_the_scoring_vocabulary(base, samples, respon
         with torch.no_grad():
             logits = base.model(**sequences.model_inputs()).logits[0, -len(ids) - 1 : -1].double()
         logits[:, len(base.processor.tokenizer) :] = -torch.inf
-        if which == "spoken":
+        if which == "sampleable":
             logits[:, list(base.vocabulary.forbidden_ids)] = -torch.inf
         expected.append(logits.log_softmax(-1)[torch.arange(len(ids)), ids])
     torch.testing.assert_close(result.double(), torch.cat(expected), rtol=1e-4, atol=1e-4)
@@ -78,11 +78,11 @@ def test_scores_are_normalised_over_the_scoring_vocabulary(base, samples, respon
 def test_a_special_token_in_a_response_has_no_score_unless_it_is_in_the_vocabulary(base, samples):
     ids = torch.tensor([5, base.processor.tokenizer.convert_tokens_to_ids("<|im_start|>")])
     with pytest.raises(ValueError, match=r"token ids that cannot be scored.*scoring\.vocabulary"):
-        Scorer(base, ScoringConfig(vocabulary="spoken")).log_probs(samples[:1], [[ids]], Plain())
+        Scorer(base, ScoringConfig(vocabulary="sampleable")).log_probs(samples[:1], [[ids]], Plain())
     scorer = Scorer(base, ScoringConfig(vocabulary="shared"))
     assert scorer.log_probs(samples[:1], [[ids]], Plain()).isfinite().all()
 
 
 def test_invalid_settings():
-    with pytest.raises(ValueError, match="samples_per_batch must be at least 1"):
-        ScoringConfig(samples_per_batch=0)
+    with pytest.raises(ValueError, match="prompts_per_batch must be at least 1"):
+        ScoringConfig(prompts_per_batch=0)

@@ -125,7 +125,7 @@ def test_split_layout_and_order_change_nothing(
     """Micro-batches also change the padding, as responses have one to twenty tokens."""
     objective = OBJECTIVES[name]
     whole = gradient(shared_student, teacher, objective, rollouts)
-    scoring = ScoringConfig(samples_per_batch=micro_batch, share_prompts=share, chunk_tokens=chunk)
+    scoring = ScoringConfig(prompts_per_batch=micro_batch, share_prompts=share, chunk_tokens=chunk)
     mixed = reordered(rollouts, order)
     found = gradient(shared_student, teacher, objective, mixed, micro_batch=micro_batch, scoring=scoring)
     assert_same(found, whole)
@@ -204,10 +204,10 @@ def test_the_blind_graph_is_run_after_the_seeing_one(shared_student, teacher, ro
 def test_a_split_changes_nothing_over_the_shared_vocabulary(shared_student, teacher, rollouts, name):
     """And its result is another than that over the tokens that a response may consist of."""
     whole = ScoringConfig(vocabulary="shared")
-    split = ScoringConfig(vocabulary="shared", samples_per_batch=1, share_prompts="never", chunk_tokens=3)
+    split = ScoringConfig(vocabulary="shared", prompts_per_batch=1, share_prompts="never", chunk_tokens=3)
     runs = [
         gradient(shared_student, teacher, OBJECTIVES[name], rollouts, micro_batch=size, scoring=scoring)
-        for size, scoring in ((3, whole), (1, split), (3, ScoringConfig(vocabulary="spoken")))
+        for size, scoring in ((3, whole), (1, split), (3, ScoringConfig(vocabulary="sampleable")))
     ]
     assert_same(runs[1], runs[0])
     with pytest.raises(AssertionError):

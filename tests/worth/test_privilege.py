@@ -51,7 +51,7 @@ def kl(p, q):
 
 @pytest.fixture
 def scorer(base):
-    return Scorer(base, ScoringConfig(vocabulary="spoken"))
+    return Scorer(base, ScoringConfig(vocabulary="sampleable"))
 
 
 def test_everything_equals_float64_arithmetic_on_full_logits(base, scorer, samples, responses):
@@ -179,10 +179,10 @@ def test_batches_and_order_do_not_matter(shared_student, samples, responses, ord
     samples, given_responses = samples[:4], answered(responses[:4], group_size=2)
     expected = measure_privileges(Scorer(shared_student), samples, given_responses, config, several=several)
     found = measure_privileges(
-        Scorer(shared_student, ScoringConfig(samples_per_batch=2, chunk_tokens=chunk)),
+        Scorer(shared_student, ScoringConfig(prompts_per_batch=2, chunk_tokens=chunk)),
         [samples[i] for i in order],
         replace(given_responses.part(order), index=tuple(range(4))),
-        replace(config, samples_per_batch=size),
+        replace(config, prompts_per_batch=size),
         several=several,
     )
     ours = {(row["sample"], row["response_number"]): row for row in found.rows()}
@@ -235,7 +235,7 @@ def test_data_without_privileges_is_refused(scorer, samples, responses):
 
 
 def test_settings_that_make_no_sense():
-    with pytest.raises(ValueError, match="samples_per_batch"):
-        PrivilegeConfig(samples_per_batch=0)
+    with pytest.raises(ValueError, match="prompts_per_batch"):
+        PrivilegeConfig(prompts_per_batch=0)
     with pytest.raises(ValueError, match="At least one"):
         PrivilegeConfig(kinds=())

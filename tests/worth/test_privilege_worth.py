@@ -144,7 +144,7 @@ def test_the_table_fits_80_columns_and_leaves_nothing_out(capsys):
     text = printed(replace(worth, left_out=3))
     words = " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80 and "…" not in text
-    assert "+1.200 ±2.375" in text and "-1.500 ±0.000" in text and "another's cue" in text
+    assert "+1.200 ±2.375" in text and "-1.500 ±0.000" in text and "shuffled cue" in text
     assert (
         "2 of 3" in words
         and "at most log n = 0.69" in words

@@ -1,8 +1,8 @@
 """Checks whether a cue states the gold answer: the answer itself, a form that the grader accepts as equal, or
 its option.
 
-An answer in an answering construction ("the answer is", "x =") is a certain leak. A plain number that equals
-it is not a leak if it is drawn in the image, a certain leak if it is known not to be (then it was worked
+An answer in an answering construction ("the answer is", "x =") is a definite leak. A plain number that equals
+it is not a leak if it is drawn in the image, a definite leak if it is known not to be (then it was worked
 out), and a possible leak if that is unknown. A number that is drawn once may be stated once.
 """
 
@@ -178,11 +178,11 @@ def _place(
     words = text[start:end]
     before, after = _around(text, start, end)
 
-    def certain(rule: str, reason: str) -> Finding:
-        return Finding("answer", "certain", rule, start, end, reason)
+    def definite(rule: str, reason: str) -> Finding:
+        return Finding("answer", "definite", rule, start, end, reason)
 
     if not before.strip(" \"'$*(\\{") and not after.strip(" \"'$*.)\\}"):
-        return certain("alone", f'"{words}" is the whole sentence, and is the answer.')
+        return definite("alone", f'"{words}" is the whole sentence, and is the answer.')
     named = _NAMED.search(before)
     if named and (asked := _ASKED_NAME.search(question)) and named["name"].split()[-1] != asked["name"]:
         return "plain"  # AB = 12 reads a label if the question does not ask for AB
@@ -193,15 +193,15 @@ def _place(
         if noun or not stated:
             return None
     if stated:
-        return certain("stated", f'"{words}" is the answer, and the surrounding words say so.')
+        return definite("stated", f'"{words}" is the answer, and the surrounding words say so.')
     if value is not None and counts_something(text, value):
         if _COUNTING.search(question):
-            return certain("count", f'"{words}" is a count, and the question asks how many.')
+            return definite("count", f'"{words}" is a count, and the question asks how many.')
         return None if counts_visible(text, value) else "counted"
     if value is not None and counts_visible(text, value):
         return None
     if _SO.search(before):
-        return certain("stated", f'"{words}" is the answer, stated as a conclusion.')
+        return definite("stated", f'"{words}" is the answer, stated as a conclusion.')
     return "plain"
 
 
@@ -213,7 +213,7 @@ def _mention(words: str, start: int, end: int, drawn: bool | int | None, odd: bo
     reason = f'"{words}" is the answer, and is not drawn in the image.'
     if odd:
         reason = f'"{words}" is the answer in a form that had to be worked out.'
-    return Finding("answer", "certain", "not drawn", start, end, reason)
+    return Finding("answer", "definite", "not drawn", start, end, reason)
 
 
 def _words(text: str, question: str, answer: str, known: Known) -> list[Finding]:
@@ -271,7 +271,7 @@ def _letter(text: str, gold: Gold) -> list[Finding]:
         ]
         if not surely and described:
             continue  # the options are drawn, and all are described
-        severity: Severity = "certain" if surely else "possible"
+        severity: Severity = "definite" if surely else "possible"
         findings.append(Finding("answer", severity, "letter", start, end, f"It points to option {letter}."))
     return findings
 

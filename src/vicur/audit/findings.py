@@ -13,8 +13,8 @@ image does not support. `degenerate`: text that is not a cue. `duplicate`: the s
 image. `length`: too long."""
 CATEGORIES: tuple[Category, ...] = ("answer", "reasoning", "grounding", "degenerate", "duplicate", "length")
 
-Severity = Literal["possible", "certain"]
-"""`certain`: the cue should be dropped. `possible`: to be checked, or decided by more knowledge (givens, a
+Severity = Literal["possible", "definite"]
+"""`definite`: the cue should be dropped. `possible`: to be checked, or decided by more knowledge (givens, a
 verifier)."""
 
 
@@ -45,7 +45,7 @@ class Flag:
     Attributes:
         id: the sample's id.
         category: the kind of fault.
-        severity: how certain the fault is.
+        severity: how definite the fault is.
         start, end: position of the offending words in the cue, in characters.
         excerpt: the offending words.
         reason: the reason in words.
@@ -67,7 +67,7 @@ class Audit:
     """The flags of all cues.
 
     Attributes:
-        column: the audited text: "cue", or for comparison "rationale" or "answer".
+        kind: the audited kind of text: "cue", or for comparison "rationale" or "answer".
         samples: number of samples.
         cues: number of samples with that text.
         flags: the flags in the order of the samples.
@@ -75,7 +75,7 @@ class Audit:
             undecided; empty without either.
     """
 
-    column: str
+    kind: str
     samples: int
     cues: int
     flags: tuple[Flag, ...] = ()
@@ -99,19 +99,19 @@ class Audit:
         """Counts and rates for JSON, without the flags."""
         rules = Counter(f"{category}/{rule}" for _, category, rule in self._broken())
         return {
-            "column": self.column,
+            "kind": self.kind,
             "samples": self.samples,
             "cues": self.cues,
             "flagged": self.count(),
-            "flagged_certain": self.count(severity="certain"),
+            "flagged_definite": self.count(severity="definite"),
             "rate": self.rate(),
-            "rate_certain": self.rate(severity="certain"),
+            "rate_certain": self.rate(severity="definite"),
             "categories": {
                 category: {
                     "cues": self.count(category),
                     "rate": self.rate(category),
-                    "certain": self.count(category, "certain"),
-                    "rate_certain": self.rate(category, "certain"),
+                    "definite": self.count(category, "definite"),
+                    "rate_certain": self.rate(category, "definite"),
                 }
                 for category in CATEGORIES
             },
@@ -125,11 +125,11 @@ class Audit:
 
     def table(self) -> str:
         """The rates by category, as markdown."""
-        lines = ["| category | flagged | rate | certain | rate |", "|---|---:|---:|---:|---:|"]
+        lines = ["| category | flagged | rate | definite | rate |", "|---|---:|---:|---:|---:|"]
         named: list[tuple[str, Category | None]] = [(name, name) for name in CATEGORIES]
         for name, category in [*named, ("any", None)]:
             numbers = [self.count(category), self.rate(category)]
-            numbers += [self.count(category, "certain"), self.rate(category, "certain")]
+            numbers += [self.count(category, "definite"), self.rate(category, "definite")]
             lines.append("| {} | {} | {:.2%} | {} | {:.2%} |".format(name, *numbers))
         return "\n".join(lines)
 
@@ -145,4 +145,4 @@ def drop(audit: Audit, *, possible: bool = False) -> frozenset[str]:
         audit: the audit of the cues.
         possible: also drop cues that only have possible faults.
     """
-    return frozenset(flag.id for flag in audit.flags if possible or flag.severity == "certain")
+    return frozenset(flag.id for flag in audit.flags if possible or flag.severity == "definite")

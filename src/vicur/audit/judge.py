@@ -89,7 +89,7 @@ def judged_findings(text: str, verdict: Verdict) -> list[Finding]:
         start = text.casefold().find(words.casefold()) if words else -1
         inside = start >= 0 and len(text.casefold()) == len(text)
         span = (start, start + len(words)) if inside else (0, len(text))
-        findings.append(Finding(category, "certain", "judged", *span, _REASONS[category]))
+        findings.append(Finding(category, "definite", "judged", *span, _REASONS[category]))
     return findings
 
 

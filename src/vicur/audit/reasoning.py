@@ -67,12 +67,12 @@ def reasoning_findings(text: str, question: str) -> list[Finding]:
     """
     asked = _squeezed(question)
     theorems = [
-        Finding("reasoning", "certain", "theorem", *match.span(), "It names a theorem or a rule.")
+        Finding("reasoning", "definite", "theorem", *match.span(), "It names a theorem or a rule.")
         for match in _THEOREM.finditer(text)
         if _squeezed(match.group()) not in asked
     ]
     derivations = [
-        Finding("reasoning", "certain", "derivation", *span, "It takes a step of the solution.")
+        Finding("reasoning", "definite", "derivation", *span, "It takes a step of the solution.")
         for match in _DERIVATION.finditer(text)
         for span in [match.span("command") if match["command"] else match.span()]
         if _squeezed(text[slice(*span)]) not in asked
@@ -89,7 +89,7 @@ def _formulas(text: str, asked: str) -> list[Finding]:
         compares = match["sign"] in "<>" and all(re.search("[0-9]", side) for side in sides)
         if not (compares or _HAS_OPERATOR.search(match.group())) or _squeezed(match.group()) in asked:
             continue
-        severity: Severity = "possible" if _QUOTED.search(text, max(0, start - 60), start) else "certain"
+        severity: Severity = "possible" if _QUOTED.search(text, max(0, start - 60), start) else "definite"
         findings.append(Finding("reasoning", severity, "equation", start, end, "It states an equation."))
     for pattern in (_ARITHMETIC, _SPOKEN, _POWERS):
         for match in pattern.finditer(text):
@@ -97,7 +97,7 @@ def _formulas(text: str, asked: str) -> list[Finding]:
             inside = any(finding.start <= start < finding.end for finding in findings)
             if inside or _squeezed(match.group()) in asked:
                 continue
-            severity = "possible" if _QUOTED.search(text, max(0, start - 60), start) else "certain"
+            severity = "possible" if _QUOTED.search(text, max(0, start - 60), start) else "definite"
             findings.append(Finding("reasoning", severity, "arithmetic", start, end, "It does arithmetic."))
     return findings
 

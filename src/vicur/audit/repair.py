@@ -66,7 +66,7 @@ def build_repaired(
     summary = build(config, {})
     remarks: dict[str, str] = {}
     for number in range(1, rounds + 1):
-        faulty = {} if summary.out is None else corrections(summary.out, config)
+        faulty = {} if summary.output is None else corrections(summary.output, config)
         if not faulty:
             break
         if report is not None:
@@ -81,13 +81,15 @@ def build_repaired(
 
 def corrections(built: Path, config: BuildConfig) -> dict[str, str]:
     """Remarks to the model about each cue that is certainly faulty."""
-    columns = config.data.columns | {"cue": config.column or "cue"}
+    columns = config.data.columns | {"cue": config.new_column or "cue"}
     source = FileSource(built, image_dir=config.data.image_dir, columns=columns, bad_rows="skip")
-    certain: dict[str, list[Flag]] = {}
+    definite: dict[str, list[Flag]] = {}
     for flag in audit_cues(source).flags:
-        if flag.severity == "certain":
-            certain.setdefault(flag.id, []).append(flag)
-    return {row.id: correction(certain[row.id], row) for row in cue_rows(source, "cue") if row.id in certain}
+        if flag.severity == "definite":
+            definite.setdefault(flag.id, []).append(flag)
+    return {
+        row.id: correction(definite[row.id], row) for row in cue_rows(source, "cue") if row.id in definite
+    }
 
 
 def correction(flags: Iterable[Flag], row: CueRow) -> str:

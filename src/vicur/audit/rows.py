@@ -12,8 +12,6 @@ from vicur.data.sample import Sample, TextKind
 from vicur.data.sources import FileSource
 from vicur.data.views import privileged_texts
 
-Column = TextKind
-
 
 @dataclass(frozen=True)
 class CueRow:
@@ -42,22 +40,22 @@ class CueRow:
         return None if self.sample is None else media_digest(self.sample())
 
 
-def cue_rows(source: FileSource | Iterable[Sample] | Iterable[CueRow], column: Column) -> Iterator[CueRow]:
+def cue_rows(source: FileSource | Iterable[Sample] | Iterable[CueRow], kind: TextKind) -> Iterator[CueRow]:
     """The rows of a source, or of samples in memory.
 
     Args:
         source: the samples; rows are returned unchanged.
-        column: the text to audit.
+        kind: kind of text to audit.
     """
     if isinstance(source, FileSource):
-        yield from _source_rows(source, column)
+        yield from _source_rows(source, kind)
         return
     for item in source:
-        yield item if isinstance(item, CueRow) else _sample_row(item, column)
+        yield item if isinstance(item, CueRow) else _sample_row(item, kind)
 
 
-def _source_rows(source: FileSource, column: Column) -> Iterator[CueRow]:
-    texts, answers = source.column(column), source.column("answer")
+def _source_rows(source: FileSource, kind: TextKind) -> Iterator[CueRow]:
+    texts, answers = source.column(kind), source.column("answer")
     has_choices = source.schema.get("choices") is not None
     identity = zip(source.column("id"), source.column("question"), strict=True)
     for index, (sample_id, question) in enumerate(identity):
@@ -74,10 +72,10 @@ def _source_rows(source: FileSource, column: Column) -> Iterator[CueRow]:
         )
 
 
-def _sample_row(sample: Sample, column: Column) -> CueRow:
+def _sample_row(sample: Sample, kind: TextKind) -> CueRow:
     return CueRow(
         id=sample.id,
-        text=privileged_texts(sample).get(column),
+        text=privileged_texts(sample).get(kind),
         question="".join(part.get("text", "") for part in sample.messages[-1]["content"]),
         answer=sample.answer,
         choices=_choices(sample),

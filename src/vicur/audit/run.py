@@ -12,7 +12,7 @@ from vicur.audit.givens import Givens, default_givens
 from vicur.audit.grounding import Verifier, split_claims
 from vicur.audit.judge import Judge, judged_findings
 from vicur.audit.reasoning import reasoning_findings
-from vicur.audit.rows import Column, CueRow, cue_rows
+from vicur.audit.rows import CueRow, cue_rows
 from vicur.audit.shape import duplicates, shape_findings
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
@@ -28,7 +28,7 @@ Rows = FileSource | Iterable[CueRow] | Iterable[Sample]
 
 def audit_cues(
     source: Rows,
-    column: Column = "cue",
+    kind: TextKind = "cue",
     *,
     givens: Givens = default_givens,
     verifier: Verifier | None = None,
@@ -38,7 +38,7 @@ def audit_cues(
 
     Args:
         source: a file's samples, samples in memory, or rows.
-        column: the text to audit. Rationales and answers leak by nature: their rates are for comparison.
+        kind: kind of text to audit. Rationales and answers leak by nature: their rates are for comparison.
         givens: decides which values are drawn.
         verifier: checks each claim of a cue against the image; None for no check.
         judge: judges each cue with its image, in addition to the rules; None for the rules alone.
@@ -48,7 +48,7 @@ def audit_cues(
             raises it.
         BadRowError: a verifier is given and an image cannot be decoded.
     """
-    everything = list(cue_rows(source, column))
+    everything = list(cue_rows(source, kind))
     repeated = [sample_id for sample_id, times in Counter(row.id for row in everything).items() if times > 1]
     if repeated:
         raise ValueError(
@@ -56,7 +56,7 @@ def audit_cues(
         )
     rows = [row for row in everything if row.text is not None]
     findings = [
-        [*_shape(row, column), *reasoning_findings(_readable(row), row.question), *_answer(row, givens)]
+        [*_shape(row, kind), *reasoning_findings(_readable(row), row.question), *_answer(row, givens)]
         for row in rows
     ]
     claims: Counter[str] = Counter()
@@ -65,14 +65,14 @@ def audit_cues(
         confirmed |= _verify(rows, findings, claims, verifier)
     if judge is not None:
         confirmed |= _judge(rows, findings, claims, judge)
-    if column == "cue":
+    if kind == "cue":
         _mark_duplicates(rows, findings, confirmed)
     flags = tuple(
         _flag(row, finding)
         for row, of_row in zip(rows, findings, strict=True)
         for finding in sorted(of_row, key=lambda finding: (finding.start, finding.end, finding.category))
     )
-    return Audit(column, len(everything), len(rows), flags, dict(claims))
+    return Audit(kind, len(everything), len(rows), flags, dict(claims))
 
 
 def _flag(row: CueRow, finding: Finding) -> Flag:
@@ -88,12 +88,12 @@ def _flag(row: CueRow, finding: Finding) -> Flag:
     )
 
 
-def _shape(row: CueRow, column: Column) -> list[Finding]:
+def _shape(row: CueRow, kind: TextKind) -> list[Finding]:
     text = row.text or ""
-    findings = shape_findings(text, least=MIN_WORDS if column == "cue" else 1)
+    findings = shape_findings(text, least=MIN_WORDS if kind == "cue" else 1)
     if len(text) > READ and not any(finding.category == "length" for finding in findings):
         reason = f"It has more than {READ} characters, too many to search for leaks."
-        findings.append(Finding("length", "certain", "long", 0, len(text), reason))
+        findings.append(Finding("length", "definite", "long", 0, len(text), reason))
     return findings
 
 
@@ -127,7 +127,7 @@ def _verify(
             if verdict is False:
                 reason = "Rejected by the verifier."
                 findings[index].append(
-                    Finding("grounding", "certain", "rejected", claim.start, claim.end, reason)
+                    Finding("grounding", "definite", "rejected", claim.start, claim.end, reason)
                 )
         if True in verdicts and False not in verdicts:
             confirmed.add(index)

@@ -44,23 +44,23 @@ def shape_findings(text: str, *, least: int) -> list[Finding]:
     whole = (0, len(text))
     findings = []
     if not words:
-        return [Finding("degenerate", "certain", "empty", *whole, "It has no words.")]
+        return [Finding("degenerate", "definite", "empty", *whole, "It has no words.")]
     if refusal := _REFUSAL.search(text):
         reason = "It says that there is nothing to see, or refuses."
-        findings.append(Finding("degenerate", "certain", "refusal", *refusal.span(), reason))
+        findings.append(Finding("degenerate", "definite", "refusal", *refusal.span(), reason))
     if len(words) < least:
         reason = f"It has {len(words)} words, fewer than {least}."
-        findings.append(Finding("degenerate", "certain", "short", *whole, reason))
+        findings.append(Finding("degenerate", "definite", "short", *whole, reason))
     runs = [tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]
     if len(runs) > RUN:
         repeats = 1 - len(set(runs)) / len(runs)
         if repeats > MAX_REPEATS:
             reason = f"{repeats:.0%} of its runs of {RUN} words are repeats."
-            findings.append(Finding("degenerate", "certain", "repeats", *whole, reason))
+            findings.append(Finding("degenerate", "definite", "repeats", *whole, reason))
     size = len(text.split())
     if size > MAX_WORDS:
         reason = f"It has {size} words, more than {MAX_WORDS}."
-        findings.append(Finding("length", "certain", "long", *whole, reason))
+        findings.append(Finding("length", "definite", "long", *whole, reason))
     return findings
 
 

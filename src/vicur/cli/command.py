@@ -96,7 +96,7 @@ class Command:
             sys.stdout.flush()
             from vicur.cli.help import settings_help
 
-            sys.stdout.write(settings_help(resolve_name(self.settings)))
+            sys.stdout.write(settings_help(resolve_name(self.settings), self.needed))
             return
         self._run(self._arguments(parsed, rest, settings, parser), console)
 

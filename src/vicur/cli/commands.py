@@ -61,8 +61,8 @@ COMMANDS = (
         settings="vicur.evaluation.settings:EvaluationSettings",
         description=(
             "Sample a model's responses to problems, grade them and print the accuracy. Responses are stored "
-            "as they come: rerun the same command to resume an interrupted evaluation, or with other "
-            "rewards.* settings to grade the stored responses again."
+            "as they come: rerun the same command to resume an interrupted evaluation, or rerun it with "
+            "different rewards.* settings to regrade the stored responses."
         ),
         options=(
             Option("--model", "model", "checkpoint folder, hub id or vicur:NAME"),
@@ -70,7 +70,9 @@ COMMANDS = (
             Option("--data", "data.train", "problems with answers: file, folder or hub id, with @split"),
             *DATA_OPTIONS,
             *PIXEL_OPTIONS,
-            Option("--output", "output", "parquet file for responses and verdicts; a later run resumes it"),
+            Option(
+                "--output", "output", "parquet file for responses and verdicts; rerun the command to resume"
+            ),
             Option(
                 "--overwrite",
                 "overwrite",
@@ -92,7 +94,7 @@ COMMANDS = (
             ),
             Option("--seed", "seed", "sampling seed (default 0)"),
             Option("--batch", "prompts_per_batch", "number of problems answered together (default 32)"),
-            Option("--limit", "limit", "use only the first N problems", metavar="N"),
+            Option("--problems", "problems", "use only the first N problems", metavar="N"),
         ),
         needed=("model", "data.train"),
         columns=True,
@@ -105,7 +107,7 @@ COMMANDS = (
         settings="vicur.models.augment:InitSettings",
         options=(
             Option("--base", "base", "checkpoint folder, hub id, or (dry run) a config.json"),
-            Option("--out", "out", "folder for the new checkpoint"),
+            Option("--output", "output", "folder for the new checkpoint"),
             Option(
                 "--interval",
                 "recovery.interval",
@@ -137,16 +139,16 @@ COMMANDS = (
         options=(
             Option("--data", "data.train", "problems: file, folder or hub id, with @split"),
             *DATA_OPTIONS,
-            Option("--out", "out", "output file: the rows of the data with a cue column"),
+            Option("--output", "output", "output file: the rows of the data with a cue column"),
             Option(
                 "--model", "model", "name of the model at the endpoint, or a checkpoint for backend=local"
             ),
             Option("--base-url", "endpoint.base_url", "URL of the endpoint, e.g. http://127.0.0.1:8000/v1"),
-            Option("--limit", "limit", "use only the first N problems", metavar="N"),
+            Option("--problems", "problems", "use only the first N problems", metavar="N"),
             Option(
-                "--repair",
+                "--repairs",
                 "repairs",
-                "audit the cues and regenerate those with certain faults, up to N times",
+                "audit the cues and regenerate those with definite faults, up to N times",
                 metavar="N",
             ),
         ),
@@ -163,7 +165,7 @@ COMMANDS = (
         options=(
             Option("--data", "data.train", "data with cues: file, folder or hub id, with @split"),
             *DATA_OPTIONS,
-            Option("--column", "column", "kind of text to audit (default cue)", metavar="KIND"),
+            Option("--kind", "kind", "kind of text to audit (default cue)", metavar="KIND"),
             Option(
                 "--cuebench",
                 "cuebench",
@@ -177,7 +179,7 @@ COMMANDS = (
             ),
             Option("--verdicts", "verdicts", "file for the verifier's replies, which a rerun reuses"),
             Option("--flags", "flags", "parquet file for all flags, each with its span and reason"),
-            Option("--drop", "drop", "file for a copy of the data without cues that have certain faults"),
+            Option("--drop", "drop", "file for a copy of the data without cues that have definite faults"),
             Option("--possible", "possible", "also drop cues with possible faults", switch=True),
         ),
         switches=(JSON,),
@@ -198,12 +200,16 @@ COMMANDS = (
                 "student",
                 "model that writes the responses: checkpoint folder, hub id or vicur:NAME",
             ),
-            Option("--teacher", "teacher", "model that scores them given each text (default: the student)"),
+            Option(
+                "--teacher",
+                "teacher",
+                "model that scores the responses given each text (default: the student)",
+            ),
             Option("--run", "run", "use the responses of this training run (a folder)"),
             Option("--kinds", "kinds", "kinds of text to measure (default: all in the data)", many=True),
             Option("--problems", "problems", "use only the first N problems", metavar="N"),
             Option("--group-size", "group_size", "number of responses per problem (default 4)"),
-            Option("--batch", "samples_per_batch", "number of problems scored together (default 16)"),
+            Option("--batch", "prompts_per_batch", "number of problems scored together (default 16)"),
             Option("--seed", "seed", "seed for sampling and for choosing other problems' texts (default 0)"),
             Option("--output", "output", "folder for worth.json and tokens.parquet"),
         ),
@@ -272,10 +278,10 @@ COMMANDS = (
                 choices=("pretrain", "train", "validation", "test", "test_ood"),
             ),
             Option("--n", "n", "number of problems"),
-            Option("--out", "out", "parquet file to write"),
+            Option("--output", "output", "parquet file to write"),
             Option("--seed", "seed", "seed for drawing the scenes (default 0)"),
         ),
-        needed=("n", "out"),
+        needed=("n", "output"),
     ),
     Command(
         "cuebench pretrain",
@@ -284,9 +290,9 @@ COMMANDS = (
         settings="vicur.cuebench.pretrain:PretrainSettings",
         options=(
             Option("--size", "size", "size of the model", choices=("student", "teacher")),
-            Option("--out", "out", "folder for the checkpoint"),
+            Option("--output", "output", "folder for the checkpoint"),
             Option("--seed", "seed", "seed for weights and data (default: the shipped model's)"),
         ),
-        needed=("size", "out"),
+        needed=("size", "output"),
     ),
 )

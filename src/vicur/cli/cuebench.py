@@ -20,8 +20,8 @@ def make(settings: MakeSettings, arguments: Arguments, console: Console) -> None
     Raises:
         ValueError: the file cannot be written.
     """
-    out = Path(settings.out)
-    check_file(out, "--out")
+    out = Path(settings.output)
+    check_file(out, "--output")
     with console.status(f"drawing {settings.n} problems"):
         write_parquet(settings.family, settings.split, settings.n, out, seed=settings.seed)
     problems = counted(settings.n, "problem")
@@ -34,5 +34,5 @@ def pretrain(settings: PretrainSettings, arguments: Arguments, console: Console)
     Raises:
         ValueError: the folder is not free.
     """
-    check_folder(Path(settings.out), "--out")
-    pretrain_checkpoint(settings.size, Path(settings.out), settings.seed, console.print)
+    check_folder(Path(settings.output), "--output")
+    pretrain_checkpoint(settings.size, Path(settings.output), settings.seed, console.print)

@@ -55,7 +55,7 @@ def build(config: BuildConfig, arguments: Arguments, console: Console) -> None:
         config,
         config.repairs,
         _built,
-        lambda count: console.print(f"Regenerating {counted(count, 'cue')} with certain faults."),
+        lambda count: console.print(f"Regenerating {counted(count, 'cue')} with definite faults."),
     )
     for sentence in summary.sentences():
         print_text(sentence, console)
@@ -94,7 +94,7 @@ def audit(settings: AuditSettings, arguments: Arguments, console: Console) -> No
     if table is not None:
         _check_drop(table, source, settings)
     result = passing_bar("reading cues").during(
-        lambda: audit_cues(source, settings.column, verifier=verifier, judge=judge)
+        lambda: audit_cues(source, settings.kind, verifier=verifier, judge=judge)
     )
     if "--json" in arguments.switches:
         print_json(result.as_dict())
@@ -124,7 +124,7 @@ def _write_flags(result: Audit, path: Path) -> None:
 
 
 def _print_audit(result: Audit, console: Console) -> None:
-    console.print(f"{result.cues} of {result.samples} problems have a {result.column}.", highlight=False)
+    console.print(f"{result.cues} of {result.samples} problems have a {result.kind}.", highlight=False)
     print_text(result.table(), console)
     for flag in result.flags[:MOST_SHOWN]:
         print_text(f"{flag.id}, {flag.category} ({flag.severity}): {flag.reason}: {flag.excerpt}", console)
@@ -137,9 +137,9 @@ def _print_audit(result: Audit, console: Console) -> None:
 
 def _check_drop(table: Table, source: FileSource, settings: AuditSettings) -> None:
     """Make sure that the data can be written without some texts, before the audit."""
-    column = source.schema[settings.column]
+    column = source.schema[settings.kind]
     if column is None:
-        raise ValueError(f"{source.name} has no column that is read as {settings.column}.")
+        raise ValueError(f"{source.name} has no column that is read as {settings.kind}.")
     if "." in column:
         raise ValueError(f"--drop cannot leave out {column}, which is inside another column.")
     assert settings.drop is not None
@@ -149,7 +149,7 @@ def _check_drop(table: Table, source: FileSource, settings: AuditSettings) -> No
 def _write_dropped(table: Table, source: FileSource, result: Audit, settings: AuditSettings) -> None:
     """Write the same rows, without the text where it is faulty."""
     gone = drop(result, possible=settings.possible)
-    column = source.schema[settings.column]
+    column = source.schema[settings.kind]
     assert column is not None and settings.drop is not None, "_check_drop came first"
     ids = {source.row_number(index): key for index, key in enumerate(source.column("id"))}
     kept = [None if ids.get(number) in gone else row.get(column) for number, row in enumerate(table.rows())]
@@ -195,7 +195,7 @@ def worth(settings: WorthSettings, arguments: Arguments, console: Console) -> No
     config = PrivilegeConfig(
         kinds=None if settings.kinds is None else tuple(settings.kinds),
         seed=settings.seed,
-        samples_per_batch=settings.samples_per_batch,
+        prompts_per_batch=settings.prompts_per_batch,
     )
     tokens = measure_privileges(teacher.scorer, samples, responses, config, progress=Progress("scoring"))
     result = privilege_worth(tokens, seed=settings.seed)

@@ -85,8 +85,8 @@ def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource,
     meter = _meter(settings)
     source = settings.data.open(progress=passing_bar("checking the data").over, observe=meter)
     _check_media(source, settings.data.text_only)
-    if settings.limit is not None:
-        source = source.select(range(min(settings.limit, len(source))))
+    if settings.problems is not None:
+        source = source.select(range(min(settings.problems, len(source))))
     overlong: list[Overlong] = []
     if meter is not None:
         source, overlong = fit_prompts(source, meter, settings.data.overlong)

@@ -23,23 +23,23 @@ def init(settings: InitSettings, arguments: Arguments, console: Console) -> None
         ValueError: the base cannot be used, or the folder is not free.
     """
     dry_run, as_json = "--dry-run" in arguments.switches, "--json" in arguments.switches
-    if settings.out is None and not dry_run:
-        raise ValueError("--out is required unless --dry-run is given.")
-    if settings.out is not None:
-        check_free(Path(settings.out))
-        check_folder(Path(settings.out), "--out")
+    if settings.output is None and not dry_run:
+        raise ValueError("--output is required unless --dry-run is given.")
+    if settings.output is not None:
+        check_free(Path(settings.output))
+        check_folder(Path(settings.output), "--output")
     recovery = replace(settings.recovery, enabled=True)
     addition = describe(settings.base, recovery)
     if as_json:
         print_json(addition.as_dict())
     else:
         print_addition(addition, console)
-    if dry_run or settings.out is None:
+    if dry_run or settings.output is None:
         return
     dtype = settings.dtype or saved_dtype(read_config(settings.base))
     torch.manual_seed(settings.seed)
     student = StudentConfig(settings.base, recovery, dtype)
-    out = Path(settings.out)
+    out = Path(settings.output)
     loaded = passing_bar("loading the base").during(lambda: load_student(student))
     passing_bar("writing").during(lambda: save_augmented(loaded, settings.base, recovery, out))
     if not as_json:

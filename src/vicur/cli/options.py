@@ -99,13 +99,13 @@ PIXEL_OPTIONS = (
 
 
 def add_column_option(parser: argparse.ArgumentParser) -> None:
-    """`--column OURS=THEIRS`, any number of times."""
+    """`--column FIELD=COLUMN`, any number of times."""
     parser.add_argument(
         COLUMN,
         action="append",
         dest="column_pairs",
         default=[],
-        metavar="OURS=THEIRS",
+        metavar="FIELD=COLUMN",
         help="column that a field is read from, e.g. answer=label; may be repeated",
     )
 

@@ -69,7 +69,7 @@ def _lines(component: type, prefix: str) -> list[str]:
 
 
 def _entry(setting: Setting) -> str:
-    head = f"- **`{setting.name}`** ({setting.kind}; default {setting.default})"
+    head = f"- **`{setting.name}`** ({setting.kind}; {setting.default_in_words})"
     return f"{head}\\\n{textwrap.indent(_filled(setting.text, WIDTH - 2), '  ')}"
 
 

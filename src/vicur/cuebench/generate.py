@@ -42,7 +42,7 @@ class MakeSettings:
 
     n: Count
     """Number of problems."""
-    out: PathText
+    output: PathText
     """Parquet file to write."""
     family: Family = "segments"
     """Kind of scene: coloured segments with digits, or crossing chords of a circle."""

@@ -49,7 +49,7 @@ class PretrainSettings:
 
     size: Literal["student", "teacher"]
     """Size of the model: that of the tiny student or of the tiny teacher."""
-    out: PathText
+    output: PathText
     """Folder for the checkpoint."""
     seed: int | None = None
     """Seed for weights and data; null for the seed of the shipped model."""
@@ -130,7 +130,7 @@ def _card(size: str, config: PretrainConfig, parameters: int, accuracies: dict[s
         "",
         f"A Qwen3-VL of {parameters:,} parameters for CueBench's segments. Only good for that.",
         "",
-        f"Made by `vicur cuebench pretrain --size {size} --out FOLDER`, seed {config.seed}, with",
+        f"Made by `vicur cuebench pretrain --size {size} --output FOLDER`, seed {config.seed}, with",
         f"torch {torch.__version__} on a CPU; weights stored in float16.",
         "",
         "Greedy accuracy in percent on 600 problems of each split:",

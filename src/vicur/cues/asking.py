@@ -47,16 +47,16 @@ probably wrong."""
 
 def new_columns(config: BuildConfig, prompt: CuePrompt) -> dict[str, pa.DataType]:
     """Names and types of the new columns."""
-    name = config.column or prompt.field
+    name = config.new_column or prompt.field
     types = {name: pa.string()}
-    if config.samples > 1:
+    if config.cues_per_problem > 1:
         types[f"{name}s"] = pa.list_(pa.string())
     return types | {f"{name}_model": pa.string(), f"{name}_prompt": pa.string()}
 
 
 def num_problems(config: BuildConfig, source: FileSource) -> int:
     """Number of problems to process."""
-    return len(source) if config.limit is None else min(config.limit, len(source))
+    return len(source) if config.problems is None else min(config.problems, len(source))
 
 
 def requests_of(
@@ -68,7 +68,7 @@ def requests_of(
         index,
         prompt,
         config.asking,
-        numbers=range(config.samples),
+        numbers=range(config.cues_per_problem),
         include_answer=config.include_answer,
         remark=remarks.get(sample.id),
     )
@@ -351,7 +351,7 @@ class Asker:
         out = None
         notes = list(self.store.notes)
         if self.stopped is None or config.write_partial:
-            out = Path(config.out)
+            out = Path(config.output)
             rows, added = self._columns(table)
             move = None if config.data.image_dir is not None else mover(table, self.source, out)
             write_output(table, out, rows, added, new_columns(config, self.prompt), move)
@@ -370,7 +370,7 @@ class Asker:
             total_cost=self.store.cost,
             seconds=self.seconds,
             stopped=self.stopped,
-            out=out,
+            output=out,
             failed_file=failed_file,
             store=self.store.path,
             notes=tuple(notes),
@@ -387,7 +387,7 @@ class Asker:
             cues = [self.store.cue(key) for key in keys if key in self.store]
             made = bool(cues)
             values[names[0]].append(cues[0] if made else None)
-            if self.config.samples > 1:
+            if self.config.cues_per_problem > 1:
                 values[names[1]].append(cues if made else None)
             values[names[-2]].append(self.client.name if made else None)
             values[names[-1]].append(self.prompt.label if made else None)

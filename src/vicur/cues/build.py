@@ -86,7 +86,7 @@ def plan_cues(
     kept, prompt_tokens, first = _missing(config, source, prompt, identity, remarks or {})
     if client is not None:
         asyncio.run(client.close())
-    cues = count * config.samples
+    cues = count * config.cues_per_problem
     completion_tokens = (cues - kept) * config.asking.max_tokens
     return BuildPlan(
         problems=count,
@@ -121,7 +121,7 @@ def _missing(
                         outline, prompt, include_answer=config.include_answer, remark=remark
                     )
                     first = first or question
-                    prompt_tokens += config.samples * estimated_tokens(question, config.asking)
+                    prompt_tokens += config.cues_per_problem * estimated_tokens(question, config.asking)
                     continue
                 sample = source[index]
                 requests = requests_of(config, prompt, sample, index, remarks)
@@ -180,7 +180,7 @@ def request_text(question: Shown) -> str:
 
 def _open(config: BuildConfig, prompt: CuePrompt, progress: Progress | None) -> tuple[Table, FileSource]:
     """Open the data, after checking that the output can be written."""
-    table, out = open_table(config.data.train), Path(config.out)
+    table, out = open_table(config.data.train), Path(config.output)
     replace_own = config.replace or config.backend == "exact"  # whose texts are that column
     check_output(table, _data_path(config), out, list(new_columns(config, prompt)), replace=replace_own)
     if out.exists() and not (config.overwrite or config.store_path.exists()):

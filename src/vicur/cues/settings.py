@@ -28,7 +28,7 @@ class BuildConfig:
     data: DataConfig = field(default_factory=DataConfig)
     """The problems; `data.train` is the file, folder or hub id. Rows that are skipped as unreadable are in
     the output, without a cue."""
-    out: PathText = "train_cues.parquet"
+    output: PathText = "train_cues.parquet"
     """Output file: the rows of the data with the new column, in the data's format (.parquet for folders and
     hub ids)."""
     backend: Backend = "endpoint"
@@ -43,12 +43,12 @@ class BuildConfig:
     """Prompt template: general, geometry, charts, video, rationale, or the path of your own YAML file."""
     asking: Asking = field(default_factory=Asking)
     """Sampling, and how media are sent."""
-    samples: Count = 1
+    cues_per_problem: Count = 1
     """Number of cues per problem; with more than one, the list of all cues is written to a second column."""
     include_answer: bool = False
-    """Whether to send the gold answer too, for the baseline of explained answers; never for cues. The prompt
-    template must have a text for it, as rationale has."""
-    column: str | None = None
+    """Whether to send the gold answer too, for rationales that explain it; never for cues. The prompt
+    template must have an answer section, as rationale has."""
+    new_column: str | None = None
     """Name of the new column; null for the prompt template's field, cue or rationale."""
     replace: bool = False
     """Whether to replace a column of that name in the data."""
@@ -57,7 +57,7 @@ class BuildConfig:
     store: PathText | None = None
     """File for the model's replies, or a folder that several builds may use one after another; null for a
     file beside the output."""
-    limit: Count | None = None
+    problems: Count | None = None
     """Use only the first N problems, and write only their rows; null for all."""
     retry_failed: bool = False
     """Whether to retry problems that failed in an earlier run."""
@@ -82,7 +82,7 @@ class BuildConfig:
     """Stop before the total cost of this run and earlier ones with the same store exceeds this; null for no
     limit."""
     repairs: Annotated[int, Field(ge=0)] = 0
-    """Audit the cues and regenerate those with certain faults, up to this many times."""
+    """Audit the cues and regenerate those with definite faults, up to this many times."""
     write_partial: bool = False
     """Whether to write the output even if the build stops early; the remaining problems then have no cue."""
 
@@ -95,7 +95,7 @@ class BuildConfig:
             raise ValueError(f"The backend {self.backend} needs a model: set model=NAME.")
         if self.model is not None and self.backend in ("exact", "null"):
             raise ValueError(f"The backend {self.backend} does not use a model; leave `model` out.")
-        if self.samples > 1 and self.asking.temperature == 0:
+        if self.cues_per_problem > 1 and self.asking.temperature == 0:
             raise ValueError(
                 "Several cues of a problem need a temperature above 0, or they would be the same."
             )
@@ -104,14 +104,14 @@ class BuildConfig:
     def store_path(self) -> Path:
         """The file that replies are stored in."""
         if self.store is None:
-            return Path(self.out + ".cues")
+            return Path(self.output + ".cues")
         path = Path(self.store)
         return path / "cues.store" if path.is_dir() or self.store.endswith("/") else path
 
     @property
     def failed_path(self) -> Path:
         """The file that lists problems without a cue."""
-        return Path(self.out + ".failed.jsonl")
+        return Path(self.output + ".failed.jsonl")
 
     def price(self, prompt_tokens: float, completion_tokens: float) -> float:
         """The cost of these tokens."""
@@ -124,7 +124,7 @@ class AuditSettings:
 
     data: DataConfig = field(default_factory=skipping_bad_rows)
     """The data with cues; `data.train` is the file, folder or hub id."""
-    column: TextKind = "cue"
+    kind: TextKind = "cue"
     """Kind of text to audit."""
     cuebench: bool = False
     """Whether to check every claim against the objects that CueBench drew; for CueBench data only."""
@@ -137,7 +137,7 @@ class AuditSettings:
     flags: PathText | None = None
     """Parquet file for all flags, each with its span and reason; null to write none."""
     drop: PathText | None = None
-    """File for a copy of the data without the texts that have certain faults; null to write none."""
+    """File for a copy of the data without the texts that have definite faults; null to write none."""
     possible: bool = False
     """Whether `drop` also removes texts with possible faults."""
 
@@ -165,7 +165,7 @@ class WorthSettings:
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """Grading of the responses. Responses of a run keep the grades that the run gave them unless a setting
     here is changed."""
-    samples_per_batch: Count = 16
+    prompts_per_batch: Count = 16
     """Number of problems scored together; memory grows with it."""
     seed: int = 0
     """Seed for sampling and for choosing other problems' texts."""

@@ -73,7 +73,7 @@ class BuildSummary:
         total_cost: cost of everything in the store.
         seconds: duration of this run.
         stopped: why the build stopped early; None if it did not.
-        out: the output; None if it was not written.
+        output: the output file; None if it was not written.
         failed_file: the list of failed problems; None if there are none.
         store: file that the replies are stored in.
         notes: further messages.
@@ -91,7 +91,7 @@ class BuildSummary:
     total_cost: float
     seconds: float
     stopped: str | None
-    out: Path | None
+    output: Path | None
     failed_file: Path | None
     store: Path
     notes: tuple[str, ...]
@@ -117,8 +117,8 @@ class BuildSummary:
             )
         if self.stopped is not None:
             lines.append(f"Stopped: {self.stopped}")
-        if self.out is not None:
-            lines.append(f"Wrote {self.out}.")
+        if self.output is not None:
+            lines.append(f"Wrote {self.output}.")
         else:
             lines.append(
                 f"The output was not written. The replies are kept in {self.store}; rerun the same command "

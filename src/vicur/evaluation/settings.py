@@ -43,7 +43,7 @@ class EvaluationSettings:
     """Number of problems answered together; memory grows with it."""
     seed: int = 0
     """Sampling seed; it has no effect on greedy decoding."""
-    limit: Count | None = None
+    problems: Count | None = None
     """Use only the first N problems; null for all."""
     output: PathText | None = None
     """Parquet file for responses and verdicts; null to store nothing."""

@@ -21,7 +21,7 @@ class InitSettings:
 
     base: PathText
     """Base checkpoint: a folder, a hub id, "vicur:NAME", or, for a dry run, a config.json."""
-    out: PathText | None = None
+    output: PathText | None = None
     """Folder for the new checkpoint; it must be empty or not exist."""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     """The cue recovery module."""

@@ -51,7 +51,7 @@ class RecoveryConfig:
     layers: list[int] | None = None
     """Indices of the decoder layers after which the module acts, instead of an interval."""
     output_init: OutputInit = "zero"
-    """Initialisation of the module's output matrix. "zero": a fresh student equals its base exactly.
+    """Initialisation of the module's output projection. "zero": a fresh student equals its base exactly.
     "normal": N(0, 0.02), the default of transformers."""
     learning_rate: NonNegative | None = None
     """Learning rate of the module's parameters; null for optimizer.learning_rate. With output_init=zero and

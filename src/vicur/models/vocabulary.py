@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-ScoringVocabulary = Literal["spoken", "shared"]
-""""spoken": the tokens that a response may consist of. "shared": every token of the tokenizer."""
+ScoringVocabulary = Literal["sampleable", "shared"]
+""""sampleable": the tokens that a response may consist of. "shared": every token of the tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Vocabulary:
         """The ids over which distributions are normalised and compared, ascending.
 
         Args:
-            which: "spoken" removes the forbidden ids, "shared" keeps them.
+            which: "sampleable" removes the forbidden ids, "shared" keeps them.
         """
-        return self.kept_ids if which == "spoken" else torch.arange(self.size)
+        return self.kept_ids if which == "sampleable" else torch.arange(self.size)
 
 
 def check_same_vocabulary(student: Any, teacher: Any) -> None:

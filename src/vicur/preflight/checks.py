@@ -245,7 +245,7 @@ class _Checks:
 
     def working_order(self, who: str, scorer: Scorer) -> Check:
         """Check that the distributions are finite and not uniform."""
-        name = f"{who} in working order"
+        name = f"{who}'s entropy is plausible"
         reading = scorer.reading(torch.cat(self.responses))
         term = Term("entropy", lambda block: entropy(block.log_p_CV))
         mean = float(observed_terms(self._scores(scorer, Plain()), reading, [term], {})[0].mean())
@@ -294,7 +294,7 @@ class _Checks:
         seeing, blind = (self._scores(self.teacher.scorer, view) for view in (Plain(), Blind()))
         kl = self._kl(seeing, blind)
         if kl > SEES:
-            return Check(name, True, f"KL with against without the image {kl:.3f} nats per token")
+            return Check(name, True, f"KL between with and without the image {kl:.3f} nats per token")
         return Check(
             name,
             False,
@@ -317,7 +317,9 @@ class _Checks:
             except AssertionError as error:  # from the builders of sequences and prompts
                 return Check("same response in every view", False, f"{who}, {view.name}: {error}.")
             if not torch.equal(sequences.response_ids.cpu(), expected):
-                return Check("same response in every view", False, f"{who}, {view.name}: other tokens.")
+                return Check(
+                    "same response in every view", False, f"{who}, {view.name}: the response tokens differ."
+                )
         finding = f"{len(expected)} tokens, {counted(len(looks), 'pair')} of model and view"
         return Check("same response in every view", True, finding)
 

@@ -359,7 +359,7 @@ def _remedies(estimate: MemoryEstimate, work: Workload) -> list[str]:
     """Settings that lower the peak. Those that do not change the result come first."""
     batches: dict[Phase, tuple[str, int]] = {
         "sampling": ("rollout.prompts_per_batch", work.decoding_batch),
-        "scoring": ("scoring.samples_per_batch", work.scoring_batch),
+        "scoring": ("scoring.prompts_per_batch", work.scoring_batch),
         "update": ("optimizer.prompts_per_micro_batch", work.micro_batch),
         "optimizer step": ("", 1),
     }

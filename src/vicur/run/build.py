@@ -196,7 +196,7 @@ class Run:
             teacher=sizes.get("teacher"),
             response_tokens=recipe.rollout.sampling.max_new_tokens,
             micro_batch=min(recipe.optimizer.prompts_per_micro_batch, recipe.training.update_size),
-            scoring_batch=min(recipe.scoring.samples_per_batch, prompts),
+            scoring_batch=min(recipe.scoring.prompts_per_batch, prompts),
             decoding_batch=min(recipe.rollout.prompts_per_batch, prompts),
             writer=recipe.rollout.source,
             checkpointing=recipe.scoring.gradient_checkpointing,

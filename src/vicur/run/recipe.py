@@ -66,8 +66,8 @@ class Recipe:
             and self.scoring.vocabulary == "shared"
         ):
             raise ValueError(
-                "training.old_log_probs=sampled needs scoring.vocabulary=spoken: the sampler's log-probs are "
-                "over the tokens that a response can consist of. Set training.old_log_probs=scored."
+                "training.old_log_probs=sampled needs scoring.vocabulary=sampleable: the sampler's log-probs "
+                "are over the tokens that a response can consist of. Set training.old_log_probs=scored."
             )
         if self.rollout.source not in needs.sources:
             raise ValueError(

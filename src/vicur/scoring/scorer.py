@@ -33,9 +33,9 @@ class ScoringConfig:
 
     vocabulary: ScoringVocabulary = "shared"
     """Tokens over which distributions are normalised and compared. "shared": all tokens of the tokenizer, as
-    in the authors' code. "spoken": only the tokens that can be sampled, i.e. without media and chat special
-    tokens other than end of turn. Those special tokens are never sampled in either case."""
-    samples_per_batch: Count = 64
+    in the authors' code. "sampleable": only the tokens that can be sampled, i.e. without media and chat
+    special tokens other than end of turn. Those special tokens are never sampled in either case."""
+    prompts_per_batch: Count = 64
     """Number of problems per forward pass without gradient. With gradient it is
     optimizer.prompts_per_micro_batch."""
     share_prompts: Literal["auto", "always", "never"] = "auto"
@@ -156,12 +156,12 @@ class Scorer:
         self,
         prompts: Sequence[EncodedPrompt],
         responses: Sequence[Sequence[Tensor]],
-        samples_per_batch: int,
+        prompts_per_batch: int,
     ) -> Iterator[tuple[Sequences, slice]]:
         """Sequences of a few samples at a time, with their slice of the flat token order."""
         first = 0
-        for start in range(0, len(prompts), samples_per_batch):
-            part = slice(start, start + samples_per_batch)
+        for start in range(0, len(prompts), prompts_per_batch):
+            part = slice(start, start + prompts_per_batch)
             sequences = self.sequences(prompts[part], responses[part])
             tokens = slice(first, first + len(sequences.response_ids))
             first = tokens.stop
@@ -176,7 +176,7 @@ class Scorer:
         with self.loaded.mode():  # adapters or recovery off, if this model is a self-teacher
             hidden = [
                 self.policy(sequences, lambda hidden, head: hidden)
-                for sequences, _ in self.batches(prompts, responses, self.config.samples_per_batch)
+                for sequences, _ in self.batches(prompts, responses, self.config.prompts_per_batch)
             ]
         return Scores(torch.cat(hidden), self._current_head())
 

@@ -44,8 +44,8 @@ class TeacherConfig:
     question. teacher_prompt: a whole prompt instead of the student's. `column:NAME`: the text in that column
     of the data as a hint."""
     missing_privilege: Literal["plain", "skip", "error"] = "plain"
-    """What to do with a problem that lacks that text: show the teacher the student's prompt (plain), skip the
-    problem, or stop."""
+    """What to do with a problem without a text for teacher.privilege: show the teacher the student's
+    prompt (plain), skip the problem, or stop."""
 
     def __post_init__(self) -> None:
         if self.model != SELF and (self.update != "frozen" or self.keep_modules):

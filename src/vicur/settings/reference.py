@@ -24,14 +24,19 @@ class Setting:
     Attributes:
         name: dotted name.
         kind: its type, in words.
-        default: default value as YAML.
+        default: default value as YAML; None if the setting is required.
         text: its docstring, in one line.
     """
 
     name: str
     kind: str
-    default: str
+    default: str | None
     text: str
+
+    @property
+    def default_in_words(self) -> str:
+        """E.g. "default `64`"; "required" without a default."""
+        return "required" if self.default is None else f"default {self.default}"
 
 
 def settings_of(component: type, prefix: str = "", defaults: Any = None) -> Iterator[Setting]:
@@ -53,7 +58,7 @@ def settings_of(component: type, prefix: str = "", defaults: Any = None) -> Iter
         if inner is not kind:
             if setting_field.name not in texts:
                 raise ValueError(f"{component.__name__}.{setting_field.name} has no docstring under it.")
-            default_text = "required" if default is MISSING else _as_yaml(default)
+            default_text = None if default is MISSING else _as_yaml(default)
             yield Setting(name, in_words(kind), default_text, texts[setting_field.name])
         if inner is not None:
             yield from settings_of(inner, f"{name}.", default)

@@ -15,7 +15,7 @@ def study_table(summary: dict[str, Any]) -> Table:
     table = Table(
         title="CueBench segments: accuracy in %",
         caption=(
-            f"± half of the 95 % interval ({source}); VA: visual advantage of the answers in nats per "
+            f"± half-width of the 95 % interval ({source}); VA: visual advantage of the answers in nats per "
             "token, scored by the larger teacher, and by the model itself (own); hint: rollouts with the "
             'word "hint" per seed; s: seconds'
         ),

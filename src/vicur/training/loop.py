@@ -46,8 +46,8 @@ class TrainingConfig:
     device: str = "auto"
     """Device of student and teacher: cpu, cuda or cuda:N; auto for a GPU if torch finds one, else the CPU."""
     name: str = "run"
-    """Name of the run; by default the recipe's name. Its folder is runs/NAME, or runs/NAME-2 and so on if
-    that exists."""
+    """Name of the run; `vicur train` sets it to the recipe's name unless it is given. Its folder is
+    runs/NAME, or runs/NAME-2 and so on if that exists."""
     output: PathText | None = None
     """Folder of the run; null for runs/NAME. A folder that already holds a run is refused unless
     overwrite=true."""

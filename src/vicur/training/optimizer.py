@@ -13,7 +13,7 @@ from vicur.settings.section import Count, Decay, NonNegative, Positive, Share, s
 
 @section
 class OptimizerConfig:
-    """AdamW and its learning rate schedule. The defaults are those of ViCuR's training table."""
+    """AdamW and its learning rate schedule. The defaults are those of the ViCuR recipes."""
 
     learning_rate: NonNegative = 1e-6
     """Peak learning rate."""

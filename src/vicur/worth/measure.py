@@ -63,12 +63,12 @@ class PrivilegeConfig:
     `answers`); with `shuffled`, also from as many other problems' texts."""
     seed: int = 0
     """Seed of the choice of other problems' texts, and of the bootstrap."""
-    samples_per_batch: int = 16
+    prompts_per_batch: int = 16
     """Number of problems whose hidden states are in memory together, under all conditions."""
 
     def __post_init__(self) -> None:
-        if self.samples_per_batch < 1:
-            raise ValueError(f"samples_per_batch must be at least 1, not {self.samples_per_batch}.")
+        if self.prompts_per_batch < 1:
+            raise ValueError(f"prompts_per_batch must be at least 1, not {self.prompts_per_batch}.")
         for kind in self.kinds or ():
             if kind not in TEXT_KINDS:
                 raise ValueError(f"A privilege is one of {', '.join(TEXT_KINDS)}, not {kind}.")
@@ -195,7 +195,7 @@ def measure_privileges(
     texts = _Texts.of(problems, kinds, config, several)
     kept = responses.part(places)
     parts: dict[int, dict[tuple[str, str], Tensor]] = {}
-    batches = list(_batches(texts.signatures, config.samples_per_batch))
+    batches = list(_batches(texts.signatures, config.prompts_per_batch))
     for batch in batches if progress is None else progress.over(batches, len(batches)):
         batch_samples = [samples[kept.index[i]] for i in batch]
         numbers = _measure_batch(teacher, batch_samples, kept.part(batch), texts.part(batch), kinds, config)

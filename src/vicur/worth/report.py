@@ -21,11 +21,11 @@ RANKED = {
 
 
 def condition_title(condition: ConditionWorth) -> str:
-    """Conditions in words, e.g. "another's cue"."""
+    """Conditions in words, e.g. "shuffled cue"."""
     return {
         "plain": "nothing",
         "own": f"{condition.kind}",
-        "another": f"another's {condition.kind}",
+        "another": f"shuffled {condition.kind}",
         "blind": "no image",
         "blind_hinted": f"no image, {condition.kind}",
     }[condition.shows]
@@ -37,13 +37,13 @@ def worth_table(worth: PrivilegeWorth, title: str = "Worth of privileges") -> Ta
     about = f"responses: change of the teacher's log-prob of the student's {worth.responses} responses"
     if graded:
         about = (
-            "right, wrong: change of the teacher's log-prob of the student's right or wrong responses "
-            f"({worth.correct} of {worth.graded} are right)"
+            "correct, incorrect: change of the teacher's log-prob of the student's correct or incorrect "
+            f"responses ({worth.correct} of {worth.graded} are correct)"
         )
     caption = (
-        f"nats per token, ± half of the 95 % bootstrap interval over {counted(worth.problems, 'problem')}; "
-        f"{about} against the teacher shown nothing, whose log-prob is in brackets; shift: KL from that "
-        "teacher"
+        "nats per token, ± half-width of the 95 % bootstrap interval over "
+        f"{counted(worth.problems, 'problem')}; {about} against the teacher shown nothing, whose log-prob is "
+        "in brackets; shuffled: the text of another problem; shift: KL from the teacher shown nothing"
     )
     bounds = [c.information for c in worth.conditions if c.information is not None]
     if bounds:
@@ -55,7 +55,7 @@ def worth_table(worth: PrivilegeWorth, title: str = "Worth of privileges") -> Ta
         caption += f"; skipped without a text: {counted(worth.left_out, 'problem')}"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("shown", no_wrap=True)
-    groups = ("right", "wrong") if graded else ("responses",)
+    groups = ("correct", "incorrect") if graded else ("responses",)
     for name in (*groups, "shift", "information"):
         table.add_column(name, justify="right", no_wrap=True)
     for condition in worth.conditions:
