@@ -35,7 +35,7 @@ def configure(data, tmp_path, endpoint, monkeypatch):
     def configured(**changes):
         settings = {
             "data": {"train": str(data)},
-            "out": str(tmp_path / "out.parquet"),
+            "output": str(tmp_path / "out.parquet"),
             "model": "m",
             "endpoint": EndpointConfig(base_url=endpoint.url),
             "backoff_seconds": 0.0,

@@ -61,7 +61,7 @@ class Recorder:
 
 
 def null(path, tmp_path, **changes):
-    settings = {"data": {"train": str(path)}, "out": str(tmp_path / "out.parquet"), "backend": "null"}
+    settings = {"data": {"train": str(path)}, "output": str(tmp_path / "out.parquet"), "backend": "null"}
     return BuildConfig(**settings | changes)
 
 
@@ -617,11 +617,11 @@ def test_a_client_that_gives_up_on_a_problem_is_asked_as_often_as_said(data, tmp
     [
         ({"backend": "endpoint"}, "needs a model"),
         ({"model": "m"}, "does not use a model"),
-        ({"samples": 0}, "samples must be at least 1"),
+        ({"cues_per_problem": 0}, "cues_per_problem must be at least 1"),
         ({"budget": 1.0}, "needs prices"),
         ({"requests_per_minute": 0}, "requests_per_minute must be above 0"),
         ({"prompt_price": -1.0}, "prompt_price must be 0 or more"),
-        ({"samples": 2, "asking": Asking(temperature=0)}, "need a temperature above 0"),
+        ({"cues_per_problem": 2, "asking": Asking(temperature=0)}, "need a temperature above 0"),
     ],
 )
 def test_settings_are_checked(settings, told, data, tmp_path):

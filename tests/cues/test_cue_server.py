@@ -41,10 +41,10 @@ def settings(tmp_path, served, monkeypatch):
     def made(url, **changes):
         chosen = {
             "data": {"train": str(data)},
-            "out": str(tmp_path / "out.parquet"),
+            "output": str(tmp_path / "out.parquet"),
             "model": served.model,
             "prompt": str(prompt),
-            "column": "seen",
+            "new_column": "seen",
             "backoff_seconds": 0.05,
             "concurrency": 2,
             "asking": {"max_tokens": 24, "temperature": 0.0},

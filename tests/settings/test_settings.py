@@ -118,10 +118,10 @@ def test_a_file_is_blamed_for_its_own_mistake(flat):
 
 def test_a_required_setting_is_asked_for_and_nothing_else_is_blamed():
     schema = schema_of(MakeSettings, "cuebench make")
-    with pytest.raises(SettingsError, match=r"^out is required\.$"):
+    with pytest.raises(SettingsError, match=r"^output is required\.$"):
         schema.load(schema.overrides(["n=3"]))
-    assert schema.load(schema.overrides(["n=3", "out=x.parquet"])) == MakeSettings(3, "x.parquet")
-    with pytest.raises(SettingsError, match=r"^out is required\.$"):
+    assert schema.load(schema.overrides(["n=3", "output=x.parquet"])) == MakeSettings(3, "x.parquet")
+    with pytest.raises(SettingsError, match=r"^output is required\.$"):
         MakeSettings(3)
 
 

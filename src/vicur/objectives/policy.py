@@ -64,8 +64,8 @@ class GRPO:
     """Coefficient of the KL penalty to the reference policy, which is the recipe's teacher on the student's
     own prompt; with teacher.model=self and teacher.update=frozen it is the student's initial weights."""
     kl_estimator: Estimator = "k3"
-    """Estimator of the KL penalty from the sampled tokens. The expected gradient of k2 is that of the KL; that
-    of k3 is an approximation, with the log-ratio clamped to ±20 and the value to at most 10. k1 is not
+    """Estimator of the KL penalty from the sampled tokens. The expected gradient of k2 is that of the KL.
+    k3's is an approximation, with the log-ratio clamped to ±20 and the value to at most 10. k1 is not
     offered, because its expected gradient is 0."""
     aggregation: Aggregation = "token"
     """Reduction: "token", the mean over the tokens of the global batch, or "sequence", the mean over
