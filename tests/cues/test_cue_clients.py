@@ -36,7 +36,7 @@ def once(fault):
 
 
 def cues(config):
-    return [row["cue"] for row in pq.read_table(config.out).to_pylist()]
+    return [row["cue"] for row in pq.read_table(config.output).to_pylist()]
 
 
 FAULTS = {

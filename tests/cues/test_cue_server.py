@@ -75,7 +75,7 @@ def check_each_once(config):
     ids = [row["id"] for row in pq.read_table(config.data.train, columns=["id"]).to_pylist()]
     assert sorted(record["id"] for record in found) == sorted(ids)
     cue_of = {record["id"]: record["cue"] for record in found}
-    rows = pq.read_table(config.out).to_pylist()
+    rows = pq.read_table(config.output).to_pylist()
     assert [row["id"] for row in rows] == ids
     assert all(row["seen"] == cue_of[row["id"]] for row in rows)
 
@@ -138,4 +138,4 @@ def test_the_tiny_student_says_what_it_sees(served, settings):
     config = config_of(settings(served.url, problems=2))
     summary = build_cues(config)
     assert summary.prompt_tokens > 0 and summary.completion_tokens > 0
-    assert all(row["seen"].startswith("I read ") for row in pq.read_table(config.out).to_pylist())
+    assert all(row["seen"].startswith("I read ") for row in pq.read_table(config.output).to_pylist())
