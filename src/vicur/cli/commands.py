@@ -9,7 +9,7 @@ DTYPES = ("float32", "bfloat16")
 STUDY_OPTIONS = (
     Option("--output", "output", "output folder"),
     Option("--seeds", "seeds", "number of seeds (default 1)"),
-    Option("--steps", "steps", "training steps of each method (default: the recipes' own)"),
+    Option("--steps", "steps", "rollout steps of each method (default: the recipes' own)"),
     Option(
         "--test-problems", "test_problems", "number of problems in each of the two test sets (default 600)"
     ),
@@ -155,6 +155,7 @@ COMMANDS = (
         switches=(
             Switch("--dry-run", "print the number of requests, estimated cost and first request, and stop"),
         ),
+        columns=True,
         example="endpoint.base_url=http://127.0.0.1:8000/v1",
     ),
     Command(
@@ -184,7 +185,8 @@ COMMANDS = (
         ),
         switches=(JSON,),
         needed=("data.train",),
-        example="data.columns.answer=label",
+        columns=True,
+        example="possible=true",
     ),
     Command(
         "cues worth",
