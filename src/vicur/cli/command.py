@@ -117,7 +117,12 @@ class Command:
         self, parsed: argparse.Namespace, rest: list[str], settings: list[str], parser: Parser
     ) -> Arguments:
         for word in rest:
-            if word.startswith("--") and nearest(word.partition("=")[0], parser.flags, cutoff=0.8):
+            flag = word.partition("=")[0]
+            if (
+                flag.startswith("--")
+                and nearest(flag, parser.flags, cutoff=0.8)
+                and not self._is_setting(flag)
+            ):
                 parser.refuse(word)
         overrides = [*as_overrides(rest, parser), *settings]
         named = {pair.partition("=")[0].removeprefix("--").replace("-", "_") for pair in overrides}
@@ -137,6 +142,12 @@ class Command:
             tuple(overrides),
             frozenset(switch.flag for switch in (*self.switches, PRINT_CONFIG) if vars(parsed)[switch.dest]),
         )
+
+    def _is_setting(self, flag: str) -> bool:
+        """Whether an option that argparse does not know is the name of a setting."""
+        from vicur.settings.schema import schema_of
+
+        return flag.removeprefix("--").replace("-", "_") in schema_of(resolve_name(self.settings)).kinds
 
     def _missing(self, provided: set[str], parsed: argparse.Namespace) -> list[str]:
         """The required settings that are missing, as they would be written."""
