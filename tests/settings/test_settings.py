@@ -227,6 +227,8 @@ def test_familiar_names_lead_to_settings_that_exist(command):
         ("lora_r", "student.lora.rank"),
         ("bf16", "student.dtype"),
         ("trainer.total_epochs", "training.epochs"),
+        ("objective.vgs", "objective.visual_steering"),
+        ("objective.opd", "objective.divergence"),
     ],
 )
 def test_names_of_other_libraries_are_answered(name, ours):

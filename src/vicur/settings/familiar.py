@@ -1,4 +1,5 @@
-"""Maps setting names from TRL, ms-swift, LLaMA-Factory, verl, EasyR1 and lmms-eval to ours.
+"""Maps setting names from TRL, ms-swift, LLaMA-Factory, verl, EasyR1 and lmms-eval, and the names of the
+methods, to ours.
 
 Each name maps either to the setting that does the same here, or to a sentence that says why there is none.
 Sources: the argument lists of TRL's GRPOConfig, GKDConfig and SFTConfig, of transformers' TrainingArguments,
@@ -63,6 +64,11 @@ _TRAIN = {
     ),
     "teacher.update": "sync_ref_model ref_model_sync_steps",
     "teacher.ema_decay": "ema ema_alpha ref_model_mixup_alpha teacher_ema",
+    "objective.sampled_token": "vicur opsd sampled_opd",
+    "objective.divergence": "opd gkd standard_opd jsd forward_kl reverse_kl",
+    "objective.visual_advantage": "va_opd vaopd",
+    "objective.visual_steering": "vgs visual_gradient_steering",
+    "objective.supervised": "sft cot_sft",
     "objective.grpo.kl_weight": "kl_coef kl_coeff kl_loss_coef init_kl_coef kl_penalty_coef kl_weight",
     "objective.grpo.clip.low": "epsilon clip_range cliprange clip_ratio clip_ratio_low epsilon_low",
     "objective.grpo.clip.high": "epsilon_high clip_ratio_high cliprange_high",
