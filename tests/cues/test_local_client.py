@@ -16,6 +16,7 @@ from vicur.cues.prompts import load_prompt
 from vicur.cues.requests import Asking, requests_for
 from vicur.data.sample import Sample
 from vicur.data.views import Plain
+from vicur.encoding.prompts import PromptEncoder
 from vicur.media.video import Video
 from vicur.rollouts.generator import TorchGenerator
 from vicur.rollouts.processors import SamplingConfig
@@ -106,10 +107,18 @@ def test_a_thought_that_the_prompt_opens_belongs_to_the_reply(base, samples, tag
         cue_of(reply)
 
 
-def test_a_chat_that_the_processor_refuses_fails_alone(client, samples):
+def test_a_chat_that_the_processor_refuses_fails_alone(client, samples, monkeypatch):
+    encode = PromptEncoder.encode
+
+    def refusing(self, contents):
+        if any(not content.images for content in contents):  # not every version of the library checks this
+            raise ValueError("one placeholder, no image")
+        return encode(self, contents)
+
+    monkeypatch.setattr(PromptEncoder, "encode", refusing)
     asked = request(samples[0])
     without = replace(asked, question=replace(asked.question, images=()))
-    with pytest.raises(RequestFailed, match="the model's processor refuses it") as failed:
+    with pytest.raises(RequestFailed, match="the model's processor refuses it: one placeholder") as failed:
         ask(client, without)
     assert not failed.value.again
     assert ask(client, asked)
