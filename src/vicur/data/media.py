@@ -53,10 +53,6 @@ class MediaReader:
         """The result of `read_video` with frames that have a size but no pixels."""
         return self.videos.outline(entry)
 
-    def check_image(self, entry: Any) -> None:
-        """Check an image by its header; raises the errors of `image_size`."""
-        self.images.size(entry)
-
     def check_video(self, entry: Any) -> None:
         """Check a video by the header of its file, or of every frame in a list."""
         self.videos.check(entry)

@@ -417,7 +417,7 @@ class FileSource(Sequence[Sample]):
         """Whether the headers of a row's images can be read."""
         try:
             for entry in entries:
-                self._media(row).check_image(entry)
+                self._media(row).image_size(entry)
         except RowProblem:
             return False
         return bool(entries)

@@ -168,9 +168,8 @@ class PromptMeter:
             row: number of its row.
             outline: the problem; of its media only the sizes are looked at.
         """
-        if (
-            len(self.measured) == self._capacity
-        ):  # drop every second one, and measure half as many from now on
+        if len(self.measured) == self._capacity:
+            # Drop every second problem, and measure half as many from now on.
             self.measured = dict(list(self.measured.items())[::2])
             self._stride *= 2
         if self._count % self._stride == 0:
