@@ -38,14 +38,20 @@ class Progress:
         self._bar: RichProgress | None = None
         self._note = ""
 
-    def steps(self, count: int) -> Iterator[int]:
-        """Yield 1 to `count`, and advance the bar after each."""
-        return self.over(range(1, count + 1), count)
+    def steps(self, count: int, done: int = 0) -> Iterator[int]:
+        """Yield `done` + 1 to `count`, and advance the bar after each."""
+        return self.over(range(done + 1, count + 1), count, done)
 
-    def over(self, items: Iterable[Item], count: int) -> Iterator[Item]:
-        """Yield the items, and advance the bar after each."""
+    def over(self, items: Iterable[Item], count: int, done: int = 0) -> Iterator[Item]:
+        """Yield the items, and advance the bar after each.
+
+        Args:
+            items: the items that are left.
+            count: number of all items.
+            done: number of items before these.
+        """
         if not self.console.is_terminal:
-            yield from self._in_lines(items, count)
+            yield from self._in_lines(items, count, done)
             return
         whole = Column(no_wrap=True)
         columns = (
@@ -61,15 +67,15 @@ class Progress:
         )
         with RichProgress(*columns, console=self.console, transient=self.transient, expand=True) as bar:
             self._bar = bar
-            task = bar.add_task(self.title, total=count, note="")
+            task = bar.add_task(self.title, total=count, completed=done, note="")
             for item in items:
                 yield item
                 bar.advance(task)
         self._bar = None
 
-    def _in_lines(self, items: Iterable[Item], count: int) -> Iterator[Item]:
+    def _in_lines(self, items: Iterable[Item], count: int, before: int) -> Iterator[Item]:
         """Progress for log files: one line for every tenth of the items."""
-        for done, item in enumerate(items, start=1):
+        for done, item in enumerate(items, start=before + 1):
             yield item
             if not self.transient and done * LINES // count > (done - 1) * LINES // count:
                 self.say(f"{self.title} {done}/{count}{self._note}")

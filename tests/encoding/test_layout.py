@@ -130,7 +130,7 @@ def test_padding_content_never_matters(student, samples, responses):
     result = []
     for pad_id in (477, 5):
         sequences = build_sequences(prompts, [[r] for r in responses], pad_id=pad_id, pad_to=99)
-        result.append(scorer.policy(sequences, lambda hidden, head: hidden).detach())
+        result.append(scorer.run(sequences, lambda hidden, head: hidden).detach())
     assert torch.equal(*result)
 
 

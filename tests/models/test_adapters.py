@@ -76,7 +76,7 @@ def test_gradients_reach_the_adapters_and_not_the_base(base_folder, samples, res
     loaded = shake(load(base_folder, recovery=True))
     scorer = Scorer(loaded)
     sequences = scorer.sequences(scorer.encode(samples, Plain()), [[r] for r in responses])
-    scorer.policy(sequences, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
+    scorer.run(sequences, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
     for name, parameter in loaded.model.named_parameters():
         moved = parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
         assert moved == parameter.requires_grad, name

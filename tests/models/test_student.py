@@ -181,7 +181,7 @@ def test_inputs_that_recovery_rejects_work_without_it(student, samples):
 def test_gradients_reach_the_whole_module(student, samples, responses):
     scorer = Scorer(student)
     sequences = scorer.sequences(scorer.encode(samples, Plain()), [[r] for r in responses])
-    scorer.policy(sequences, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
+    scorer.run(sequences, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
     recovery = student.model.recovery
     for name, parameter in recovery.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
@@ -192,7 +192,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(student, samples, respo
         scorer = Scorer(model_student)
         model_student.model.train()
         sequences = scorer.sequences(scorer.encode(samples[:2], Plain()), [[r] for r in responses[:2]])
-        scorer.policy(sequences, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
+        scorer.run(sequences, lambda hidden, head: (hidden @ head.T).square().sum()).backward()
         return {n: p.grad for n, p in model_student.model.named_parameters() if p.grad is not None}
 
     plain = gradients(student)

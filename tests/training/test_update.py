@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from vicur.compat import checkpoint_activations
 from vicur.data.views import Blind, Hinted, Plain
 from vicur.models.load import load_model
+from vicur.models.policy import Policy
 from vicur.objectives.divergence import DivergenceOPD
 from vicur.objectives.mixture import Mixture
 from vicur.objectives.objective import OLD, TEACHER
@@ -22,7 +23,7 @@ from vicur.objectives.supervised import SupervisedFineTuning
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
 from vicur.objectives.visual_steering import STUDENT_BLIND, VisualSteeringOPD
 from vicur.rollouts.rollout import Response, Rollouts
-from vicur.scoring.scorer import Policy, Scorer, ScoringConfig
+from vicur.scoring.scorer import Scorer, ScoringConfig
 from vicur.scoring.teacher import Teacher
 from vicur.training.optimizer import Optimizer, OptimizerConfig
 from vicur.training.scoring import BatchScorer
@@ -186,7 +187,7 @@ def test_the_blind_graph_is_run_after_the_seeing_one(shared_student, teacher, ro
     prompts = student.encode(rollouts.samples, Blind())
     sequences = student.sequences(prompts, rollouts.response_ids)
     kept = loaded.vocabulary.scored_ids("shared")
-    log_p = student.policy(sequences, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
+    log_p = student.run(sequences, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
     scores = teacher.scorer.scores(rollouts.samples, rollouts.response_ids, Blind())
     log_q = (scores.hidden_ND @ scores.head_WD.T)[:, kept].log_softmax(-1)
     plain_scores = teacher.scorer.scores(rollouts.samples, rollouts.response_ids, teacher.view)
@@ -222,7 +223,7 @@ def test_the_modules_gradient_is_the_advantage_times_the_score(shared_student, t
     ids = torch.cat([r.ids for r in rollouts.flat_responses])
     sequences = student.sequences(student.encode(rollouts.samples, Plain()), rollouts.response_ids)
     kept = loaded.vocabulary.scored_ids("shared")
-    log_p = student.policy(sequences, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
+    log_p = student.run(sequences, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
     slots = torch.searchsorted(kept, ids)
     log_prob = log_p[torch.arange(len(ids)), slots]
     taught = teacher.scorer.log_probs(rollouts.samples, rollouts.response_ids, teacher.view)
@@ -252,7 +253,7 @@ def test_a_live_prior_has_the_gradient_of_both_views(shared_student, teacher, ro
 
     def live(view):
         sequences = student.sequences(student.encode(rollouts.samples, view), rollouts.response_ids)
-        return student.policy(sequences, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
+        return student.run(sequences, lambda hidden, head: (hidden @ head.T)[:, kept].log_softmax(-1))
 
     def taught(view):
         scores = teacher.scorer.scores(rollouts.samples, rollouts.response_ids, view)

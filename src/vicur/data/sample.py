@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from PIL import Image
@@ -94,6 +94,14 @@ class Sample:
     privilege: Privilege = field(default_factory=Privilege)
     target_response: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def without_media(self) -> Sample:
+        """The same problem with the texts of its messages alone, for records."""
+        messages = tuple(
+            {**message, "content": [part for part in message["content"] if part["type"] == "text"]}
+            for message in self.messages
+        )
+        return replace(self, messages=messages, images=(), videos=())
 
     def __post_init__(self) -> None:
         for kind, count in (("image", len(self.images)), ("video", len(self.videos))):

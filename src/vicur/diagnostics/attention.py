@@ -38,9 +38,9 @@ def sink_attention(
         if len(sample.images) != 1 or sample.videos:
             raise ValueError(f"Sample {sample.id} has not exactly one image.")
         prompt = encoder.encode([Plain().show(sample)])[0]
-        inputs = build_sequences([prompt], [()], pad_id=loaded.vocabulary.pad_id).to(loaded.model.device)
+        inputs = build_sequences([prompt], [()], pad_id=loaded.vocabulary.pad_id).to(loaded.device)
         with RecoveryObserver(loaded.recovery, keep_attention=True) as observer:
-            loaded.model.model(**inputs.model_inputs(), use_cache=False)
+            loaded.policy(inputs.model_inputs(loaded.dtype), lambda hidden, head: None)
         _, height, width = prompt.media["image_grid_thw"][0].tolist()
         shape = (height // merge, width // merge)
         maps.append({layer: seen[0].reshape(shape) for layer, seen in observer.attention.items()})

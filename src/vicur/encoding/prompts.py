@@ -42,6 +42,13 @@ class EncodedPrompt:
     positions: Int[Tensor, "3 P"]
     media: dict[str, Tensor]
 
+    @classmethod
+    def of_text(cls, ids: Sequence[int]) -> EncodedPrompt:
+        """A prompt of text tokens."""
+        count = len(ids)
+        positions = torch.arange(count).expand(3, -1)
+        return cls(torch.tensor(ids), torch.zeros(count, dtype=torch.long), positions, {})
+
     @property
     def next_position(self) -> int:
         """The rotary position of the first response token."""

@@ -6,7 +6,7 @@ The adapters are peft's. They are added in place, so the model keeps its class: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,24 +106,37 @@ def adapter_active(model: Any, name: str) -> Iterator[None]:
                 layer.set_adapter(TRAINED)
 
 
-def merged_weights(model: Any) -> dict[str, Tensor]:
+def merged_weights(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights with the trained adapter merged in, under the base's names. The model is not changed.
 
     (Merging in place and undoing it would not restore half-precision weights exactly.)
+
+    Args:
+        model: the model with its adapters.
+        weights: all its weights, as `vicur.models.sharding.whole_weights` returns them.
     """
-    products = {f"{name}.base_layer.weight": layer for name, layer in _named_layers(model)}
-    weights = {}
-    for name, tensor in model.state_dict().items():
+    scales = {f"{name}.base_layer.weight": layer.scaling[TRAINED] for name, layer in _named_layers(model)}
+    merged = {}
+    for name, tensor in weights.items():
         if "lora_" in name:
             continue
-        if name in products:
-            tensor = (tensor.float() + products[name].get_delta_weight(TRAINED).float()).to(tensor.dtype)
-        weights[name.replace(".base_layer", "")] = tensor
-    return weights
+        if name in scales:
+            layer = name.removesuffix(".base_layer.weight")
+            down, up = (weights[f"{layer}.lora_{side}.{TRAINED}.weight"].float() for side in "AB")
+            tensor = (tensor.float() + scales[name] * (up @ down)).to(tensor.dtype)
+        merged[name.replace(".base_layer", "")] = tensor
+    return merged
 
 
-def save_adapter(model: Any, folder: Path, base: str) -> None:
-    """Write the trained adapter in peft's layout: `PeftModel.from_pretrained(base, folder)` reads it."""
+def save_adapter(model: Any, weights: Mapping[str, Tensor], folder: Path, base: str) -> None:
+    """Write the trained adapter in peft's layout: `PeftModel.from_pretrained(base, folder)` reads it.
+
+    Args:
+        model: the model with its adapters.
+        weights: all its weights, as `vicur.models.sharding.whole_weights` returns them.
+        folder: folder to write.
+        base: the base's checkpoint, for peft's configuration.
+    """
     peft = _peft()
     settings = model.peft_config[TRAINED]
     settings.base_model_name_or_path = base
@@ -132,8 +145,8 @@ def save_adapter(model: Any, folder: Path, base: str) -> None:
     settings.save_pretrained(str(folder))
     from safetensors.torch import save_file
 
-    weights = peft.get_peft_model_state_dict(model, adapter_name=TRAINED)
-    prefixed = {f"base_model.model.{key}": value.contiguous() for key, value in weights.items()}
+    trained = peft.get_peft_model_state_dict(model, state_dict=dict(weights), adapter_name=TRAINED)
+    prefixed = {f"base_model.model.{key}": value.contiguous() for key, value in trained.items()}
     save_file(prefixed, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 

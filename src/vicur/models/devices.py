@@ -13,11 +13,12 @@ DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 """Values of the setting `training.device`."""
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto", number: int | None = None) -> torch.device:
     """The device of a setting.
 
     Args:
         name: "auto" for a GPU if torch finds one, otherwise the CPU; or "cpu", "cuda", "cuda:N".
+        number: number of the GPU where the name has none: of several processes on a machine each has its own.
 
     Raises:
         ValueError: there is no such device.
@@ -27,7 +28,8 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError(f"training.device={name}, but {_why_no_gpu()}.")
-    device = torch.device(name if ":" in name else "cuda:0")  # with its number, which set_device requires
+    # With its number, which set_device requires.
+    device = torch.device(name if ":" in name else f"cuda:{number or 0}")
     count = torch.cuda.device_count()
     if device.index >= count:
         raise ValueError(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
+from vicur import distributed
 from vicur.models.adapters import (
     LoRAConfig,
     adapter_active,
@@ -33,7 +35,9 @@ from vicur.models.checkpoints import (
     stock_settings,
 )
 from vicur.models.devices import choose_device
+from vicur.models.policy import Policy
 from vicur.models.recovery import CueRecovery, OutputInit
+from vicur.models.sharding import whole_weights
 from vicur.models.student import INTERVAL, layers_with_recovery
 from vicur.models.vocabulary import Vocabulary
 from vicur.settings.section import Count, NonNegative, PathText, section
@@ -96,17 +100,17 @@ class StudentConfig:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its processor and vocabulary.
+    """A model with its policy, processor and vocabulary.
 
     Attributes:
-        model: a Qwen3-VL model for conditional generation.
+        policy: runs the model, whose weights may be sharded.
         processor: the model's processor.
         vocabulary: the tokens that are sampled and scored.
         mode: makes the context in which the model is run. Several loaded models may share one model: a
             self-teacher can be the student with adapters and recovery off.
     """
 
-    model: Any
+    policy: Policy
     processor: Any
     vocabulary: Vocabulary
     mode: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -114,7 +118,23 @@ class LoadedModel:
     @classmethod
     def of(cls, model: Any, processor: Any) -> LoadedModel:
         """Bundle a model with its processor."""
-        return cls(model, processor, Vocabulary.of(model, processor))
+        return cls(Policy(model), processor, Vocabulary.of(model, processor))
+
+    @property
+    def model(self) -> Any:
+        """The Qwen3-VL model for conditional generation. Where its weights are sharded, only the policy may
+        run it."""
+        return self.policy.model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Compute dtype."""
+        return self.policy.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the model computes on."""
+        return self.policy.device
 
     @property
     def recovery(self) -> CueRecovery | None:
@@ -124,7 +144,8 @@ class LoadedModel:
     def save(self, folder: Path, card: str | None = None) -> None:
         """Write model and processor in transformers' layout; the folder appears complete or not at all.
 
-        A LoRA student is written with its adapter merged; `adapter/` holds the adapter alone.
+        A LoRA student is written with its adapter merged; `adapter/` holds the adapter alone. With several
+        ranks all must call this; the main rank writes.
 
         Args:
             folder: folder to write to.
@@ -133,15 +154,21 @@ class LoadedModel:
         Raises:
             OSError: the folder cannot be written, or is not empty.
         """
+        weights = whole_weights(self.model, self.dtype)
+        distributed.main_only(lambda: self._write(folder, weights, card))
+
+    def _write(self, folder: Path, weights: dict[str, Tensor], card: str | None) -> None:
         check_free(folder)
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)  # a killed process may have left it
         try:
             if has_adapters(self.model):
-                self.model.save_pretrained(partial, state_dict=merged_weights(self.model))
-                save_adapter(self.model, partial / "adapter", base=self.model.config._name_or_path)
+                self.model.save_pretrained(partial, state_dict=merged_weights(self.model, weights))
+                save_adapter(self.model, weights, partial / "adapter", base=self.model.config._name_or_path)
             else:
-                self.model.save_pretrained(partial)
+                self.model.save_pretrained(partial, state_dict=weights)
+            self.model.config.dtype = self.dtype  # transformers writes that of the stored weights
+            self.model.config.save_pretrained(partial)
             self.processor.save_pretrained(partial)
             if card is not None:
                 (partial / "README.md").write_text(card)
@@ -244,11 +271,11 @@ def copy_of(loaded: LoadedModel, *, with_recovery: bool) -> LoadedModel:
     keep = with_recovery and has_recovery(config)
     config_class, model_class = (AUGMENTED if keep else STOCK)[kind_of(config)]
     settings = config.to_dict() if keep else stock_settings(config)
-    with torch.device(loaded.model.device):
+    with torch.device(loaded.device):
         # In the final dtype from the start: casting afterwards would also round the rotary frequencies.
         copied = model_class._from_config(  # type: ignore[attr-defined]
             config_class.from_dict(settings),  # type: ignore[attr-defined]
-            dtype=loaded.model.dtype,
+            dtype=loaded.dtype,
         )
     weights = {
         name.replace(".base_layer", ""): tensor
@@ -257,7 +284,7 @@ def copy_of(loaded: LoadedModel, *, with_recovery: bool) -> LoadedModel:
     }
     copied.load_state_dict(weights)
     copied.generation_config = loaded.model.generation_config
-    return LoadedModel(copied, loaded.processor, loaded.vocabulary)
+    return replace(loaded, policy=Policy(copied), mode=nullcontext)
 
 
 def as_base(loaded: LoadedModel) -> LoadedModel:
@@ -271,11 +298,9 @@ def as_base(loaded: LoadedModel) -> LoadedModel:
             stack.enter_context(loaded.model.without_recovery())
         return stack
 
-    return LoadedModel(loaded.model, loaded.processor, loaded.vocabulary, mode)
+    return replace(loaded, mode=mode)
 
 
 def with_adapter(loaded: LoadedModel, name: str) -> LoadedModel:
     """The same model, run with another adapter in place of the trained one."""
-    return LoadedModel(
-        loaded.model, loaded.processor, loaded.vocabulary, lambda: adapter_active(loaded.model, name)
-    )
+    return replace(loaded, mode=lambda: adapter_active(loaded.model, name))

@@ -265,8 +265,6 @@ class RecoveryObserver:
             row[mask] for row, mask in zip(mean_SN, plan.visual_mask.cpu(), strict=True)
         ]
 
-    def mean_change_ratio(self) -> dict[int, float]:
-        """The mean of |change| / |h_sink| of each layer that saw a sample."""
-        return {
-            layer: float(torch.cat(ratios).mean()) for layer, ratios in self.change_ratio.items() if ratios
-        }
+    def change_ratios(self) -> dict[int, list[float]]:
+        """|change| / |h_sink| of every sample seen, by layer."""
+        return {layer: torch.cat(r).tolist() if r else [] for layer, r in self.change_ratio.items()}

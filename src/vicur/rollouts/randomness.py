@@ -10,7 +10,10 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from vicur import distributed
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -19,6 +22,15 @@ def stream_key(seed: int, step: int, sample_id: str, response_number: int) -> in
     """64-bit key of one response's stream of random numbers."""
     text = f"{seed}/{step}/{sample_id}/{response_number}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch for one rollout step, for what it draws by itself: the dropout of adapters.
+
+    Nothing else uses torch's random state. Keyed by the step, it need not be saved to resume a run exactly;
+    ranks drop different entries.
+    """
+    torch.manual_seed(stream_key(seed, step, f"rank {distributed.rank()}", 0) % 2**63)
 
 
 def uniforms(keys: Sequence[int], position: int) -> NDArray[np.float64]:

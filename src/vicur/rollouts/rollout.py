@@ -86,6 +86,15 @@ class Rollouts:
         """The rollouts of a slice of the samples."""
         return Rollouts(self.samples[prompts], self.responses[prompts], self.texts[prompts])
 
+    @classmethod
+    def joined(cls, parts: Sequence[Rollouts]) -> Rollouts:
+        """Several rollouts as one, in order."""
+        return cls(
+            tuple(sample for part in parts for sample in part.samples),
+            tuple(group for part in parts for group in part.responses),
+            tuple(texts for part in parts for texts in part.texts),
+        )
+
     def tokens(self, prompts: slice) -> slice:
         """The positions, in the flat order, of the tokens of a slice of the samples."""
         lengths = [sum(len(response.ids) for response in group) for group in self.responses]

@@ -17,6 +17,7 @@ from vicur.compat import SizedCacheLayer, cache_argument
 from vicur.encoding.layout import build_sequences
 from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.load import LoadedModel
+from vicur.models.policy import Policy
 from vicur.models.vocabulary import Vocabulary
 from vicur.rollouts.processors import SamplingConfig, sampling_log_probs
 from vicur.rollouts.randomness import stream_key, uniforms
@@ -40,7 +41,7 @@ class Sampler:
         prompts_per_batch: int = 64,
     ) -> None:
         self.loaded = loaded
-        self.model = loaded.model
+        self.policy = loaded.policy
         self.vocabulary = loaded.vocabulary
         self.config = config
         self.prompts_per_batch = prompts_per_batch
@@ -63,10 +64,10 @@ class Sampler:
         Returns:
             the responses to each prompt, on the CPU.
         """
-        training = self.model.training
-        self.model.eval()
+        training = self.policy.training
+        self.policy.eval()
         responses: list[list[Response]] = []
-        with self.loaded.mode():
+        with self.policy.unsharded(), self.loaded.mode():
             for start in range(0, len(prompts), self.prompts_per_batch):
                 part = slice(start, start + self.prompts_per_batch)
                 keys = [
@@ -76,13 +77,13 @@ class Sampler:
                 ]
                 flat = self._sample_batch(prompts[part], keys, group_size)
                 responses += [flat[i : i + group_size] for i in range(0, len(flat), group_size)]
-        self.model.train(training)
+        self.policy.train(training)
         return responses
 
     def _sample_batch(
         self, prompts: Sequence[EncodedPrompt], keys: list[int], group_size: int
     ) -> list[Response]:
-        decoding = _Decoding(self.model, self.vocabulary, prompts, group_size, self.config)
+        decoding = _Decoding(self.policy, self.vocabulary, prompts, group_size, self.config)
         for position in range(self.config.max_new_tokens):
             live_keys = [keys[row] for row in decoding.live.tolist()]
             draws = torch.from_numpy(uniforms(live_keys, position)).to(decoding.logits.device)
@@ -97,22 +98,22 @@ class _Decoding:
 
     def __init__(
         self,
-        model: Any,
+        policy: Policy,
         vocabulary: Vocabulary,
         prompts: Sequence[EncodedPrompt],
         group_size: int,
         config: SamplingConfig,
     ) -> None:
-        device = model.device
-        self.model, self.config = model, config
+        device = policy.device
+        self.policy, self.config = policy, config
         self.kept = vocabulary.kept_ids.to(device)
         self.stops = torch.tensor(vocabulary.stop_ids, device=device)
         inputs = build_sequences(
             prompts, [()] * len(prompts), pad_id=vocabulary.pad_id, padding_side="left"
         ).to(device)
         prefill_cache = DynamicCache()
-        logits = model(
-            **inputs.model_inputs(), **cache_argument(prefill_cache), use_cache=True, logits_to_keep=1
+        logits = policy.decode(
+            **inputs.model_inputs(), **cache_argument(prefill_cache), logits_to_keep=1
         ).logits[:, -1]
         count = len(prompts) * group_size
         self.cache = expand_cache(prefill_cache, group_size, room=config.max_new_tokens)
@@ -161,12 +162,11 @@ class _Decoding:
 
     def _advance(self, tokens_B: Tensor) -> None:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens_B), 1)], 1)
-        output = self.model(
+        output = self.policy.decode(
             input_ids=tokens_B[:, None],
             attention_mask=self.mask,
             position_ids=self.positions[:, :, None],
             **cache_argument(self.cache),
-            use_cache=True,
         )
         self.logits = output.logits[:, -1][:, self.kept].float()
         self.positions = self.positions + 1

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 import torch
 
+from vicur import distributed
 from vicur.compat import checkpoint_activations
 from vicur.data.sources import DataConfig, FileSource
 from vicur.data.views import Plain, View, teacher_view
@@ -20,6 +21,7 @@ from vicur.evaluation.runner import evaluate
 from vicur.models.checkpoints import read_config, read_processor
 from vicur.models.devices import available_memory, choose_device, cpu_notice, reset_peak_memory
 from vicur.models.load import LoadedModel, load_student
+from vicur.models.sharding import shard
 from vicur.preflight.checks import Check, Preflight, check_lengths, run_preflight
 from vicur.preflight.memory import MemoryEstimate, Workload, estimate_memory, memory_warning
 from vicur.preflight.prompt_sizes import PromptSizes
@@ -218,15 +220,21 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     Raises:
         ValueError: a model or the data is missing or does not fit.
     """
-    device = choose_device(recipe.training.device)
+    device = choose_device(
+        recipe.training.device, distributed.local_rank() if distributed.launched() else None
+    )
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    distributed.start(device)
+    _check_ranks(recipe)
     reset_peak_memory(device)
     torch.manual_seed(recipe.training.seed)
     held_out = recipe.validation.open(recipe.data)
     grader = Grader(recipe.rewards)
     data = training_problems(recipe, _readers(recipe), grader, bars)
-    loaded = _during(bars, "loading the student", lambda: load_student(recipe.student, device))
+    # A model that will be sharded is loaded on the CPU: it may be too large for one device.
+    loading = device if distributed.size() == 1 else torch.device("cpu")
+    loaded = _during(bars, "loading the student", lambda: load_student(recipe.student, loading))
     if recipe.scoring.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     limits = recipe.data.pixel_limits()
@@ -234,6 +242,9 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     if recipe.has_teacher:
         settings = (recipe.teacher, loaded, recipe.scoring, recipe.student.lora, limits)
         teacher = _during(bars, "loading the teacher", lambda: Teacher.of(*settings))
+    shard(loaded.policy, recipe.training.sharding, device, offload=recipe.training.offload)
+    if teacher is not None and teacher.loaded.policy is not loaded.policy:
+        teacher.shard(recipe.training.sharding, device)
     student = Scorer(loaded, recipe.scoring, limits)
     objective = recipe.objective.build()
     optimizer = Optimizer(
@@ -252,6 +263,20 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         skip_bad_rows=recipe.data.bad_rows == "skip",
     )
     return Run(recipe, data, loaded, trainer, held_out)
+
+
+def _check_ranks(recipe: Recipe) -> None:
+    """Check that every rank has a problem in every update.
+
+    Raises:
+        ValueError: there are more ranks than problems in an update.
+    """
+    size = recipe.training.update_size
+    if size < distributed.size():
+        raise ValueError(
+            f"An update has {size} problems, fewer than the {distributed.size()} processes. Start fewer, or "
+            "raise training.prompts_per_update and training.prompts_per_step."
+        )
 
 
 def _readers(recipe: Recipe) -> list[Reader]:

@@ -6,13 +6,13 @@ Shape suffixes: N response tokens, D hidden size, J terms.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from vicur import distributed
 from vicur.data.sample import Sample
 from vicur.data.views import View
 from vicur.encoding.layout import Sequences, build_sequences, responses_per_sequence
@@ -48,40 +48,6 @@ class ScoringConfig:
     """Recompute the student's layers in the backward pass instead of storing their activations."""
 
 
-class Policy(nn.Module):
-    """Backbone and head in one module, which applies a function to the hidden states of sequences.
-
-    Full logits never leave the module, so the head can be sharded with the rest and gathered only here.
-
-    Raises:
-        ValueError: the head is not a plain matrix, so its weight alone does not define it.
-    """
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        super().__init__()
-        self.model = loaded.model
-        self.recovery = loaded.recovery
-        head = loaded.model.lm_head
-        if type(head) is not nn.Linear or head.bias is not None:
-            raise ValueError(
-                f"The LM head is of type {type(head).__name__}; only a plain matrix can be scored chunk by "
-                "chunk. Leave lm_head out of the adapted modules."
-            )
-
-    def forward(self, sequences: Sequences, read: Callable[[Tensor, Tensor], Result]) -> Result:
-        """Run the sequences.
-
-        Args:
-            sequences: prompts and responses.
-            read: called with the hidden states (N, D) that predict the response tokens, and the LM head's
-                weight (W, D).
-        """
-        backbone: Any = self.model.model
-        hidden_BLD = backbone(**sequences.model_inputs(self.model.dtype), use_cache=False).last_hidden_state
-        head: Any = self.model.lm_head
-        return read(sequences.predicting(hidden_BLD), head.weight)
-
-
 class Scorer:
     """Scores responses under views.
 
@@ -89,8 +55,8 @@ class Scorer:
         loaded: the model with its processor and vocabulary.
         config: settings for scoring.
         limits: pixel limits of images and frames; by default the checkpoint's own.
-        keep_head: whether to copy the head at the first scores and use the copy until `clear_cache`, for a
-            model that changes in between: old hidden states must not be combined with a new head.
+        keep_head: whether to keep the head of the first scores until `clear_cache`, for a model that changes
+            in between: old hidden states must not be combined with a new head.
     """
 
     def __init__(
@@ -105,12 +71,16 @@ class Scorer:
         self.loaded = loaded
         self.keep_head = keep_head
         self._head: Tensor | None = None
-        self.policy = Policy(loaded)
+        self.policy = loaded.policy
         self.encoder = PromptEncoder.of(loaded, limits)
         self.vocabulary = loaded.vocabulary
-        self.device = loaded.model.device
         self.hidden_size = loaded.model.config.text_config.hidden_size
         self._prompts = _PromptMemory()
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the model computes on."""
+        return self.policy.device
 
     def encode(self, samples: Sequence[Sample], view: View) -> list[EncodedPrompt]:
         """The samples' prompts under the view.
@@ -120,9 +90,14 @@ class Scorer:
         return self._prompts.get(samples, view, self.encoder)
 
     def clear_cache(self) -> None:
-        """Drop the cached prompts, which would pile up from step to step, and the copied head."""
+        """Drop the cached prompts, which would pile up from step to step, and the kept head."""
         self._prompts = _PromptMemory()
         self._head = None
+
+    def weights_changed(self) -> None:
+        """Drop the head's copy after an update, unless `keep_head` is set."""
+        if not self.keep_head:
+            self._head = None
 
     def reading(self, response_ids: Tensor) -> Reading:
         """The response tokens together with the scoring vocabulary."""
@@ -158,14 +133,39 @@ class Scorer:
         responses: Sequence[Sequence[Tensor]],
         prompts_per_batch: int,
     ) -> Iterator[tuple[Sequences, slice]]:
-        """Sequences of a few samples at a time, with their slice of the flat token order."""
+        """Sequences of a few samples at a time, with their slice of the flat token order.
+
+        Every rank gets the same number of batches, because ranks run a sharded model together. A rank with
+        fewer samples than another gets sequences without responses at the end: zero in every sum.
+        """
         first = 0
-        for start in range(0, len(prompts), prompts_per_batch):
+        starts = range(0, len(prompts), prompts_per_batch)
+        for start in starts:
             part = slice(start, start + prompts_per_batch)
             sequences = self.sequences(prompts[part], responses[part])
             tokens = slice(first, first + len(sequences.response_ids))
             first = tokens.stop
             yield sequences, tokens
+        for _ in range(distributed.largest(len(starts)) - len(starts)):
+            yield self._filler(), slice(first, first)
+
+    def _filler(self) -> Sequences:
+        """A prompt of one token without any response."""
+        prompt = EncodedPrompt.of_text([self.vocabulary.pad_id])
+        return build_sequences([prompt], [()], pad_id=self.vocabulary.pad_id).to(self.device)
+
+    def run(self, sequences: Sequences, read: Callable[[Tensor, Tensor], Result]) -> Result:
+        """Run sequences through the model.
+
+        Args:
+            sequences: prompts and responses.
+            read: called inside the policy with the hidden states (N, D) that predict the response tokens, and
+                the LM head's weight (W, D).
+        """
+        return self.policy(
+            sequences.model_inputs(self.policy.dtype),
+            lambda hidden_BLD, head_WD: read(sequences.predicting(hidden_BLD), head_WD),
+        )
 
     @torch.no_grad()
     def scores(self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View) -> Scores:
@@ -175,18 +175,20 @@ class Scorer:
         # Only hidden states are kept: (N, D) numbers; logits would be (N, V), 75 times as many for 2B.
         with self.loaded.mode():  # adapters or recovery off, if this model is a self-teacher
             hidden = [
-                self.policy(sequences, lambda hidden, head: hidden)
+                self.run(sequences, self._hidden)
                 for sequences, _ in self.batches(prompts, responses, self.config.prompts_per_batch)
             ]
-        return Scores(torch.cat(hidden), self._current_head())
+        assert self._head is not None
+        return Scores(torch.cat(hidden), self._head)
 
-    def _current_head(self) -> Tensor:
-        head: Tensor = self.policy.model.lm_head.weight.detach()
-        if not self.keep_head:  # a frozen model: its head is shared, not copied
-            return head
+    def _hidden(self, hidden_ND: Tensor, head_WD: Tensor) -> Tensor:
+        """The hidden states; the head is kept beside them for as long as they are valid."""
         if self._head is None:
-            self._head = head.clone()
-        return self._head
+            # A sharded head exists only here. A copy of any other is needed only if the weights change while
+            # the scores are in use.
+            is_copied = self.keep_head or self.policy.is_sharded
+            self._head = head_WD.detach().clone() if is_copied else head_WD.detach()
+        return hidden_ND
 
     def log_probs(
         self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View
@@ -213,16 +215,23 @@ class Scorer:
             add_head_gradient: add the head's gradient to `grad` in this call, not in `backward()`: no second
                 tensor of its size is allocated, but the loss must not be scaled afterwards.
         """
-        read = partial(
-            weighted_terms, reading=self.reading(sequences.response_ids), terms=terms, others=others
-        )
-        head = self.policy.model.lm_head.weight
-        # Half-precision `grad` would round every chunk's contribution; the engine then sums in float32.
-        if add_head_gradient and head.requires_grad and head.dtype == torch.float32:
-            if head.grad is None:
-                head.grad = torch.zeros_like(head)
-            read.keywords["head_gradient_WD"] = head.grad
-        return self.policy(sequences, read)
+        reading = self.reading(sequences.response_ids)
+
+        def read(hidden_ND: Tensor, head_WD: Tensor) -> Weighted:
+            gradient_WD = _gradient_of(head_WD) if add_head_gradient else None
+            return weighted_terms(hidden_ND, head_WD, reading, terms, others, gradient_WD)
+
+        return self.run(sequences, read)
+
+
+def _gradient_of(head_WD: Tensor) -> Tensor | None:
+    """The head's `grad`, to add to; None if it has none or is in half precision."""
+    # Half-precision `grad` would round every chunk's contribution; the engine then sums in float32.
+    if not head_WD.requires_grad or head_WD.dtype != torch.float32:
+        return None
+    if head_WD.grad is None:
+        head_WD.grad = torch.zeros_like(head_WD)
+    return head_WD.grad
 
 
 class _PromptMemory:

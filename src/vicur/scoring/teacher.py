@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor
 
 from vicur.data.sample import TeacherPrivilege, check_privilege
 from vicur.data.views import View, teacher_view
+from vicur.distributed import Sharding
 from vicur.media.pixels import PixelLimits
 from vicur.models.adapters import LoRAConfig, adapter_parameters, add_adapter, has_adapters
 from vicur.models.checkpoints import Dtype
 from vicur.models.load import LoadedModel, as_base, copy_of, load_model, with_adapter
+from vicur.models.sharding import local, shard
 from vicur.models.vocabulary import check_same_vocabulary
 from vicur.scoring.scorer import Scorer, ScoringConfig
 from vicur.settings.section import Decay, PathText, section
@@ -116,41 +119,46 @@ class Teacher:
         changes = config.update != "frozen"
         return cls(loaded, config.view, scoring, average, limits, changes=changes)
 
+    def shard(self, sharding: Sharding, device: torch.device) -> None:
+        """Shard the weights, which must not be the student's own; those of a moving average in float32."""
+        shard(self.loaded.policy, sharding, device, float32=self.average is not None)
+
     def update(self) -> None:
         """Move an EMA teacher one step towards the student; call it after each update of the student."""
         if self.average is not None:
             self.average.update()
 
 
+Weights = Callable[[], Mapping[str, Tensor]]
+"""Looks up weights by name. Sharding replaces a model's parameters, so they are looked up when needed."""
+
+
 class MovingAverage:
-    """Exponential moving average of weights: average <- decay * average + (1 - decay) * student, in float32.
+    """Exponential moving average of weights: average <- decay * average + (1 - decay) * student.
+
+    The averaged weights must be float32, or a step of (1 - decay) times a small change would be rounded away;
+    `vicur.models.sharding.shard` stores them so.
 
     Args:
-        average: the averaged weights, by name.
-        student: the student's weights, with at least the same names.
+        average: looks up the averaged weights.
+        student: looks up the student's weights, with at least the same names.
         decay: share of the average that each update keeps.
     """
 
-    def __init__(self, average: Mapping[str, Tensor], student: Mapping[str, Tensor], decay: float) -> None:
-        self.decay = decay
-        self._pairs = [(average[name], student[name]) for name in average]
-        # Below float32, a step of (1 - decay) times a small change would be rounded away.
-        self._exact = [
-            averaged.detach() if averaged.dtype == torch.float32 else averaged.detach().float()
-            for averaged, _ in self._pairs
-        ]
+    def __init__(self, average: Weights, student: Weights, decay: float) -> None:
+        self.average, self.student, self.decay = average, student, decay
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average one step towards the student."""
-        for (averaged, student), exact in zip(self._pairs, self._exact, strict=True):
-            exact.lerp_(student.float(), 1 - self.decay)
-            if averaged.dtype != torch.float32:
-                averaged.copy_(exact)
+        students = self.student()
+        for name, averaged in self.average().items():
+            assert averaged.dtype == torch.float32, f"the average of {name} is in {averaged.dtype}"
+            local(averaged).lerp_(local(students[name]).float(), 1 - self.decay)
 
 
 def _other(config: TeacherConfig, student: LoadedModel) -> LoadedModel:
-    loaded = load_model(config.model, config.dtype, student.model.device)
+    loaded = load_model(config.model, config.dtype, student.device)
     check_same_vocabulary(student.processor.tokenizer, loaded.processor.tokenizer)
     if loaded.model.get_output_embeddings().weight.shape[0] < student.vocabulary.size:
         raise ValueError(
@@ -159,7 +167,7 @@ def _other(config: TeacherConfig, student: LoadedModel) -> LoadedModel:
         )
     _freeze(loaded)
     # Both are scored over the student's vocabulary, whatever stop tokens the teacher's files state.
-    return LoadedModel(loaded.model, loaded.processor, student.vocabulary)
+    return replace(loaded, vocabulary=student.vocabulary)
 
 
 def _self(
@@ -172,8 +180,11 @@ def _self(
     _freeze(copied)
     if config.update == "frozen":
         return copied, None
-    average, students = dict(copied.model.named_parameters()), dict(student.model.named_parameters())
-    return copied, MovingAverage(average, students, config.ema_decay)
+    return copied, MovingAverage(
+        lambda: dict(copied.model.named_parameters()),
+        lambda: dict(student.model.named_parameters()),
+        config.ema_decay,
+    )
 
 
 def _self_with_adapters(
@@ -209,7 +220,11 @@ def _self_with_adapters(
     with torch.no_grad():
         for name, parameter in average.items():
             parameter.copy_(students[name])
-    return with_adapter(student, AVERAGE), MovingAverage(average, students, config.ema_decay)
+    return with_adapter(student, AVERAGE), MovingAverage(
+        lambda: adapter_parameters(student.model, AVERAGE),
+        lambda: adapter_parameters(student.model),
+        config.ema_decay,
+    )
 
 
 def _freeze(loaded: LoadedModel) -> None:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-import numpy as np
 from torch import Tensor
 
-from vicur.bad_rows import BadRowError
 from vicur.data.sample import Sample
-from vicur.diagnostics.leakage import HintLeakage, hint_leakage
+from vicur.diagnostics.leakage import hint_leakage
+from vicur.distributed import Sharding
 from vicur.models.devices import check_name
 from vicur.objectives.objective import OLD, Needs, Objective
 from vicur.progress import Progress
+from vicur.rollouts.randomness import seed_step
 from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.source import RolloutSource
 from vicur.settings.section import Count, PathText, section
+from vicur.training.batches import Batches
 from vicur.training.clock import Clock
 from vicur.training.metrics import describe_step, join_tokens
 from vicur.training.records import Records
-from vicur.training.scoring import BatchScorer
+from vicur.training.scoring import BatchScorer, ScoredBatch
+from vicur.training.state import RunState
 from vicur.training.update import Updater
+from vicur.training.whole import part_of, whole_batch, whole_tokens
 
 
 @section
@@ -57,6 +59,13 @@ class TrainingConfig:
     """Old log-probs, those of the policy that sampled the responses: "scored" by one more forward pass of the
     student, or "sampled", taken from the sampler, which is cheaper and exact only at temperature 1 without
     top-p, top-k or penalties."""
+    sharding: Sharding = "full"
+    """Sharding of the weights over the processes that torchrun starts. "full": over all of them, which needs
+    the least memory. "hybrid": over those of a node, with a copy on every node. "replicated": every process
+    has a copy."""
+    offload: bool = False
+    """Keep the student's float32 weights, gradients and optimizer states in CPU memory; each layer is copied
+    to the GPU when it runs."""
     save_model: bool = True
     """Whether to save the trained model in the run's folder."""
 
@@ -115,26 +124,38 @@ class Trainer:
     config: TrainingConfig
     skip_bad_rows: bool = False
 
-    def train(self, records: Records, progress: Progress) -> HintLeakage:
-        """Run all steps.
+    def train(
+        self,
+        records: Records,
+        progress: Progress,
+        state: RunState | None = None,
+        after_step: Callable[[RunState], bool] = lambda state: True,
+    ) -> RunState:
+        """Run all steps that are left.
+
+        Args:
+            records: the run's files.
+            progress: progress bar of the steps.
+            state: where the run is; at the start if not given. It is changed.
+            after_step: called after each step, to evaluate and to save; whether to go on.
 
         Returns:
-            hint leakage over all rollouts.
+            the state after the last step.
 
         Raises:
             BadRowError: a problem cannot be read and `skip_bad_rows` is false.
+            FloatingPointError: `config.max_skipped_updates` updates in a row were not finite.
         """
-        skipped: list[BadRowError] = []
-        batches = self._batches(skipped, progress)
-        leakage = HintLeakage()
-        num_updates = 0
-        for step in progress.steps(self.config.rollout_batches(len(self.samples))):
+        state = RunState() if state is None else state
+        batches = self._batches(state, progress)
+        for step in progress.steps(self.config.rollout_batches(len(self.samples)), done=state.step):
             clock = Clock()
+            seed_step(self.config.seed, step)
             self.scoring.clear_caches()
             needs = self.objective.needs(step)
 
             # The student responds to each problem; or the teacher or the data set does, see rollout.source.
-            rollouts = self.source.rollouts(next(batches), step)
+            rollouts = self.source.rollouts(batches.next(), step)
             clock.lap("sampling")
 
             # The teacher scores the same tokens under its own view, with the hint if it has a privilege, and
@@ -142,30 +163,36 @@ class Trainer:
             old = self._sampled_log_probs(rollouts, needs)
             batch = self.scoring.score_rollouts(rollouts, needs, step, old)
 
-            updates = []
+            updates, parts = [], []
             for part in batch.updates(self.config.update_size):
                 # The student scores them under its reference views, with its weights from before this update.
                 scored = self.scoring.score_references(part, needs)
-                # All token weights, 1/N included, are fixed before any gradient is computed.
-                weighed = self.objective.weigh(scored.scored_tokens(self.scoring.student.device))
+                # All token weights, 1/N included, are fixed before any gradient is computed. They depend on
+                # the whole batch, so every rank gathers the scores of all.
+                whole, own = whole_tokens(scored.scored_tokens(self.scoring.student.device))
+                weighed = part_of(self.objective.weigh(whole), own)
                 clock.lap("scoring")
 
                 # One optimizer step; an EMA teacher and the generator then follow the new weights.
-                updates.append(self.updater.update(scored, weighed, needs, num_updates))
-                self.scoring.update_teacher()
+                updates.append(self.updater.update(scored, weighed, needs, state.updates))
+                parts.append(whole_batch(part))
+                self.scoring.weights_changed()
                 self.source.sync()
-                num_updates += 1
+                state.updates += 1
                 clock.lap("update")
 
-            tokens, leaked = join_tokens(updates), hint_leakage(rollouts.flat_texts)
-            leakage += leaked
+            batch, tokens = ScoredBatch.joined(parts), join_tokens(updates)
+            leaked = hint_leakage(batch.rollouts.flat_texts)
             metrics = describe_step(batch, updates, tokens, leaked) | clock.metrics()
-            if skipped:
-                metrics["bad_rows"] = float(len(skipped))
-            records.write_rollouts(step, rollouts, tokens, batch.grades)
+            if state.position.unreadable:
+                metrics["bad_rows"] = float(len(state.position.unreadable))
+            records.write_rollouts(step, batch.rollouts, tokens, batch.grades)
             records.write(step, metrics)
             progress.show(metrics)
-        return leakage
+            state.step, state.leakage = step, state.leakage + leaked
+            if not after_step(state):
+                break
+        return state
 
     def _sampled_log_probs(self, rollouts: Rollouts, needs: Needs) -> Tensor | None:
         """The sampler's log-probs, used as the old student's; None if the student has to score them."""
@@ -173,30 +200,13 @@ class Trainer:
             return rollouts.sampling_log_probs
         return None
 
-    def _batches(self, skipped: list[BadRowError], progress: Progress) -> Iterator[list[Sample]]:
-        """Endless batches, epoch by epoch, in an order that depends on seed and epoch alone.
-
-        Problems that do not fill a batch at the end of an epoch are left out of that epoch. A problem that
-        cannot be read is reported, added to `skipped`, and replaced by the next one.
-        """
-        size = self.config.prompts_per_step
-        for epoch in itertools.count():
-            order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.samples))
-            batch: list[Sample] = []
-            read = 0
-            for index in order.tolist():
-                try:
-                    batch.append(self.samples[index])
-                except BadRowError as error:
-                    if not self.skip_bad_rows:
-                        raise
-                    if epoch == 0:
-                        progress.say(f"Skipped: {error}")
-                        skipped.append(error)
-                    continue
-                read += 1
-                if len(batch) == size:
-                    yield batch
-                    batch = []
-            if read < size:
-                raise ValueError(f"Only {read} problems can be read, fewer than one step takes ({size}).")
+    def _batches(self, state: RunState, progress: Progress) -> Batches:
+        return Batches(
+            self.samples,
+            self.config.prompts_per_step,
+            self.config.update_size,
+            self.config.seed,
+            skip_bad_rows=self.skip_bad_rows,
+            say=progress.say,
+            position=state.position,
+        )

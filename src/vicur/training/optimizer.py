@@ -1,4 +1,4 @@
-"""AdamW, its learning-rate schedule and one step, on float32 weights whatever the model's dtype."""
+"""AdamW, its learning-rate schedule and one step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vicur.models.sharding import whole
 from vicur.settings.section import Count, Decay, NonNegative, Positive, Share, section
 
 
@@ -40,6 +41,12 @@ class Optimizer:
         config: settings of the optimizer.
         total_steps: number of optimizer steps in the run, for the schedule.
         recovery_learning_rate: learning rate of the parameters under `recovery.`; None for that of `config`.
+
+    Attributes:
+        named: the trained parameters by name.
+
+    Raises:
+        ValueError: a trained parameter is in half precision, where a step of 1e-6 would change nothing.
     """
 
     def __init__(
@@ -50,15 +57,21 @@ class Optimizer:
         recovery_learning_rate: float | None = None,
     ) -> None:
         self.config, self.total_steps = config, total_steps
-        self._masters: list[tuple[nn.Parameter, nn.Parameter]] = []
+        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        halved = next((name for name, p in self.named.items() if p.dtype != torch.float32), None)
+        if halved is not None:
+            raise ValueError(
+                f"The trained weight {halved} is in {self.named[halved].dtype}; it must be in float32. "
+                "vicur.models.sharding.shard stores trained weights in float32."
+            )
         recovery_rate = config.learning_rate if recovery_learning_rate is None else recovery_learning_rate
         groups: list[dict[str, Any]] = []
         for recovery in (False, True):
             for decays in (True, False):
                 parameters = [
-                    self._trained(p)
-                    for name, p in model.named_parameters()
-                    if p.requires_grad and name.startswith("recovery.") == recovery and (p.ndim > 1) == decays
+                    p
+                    for name, p in self.named.items()
+                    if name.startswith("recovery.") == recovery and (p.ndim > 1) == decays
                 ]
                 if parameters:
                     groups.append(
@@ -70,26 +83,6 @@ class Optimizer:
                         }
                     )
         self.torch = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
-
-    def _trained(self, parameter: nn.Parameter) -> nn.Parameter:
-        """The parameter itself, or a float32 master copy if it is in lower precision.
-
-        In bfloat16 a step of 1e-6 changes no weight, and the sum of many micro-batches' gradients loses
-        precision, so each gradient is moved to the master as soon as it is computed.
-        """
-        if parameter.dtype == torch.float32:
-            return parameter
-        master = nn.Parameter(parameter.detach().float())
-
-        def collect(trained: Tensor) -> None:
-            assert trained.grad is not None
-            gradient = trained.grad.float()
-            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-            trained.grad = None
-
-        parameter.register_post_accumulate_grad_hook(collect)
-        self._masters.append((parameter, master))
-        return master
 
     def scale(self, step: int) -> float:
         """The schedule's factor at a step, counted from 0."""
@@ -108,14 +101,17 @@ class Optimizer:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All trained parameters, in float32."""
+        """All trained parameters."""
         return [p for group in self.torch.param_groups for p in group["params"]]
 
     def grad_norm(self) -> Tensor:
-        """The norm of the current gradient."""
+        """The norm of the current gradient, over all ranks."""
+        return whole(self._grad_norm())
+
+    def _grad_norm(self) -> Tensor:
         return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
-    def scale_gradient(self, factor: Tensor) -> None:
+    def scale_gradient(self, factor: float) -> None:
         """Multiply the gradient by a factor."""
         for parameter in self.parameters:
             if parameter.grad is not None:
@@ -133,16 +129,15 @@ class Optimizer:
         Raises:
             FloatingPointError: the gradient is not finite; the weights are left as they were.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        sharded_norm = self._grad_norm()
+        norm = whole(sharded_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"The gradient of update {step + 1} is {norm.item()}; the run stops here."
             )
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, sharded_norm)
         for group in self.torch.param_groups:
             group["lr"] = group["peak"] * self.scale(step)
         self.torch.step()
         self.torch.zero_grad()
-        with torch.no_grad():
-            for parameter, master in self._masters:
-                parameter.copy_(master)
         return norm

@@ -9,12 +9,13 @@ Shape suffixes: N response tokens, R responses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from vicur import distributed
 from vicur.data.views import View
 from vicur.objectives.objective import OLD, Look, Needs, ScoredTokens
 from vicur.rewards.grader import Grade, Grader
@@ -46,6 +47,12 @@ class ScoredBatch:
     divergences: Mapping[str, Tensor] = field(default_factory=dict)
     draws: Tensor | None = None
 
+    @classmethod
+    def joined(cls, parts: Sequence[ScoredBatch]) -> ScoredBatch:
+        """Several batches as one, in order: their rollouts and grades, without scores."""
+        rollouts = Rollouts.joined([part.rollouts for part in parts])
+        return cls(rollouts, tuple(grade for part in parts for grade in part.grades))
+
     def part(self, prompts: slice) -> ScoredBatch:
         """The part of the batch that belongs to some of the prompts."""
         tokens = self.rollouts.tokens(prompts)
@@ -62,9 +69,14 @@ class ScoredBatch:
         )
 
     def updates(self, prompts_per_update: int) -> Iterator[ScoredBatch]:
-        """Split the batch into one batch per update; responses to one prompt stay together."""
-        for start in range(0, len(self.rollouts.samples), prompts_per_update):
-            yield self.part(slice(start, start + prompts_per_update))
+        """Split the batch into one batch per update; responses to one prompt stay together.
+
+        Args:
+            prompts_per_update: number of problems in an update, over all ranks.
+        """
+        own = distributed.share(prompts_per_update)
+        for start in range(0, len(self.rollouts.samples), own.stop - own.start):
+            yield self.part(slice(start, start + own.stop - own.start))
 
     def scored_tokens(self, device: torch.device) -> ScoredTokens:
         """The numbers that an objective computes its weights from."""
@@ -104,8 +116,9 @@ class BatchScorer:
         if self.teacher is not None:
             self.teacher.scorer.clear_cache()
 
-    def update_teacher(self) -> None:
-        """Move an EMA teacher towards the student, after an update."""
+    def weights_changed(self) -> None:
+        """Follow the student's new weights after an update: an EMA teacher moves towards them."""
+        self.student.weights_changed()
         if self.teacher is not None:
             self.teacher.update()
 

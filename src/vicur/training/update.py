@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from vicur import distributed
 from vicur.data.views import Plain, View
 from vicur.encoding.layout import Sequences
 from vicur.models.recovery import RecoveryObserver
@@ -40,17 +41,20 @@ class Updater:
         """Compute the gradient of the whole update batch and take one optimizer step.
 
         Args:
-            batch: the responses and what was scored on them.
-            weighed: the objective's terms with their weights.
+            batch: this rank's responses and what was scored on them.
+            weighed: the objective's terms with their weights, on the same tokens.
             needs: what the objective needs.
             index: number of earlier updates, for the learning-rate schedule.
+
+        Returns:
+            numbers of the whole batch, over all ranks.
         """
         with RecoveryObserver(self.student.policy.recovery) as observer:
             update = self.gradient(batch, weighed, needs)
         numbers = dict(update.numbers)
         numbers["grad_norm"] = float(self.optimizer.step(index))
         numbers |= self.optimizer.learning_rates()
-        numbers |= {f"recovery_change_{k}": v for k, v in observer.mean_change_ratio().items()}
+        numbers |= _recovery_changes(observer)
         return replace(update, numbers=numbers)
 
     def gradient(self, batch: ScoredBatch, weighed: Weighed, needs: Needs) -> Update:
@@ -71,10 +75,12 @@ class Updater:
         if needs.measures_scale:
             scale = _measured_scale(norms)
             self.optimizer.scale_gradient(scale)
-            numbers["gradient_scale"] = float(scale)
-            losses = {name: float(scale) * loss for name, loss in losses.items()}
+            numbers["gradient_scale"] = scale
+            losses = {name: scale * loss for name, loss in losses.items()}
         tokens |= weighed.tokens
-        return Update(losses, _with_gap(tokens, batch), {**weighed.summaries, GAP: "parts"}, numbers)
+        tokens = {n: distributed.gather_tensor(v) for n, v in _with_gap(tokens, batch).items()}
+        losses = {name: distributed.total(loss) for name, loss in losses.items()}
+        return Update(losses, tokens, {**weighed.summaries, GAP: "parts"}, numbers)
 
     def _accumulate(
         self, batch: ScoredBatch, needs: Needs, terms: Sequence[Term]
@@ -104,7 +110,7 @@ class Updater:
             assert view is not None, "a gradient can only flow through the student"
             for (sequences, _), gradient_ND in zip(self._micro_batches(batch, view), gradients, strict=True):
                 product = partial(_product, gradient_ND=gradient_ND)
-                self.student.policy(sequences, product).backward()
+                self.student.run(sequences, product).backward()
         joined = dict(zip([term.name for term in terms], torch.cat(values, -1), strict=True))
         losses = {
             term.name: float((term.weights * joined[term.name]).sum())
@@ -145,7 +151,18 @@ def _with_gap(tokens: Mapping[str, Tensor], batch: ScoredBatch) -> dict[str, Ten
     return numbers
 
 
-def _measured_scale(norms: Mapping[int, Tensor]) -> Tensor:
+def _measured_scale(norms: Mapping[int, Tensor]) -> float:
     """|gradient after stage 0| / |gradient after stage 1| (VGS eq. 15); 1 if nothing is steered."""
     standard, steered = norms[0], norms.get(1, norms[0])
-    return standard / steered if float(steered) > 0 else torch.ones_like(steered)
+    return float(standard / steered) if float(steered) > 0 else 1.0
+
+
+def _recovery_changes(observer: RecoveryObserver) -> dict[str, float]:
+    """The mean of |change| / |h_sink| of each layer that saw a sample on any rank, by metric name."""
+    parts = distributed.gather(observer.change_ratios())
+    means = {}
+    for layer in parts[0]:
+        ratios = [ratio for part in parts for ratio in part[layer]]
+        if ratios:
+            means[f"recovery_change_{layer}"] = sum(ratios) / len(ratios)
+    return means

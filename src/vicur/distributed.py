@@ -1,0 +1,235 @@
+"""The processes of a run: joins the job that torchrun started, and exchanges values between its ranks.
+
+Every function also works in a single process, where there is nothing to exchange. Only this module and
+`vicur.models.sharding` know how many processes there are; all other code handles its own share of the
+problems and calls `gather` where it needs those of all ranks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+Value = TypeVar("Value")
+Sharding = Literal["full", "hybrid", "replicated"]
+"""Where the shards of the weights are: on all ranks; on the ranks of each node, with a copy per node; or
+whole on every rank."""
+TIMEOUT = timedelta(minutes=60)
+"""A rank may wait this long for the others, e.g. while one of them grades long responses."""
+PEER_WAIT = timedelta(seconds=10)
+"""A rank whose peer is gone waits this long for that peer's last words."""
+_FAILURE = "vicur/failure"
+
+
+class PeerError(ValueError):
+    """Another rank has ended, so this one cannot go on."""
+
+
+def launched() -> bool:
+    """Whether torchrun, or another launcher with its environment variables, started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def local_rank() -> int:
+    """Number of this process on its node; 0 without a launcher."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if launched() else 0
+
+
+def start(device: torch.device) -> None:
+    """Join the other processes of the job. Without a launcher, or the second time, nothing happens.
+
+    Args:
+        device: device of this process; selects the backend of its collectives.
+    """
+    if not launched() or dist.is_initialized():
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+
+
+def stop() -> None:
+    """Leave the job."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes the run's files and prints."""
+    return rank() == 0
+
+
+def mesh(sharding: Sharding, device_type: str) -> DeviceMesh:
+    """The ranks as a mesh for FSDP2: one dimension of shards, or replicas by shards.
+
+    In a single process without a launcher, a process group of that process alone is made, because FSDP2 needs
+    one.
+
+    Raises:
+        ValueError: hybrid sharding, and nodes have different numbers of processes.
+    """
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    if sharding == "full":
+        return init_device_mesh(device_type, (size(),), mesh_dim_names=("shard",))
+    shards = 1 if sharding == "replicated" else int(os.environ.get("LOCAL_WORLD_SIZE", size()))
+    if size() % shards:
+        raise ValueError(
+            f"training.sharding=hybrid needs the same number of processes on every node, but {size()} "
+            f"processes are not a multiple of {shards}."
+        )
+    return init_device_mesh(device_type, (size() // shards, shards), mesh_dim_names=("replicate", "shard"))
+
+
+def share(count: int, of: int | None = None) -> slice:
+    """The contiguous share of `count` items that belongs to a rank; shares differ by at most one item.
+
+    Args:
+        count: number of items.
+        of: the rank; this one if not given.
+    """
+    number = rank() if of is None else of
+    least, more = divmod(count, size())
+    start = number * least + min(number, more)
+    return slice(start, start + least + (number < more))
+
+
+def gather(value: Value) -> list[Value]:
+    """The values of all ranks, in rank order, on every rank.
+
+    Tensors in the value must be on the CPU. All ranks must call this, in the same order.
+    """
+    if size() == 1:
+        return [value]
+    values: list[Value | None] = [None] * size()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def gather_tensor(tensor: Tensor) -> Tensor:
+    """The tensors of all ranks, joined along the first dimension, on this rank's device."""
+    if size() == 1:
+        return tensor
+    return torch.cat(gather(tensor.detach().cpu())).to(tensor.device)
+
+
+def gather_list(items: Sequence[Value]) -> list[Value]:
+    """The items of all ranks, in rank order."""
+    return [item for part in gather(list(items)) for item in part]
+
+
+def largest(number: int) -> int:
+    """The largest of the ranks' numbers."""
+    return max(gather(number))
+
+
+def total(number: float) -> float:
+    """The sum of the ranks' numbers."""
+    return sum(gather(number))
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank."""
+    return any(gather(flag))
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    gather(None)
+
+
+def main_only(work: Callable[[], None]) -> None:
+    """Do something on the main rank while the others wait. If it fails, it fails on all ranks.
+
+    Raises:
+        PeerError: it failed on the main rank, and this is another.
+    """
+    error: Exception | None = None
+    if is_main():
+        try:
+            work()
+        except Exception as raised:
+            error = raised
+    messages = gather(None if error is None else str(error))
+    if error is not None:
+        raise error
+    if messages[0] is not None:
+        raise PeerError(messages[0])
+
+
+def agree(work: Callable[[], Value]) -> Value:
+    """Do something on every rank. If it fails on one of them, it fails on all.
+
+    For work without collectives, e.g. reading this rank's problems: a rank that fails alone would leave the
+    others waiting.
+
+    Raises:
+        PeerError: it failed on another rank; the message is that rank's.
+    """
+    error: Exception | None = None
+    result: Value | None = None
+    try:
+        result = work()
+    except Exception as raised:
+        error = raised
+    if size() > 1:
+        messages = gather(None if error is None else str(error))
+        if error is None:
+            for number, message in enumerate(messages):
+                if message is not None:
+                    raise PeerError(f"rank {number}: {message}")
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+@contextmanager
+def shared_failures() -> Iterator[None]:
+    """A context in which a rank that fails tells the others why.
+
+    When a rank ends, the collectives of the others fail with an error of the network. They then raise that
+    rank's error instead.
+
+    Raises:
+        PeerError: another rank failed first.
+    """
+    try:
+        yield
+    except PeerError:
+        raise
+    except Exception as error:
+        if size() == 1:
+            raise
+        store = dist.distributed_c10d._get_default_store()
+        if isinstance(error, dist.DistError) or "peer" in str(error) or "onnection" in str(error):
+            raise _peer_error(store, error) from error
+        store.set(_FAILURE, f"rank {rank()}: {error}")
+        raise
+
+
+def _peer_error(store: dist.Store, error: Exception) -> PeerError:
+    """The failure that another rank has left in the store, or that it ended without a word."""
+    try:
+        store.wait([_FAILURE], PEER_WAIT)
+        return PeerError(store.get(_FAILURE).decode())
+    except Exception:  # the store may be gone with its rank
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        return PeerError(f"Another process of this job ended without a message ({first_line}).")
