@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from vicur.models.student import ViCuRQwen3VLConfig, ViCuRQwen3VLForConditionalGeneration
     from vicur.rewards.grader import Grader, RewardConfig
     from vicur.rollouts.processors import SamplingConfig
-    from vicur.run.build import Run, build
+    from vicur.run.build import build
+    from vicur.run.execute import Run
     from vicur.run.recipe import Recipe, load_recipe
     from vicur.scoring.scorer import Scorer
 
@@ -33,7 +34,8 @@ _NAMES_OF_MODULES = {
     "vicur.models.student": ["ViCuRQwen3VLConfig", "ViCuRQwen3VLForConditionalGeneration"],
     "vicur.rewards.grader": ["Grader", "RewardConfig"],
     "vicur.rollouts.processors": ["SamplingConfig"],
-    "vicur.run.build": ["Run", "build"],
+    "vicur.run.build": ["build"],
+    "vicur.run.execute": ["Run"],
     "vicur.run.recipe": ["Recipe", "load_recipe"],
     "vicur.scoring.scorer": ["Scorer"],
 }

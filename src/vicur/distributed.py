@@ -11,11 +11,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 Value = TypeVar("Value")
@@ -41,6 +43,17 @@ def launched() -> bool:
 def local_rank() -> int:
     """Number of this process on its node; 0 without a launcher."""
     return int(os.environ.get("LOCAL_RANK", 0)) if launched() else 0
+
+
+def launched_first() -> bool:
+    """Whether this process is the main one, also before `start`."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
+def speaks_for(error: BaseException) -> bool:
+    """Whether this process prints an error: of the same sentence on all ranks, one per node is enough."""
+    has_own_error = dist.is_initialized() and not isinstance(error, PeerError)
+    return has_own_error or local_rank() == 0
 
 
 def start(device: torch.device) -> None:
@@ -76,18 +89,29 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def _ensure_group(device_type: str) -> None:
+    """Make a process group of this process alone, if it has none: FSDP2 and checkpoints need one."""
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+
+
+@cache
+def background_group() -> dist.ProcessGroup:
+    """A group of all ranks for collectives in a background thread, so that they do not mix with others."""
+    _ensure_group("cuda" if torch.cuda.is_available() else "cpu")
+    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
 def mesh(sharding: Sharding, device_type: str) -> DeviceMesh:
     """The ranks as a mesh for FSDP2: one dimension of shards, or replicas by shards.
-
-    In a single process without a launcher, a process group of that process alone is made, because FSDP2 needs
-    one.
 
     Raises:
         ValueError: hybrid sharding, and nodes have different numbers of processes.
     """
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    _ensure_group(device_type)
     if sharding == "full":
         return init_device_mesh(device_type, (size(),), mesh_dim_names=("shard",))
     shards = 1 if sharding == "replicated" else int(os.environ.get("LOCAL_WORLD_SIZE", size()))
@@ -221,7 +245,8 @@ def shared_failures() -> Iterator[None]:
         store = dist.distributed_c10d._get_default_store()
         if isinstance(error, dist.DistError) or "peer" in str(error) or "onnection" in str(error):
             raise _peer_error(store, error) from error
-        store.set(_FAILURE, f"rank {rank()}: {error}")
+        if not isinstance(error, KeyboardInterrupt):
+            store.set(_FAILURE, f"rank {rank()}: {error}")
         raise
 
 

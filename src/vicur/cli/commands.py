@@ -51,6 +51,10 @@ COMMANDS = (
                 "--dry-run",
                 "print the recipe, prompts, estimated memory and preflight checks, without training",
             ),
+            Switch(
+                "--resume",
+                "continue the run of this recipe from its newest checkpoint; start it if there is none",
+            ),
         ),
         example="optimizer.learning_rate=1e-4",
     ),

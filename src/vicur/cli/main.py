@@ -34,8 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(sys.argv[1:] if arguments is None else arguments)
         finally:
             sys.stdout.flush()  # here, where a closed pipe is caught, also after --help
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted. Everything written so far can be read.\n")
+    except KeyboardInterrupt as interrupt:
+        if type(interrupt) is KeyboardInterrupt:  # a run that was saved has said so
+            sys.stderr.write("Interrupted. Everything written so far can be read.\n")
         return INTERRUPTED
     except BrokenPipeError:  # as behind `| head`: nothing reads the output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,7 +70,8 @@ def _run(words: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except _mistakes() as error:
-        Console(stderr=True).print(f"vicur: {error}", markup=False, highlight=False, soft_wrap=True)
+        if _speaks_for(error):
+            Console(stderr=True).print(f"vicur: {error}", markup=False, highlight=False, soft_wrap=True)
         refused = isinstance(error, _imported("vicur.preflight.checks", "PreflightError"))
         return PREFLIGHT if refused else MISTAKE
     return 0
@@ -78,6 +80,12 @@ def _run(words: Sequence[str]) -> int:
 def _mistakes() -> tuple[type[BaseException], ...]:
     """The errors that end in a one-line message; anything else is a fault of this program."""
     return (ValueError, OSError, FloatingPointError, *_imported("torch", "OutOfMemoryError"))
+
+
+def _speaks_for(error: BaseException) -> bool:
+    """Whether this process, of several of a run, prints the error."""
+    module = sys.modules.get("vicur.distributed")
+    return module is None or bool(module.speaks_for(error))
 
 
 def _imported(module: str, name: str) -> tuple[type[BaseException], ...]:

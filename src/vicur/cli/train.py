@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
+from vicur import distributed
 from vicur.cli.command import Arguments
-from vicur.cli.terminal import passing_bar, print_memory, print_preflight, print_text, say
-from vicur.progress import Progress
+from vicur.cli.terminal import print_memory, print_preflight, print_text, say
+from vicur.progress import Progress, silent
 from vicur.reporting.run_summary import print_run_summary, summarise_run
-from vicur.run.build import Plan, Run, build
+from vicur.run.build import build
+from vicur.run.execute import InterruptedRunError, Plan, Run
 from vicur.run.recipe import Recipe, load_recipe, to_yaml
+from vicur.run.resume import Resumption, find_run
 from vicur.training.folder import check_run_folder, run_folder
 from vicur.wording import counted
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """What one process of a run prints: everything, or nothing if it is not the main one.
+
+    Attributes:
+        console: console for results.
+    """
+
+    console: Console
+
+    def print(self, text: object) -> None:
+        """Print a text as it is."""
+        print_text(text, self.console)
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence on standard error."""
+        if not self.console.quiet:
+            say(sentence)
+
+    def bar(self, title: str, *, transient: bool = True) -> Progress:
+        """A progress bar on standard error."""
+        return silent(title) if self.console.quiet else Progress(title, transient=transient)
 
 
 def read_recipe(arguments: Arguments) -> Recipe:
@@ -32,8 +62,61 @@ def train(recipe: Recipe, arguments: Arguments, console: Console) -> None:
     Raises:
         ValueError: the data or the output folder does not fit the recipe.
     """
-    dry_run = "--dry-run" in arguments.switches
-    if dry_run:
+    if not distributed.launched_first():  # of several processes one prints
+        console = Console(quiet=True)
+    with distributed.shared_failures():
+        _train(recipe, arguments, Terminal(console))
+    distributed.stop()
+
+
+def _train(recipe: Recipe, arguments: Arguments, terminal: Terminal) -> None:
+    if "--dry-run" in arguments.switches:
+        _dry_run(recipe, terminal)
+        return
+    found = find_run(recipe, terminal.say) if "--resume" in arguments.switches else None
+    if found is not None and found.finished:
+        print_run_summary(summarise_run(found.folder), terminal.console)
+        terminal.print(f"The run in {found.folder} has finished; there is nothing to resume.")
+        return
+    folder = _folder(recipe, found)
+    run = build(recipe, terminal.bar)
+    plan = run.plan()
+    _announce(run, plan, folder, found, terminal)
+    if found is None:  # another run of the same name may have begun in the meantime
+        folder = _folder(recipe, None)
+    saved = None if found is None else found.saved
+    progress = terminal.bar("training", transient=False)
+    try:
+        run.execute(folder, plan, progress, terminal.bar, saved, again=found is not None)
+    except InterruptedRunError as stopped:
+        terminal.say(f"Stopped after step {stopped.step}. Resume with: {_command(arguments)}")
+        raise
+    print_run_summary(summarise_run(folder), terminal.console)
+    terminal.print(f"Done. All results are in {folder}.")
+
+
+def _folder(recipe: Recipe, found: Resumption | None) -> Path:
+    """The run's folder, the same for all ranks; a new one is checked."""
+    if found is not None:
+        return found.folder
+    training = recipe.training
+    folder = run_folder(training.name, training.output, overwrite=training.overwrite)
+    check_run_folder(folder, overwrite=training.overwrite)
+    return folder
+
+
+def _announce(run: Run, plan: Plan, folder: Path, found: Resumption | None, terminal: Terminal) -> None:
+    terminal.print(f"Output folder: {folder}")
+    if found is not None and found.saved is not None:
+        terminal.print(f"Resuming after step {found.saved.state.step}, from {found.saved.path}.")
+    elif found is not None:
+        terminal.print("The run has no checkpoint yet, so it starts again.")
+    for sentence in [*run.notices, *([] if plan.warning is None else [plan.warning])]:
+        terminal.say(sentence)
+
+
+def _dry_run(recipe: Recipe, terminal: Terminal) -> None:
+    if distributed.launched_first():
         sys.stdout.write(to_yaml(recipe))
         sys.stdout.flush()
     training = recipe.training
@@ -41,25 +124,21 @@ def train(recipe: Recipe, arguments: Arguments, console: Console) -> None:
     try:
         check_run_folder(folder, overwrite=training.overwrite)
     except ValueError as error:
-        if not dry_run:
-            raise
-        say(str(error))
-    run = build(recipe, passing_bar)
+        terminal.say(str(error))
+    run = build(recipe, terminal.bar)
     plan = run.plan()
-    print_text(f"Output folder: {folder}", console)
-    for sentence in [*run.notices, *([] if plan.warning is None else [plan.warning])]:
-        say(sentence)
-    if dry_run:
-        _print_plan(run, plan, console)
-        return
-    # Another run of the same name may have begun in the meantime.
-    folder = run_folder(training.name, training.output, overwrite=training.overwrite)
-    run.execute(folder, plan, Progress("training"), passing_bar)
-    print_run_summary(summarise_run(folder), console)
-    print_text(f"Done. All results are in {folder}.", console)
+    _announce(run, plan, folder, None, terminal)
+    _print_plan(run, plan, terminal)
 
 
-def _print_plan(run: Run, plan: Plan, console: Console) -> None:
+def _command(arguments: Arguments) -> str:
+    """The command that resumes this run."""
+    words = ["vicur", "train", str(arguments.word), *arguments.overrides, "--resume"]
+    return shlex.join(words)
+
+
+def _print_plan(run: Run, plan: Plan, terminal: Terminal) -> None:
+    console = terminal.console
     needs, problems = run.trainer.objective.needs(1), len(run.data.problems)
     console.print(
         f"{counted(problems, 'problem')}, {counted(run.recipe.training.rollout_batches(problems), 'step')}. "
@@ -68,6 +147,6 @@ def _print_plan(run: Run, plan: Plan, console: Console) -> None:
         highlight=False,
     )
     print_memory(plan.memory.parts, plan.available, console)
-    preflight = run.preflight(plan, passing_bar)
+    preflight = run.preflight(plan, terminal.bar)
     print_preflight(preflight, console)
     preflight.raise_if_failed()

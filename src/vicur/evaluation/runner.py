@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from vicur import distributed
 from vicur.bad_rows import BadRowError
 from vicur.data.digests import shown_digest
 from vicur.data.sample import Sample
@@ -190,7 +191,7 @@ def evaluate(
     limits: PixelLimits | None = None,
     skip_bad_rows: bool = False,
 ) -> Evaluation:
-    """Let a model answer every problem once, and grade its responses.
+    """Let a model answer every problem once, and grade its responses. Ranks share the problems.
 
     Args:
         loaded: the model.
@@ -206,8 +207,10 @@ def evaluate(
         BadRowError: an image or video cannot be decoded, and such rows are not skipped.
     """
     run = _Evaluating(samples, view or Plain(), grader or Grader(), ResponseStore(None), skip_bad_rows)
-    run.ask(loaded, range(len(samples)), config, limits, progress or silent())
-    return run.result()
+    own = range(len(samples))[distributed.share(len(samples))]
+    with loaded.policy.unsharded():  # ranks have different numbers of batches
+        run.ask(loaded, own, config, limits, progress or silent())
+    return run.joined()
 
 
 def resume_evaluation(
@@ -321,6 +324,13 @@ class _Evaluating:
             )
             for sample, text, response in triples
         ]
+
+    def joined(self) -> Evaluation:
+        """All answers of all ranks in the order of the data."""
+        for answers, unasked in distributed.gather((self.answers, self.unasked)):
+            self.answers |= answers
+            self.unasked |= unasked
+        return self.result()
 
     def result(self) -> Evaluation:
         """All answers in the order of the data."""

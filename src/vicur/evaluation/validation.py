@@ -10,10 +10,14 @@ from vicur.settings.section import Count, NonNegative, PathText, section
 
 @section
 class ValidationConfig:
-    """Held-out problems, answered before the first step and after the last."""
+    """Held-out problems, answered before the first step and after the last, and in between if `every` is
+    set."""
 
     data: PathText | None = None
     """Held-out problems with answers, in any form that data.train takes; null for no validation."""
+    every: Count | None = None
+    """Number of rollout steps between validations; null for only before the first step and after the
+    last."""
     problems: Count | None = None
     """Use only the first N problems; null for all."""
     temperature: NonNegative = 0.0

@@ -13,7 +13,7 @@ DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 """Values of the setting `training.device`."""
 
 
-def choose_device(name: str = "auto", number: int | None = None) -> torch.device:
+def choose_device(name: str = "auto", number: int = 0) -> torch.device:
     """The device of a setting.
 
     Args:
@@ -29,7 +29,7 @@ def choose_device(name: str = "auto", number: int | None = None) -> torch.device
     if not torch.cuda.is_available():
         raise ValueError(f"training.device={name}, but {_why_no_gpu()}.")
     # With its number, which set_device requires.
-    device = torch.device(name if ":" in name else f"cuda:{number or 0}")
+    device = torch.device(name if ":" in name else f"cuda:{number}")
     count = torch.cuda.device_count()
     if device.index >= count:
         raise ValueError(

@@ -123,10 +123,13 @@ class Policy(nn.Module):
         grid = torch.tensor([[1, merge, merge]], device=self.device)
         features = self.model.model.visual(patches, grid_thw=grid)
         outputs = features if isinstance(features, tuple) else tuple(features.values())
-        flat = [
-            t
-            for value in outputs
-            if value is not None
-            for t in (value if isinstance(value, list | tuple) else [value])
-        ]
-        return 0.0 * torch.stack([tensor.sum() for tensor in flat]).sum()
+        return 0.0 * torch.stack([tensor.sum() for tensor in _tensors(outputs)]).sum()
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples and lists."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)

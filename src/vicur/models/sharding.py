@@ -124,7 +124,7 @@ def whole_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers that a checkpoint holds; tied ones under each of their names."""
-    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors |= dict(model.named_buffers(remove_duplicate=False))
     for name in model.state_dict():
         yield name, tensors[name]

@@ -123,6 +123,11 @@ class Teacher:
         """Shard the weights, which must not be the student's own; those of a moving average in float32."""
         shard(self.loaded.policy, sharding, device, float32=self.average is not None)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights that change during training and are not the student's, by name, for checkpoints."""
+        average = {} if self.average is None else self.average.average()
+        return {f"average.{name}": tensor.detach() for name, tensor in average.items()}
+
     def update(self) -> None:
         """Move an EMA teacher one step towards the student; call it after each update of the student."""
         if self.average is not None:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from vicur import distributed
 from vicur.paths import check_folder
 
 RUNS = Path("runs")
 """Parent of the folders of runs that do not set training.output."""
 ALWAYS_PRESENT = ("recipe.yaml", "status.json")
 """Files that a run's folder has from the start."""
+LOCK = "lock"
+"""File that a run keeps locked while it writes to its folder."""
 ENTRIES = frozenset(
     (
-        *("recipe.yaml", "environment.json", "metrics.jsonl", "status.json", "memory.json"),
-        *("summary.json", "summary.md", "rollouts", "validation", "checkpoints"),
+        *(
+            "recipe.yaml",
+            "environment.json",
+            "metrics.jsonl",
+            "validation.jsonl",
+            "status.json",
+            "memory.json",
+        ),
+        *("summary.json", "summary.md", "rollouts", "validation", "checkpoints", "nonfinite", LOCK),
     )
 )
 """Everything that a run writes at the top level of its folder."""
@@ -49,7 +64,7 @@ def check_run_folder(folder: Path, *, overwrite: bool) -> None:
     old = _entries(folder)
     if overwrite:
         _check_only_a_run(folder, old)
-    elif old & ENTRIES:
+    elif (old & ENTRIES) - {LOCK}:
         raise ValueError(
             f"{folder} already holds a run. Set training.overwrite=true to delete that run, or choose "
             "another training.output."
@@ -57,19 +72,56 @@ def check_run_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def remove_run(folder: Path) -> None:
-    """Delete what a run has written. The folder itself and the targets of links are kept.
-
-    Raises:
-        ValueError: the folder holds something that no run writes.
-    """
-    old = _entries(folder)
-    _check_only_a_run(folder, old)
-    for name in old:
+    """Delete what a run has written, but for its lock. The folder and the targets of links are kept."""
+    for name in (_entries(folder) & ENTRIES) - {LOCK}:
         entry = folder / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def newest_run(name: str, output: str | None) -> Path:
+    """The folder of the run to resume: `output` if given, else the newest of runs/NAME, runs/NAME-2, ...
+
+    Args:
+        name, output: as in `TrainingConfig`.
+    """
+    if output is not None:
+        return Path(output)
+    folder, number = RUNS / name, 1
+    while _is_taken(following := RUNS / f"{name}-{number + 1}"):
+        folder, number = following, number + 1
+    return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A context in which no other process on this machine may write to a run's folder.
+
+    The lock is the operating system's: it ends with the process, however that ends. Other ranks of the same
+    job do not take it.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    if not distributed.is_main():
+        yield
+        return
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise ValueError(
+                f"{folder} is being written by {owner}. Wait for it to end, or choose another "
+                "training.output."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
 
 
 def _check_only_a_run(folder: Path, old: set[str]) -> None:

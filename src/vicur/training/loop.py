@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -20,6 +20,7 @@ from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.source import RolloutSource
 from vicur.settings.section import Count, PathText, section
 from vicur.training.batches import Batches
+from vicur.training.checkpoint import CheckpointConfig
 from vicur.training.clock import Clock
 from vicur.training.metrics import describe_step, join_tokens
 from vicur.training.records import Records
@@ -66,6 +67,8 @@ class TrainingConfig:
     offload: bool = False
     """Keep the student's float32 weights, gradients and optimizer states in CPU memory; each layer is copied
     to the GPU when it runs."""
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints to resume the run from."""
     save_model: bool = True
     """Whether to save the trained model in the run's folder."""
 

@@ -104,6 +104,22 @@ class Optimizer:
         """All trained parameters."""
         return [p for group in self.torch.param_groups for p in group["params"]]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained parameters and the optimizer's state of each, by name, for checkpoints.
+
+        Before the first update the states are made, as zeros, so that a checkpoint can be loaded into them.
+        """
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.named.items():
+            state = self.torch.state[parameter]
+            if not state:
+                state["step"] = torch.tensor(0.0)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+            tensors[f"student.{name}"] = parameter.detach()
+            tensors |= {f"optimizer.{key}.{name}": value for key, value in state.items()}
+        return tensors
+
     def grad_norm(self) -> Tensor:
         """The norm of the current gradient, over all ranks."""
         return whole(self._grad_norm())

@@ -4,33 +4,44 @@ recipe.yaml           the resolved recipe; `vicur train` can run it again
 environment.json      versions, hardware, command
 metrics.jsonl         one line per step
 rollouts/*.parquet    every response with its token statistics
-validation/*.parquet  responses to held-out problems before and after training, if there are any
+validation.jsonl      accuracy on held-out problems, if there are any: before and after training, and between
+validation/*.parquet  the responses to them
 memory.json           the estimated and the measured peak
-status.json           running, finished, interrupted or failed; the last step; seconds by phase
-checkpoints/          models
+status.json           running, finished, interrupted or failed; the last step; seconds; time of writing
+checkpoints/          checkpoints to resume from, and the trained model
+nonfinite/            what reproduces an update that was skipped, see `vicur replay`
+lock                  locked while the run writes
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from vicur import distributed
 from vicur.data.sample import Sample
+from vicur.evaluation.statistics import Estimate
 from vicur.files import write_json, write_rows, write_whole
 from vicur.models.devices import peak_memory
 from vicur.rewards.grader import Grade
 from vicur.rollouts.rollout import Rollouts
-from vicur.training.folder import check_run_folder, remove_run
+from vicur.training.folder import check_run_folder, locked, remove_run
+from vicur.training.state import RunState
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 STEPS_PER_FILE = 20
@@ -60,36 +71,60 @@ def _version(package: str) -> str | None:
 class Records:
     """Writes a run's folder. As a context manager it leaves complete files, even after an exception.
 
+    With several ranks only the main one writes; the others do nothing.
+
     Args:
         folder: folder to write to; it is created.
         recipe: the resolved recipe as YAML text.
         device: device of the run.
         overwrite: delete the run that the folder holds.
+        resumed: state from which the run in the folder goes on; its records are cut back to it.
 
     Raises:
-        ValueError: the folder already holds a run, or cannot be created.
+        ValueError: the folder already holds a run, is being written by another, or cannot be created.
     """
 
     def __init__(
-        self, folder: Path, recipe: str, device: torch.device | None = None, *, overwrite: bool = False
+        self,
+        folder: Path,
+        recipe: str,
+        device: torch.device | None = None,
+        *,
+        overwrite: bool = False,
+        resumed: RunState | None = None,
     ) -> None:
         self.folder, self.device = folder, device or torch.device("cpu")
-        check_run_folder(folder, overwrite=overwrite)
-        if overwrite:
-            remove_run(folder)
-        try:
-            (folder / "rollouts").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"Output folder {folder} cannot be created: {error.strerror}.") from error
-        write_whole(folder / "recipe.yaml", lambda partial: partial.write_text(recipe))
-        write_json(folder / "environment.json", environment(self.device))
-        self._metrics = (folder / "metrics.jsonl").open("a")
+        self._writes = distributed.is_main()
         self._rollouts: list[dict[str, Any]] = []
-        self._step = 0
-        self._started = time.perf_counter()
-        self._seconds: dict[str, float] = {}
+        self._status: Status = "running"
+        self._step = 0 if resumed is None else resumed.step
+        self._seconds = {} if resumed is None else dict(resumed.seconds)
+        self._started = time.perf_counter() - self._seconds.pop("total", 0.0)
         self._memory: dict[str, Any] = {"device": str(self.device)}
-        self._write_status("running")
+        self._open_files = ExitStack()
+        distributed.main_only(lambda: self._open(recipe, overwrite, resumed))
+
+    def _open(self, recipe: str, overwrite: bool, resumed: RunState | None) -> None:
+        if resumed is None:
+            check_run_folder(self.folder, overwrite=overwrite)
+        try:
+            (self.folder / "rollouts").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"Output folder {self.folder} cannot be created: {error.strerror}.") from error
+        self._open_files.enter_context(locked(self.folder))
+        environments = [environment(self.device)]
+        if resumed is not None:
+            cut_back(self.folder, resumed.step)
+            environments = [*_environments(self.folder), {"step": resumed.step, **environments[0]}]
+        elif overwrite:
+            remove_run(self.folder)
+            (self.folder / "rollouts").mkdir()
+        write_whole(self.folder / "recipe.yaml", lambda partial: partial.write_text(recipe))
+        first, *later = environments
+        write_json(self.folder / "environment.json", first | ({"resumed": later} if later else {}))
+        self._metrics = self._open_files.enter_context((self.folder / "metrics.jsonl").open("a"))
+        self._validation = self._open_files.enter_context((self.folder / "validation.jsonl").open("a"))
+        self._write_status()
 
     def expect_memory(self, parts: Mapping[str, float], available: int | None) -> None:
         """Record the estimated peak memory; the measured peak is added at the end.
@@ -99,26 +134,38 @@ class Records:
             available: bytes of the device.
         """
         self._memory |= {"estimate": sum(parts.values()), "parts": dict(parts), "available": available}
-        write_json(self.folder / "memory.json", self._memory)
+        if self._writes:
+            write_json(self.folder / "memory.json", self._memory)
 
     def count_seconds(self, phase: str, seconds: float) -> None:
         """Add to the time of a phase outside the steps, e.g. saving."""
         self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of the run so far, `total`, and of its phases outside the steps."""
+        return {"total": time.perf_counter() - self._started, **self._seconds}
+
     def write_validation(
         self,
-        name: Literal["before", "after"],
+        name: str,
+        step: int,
+        accuracy: Estimate | None,
         samples: Sequence[Sample],
         responses: Sequence[str],
         correct: Sequence[bool | None],
     ) -> None:
-        """Write the responses to held-out problems.
+        """Write the responses to held-out problems and their accuracy.
 
         Args:
             name: name of the file.
+            step: steps finished before.
+            accuracy: accuracy in percent; None if no response could be graded.
             samples: the problems; outlines are enough.
             responses, correct: one entry for each problem.
         """
+        if not self._writes:
+            return
         rows = [
             {
                 "sample": sample.id,
@@ -131,15 +178,19 @@ class Records:
         ]
         types = {"correct": pa.bool_(), "answer": pa.string()}
         write_rows(self.folder / "validation" / f"{name}.parquet", rows, types)
+        line: dict[str, Any] = {"step": step, "problems": sum(value is not None for value in correct)}
+        if accuracy is not None:
+            line |= {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
+        _append(self._validation, line)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write one line of metrics, flushed when this returns."""
+        """Write one line of metrics, flushed when this returns. A number that is not finite becomes null."""
         self._step = step
-        try:
-            self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
-            self._metrics.flush()
-        except OSError as error:
-            raise OSError(f"{self._metrics.name} cannot be written: {error.strerror}.") from error
+        if not self._writes:
+            return
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        _append(self._metrics, {"step": step, **finite})
+        self._write_status()
 
     def write_rollouts(
         self,
@@ -149,6 +200,8 @@ class Records:
         grades: Sequence[Grade | None],
     ) -> None:
         """Record a step's responses; `tokens` are per-token numbers in the flat order."""
+        if not self._writes:
+            return
         lengths = [len(response.ids) for response in rollouts.flat_responses]
         split = {name: tensor.cpu().float().split(lengths) for name, tensor in tokens.items()}
         samples = [s for s, group in zip(rollouts.samples, rollouts.responses, strict=True) for _ in group]
@@ -168,9 +221,10 @@ class Records:
             }
             self._rollouts.append(row | {name: parts[i].tolist() for name, parts in split.items()})
         if step % STEPS_PER_FILE == 0:
-            self._flush_rollouts()
+            self.flush()
 
-    def _flush_rollouts(self) -> None:
+    def flush(self) -> None:
+        """Write the rollouts of the last steps; done before each checkpoint, so that a file ends there."""
         if not self._rollouts:
             return
         path = self.folder / "rollouts" / f"until-step-{self._rollouts[-1]['step']:06d}.parquet"
@@ -178,26 +232,83 @@ class Records:
         write_rows(path, self._rollouts, types)
         self._rollouts = []
 
-    def _write_status(self, status: Status) -> None:
-        seconds = {"total": time.perf_counter() - self._started, **self._seconds}
-        write_json(self.folder / "status.json", {"status": status, "step": self._step, "seconds": seconds})
+    def _write_status(self) -> None:
+        status = {"status": self._status, "step": self._step, "seconds": self.seconds}
+        write_json(self.folder / "status.json", status | {"updated": datetime.now(UTC).isoformat()})
 
     def __enter__(self) -> Records:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._metrics.close()
-        status: Status = "failed"
+        if not self._writes:
+            return
+        self._status = "failed"
         try:
-            self._flush_rollouts()
+            self.flush()
             if kind is None:
-                status = "finished"
+                self._status = "finished"
             elif issubclass(kind, KeyboardInterrupt):
-                status = "interrupted"
+                self._status = "interrupted"
         finally:
-            self._write_status(status)
-            peak = peak_memory(self.device)
-            write_json(self.folder / "memory.json", self._memory | {"peak": peak})
+            self._write_status()
+            write_json(self.folder / "memory.json", self._memory | {"peak": peak_memory(self.device)})
+            self._open_files.close()
+
+
+def cut_back(folder: Path, step: int) -> None:
+    """Delete what a run recorded after a step, so that it can go on from there.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        write_whole(folder / name, partial(_copy_lines, folder / name, step))
+    for path in [*(folder / "rollouts").glob("*"), *(folder / "validation").glob("step-*")]:
+        number = path.stem.rpartition("-")[2]
+        if path.suffix != ".parquet" or not number.isdigit() or int(number) > step:
+            path.unlink()
+    for name in ("summary.json", "summary.md", "validation/after.parquet"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _copy_lines(path: Path, step: int, copy: Path) -> None:
+    copy.write_text("".join(_whole_lines(path, step)))
+
+
+def _whole_lines(path: Path, step: int) -> Iterator[str]:
+    """The lines of a file up to a step; a line that was torn by a kill is left out."""
+    if not path.is_file():
+        return
+    for line in path.read_text(errors="replace").splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step:
+                yield line
+        except ValueError:
+            return
+
+
+def _environments(folder: Path) -> list[dict[str, Any]]:
+    """The environments in which a run has run so far."""
+    path = folder / "environment.json"
+    if not path.is_file():
+        return []
+    first = json.loads(path.read_text())
+    return [{key: value for key, value in first.items() if key != "resumed"}, *first.get("resumed", [])]
+
+
+def _append(file: IO[str], line: Mapping[str, Any]) -> None:
+    """Append a line of JSON.
+
+    Raises:
+        OSError: it cannot be written, or the file was deleted during the run.
+    """
+    try:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+    except OSError as error:
+        raise OSError(f"{file.name} cannot be written: {error.strerror}.") from error
+    if os.fstat(file.fileno()).st_nlink == 0:
+        raise OSError(f"{file.name} was deleted during the run; nothing can be recorded any more.")
 
 
 def _question(sample: Sample) -> str:

@@ -1,7 +1,7 @@
 """Joins what the ranks computed for their problems into that of the whole batch.
 
-Ranks hold contiguous shares of the problems of each update, so joining in rank order restores the order of one
-process. Weights and metrics are computed from the whole, on every rank alike.
+Ranks hold contiguous shares of the problems of each update, so joining in rank order restores the order of
+one process. Weights and metrics are computed from the whole, on every rank alike.
 
 Shape suffixes: N response tokens of this rank.
 """

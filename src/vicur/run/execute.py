@@ -1,0 +1,295 @@
+"""Carries out a run: preflight, held-out problems, training, checkpoints, model, summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+from vicur import distributed
+from vicur.data.sources import FileSource
+from vicur.diagnostics.leakage import HintLeakage
+from vicur.evaluation.runner import evaluate
+from vicur.models.devices import available_memory, cpu_notice
+from vicur.models.load import LoadedModel
+from vicur.preflight.checks import Check, Preflight, check_lengths, run_preflight
+from vicur.preflight.memory import MemoryEstimate, Workload, estimate_memory, memory_warning
+from vicur.preflight.prompt_sizes import PromptSizes
+from vicur.progress import Bars, Progress, silent
+from vicur.reporting.run_summary import write_run_summary
+from vicur.run.problems import TrainingProblems
+from vicur.run.recipe import Recipe, to_yaml
+from vicur.scoring.scorer import Scorer
+from vicur.training.checkpoint import Checkpoints, Saved, clean, load_tensors
+from vicur.training.interruption import Interruption
+from vicur.training.loop import Trainer
+from vicur.training.records import Records
+from vicur.training.state import RunState
+
+Result = TypeVar("Result")
+
+
+class InterruptedRunError(KeyboardInterrupt):
+    """A signal stopped the run; its checkpoint is on disk.
+
+    Args:
+        step: steps that are finished.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Size and memory of a step, known before any model is run.
+
+    Attributes:
+        work: sizes of its batches.
+        fitting: whether the prompts fit the models.
+        memory: the estimated peak.
+        available: bytes of the device; None if unknown.
+    """
+
+    work: Workload
+    fitting: tuple[Check, ...]
+    memory: MemoryEstimate
+    available: int | None
+
+    @property
+    def warning(self) -> str | None:
+        """A warning if the run will probably run out of memory, with what to change first."""
+        return memory_warning(self.memory, self.work, self.available)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe, ready to be run.
+
+    Attributes:
+        recipe: the recipe.
+        data: the problems.
+        student: the model that the trainer changes.
+        trainer: trainer that runs the steps.
+        held_out: problems that are answered before, during and after training; None for none.
+    """
+
+    recipe: Recipe
+    data: TrainingProblems
+    student: LoadedModel
+    trainer: Trainer
+    held_out: FileSource | None = None
+
+    @property
+    def notices(self) -> list[str]:
+        """Notices about skipped problems, and about running on a CPU."""
+        cpu = cpu_notice(self.recipe.training.device, self.trainer.scoring.student.device)
+        return [*self.data.notes(), *([] if cpu is None else [cpu])]
+
+    def execute(
+        self,
+        folder: Path,
+        plan: Plan | None = None,
+        progress: Progress | None = None,
+        bars: Bars | None = None,
+        resume_from: Saved | None = None,
+        *,
+        again: bool = False,
+    ) -> HintLeakage:
+        """The whole run: preflight, held-out problems, training, held-out problems again, model, summary.
+
+        Args:
+            folder: the run's folder.
+            plan: result of `plan`; made here if not given.
+            progress: progress bar of the training steps; silent if not given.
+            bars: progress bars for other lengthy work; silent if not given.
+            resume_from: a checkpoint in the folder, from which the run goes on.
+            again: whether the folder holds this run already, even if there is no checkpoint to go on from.
+
+        Returns:
+            hint leakage over all rollouts.
+
+        Raises:
+            PreflightError: a check failed; nothing was written.
+            ValueError: the folder cannot be used.
+            InterruptedRunError: a signal stopped the run.
+        """
+        with distributed.shared_failures():
+            plan = plan or self.plan()
+            self.preflight(plan, bars).raise_if_failed()
+            execution = _Execution(self, folder, progress or silent(), bars, resume_from)
+            return execution.run(plan, again=again or resume_from is not None)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What a checkpoint holds: trained weights, optimizer states, and the weights of an EMA teacher."""
+        teacher = self.trainer.scoring.teacher
+        return self.trainer.updater.optimizer.tensors() | ({} if teacher is None else teacher.tensors())
+
+    def plan(self) -> Plan:
+        """Find out what a step will take. No model is run and no image decoded."""
+        scoring = self.trainer.scoring
+        student, teacher = scoring.student, scoring.teacher
+        work = self._workload()
+        return Plan(
+            work=work,
+            fitting=tuple(self._fitting(work)),
+            memory=estimate_memory(student, teacher, self.trainer.objective.needs(1), work),
+            available=available_memory(student.device),
+        )
+
+    def preflight(self, plan: Plan, bars: Bars | None = None) -> Preflight:
+        """Check with the real models that teacher and student see exactly what they should."""
+        scoring = self.trainer.scoring
+        return during(
+            bars,
+            "preflight",
+            lambda: run_preflight(
+                self._preflight_problems(),
+                scoring.student,
+                scoring.teacher,
+                self.trainer.objective.needs(1),
+                fitting=plan.fitting,
+                text_only=self.recipe.data.text_only,
+            ),
+        )
+
+    def _preflight_problems(self) -> FileSource:
+        """The problems with media, or all where none has any; nothing is read yet."""
+        with_media = self.data.with_media
+        return self.data.problems.select(with_media) if with_media else self.data.problems
+
+    def _fitting(self, work: Workload) -> Iterator[Check]:
+        scoring = self.trainer.scoring
+        yield _check_lengths("student", work.student, scoring.student, work)
+        if scoring.teacher is not None and work.teacher is not None:
+            yield _check_lengths("teacher", work.teacher, scoring.teacher.scorer, work)
+
+    def _workload(self) -> Workload:
+        recipe, sizes = self.recipe, self.data.sizes
+        prompts = recipe.training.prompts_per_step
+        return Workload(
+            prompts=prompts,
+            group_size=recipe.rollout.group_size,
+            student=sizes["student"],
+            teacher=sizes.get("teacher"),
+            response_tokens=recipe.rollout.sampling.max_new_tokens,
+            micro_batch=min(recipe.optimizer.prompts_per_micro_batch, recipe.training.update_size),
+            scoring_batch=min(recipe.scoring.prompts_per_batch, prompts),
+            decoding_batch=min(recipe.rollout.prompts_per_batch, prompts),
+            writer=recipe.rollout.source,
+            checkpointing=recipe.scoring.gradient_checkpointing,
+        )
+
+
+class _Execution:
+    """One execution of a run."""
+
+    def __init__(
+        self, run: Run, folder: Path, progress: Progress, bars: Bars | None, resume_from: Saved | None
+    ) -> None:
+        self.r, self.folder, self.progress, self.bars = run, folder, progress, bars
+        self.training = run.recipe.training
+        self.state = RunState() if resume_from is None else resume_from.state
+        self.resume_from = resume_from
+        self.checkpoints = Checkpoints(folder, self.training.checkpoints, run.tensors)
+        self.interruption = Interruption()
+
+    def run(self, plan: Plan, *, again: bool) -> HintLeakage:
+        device = self.r.trainer.scoring.student.device
+        if self.resume_from is not None:
+            load_tensors(self.resume_from.path, self.r.tensors())
+            self.r.trainer.scoring.clear_caches()
+        self.records = Records(
+            self.folder,
+            to_yaml(self.r.recipe),
+            device,
+            overwrite=self.training.overwrite,
+            resumed=self.state if again else None,
+        )
+        try:
+            with self.interruption.handled(), self.records:
+                clean(self.folder)
+                self.records.expect_memory(plan.memory.parts, plan.available)
+                self._train()
+        finally:
+            if distributed.is_main():
+                write_run_summary(self.folder)
+        return self.state.leakage
+
+    def _train(self) -> None:
+        if self.resume_from is None:
+            self._validate("before")
+        with self.interruption.patient():
+            self.r.trainer.train(self.records, self.progress, self.state, self._after_step)
+            if self.interruption.on_any_rank():
+                self._save()
+        self.checkpoints.finish()
+        if self.interruption.on_any_rank() and self.state.step < self._steps:
+            raise InterruptedRunError(self.state.step)
+        self._validate("after")
+        if self.training.save_model:
+            started = time.perf_counter()
+            final = self.folder / "checkpoints" / "final"
+            during(self.bars, "saving", lambda: self.r.student.save(final))
+            self.records.count_seconds("saving", time.perf_counter() - started)
+
+    @property
+    def _steps(self) -> int:
+        return self.training.rollout_batches(len(self.r.data.problems))
+
+    def _after_step(self, state: RunState) -> bool:
+        """Evaluate and save if that is due; whether to go on."""
+        every = self.r.recipe.validation.every
+        is_last = state.step == self._steps
+        if every is not None and state.step % every == 0 and not is_last:
+            self._validate(f"step-{state.step:06d}")
+        if self.checkpoints.is_due(state.step):
+            self._save()
+        self.checkpoints.poll()
+        return not self.interruption.on_any_rank()
+
+    def _save(self) -> None:
+        started = time.perf_counter()
+        distributed.main_only(self.records.flush)
+        self.state.seconds = self.records.seconds
+        self.checkpoints.save(self.state)
+        self.records.count_seconds("checkpoints", time.perf_counter() - started)
+
+    def _validate(self, name: str) -> None:
+        """Let the student answer the held-out problems, if there are any."""
+        held_out, recipe = self.r.held_out, self.r.recipe
+        if held_out is None:
+            return
+        started = time.perf_counter()
+        evaluation = evaluate(
+            self.r.student,
+            held_out,
+            recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
+            None if self.bars is None else self.bars(f"validation {name}"),
+            grader=self.r.trainer.scoring.grader,
+            limits=recipe.data.pixel_limits(),
+        )
+        by_id = {sample.id: sample for sample in held_out.outlines()}
+        answered = [by_id[answer.id] for answer in evaluation.answers]
+        accuracy = evaluation.accuracy if evaluation.graded else None
+        if accuracy is not None:
+            self.state.scores[self.state.step] = accuracy.value
+        self.records.write_validation(
+            name, self.state.step, accuracy, answered, evaluation.responses, evaluation.correct
+        )
+        self.records.count_seconds("validation", time.perf_counter() - started)
+
+
+def _check_lengths(who: str, sizes: PromptSizes, scorer: Scorer, work: Workload) -> Check:
+    positions = scorer.policy.model.config.text_config.max_position_embeddings
+    return check_lengths(who, sizes, positions, work.response_tokens)
+
+
+def during(bars: Bars | None, title: str, work: Callable[[], Result]) -> Result:
+    """Do something under a progress bar, if there are any."""
+    return work() if bars is None else bars(title).during(work)

@@ -1,0 +1,89 @@
+"""Finds the run that `vicur train --resume` continues, and checks that its recipe is the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from vicur.run.recipe import Recipe, load_recipe, recipe_schema, to_yaml
+from vicur.training.checkpoint import Saved, newest_whole
+from vicur.training.folder import newest_run
+
+MAY_CHANGE = (
+    *("training.name", "training.output", "training.overwrite", "training.device", "training.save_model"),
+    *("training.sharding", "training.offload", "training.checkpoints", "training.max_skipped_updates"),
+    *("validation", "teacher.offload", "optimizer.prompts_per_micro_batch", "rollout.prompts_per_batch"),
+    *("scoring.prompts_per_batch", "scoring.share_prompts", "scoring.chunk_tokens"),
+    "scoring.gradient_checkpointing",
+)
+"""Settings, or sections of settings, that change no result beyond rounding; a resumed run may change them."""
+LENGTH = ("training.steps", "training.epochs")
+"""Settings that may change too if the learning rate does not depend on the length of the run."""
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run that can go on.
+
+    Attributes:
+        folder: its folder.
+        saved: the checkpoint to go on from; None to start again from the beginning.
+        finished: whether the run has finished already.
+    """
+
+    folder: Path
+    saved: Saved | None
+    finished: bool
+
+
+def find_run(recipe: Recipe, say: Callable[[str], None]) -> Resumption | None:
+    """The run of a recipe and where it can go on; None if there is no such run yet.
+
+    Args:
+        recipe: the recipe.
+        say: called with a sentence about each damaged checkpoint.
+
+    Raises:
+        ValueError: the run's recipe differs in a setting that changes results.
+    """
+    folder = newest_run(recipe.training.name, recipe.training.output)
+    if not (folder / "recipe.yaml").is_file():
+        return None
+    check_same(recipe, folder)
+    saved = newest_whole(folder, say)
+    status = folder / "status.json"
+    is_finished = status.is_file() and json.loads(status.read_text())["status"] == "finished"
+    return Resumption(folder, saved, is_finished)
+
+
+def check_same(recipe: Recipe, folder: Path) -> None:
+    """Check that a recipe is that of a run, but for settings that change no result.
+
+    Raises:
+        ValueError: another setting differs; the message lists all that do, with both values.
+    """
+    before, now = _settings(load_recipe(str(folder / "recipe.yaml"))), _settings(recipe)
+    allowed: tuple[str, ...] = MAY_CHANGE
+    if recipe.optimizer.schedule == "constant" and recipe.optimizer.warmup == 0:
+        allowed = (*allowed, *LENGTH)
+    changed = [
+        name
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+        and not any(name == setting or name.startswith(f"{setting}.") for setting in allowed)
+    ]
+    if changed:
+        lines = "".join(f"\n  {name}: {before.get(name)} in the run, {now.get(name)} now" for name in changed)
+        raise ValueError(
+            f"The run in {folder} has another recipe, so it cannot be resumed with this one. Use the same "
+            f"settings, or start a new run without --resume.{lines}"
+        )
+
+
+def _settings(recipe: Recipe) -> dict[str, object]:
+    """The settings of a recipe by dotted name, every one written out."""
+    return recipe_schema().flatten(yaml.safe_load(to_yaml(recipe)))

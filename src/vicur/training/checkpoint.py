@@ -1,0 +1,305 @@
+"""Checkpoints of a run: saved while it goes on, whole or absent, for any number of ranks.
+
+A checkpoint is a folder:
+
+checkpoints/step-000020/
+    shard-*.safetensors   what each rank held: trained weights, optimizer states, an EMA teacher's weights
+    state.json            where the run was, and the size of every file
+
+The tensors are written by `torch.distributed.checkpoint` in the background, while the next step runs, into
+a folder with another name, which is renamed when all of it is on disk. So a kill at any moment leaves the
+previous checkpoint. Tensors are stored with their place in the whole, so a run may go on with another number
+of ranks. There are only safetensors and JSON: loading executes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
+
+from vicur import distributed
+from vicur.files import write_json
+from vicur.models.sharding import local
+from vicur.settings.section import Count, section
+from vicur.training.state import RunState
+
+FOLDER = "checkpoints"
+STATE = "state.json"
+PARTIAL, DELETED = ".partial", ".deleted"
+_NAME = re.compile(r"step-(\d{6,})")
+FORMAT = 1
+"""Version of the layout, stored with each checkpoint."""
+
+
+@section
+class CheckpointConfig:
+    """Checkpoints, from which `vicur train --resume` continues a run."""
+
+    every: Count | None = 50
+    """Number of rollout steps between checkpoints; null for none, except when the run is stopped by a
+    signal."""
+    keep: Count | None = 1
+    """Number of checkpoints to keep; null for all."""
+    by: Literal["step", "accuracy"] = "step"
+    """Which checkpoints to keep: the newest, or those with the highest accuracy on the held-out problems
+    (validation.every). The newest is kept in any case, to resume from."""
+
+
+Tensors = Callable[[], Mapping[str, Tensor]]
+"""Looks up the tensors to save and to load in place, by name."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A whole checkpoint.
+
+    Attributes:
+        path: its folder.
+        state: where the run was.
+    """
+
+    path: Path
+    state: RunState
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged or does not belong to this run."""
+
+
+@dataclass
+class _Pending:
+    """A checkpoint that is being written in the background."""
+
+    path: Path
+    state: dict[str, Any]
+    score: float | None
+    future: Any
+
+
+class Checkpoints:
+    """Saves and finds the checkpoints of a run.
+
+    Args:
+        folder: the run's folder.
+        config: when to save and what to keep.
+        tensors: looks up the tensors to save; all ranks have the same names.
+    """
+
+    def __init__(self, folder: Path, config: CheckpointConfig, tensors: Tensors) -> None:
+        self.folder, self.config, self.tensors = folder / FOLDER, config, tensors
+        self._pending: _Pending | None = None
+        self._group = distributed.background_group()
+        self._saved_step = -1
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after a step."""
+        return self.config.every is not None and step % self.config.every == 0
+
+    def save(self, state: RunState) -> None:
+        """Begin to save a checkpoint; `finish` makes sure that it is on disk.
+
+        Raises:
+            FloatingPointError: a weight is not finite.
+            OSError: this checkpoint or the one before cannot be written.
+        """
+        if state.step == self._saved_step:
+            return
+        self.finish()
+        tensors = dict(self.tensors())
+        _check_finite(tensors)
+        path = self.folder / f"step-{state.step:06d}"
+        partial = path.with_name(path.name + PARTIAL)
+        distributed.main_only(lambda: _make_empty(partial, path))
+        with _quiet():
+            future = async_save(
+                tensors,
+                storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True),
+                process_group=self._group,
+            )
+        self._pending = _Pending(path, state.to_json(), state.scores.get(state.step), future)
+        self._saved_step = state.step
+
+    def poll(self) -> None:
+        """Finish a checkpoint whose tensors all ranks have written by now."""
+        if self._pending is not None and not distributed.any_rank(not self._pending.future.done()):
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the checkpoint that is being saved is on disk, and delete those that are not kept.
+
+        Raises:
+            OSError: it cannot be written; the previous checkpoint is whole.
+        """
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        distributed.agree(lambda: _written(pending))
+        distributed.main_only(lambda: self._publish(pending))
+
+    def _publish(self, pending: _Pending) -> None:
+        partial = pending.path.with_name(pending.path.name + PARTIAL)
+        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+        content = {"format": FORMAT, "run": pending.state, "accuracy": pending.score, "files": sizes}
+        write_json(partial / STATE, content)
+        partial.replace(pending.path)
+        _sync(pending.path.parent)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Delete the checkpoints that are not to be kept."""
+        if self.config.keep is None:
+            return
+        paths = step_folders(self.folder)  # the newest first
+        scores = {path: json.loads((path / STATE).read_text())["accuracy"] for path in paths}
+        ranked = paths
+        if self.config.by == "accuracy":
+            scored = [path for path in paths if scores[path] is not None]
+            ranked = sorted(scored, key=lambda path: -scores[path])
+        kept = {*ranked[: self.config.keep], *paths[:1]}
+        for path in paths:
+            if path not in kept:
+                _delete(path)
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first, whether whole or damaged."""
+    if not folder.is_dir():
+        return []
+    named = [path for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(named, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def newest_whole(run: Path, say: Callable[[str], None]) -> Saved | None:
+    """The newest checkpoint of a run that is whole; None if there is none.
+
+    Args:
+        run: the run's folder.
+        say: called with a sentence about each damaged checkpoint.
+    """
+    for path in step_folders(run / FOLDER):
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            say(str(error))
+    return None
+
+
+def best(run: Path) -> Saved | None:
+    """The checkpoint with the highest held-out accuracy; None if none has one."""
+    saved = [
+        (json.loads((path / STATE).read_text())["accuracy"], path) for path in step_folders(run / FOLDER)
+    ]
+    scored = [(score, path) for score, path in saved if score is not None]
+    return read_checkpoint(max(scored, key=lambda pair: pair[0])[1]) if scored else None
+
+
+def read_checkpoint(path: Path) -> Saved:
+    """Check that a checkpoint is whole, and read where the run was.
+
+    Raises:
+        CheckpointError: a file is missing or has another size than was written.
+    """
+    try:
+        content = json.loads((path / STATE).read_text())
+        files, state, version = content["files"], content["run"], content["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"Checkpoint {path} is damaged: its {STATE} cannot be read.") from error
+    if version != FORMAT:
+        raise CheckpointError(f"Checkpoint {path} has format {version}; this version reads {FORMAT}.")
+    for name, size in files.items():
+        found = (path / name).stat().st_size if (path / name).is_file() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
+            raise CheckpointError(f"Checkpoint {path} is damaged: its file {name} {what}.")
+    return Saved(path, RunState.of_json(state))
+
+
+def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Load a checkpoint's tensors in place.
+
+    Args:
+        path: the checkpoint.
+        tensors: the tensors to fill, sharded as they are now.
+
+    Raises:
+        CheckpointError: it lacks a tensor, or one has another shape.
+    """
+    distributed.background_group()  # makes the process group that the reader needs
+    try:
+        with _quiet():
+            load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(path)))
+    except Exception as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"Checkpoint {path} cannot be loaded: {line}") from error
+
+
+def clean(run: Path) -> None:
+    """Delete what a killed process left half-written or half-deleted among a run's checkpoints."""
+    folder = run / FOLDER
+    for path in [*folder.glob(f"*{PARTIAL}"), *folder.glob(f"*{DELETED}")]:
+        shutil.rmtree(path)
+
+
+def _written(pending: _Pending) -> None:
+    try:
+        pending.future.result()
+    except Exception as error:
+        line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise OSError(f"Checkpoint {pending.path} cannot be written: {line[0]}") from error
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Make sure that no rank saves a number that is not finite.
+
+    Raises:
+        FloatingPointError: there is one; the message names its tensor.
+    """
+    bad = [name for name, tensor in tensors.items() if not bool(local(tensor).isfinite().all())]
+    names = distributed.gather_list(bad)
+    if names:
+        raise FloatingPointError(f"{names[0]} has numbers that are not finite, so no checkpoint is saved.")
+
+
+def _make_empty(partial: Path, path: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    if path.exists():  # of a run that was cut back to an earlier step
+        _delete(path)
+    partial.mkdir(parents=True)
+
+
+def _delete(path: Path) -> None:
+    """Delete a checkpoint. It is renamed first, so that a kill does not leave half of it under its name."""
+    doomed = path.with_name(path.name + DELETED)
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.replace(doomed)
+    shutil.rmtree(doomed)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence warnings of torch about its own interfaces."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _sync(folder: Path) -> None:
+    """Make sure that the names in a folder are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
