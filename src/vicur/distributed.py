@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
 from typing import Literal, TypeVar
 
 import torch
@@ -96,7 +95,6 @@ def _ensure_group(device_type: str) -> None:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
-@cache
 def background_group() -> dist.ProcessGroup:
     """A group of all ranks for collectives in a background thread, so that they do not mix with others."""
     _ensure_group("cuda" if torch.cuda.is_available() else "cpu")

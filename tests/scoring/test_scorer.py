@@ -53,7 +53,7 @@ def test_an_adapted_head_is_refused(base):
     head = base.model.lm_head
     base.model.lm_head = Adapted(head.in_features, head.out_features, bias=False)
     with pytest.raises(ValueError, match="LM head is of type Adapted; only a plain matrix"):
-        Scorer(base)
+        LoadedModel.of(base.model, base.processor)
 
 
 @pytest.mark.parametrize("which", ["sampleable", "shared"])

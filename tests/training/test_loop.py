@@ -439,7 +439,8 @@ def test_a_student_in_half_precision_and_its_teachers(tmp_path, base_folder, dat
         tmp_path / "run", base_folder, data, "student.dtype=bfloat16", "teacher.dtype=bfloat16", *settings
     )
     assert all(math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"]) for line in metrics)
-    assert loaded.model.dtype == torch.bfloat16
+    assert loaded.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in loaded.model.parameters())  # the masters
 
 
 def test_a_lora_student_learns_beside_recovery_and_its_base_stays(tmp_path, base_folder, data):

@@ -88,6 +88,16 @@ class Policy(nn.Module):
                 unit.set_reshard_after_forward(unit is not self)
                 unit.reshard()
 
+    def reshard(self) -> None:
+        """Free the gathered weights that a forward pass without a backward pass leaves behind.
+
+        The root's stay gathered after a forward pass, for the backward pass. Without one they would be taken
+        for the present weights after these have changed.
+        """
+        if not self._is_gathered:
+            for unit in self._sharded_modules():
+                unit.reshard()
+
     @property
     def recovery(self) -> CueRecovery | None:
         """The cue recovery module, if the model has one."""

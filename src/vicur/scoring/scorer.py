@@ -178,6 +178,7 @@ class Scorer:
                 self.run(sequences, self._hidden)
                 for sequences, _ in self.batches(prompts, responses, self.config.prompts_per_batch)
             ]
+        self.policy.reshard()
         assert self._head is not None
         return Scores(torch.cat(hidden), self._head)
 

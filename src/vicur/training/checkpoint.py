@@ -237,10 +237,12 @@ def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: it lacks a tensor, or one has another shape.
     """
-    distributed.background_group()  # makes the process group that the reader needs
+    group = distributed.background_group()
     try:
         with _quiet():
-            load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(path)))
+            load(
+                dict(tensors), storage_reader=HuggingFaceStorageReader(str(path)), process_group=group
+            )
     except Exception as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"Checkpoint {path} cannot be loaded: {line}") from error

@@ -19,6 +19,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -269,6 +270,8 @@ def cut_back(folder: Path, step: int) -> None:
             path.unlink()
     for name in ("summary.json", "summary.md", "validation/after.parquet"):
         (folder / name).unlink(missing_ok=True)
+    for name in ("final", "final.partial"):
+        shutil.rmtree(folder / "checkpoints" / name, ignore_errors=True)
 
 
 def _copy_lines(path: Path, step: int, copy: Path) -> None:
