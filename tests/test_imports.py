@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "vicur"
 PACKAGES = [
     *("registration", "wording", "paths", "compat", "files", "progress", "bad_rows", "settings", "packaged"),
-    "user_code",
+    *("user_code", "distributed"),
     *("models", "media", "rewards", "data", "encoding", "rollouts", "scoring", "objectives", "diagnostics"),
     *("evaluation", "reporting", "preflight", "training", "run"),
     *("cuebench", "cues", "audit", "worth", "studies", "cli"),

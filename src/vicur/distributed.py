@@ -31,7 +31,7 @@ _FAILURE = "vicur/failure"
 
 
 class PeerError(ValueError):
-    """Another rank has ended, so this one cannot go on."""
+    """Another rank has ended, so this one must end too."""
 
 
 def launched() -> bool:

@@ -58,7 +58,7 @@ def test_print_config(capsys):
         (["train", "cuebench/opsd_cue", "optimizer.lr=1"], "it is optimizer.learning_rate here"),
         (["train", "cuebench/opsd_cue", "--image-dir", "photos"], "it is data.image_dir here"),
         (["train", "cuebench/opsd_cue", "--num_generations", "8"], "it is rollout.group_size here"),
-        (["train", "cuebench/opsd_cue", "--resume", "true"], "a run cannot be resumed yet"),
+        (["train", "cuebench/opsd_cue", "training.resume=true"], "give --resume"),
         (["eval", "--model", "x", "--data", "y", "reward.tolerance=1"], "did you mean 'rewards.tolerance'?"),
         (
             ["eval", "--model", "x", "--data", "y", "--top-p", "2"],
@@ -148,7 +148,7 @@ def test_interrupt_leaves_a_readable_run(tmp_path, train_file):
     finally:
         process.kill()
     assert process.returncode == 130, error
-    assert "Interrupted" in error and "Traceback" not in error
+    assert "Stopped after step" in error and "--resume" in error and "Traceback" not in error
     status = json.loads((out / "status.json").read_text())
     assert status["status"] == "interrupted" and status["step"] >= 1
     assert len(metrics.read_text().splitlines()) == status["step"]

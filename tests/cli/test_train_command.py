@@ -82,7 +82,7 @@ def test_a_prompt_that_does_not_fit_stops_the_run_before_a_model_is_run(here, ca
 
 
 def test_too_little_memory_is_said_before_training(here, capsys, monkeypatch):
-    monkeypatch.setattr("vicur.run.build.available_memory", lambda device: 2**28)
+    monkeypatch.setattr("vicur.run.execute.available_memory", lambda device: 2**28)
     assert main(["train", "mine.yaml", "--dry-run"]) == 0
     sentence = "above the device's 0.2 GiB. Change first, in this order: optimizer.prompts_per_micro"
     assert sentence in said(capsys)[1]

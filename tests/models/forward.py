@@ -20,4 +20,5 @@ def logits_of(loaded, samples, **kwargs):
     """The logits at all tokens of the prompts, without padding."""
     prompts = prompts_of(loaded, samples)
     sequences = build_sequences(prompts, [()] * len(prompts), pad_id=loaded.vocabulary.pad_id, **kwargs)
-    return loaded.model(**sequences.model_inputs(loaded.model.dtype)).logits[sequences.attention_mask]
+    inputs = sequences.model_inputs(loaded.dtype)
+    return loaded.policy.decode(**inputs).logits[sequences.attention_mask]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vicur.data.views import Degraded, Plain
+from vicur.models.load import LoadedModel
 from vicur.scoring.scorer import Scorer, ScoringConfig
 
 

@@ -10,9 +10,10 @@ import torch
 from vicur.data.views import Plain
 from vicur.models.adapters import LoRAConfig
 from vicur.models.load import RecoveryConfig, StudentConfig, load_student
+from vicur.models.sharding import local, shard
 from vicur.scoring.engine import sampled_log_probs
 from vicur.scoring.scorer import Scorer
-from vicur.scoring.teacher import MovingAverage, Teacher, TeacherConfig
+from vicur.scoring.teacher import Teacher, TeacherConfig
 
 LORA = LoRAConfig(rank=4, alpha=8.0)
 
@@ -92,17 +93,21 @@ def test_a_moving_average_follows_every_weight(student, keep):
         torch.testing.assert_close(own.detach(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_half_precision_moving_average_keeps_moving():
-    """1 % of a small change is too small to be added to 1 in bfloat16."""
-    own, student = torch.ones(3, dtype=torch.bfloat16), torch.full((3,), 1.03, dtype=torch.bfloat16)
-    average = MovingAverage({"w": own}, {"w": student}, decay=0.99)
+def test_the_moving_average_of_a_half_precision_student_keeps_moving(base_folder, monkeypatch):
+    """1 % of a small change is too small to be added to 1 in bfloat16, so the average is in float32."""
+    student = load_student(StudentConfig(base_folder, dtype="bfloat16"))
+    teacher = Teacher.of(TeacherConfig(update="ema", ema_decay=0.99), student)
+    shard(student.policy, "full", torch.device("cpu"))
+    teacher.shard("full", torch.device("cpu"))
+    weights = [dict(loaded.model.named_parameters()) for loaded in (student, teacher.loaded)]
+    averaged, moved = weights[1]["lm_head.weight"], weights[0]["lm_head.weight"]
+    with torch.no_grad():
+        local(averaged).fill_(1.0)
+        local(moved).fill_(1.03)
     for _ in range(300):
-        average.update()
-    assert own.float().mean() > 1.02
-    naive = torch.ones(3, dtype=torch.bfloat16)
-    for _ in range(300):
-        naive.lerp_(student, 0.01)
-    assert naive.float().mean() == 1.0
+        teacher.update()
+    assert averaged.dtype == torch.float32 and teacher.loaded.dtype == torch.bfloat16
+    assert local(averaged).mean() == pytest.approx(1.03 - 0.03 * 0.99**300, abs=1e-4)
 
 
 @pytest.mark.parametrize("recovery", [False, True])

@@ -73,21 +73,21 @@ def _train(recipe: Recipe, arguments: Arguments, terminal: Terminal) -> None:
     if "--dry-run" in arguments.switches:
         _dry_run(recipe, terminal)
         return
-    found = find_run(recipe, terminal.say) if "--resume" in arguments.switches else None
-    if found is not None and found.finished:
-        print_run_summary(summarise_run(found.folder), terminal.console)
-        terminal.print(f"The run in {found.folder} has finished; there is nothing to resume.")
+    previous = find_run(recipe, terminal.say) if "--resume" in arguments.switches else None
+    if previous is not None and previous.finished:
+        print_run_summary(summarise_run(previous.folder), terminal.console)
+        terminal.print(f"The run in {previous.folder} has finished; there is nothing to resume.")
         return
-    folder = _folder(recipe, found)
+    folder = _folder(recipe, previous)
     run = build(recipe, terminal.bar)
     plan = run.plan()
-    _announce(run, plan, folder, found, terminal)
-    if found is None:  # another run of the same name may have begun in the meantime
+    _announce(run, plan, folder, previous, terminal)
+    if previous is None:  # another run of the same name may have begun in the meantime
         folder = _folder(recipe, None)
-    saved = None if found is None else found.saved
+    saved = None if previous is None else previous.saved
     progress = terminal.bar("training", transient=False)
     try:
-        run.execute(folder, plan, progress, terminal.bar, saved, again=found is not None)
+        run.execute(folder, plan, progress, terminal.bar, saved, again=previous is not None)
     except InterruptedRunError as stopped:
         terminal.say(f"Stopped after step {stopped.step}. Resume with: {_command(arguments)}")
         raise
@@ -95,21 +95,21 @@ def _train(recipe: Recipe, arguments: Arguments, terminal: Terminal) -> None:
     terminal.print(f"Done. All results are in {folder}.")
 
 
-def _folder(recipe: Recipe, found: Resumption | None) -> Path:
+def _folder(recipe: Recipe, previous: Resumption | None) -> Path:
     """The run's folder, the same for all ranks; a new one is checked."""
-    if found is not None:
-        return found.folder
+    if previous is not None:
+        return previous.folder
     training = recipe.training
     folder = run_folder(training.name, training.output, overwrite=training.overwrite)
     check_run_folder(folder, overwrite=training.overwrite)
     return folder
 
 
-def _announce(run: Run, plan: Plan, folder: Path, found: Resumption | None, terminal: Terminal) -> None:
+def _announce(run: Run, plan: Plan, folder: Path, previous: Resumption | None, terminal: Terminal) -> None:
     terminal.print(f"Output folder: {folder}")
-    if found is not None and found.saved is not None:
-        terminal.print(f"Resuming after step {found.saved.state.step}, from {found.saved.path}.")
-    elif found is not None:
+    if previous is not None and previous.saved is not None:
+        terminal.print(f"Resuming after step {previous.saved.state.step}, from {previous.saved.path}.")
+    elif previous is not None:
         terminal.print("The run has no checkpoint yet, so it starts again.")
     for sentence in [*run.notices, *([] if plan.warning is None else [plan.warning])]:
         terminal.say(sentence)

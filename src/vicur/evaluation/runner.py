@@ -207,9 +207,9 @@ def evaluate(
         BadRowError: an image or video cannot be decoded, and such rows are not skipped.
     """
     run = _Evaluating(samples, view or Plain(), grader or Grader(), ResponseStore(None), skip_bad_rows)
-    own = range(len(samples))[distributed.share(len(samples))]
+    shared = range(len(samples))[distributed.share(len(samples))]
     with loaded.policy.unsharded():  # ranks have different numbers of batches
-        run.ask(loaded, own, config, limits, progress or silent())
+        run.ask(loaded, shared, config, limits, progress or silent())
     return run.joined()
 
 

@@ -117,8 +117,10 @@ class Policy(nn.Module):
         """
         if not self.is_sharded:
             return None
-        own = [inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos")]
-        missing = sum(max(needed) - has for has, *needed in zip(own, *distributed.gather(own), strict=True))
+        present = [inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos")]
+        missing = sum(
+            max(needed) - has for has, *needed in zip(present, *distributed.gather(present), strict=True)
+        )
         zero: Tensor | None = None
         for _ in range(missing):
             zero = self._blank_image() if zero is None else zero + self._blank_image()

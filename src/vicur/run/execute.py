@@ -108,8 +108,8 @@ class Run:
             plan: result of `plan`; made here if not given.
             progress: progress bar of the training steps; silent if not given.
             bars: progress bars for other lengthy work; silent if not given.
-            resume_from: a checkpoint in the folder, from which the run goes on.
-            again: whether the folder holds this run already, even if there is no checkpoint to go on from.
+            resume_from: a checkpoint in the folder, from which the run continues.
+            again: whether the folder holds this run already, even if there is no checkpoint to resume from.
 
         Returns:
             hint leakage over all rollouts.
@@ -243,7 +243,7 @@ class _Execution:
         return self.training.rollout_batches(len(self.r.data.problems))
 
     def _after_step(self, state: RunState) -> bool:
-        """Evaluate and save if that is due; whether to go on."""
+        """Evaluate and save if that is due; whether to continue."""
         every = self.r.recipe.validation.every
         is_last = state.step == self._steps
         if every is not None and state.step % every == 0 and not is_last:

@@ -27,11 +27,11 @@ LENGTH = ("training.steps", "training.epochs")
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run that can go on.
+    """A run to resume.
 
     Attributes:
         folder: its folder.
-        saved: the checkpoint to go on from; None to start again from the beginning.
+        saved: the checkpoint to resume from; None to start again from the beginning.
         finished: whether the run has finished already.
     """
 
@@ -41,7 +41,7 @@ class Resumption:
 
 
 def find_run(recipe: Recipe, say: Callable[[str], None]) -> Resumption | None:
-    """The run of a recipe and where it can go on; None if there is no such run yet.
+    """The run of a recipe and its newest checkpoint; None if there is no such run yet.
 
     Args:
         recipe: the recipe.

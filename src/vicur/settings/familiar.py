@@ -9,13 +9,11 @@ of `swift rlhf`, of verl's ppo_trainer.yaml, and of lmms-eval's and VLMEvalKit's
 from __future__ import annotations
 
 _ONE_DEVICE = "training runs in one process on one device."
-_FINAL_MODEL = "only the final model is written, to checkpoints/final (training.save_model)."
+_CHECKPOINTS = "it is training.checkpoints.every; training.checkpoints.keep says how many are kept."
 _NO_TRACKER = (
     "no experiment tracker is supported yet; every step is a line of metrics.jsonl in training.output."
 )
-_NO_EVALUATION = (
-    "held-out problems (validation.data) are answered before the first and after the last step only."
-)
+_VALIDATION = "it is validation.every: held-out problems (validation.data) are answered every N steps."
 _PYTORCH = "responses are sampled with PyTorch in this process; other engines are not supported yet."
 
 _TRAIN = {
@@ -114,12 +112,12 @@ _TRAIN_ABSENT = {
         "objective.divergence.beta."
     ),
     "save_steps save_freq save_strategy save_interval save_total_limit save_every checkpoint_interval": (
-        _FINAL_MODEL
+        _CHECKPOINTS
     ),
     "resume resume_from_checkpoint resume_mode resume_from resume_path auto_resume": (
-        "a run cannot be resumed yet; start it again with another training.output."
+        "give --resume to continue the run of a recipe from its newest checkpoint."
     ),
-    "eval_steps eval_strategy evaluation_strategy do_eval test_freq val_freq eval_freq": _NO_EVALUATION,
+    "eval_steps eval_strategy evaluation_strategy do_eval test_freq val_freq eval_freq": _VALIDATION,
     "logging_steps log_interval log_freq logging_strategy logging_first_step": (
         "every step is a line of metrics.jsonl in training.output."
     ),

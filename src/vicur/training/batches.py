@@ -102,18 +102,18 @@ class Batches:
 
     def _own(self, indices: Sequence[int]) -> list[int]:
         """This rank's share of the problems of each update."""
-        own = distributed.share(self.update_size)
+        share = distributed.share(self.update_size)
         starts = range(0, len(indices), self.update_size)
-        return [index for start in starts for index in indices[start : start + self.update_size][own]]
+        return [index for start in starts for index in indices[start : start + self.update_size][share]]
 
     def _bad_among(self, indices: Sequence[int]) -> bool:
         """Read this rank's problems; whether one of any rank's cannot be read."""
         bad = distributed.agree(lambda: self._unreadable(self._own(indices)))
-        found = [item for part in distributed.gather(bad) for item in part]
-        for index, message in found:
+        unreadable = [item for part in distributed.gather(bad) for item in part]
+        for index, message in unreadable:
             self.say(f"Skipped: {message}")
             self.position.unreadable.append(index)
-        return bool(found)
+        return bool(unreadable)
 
     def _unreadable(self, indices: Sequence[int]) -> list[tuple[int, str]]:
         """Read problems; the index of each that cannot be read, and why."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: saved while it goes on, whole or absent, for any number of ranks.
+"""Checkpoints of a run: saved in the background, complete or absent, for any number of ranks.
 
 A checkpoint is a folder:
 
@@ -8,7 +8,7 @@ checkpoints/step-000020/
 
 The tensors are written by `torch.distributed.checkpoint` in the background, while the next step runs, into
 a folder with another name, which is renamed when all of it is on disk. So a kill at any moment leaves the
-previous checkpoint. Tensors are stored with their place in the whole, so a run may go on with another number
+previous checkpoint. Tensors are stored with their place in the whole, so a run may be resumed with another number
 of ranks. There are only safetensors and JSON: loading executes nothing.
 """
 
@@ -220,9 +220,9 @@ def read_checkpoint(path: Path) -> Saved:
     if version != FORMAT:
         raise CheckpointError(f"Checkpoint {path} has format {version}; this version reads {FORMAT}.")
     for name, size in files.items():
-        found = (path / name).stat().st_size if (path / name).is_file() else None
-        if found != size:
-            what = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
+        size_now = (path / name).stat().st_size if (path / name).is_file() else None
+        if size_now != size:
+            what = "is missing" if size_now is None else f"has {size_now:,} bytes instead of {size:,}"
             raise CheckpointError(f"Checkpoint {path} is damaged: its file {name} {what}.")
     return Saved(path, RunState.of_json(state))
 
@@ -240,9 +240,7 @@ def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     group = distributed.background_group()
     try:
         with _quiet():
-            load(
-                dict(tensors), storage_reader=HuggingFaceStorageReader(str(path)), process_group=group
-            )
+            load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(path)), process_group=group)
     except Exception as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"Checkpoint {path} cannot be loaded: {line}") from error

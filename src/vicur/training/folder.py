@@ -72,8 +72,14 @@ def check_run_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def remove_run(folder: Path) -> None:
-    """Delete what a run has written, but for its lock. The folder and the targets of links are kept."""
-    for name in (_entries(folder) & ENTRIES) - {LOCK}:
+    """Delete what a run has written, but for its lock. The folder and the targets of links are kept.
+
+    Raises:
+        ValueError: the folder holds something that no run writes.
+    """
+    old = _entries(folder) - {LOCK}
+    _check_only_a_run(folder, old)
+    for name in old:
         entry = folder / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

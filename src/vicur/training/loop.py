@@ -140,7 +140,7 @@ class Trainer:
             records: the run's files.
             progress: progress bar of the steps.
             state: where the run is; at the start if not given. It is changed.
-            after_step: called after each step, to evaluate and to save; whether to go on.
+            after_step: called after each step, to evaluate and to save; whether to continue.
 
         Returns:
             the state after the last step.
@@ -172,8 +172,8 @@ class Trainer:
                 scored = self.scoring.score_references(part, needs)
                 # All token weights, 1/N included, are fixed before any gradient is computed. They depend on
                 # the whole batch, so every rank gathers the scores of all.
-                whole, own = whole_tokens(scored.scored_tokens(self.scoring.student.device))
-                weighed = part_of(self.objective.weigh(whole), own)
+                whole, ours = whole_tokens(scored.scored_tokens(self.scoring.student.device))
+                weighed = part_of(self.objective.weigh(whole), ours)
                 clock.lap("scoring")
 
                 # One optimizer step; an EMA teacher and the generator then follow the new weights.

@@ -79,7 +79,7 @@ class Records:
         recipe: the resolved recipe as YAML text.
         device: device of the run.
         overwrite: delete the run that the folder holds.
-        resumed: state from which the run in the folder goes on; its records are cut back to it.
+        resumed: state from which the run in the folder continues; its records are cut back to it.
 
     Raises:
         ValueError: the folder already holds a run, is being written by another, or cannot be created.
@@ -109,7 +109,7 @@ class Records:
         if resumed is None:
             check_run_folder(self.folder, overwrite=overwrite)
         try:
-            (self.folder / "rollouts").mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"Output folder {self.folder} cannot be created: {error.strerror}.") from error
         self._open_files.enter_context(locked(self.folder))
@@ -119,7 +119,7 @@ class Records:
             environments = [*_environments(self.folder), {"step": resumed.step, **environments[0]}]
         elif overwrite:
             remove_run(self.folder)
-            (self.folder / "rollouts").mkdir()
+        (self.folder / "rollouts").mkdir(exist_ok=True)
         write_whole(self.folder / "recipe.yaml", lambda partial: partial.write_text(recipe))
         first, *later = environments
         write_json(self.folder / "environment.json", first | ({"resumed": later} if later else {}))

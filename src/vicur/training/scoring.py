@@ -74,9 +74,10 @@ class ScoredBatch:
         Args:
             prompts_per_update: number of problems in an update, over all ranks.
         """
-        own = distributed.share(prompts_per_update)
-        for start in range(0, len(self.rollouts.samples), own.stop - own.start):
-            yield self.part(slice(start, start + own.stop - own.start))
+        shared = distributed.share(prompts_per_update)
+        count = shared.stop - shared.start
+        for start in range(0, len(self.rollouts.samples), count):
+            yield self.part(slice(start, start + count))
 
     def scored_tokens(self, device: torch.device) -> ScoredTokens:
         """The numbers that an objective computes its weights from."""

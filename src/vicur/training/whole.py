@@ -51,8 +51,8 @@ def whole_batch(batch: ScoredBatch) -> ScoredBatch:
     if distributed.size() == 1:
         return batch
     samples = tuple(sample.without_media() for sample in batch.rollouts.samples)
-    own = ScoredBatch(replace(batch.rollouts, samples=samples), batch.grades)
-    return ScoredBatch.joined(distributed.gather(own))
+    part = ScoredBatch(replace(batch.rollouts, samples=samples), batch.grades)
+    return ScoredBatch.joined(distributed.gather(part))
 
 
 def _joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
