@@ -154,6 +154,7 @@ class LoadedModel:
         Raises:
             OSError: the folder cannot be written, or is not empty.
         """
+        self.policy.reshard()
         weights = whole_weights(self.model, self.dtype)
         distributed.main_only(lambda: self._write(folder, weights, card))
 

@@ -8,12 +8,18 @@ of `swift rlhf`, of verl's ppo_trainer.yaml, and of lmms-eval's and VLMEvalKit's
 
 from __future__ import annotations
 
-_ONE_DEVICE = "training runs in one process on one device."
-_CHECKPOINTS = "it is training.checkpoints.every; training.checkpoints.keep says how many are kept."
+_PROCESSES = (
+    "start the command with torchrun --nproc-per-node N -m vicur train; training.sharding says how the "
+    "weights are sharded."
+)
+_CHECKPOINTS = (
+    "training.checkpoints.every sets the steps between checkpoints, and training.checkpoints.keep how many are "
+    "kept."
+)
 _NO_TRACKER = (
     "no experiment tracker is supported yet; every step is a line of metrics.jsonl in training.output."
 )
-_VALIDATION = "it is validation.every: held-out problems (validation.data) are answered every N steps."
+_VALIDATION = "validation.every sets the steps between validations on the problems of validation.data."
 _PYTORCH = "responses are sampled with PyTorch in this process; other engines are not supported yet."
 
 _TRAIN = {
@@ -124,7 +130,7 @@ _TRAIN_ABSENT = {
     "report_to logger wandb_project project_name use_wandb tensorboard swanlab": _NO_TRACKER,
     "num_gpus n_gpus n_gpus_per_node nnodes num_nodes nproc_per_node world_size deepspeed fsdp fsdp_config "
     "tensor_parallel_size tensor_model_parallel_size ulysses_sequence_parallel_size device_map ddp": (
-        _ONE_DEVICE
+        _PROCESSES
     ),
     "use_vllm vllm_mode vllm_gpu_memory_utilization gpu_memory_utilization infer_backend sglang use_sglang": (
         _PYTORCH

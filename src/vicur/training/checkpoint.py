@@ -8,8 +8,8 @@ checkpoints/step-000020/
 
 The tensors are written by `torch.distributed.checkpoint` in the background, while the next step runs, into
 a folder with another name, which is renamed when all of it is on disk. So a kill at any moment leaves the
-previous checkpoint. Tensors are stored with their place in the whole, so a run may be resumed with another number
-of ranks. There are only safetensors and JSON: loading executes nothing.
+previous checkpoint. Tensors are stored with their place in the whole, so a run may be resumed with another
+number of ranks. There are only safetensors and JSON: loading executes nothing.
 """
 
 from __future__ import annotations

@@ -257,7 +257,7 @@ class Records:
 
 
 def cut_back(folder: Path, step: int) -> None:
-    """Delete what a run recorded after a step, so that it can go on from there.
+    """Delete what a run recorded after a step, so that it can continue from there.
 
     Raises:
         OSError: a file cannot be read or written.
