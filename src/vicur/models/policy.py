@@ -117,10 +117,9 @@ class Policy(nn.Module):
         """
         if not self.is_sharded:
             return None
-        present = [inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos")]
-        missing = sum(
-            max(needed) - has for has, *needed in zip(present, *distributed.gather(present), strict=True)
-        )
+        kinds = ("pixel_values", "pixel_values_videos")
+        present = {kind for kind in kinds if inputs.get(kind) is not None}
+        missing = len(set.union(*distributed.gather(present)) - present)
         zero: Tensor | None = None
         for _ in range(missing):
             zero = self._blank_image() if zero is None else zero + self._blank_image()

@@ -13,8 +13,7 @@ _PROCESSES = (
     "weights are sharded."
 )
 _CHECKPOINTS = (
-    "training.checkpoints.every sets the steps between checkpoints, and training.checkpoints.keep how many are "
-    "kept."
+    "training.checkpoints.every sets the steps between checkpoints, training.checkpoints.keep their number."
 )
 _NO_TRACKER = (
     "no experiment tracker is supported yet; every step is a line of metrics.jsonl in training.output."
