@@ -59,6 +59,36 @@ COMMANDS = (
         example="optimizer.learning_rate=1e-4",
     ),
     Command(
+        "export",
+        "write the model of a checkpoint as a Hugging Face folder",
+        run="vicur.cli.checkpoints:export",
+        settings="vicur.run.export:ExportConfig",
+        description=(
+            "Write the model of one of a run's checkpoints in transformers' layout. A finished run has its "
+            "model in checkpoints/final already."
+        ),
+        argument=Argument("RUN", "folder of the run", setting="run"),
+        options=(
+            Option("--output", "output", "folder for the model"),
+            Option("--checkpoint", "checkpoint", "last (default), best, or the number of a step"),
+        ),
+        needed=("run", "output"),
+        example="checkpoint=best",
+    ),
+    Command(
+        "replay",
+        "repeat an update that was skipped because it was not finite",
+        run="vicur.cli.checkpoints:replay",
+        settings="vicur.cli.checkpoints:ReplayConfig",
+        description=(
+            "Repeat an update that a run skipped because its loss or gradient was not finite, with the "
+            "weights and responses of that moment, and print where numbers stop being finite."
+        ),
+        argument=Argument("FOLDER", "folder of the update: RUN/nonfinite/step-...", setting="folder"),
+        needed=("folder",),
+        example="folder=runs/x/nonfinite/step-000012-update-11",
+    ),
+    Command(
         "eval",
         "measure a model's accuracy",
         run="vicur.cli.evaluate:evaluate",
