@@ -22,8 +22,8 @@ def main(path: str) -> None:
     for job in json.loads(Path(path).read_text()):
         recipe = load_recipe(job["recipe"], job["overrides"])
         if job.get("exact"):
-            # Not a setting. In float32, rounding grows tenfold with every few steps of AdamW, whose first steps
-            # have the same size for any gradient.
+            # Not a setting. In float32 the rounding grows with every step: the first steps of AdamW have the
+            # same size for a gradient of any size.
             for component in (recipe.student, recipe.teacher):
                 object.__setattr__(component, "dtype", "float64")
         previous = find_run(recipe, print) if job.get("resume") else None
