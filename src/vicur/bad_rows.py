@@ -19,6 +19,13 @@ BadRowKind = Literal[
     "network_media",
 ]
 """The few kinds of faults that a report counts."""
+_LONGEST_REASON = 1000
+"""Maximum number of characters of a reason: decoders quote what they read."""
+
+
+def encodable(text: str) -> str:
+    """A text in which halves of surrogate pairs are written out, so that it can be printed and stored."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class RowProblem(ValueError):
@@ -30,6 +37,9 @@ class RowProblem(ValueError):
     """
 
     def __init__(self, kind: BadRowKind, reason: str) -> None:
+        reason = " ".join(encodable(reason).splitlines())
+        if len(reason) > _LONGEST_REASON:
+            reason = reason[:_LONGEST_REASON] + "..."
         super().__init__(reason)
         self.kind: BadRowKind = kind
         self.reason = reason

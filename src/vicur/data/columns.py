@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vicur.bad_rows import RowProblem
+from vicur.bad_rows import RowProblem, encodable
 from vicur.data.chat import (
     RowMedia,
     Turn,
@@ -38,7 +38,7 @@ from vicur.data.choices import (
 from vicur.data.readers import QUESTIONS, UNREADABLE
 from vicur.data.responses import answer_in_response
 from vicur.data.sample import TEXT_KINDS, Message
-from vicur.data.written import parse_if_written
+from vicur.data.written import parse_if_written, texts_in
 from vicur.media.images import is_picture
 from vicur.rewards.answers import unwrap_gold
 from vicur.wording import listed
@@ -254,7 +254,7 @@ class Columns:
     def id(self, row: Mapping[str, Any]) -> str | None:
         """The row's id."""
         value = self._value(row, "id")
-        return None if value is None else _as_text(value)
+        return None if value is None else encodable(_as_text(value))
 
     def read(self, row: Mapping[str, Any]) -> Fields:
         """Read all fields of a row.
@@ -263,7 +263,10 @@ class Columns:
             RowProblem: the row cannot become a problem.
         """
         if UNREADABLE in row:
-            raise RowProblem("unreadable_row", row[UNREADABLE])
+            raise RowProblem("unreadable_row", str(row[UNREADABLE]))
+        for column, value in row.items():
+            for text in texts_in([column, value]):
+                valid_text(text, f"the column {column}")
         choices = self.choices(row)
         chat = self._chat(row, choices)
         media = self.media(row, chat)

@@ -107,8 +107,8 @@ class DataConfig:
     def kept_pixels(self) -> int:
         """The number of pixels to which larger images are shrunk when they are read.
 
-        It is no less than the model sees. If the model sees few pixels, it is 16 times as many: where each side
-        shrinks to a quarter or less, doing so in two steps does not show.
+        It is no less than the model sees. If the model sees few pixels, it is 16 times as many: where each
+        side shrinks to a quarter or less, doing so in two steps does not show.
         """
         if self.max_pixels is None:
             return KEPT_PIXELS
@@ -193,7 +193,8 @@ class FileSource(Sequence[Sample]):
         kept_pixels: number of pixels to which larger images are shrunk.
         progress: shows the progress of the check.
         observe: called for every problem during the check, so that callers that need to see every problem
-            do not read the data again. With it, one frame of every video is decoded.
+            do not read the data again. With it, one frame of every video is decoded. A `RowProblem` that it
+            raises makes the row a bad row.
         may_be_empty: whether a source without any problem is allowed, instead of an error.
 
     Attributes:
@@ -447,16 +448,17 @@ class FileSource(Sequence[Sample]):
             self._note_id(number, row, first_of)
             try:
                 outline = self._checked(number, self._columns.read(row), sized=observe is not None)
+                applies = only_for is None or only_for.applies(outline)
+                if applies and observe is not None:
+                    observe(number, outline)
             except RowProblem as problem:
                 self.bad_rows.append(self._bad(number, row, problem))
                 continue
-            if only_for is not None and not only_for.applies(outline):
+            if not applies:
                 self.inapplicable += 1
                 continue
             good.append(number)
             self.num_seeing += bool(outline.images or outline.videos)
-            if observe is not None:
-                observe(number, outline)
         return good
 
     def _checked(self, number: int, fields: Fields, *, sized: bool) -> Sample:

@@ -26,6 +26,7 @@ from vicur.data.readers import (
     TEXT_SUFFIXES,
     UNREADABLE,
     Row,
+    arrow_rows,
     import_datasets,
     read_parquet,
     read_text_file,
@@ -109,13 +110,12 @@ class ArrowTable:
         return int(self.content.num_rows)
 
     def __getitem__(self, row: int) -> Row:
-        rows: list[Row] = self.content.slice(row, 1).to_pylist()
-        return rows[0]
+        return arrow_rows(self.content.slice(row, 1))[0]
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         content = self.content if columns is None else self.content.select(list(columns))
         for batch in content.to_batches(max_chunksize=BATCH):
-            yield from batch.to_pylist()
+            yield from arrow_rows(batch)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 An image is a PIL image, bytes, a path, a data URI, base64, or a dictionary with one of these and optionally
 bounds on the number of pixels. `ImageReader.size` reads only the header.
 
-Files come from anybody. Only the formats of `IMAGE_FORMATS` are opened, whatever a file's name says; a header is
-checked before anything is decoded; and an image that is larger than any model sees is shrunk while it is decoded.
+Files come from anybody. Only the formats of `IMAGE_FORMATS` are opened, whatever a file's name says; a header
+is checked before anything is decoded; an image larger than any model sees is shrunk while it is decoded.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ PIL_LIMIT = 89_478_485
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
-"""Formats that are opened, under Pillow's names. Others can start a program (EPS starts Ghostscript) or hold an
-image that is larger than their header says (ICO, ICNS)."""
+"""Formats that are opened, under Pillow's names. Others can start a program (EPS starts Ghostscript) or hold
+an image that is larger than their header says (ICO, ICNS)."""
 KEPT_PIXELS = 2**24
 """Default maximum number of pixels in an image that is kept: the most that Qwen3-VL sees."""
 _LARGE = threading.Lock()
@@ -204,8 +204,8 @@ class ImageReader:
     ) -> Image.Image:
         """Decode an opened image, and return it upright, in RGB and at its final size.
 
-        An image of more than `kept_pixels` is not held at its full size in RGB: a JPEG file is decoded at a half,
-        a quarter or an eighth of its size, and other formats are converted in strips.
+        An image of more than `kept_pixels` is not held at its full size in RGB: a JPEG file is decoded at a
+        half, a quarter or an eighth of its size, and other formats are converted in strips.
 
         Args:
             image: an image whose header has been checked.
@@ -338,11 +338,9 @@ def decoding(kind: str, entry: Any) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise RowProblem("media_size", f"the {kind} {in_words(entry)} is too large: {error}") from error
     except UnidentifiedImageError as error:
-        reason = f"{in_words(entry)} is not an image Pillow can read, or not one of {', '.join(_formats())}"
+        reason = f"{in_words(entry)} is not an image Pillow can read as {' or '.join(_formats())}"
         raise RowProblem("unreadable_media", reason) from error
-    except (
-        Exception
-    ) as error:  # decoders raise errors of any kind: struct.error, zlib.error, AssertionError, ...
+    except Exception as error:  # decoders raise any kind: struct.error, zlib.error, AssertionError, ...
         reason = f"the {kind} {in_words(entry)} cannot be decoded: {str(error) or type(error).__name__}"
         raise RowProblem("unreadable_media", reason) from error
 

@@ -1,8 +1,8 @@
 """Reads videos: files, animations, and lists of images.
 
 Frames are taken at equal intervals in time; their number follows from the settings of the data or of the row.
-FFmpeg reads only the container formats of `CONTAINERS`, and only the bytes of the file itself: no playlist, session
-description or reference inside a file makes it open another file or a connection.
+FFmpeg reads only the container formats of `CONTAINERS`, and only the bytes of the file itself: no playlist,
+session description or reference inside a file makes it open another file or a connection.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ VIDEO_SETTINGS = (
 )
 """Keys in a video's entry that set how it is read, including those of qwen-vl-utils."""
 CONTAINERS = ("mov", "matroska", "avi", "asf", "flv", "mpeg", "mpegts", "ogg")
-"""Container formats of video files that are read, under FFmpeg's names: mp4 is mov, webm is matroska, wmv is asf.
-None of them refers to other files."""
+"""Container formats of video files that are read, under FFmpeg's names: mp4 is mov, webm is matroska, wmv is
+asf. None of them refers to other files."""
 KEPT_VIDEO_PIXELS = 2**28
-"""Maximum number of pixels in all frames of a video that are kept; larger frames are shrunk. It is ten times what
-Qwen3-VL sees of a video."""
+"""Maximum number of pixels in all frames of a video that are kept; larger frames are shrunk. It is ten times
+what Qwen3-VL sees of a video."""
 MOST_FRAMES = 2**16
 """Maximum number of frames that a row may ask for; a header may claim any number."""
 MISSING_TAIL = 0.1
