@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vicur.wording import shortened
+
 BadRowKind = Literal[
     "unreadable_row",
     "question",
@@ -23,11 +25,6 @@ _LONGEST_REASON = 1000
 """Maximum number of characters of a reason: decoders quote what they read."""
 
 
-def encodable(text: str) -> str:
-    """A text in which halves of surrogate pairs are written out, so that it can be printed and stored."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 class RowProblem(ValueError):
     """A fault in one row. The message names neither the file nor the row; the source adds them.
 
@@ -37,9 +34,7 @@ class RowProblem(ValueError):
     """
 
     def __init__(self, kind: BadRowKind, reason: str) -> None:
-        reason = " ".join(encodable(reason).splitlines())
-        if len(reason) > _LONGEST_REASON:
-            reason = reason[:_LONGEST_REASON] + "..."
+        reason = shortened(reason, _LONGEST_REASON)
         super().__init__(reason)
         self.kind: BadRowKind = kind
         self.reason = reason

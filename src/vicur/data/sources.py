@@ -351,6 +351,11 @@ class FileSource(Sequence[Sample]):
         """The number of the row, from 0, that a problem was read from."""
         return self._rows[index]
 
+    def bad_row(self, index: int, problem: RowProblem) -> BadRow:
+        """The row of a problem that turned out bad after the check."""
+        row = self._rows[index]
+        return self._bad(row, self._table[row], problem)
+
     def select(self, indices: Iterable[int]) -> FileSource:
         """The same source with some of its problems, in the order given.
 

@@ -113,7 +113,11 @@ class ArrowTable:
         return arrow_rows(self.content.slice(row, 1))[0]
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        content = self.content if columns is None else self.content.select(list(columns))
+        """All rows in order, with all columns or only those of the given ones that exist."""
+        content = self.content
+        if columns is not None:
+            schema = content.schema
+            content = content.select([i for name in columns for i in schema.get_all_field_indices(name)])
         for batch in content.to_batches(max_chunksize=BATCH):
             yield from arrow_rows(batch)
 
@@ -156,10 +160,7 @@ class JoinedTable:
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         for part in self.parts:
-            available = columns
-            if columns is not None and isinstance(part, ArrowTable):
-                available = [name for name in columns if name in part.columns]
-            yield from part.rows(available)
+            yield from part.rows(columns)
 
 
 Table = ListTable | ArrowTable | JoinedTable

@@ -273,8 +273,8 @@ class ImageReader:
             f"an image or video is a {type(entry).__name__}; a path, bytes or a dictionary was expected",
         )
 
-    def check_size(self, size: tuple[int, int]) -> None:
-        """Check that an image of the given width and height can be used.
+    def check_size(self, size: tuple[int, int], what: str = "an image") -> None:
+        """Check that an image, or what it is called in messages, of the given width and height can be used.
 
         Raises:
             RowProblem: it has too many pixels, or is too thin for the model's processor.
@@ -283,13 +283,13 @@ class ImageReader:
         if width * height > self.max_raw_pixels:
             raise RowProblem(
                 "media_size",
-                f"an image has {width} x {height} pixels, more than max_raw_pixels={self.max_raw_pixels}; it "
+                f"{what} has {width} x {height} pixels, more than max_raw_pixels={self.max_raw_pixels}; it "
                 "may be a decompression bomb",
             )
         if min(width, height) < 1 or max(width, height) > LARGEST_SIDE_RATIO * min(width, height):
             raise RowProblem(
                 "media_size",
-                f"an image has {width} x {height} pixels; the longer side may be at most "
+                f"{what} has {width} x {height} pixels; the longer side may be at most "
                 f"{LARGEST_SIDE_RATIO} times the shorter one",
             )
 

@@ -7,7 +7,6 @@ session description or reference inside a file makes it open another file or a c
 
 from __future__ import annotations
 
-import errno
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from PIL import Image, ImageSequence
 
 from vicur.bad_rows import RowProblem
 from vicur.media.images import (
+    PIL_LIMIT,
     ImageReader,
     SizeOnly,
     SizeRequest,
@@ -43,6 +43,13 @@ VIDEO_SETTINGS = (
 CONTAINERS = ("mov", "matroska", "avi", "asf", "flv", "mpeg", "mpegts", "ogg")
 """Container formats of video files that are read, under FFmpeg's names: mp4 is mov, webm is matroska, wmv is
 asf. None of them refers to other files."""
+_OPTIONS = {
+    "format_whitelist": ",".join(CONTAINERS),
+    "protocol_whitelist": "none",
+    "max_pixels": str(2 * PIL_LIMIT),
+}
+"""Options of FFmpeg that keep it to the bytes that it is given, and bound the frames that it decodes to find
+out what a file holds; `max_raw_pixels` is at most that bound."""
 KEPT_VIDEO_PIXELS = 2**28
 """Maximum number of pixels in all frames of a video that are kept; larger frames are shrunk. It is ten times
 what Qwen3-VL sees of a video."""
@@ -351,7 +358,7 @@ class VideoReader:
     def _checked_frames(self, image: Image.Image) -> Iterator[Image.Image]:
         """The frames of an animation, each checked before it is decoded: they may differ in size."""
         for frame in ImageSequence.Iterator(image):
-            self.images.check_size(frame.size)
+            self.images.check_size(frame.size, "a frame of a video")
             yield frame
 
     def _decode_film(self, entry: Any, timeline: _Timeline, fitted: _Fit) -> dict[int, Image.Image]:
@@ -367,7 +374,7 @@ class VideoReader:
 
     def _picture(self, frame: Any) -> Image.Image:
         """A frame of a video file as an image, turned upright."""
-        self.images.check_size((frame.width, frame.height))
+        self.images.check_size((frame.width, frame.height), "a frame of a video")
         image: Image.Image = frame.to_image()
         method = _TURNED[round(frame.rotation / 90) % 4]
         return image if method is None else image.transpose(method)
@@ -417,21 +424,14 @@ class VideoReader:
                 stack.enter_context(content.open("rb")) if isinstance(content, Path) else io.BytesIO(content)
             )
             try:
-                container = stack.enter_context(av.open(file, options=self._limits()))
+                container = stack.enter_context(av.open(file, options=_OPTIONS))
                 yield container, self._stream(container, entry)
             except av.FFmpegError as error:  # a few are a MemoryError too, for sizes that a file makes up
-                reason = f"the video {in_words(entry)} cannot be decoded: {error.strerror or error}"
-                if error.errno == errno.EINVAL:
-                    reason += f"; video files must be one of {', '.join(CONTAINERS)}"
+                why = error.strerror or str(error)
+                if isinstance(error, av.ArgumentError):  # above all for a format that is not allowed
+                    why += f", or its format is none of {', '.join(CONTAINERS)}"
+                reason = f"the video {in_words(entry)} cannot be decoded: {why}"
                 raise RowProblem("unreadable_media", reason) from error
-
-    def _limits(self) -> dict[str, str]:
-        """Options of FFmpeg that keep it to the bytes it is given and to frames of a bounded size."""
-        return {
-            "format_whitelist": ",".join(CONTAINERS),
-            "protocol_whitelist": "none",
-            "max_pixels": str(self.images.max_raw_pixels),
-        }
 
     def _stream(self, container: Any, entry: Any) -> Any:
         """The video stream of an open file.
@@ -444,10 +444,16 @@ class VideoReader:
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise RowProblem("unreadable_media", f"the video {in_words(entry)} has an unknown codec")
+        size = (stream.codec_context.width, stream.codec_context.height)
+        if not all(size):
+            raise RowProblem(
+                "unreadable_media",
+                f"the video {in_words(entry)} has no size, or more pixels than are allowed",
+            )
+        self.images.check_size(size, "a video")
+        # The size may change in the middle of a video.
         stream.codec_context.options = {"max_pixels": str(self.images.max_raw_pixels)}
         stream.thread_type = "AUTO"
-        if stream.codec_context.width and stream.codec_context.height:  # some containers do not state them
-            self.images.check_size((stream.codec_context.width, stream.codec_context.height))
         return stream
 
 
