@@ -173,7 +173,7 @@ class Columns:
         return media | families | {column for column in self.schema.values() if column is not None}
 
     def text_columns(self) -> list[str]:
-        """Columns from which fields other than media are read; for a dotted one, also the one that holds it."""
+        """Columns from which fields other than media are read; for a dotted one, also its holder."""
         kept = (
             column
             for field_name in ALIASES

@@ -424,7 +424,7 @@ class VideoReader:
                 stack.enter_context(content.open("rb")) if isinstance(content, Path) else io.BytesIO(content)
             )
             try:
-                container = stack.enter_context(av.open(file, options=_OPTIONS))
+                container = stack.enter_context(av.open(file, options=_OPTIONS, metadata_errors="replace"))
                 yield container, self._stream(container, entry)
             except av.FFmpegError as error:  # a few are a MemoryError too, for sizes that a file makes up
                 why = error.strerror or str(error)
