@@ -222,8 +222,8 @@ def _read(
     for index in numbers if progress is None else progress(numbers, len(source)):
         try:
             sample = source.outline(index)
-            shown = (Plain().show(sample), teacher_view.show(sample))
-            lengths = () if encoder is None else tuple(prompt_length(encoder, prompt) for prompt in shown)
+            prompts = (Plain().show(sample), teacher_view.show(sample))
+            lengths = () if encoder is None else tuple(prompt_length(encoder, prompt) for prompt in prompts)
         except BadRowError as error:
             read.bad.append(error.bad)
             continue

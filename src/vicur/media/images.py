@@ -170,7 +170,7 @@ class ImageReader:
         """
         request = SizeRequest.of(entry)
         with self.opened(entry) as (image, orientation):
-            return self.shown(image, orientation, request)
+            return self.decoded(image, orientation, request)
 
     def size(self, entry: Any) -> tuple[int, int]:
         """Width and height of the image that `read` would return, from the header.
@@ -199,7 +199,7 @@ class ImageReader:
         self.check_size(requested)
         return _at_most(requested, most or self.kept_pixels)
 
-    def shown(
+    def decoded(
         self, image: Image.Image, orientation: int, request: SizeRequest, most: int | None = None
     ) -> Image.Image:
         """Decode an opened image, and return it upright, in RGB and at its final size.
@@ -233,9 +233,9 @@ class ImageReader:
             content = self.content(entry)
             if isinstance(content, Image.Image):
                 self.check_size(content.size)
-                # `shown` may decode a large image at a lower size, which must not change the caller's object.
-                own = content.copy() if math.prod(content.size) > self.kept_pixels else content
-                yield own, _orientation(content)
+                # `decoded` may decode a large image at a lower size, which must not change the caller's object.
+                opened = content.copy() if math.prod(content.size) > self.kept_pixels else content
+                yield opened, _orientation(content)
                 return
             with ExitStack() as stack:
                 # Pillow warns of decompression bombs, which are an error here, and of odd headers, which do

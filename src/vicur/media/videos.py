@@ -258,7 +258,7 @@ class VideoReader:
     def _fitted(self, settings: _Settings, timeline: _Timeline) -> _Fit:
         """A function that decodes a frame with an orientation to its final size."""
         request, most = self._frame_request(settings, timeline)
-        return lambda frame, orientation: self.images.shown(frame, orientation, request, most)
+        return lambda frame, orientation: self.images.decoded(frame, orientation, request, most)
 
     def _frames(self, entry: Any, settings: _Settings) -> list[Any] | None:
         """The frames of a video that is a list of images; None for a file."""
