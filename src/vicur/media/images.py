@@ -233,7 +233,7 @@ class ImageReader:
             content = self.content(entry)
             if isinstance(content, Image.Image):
                 self.check_size(content.size)
-                # `decoded` may decode a large image at a lower size, which must not change the caller's object.
+                # `decoded` may shrink a large image in place, which must not change the caller's object.
                 opened = content.copy() if math.prod(content.size) > self.kept_pixels else content
                 yield opened, _orientation(content)
                 return
