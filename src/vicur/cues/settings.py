@@ -53,7 +53,7 @@ class BuildConfig:
     replace: bool = False
     """Whether to replace a column of that name in the data."""
     overwrite: bool = False
-    """Whether to replace an output file that was not written from the same store."""
+    """Whether to replace an output file that was not written from the same store, or was changed since."""
     store: PathText | None = None
     """File for the model's replies, or a folder that several builds may use one after another; null for a
     file beside the output."""
@@ -140,6 +140,8 @@ class AuditSettings:
     """File for a copy of the data without the texts that have definite faults; null to write none."""
     possible: bool = False
     """Whether `drop` also removes texts with possible faults."""
+    overwrite: bool = False
+    """Whether to replace files of `flags` and `drop` that exist."""
 
 
 @section
@@ -171,3 +173,5 @@ class WorthSettings:
     """Seed for sampling and for choosing other problems' texts."""
     output: PathText | None = None
     """Folder for worth.json and tokens.parquet; null to write none."""
+    overwrite: bool = False
+    """Whether to replace these files if they exist."""
