@@ -33,12 +33,15 @@ def written_file(path: Path) -> Path:
     """The file that writing to a path creates or replaces: the path itself, or what its links lead to.
 
     Raises:
-        OSError: the path leads to something other than a regular file, which must never be replaced.
+        OSError: the path leads to something other than a regular file, which must never be replaced, or
+            cannot be read.
     """
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):  # a new file, or a link to one
         return Path(os.path.realpath(path))
+    except ValueError as error:  # a null character, or half a character
+        raise OSError("no file can have this name") from error
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
         kind = kinds.get(stat.S_IFMT(mode), "device")

@@ -16,7 +16,7 @@ from vicur.data.sources import DataConfig, skipping_bad_rows
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.teacher import SELF
-from vicur.settings.section import Count, NonNegative, PathText, Positive, section
+from vicur.settings.section import Count, NonNegative, PathText, section
 
 Backend = Literal["endpoint", "local", "exact", "null"]
 
@@ -61,9 +61,9 @@ class BuildConfig:
     """Use only the first N problems, and write only their rows; null for all."""
     retry_failed: bool = False
     """Whether to retry problems that failed in an earlier run."""
-    concurrency: Count = 8
+    concurrency: Annotated[int, Field(ge=1, le=512)] = 8
     """Maximum number of concurrent requests."""
-    requests_per_minute: Positive | None = None
+    requests_per_minute: Annotated[float, Field(ge=0.001)] | None = None
     """Maximum number of requests per minute; null for no limit."""
     tries: Count = 4
     """Number of attempts per problem before it counts as failed. Attempts that do not reach the endpoint are

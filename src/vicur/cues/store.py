@@ -191,8 +191,8 @@ class CueStore:
                 self._convert()
         elif not _SQLITE.startswith(head):
             raise _foreign(self.path)
-        own = f"{self.path.absolute().as_uri()}?mode=rw"
-        database = _connected(self._read_only_place() if read_only else own)
+        address = self._read_only_address() if read_only else f"{self.path.absolute().as_uri()}?mode=rw"
+        database = _connected(address)
         try:
             _check(database, self.path)
             if read_only:
@@ -244,7 +244,7 @@ class CueStore:
             ) from error
         self._take(record, number)
 
-    def _read_only_place(self) -> str:
+    def _read_only_address(self) -> str:
         """The address of a database that can be read without changing a file of the store."""
         real = Path(_place(self.path))
         if not any(_beside(real, end).exists() for end in SIDE_FILES):  # no process writes
