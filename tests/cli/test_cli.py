@@ -117,6 +117,23 @@ def test_another_vocabulary_is_refused(tmp_path, train_file, processor, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "/a/b"), "vicur: /a/b: No space left on device."),
+        (OSError(28, "No space left on device"), "vicur: No space left on device."),
+        (OSError("a.parquet cannot be written."), "vicur: a.parquet cannot be written."),
+    ],
+)
+def test_errors_of_the_system_name_file_and_reason(error, message, capsys, monkeypatch):
+    def fail(settings, arguments, console):
+        raise error
+
+    monkeypatch.setattr("vicur.cli.cuebench.make", fail)
+    assert main(["cuebench", "make", "--n", "1", "--output", "x"]) == 1
+    assert sentence(capsys) == message
+
+
 def test_unknown_options_are_refused(capsys):
     for arguments in (["eval", "--modle", "x"], ["train", "cuebench/opsd_cue", "--steps"], []):
         with pytest.raises(SystemExit) as caught:

@@ -214,3 +214,17 @@ def test_a_list_of_failures_is_replaced_and_removed_by_the_build_that_wrote_it(p
     assert main(arguments) == 0 and main(arguments) == 0 and failed.exists()
     Image.new("RGB", (32, 32)).save(tmp_path / "gone.png")
     assert main(arguments) == 0 and not failed.exists()
+
+
+def test_a_study_whose_folder_is_deleted_ends_with_an_error(tmp_path, capsys, monkeypatch):
+    from vicur.studies.study import _Seed
+
+    def run(self):
+        shutil.rmtree(self.folder)
+        yield "base", None
+
+    monkeypatch.setattr(_Seed, "write_data", lambda self: None)
+    monkeypatch.setattr(_Seed, "run", run)
+    assert main(["study", "objectives", "--output", str(tmp_path / "out")]) == 1
+    assert "was removed while the study ran" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "summary.json").exists()

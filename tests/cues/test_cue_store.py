@@ -313,6 +313,17 @@ def test_it_knows_the_files_that_were_written_with_it_until_they_change(tmp_path
         assert not store.has_written(out)
 
 
+def test_a_store_and_its_output_may_be_moved_together(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    with CueStore(old / "cues") as store:
+        (old / "out").write_text("one")
+        store.note_file(old / "out", old / "out")
+    old.rename(new)
+    with CueStore(new / "cues") as store:
+        assert store.has_written(new / "out")
+
+
 def test_a_store_that_is_removed_during_a_build_is_an_error(tmp_path):
     folder = tmp_path / "deep"
     with CueStore(folder / "cues") as store:

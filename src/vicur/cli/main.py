@@ -77,7 +77,7 @@ def _run(words: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except _mistakes() as error:
-        say(f"vicur: {error}")
+        say(f"vicur: {_sentence(error)}")
         refused = isinstance(error, _imported("vicur.preflight.checks", "PreflightError"))
         return PREFLIGHT if refused else MISTAKE
     return 0
@@ -86,6 +86,14 @@ def _run(words: Sequence[str]) -> int:
 def _mistakes() -> tuple[type[BaseException], ...]:
     """The errors that end in a one-line message; anything else is a fault of this program."""
     return (ValueError, OSError, FloatingPointError, *_imported("torch", "OutOfMemoryError"))
+
+
+def _sentence(error: BaseException) -> str:
+    """An error's message; of the operating system's own errors the file and the reason."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror is not None:
+        file = "" if error.filename is None else f"{error.filename}: "
+        return f"{file}{error.strerror}."
+    return str(error)
 
 
 def _imported(module: str, name: str) -> tuple[type[BaseException], ...]:

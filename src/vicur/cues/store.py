@@ -8,7 +8,6 @@ One process writes at a time; others may read meanwhile.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -176,11 +175,15 @@ class CueStore:
             file: the file.
             partial: its content, under another name until it is complete.
         """
-        self._write({"kind": "file", "key": _place(file), "stamp": stamp(partial)})
+        self._write({"kind": "file", "key": self._place(file), "stamp": stamp(partial)})
 
     def has_written(self, file: Path) -> bool:
         """Whether a build with this store has written a file, and nothing has changed it since."""
-        return (_place(file), stamp(file)) in self._files
+        return (self._place(file), stamp(file)) in self._files
+
+    def _place(self, file: Path) -> str:
+        """A file's path from the folder of the store: both may be moved together."""
+        return os.path.relpath(os.path.realpath(file), os.path.dirname(os.path.realpath(self.path)))
 
     def _open(self, read_only: bool) -> sqlite3.Connection:
         head = _head(self.path, self._lock)
@@ -240,13 +243,13 @@ class CueStore:
             number = _insert(self._database, record)
         except sqlite3.Error as error:
             raise OSError(
-                errno.EIO, f"the store {self.path} cannot be written: {error}; earlier replies are kept"
+                f"The store {self.path} cannot be written: {error}; earlier replies are kept."
             ) from error
         self._take(record, number)
 
     def _read_only_address(self) -> str:
         """The address of a database that can be read without changing a file of the store."""
-        real = Path(_place(self.path))
+        real = Path(os.path.realpath(self.path))
         if not any(_beside(real, end).exists() for end in SIDE_FILES):  # no process writes
             return f"{real.as_uri()}?mode=ro&immutable=1"
         if _in_use(real):  # SQLite coordinates the two processes
@@ -334,10 +337,6 @@ def _in_use(path: Path) -> bool:
     return False
 
 
-def _place(file: Path) -> str:
-    return os.path.realpath(file)
-
-
 def _beside(path: Path, end: str) -> Path:
     return path.with_name(path.name + end)
 
@@ -401,7 +400,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise OSError(errno.EIO, f"the store {path} cannot be read: {error}") from error
+        raise OSError(f"The store {path} cannot be read: {error}.") from error
     except sqlite3.DatabaseError as error:
         raise ValueError(
             f"The store {path} is damaged ({error}) and was left unchanged; recover its contents with "
