@@ -218,7 +218,7 @@ class _Execution:
                 self.records.expect_memory(plan.memory.parts, plan.available)
                 self._train()
         finally:
-            if distributed.is_main():
+            if distributed.is_main() and (self.folder / "status.json").is_file():
                 write_run_summary(self.folder)
         return self.state.leakage
 
