@@ -21,6 +21,7 @@ from vicur.data.views import Shown
 from vicur.media.pixels import PixelLimits, VisualSizes
 from vicur.media.video import Video
 from vicur.models.load import LoadedModel
+from vicur.models.stored import refused
 
 RopeIndex = Callable[..., tuple[Tensor, Tensor]]
 """The model's own `get_rope_index`: from token types and grids to 3-D rotary positions."""
@@ -145,7 +146,8 @@ class PromptEncoder:
     def _render(self, prompt: Shown) -> tuple[str, str | None]:
         """The prompt with special tokens inside its texts broken by a mark, and the mark if there is one."""
         messages, mark = self._quoted.marked(prompt.messages)
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        with refused("The chat template of the checkpoint fails on a prompt"):
+            text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return text, mark
 
     def _restored(self, ids: Sequence[int], types: Sequence[int], mark: str) -> tuple[list[int], list[int]]:

@@ -58,17 +58,24 @@ def check_template(processor: Any, name: str) -> None:
         template = template.get("default")
     if not isinstance(template, str):
         raise ValueError(f"The processor of {name} has no chat template that is a text.")
-    variables = {key: value for key, value in processor.tokenizer.special_tokens_map.items()}
-    fault = _template_fault(template, json.dumps(variables, default=str))
+    variables = json.dumps(processor.tokenizer.special_tokens_map, default=str)
+    fault = _template_fault(template, processor.image_token, variables)
     if fault is not None:
         raise ValueError(f"The chat template of {name} {fault}.")
 
 
 @functools.cache
-def _template_fault(template: str, variables: str) -> str | None:
-    """What is wrong with a template, in words that follow its name; None if it renders every chat."""
+def _template_fault(template: str, placeholder: str, variables: str) -> str | None:
+    """What is wrong with a template, in words that follow its name; None if it renders every chat.
+
+    Args:
+        template: the template.
+        placeholder: the text that it must write for an image.
+        variables: the variables that transformers gives to templates, as JSON.
+    """
     question = {
         "template": template,
+        "placeholder": placeholder,
         "chats": _CHATS,
         "variables": json.loads(variables),
         "seconds": _SECONDS,

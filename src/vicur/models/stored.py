@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from vicur.settings.reading import LARGEST_JSON, Unreadable, parse_json, read_json, read_text
 
@@ -65,15 +65,16 @@ def sentence(error: BaseException) -> str:
         return "there is not enough memory"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
+    if type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
+        return sentence(error.__cause__)
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return "it needs code of its own, which is never run"
     text = text if len(text) <= 300 else f"{text[:300]} ..."
-    # A KeyError has only the key as its text, an AssertionError often nothing.
-    return text if isinstance(error, ValueError | OSError | RuntimeError) and text else _named(error, text)
-
-
-def _named(error: BaseException, text: str) -> str:
+    is_clear = isinstance(error, (ValueError, OSError, RuntimeError, TypeError, SafetensorError))
+    # A KeyError has only the key as its text, an AssertionError often nothing; tokenizers raises Exception.
+    if text and (is_clear or type(error) is Exception):
+        return text.removeprefix("Error while deserializing header: ")
     return f"{type(error).__name__}: {text}".rstrip(": ")
 
 
@@ -256,6 +257,21 @@ def _header(file: Path, name: str) -> dict[str, Weight]:
         }
 
 
+def _check_heads(config: Any) -> None:
+    """Check the sizes that no weight's shape depends on."""
+    text, vision = config.text_config, config.vision_config
+    if vision.num_heads < 1 or vision.hidden_size % vision.num_heads:
+        raise ValueError(
+            f"vision_config has num_heads={vision.num_heads}, which does not divide its hidden_size "
+            f"{vision.hidden_size}."
+        )
+    rope = text.rope_parameters if isinstance(text.rope_parameters, dict) else {}
+    parts, half = rope.get("mrope_section", [24, 20, 20]), text.head_dim // 2
+    is_split = isinstance(parts, list | tuple) and len(parts) == 3 and all(isinstance(n, int) for n in parts)
+    if "mrope_section" in rope and not (is_split and min(parts) >= 0 and sum(parts) == half):
+        raise ValueError(f"its mrope_section must be three numbers with the sum {half}, not {parts!r}.")
+
+
 def check_sizes(name: str, model_class: Any, config: Any, weights: Mapping[str, Weight]) -> None:
     """Check that the weights have the sizes that the configuration describes; nothing is allocated.
 
@@ -268,8 +284,10 @@ def check_sizes(name: str, model_class: Any, config: Any, weights: Mapping[str, 
     Raises:
         ValueError: no model can be built, or its sizes are not those of the weights.
     """
-    with refused(f"The configuration of {name} describes no model"), torch.device("meta"):
-        model = model_class(config)
+    with refused(f"The configuration of {name} describes no model"):
+        _check_heads(config)
+        with torch.device("meta"):
+            model = model_class(config)
     expected = {key: tuple(parameter.shape) for key, parameter in model.named_parameters()}
     for key, shape in expected.items():
         # The experts' matrices are published transposed, and turned when they are loaded.

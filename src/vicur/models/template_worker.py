@@ -3,7 +3,7 @@
 Run as `python template_worker.py`, it reads one line of JSON and writes one:
 
     {"template": "...", "chats": [[{"role": "user", ...}]], "variables": {}, "seconds": 10, "memory": 2147483648,
-     "characters": 1000000}
+     "characters": 1000000, "placeholder": "<|image_pad|>"}
     {"fault": null}
 
 The sandbox of transformers keeps a template from files and code, but not from loops of hours or texts of
@@ -50,6 +50,9 @@ def fault(render: Any, question: dict[str, Any]) -> str | None:
             continue
         if len(texts[0]) > question["characters"]:
             return f"makes {len(texts[0]):,} characters of a short chat"
+        if number == 0 and texts[0].count(question["placeholder"]) != 1:
+            count = texts[0].count(question["placeholder"])
+            return f"puts {question['placeholder']} {count} times for the one image of a question"
     return None
 
 
