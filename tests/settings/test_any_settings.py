@@ -22,6 +22,10 @@ from vicur.settings.schema import Layer, schema_of, setting_types
 from vicur.settings.section import SettingsError
 
 COMPONENTS = {command.name: resolve_name(command.settings) for command in COMMANDS}
+REQUIRED = {
+    command.name: Layer("", {name: {"n": 1, "size": "student"}.get(name, "x") for name in command.needed})
+    for command in COMMANDS
+}
 NAMES = sorted(setting_types(Recipe))
 SECTIONS = sorted({name.rpartition(".")[0] for name in NAMES} - {""})
 TOP = sorted({name.partition(".")[0] for name in NAMES})
@@ -30,6 +34,13 @@ LAST = sorted({part for name in NAMES for part in name.split(".")})
 
 def has_float(kind: Any) -> bool:
     return kind in (float, Any) or any(map(has_float, get_args(kind)))
+
+
+def nested_in(kind: Any, value: object) -> object:
+    """A value as a setting of this type would hold it: in a list, in a mapping, or plain."""
+    if kind == dict[str, Any]:
+        return {"x": [float(value)]}
+    return [value, value] if "tuple" in str(kind) else value
 
 
 def float_fields(component: type):
@@ -43,15 +54,16 @@ def float_fields(component: type):
                 yield component, name, kind
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, [0.5, math.nan], {"x": [math.inf]}])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "nan", "-inf", "1e400"])
 def test_no_command_takes_a_number_that_is_not_finite(value):
     count = 0
     for command, component in COMPONENTS.items():
         schema = schema_of(component, command)
         for name, kind in schema.kinds.items():
-            if has_float(kind):
-                with pytest.raises(SettingsError, match=rf"^a\.yaml: {name} must be a finite number, not "):
-                    schema.load([Layer("a.yaml", {name: value})])
+            if has_float(kind) and name != "objective.custom":  # below
+                inside = nested_in(kind, value)
+                with pytest.raises(SettingsError, match=rf"^a\.yaml: {name}\S* must be a finite number"):
+                    schema.load([REQUIRED[command], Layer("a.yaml", {name: inside})])
                 count += 1
     assert count > 70
 
@@ -61,11 +73,23 @@ def test_no_section_takes_one_in_python_either(value):
     found_fields = {item for component in COMPONENTS.values() for item in float_fields(component)}
     assert len(found_fields) > 40
     for component, name, kind in found_fields - {item for item in found_fields if Any in get_args(item[2])}:
-        inside = [value, value] if tuple in (kind, *map(type, [kind])) or "tuple" in str(kind) else value
+        inside = nested_in(kind, value)
         with pytest.raises(ValidationError) as caught:
             TypeAdapter(component).validate_python({name: inside})
         kinds = {error["type"] for error in caught.value.errors() if error["loc"][0] == name}
         assert "finite_number" in kinds, f"{component.__name__}.{name} takes {value}"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [0.5, math.nan], [{"x": math.inf}], 10**30])
+def test_neither_does_an_objective_of_the_user(value, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import Any\n"
+        "@dataclass(frozen=True)\nclass Own:\n    weight: float = 1.0\n    other: Any = None\n"
+        "    def needs(self, step): pass\n    def weigh(self, scored): pass\n"
+    )
+    custom = {"path": f"{tmp_path}/own.py:Own", "other": value}
+    with pytest.raises(SettingsError, match=r"in objective\.custom, other must be (a finite number|between)"):
+        schema_of(Recipe, "train").load([Layer("a.yaml", {"objective.custom": custom})])
 
 
 def outcome(words: list[str]) -> tuple[int, str]:
@@ -88,7 +112,18 @@ def check(words: list[str]) -> None:
         assert errors.startswith("vicur: ")
 
 
-TEXTS = ["null", "self", "vicur:tiny-student", "~nobody/x", "[1", "{a: &x [*x]}", "\0", "\ud800", "\x1b[31m", "[]"]
+TEXTS = [
+    "null",
+    "self",
+    "vicur:tiny-student",
+    "~nobody/x",
+    "[1",
+    "{a: &x [*x]}",
+    "\0",
+    "\ud800",
+    "\x1b[31m",
+    "[]",
+]
 NUMBERS = [10**12, -(10**30), 2**63, 2**64, 10**400, 0, 0.0]
 scalars = st.one_of(
     st.none(),
@@ -135,7 +170,9 @@ def test_any_recipe_is_read_or_refused_in_a_sentence(tmp_path_factory, settings)
     check(["train", str(file), "--print-config"])
 
 
-@given(st.one_of(st.binary(max_size=60), st.text("[]{}&*!:-,?'\"#|>%@ \t\na0.~<", max_size=60).map(str.encode)))
+@given(
+    st.one_of(st.binary(max_size=60), st.text("[]{}&*!:-,?'\"#|>%@ \t\na0.~<", max_size=60).map(str.encode))
+)
 @example(b"training: {seed: 2001-99-99}")
 @example(b"a: &a [*a]")
 @example(b"x: !!python/object/apply:os.system [echo]")
@@ -184,6 +221,7 @@ def test_any_arguments_are_used_or_refused_in_a_sentence(command, arguments):
         ("a: 2001-99-99", "is not valid YAML: month must be in 1..12"),
         ("a: '" + "x" * 2**20 + "'", "is larger than 1 MiB"),
         ("student: {model: " + "9" * 300 + "}", r"student\.model must be a string|between"),
+        ("training: {seed: '1" + "0" * 30 + "'}", r"training\.seed must be between -2\^63 and 2\^63"),
         ("training: {seed: 1" + "0" * 30 + "}", r"training\.seed must be between -2\^63 and 2\^63"),
     ],
 )
@@ -198,15 +236,14 @@ def test_aliases_that_multiply_are_refused(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30)]
     (tmp_path / "a.yaml").write_text("\n".join(lines))
-    with pytest.raises(SettingsError, match="has more than 200,000 values"):
+    with pytest.raises(SettingsError, match="has more than 50,000 values"):
         load_recipe(str(tmp_path / "a.yaml"))
-    with pytest.raises(SettingsError, match="has more than 200,000 values"):
+    with pytest.raises(SettingsError, match="has more than 50,000 values"):
         load_recipe("cuebench/opsd_cue", ["optimizer.betas={" + ", ".join(lines) + "}"])
 
 
-@pytest.mark.parametrize("value", ["null", "1", "{}"])
-def test_many_unknown_settings_end_at_the_first(tmp_path, value):
-    (tmp_path / "a.yaml").write_text("\n".join(f"unknown{i}: {value}" for i in range(20_000)))
+def test_many_unknown_settings_end_at_the_first(tmp_path):
+    (tmp_path / "a.yaml").write_text("\n".join(f"unknown{i}: null" for i in range(10_000)))
     with pytest.raises(SettingsError, match="there is no setting 'unknown0'"):
         load_recipe(str(tmp_path / "a.yaml"))
 

@@ -18,7 +18,6 @@ from transformers.utils import logging as transformers_logging
 from vicur.models.processor import check_processor, check_template
 from vicur.models.stored import (
     CONFIG,
-    check_names,
     check_processor_files,
     check_sizes,
     folder_of,
@@ -106,7 +105,6 @@ def read_config(name: str) -> Any:
     path = str(Path(name).parent) if is_alone else resolve_checkpoint(name)
     values = stored_config(folder_of(path, whole=False) / CONFIG, name)
     config_class = _classes(values, name)[0]
-    check_names(values, config_class, name)
     with refused(f"The configuration of {name} cannot be read"):
         config = config_class.from_dict(values)  # type: ignore[attr-defined]
         config._name_or_path = path

@@ -1,4 +1,4 @@
-"""Checks a checkpoint's processor before it is used: its chat template, its sizes, and one image and video."""
+"""Checks a checkpoint's processor before it is used: its chat template, its sizes, an image and a video."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ def check_processor(processor: Any, config: Any, name: str) -> None:
     """
     if not isinstance(processor, Qwen3VLProcessor):
         raise ValueError(
-            f"The processor of {name} is a {type(processor).__name__}, and the model needs a Qwen3VLProcessor "
-            "(processor_class in its preprocessor_config.json)."
+            f"The processor of {name} is a {type(processor).__name__}, and the model needs a "
+            "Qwen3VLProcessor (processor_class in its preprocessor_config.json)."
         )
     for kind in ("image", "video"):
         part = vars(processor)[f"{kind}_processor"]

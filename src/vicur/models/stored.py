@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import Qwen3VLConfig
 
 from vicur.settings.reading import LARGEST_JSON, Unreadable, parse_json, read_json, read_text
 
@@ -25,7 +26,12 @@ _PROCESSOR_FILES = (
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
 )
-_TEXT_FILES = {"tokenizer.json": 2**28, "chat_template.jinja": 2**20, "vocab.json": 2**26, "merges.txt": 2**26}
+_TEXT_FILES = {
+    "tokenizer.json": 2**28,
+    "chat_template.jinja": 2**20,
+    "vocab.json": 2**26,
+    "merges.txt": 2**26,
+}
 """Other files of a processor, and their maximum size in bytes."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 """Types of weights, as safetensors names them."""
@@ -147,6 +153,8 @@ def stored_config(file: Path, name: str) -> dict[str, Any]:
                     f"{name} has {key}={count:g} in its {CONFIG}, and no model has more than {_MOST_LAYERS}."
                 )
         for key, value in part.items():
+            if callable(getattr(Qwen3VLConfig, key, None)):  # it would replace the method
+                raise ValueError(f"{name} has {key} in its {CONFIG}, which is not a setting of a model.")
             if isinstance(value, list) and len(value) > _MOST_LAYERS:
                 raise ValueError(
                     f"{name} has {len(value):,} values in {key} in its {CONFIG}, and no model has more than "
@@ -155,17 +163,6 @@ def stored_config(file: Path, name: str) -> dict[str, Any]:
         for key in _IGNORED & set(part):
             del part[key]
     return values
-
-
-def check_names(values: Mapping[str, Any], config_class: type, name: str) -> None:
-    """Check that no setting of a config.json has the name of a method, which it would replace.
-
-    Raises:
-        ValueError: a setting has.
-    """
-    for key in values:
-        if callable(vars(config_class).get(key, getattr(config_class, key, None))):
-            raise ValueError(f"{name} has {key} in its {CONFIG}, which is not a setting of a model.")
 
 
 def check_processor_files(folder: Path, name: str) -> None:
@@ -232,15 +229,13 @@ def _weight_files(folder: Path, name: str) -> list[str]:
 
 
 def _is_file_name(file: object) -> bool:
-    return (
-        isinstance(file, str) and file.endswith(".safetensors") and not set(file) & {"/", "\\", "\0", "\n"}
-    )
+    return isinstance(file, str) and file.endswith(".safetensors") and not set(file) & {"/", "\\", "\0", "\n"}
 
 
 def _conversion(name: str, pickle: str) -> str:
     return (
-        f"{name} has its weights in {pickle}, a pickle, which may run code when it is loaded: only safetensors "
-        "are read. If you trust it, convert it in Python: from transformers import "
+        f"{name} has its weights in {pickle}, a pickle, which may run code when it is loaded: only "
+        "safetensors are read. If you trust it, convert it in Python: from transformers import "
         "AutoModelForImageTextToText as Model; Model.from_pretrained(FOLDER, use_safetensors=False)"
         ".save_pretrained(NEW), then copy the tokenizer's and processor's files to NEW."
     )
@@ -304,4 +299,3 @@ def check_sizes(name: str, model_class: Any, config: Any, weights: Mapping[str, 
             f"Checkpoint {name} cannot be loaded: its {CONFIG} describes a model of "
             f"{sum(map(math.prod, expected.values())):,} parameters, and its weights have {present:,}."
         )
-

@@ -2,8 +2,8 @@
 
 Run as `python template_worker.py`, it reads one line of JSON and writes one:
 
-    {"template": "...", "chats": [[{"role": "user", ...}]], "variables": {}, "seconds": 10, "memory": 2147483648,
-     "characters": 1000000, "placeholder": "<|image_pad|>"}
+    {"template": "...", "chats": [[{"role": "user", ...}]], "variables": {}, "placeholder": "<|image_pad|>",
+     "seconds": 10, "memory": 2147483648, "characters": 1000000}
     {"fault": null}
 
 The sandbox of transformers keeps a template from files and code, but not from loops of hours or texts of

@@ -56,6 +56,8 @@ class Vocabulary:
         }
         pad_id = tokenizer.pad_token_id
         size = min(len(tokenizer), config.text_config.vocab_size)
+        if not stop_ids:
+            raise ValueError("The checkpoint's eos_token_id in generation_config.json is an empty list.")
         _check_ids("eos_token_id in generation_config.json", stop_ids, size)
         _check_ids("pad_token in tokenizer_config.json", () if pad_id is None else (pad_id,), size)
         return cls(

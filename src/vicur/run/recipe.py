@@ -205,12 +205,13 @@ def _inherited(file: Path, inheriting: tuple[Path, ...], read: dict[Path, Layer]
 
 
 def _base_names(file: Path, bases: object) -> list[str]:
-    names = [] if bases is None else bases if isinstance(bases, list) else [bases]
-    for name in names:
+    names: list[str] = []
+    for name in [] if bases is None else bases if isinstance(bases, list) else [bases]:
         if not isinstance(name, str) or not name or "\0" in name:
             raise SettingsError(
                 f"{display_path(file)}: base must be the name of a file or a list of them, not {short(name)}."
             )
+        names.append(name)
     return names
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ LARGEST_JSON = 2**26
 """Maximum size of a JSON file in bytes. The index of the weights of a large model has a few million."""
 _DEEPEST = 50
 """Maximum depth of nested lists and mappings in YAML."""
-_MOST_NODES = 200_000
+_MOST_NODES = 50_000
 """Maximum number of values in YAML, where what an alias repeats counts each time."""
 
 
@@ -60,6 +61,7 @@ def parse_yaml(text: str) -> Any:
         raise Unreadable(f"is larger than {LARGEST_YAML / 2**20:g} MiB.")
     try:
         loader = yaml.SafeLoader(text)
+        _bound(loader)
         root = loader.get_single_node()
         _Nodes().check(root)
         return None if root is None else loader.construct_document(root)
@@ -103,6 +105,25 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise Unreadable(f"has {name}, where a finite number is expected.")
+
+
+def _bound(loader: yaml.SafeLoader) -> None:
+    """Make a loader stop as soon as a document is too deep or too large, before all of it is read."""
+    compose: Callable[..., yaml.Node | None] = loader.compose_node
+    depth = count = 0
+
+    def bounded(parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        nonlocal depth, count
+        depth, count = depth + 1, count + 1
+        if depth > _DEEPEST:
+            raise Unreadable("is nested too deeply.")
+        if count > _MOST_NODES:
+            raise Unreadable(f"has more than {_MOST_NODES:,} values.")
+        node = compose(parent, index)
+        depth -= 1
+        return node
+
+    loader.compose_node = bounded  # type: ignore[method-assign]
 
 
 class _Nodes:

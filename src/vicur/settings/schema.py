@@ -117,10 +117,8 @@ class Schema(Generic[Component]):
         for key, value in merged.flat.items():
             if isinstance(value, bool) and not _takes_bool(self.kinds.get(key)):  # pydantic reads 1 and 0
                 raise _blamed(merged.origin_of(key), f"{key} must not be {str(value).lower()}.")
-            if (fault := _unfit_number(value)) is not None:
-                raise _blamed(merged.origin_of(key), f"{key} must be {fault}.")
         try:
-            return self._adapter.validate_python(nest(merged.flat))
+            component = self._adapter.validate_python(nest(merged.flat))
         except ValidationError as error:
             key, sentence = explain(error, self.kinds)
             if key in self.kinds:  # set somewhere, or required and set nowhere
@@ -128,6 +126,10 @@ class Schema(Generic[Component]):
             else:
                 origin = self._origin_of_conflict(layers, sentence)
             raise _blamed(origin, sentence) from error
+        for key, value in _settings_in(component):
+            if (fault := _unfit_number(value)) is not None:
+                raise _blamed(merged.origin_of(key) if key in merged.flat else "", f"{key} must be {fault}.")
+        return component
 
     def knows(self, key: str, value: Any) -> bool:
         """Whether there is such a setting, or such a section if the value is {} or null."""
@@ -285,10 +287,21 @@ def _parents(key: str) -> Iterator[str]:
     return (".".join(parts[:end]) for end in range(1, len(parts)))
 
 
+def _settings_in(component: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The value of every setting of a component by dotted name."""
+    for item in fields(component):
+        value = getattr(component, item.name)
+        if is_dataclass(value):
+            yield from _settings_in(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", value
+
+
 def _unfit_number(value: Any) -> str | None:
     """What a number in a value would have to be, in words that follow "must be"; None if all can be used.
 
-    The types check most settings, but not the entries of a mapping, which may be those of a user's class.
+    The types check most settings, but not the entries of a mapping, nor the settings of a user's class. An
+    integer may have been written as text.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return f"a finite number, not {value}"
