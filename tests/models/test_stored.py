@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from vicur.models import processor as processor_checks
+from vicur.models import stored
 from vicur.models.checkpoints import read_config, read_model, read_processor, resolve_checkpoint
 from vicur.models.load import load_model
 from vicur.models.vocabulary import Vocabulary
@@ -308,3 +309,27 @@ def test_any_value_anywhere_loads_or_is_refused_in_a_sentence(tmp_path_factory, 
         return
     with torch.no_grad():
         loaded.model(torch.tensor([[5, 6]]))
+
+
+def test_of_a_hub_repository_only_what_is_needed_is_downloaded(monkeypatch):
+    asked = []
+
+    def download(name, *, allow_patterns, ignore_patterns):
+        asked.append((name, allow_patterns, ignore_patterns))
+        return str(TINY)
+
+    stored._downloaded.cache_clear()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert read_config("owner/name")._name_or_path == "owner/name"
+    assert asked == [("owner/name", ["config.json"], ["*/*"])]
+    loaded = load_model("owner/name")
+    assert loaded.model.config._name_or_path == "owner/name"
+    assert asked[1:] == [("owner/name", ["*.json", "*.safetensors", "*.jinja", "merges.txt"], ["*/*"])]
+    stored._downloaded.cache_clear()
+
+
+def test_a_repository_that_cannot_be_downloaded():
+    with pytest.raises(
+        ValueError, match=r"^owner/gone is no folder, and it cannot be downloaded from the hub: "
+    ):
+        read_config("owner/gone")

@@ -17,15 +17,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from vicur.cli.commands import COMMANDS
 from vicur.cli.main import main
+from vicur.cues.prompts import load_prompt
 from vicur.run.recipe import MOST_RESPONSES, Recipe, load_recipe
 from vicur.settings.schema import Layer, schema_of, setting_types
 from vicur.settings.section import SettingsError
 
 COMPONENTS = {command.name: resolve_name(command.settings) for command in COMMANDS}
+VALUES = {"n": 1, "size": "student"}
 REQUIRED = {
-    command.name: Layer("", {name: {"n": 1, "size": "student"}.get(name, "x") for name in command.needed})
-    for command in COMMANDS
+    command.name: Layer("", {name: VALUES.get(name, "x") for name in command.needed}) for command in COMMANDS
 }
+REQUIRED["cues build"] = Layer("", {"data.train": "x", "model": "x", "output": "x"})
 NAMES = sorted(setting_types(Recipe))
 SECTIONS = sorted({name.rpartition(".")[0] for name in NAMES} - {""})
 TOP = sorted({name.partition(".")[0] for name in NAMES})
@@ -284,3 +286,10 @@ def test_a_step_has_a_bounded_number_of_responses():
         load_recipe("cuebench/opsd_cue", [f"rollout.group_size={10**12}"])
     large = ["training.prompts_per_step=1024", f"rollout.group_size={MOST_RESPONSES // 1024}"]
     assert load_recipe("cuebench/opsd_cue", large).rollout.group_size == 1024
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "[" * 1000, "name: x\nname: y", "name: 2001-99-99"])
+def test_a_cue_prompt_is_read_within_the_same_limits(tmp_path, text):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"^The cue prompt .*own\.yaml (has|is|sets)"):
+        load_prompt(str(tmp_path / "own.yaml"))
