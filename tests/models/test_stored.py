@@ -333,3 +333,17 @@ def test_a_repository_that_cannot_be_downloaded():
         ValueError, match=r"^owner/gone is no folder, and it cannot be downloaded from the hub: "
     ):
         read_config("owner/gone")
+
+
+class PanicException(BaseException):
+    """A double of the exception that libraries in Rust raise, which is not an Exception either."""
+
+
+def test_a_panic_is_the_files_fault_and_an_interrupt_is_not():
+    with (
+        pytest.raises(ValueError, match=r"^X cannot be read: PanicException: no\.$"),
+        stored.refused("X cannot be read"),
+    ):
+        raise PanicException("no")
+    with pytest.raises(KeyboardInterrupt), stored.refused("X cannot be read"):
+        raise KeyboardInterrupt

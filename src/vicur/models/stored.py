@@ -77,7 +77,7 @@ def sentence(error: BaseException) -> str:
     if "trust_remote_code" in text:
         return "it needs code of its own, which is never run"
     text = text if len(text) <= 300 else f"{text[:300]} ..."
-    is_clear = isinstance(error, (ValueError, OSError, RuntimeError, TypeError, SafetensorError))
+    is_clear = isinstance(error, ValueError | OSError | RuntimeError | TypeError | SafetensorError)
     # A KeyError has only the key as its text, an AssertionError often nothing; tokenizers raises Exception.
     if text and (is_clear or type(error) is Exception):
         return text.removeprefix("Error while deserializing header: ")
@@ -96,9 +96,10 @@ def refused(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # panics of libraries in Rust are no Exceptions
+    except BaseException as error:
+        # A panic of a library in Rust is no Exception; neither is Ctrl-C, which must pass.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ValueError(f"{what}: {sentence(error).rstrip('.')}.") from error
 
 
