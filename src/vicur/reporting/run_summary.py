@@ -160,12 +160,8 @@ def print_run_summary(summary: dict[str, Any], console: Console) -> None:
 
 def as_markdown(summary: dict[str, Any]) -> str:
     """The summary as a page of Markdown."""
-    lines = [
-        f"# {printable(summary['folder'])}",
-        "",
-        f"{summary['status']} after {summary['steps']} steps.",
-        "",
-    ]
+    title = printable(summary["folder"])
+    lines = [f"# {title}", "", f"{summary['status']} after {summary['steps']} steps.", ""]
     lines += ["| | first | last |", "|---|---|---|"]
     lines += [f"| {title} | {first} | {last} |" for title, first, last in _course(summary)]
     if summary["examples"]:
