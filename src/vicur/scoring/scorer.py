@@ -140,13 +140,14 @@ class Scorer:
         """
         first = 0
         starts = range(0, len(prompts), prompts_per_batch)
+        count = distributed.largest(len(starts))  # before any pass, which ranks make together
         for start in starts:
             part = slice(start, start + prompts_per_batch)
             sequences = self.sequences(prompts[part], responses[part])
             tokens = slice(first, first + len(sequences.response_ids))
             first = tokens.stop
             yield sequences, tokens
-        for _ in range(distributed.largest(len(starts)) - len(starts)):
+        for _ in range(count - len(starts)):
             yield self._filler(), slice(first, first)
 
     def _filler(self) -> Sequences:
