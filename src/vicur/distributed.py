@@ -237,22 +237,34 @@ def shared_failures() -> Iterator[None]:
         yield
     except PeerError:
         raise
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if size() == 1:
             raise
         store = dist.distributed_c10d._get_default_store()
+        # The launcher stops the other processes when one fails: for these it is an interrupt.
+        if isinstance(error, KeyboardInterrupt):
+            if type(error) is KeyboardInterrupt and _has_failure(store):
+                raise _peer_error(store, error) from error
+            raise
         if isinstance(error, dist.DistError) or "peer" in str(error) or "onnection" in str(error):
             raise _peer_error(store, error) from error
-        if not isinstance(error, KeyboardInterrupt):
-            store.set(_FAILURE, f"rank {rank()}: {error}")
+        store.set(_FAILURE, f"rank {rank()}: {error}")
         raise
 
 
-def _peer_error(store: dist.Store, error: Exception) -> PeerError:
-    """The failure that another rank has left in the store, or that it ended without a word."""
+def _has_failure(store: dist.Store) -> bool:
+    try:
+        return bool(store.check([_FAILURE]))
+    except Exception:  # the store may be gone with its rank
+        return False
+
+
+def _peer_error(store: dist.Store, error: BaseException) -> PeerError:
+    """The failure that another rank has left in the store, or that it ended without a message."""
     try:
         store.wait([_FAILURE], PEER_WAIT)
-        return PeerError(store.get(_FAILURE).decode())
-    except Exception:  # the store may be gone with its rank
-        first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        return PeerError(f"Another process of this job ended without a message ({first_line}).")
+    except (Exception, KeyboardInterrupt):
+        if not _has_failure(store):
+            first_line = next(iter(str(error).splitlines()), type(error).__name__)
+            return PeerError(f"Another process of this job ended without a message ({first_line}).")
+    return PeerError(store.get(_FAILURE).decode())

@@ -75,7 +75,7 @@ def launch(processes, jobs, folder, *, succeeds=True):
     """Run jobs to their end; what they printed."""
     process = start(processes, jobs, folder)
     output, _ = process.communicate(timeout=1800)
-    assert (process.returncode == 0) == succeeds, output[:6000]
+    assert (process.returncode == 0) == succeeds, output[-4000:]
     return output
 
 

@@ -124,8 +124,8 @@ def test_what_is_refused(folder, data, whole, capsys):
 def test_a_rank_that_fails_ends_all(folder, data):
     output = launch(2, [run_of(folder / "failing", data, fail="1 2")], folder, succeeds=False)
     assert "rank 1 says: the disk of this rank is on fire." in output
-    assert "rank 0 says: rank 1: the disk of this rank is on fire." in output
-    assert "Traceback" not in output.partition("ChildFailedError")[0]
+    # Rank 0 says it too, unless the launcher ends it first; it never shows its own network error.
+    assert "onnection" not in output and "rank 0 says: An" not in output
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path, data):

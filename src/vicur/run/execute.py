@@ -120,10 +120,11 @@ class Run:
             ValueError: the folder cannot be used.
             InterruptedRunError: a signal stopped the run.
         """
-        with distributed.shared_failures():
+        interruption = Interruption()
+        with interruption.handled(), distributed.shared_failures():
             plan = plan or self.plan()
             self.preflight(plan, bars).raise_if_failed()
-            execution = _Execution(self, folder, progress or silent(), bars, resume_from)
+            execution = _Execution(self, folder, progress or silent(), bars, resume_from, interruption)
             return execution.run(plan, again=again or resume_from is not None)
 
     def tensors(self) -> Mapping[str, Tensor]:
@@ -191,14 +192,20 @@ class _Execution:
     """One execution of a run."""
 
     def __init__(
-        self, run: Run, folder: Path, progress: Progress, bars: Bars | None, resume_from: Saved | None
+        self,
+        run: Run,
+        folder: Path,
+        progress: Progress,
+        bars: Bars | None,
+        resume_from: Saved | None,
+        interruption: Interruption,
     ) -> None:
         self.r, self.folder, self.progress, self.bars = run, folder, progress, bars
         self.training = run.recipe.training
         self.state = RunState() if resume_from is None else resume_from.state
         self.resume_from = resume_from
         self.checkpoints = Checkpoints(folder, self.training.checkpoints, run.tensors)
-        self.interruption = Interruption()
+        self.interruption = interruption
 
     def run(self, plan: Plan, *, again: bool) -> HintLeakage:
         device = self.r.trainer.scoring.student.device
@@ -214,7 +221,7 @@ class _Execution:
             resumed=self.state if again else None,
         )
         try:
-            with self.interruption.handled(), self.records:
+            with self.records:
                 self.records.expect_memory(plan.memory.parts, plan.available)
                 self._train()
         finally:

@@ -114,7 +114,7 @@ class Records:
         self._open_files.enter_context(locked(self.folder))
         environments = [environment(self.device)]
         if resumed is not None:
-            cut_back(self.folder, resumed.step)
+            cut_back(self.folder, resumed)
             environments = [*_environments(self.folder), {"step": resumed.step, **environments[0]}]
         elif overwrite:
             remove_run(self.folder)
@@ -259,17 +259,19 @@ class Records:
             write_json(self.folder / "memory.json", self._memory | {"peak": peak_memory(self.device)})
 
 
-def cut_back(folder: Path, step: int) -> None:
-    """Delete what a run recorded after a step, so that it can continue from there.
+def cut_back(folder: Path, state: RunState) -> None:
+    """Delete what a run recorded after a state, so that it can continue from there.
 
     Raises:
         OSError: a file cannot be read or written.
     """
-    for name in ("metrics.jsonl", "validation.jsonl"):
+    # A validation comes before the checkpoint of its step; the last and the first come without one.
+    validated = state.step if state.step in state.scores else state.step - 1
+    for name, step in (("metrics.jsonl", state.step), ("validation.jsonl", validated)):
         write_whole(folder / name, partial(_copy_lines, folder / name, step))
     for path in [*(folder / "rollouts").glob("*"), *(folder / "validation").glob("step-*")]:
         number = path.stem.rpartition("-")[2]
-        if path.suffix != ".parquet" or not number.isdigit() or int(number) > step:
+        if path.suffix != ".parquet" or not number.isdigit() or int(number) > state.step:
             path.unlink()
     for name in ("summary.json", "summary.md", "validation/after.parquet"):
         (folder / name).unlink(missing_ok=True)
