@@ -21,10 +21,10 @@ def test_the_home_folder_is_expanded_and_nothing_else(monkeypatch, tmp_path):
 
 
 def test_checks_leave_nothing_behind(tmp_path):
-    check_file(tmp_path / "new" / "deep" / "a.parquet", "--output")
+    check_file(tmp_path / "new" / "deep" / "a.parquet", "--output", overwrite=False)
     check_folder(tmp_path / "new" / "run", "--output")
     (tmp_path / "there.txt").write_text("x")
-    check_file(tmp_path / "there.txt", "--output")
+    check_file(tmp_path / "there.txt", "--output", overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["there.txt"] and (
         tmp_path / "there.txt"
     ).read_text() == "x"
@@ -33,9 +33,9 @@ def test_checks_leave_nothing_behind(tmp_path):
 def test_unwritable_paths_are_named(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match=r"--output .*file/x/a\.parquet cannot be written: not a directory"):
-        check_file(tmp_path / "file" / "x" / "a.parquet", "--output")
+        check_file(tmp_path / "file" / "x" / "a.parquet", "--output", overwrite=False)
     with pytest.raises(ValueError, match="is a folder; give the path of a file"):
-        check_file(tmp_path, "--output")
+        check_file(tmp_path, "--output", overwrite=True)
     with pytest.raises(ValueError, match="is a file; give the path of a folder"):
         check_folder(tmp_path / "file", "training.output")
 
@@ -44,7 +44,7 @@ def test_unwritable_paths_are_named(tmp_path):
 def test_a_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match="permission denied"):
-        check_file(tmp_path / "a.parquet", "--output")
+        check_file(tmp_path / "a.parquet", "--output", overwrite=False)
 
 
 def _full_disk(folder: Path):

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vicur.wording import shortened
+
 BadRowKind = Literal[
     "unreadable_row",
     "question",
@@ -19,6 +21,8 @@ BadRowKind = Literal[
     "network_media",
 ]
 """The few kinds of faults that a report counts."""
+_LONGEST_REASON = 1000
+"""Maximum number of characters of a reason: decoders quote what they read."""
 
 
 class RowProblem(ValueError):
@@ -30,6 +34,7 @@ class RowProblem(ValueError):
     """
 
     def __init__(self, kind: BadRowKind, reason: str) -> None:
+        reason = shortened(reason, _LONGEST_REASON)
         super().__init__(reason)
         self.kind: BadRowKind = kind
         self.reason = reason

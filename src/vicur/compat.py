@@ -72,6 +72,17 @@ def checkpoint_activations(model: Any) -> None:
         model.gradient_checkpointing_enable(options)
 
 
+def abandon_iteration(sharded: Any) -> None:
+    """Make a module that FSDP2 manages usable after an error in the middle of a pass.
+
+    Raises:
+        RuntimeError: torch is older than 2.14, where FSDP2 cannot do that.
+    """
+    if not hasattr(sharded, "reset_iter_state"):
+        raise RuntimeError("FSDP2 cannot recover from an error in a pass before torch 2.14.")
+    sharded.reset_iter_state()
+
+
 def video_processor_options(video_processor: Any) -> dict[str, Any]:
     """Options with which a Qwen3-VL video processor takes frames unchanged.
 

@@ -7,8 +7,9 @@ every command. Nothing else may interpret a path.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -28,7 +29,27 @@ def expand(text: str) -> str:
     return expanded
 
 
-def check_file(path: Path, name: str, inputs: Iterable[Path] = ()) -> None:
+def written_file(path: Path) -> Path:
+    """The file that writing to a path creates or replaces: the path itself, or what its links lead to.
+
+    Raises:
+        OSError: the path leads to something other than a regular file, which must never be replaced, or
+            cannot be read.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):  # a new file, or a link to one
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a null character, or half a character
+        raise OSError("no file can have this name") from error
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "device")
+        raise OSError(f"it is a {kind}, and only files are replaced")
+    return Path(os.path.realpath(path))
+
+
+def check_file(path: Path, name: str, inputs: Iterable[Path] = (), *, overwrite: bool) -> None:
     """Make sure, before anything expensive runs, that a file can be written.
 
     Nothing is left behind: folders made for the check are removed again.
@@ -37,17 +58,45 @@ def check_file(path: Path, name: str, inputs: Iterable[Path] = ()) -> None:
         path: the file.
         name: the option or setting that names it, for the message.
         inputs: files that the same command reads, and that writing would destroy.
+        overwrite: whether the file may exist.
 
     Raises:
-        ValueError: it is a folder or an input, or its folder cannot be made or written to.
+        ValueError: it exists although it may not, is an input or no regular file, or its folder cannot be
+            made or written to.
     """
-    if path.is_dir():
-        raise ValueError(f"{name} {path} is a folder; give the path of a file.")
-    if path.exists() and any(path.samefile(file) for file in inputs):
+    try:
+        if path.is_dir():
+            raise ValueError(f"{name} {path} is a folder; give the path of a file.")
+        written_file(path)
+        exists = path.exists()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(f"{name} {path} cannot be written: {reason}.") from error
+    if exists and any(file.exists() and path.samefile(file) for file in inputs):
         raise ValueError(f"{name} {path} is a data file that this command reads; choose another file.")
-    if path.exists() and not os.access(path, os.W_OK):
+    if exists and not overwrite:
+        raise ValueError(
+            f"{name} {path} already exists; choose another file, or set overwrite=true to replace it."
+        )
+    if exists and not os.access(path, os.W_OK):
         raise ValueError(f"{name} {path} cannot be written: permission denied.")
-    _check_writable(path.parent, name, path)
+    _check_writable(Path(os.path.realpath(path)).parent, name, path)
+
+
+def check_distinct(files: Mapping[str, Path]) -> None:
+    """Make sure that the outputs of a command are different files.
+
+    Args:
+        files: the files, by the option or setting that names each.
+
+    Raises:
+        ValueError: two are the same file, perhaps through a link.
+    """
+    names: dict[str, str] = {}
+    for name, path in files.items():
+        other = names.setdefault(os.path.realpath(path), name)
+        if other != name:
+            raise ValueError(f"{other} and {name} would both be written to {path}; choose another file.")
 
 
 def check_folder(path: Path, name: str) -> None:

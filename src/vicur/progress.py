@@ -16,6 +16,9 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
+from vicur.consoles import error_console
+from vicur.wording import printable
+
 LINES = 10
 """Number of progress lines for a whole run when the output is not a terminal."""
 
@@ -32,9 +35,9 @@ class Progress:
     """
 
     def __init__(self, title: str, console: Console | None = None, *, transient: bool = False) -> None:
-        self.title = title
+        self.title = printable(title)
         self.transient = transient
-        self.console = console or Console(stderr=True)
+        self.console = console or error_console()
         self._bar: RichProgress | None = None
         self._note = ""
 
@@ -55,14 +58,16 @@ class Progress:
             return
         whole = Column(no_wrap=True)
         columns = (
-            TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=24)),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=24)),
             BarColumn(bar_width=10),
             MofNCompleteColumn(table_column=whole),
             TimeElapsedColumn(table_column=whole),
             TextColumn("left", table_column=whole),
             TimeRemainingColumn(compact=True, table_column=whole),
             TextColumn(
-                "{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+                "{task.fields[note]}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
             ),
         )
         with RichProgress(*columns, console=self.console, transient=self.transient, expand=True) as bar:
@@ -87,10 +92,11 @@ class Progress:
 
     def say(self, sentence: str) -> None:
         """Print a sentence above the bar."""
-        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(sentence), markup=False, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Show a few words beside the bar."""
+        text = printable(text)
         self._note = f", {text}"
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], note=text)

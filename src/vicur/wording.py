@@ -1,11 +1,34 @@
-"""Phrases that the messages of several modules share."""
+"""Phrases that the messages of several modules share, and texts of others as they may be printed."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 MOST_NAMED = 20
 """Maximum number of names that a message lists."""
+
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters such as ESC, except tabs and line ends
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # they change the direction of the text around them
+    r"\u2028\u2029\ud800-\udfff]"  # line ends of Unicode's own; halves of characters, which no encoding has
+)
+
+
+def printable(text: str) -> str:
+    """A text that cannot act on a terminal: such characters are replaced by escapes like `\\x1b`.
+
+    Everything from outside (ids, questions, responses, file names, replies, errors of libraries) passes
+    through here before it is printed or put on a page of Markdown. JSON escapes such characters by itself.
+    """
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def counted(count: int, noun: str) -> str:
@@ -13,9 +36,16 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def shortened(text: str, most: int) -> str:
+    """A text from data on one line, cut to `most` characters; halves of surrogate pairs, which cannot be
+    printed or stored, are written out."""
+    line = " ".join(text.encode("utf-8", "backslashreplace").decode().splitlines())
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
 def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
     """Names separated by commas; of a long list the first ones, and the number of the others."""
     if not names:
         return "none"
-    text = ", ".join(name if len(name) <= 60 else name[:57] + "..." for name in names[:most])
+    text = ", ".join(shortened(name, 60) for name in names[:most])
     return text if len(names) <= most else f"{text} and {len(names) - most:,} more"

@@ -76,6 +76,14 @@ def test_print_config(capsys):
         (["eval", "--model", "./gone", "--data", "x"], "Data file x does not exist"),
         (["cuebench", "make", "--n", "0", "--output", "x"], "--n 0: n must be at least 1"),
         (["quickstart", "--seeds", "0"], "seeds must be at least 1"),
+        (
+            ["eval", "--model", "x", "--data", "y", "rewards.time_limit=1e300"],
+            "time_limit must be at most 3600",
+        ),
+        (["cuebench", "make", "--n", "1", "--output", "x", "seed=-1"], "seed must be 0 or more"),
+        (["cues", "build", "concurrency=1000000"], "concurrency must be at most 512"),
+        (["cues", "build", "requests_per_minute=1e-300"], "requests_per_minute must be at least 0.001"),
+        (["cues", "audit", "--data", "x", "endpoint.timeout_seconds=1e300"], "must be at most 86400"),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, message, capsys):
@@ -107,6 +115,23 @@ def test_another_vocabulary_is_refused(tmp_path, train_file, processor, capsys):
     assert main(["train", "cuebench/opsd_cue", *arguments, f"training.output={tmp_path / 'run'}"]) == 1
     assert "different vocabularies (484 and" in sentence(capsys)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "/a/b"), "vicur: /a/b: No space left on device."),
+        (OSError(28, "No space left on device"), "vicur: No space left on device."),
+        (OSError("a.parquet cannot be written."), "vicur: a.parquet cannot be written."),
+    ],
+)
+def test_errors_of_the_system_name_file_and_reason(error, message, capsys, monkeypatch):
+    def fail(settings, arguments, console):
+        raise error
+
+    monkeypatch.setattr("vicur.cli.cuebench.make", fail)
+    assert main(["cuebench", "make", "--n", "1", "--output", "x"]) == 1
+    assert sentence(capsys) == message
 
 
 def test_unknown_options_are_refused(capsys):
@@ -304,6 +329,23 @@ def test_ctrl_c_during_imports_is_one_line(poisoned, tmp_path):
     done = _run_cli("eval", "--model", "x", "--data", "y", env=poisoned)
     assert (done.returncode, done.stderr.count("\n")) == (130, 1)
     assert done.stderr.startswith("Interrupted")
+
+
+@pytest.mark.parametrize("module", ["vicur", "vicur.cli"])
+def test_ctrl_c_during_the_first_imports_is_one_line(tmp_path, module):
+    """Before `vicur.cli.main` itself is imported."""
+    (tmp_path / "argparse.py").write_text("raise KeyboardInterrupt\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2] / 'src'}"}
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+def test_a_terminal_that_lacks_a_character_is_no_error(tmp_path):
+    data = tmp_path / "d.jsonl"
+    data.write_text(json.dumps({"problem": "Größe?", "answer": "1"}))
+    done = _run_cli("data", "inspect", str(data), env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "Gr\\xf6\\xdfe?" in done.stdout, done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error(poisoned):

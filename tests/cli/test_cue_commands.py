@@ -66,7 +66,7 @@ def test_an_audit_never_writes_over_its_data(tmp_path, problems, capsys, option,
         shutil.copy(problems, tmp_path / f"{file}.parquet")
     before = (tmp_path / name).read_bytes()
     data = f"{tmp_path / 'first.parquet'},{tmp_path / 'second.parquet'}"
-    assert main(["cues", "audit", "--data", data, option, str(tmp_path / name)]) == 1
+    assert main(["cues", "audit", "--data", data, option, str(tmp_path / name), "overwrite=true"]) == 1
     assert "is a data file that this command reads" in capsys.readouterr().err
     assert (tmp_path / name).read_bytes() == before
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = tuple[int, dict[str, str], bytes]
+Answer = tuple[int, dict[str, str], Any]
+"""Status, headers and body of a reply: bytes, or their parts as they are sent."""
 
 
 def completion(text: str | None, *, finish="stop", usage=(100, 10), **message: Any) -> Answer:
@@ -76,13 +77,16 @@ class Server:
                 if answer is None:
                     return
                 status, headers, body = answer
+                whole = isinstance(body, bytes)
+                length = {"Content-Length": str(len(body))} if whole else {}
                 try:
                     self.send_response(status)
-                    for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    for name, value in {**length, **headers}.items():
                         self.send_header(name, value)
                     self.send_header("Connection", "close")
                     self.end_headers()
-                    self.wfile.write(body)
+                    for part in [body] if whole else body:
+                        self.wfile.write(part)
                 except OSError:  # the client was killed
                     pass
 

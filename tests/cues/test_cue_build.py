@@ -619,7 +619,7 @@ def test_a_client_that_gives_up_on_a_problem_is_asked_as_often_as_said(data, tmp
         ({"model": "m"}, "does not use a model"),
         ({"cues_per_problem": 0}, "cues_per_problem must be at least 1"),
         ({"budget": 1.0}, "needs prices"),
-        ({"requests_per_minute": 0}, "requests_per_minute must be above 0"),
+        ({"requests_per_minute": 0}, "requests_per_minute must be at least 0.001"),
         ({"prompt_price": -1.0}, "prompt_price must be 0 or more"),
         ({"cues_per_problem": 2, "asking": Asking(temperature=0)}, "need a temperature above 0"),
     ],

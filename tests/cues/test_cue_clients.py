@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 
@@ -74,6 +75,53 @@ def test_a_request_that_gets_no_reply_in_time_is_sent_again(configure, endpoint)
     endpoint.answer = once(hang)
     summary = build_cues(configure(endpoint=EndpointConfig(endpoint.url, timeout_seconds=0.3)))
     assert summary.asked == 6 and summary.requests >= 12
+
+
+def test_a_reply_that_drips_is_given_up_after_the_whole_timeout(configure, endpoint):
+    """Every byte comes in time, and the last one never."""
+
+    def drip(body, number):
+        def parts():
+            while not endpoint.released.wait(0.05):
+                yield b" "
+
+        return 200, {"Content-Type": "application/json"}, parts()
+
+    endpoint.answer = once(drip)
+    summary = build_cues(configure(endpoint=EndpointConfig(endpoint.url, timeout_seconds=0.5)))
+    assert summary.asked == 6 and summary.requests >= 12
+    endpoint.answer = drip
+    settings = EndpointConfig(endpoint.url, timeout_seconds=0.3)
+    summary = build_cues(
+        configure(endpoint=settings, problems=1, tries=1, output=configure().output + "x.parquet")
+    )
+    assert summary.failed[0].reason == "no complete reply within 0.3 seconds"
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_reply_without_end_is_not_read_into_memory(configure, endpoint, status):
+    sent = []
+
+    def flood(body, number):
+        def parts():
+            for _ in range(200):
+                sent.append(2**20)
+                yield b" " * 2**20
+
+        return status, {"Content-Type": "application/json"}, parts()
+
+    endpoint.answer = flood
+    summary = build_cues(configure(problems=1, concurrency=1))
+    assert [failed.reason for failed in summary.failed] == ["the endpoint's reply has more than 16 MiB"]
+    assert summary.requests == 1 and sum(sent) < 100 * 2**20
+
+
+def test_a_small_reply_that_unpacks_to_a_large_one_is_refused(configure, endpoint):
+    content = gzip.compress(b" " * 2**20)
+    endpoint.answer = lambda body, number: (200, {"Content-Encoding": "gzip"}, content)
+    summary = build_cues(configure(problems=1))
+    assert "is compressed, although the request forbids that" in summary.failed[0].reason
+    assert endpoint.headers[0]["Accept-Encoding"] == "identity"
 
 
 def test_what_cannot_be_used_is_asked_with_another_seed(configure, endpoint):
@@ -268,7 +316,7 @@ def test_errors_have_no_key_in_their_chain(configure, endpoint, monkeypatch):
 
 @pytest.mark.parametrize("value", ["two\nlines", "schlüssel", "tab\tbed"])
 def test_a_key_that_cannot_be_a_header_is_refused_without_showing_it(value):
-    with pytest.raises(ValueError, match="CUE_KEY holds a value that is not allowed in a header") as caught:
+    with pytest.raises(ValueError, match="api_key_env holds a value that is not allowed") as caught:
         EndpointClient("m", EndpointConfig("http://127.0.0.1:1/v1", "CUE_KEY"), environ={"CUE_KEY": value})
     assert value not in str(caught.value)
 
@@ -278,6 +326,16 @@ def test_a_missing_key_or_header_is_named():
         EndpointClient("m", EndpointConfig(), environ={})
     with pytest.raises(ValueError, match=r"TENANT \(header_envs.X-Tenant\) is not set"):
         EndpointClient("m", EndpointConfig("http://a/v1", header_envs={"X-Tenant": "TENANT"}), environ={})
+
+
+@pytest.mark.parametrize("key", [KEY, "hf_AbCdEfGh1234567890", "AKIA1234567890ABCDEF", "zq" * 20])
+@pytest.mark.parametrize("setting", ["api_key_env", "header_envs.X-Tenant"])
+def test_a_key_in_place_of_a_variables_name_is_not_shown(key, setting):
+    names = {"api_key_env": key} if setting == "api_key_env" else {"header_envs": {"X-Tenant": key}}
+    names |= {"base_url": None if setting == "api_key_env" else "http://127.0.0.1:1/v1"}
+    with pytest.raises(ValueError, match=setting) as caught:
+        EndpointClient("m", EndpointConfig(**names), environ={})
+    assert key not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def records(store):
     with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as database:
         tables = [name for (name,) in database.execute("select name from sqlite_schema")]
         rows = database.execute("select record from replies").fetchall() if "replies" in tables else []
-    return [json.loads(text) for (text,) in rows]
+    found = [json.loads(text) for (text,) in rows]
+    return [record for record in found if record["kind"] != "file"]
 
 
 def check_each_once(config):

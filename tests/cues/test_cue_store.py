@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -270,3 +271,71 @@ def test_a_damaged_record_of_an_old_store_costs_that_record(tmp_path, old):
     with CueStore(path) as store:
         assert "a" not in store and len(store) == 3
         assert any("1 damaged or unfinished record" in note for note in store.notes)
+
+
+def test_a_dry_run_after_a_kill_reads_everything_and_changes_nothing(tmp_path):
+    """SQLite would complete the killed writer's work in the file, and create others beside it."""
+    folder = tmp_path / "stores"
+    arguments = [sys.executable, "-c", WRITER, store_module.__file__, str(folder / "cues"), "0"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        acknowledged = [process.stdout.readline().strip() for _ in range(5)]
+        process.kill()
+        acknowledged += process.stdout.read().split()
+    (folder / "cues-shm").unlink()
+    (tmp_path / "link").symlink_to(folder / "cues")
+
+    def state():
+        return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+
+    before = state()
+    assert set(before) == {"cues", "cues-wal"}
+    for path in (folder / "cues", tmp_path / "link"):
+        with CueStore(path, read_only=True) as store:
+            assert all(key in store for key in acknowledged)
+            with pytest.raises(OSError, match="cannot be written"):
+                store.add("c", "Third.")
+        assert state() == before
+
+
+def test_it_knows_the_files_that_were_written_with_it_until_they_change(tmp_path):
+    out, partial = tmp_path / "out", tmp_path / "partial"
+    with CueStore(tmp_path / "cues") as store:
+        assert not store.has_written(out)
+        partial.write_text("one")
+        store.note_file(out, partial)
+        partial.rename(out)
+        assert store.has_written(out) and not store.has_written(tmp_path / "other")
+    with CueStore(tmp_path / "cues", read_only=True) as store:
+        assert store.has_written(out) and len(store) == 0 and store.cost == 0
+        out.write_text("changed")
+        assert not store.has_written(out)
+        out.unlink()
+        assert not store.has_written(out)
+
+
+def test_a_store_and_its_output_may_be_moved_together(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    with CueStore(old / "cues") as store:
+        (old / "out").write_text("one")
+        store.note_file(old / "out", old / "out")
+    old.rename(new)
+    with CueStore(new / "cues") as store:
+        assert store.has_written(new / "out")
+
+
+def test_a_store_that_is_removed_during_a_build_is_an_error(tmp_path):
+    folder = tmp_path / "deep"
+    with CueStore(folder / "cues") as store:
+        store.add("a", "First.")
+        folder.rename(tmp_path / "elsewhere")
+        with pytest.raises(OSError, match="was removed or replaced during the build"):
+            store.add("b", "Second.")
+
+
+def test_only_a_regular_file_is_a_store(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("fifo", "null"):
+        with pytest.raises(OSError, match="only files are replaced"):
+            CueStore(tmp_path / name)

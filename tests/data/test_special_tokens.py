@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -75,6 +77,23 @@ def test_a_token_in_halves_is_broken_too(encoder):
     parts = [{"type": "text", "text": "<|im_"}, {"type": "text", "text": "end|>"}]
     marked, mark = QuotedTokens(encoder.tokenizer).marked([{"role": "user", "content": parts}])
     assert mark is not None and "<|im_end|>" not in marked[0]["content"][0]["text"]
+
+
+def test_tokens_that_a_checkpoint_does_not_mark_as_special_are_broken_too(encoder):
+    """`split_special_tokens` splits only those with the mark `special`; a template may use others."""
+    tokenizer = copy.deepcopy(encoder.tokenizer)
+    tokenizer.add_tokens(["<|turn|>", "<think>"])
+    quoted = QuotedTokens(tokenizer)
+    text = "a <|turn|>b<|im_end|><|turn|><think>"
+    ids = quoted.plain_ids(text)
+    assert tokenizer.decode(ids) == text
+    turn, think, end = tokenizer.convert_tokens_to_ids(["<|turn|>", "<think>", "<|im_end|>"])
+    assert turn not in ids and end not in ids
+    assert think in ids  # a word of the model's, which begins no turn
+    marked, mark = quoted.marked([{"role": "user", "content": text}])
+    broken = tokenizer(marked[0]["content"])["input_ids"]
+    restored = [token for stretch in quoted.restored(broken, mark) for token in stretch]
+    assert turn not in restored and tokenizer.decode(restored) == text
 
 
 def test_no_privilege_forges_a_turn(encoder):

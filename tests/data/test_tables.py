@@ -348,3 +348,28 @@ def test_empty_names_and_patterns(tmp_path, monkeypatch):
     (tmp_path / "c.jsonl").write_text(json.dumps({"problem": "c", "image": "a.png"}))
     (tmp_path / "a.png").write_bytes(png("red"))
     assert len(FileSource("~/c.jsonl", image_dir="~")[0].images) == 1
+
+
+def test_an_index_names_no_file_outside_its_folder(tmp_path):
+    """`datasets` opens whatever `state.json` and `dataset_dict.json` name."""
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"problem": ["a"]})
+    data.save_to_disk(str(tmp_path / "secret"))
+    datasets.DatasetDict({"train": data}).save_to_disk(str(tmp_path / "many"))
+    data.save_to_disk(str(tmp_path / "one"))
+    assert problems(tmp_path / "one") == problems(tmp_path / "many") == ["a"]
+    state = tmp_path / "one" / "state.json"
+    content = json.loads(state.read_text())
+    (name,) = [file["filename"] for file in content["_data_files"]]
+    for listed, message in (
+        ([{"filename": f"../secret/{name}"}], "lists .*secret.*, which is outside it"),
+        ([{"filename": str(tmp_path / "secret" / name)}], "lists .*secret.*, which is outside it"),
+        ([{}], "cannot be read: KeyError: 'filename'"),
+        (None, "cannot be read: TypeError"),
+    ):
+        state.write_text(json.dumps(content | {"_data_files": listed}))
+        with pytest.raises(ValueError, match=message):
+            open_table(tmp_path / "one")
+    (tmp_path / "many" / "dataset_dict.json").write_text('{"splits": ["../secret"]}')
+    with pytest.raises(ValueError, match="which is outside it"):
+        open_table(f"{tmp_path / 'many'}@../secret")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from vicur.audit.answers import gold_forms
@@ -75,7 +74,7 @@ def build_repaired(
         # is still faulty gets another remark, or the same reply would be taken from the store.
         again = f" (Correction {number}.)" if number > 1 else ""
         remarks |= {sample_id: remark + again for sample_id, remark in faulty.items()}
-        summary = build(replace(config, overwrite=True), remarks)
+        summary = build(config, remarks)
     return summary
 
 

@@ -1,6 +1,6 @@
 """`python -m vicur.cli`, the same as `vicur`."""
 
-from vicur.cli.main import main
+from vicur.cli.entry import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -14,6 +14,7 @@ STUDY_OPTIONS = (
         "--test-problems", "test_problems", "number of problems in each of the two test sets (default 600)"
     ),
 )
+OVERWRITE = Option("--overwrite", "overwrite", "replace output files that exist", switch=True)
 JSON = Switch("--json", "print JSON")
 
 GROUPS = {
@@ -59,6 +60,36 @@ COMMANDS = (
         example="optimizer.learning_rate=1e-4",
     ),
     Command(
+        "export",
+        "write the model of a checkpoint as a Hugging Face folder",
+        run="vicur.cli.checkpoints:export",
+        settings="vicur.run.export:ExportConfig",
+        description=(
+            "Write the model of one of a run's checkpoints in transformers' layout. A finished run has its "
+            "model in checkpoints/final already."
+        ),
+        argument=Argument("RUN", "folder of the run", setting="run"),
+        options=(
+            Option("--output", "output", "folder for the model"),
+            Option("--checkpoint", "checkpoint", "last (default), best, or the number of a step"),
+        ),
+        needed=("run", "output"),
+        example="checkpoint=best",
+    ),
+    Command(
+        "replay",
+        "repeat an update that was skipped because it was not finite",
+        run="vicur.cli.checkpoints:replay",
+        settings="vicur.cli.checkpoints:ReplayConfig",
+        description=(
+            "Repeat an update that a run skipped because its loss or gradient was not finite, with the "
+            "weights and responses of that moment, and print where numbers stop being finite."
+        ),
+        argument=Argument("FOLDER", "folder of the update: RUN/nonfinite/step-...", setting="folder"),
+        needed=("folder",),
+        example="folder=runs/x/nonfinite/step-000012-update-11",
+    ),
+    Command(
         "eval",
         "measure a model's accuracy",
         run="vicur.cli.evaluate:evaluate",
@@ -77,12 +108,7 @@ COMMANDS = (
             Option(
                 "--output", "output", "parquet file for responses and verdicts; rerun the command to resume"
             ),
-            Option(
-                "--overwrite",
-                "overwrite",
-                "discard responses of another evaluation in the output file",
-                switch=True,
-            ),
+            OVERWRITE,
             Option("--temperature", "sampling.temperature", "sampling temperature (default 0, greedy)"),
             Option("--top-p", "sampling.top_p", "nucleus sampling (default 1, off)"),
             Option(
@@ -144,6 +170,7 @@ COMMANDS = (
             Option("--data", "data.train", "problems: file, folder or hub id, with @split"),
             *DATA_OPTIONS,
             Option("--output", "output", "output file: the rows of the data with a cue column"),
+            OVERWRITE,
             Option(
                 "--model", "model", "name of the model at the endpoint, or a checkpoint for backend=local"
             ),
@@ -186,6 +213,7 @@ COMMANDS = (
             Option("--flags", "flags", "parquet file for all flags, each with its span and reason"),
             Option("--drop", "drop", "file for a copy of the data without cues that have definite faults"),
             Option("--possible", "possible", "also drop cues with possible faults", switch=True),
+            OVERWRITE,
         ),
         switches=(JSON,),
         needed=("data.train",),
@@ -218,6 +246,7 @@ COMMANDS = (
             Option("--batch", "prompts_per_batch", "number of problems scored together (default 16)"),
             Option("--seed", "seed", "seed for sampling and for choosing other problems' texts (default 0)"),
             Option("--output", "output", "folder for worth.json and tokens.parquet"),
+            OVERWRITE,
         ),
         needed=("data.train", "student"),
         columns=True,
@@ -285,6 +314,7 @@ COMMANDS = (
             ),
             Option("--n", "n", "number of problems"),
             Option("--output", "output", "parquet file to write"),
+            OVERWRITE,
             Option("--seed", "seed", "seed for drawing the scenes (default 0)"),
         ),
         needed=("n", "output"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from rich.console import Console
@@ -18,12 +19,19 @@ def make(settings: MakeSettings, arguments: Arguments, console: Console) -> None
     """Write problems as a parquet file.
 
     Raises:
-        ValueError: the file cannot be written.
+        ValueError: the file exists already, or cannot be written.
     """
     out = Path(settings.output)
-    check_file(out, "--output")
+    check_file(out, "--output", overwrite=settings.overwrite)
     with console.status(f"drawing {settings.n} problems"):
-        write_parquet(settings.family, settings.split, settings.n, out, seed=settings.seed)
+        write_parquet(
+            settings.family,
+            settings.split,
+            settings.n,
+            out,
+            seed=settings.seed,
+            replace=settings.overwrite,
+        )
     problems = counted(settings.n, "problem")
     print_text(f"Wrote {problems} to {out} (family {settings.family}, split {settings.split}).", console)
 
@@ -35,4 +43,5 @@ def pretrain(settings: PretrainSettings, arguments: Arguments, console: Console)
         ValueError: the folder is not free.
     """
     check_folder(Path(settings.output), "--output")
-    pretrain_checkpoint(settings.size, Path(settings.output), settings.seed, console.print)
+    report = functools.partial(print_text, console=console)
+    pretrain_checkpoint(settings.size, Path(settings.output), settings.seed, report)

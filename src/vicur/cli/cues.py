@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -24,9 +23,9 @@ from vicur.cues.settings import AuditSettings, BuildConfig, WorthSettings
 from vicur.cues.summary import BuildSummary, Tick
 from vicur.data.sources import FileSource
 from vicur.data.tables import Table, open_table
-from vicur.files import write_or_rescue
+from vicur.files import as_json, write_or_rescue
 from vicur.models.load import load_model
-from vicur.paths import check_file, check_folder
+from vicur.paths import check_distinct, check_file, check_folder
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
 from vicur.scoring.teacher import Teacher, TeacherConfig
@@ -36,6 +35,8 @@ from vicur.worth.report import rank_lines, reading, worth_table
 from vicur.worth.responses import read_responses, regraded, sample_responses
 from vicur.worth.summary import privilege_worth
 
+TOKENS, WORTH = "tokens.parquet", "worth.json"
+"""Files of `cues worth`."""
 MOST_SHOWN = 10
 """Number of flags that are printed."""
 
@@ -55,7 +56,7 @@ def build(config: BuildConfig, arguments: Arguments, console: Console) -> None:
         config,
         config.repairs,
         _built,
-        lambda count: console.print(f"Regenerating {counted(count, 'cue')} with definite faults."),
+        lambda count: print_text(f"Regenerating {counted(count, 'cue')} with definite faults.", console),
     )
     for sentence in summary.sentences():
         print_text(sentence, console)
@@ -101,30 +102,32 @@ def audit(settings: AuditSettings, arguments: Arguments, console: Console) -> No
     else:
         _print_audit(result, console)
     if settings.flags is not None:
-        _write_flags(result, Path(settings.flags))
+        _write_flags(result, Path(settings.flags), replace=settings.overwrite)
     if table is not None:
         _write_dropped(table, source, result, settings)
 
 
 def _check_outputs(settings: AuditSettings, inputs: Iterable[Path] = ()) -> None:
     """Make sure that flags and cleaned data can be written, and are not among the files that are read."""
-    for name, path in (("flags", settings.flags), ("drop", settings.drop)):
-        if path is not None:
-            check_file(Path(path), f"--{name}", inputs)
-    if settings.flags is not None and settings.flags == settings.drop:
-        raise ValueError(f"--flags and --drop would both be written to {settings.drop}.")
+    inputs = list(inputs)
+    named = {"--flags": settings.flags, "--drop": settings.drop, "--verdicts": settings.verdicts}
+    files = {name: Path(path) for name, path in named.items() if path is not None}
+    check_distinct(files)
+    for name, path in files.items():
+        # The verdicts are a store, which a rerun extends and which takes no file of another kind.
+        check_file(path, name, inputs, overwrite=settings.overwrite or name == "--verdicts")
 
 
-def _write_flags(result: Audit, path: Path) -> None:
+def _write_flags(result: Audit, path: Path, *, replace: bool) -> None:
     """Write the flags; without any, a table of the right columns."""
     numbers = {"start": pa.int64(), "end": pa.int64()}
     schema = pa.schema([(field.name, numbers.get(field.name, pa.string())) for field in fields(Flag)])
     table = pa.Table.from_pylist(result.rows(), schema=schema)
-    write_or_rescue(path, lambda partial: pq.write_table(table, partial))
+    write_or_rescue(path, lambda partial: pq.write_table(table, partial), replace=replace)
 
 
 def _print_audit(result: Audit, console: Console) -> None:
-    console.print(f"{result.cues} of {result.samples} problems have a {result.kind}.", highlight=False)
+    print_text(f"{result.cues} of {result.samples} problems have a {result.kind}.", console)
     print_text(result.table(), console)
     for flag in result.flags[:MOST_SHOWN]:
         print_text(f"{flag.id}, {flag.category} ({flag.severity}): {flag.reason}: {flag.excerpt}", console)
@@ -143,7 +146,8 @@ def _check_drop(table: Table, source: FileSource, settings: AuditSettings) -> No
     if "." in column:
         raise ValueError(f"--drop cannot leave out {column}, which is inside another column.")
     assert settings.drop is not None
-    check_output(table, source.path, Path(settings.drop), [column], replace=True)
+    out, overwrite = Path(settings.drop), settings.overwrite
+    check_output(table, source.path, out, [column], replace=True, overwrite=overwrite)
 
 
 def _write_dropped(table: Table, source: FileSource, result: Audit, settings: AuditSettings) -> None:
@@ -155,7 +159,8 @@ def _write_dropped(table: Table, source: FileSource, result: Audit, settings: Au
     kept = [None if ids.get(number) in gone else row.get(column) for number, row in enumerate(table.rows())]
     out = Path(settings.drop)
     move = mover(table, source, out)
-    write_output(table, out, range(len(kept)), {column: kept}, {column: pa.string()}, move=move)
+    types = {column: pa.string()}
+    write_output(table, out, range(len(kept)), {column: kept}, types, move, replace=settings.overwrite)
 
 
 def worth(settings: WorthSettings, arguments: Arguments, console: Console) -> None:
@@ -164,10 +169,10 @@ def worth(settings: WorthSettings, arguments: Arguments, console: Console) -> No
     Raises:
         ValueError: a setting, the data or the run does not fit.
     """
-    if settings.output is not None:
-        check_folder(Path(settings.output), "--output")
+    _check_results(settings)
     grader = Grader(settings.rewards)
     source = settings.data.open(progress=passing_bar("checking the data").over)
+    _check_results(settings, source.files)
     samples = (
         source if settings.problems is None else source.select(range(min(settings.problems, len(source))))
     )
@@ -203,7 +208,17 @@ def worth(settings: WorthSettings, arguments: Arguments, console: Console) -> No
     for line in [*rank_lines(result), reading(result)]:
         print_text(line, console)
     if settings.output is not None:
-        folder = Path(settings.output)
-        write_or_rescue(folder / "tokens.parquet", tokens.write)
-        text = json.dumps(result.as_dict(), indent=2) + "\n"
-        write_or_rescue(folder / "worth.json", lambda partial: partial.write_text(text))
+        folder, replace = Path(settings.output), settings.overwrite
+        write_or_rescue(folder / TOKENS, tokens.write, replace=replace)
+        text = as_json(result.as_dict())
+        write_or_rescue(folder / WORTH, lambda partial: partial.write_text(text), replace=replace)
+
+
+def _check_results(settings: WorthSettings, inputs: Iterable[Path] = ()) -> None:
+    """Make sure that the results can be written, and would not replace what is there or is read."""
+    if settings.output is None:
+        return
+    inputs, folder = list(inputs), Path(settings.output)
+    check_folder(folder, "--output")
+    for name in (TOKENS, WORTH):
+        check_file(folder / name, "The result", inputs, overwrite=settings.overwrite)

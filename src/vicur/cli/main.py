@@ -7,6 +7,7 @@ and Ctrl-C always gives a one-line message.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -15,9 +16,10 @@ from typing import NoReturn
 
 from vicur.cli.command import Command
 from vicur.cli.commands import COMMANDS, GROUPS
+from vicur.cli.entry import INTERRUPTED
 from vicur.cli.options import Parser, canonical
 
-MISTAKE, PREFLIGHT, INTERRUPTED, PIPE_CLOSED = 1, 3, 130, 141  # 2, a usage error, is argparse's own
+MISTAKE, PREFLIGHT, PIPE_CLOSED = 1, 3, 141  # 2, a usage error, is argparse's own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         _hide_deprecations()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no error
+                stream.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else arguments)
@@ -59,6 +64,9 @@ def _run(words: Sequence[str]) -> int:
     command: Command = parsed.command
     from rich.console import Console
 
+    from vicur.cli.terminal import say
+    from vicur.consoles import protected
+
     class PipedConsole(Console):
         """Leaves a closed pipe to `main`; rich would exit with code 1."""
 
@@ -66,12 +74,12 @@ def _run(words: Sequence[str]) -> int:
             raise BrokenPipeError
 
     try:
-        command.execute(parsed, rest, settings, PipedConsole())
+        command.execute(parsed, rest, settings, protected(PipedConsole()))
     except BrokenPipeError:
         raise
     except _mistakes() as error:
         if _speaks_for(error):
-            Console(stderr=True).print(f"vicur: {error}", markup=False, highlight=False, soft_wrap=True)
+            say(f"vicur: {_sentence(error)}")
         refused = isinstance(error, _imported("vicur.preflight.checks", "PreflightError"))
         return PREFLIGHT if refused else MISTAKE
     return 0
@@ -86,6 +94,14 @@ def _speaks_for(error: BaseException) -> bool:
     """Whether this process, of several of a run, prints the error."""
     module = sys.modules.get("vicur.distributed")
     return module is None or bool(module.speaks_for(error))
+
+
+def _sentence(error: BaseException) -> str:
+    """An error's message; of the operating system's own errors the file and the reason."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror is not None:
+        file = "" if error.filename is None else f"{error.filename}: "
+        return f"{file}{error.strerror}."
+    return str(error)
 
 
 def _imported(module: str, name: str) -> tuple[type[BaseException], ...]:

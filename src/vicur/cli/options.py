@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from vicur.settings.familiar import answer_for
+from vicur.wording import printable
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice is not None:
             message += nearest(choice[1], re.findall(r"[\w.-]+", choice[2]))
-        super().error(message)
+        super().error(printable(message))
 
     def refuse(self, word: str) -> NoReturn:
         """End with the usage and a sentence about an option that the command does not have."""

@@ -71,4 +71,4 @@ def _is_of_study(pair: str) -> bool:
 def _print_summary(summary: dict[str, Any], console: Console) -> None:
     console.print(study_table(summary))
     for sentence in headlines(summary):
-        console.print(sentence, highlight=False)
+        print_text(sentence, console)

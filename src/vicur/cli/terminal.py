@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vicur.consoles import error_console
 from vicur.progress import Progress
-from vicur.wording import counted, listed
+from vicur.wording import counted, listed, printable
 
 if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print it
     from vicur.encoding.inspect import Inspection, Spread
@@ -26,13 +27,13 @@ MARKS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[dim]n/a[/]"}
 
 
 def print_text(text: object, console: Console) -> None:
-    """Print a text as it is: no markup, no colours, no line breaks of ours."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print a text: no markup, no colours, no line breaks of ours, no control characters of its own."""
+    console.print(printable(str(text)), markup=False, highlight=False, soft_wrap=True)
 
 
 def say(sentence: str) -> None:
     """Print a sentence on standard error."""
-    print_text(sentence, Console(stderr=True))
+    print_text(sentence, error_console())
 
 
 def passing_bar(title: str) -> Progress:
@@ -95,8 +96,8 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     for kind, count in inspection.bad_rows.items():
         table.add_row("bad rows", f"{count} {kind}")
     fields = ", ".join(f"{ours} <- {column}" for ours, column in inspection.schema.items())
-    table.add_row("fields", escape(fields))
-    table.add_row("unused columns", escape(listed(inspection.unused)))
+    table.add_row("fields", _cell(fields))
+    table.add_row("unused columns", _cell(listed(inspection.unused)))
     table.add_row("without an answer", str(inspection.without_answer))
     table.add_row("with a target response", str(inspection.with_target_response))
     if inspection.with_choices:
@@ -114,7 +115,8 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     if inspection.prompt_tokens is not None:
         table.add_row("student's prompt, tokens", _spread(inspection.prompt_tokens, "{:.0f}"))
         table.add_row("teacher's prompt, tokens", _spread(inspection.teacher_prompt_tokens, "{:.0f}"))
-    table.add_row("privileges", ", ".join(f"{kind} {count}" for kind, count in inspection.privileges.items()))
+    privileges = ", ".join(f"{kind} {count}" for kind, count in inspection.privileges.items())
+    table.add_row("privileges", _cell(privileges))
     console.print(table, highlight=False)
     notes = list(inspection.notes)
     if inspection.problems and set(inspection.images_per_problem) | set(inspection.videos_per_problem) == {0}:
@@ -143,7 +145,7 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
     """One line for each check."""
     table = Table("check", "", "result", box=None)
     for check in checks:
-        table.add_row(check.name, MARKS[check.passed], escape(check.finding))
+        table.add_row(_cell(check.name), MARKS[check.passed], _cell(check.finding))
     return table
 
 
@@ -161,9 +163,14 @@ def print_memory(parts: Mapping[str, float], available: int | None, console: Con
 
 
 def _prompt(title: str, text: str, console: Console) -> None:
-    console.rule(escape(title), align="left")
+    console.rule(_cell(title), align="left")
     print_text(text, console)
     console.rule()
+
+
+def _cell(text: str) -> str:
+    """A text for a cell of a table or a title: no markup, and measured as it will be printed."""
+    return escape(printable(text))
 
 
 def _counts(counts: Mapping[int, int]) -> str:

@@ -6,9 +6,10 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from vicur.cuebench.scenes import (
     IN_DOMAIN,
@@ -48,8 +49,10 @@ class MakeSettings:
     """Kind of scene: coloured segments with digits, or crossing chords of a circle."""
     split: Split = "train"
     """Split of the problems. Splits share no scene."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed for drawing the scenes."""
+    overwrite: bool = False
+    """Whether to replace an output file that exists."""
 
 
 MOST_MISSES = 100_000
@@ -98,15 +101,26 @@ def to_sample(scene: Scene) -> Sample:
     )
 
 
-def write_parquet(family: Family, split: Split, count: int, out: Path, *, seed: int = 0) -> None:
+def write_parquet(
+    family: Family, split: Split, count: int, out: Path, *, seed: int = 0, replace: bool = True
+) -> None:
     """Write problems in the geometry3k convention, with additional columns for privileges and boxes.
 
     Columns: `images` (list of {bytes, path}), `problem` (with `<image>`), `answer`, and `cue`,
     `rationale`, `target_response`, `id`, `cue_boxes` (JSON: name, value, left, top, right, bottom
     in pixels). The file is written completely or not at all.
+
+    Args:
+        family, split, seed: as in `scenes`.
+        count: number of problems.
+        out: the file.
+        replace: whether a file that exists is replaced.
+
+    Raises:
+        OSError: it exists although it may not be replaced, or cannot be written.
     """
     stream = scenes(family, split, seed)
-    write_rows(out, [_row(next(stream)) for _ in range(count)])
+    write_rows(out, [_row(next(stream)) for _ in range(count)], replace=replace)
 
 
 def _row(scene: Scene) -> dict[str, Any]:

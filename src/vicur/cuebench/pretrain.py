@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,7 +52,7 @@ class PretrainSettings:
     """Size of the model: that of the tiny student or of the tiny teacher."""
     output: PathText
     """Folder for the checkpoint."""
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Seed for weights and data; null for the seed of the shipped model."""
 
 
@@ -118,10 +119,9 @@ def pretrain_checkpoint(
     splits: tuple[Split, ...] = ("pretrain", "validation", "test_ood")
     accuracies: dict[str, dict[str, float]] = {s: training.accuracies(s, 600) for s in splits}
     loaded.model.to(torch.float16)
-    out.mkdir(parents=True, exist_ok=True)
-    loaded.save(out)
     parameters = sum(p.numel() for p in loaded.model.parameters())
-    (out / "README.md").write_text(_card(size, config, parameters, accuracies))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    loaded.save(out, _card(size, config, parameters, accuracies))
 
 
 def _card(size: str, config: PretrainConfig, parameters: int, accuracies: dict[str, dict[str, float]]) -> str:

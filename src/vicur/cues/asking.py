@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, closing, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -343,18 +344,23 @@ class Asker:
         config = self.config
         failed = tuple(sorted(self.failed, key=lambda problem: (problem.row, problem.number)))
         failed_file = config.failed_path if failed else None
-        if failed:
-            lines = "".join(json.dumps(asdict(problem)) + "\n" for problem in failed)
-            write_whole(config.failed_path, lambda partial: partial.write_text(lines, encoding="utf-8"))
-        else:
-            config.failed_path.unlink(missing_ok=True)
+        self._write_failures(failed)
         out = None
         notes = list(self.store.notes)
         if self.stopped is None or config.write_partial:
             out = Path(config.output)
             rows, added = self._columns(table)
             move = None if config.data.image_dir is not None else mover(table, self.source, out)
-            write_output(table, out, rows, added, new_columns(config, self.prompt), move)
+            write_output(
+                table,
+                out,
+                rows,
+                added,
+                new_columns(config, self.prompt),
+                move,
+                replace=self._may_replace(out),
+                before=partial(self.store.note_file, out),
+            )
             if move is None:
                 notes += _media_elsewhere(self.source, table, out, config)
         return BuildSummary(
@@ -375,6 +381,24 @@ class Asker:
             store=self.store.path,
             notes=tuple(notes),
         )
+
+    def _write_failures(self, failed: Sequence[FailedProblem]) -> None:
+        """Write the list of failures; without any, remove that of an earlier run."""
+        path = self.config.failed_path
+        if not failed:
+            if self._may_replace(path):
+                path.unlink(missing_ok=True)
+            return
+        lines = "".join(json.dumps(asdict(problem)) + "\n" for problem in failed)
+
+        def write(file: Path) -> None:
+            file.write_text(lines, encoding="utf-8")
+            self.store.note_file(path, file)
+
+        write_whole(path, write, replace=self._may_replace(path))
+
+    def _may_replace(self, path: Path) -> bool:
+        return self.config.overwrite or self.store.has_written(path)
 
     def _columns(self, table: Table) -> tuple[list[int], dict[str, list[Any]]]:
         """The rows of the output and their new columns. With a limit, the rows after it are left out."""

@@ -30,6 +30,7 @@ from vicur.data.digests import media_digest
 from vicur.data.sources import FileSource, Progress
 from vicur.data.tables import Table, open_table
 from vicur.data.views import Shown
+from vicur.paths import check_distinct, check_file
 
 
 def build_cues(
@@ -58,6 +59,7 @@ def build_cues(
     prompt = _prompt(config)
     table, source = _open(config, prompt, progress)
     with CueStore(config.store_path) as store:
+        _check_files(config, store)
         owned = client is None
         client = client or make_client(config, source, prompt)
         build = Asker(config, source, prompt, client, store, remarks or {})
@@ -83,7 +85,10 @@ def plan_cues(
         if client is not None
         else lambda _: endpoint_identity(str(config.model), config.endpoint)
     )
-    kept, prompt_tokens, first = _missing(config, source, prompt, identity, remarks or {})
+    path = config.store_path
+    with CueStore(path, read_only=True) if path.is_file() else nullcontext() as store:
+        _check_files(config, store)
+        kept, prompt_tokens, first = _missing(config, source, prompt, identity, remarks or {}, store)
     if client is not None:
         asyncio.run(client.close())
     cues = count * config.cues_per_problem
@@ -106,34 +111,31 @@ def _missing(
     prompt: CuePrompt,
     identity: Callable[[int], str],
     remarks: Mapping[str, str],
+    store: CueStore | None,
 ) -> tuple[int, int, Shown | None]:
     """Number of cues in the store, estimated prompt tokens of the others, and the first request."""
     kept = prompt_tokens = 0
     first: Shown | None = None
-    path = config.store_path
-    with CueStore(path, read_only=True) if path.is_file() else nullcontext() as store:
-        for index in range(num_problems(config, source)):
-            try:
-                if store is None:  # then nothing needs to be decoded
-                    outline = source.outline(index)
-                    remark = remarks.get(outline.id)
-                    question = question_for(
-                        outline, prompt, include_answer=config.include_answer, remark=remark
-                    )
-                    first = first or question
-                    prompt_tokens += config.cues_per_problem * estimated_tokens(question, config.asking)
-                    continue
-                sample = source[index]
-                requests = requests_of(config, prompt, sample, index, remarks)
-            except (BadRowError, MissingAnswer):
+    for index in range(num_problems(config, source)):
+        try:
+            if store is None:  # then nothing needs to be decoded
+                outline = source.outline(index)
+                remark = remarks.get(outline.id)
+                question = question_for(outline, prompt, include_answer=config.include_answer, remark=remark)
+                first = first or question
+                prompt_tokens += config.cues_per_problem * estimated_tokens(question, config.asking)
                 continue
-            first = first or requests[0].question
-            media = media_digest(sample)
-            for request in requests:
-                if request_key(request, identity(index), prompt, config.asking, media) in store:
-                    kept += 1
-                else:
-                    prompt_tokens += estimated_tokens(request.question, config.asking)
+            sample = source[index]
+            requests = requests_of(config, prompt, sample, index, remarks)
+        except (BadRowError, MissingAnswer):
+            continue
+        first = first or requests[0].question
+        media = media_digest(sample)
+        for request in requests:
+            if request_key(request, identity(index), prompt, config.asking, media) in store:
+                kept += 1
+            else:
+                prompt_tokens += estimated_tokens(request.question, config.asking)
     return kept, prompt_tokens, first
 
 
@@ -182,12 +184,31 @@ def _open(config: BuildConfig, prompt: CuePrompt, progress: Progress | None) -> 
     """Open the data, after checking that the output can be written."""
     table, out = open_table(config.data.train), Path(config.output)
     replace_own = config.replace or config.backend == "exact"  # whose texts are that column
-    check_output(table, _data_path(config), out, list(new_columns(config, prompt)), replace=replace_own)
-    if out.exists() and not (config.overwrite or config.store_path.exists()):
-        raise ValueError(f"The output {out} already exists; choose another name, or set overwrite=true.")
+    columns = list(new_columns(config, prompt))
+    check_output(table, _data_path(config), out, columns, replace=replace_own, overwrite=True)
+    check_file(config.failed_path, "The list of failures", table.files, overwrite=True)
+    check_distinct({"output": out, "store": config.store_path, "the list of failures": config.failed_path})
+    if not config.store_path.exists():  # otherwise it knows which files are its own
+        _check_files(config, None)
     # Images are decoded when they are sent, and a broken one fails only its own problem.
     source = replace(config.data, check_images=0).open(table, progress=progress)
     return table, source
+
+
+def _check_files(config: BuildConfig, store: CueStore | None) -> None:
+    """Make sure that the build replaces no file that it has not written itself.
+
+    Raises:
+        ValueError: it would.
+    """
+    if config.overwrite:
+        return
+    for path in (Path(config.output), config.failed_path):
+        if path.exists() and (store is None or not store.has_written(path)):
+            changed = "" if store is None else f" and is not what a build with the store {store.path} wrote"
+            raise ValueError(
+                f"The output {path} already exists{changed}; choose another name, or set overwrite=true."
+            )
 
 
 def _data_path(config: BuildConfig) -> Path:

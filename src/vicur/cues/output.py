@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ LONGEST_PATH = 1024
 """Maximum length of a path in characters. A longer text is not taken for a path."""
 
 
-def check_output(table: Table, data: Path, out: Path, added: Sequence[str], *, replace: bool) -> None:
+def check_output(
+    table: Table, data: Path, out: Path, added: Sequence[str], *, replace: bool, overwrite: bool
+) -> None:
     """Check that a table can be written with added columns, before any request is paid for.
 
     Args:
@@ -31,6 +33,7 @@ def check_output(table: Table, data: Path, out: Path, added: Sequence[str], *, r
         out: the output file.
         added: names of the added columns.
         replace: whether columns may be replaced.
+        overwrite: whether the output may exist.
 
     Raises:
         ValueError: the formats do not fit, a column already exists, or the output is the data itself.
@@ -39,7 +42,7 @@ def check_output(table: Table, data: Path, out: Path, added: Sequence[str], *, r
     allowed = (".jsonl", ".json") if as_text else (".parquet",)
     if out.suffix not in allowed:
         raise ValueError(f"The output {out} must end in {' or '.join(allowed)}, the format of {data}.")
-    check_file(out, "The output", table.files)
+    check_file(out, "The output", table.files, overwrite=overwrite)
     names = {column.partition(".")[0] if isinstance(table, ListTable) else column for column in table.columns}
     existing = [name for name in added if name in names]
     if existing and not replace:
@@ -104,6 +107,9 @@ def write_output(
     added: Mapping[str, Sequence[Any]],
     types: Mapping[str, Any],
     move: PathMove | None = None,
+    *,
+    replace: bool,
+    before: Callable[[Path], object] = lambda partial: None,
 ) -> None:
     """Write rows with added columns; the file is written completely or not at all.
 
@@ -114,15 +120,34 @@ def write_output(
         added: the columns, a value for each of these rows; a column of that name is replaced in its place.
         types: Arrow types of the columns.
         move: new paths for media.
+        replace: whether a file that exists is replaced.
+        before: called with the finished file before it gets its name.
 
     Raises:
         ValueError: the rows do not fit the columns of one parquet file.
         OSError: it cannot be written.
     """
+    write = _writer(table, out, rows, added, types, move)
+
+    def write_all(path: Path) -> None:
+        write(path)
+        before(path)
+
+    write_or_rescue(out, write_all, replace=replace)
+
+
+def _writer(
+    table: Table,
+    out: Path,
+    rows: Sequence[int],
+    added: Mapping[str, Sequence[Any]],
+    types: Mapping[str, Any],
+    move: PathMove | None,
+) -> Callable[[Path], None]:
+    """A function that writes the rows to a path, in the format of the output."""
     if out.suffix == ".parquet":
         content = _with_columns(_moved(_arrow(table, out), move), rows, added, types)
-        write_or_rescue(out, lambda partial: pq.write_table(content, partial, row_group_size=ROW_GROUP))
-        return
+        return lambda path: pq.write_table(content, path, row_group_size=ROW_GROUP)
     assert isinstance(table, ListTable)
 
     def lines() -> Iterator[dict[str, Any]]:
@@ -134,7 +159,7 @@ def write_output(
             )
             yield {**table[row], **moved, **{name: values[i] for name, values in added.items()}}
 
-    write_or_rescue(out, lambda partial: _write_json(partial, lines(), as_list=out.suffix == ".json"))
+    return lambda path: _write_json(path, lines(), as_list=out.suffix == ".json")
 
 
 def _moved(content: pa.Table, move: PathMove | None) -> pa.Table:

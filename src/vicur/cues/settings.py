@@ -16,7 +16,7 @@ from vicur.data.sources import DataConfig, skipping_bad_rows
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.teacher import SELF
-from vicur.settings.section import Count, NonNegative, PathText, Positive, section
+from vicur.settings.section import Count, NonNegative, PathText, section
 
 Backend = Literal["endpoint", "local", "exact", "null"]
 
@@ -53,7 +53,7 @@ class BuildConfig:
     replace: bool = False
     """Whether to replace a column of that name in the data."""
     overwrite: bool = False
-    """Whether to replace an output file that was not written from the same store."""
+    """Whether to replace an output file that was not written from the same store, or was changed since."""
     store: PathText | None = None
     """File for the model's replies, or a folder that several builds may use one after another; null for a
     file beside the output."""
@@ -61,9 +61,9 @@ class BuildConfig:
     """Use only the first N problems, and write only their rows; null for all."""
     retry_failed: bool = False
     """Whether to retry problems that failed in an earlier run."""
-    concurrency: Count = 8
+    concurrency: Annotated[int, Field(ge=1, le=512)] = 8
     """Maximum number of concurrent requests."""
-    requests_per_minute: Positive | None = None
+    requests_per_minute: Annotated[float, Field(ge=0.001)] | None = None
     """Maximum number of requests per minute; null for no limit."""
     tries: Count = 4
     """Number of attempts per problem before it counts as failed. Attempts that do not reach the endpoint are
@@ -140,6 +140,8 @@ class AuditSettings:
     """File for a copy of the data without the texts that have definite faults; null to write none."""
     possible: bool = False
     """Whether `drop` also removes texts with possible faults."""
+    overwrite: bool = False
+    """Whether to replace files of `flags` and `drop` that exist."""
 
 
 @section
@@ -171,3 +173,5 @@ class WorthSettings:
     """Seed for sampling and for choosing other problems' texts."""
     output: PathText | None = None
     """Folder for worth.json and tokens.parquet; null to write none."""
+    overwrite: bool = False
+    """Whether to replace these files if they exist."""

@@ -8,19 +8,21 @@ One process writes at a time; others may read meanwhile.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from vicur.files import is_still, open_locked, stamp, write_whole
 
 APPLICATION = 0x56435552
 """SQLite's application_id of a store ("VCUR"): any other database is left alone."""
@@ -33,12 +35,16 @@ pragma application_id = {APPLICATION};
 create table replies (
     number integer primary key,
     key text not null,
-    kind text not null,   -- cue, unusable (paid for, but without a cue) or failed
+    kind text not null,   -- cue, unusable (paid for, but without a cue), failed, or file (that was written)
     record text not null, -- JSON
     digest text not null  -- checksum of the record
 );
 commit;
 """
+JOURNALS = ("-wal", "-journal")
+"""Endings of the files beside a database with changes that are not in it yet."""
+SIDE_FILES = (*JOURNALS, "-shm")
+"""Endings of the files that SQLite keeps beside a database while it is open for writing."""
 _HELD: set[Path] = set()
 """Stores that this process has open for writing. To close a second file descriptor of a store would release
 SQLite's own locks, so none is opened."""
@@ -85,9 +91,10 @@ class CueStore:
         self.token_ratio: float | None = None
         self._numbers: dict[str, int] = {}
         self._failures: dict[str, Failure] = {}
+        self._files: set[tuple[str, str]] = set()
         self._lock: int | None = None
+        self._copies: tempfile.TemporaryDirectory[str] | None = None
         if not read_only:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._take_lock()
         try:
             with _explained(path):
@@ -116,6 +123,8 @@ class CueStore:
         """Close the file and let others write."""
         self._database.close()
         self._release()
+        if self._copies is not None:
+            self._copies.cleanup()
 
     def record(self, key: str) -> dict[str, Any]:
         """Everything that is stored about a cue.
@@ -159,6 +168,23 @@ class CueStore:
         """Record that there is no cue under a key, and why."""
         self._write({"kind": "failed", "key": key, "reason": reason, "tries": tries})
 
+    def note_file(self, file: Path, partial: Path) -> None:
+        """Record that a build with this store writes a file.
+
+        Args:
+            file: the file.
+            partial: its content, under another name until it is complete.
+        """
+        self._write({"kind": "file", "key": self._place(file), "stamp": stamp(partial)})
+
+    def has_written(self, file: Path) -> bool:
+        """Whether a build with this store has written a file, and nothing has changed it since."""
+        return (self._place(file), stamp(file)) in self._files
+
+    def _place(self, file: Path) -> str:
+        """A file's path from the folder of the store: both may be moved together."""
+        return os.path.relpath(os.path.realpath(file), os.path.dirname(os.path.realpath(self.path)))
+
     def _open(self, read_only: bool) -> sqlite3.Connection:
         head = _head(self.path, self._lock)
         if OLD_MAGIC.startswith(head):  # or empty
@@ -168,16 +194,13 @@ class CueStore:
                 self._convert()
         elif not _SQLITE.startswith(head):
             raise _foreign(self.path)
-        if not read_only:
-            how = "rw"
-        elif any(self.path.with_name(self.path.name + end).exists() for end in ("-wal", "-journal")):
-            how = "ro"
-        else:
-            how = "ro&immutable=1"  # no process writes: read it without creating SQLite's side files
-        database = _connected(f"{self.path.absolute().as_uri()}?mode={how}")
+        address = self._read_only_address() if read_only else f"{self.path.absolute().as_uri()}?mode=rw"
+        database = _connected(address)
         try:
             _check(database, self.path)
-            if not read_only:  # readers and the writer do not wait for each other
+            if read_only:
+                database.execute("pragma query_only = on")
+            else:  # readers and the writer do not wait for each other
                 database.execute("pragma journal_mode = wal")
                 database.execute("pragma synchronous = full")  # every commit reaches the disk
         except BaseException:
@@ -207,26 +230,45 @@ class CueStore:
             self._failures.pop(key, None)
         elif record["kind"] == "failed":
             self._failures[key] = Failure(str(record["reason"]), int(record["tries"]))
+        elif record["kind"] == "file":
+            self._files.add((key, str(record["stamp"])))
 
     def _write(self, record: dict[str, Any]) -> None:
+        if self._lock is not None and not is_still(self._lock, self.path):
+            raise OSError(
+                f"The store {self.path} was removed or replaced during the build, and its replies are lost; "
+                "rerun the command, and leave the file where it is until the end."
+            )
         try:
             number = _insert(self._database, record)
         except sqlite3.Error as error:
             raise OSError(
-                errno.EIO, f"the store {self.path} cannot be written: {error}; earlier replies are kept"
+                f"The store {self.path} cannot be written: {error}; earlier replies are kept."
             ) from error
         self._take(record, number)
 
+    def _read_only_address(self) -> str:
+        """The address of a database that can be read without changing a file of the store."""
+        real = Path(os.path.realpath(self.path))
+        if not any(_beside(real, end).exists() for end in SIDE_FILES):  # no process writes
+            return f"{real.as_uri()}?mode=ro&immutable=1"
+        if _in_use(real):  # SQLite coordinates the two processes
+            return f"{real.as_uri()}?mode=ro"
+        # A writer was killed. SQLite would complete its work in these files: let it do so in copies.
+        self._copies = tempfile.TemporaryDirectory(prefix="vicur-store-")
+        copy = Path(self._copies.name) / "store"
+        for end in ("", *JOURNALS):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(_beside(real, end), _beside(copy, end))
+        return f"{copy.as_uri()}?mode=rw"
+
     def _convert(self) -> None:
         """Replace a file of the old format by a database, and keep the old file under another name."""
-        kept = self.path.with_name(self.path.name + ".old")
+        kept = _beside(self.path, ".old")
         while kept.exists():
-            kept = kept.with_name(kept.name + ".old")
-        partial = self.path.with_name(self.path.name + ".converting")
-        partial.unlink(missing_ok=True)  # left by a conversion that was killed
-        self._old_records_in(str(partial)).close()
-        shutil.copy2(self.path, kept)
-        os.replace(partial, self.path)
+            kept = _beside(kept, ".old")
+        write_whole(kept, lambda file: shutil.copy2(self.path, file), replace=False)
+        write_whole(self.path, lambda file: self._old_records_in(file.absolute().as_uri()).close())
         self._release()  # the lock was on the old file
         self._take_lock()
         self.notes.append(
@@ -273,21 +315,30 @@ def _locked(path: Path) -> int:
     refused = ValueError(
         f"Another process is using the store {path}; wait for it to finish, or choose another store."
     )
-    while True:
-        if path.resolve() in _HELD:
-            raise refused
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
-                return lock
-        except BlockingIOError:
-            os.close(lock)
-            raise refused from None
-        except OSError as error:
-            os.close(lock)
-            raise OSError(error.errno, f"the store {path} cannot be locked: {error.strerror}") from error
-        os.close(lock)  # a conversion has just replaced the file
+    if path.resolve() in _HELD:
+        raise refused
+    try:
+        return open_locked(path)
+    except BlockingIOError:
+        raise refused from None
+
+
+def _in_use(path: Path) -> bool:
+    """Whether a process has a store open for writing. Nothing is changed, and the lock is not kept."""
+    if path.resolve() in _HELD:
+        return True
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _beside(path: Path, end: str) -> Path:
+    return path.with_name(path.name + end)
 
 
 def _head(path: Path, lock: int | None) -> bytes:
@@ -349,7 +400,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise OSError(errno.EIO, f"the store {path} cannot be read: {error}") from error
+        raise OSError(f"The store {path} cannot be read: {error}.") from error
     except sqlite3.DatabaseError as error:
         raise ValueError(
             f"The store {path} is damaged ({error}) and was left unchanged; recover its contents with "

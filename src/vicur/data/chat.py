@@ -206,13 +206,15 @@ def valid_text(text: str, what: str) -> str:
     """Return a text unchanged after checking that it is valid Unicode.
 
     Raises:
-        RowProblem: it has half of a surrogate pair, which no tokenizer accepts.
+        RowProblem: it has half of a surrogate pair, which no tokenizer accepts. Bytes of a file that are not
+            UTF-8 were read as such halves.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
         broken = text[error.start]
-        raise RowProblem("malformed", f"{what} has half of a surrogate pair, {broken!r}") from error
+        cause = "a byte that is not UTF-8" if "\udc80" <= broken <= "\udcff" else "half of a surrogate pair"
+        raise RowProblem("malformed", f"{what} has {cause}, {broken!r}") from error
     return text
 
 

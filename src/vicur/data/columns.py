@@ -38,10 +38,10 @@ from vicur.data.choices import (
 from vicur.data.readers import QUESTIONS, UNREADABLE
 from vicur.data.responses import answer_in_response
 from vicur.data.sample import TEXT_KINDS, Message
-from vicur.data.written import parse_if_written
+from vicur.data.written import parse_if_written, texts_in
 from vicur.media.images import is_picture
 from vicur.rewards.answers import unwrap_gold
-from vicur.wording import listed
+from vicur.wording import listed, shortened
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "question": QUESTIONS,
@@ -68,6 +68,8 @@ HINTS = tuple(kind for kind in TEXT_KINDS if kind != "answer")
 """Privileges that are read as plain texts. The answer is not among them: it is read as the gold answer."""
 _NEXT_IF_EMPTY = ("question", "images", "videos")
 """Fields for which the next column is tried also if the first one is empty."""
+_LONGEST_ID = 1000
+"""Maximum number of characters of an id."""
 _NUMBERED = re.compile(r"(image|img|picture|video)[ _]?(\d{1,3})", re.IGNORECASE)
 
 
@@ -171,14 +173,14 @@ class Columns:
         return media | families | {column for column in self.schema.values() if column is not None}
 
     def text_columns(self) -> list[str]:
-        """Top-level columns from which fields other than media are read."""
+        """Columns from which fields other than media are read; for a dotted one, also its holder."""
         kept = (
             column
             for field_name in ALIASES
             if field_name not in ("images", "videos")
             for column in self.columns_of(field_name)
         )
-        return list(dict.fromkeys(column.partition(".")[0] for column in kept))
+        return list(dict.fromkeys(name for column in kept for name in (column, column.partition(".")[0])))
 
     def answer(self, row: Mapping[str, Any]) -> str | None:
         """The gold answer.
@@ -254,7 +256,7 @@ class Columns:
     def id(self, row: Mapping[str, Any]) -> str | None:
         """The row's id."""
         value = self._value(row, "id")
-        return None if value is None else _as_text(value)
+        return None if value is None else shortened(_as_text(value), _LONGEST_ID)
 
     def read(self, row: Mapping[str, Any]) -> Fields:
         """Read all fields of a row.
@@ -263,7 +265,10 @@ class Columns:
             RowProblem: the row cannot become a problem.
         """
         if UNREADABLE in row:
-            raise RowProblem("unreadable_row", row[UNREADABLE])
+            raise RowProblem("unreadable_row", str(row[UNREADABLE]))
+        for column, value in row.items():
+            for text in texts_in([column, value]):
+                valid_text(text, f"the column {column}")
         choices = self.choices(row)
         chat = self._chat(row, choices)
         media = self.media(row, chat)

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from vicur.media.images import PIL_LIMIT, ImageReader
+from vicur.media.images import KEPT_PIXELS, PIL_LIMIT, ImageReader
 from vicur.media.video import Video
 from vicur.media.videos import VideoConfig, VideoReader
 
@@ -21,16 +21,18 @@ class MediaReader:
         folders: folders that may contain the files; relative paths start from the first.
         video: settings for taking frames, for rows without settings of their own.
         max_raw_pixels: maximum number of pixels in an image; a larger one is treated as a decompression bomb.
+        kept_pixels: maximum number of pixels in an image that is returned; a larger one is shrunk to it.
     """
 
     folders: tuple[Path, ...]
     video: VideoConfig = field(default_factory=VideoConfig)
     max_raw_pixels: int = PIL_LIMIT
+    kept_pixels: int = KEPT_PIXELS
 
     @property
     def images(self) -> ImageReader:
         """The image reader."""
-        return ImageReader(self.folders, self.max_raw_pixels)
+        return ImageReader(self.folders, self.max_raw_pixels, self.kept_pixels)
 
     @property
     def videos(self) -> VideoReader:

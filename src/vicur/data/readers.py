@@ -6,6 +6,7 @@ line can be skipped like any other bad row.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -19,13 +20,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vicur.data.written import MOST_LEVELS, is_too_deep
+
 Row = dict[str, Any]
 
 UNREADABLE = "\0unreadable"
 """The key of a row that could not be read; its value says why."""
 LARGEST_IN_MEMORY = 1 << 30
 """Size in bytes beyond which parquet files are mapped from disk instead of read into memory."""
+_OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+"""What a file starts with if it is in UTF-16 or UTF-32, which starts like UTF-16 if it is little-endian."""
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+_JSON_ERRORS = (ValueError, RecursionError)
+"""Errors of parsing JSON; a number of thousands of digits is a ValueError of its own."""
+_VALUE_ERRORS = (ValueError, OverflowError, KeyError, NotImplementedError, pa.ArrowException)
+"""Errors of converting Arrow's values: texts that are not UTF-8, dates and times out of range,
+unknown time zones, objects with two fields of one name."""
 QUESTIONS = ("problem", "question", "prompt", "messages", "conversations")
 """Columns that hold a question, in the order in which they are looked for."""
 
@@ -50,9 +60,12 @@ def read_text_file(path: Path) -> list[Row]:
         content = path.read_bytes()
         if path.suffix.lower() == ".gz":
             content = gzip.decompress(content)
-        text = content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"Data file {path} cannot be read: {error}") from error
+    if content.startswith(_OTHER_ENCODINGS):
+        raise ValueError(f"Data file {path} cannot be read: it is UTF-16 or UTF-32; save it as UTF-8.")
+    # A byte that is not UTF-8 makes its own row bad, not the file: `chat.valid_text` finds it.
+    text = content.decode("utf-8-sig", "surrogateescape")
     if suffix_of(path) in (".csv", ".tsv"):
         return _separated(path, text)
     return _json(path, text)
@@ -100,7 +113,7 @@ def _json(path: Path, text: str) -> list[Row]:
     if text.lstrip().startswith("["):
         try:
             rows = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except _JSON_ERRORS as error:
             raise ValueError(f"Data file {path} is not valid JSON: {error}.") from error
         if isinstance(rows, list):
             return [_object(row, f"entry {number}") for number, row in enumerate(rows)]
@@ -108,7 +121,7 @@ def _json(path: Path, text: str) -> list[Row]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     try:
         json.loads(lines[0][1]) if lines else None
-    except (json.JSONDecodeError, RecursionError) as error:  # perhaps one object over several lines
+    except _JSON_ERRORS as error:  # perhaps one object over several lines
         return _whole_object(path, text, lines, error)
     rows = list(_read_lines(lines))
     return _of_object(path, rows[0]) if len(rows) == 1 else rows
@@ -118,23 +131,25 @@ def _read_lines(lines: Iterable[tuple[int, str]]) -> Iterator[Row]:
     for number, line in lines:
         try:
             yield _object(json.loads(line), f"line {number}")
-        except (json.JSONDecodeError, RecursionError) as error:
+        except _JSON_ERRORS as error:
             yield {UNREADABLE: f"line {number} is not valid JSON: {error}"}
 
 
 def _object(value: Any, place: str) -> Row:
+    if is_too_deep(value):
+        return {UNREADABLE: f"{place} is nested deeper than {MOST_LEVELS} levels"}
     if isinstance(value, dict):
         return value
     return {UNREADABLE: f"{place} is a {type(value).__name__}; an object was expected"}
 
 
 def _whole_object(
-    path: Path, text: str, lines: list[tuple[int, str]], line_error: json.JSONDecodeError | RecursionError
+    path: Path, text: str, lines: list[tuple[int, str]], line_error: ValueError | RecursionError
 ) -> list[Row]:
     """The rows of an object that spans several lines, or of lines with a broken first one."""
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except _JSON_ERRORS:
         rows = list(_read_lines(lines))
         if any(UNREADABLE not in row for row in rows):
             return rows
@@ -191,6 +206,27 @@ def read_parquet(paths: list[Path]) -> pa.Table:
         raise ValueError(
             f"{paths[0]} and the files with it have columns of different types: {error}"
         ) from error
+
+
+def arrow_rows(content: pa.Table | pa.RecordBatch) -> list[Row]:
+    """The rows of a table; a row with a value that Python cannot hold, such as a text that is not UTF-8, is
+    unreadable."""
+    try:
+        rows: list[Row] = content.to_pylist()
+        return rows
+    except _VALUE_ERRORS as error:
+        if len(content) == 1:
+            return [{UNREADABLE: f"the column {_unreadable_column(content)} cannot be read: {error}"}]
+    return [row for index in range(len(content)) for row in arrow_rows(content.slice(index, 1))]
+
+
+def _unreadable_column(content: pa.Table | pa.RecordBatch) -> str:
+    for name, column in zip(content.schema.names, content.columns, strict=True):
+        try:
+            column.to_pylist()
+        except _VALUE_ERRORS:
+            return str(name)
+    return "names"  # two columns of one name
 
 
 def _map_parquet(paths: list[Path]) -> pa.Table:

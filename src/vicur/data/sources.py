@@ -25,7 +25,7 @@ from vicur.data.sample import Privilege, Sample
 from vicur.data.tables import JoinedTable, Table, name_of, open_table
 from vicur.data.views import View
 from vicur.data.written import parse_if_written
-from vicur.media.images import PIL_LIMIT, SizeOnly, is_picture
+from vicur.media.images import KEPT_PIXELS, PIL_LIMIT, SizeOnly, is_picture
 from vicur.media.pixels import PixelLimits
 from vicur.media.video import Video
 from vicur.media.videos import VideoConfig
@@ -103,6 +103,17 @@ class DataConfig:
         """
         return PixelLimits(self.min_pixels, self.max_pixels, self.video.min_pixels, self.video.max_pixels)
 
+    @property
+    def kept_pixels(self) -> int:
+        """The number of pixels to which larger images are shrunk when they are read.
+
+        It is no less than the model sees. If the model sees few pixels, it is 16 times as many: where each
+        side shrinks to a quarter or less, doing so in two steps does not show.
+        """
+        if self.max_pixels is None:
+            return KEPT_PIXELS
+        return min(max(KEPT_PIXELS, self.max_pixels), 16 * self.max_pixels)
+
     def open(
         self,
         path: str | Path | Sequence[str] | Table | None = None,
@@ -133,6 +144,7 @@ class DataConfig:
             check_images=self.check_images,
             video=self.video,
             max_raw_pixels=self.max_raw_pixels,
+            kept_pixels=self.kept_pixels,
             progress=progress,
             observe=observe,
             may_be_empty=may_be_empty,
@@ -178,9 +190,11 @@ class FileSource(Sequence[Sample]):
         check_images: number of images to decode in the check; None for all.
         video: settings for taking frames.
         max_raw_pixels: maximum number of pixels in an image file; a larger image makes a bad row.
+        kept_pixels: number of pixels to which larger images are shrunk.
         progress: shows the progress of the check.
         observe: called for every problem during the check, so that callers that need to see every problem
-            do not read the data again. With it, one frame of every video is decoded.
+            do not read the data again. With it, one frame of every video is decoded. A `RowProblem` that it
+            raises makes the row a bad row.
         may_be_empty: whether a source without any problem is allowed, instead of an error.
 
     Attributes:
@@ -215,6 +229,7 @@ class FileSource(Sequence[Sample]):
         check_images: int | None = CHECKED,
         video: VideoConfig | None = None,
         max_raw_pixels: int = PIL_LIMIT,
+        kept_pixels: int = KEPT_PIXELS,
         progress: Progress | None = None,
         observe: Observer | None = None,
         may_be_empty: bool = False,
@@ -228,7 +243,10 @@ class FileSource(Sequence[Sample]):
         home = None if image_dir is None else Path(image_dir).expanduser()
         if home is not None and not home.is_dir():
             raise ValueError(f"image_dir {image_dir} is not a folder.")
-        self._readers = self._media_readers(home, video or VideoConfig(), max_raw_pixels)
+        self._readers = tuple(
+            MediaReader(folders, video or VideoConfig(), max_raw_pixels, kept_pixels)
+            for folders in self._folders(home)
+        )
         peeked = [self._table[row] for row in range(min(PEEKED, len(self._table)))]
         self._columns = Columns(
             self._table.columns,
@@ -333,6 +351,11 @@ class FileSource(Sequence[Sample]):
         """The number of the row, from 0, that a problem was read from."""
         return self._rows[index]
 
+    def bad_row(self, index: int, problem: RowProblem) -> BadRow:
+        """The row of a problem that turned out bad after the check."""
+        row = self._rows[index]
+        return self._bad(row, self._table[row], problem)
+
     def select(self, indices: Iterable[int]) -> FileSource:
         """The same source with some of its problems, in the order given.
 
@@ -384,13 +407,10 @@ class FileSource(Sequence[Sample]):
         }
         return [items[row] for row in self._rows]
 
-    def _media_readers(
-        self, home: Path | None, video: VideoConfig, max_raw_pixels: int
-    ) -> tuple[MediaReader, ...]:
-        """One reader for each file: paths start from the file's folder, unless one folder is set for all."""
+    def _folders(self, home: Path | None) -> list[tuple[Path, ...]]:
+        """The folders of each file's media: paths start from the file's own, unless one is set for all."""
         parts = self._table.parts if isinstance(self._table, JoinedTable) else (self._table,)
-        folders = [part.folders if home is None else (home,) for part in parts]
-        return tuple(MediaReader(folder, video, max_raw_pixels) for folder in folders)
+        return [part.folders if home is None else (home,) for part in parts]
 
     def _media(self, row: int) -> MediaReader:
         return self._readers[self._table.locate(row)[0] if isinstance(self._table, JoinedTable) else 0]
@@ -433,16 +453,17 @@ class FileSource(Sequence[Sample]):
             self._note_id(number, row, first_of)
             try:
                 outline = self._checked(number, self._columns.read(row), sized=observe is not None)
+                applies = only_for is None or only_for.applies(outline)
+                if applies and observe is not None:
+                    observe(number, outline)
             except RowProblem as problem:
                 self.bad_rows.append(self._bad(number, row, problem))
                 continue
-            if only_for is not None and not only_for.applies(outline):
+            if not applies:
                 self.inapplicable += 1
                 continue
             good.append(number)
             self.num_seeing += bool(outline.images or outline.videos)
-            if observe is not None:
-                observe(number, outline)
         return good
 
     def _checked(self, number: int, fields: Fields, *, sized: bool) -> Sample:

@@ -9,6 +9,7 @@ again, without the mark and with special tokens read as plain text.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,8 +32,11 @@ class QuotedTokens:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        # Some checkpoints list tokens of their chat template as ordinary added tokens.
         special = {
-            str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special
+            str(token): number
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special or re.fullmatch(_TOKEN_LIKE, str(token))
         }
         self._ids = frozenset(special.values())
         names = sorted({*special, *tokenizer.all_special_tokens}, key=len, reverse=True)
@@ -86,6 +90,14 @@ class QuotedTokens:
 
     def plain_ids(self, text: str) -> list[int]:
         """The tokens of a text; special tokens in it are tokenised as text."""
+        ids = self._ids_of(text)
+        if self._ids.isdisjoint(ids):
+            return ids
+        # `split_special_tokens` leaves added tokens whole that are not marked as special: break them here.
+        breaks = [0, *(match.end(1) for match in self._start.finditer(text)), len(text)]
+        return [token for start, end in itertools.pairwise(breaks) for token in self._ids_of(text[start:end])]
+
+    def _ids_of(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
             "input_ids"
         ]

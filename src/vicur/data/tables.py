@@ -26,6 +26,7 @@ from vicur.data.readers import (
     TEXT_SUFFIXES,
     UNREADABLE,
     Row,
+    arrow_rows,
     import_datasets,
     read_parquet,
     read_text_file,
@@ -109,13 +110,16 @@ class ArrowTable:
         return int(self.content.num_rows)
 
     def __getitem__(self, row: int) -> Row:
-        rows: list[Row] = self.content.slice(row, 1).to_pylist()
-        return rows[0]
+        return arrow_rows(self.content.slice(row, 1))[0]
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        content = self.content if columns is None else self.content.select(list(columns))
+        """All rows in order, with all columns or only those of the given ones that exist."""
+        content = self.content
+        if columns is not None:
+            schema = content.schema
+            content = content.select([i for name in columns for i in schema.get_all_field_indices(name)])
         for batch in content.to_batches(max_chunksize=BATCH):
-            yield from batch.to_pylist()
+            yield from arrow_rows(batch)
 
 
 @dataclass(frozen=True)
@@ -156,10 +160,7 @@ class JoinedTable:
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         for part in self.parts:
-            available = columns
-            if columns is not None and isinstance(part, ArrowTable):
-                available = [name for name in columns if name in part.columns]
-            yield from part.rows(available)
+            yield from part.rows(columns)
 
 
 Table = ListTable | ArrowTable | JoinedTable
@@ -319,9 +320,10 @@ def _open_saved(folder: Path, split: str | None) -> Table:
     """Open the output of `save_to_disk`, mapped from disk."""
     datasets = import_datasets(f"{folder} was written by datasets.save_to_disk")
     try:
+        _check_listed_files(folder)
         saved = datasets.load_from_disk(str(folder))
-    except (ValueError, OSError, pa.ArrowException, json.JSONDecodeError) as error:
-        raise ValueError(f"The folder {folder} cannot be read: {error}") from error
+    except (ValueError, OSError, LookupError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise ValueError(f"The folder {folder} cannot be read: {type(error).__name__}: {error}") from error
     name = folder.name
     if isinstance(saved, datasets.DatasetDict):
         selected = _choose(saved, split, folder)
@@ -329,6 +331,23 @@ def _open_saved(folder: Path, split: str | None) -> Table:
     elif split is not None:
         raise ValueError(f"{folder} has no splits; leave out @{split}.")
     return ArrowTable(name, (folder,), _arrow_table(saved), tuple(sorted(folder.rglob("*.arrow"))))
+
+
+def _check_listed_files(folder: Path) -> None:
+    """Check that the index files of a folder name no file outside it; `datasets` would open it.
+
+    Raises:
+        ValueError: one does.
+    """
+    parts = [folder]
+    if (folder / "dataset_dict.json").is_file():
+        parts += [folder / name for name in json.loads((folder / "dataset_dict.json").read_text())["splits"]]
+    for part in parts:
+        state = part / "state.json"
+        listed = json.loads(state.read_text())["_data_files"] if state.is_file() else []
+        for path in [part, *(part / file["filename"] for file in listed)]:
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"it lists {path}, which is outside it")
 
 
 def _open_hub(name: str, split: str | None) -> Table:

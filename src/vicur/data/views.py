@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from vicur.bad_rows import RowProblem
 from vicur.data.sample import COLUMN, TEXT_KINDS, Message, Privilege, Sample, TextKind, check_privilege
 from vicur.media.video import Video
 
@@ -262,15 +263,14 @@ def _privilege(sample: Sample, kind: str) -> str | tuple[Message, ...] | None:
     """A sample's privilege; None where it has none.
 
     Raises:
-        ValueError: the column holds something other than a text.
+        RowProblem: the column holds something other than a text.
     """
     if not kind.startswith(COLUMN):
         return getattr(sample.privilege, kind)
     value = sample.meta.get(kind.removeprefix(COLUMN))
     if value is not None and not isinstance(value, str):
-        raise ValueError(
-            f"Sample {sample.id}: teacher.privilege={kind} takes a column of texts, not a "
-            f"{type(value).__name__}."
+        raise RowProblem(
+            "malformed", f"teacher.privilege={kind} takes a column of texts, not a {type(value).__name__}"
         )
     return value if value is not None and value.strip() else None
 

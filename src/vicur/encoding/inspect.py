@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from vicur.bad_rows import BadRow, BadRowError, reasons
+from vicur.bad_rows import BadRow, BadRowError, RowProblem, reasons
 from vicur.data.responses import answer_in_response
 from vicur.data.sample import PRIVILEGES, Sample, TeacherPrivilege, check_privilege
 from vicur.data.sources import DataConfig, FileSource, skipping_bad_rows
@@ -222,13 +222,18 @@ def _read(
     for index in numbers if progress is None else progress(numbers, len(source)):
         try:
             sample = source.outline(index)
+            prompts = (Plain().show(sample), teacher_view.show(sample))
+            lengths = () if encoder is None else tuple(prompt_length(encoder, prompt) for prompt in prompts)
         except BadRowError as error:
             read.bad.append(error.bad)
             continue
+        except RowProblem as problem:  # the teacher's view or the chat template refuses it
+            read.bad.append(source.bad_row(index, problem))
+            continue
         read.samples.append(sample)
-        if encoder is not None:
-            read.prompt_lengths.append(prompt_length(encoder, Plain().show(sample)))
-            read.teacher_prompt_lengths.append(prompt_length(encoder, teacher_view.show(sample)))
+        if lengths:
+            read.prompt_lengths.append(lengths[0])
+            read.teacher_prompt_lengths.append(lengths[1])
         if index >= example and read.example is None:
             read.example = sample
     read.example = read.example or next(iter(read.samples), None)

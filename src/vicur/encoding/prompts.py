@@ -11,10 +11,12 @@ from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Int, UInt8
+from jinja2 import TemplateError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from vicur.bad_rows import RowProblem
 from vicur.compat import video_processor_options
 from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import Shown
@@ -150,9 +152,19 @@ class PromptEncoder:
         return prompts
 
     def _render(self, prompt: Shown) -> tuple[str, str | None]:
-        """The prompt with special tokens inside its texts broken by a mark, and the mark if there is one."""
+        """The prompt with special tokens inside its texts broken by a mark, and the mark if there is one.
+
+        Raises:
+            RowProblem: the chat template refuses the messages.
+        """
         messages, mark = self._quoted.marked(prompt.messages)
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise RowProblem(
+                "malformed", f"the model's chat template refuses a chat of {roles}: {error}"
+            ) from error
         return text, mark
 
     def _restored(self, ids: Sequence[int], types: Sequence[int], mark: str) -> tuple[list[int], list[int]]:

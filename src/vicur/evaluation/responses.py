@@ -9,8 +9,6 @@ JSONL file is removed. A later run with the same settings can resume from either
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +19,12 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vicur.files import ROW_GROUP, write_or_rescue
+from vicur.files import ROW_GROUP, is_still, open_locked, reason_of, stamp, write_or_rescue
 
 METADATA = b"vicur.evaluation"
 """Key of the settings in the metadata of the parquet file."""
+FIRST_LINE = b'{"settings": '
+"""Beginning of the JSONL file."""
 COLUMNS = ("id", "digest", "response", "response_ids", "finish_reason")
 
 
@@ -76,6 +76,7 @@ class ResponseStore:
         self._file = -1
         if output is None:
             return
+        self._stamp = stamp(output)
         self._take(self._from_output(output))
         self._open_lines(self.lines_path)
 
@@ -96,7 +97,7 @@ class ResponseStore:
     def lines_path(self) -> Path:
         """The JSONL file that responses are appended to."""
         assert self.output is not None
-        return self.output.with_name(f"{self.output.name}.responses.jsonl")
+        return lines_path(self.output)
 
     def get(self, problem: str) -> StoredResponse | None:
         """The response to a problem; None if there is none yet."""
@@ -119,9 +120,14 @@ class ResponseStore:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._file, end)
                 raise OSError(
-                    f"{self.lines_path} cannot be written: {error.strerror or error}. It holds the "
+                    f"{self.lines_path} cannot be written: {reason_of(error)}. It holds the "
                     f"{len(self)} responses so far; rerun the same command to resume."
                 ) from error
+            if not is_still(self._file, self.lines_path):
+                raise OSError(
+                    f"{self.lines_path} was removed or replaced during the evaluation, and its responses are "
+                    "lost; rerun the command, and leave the file where it is until the end."
+                )
         self._lines += len(responses)
         self._take(responses)
 
@@ -139,9 +145,13 @@ class ResponseStore:
             return
         metadata = {**(table.schema.metadata or {}), METADATA: json.dumps(self.identity).encode()}
         table = table.replace_schema_metadata(metadata)
+        # The file that was read at the start may be replaced, but none that has appeared since.
+        known = self._stamp is not None and self._stamp == stamp(self.output)
         try:
             write_or_rescue(
-                self.output, lambda partial: pq.write_table(table, partial, row_group_size=ROW_GROUP)
+                self.output,
+                lambda partial: pq.write_table(table, partial, row_group_size=ROW_GROUP),
+                replace=self.overwrite or known,
             )
         except OSError as error:
             raise OSError(
@@ -154,7 +164,7 @@ class ResponseStore:
         """Close the JSONL file, and remove it if it holds no response."""
         if self._file < 0:
             return
-        if not self._lines:
+        if not self._lines and is_still(self._file, self.lines_path):
             self.lines_path.unlink(missing_ok=True)
         os.close(self._file)
         self._file = -1
@@ -168,7 +178,11 @@ class ResponseStore:
         try:
             schema = pq.read_schema(output)
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{output} exists and is not a parquet file; choose another output.") from error
+            if self.overwrite:
+                return []
+            raise ValueError(
+                f"{output} exists and is not a parquet file; choose another output, or set overwrite=true."
+            ) from error
         written = (schema.metadata or {}).get(METADATA)
         if written is None or not set(COLUMNS) <= set(schema.names):
             if self.overwrite:
@@ -177,58 +191,52 @@ class ResponseStore:
                 f"{output} exists and was not written by this command; choose another output, or set "
                 "overwrite=true."
             )
-        if not self._matches(output, json.loads(written)):
+        try:
+            settings = dict(json.loads(written))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{output} has damaged metadata; choose another output.") from error
+        if not self._matches(output, settings):
             return []
         rows = pq.read_table(output, columns=list(COLUMNS)).to_pylist()
         return [StoredResponse(**row) for row in rows if row["response"] is not None]
 
     def _open_lines(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o644)
         try:
-            self._lock(path)
+            self._file = open_locked(path)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"Another process is writing {path}; wait for it to finish, or choose another output."
+            ) from error
+        try:
             self._read_lines(path)
         except BaseException:
             os.close(self._file)
             self._file = -1
             raise
 
-    def _lock(self, path: Path) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise OSError(f"{path} cannot be locked: {error.strerror}.") from error
-            raise ValueError(
-                f"Another process is writing {path}; wait for it to finish, or choose another output."
-            ) from error
-
     def _read_lines(self, path: Path) -> None:
         """Read the stored responses, cut off an incomplete last line, and start an empty file."""
         with open(self._file, "rb", closefd=False) as file:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
+        try:
+            settings, responses = _read(content, whole)
+        except (ValueError, KeyError, TypeError) as error:
+            if not self.overwrite:
+                raise ValueError(
+                    f"{path} does not hold responses of an evaluation; choose another output, or set "
+                    "overwrite=true."
+                ) from error
+            settings, responses = None, []
+        if settings is None or not self._matches(path, settings):
+            os.ftruncate(self._file, 0)
+            self._write_settings()
+            return
         if whole != content:
             os.ftruncate(self._file, len(whole))
             self.notes.append(f"The last line of {path} was incomplete and was removed.")
-        if not whole:
-            self._write_settings()
-            return
-        first, *lines = whole.splitlines()
-        try:
-            settings = json.loads(first)["settings"]
-            responses = [StoredResponse(**json.loads(line)) for line in lines]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} does not hold responses of an evaluation; choose another output, or set "
-                "overwrite=true."
-            ) from error
-        if self._matches(path, settings):
-            self._lines = len(responses)
-            self._take(responses)
-        else:
-            os.ftruncate(self._file, 0)
-            self._write_settings()
+        self._lines = len(responses)
+        self._take(responses)
 
     def _write_settings(self) -> None:
         _append(self._file, json.dumps({"settings": self.identity}).encode() + b"\n")
@@ -247,7 +255,30 @@ class ResponseStore:
         return True
 
 
+def lines_path(output: Path) -> Path:
+    """The JSONL file of an output."""
+    return output.with_name(f"{output.name}.responses.jsonl")
+
+
 def _append(file: int, content: bytes) -> None:
     written = 0
     while written < len(content):
         written += os.write(file, content[written:])
+
+
+def _read(content: bytes, whole: bytes) -> tuple[dict[str, Any] | None, list[StoredResponse]]:
+    """The settings and the responses in a JSONL file; None for the settings if it has no complete line.
+
+    Args:
+        content: everything in the file.
+        whole: its complete lines.
+
+    Raises:
+        ValueError, KeyError, TypeError: it holds something else.
+    """
+    if not (content.startswith(FIRST_LINE) or FIRST_LINE.startswith(content)):
+        raise ValueError("its first line has no settings")
+    if not whole:
+        return None, []
+    first, *lines = whole.splitlines()
+    return dict(json.loads(first)["settings"]), [StoredResponse(**json.loads(line)) for line in lines]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vicur.data.sources import DataConfig
+from vicur.evaluation.responses import lines_path
 from vicur.evaluation.runner import EvaluationConfig
 from vicur.files import folder_digest
 from vicur.models.checkpoints import Dtype, resolve_checkpoint
@@ -48,7 +49,7 @@ class EvaluationSettings:
     output: PathText | None = None
     """Parquet file for responses and verdicts; null to store nothing."""
     overwrite: bool = False
-    """Whether to discard responses in the output file that come from another evaluation."""
+    """Whether to replace an output file that comes from another evaluation or another command."""
 
     def __post_init__(self) -> None:
         if self.output is not None and Path(self.output).suffix != ".parquet":
@@ -84,5 +85,9 @@ class EvaluationSettings:
         Raises:
             ValueError: it cannot, or is one of the data files.
         """
-        if self.output is not None:
-            check_file(Path(self.output), "--output", inputs)
+        if self.output is None:
+            return
+        inputs, output = list(inputs), Path(self.output)
+        # Both may exist: `ResponseStore` refuses those that another evaluation or command has written.
+        check_file(output, "--output", inputs, overwrite=True)
+        check_file(lines_path(output), "The file for responses", inputs, overwrite=True)

@@ -2,6 +2,9 @@
 
 An image is a PIL image, bytes, a path, a data URI, base64, or a dictionary with one of these and optionally
 bounds on the number of pixels. `ImageReader.size` reads only the header.
+
+Files come from anybody. Only the formats of `IMAGE_FORMATS` are opened, whatever a file's name says; a header
+is checked before anything is decoded; an image larger than any model sees is shrunk while it is decoded.
 """
 
 from __future__ import annotations
@@ -14,15 +17,15 @@ import re
 import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Float, Shaped
 from PIL import Image, UnidentifiedImageError
 
 from vicur.bad_rows import RowProblem
@@ -32,21 +35,15 @@ PIL_LIMIT = 89_478_485
 """Pixels above which Pillow warns of a decompression bomb: 256 MiB of RGB."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm")
 
-DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
-"""The errors that Pillow's and FFmpeg's decoders raise for damaged or mislabelled files."""
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
+"""Formats that are opened, under Pillow's names. Others can start a program (EPS starts Ghostscript) or hold
+an image that is larger than their header says (ICO, ICNS)."""
+KEPT_PIXELS = 2**24
+"""Default maximum number of pixels in an image that is kept: the most that Qwen3-VL sees."""
+_LARGE = threading.Lock()
+"""Held while an image of more pixels is decoded: one at a time."""
+_STRIP = 2**21
+"""Approximate number of pixels of a large image that are converted at a time."""
 _HEADERS = threading.Lock()
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -66,8 +63,6 @@ _SHORTEST_BASE64 = 48
 """Minimum length of an image in base64, in characters: no image of any format is shorter, and few paths are
 longer."""
 _LONGEST_PATH = 4096
-_NOT_DECODABLE = ("MPEG", "BUFR", "GRIB", "HDF5", "WMF")
-"""Formats that Pillow recognises but cannot decode."""
 _RANGES = (255, 4095, 65535, 2**32 - 1)
 """The largest values of 8, 12, 16 and 32 bits."""
 
@@ -144,7 +139,7 @@ def number(entry: Mapping[str, Any], key: str, *, zero: bool = False) -> float |
         return None
     try:
         parsed = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         parsed = math.nan
     if not (math.isfinite(parsed) and (parsed > 0 or (zero and parsed == 0))):
         bound = "of at least 0" if zero else "above 0"
@@ -160,10 +155,12 @@ class ImageReader:
         folders: folders that may contain the files. Relative paths start from the first. Links are resolved
             before the check, so a link that leads out of all folders is rejected.
         max_raw_pixels: maximum number of pixels in an image; a larger one is treated as a decompression bomb.
+        kept_pixels: maximum number of pixels in an image that is returned; a larger one is shrunk to it.
     """
 
     folders: tuple[Path, ...]
     max_raw_pixels: int = PIL_LIMIT
+    kept_pixels: int = KEPT_PIXELS
 
     def read(self, entry: Any) -> Image.Image:
         """The image: upright, RGB, transparent parts on white, the first frame of an animation.
@@ -173,8 +170,7 @@ class ImageReader:
         """
         request = SizeRequest.of(entry)
         with self.opened(entry) as (image, orientation):
-            image.load()
-            return self.resized(as_shown(image, orientation), request)
+            return self.decoded(image, orientation, request)
 
     def size(self, entry: Any) -> tuple[int, int]:
         """Width and height of the image that `read` would return, from the header.
@@ -184,31 +180,62 @@ class ImageReader:
         """
         request = SizeRequest.of(entry)
         with self.opened(entry) as (image, orientation):
-            width, height = image.size
-            size = request.size((height, width) if orientation >= 5 else (width, height))
-        self.check_size(size)
-        return size
+            return self.final_size(upright_size(image, orientation), request)
 
-    def resized(self, image: Image.Image, request: SizeRequest) -> Image.Image:
-        """An image at the size that its row requests.
+    def final_size(
+        self, size: tuple[int, int], request: SizeRequest, most: int | None = None
+    ) -> tuple[int, int]:
+        """Width and height of what is returned for an upright image of the given width and height.
+
+        Args:
+            size: width and height of the image.
+            request: the size that its row requests.
+            most: bound on the number of pixels, instead of `kept_pixels`.
 
         Raises:
-            RowProblem: it is too large.
+            RowProblem: the image, or the size that its row requests, is too large or too thin.
         """
-        size = request.size(image.size)
-        if size == image.size:
-            return image
-        self.check_size(size)
-        return image.resize(size, Image.Resampling.BICUBIC)
+        requested = request.size(size)
+        self.check_size(requested)
+        return _at_most(requested, most or self.kept_pixels)
+
+    def decoded(
+        self, image: Image.Image, orientation: int, request: SizeRequest, most: int | None = None
+    ) -> Image.Image:
+        """Decode an opened image, and return it upright, in RGB and at its final size.
+
+        An image of more than `kept_pixels` is not held at its full size in RGB: a JPEG file is decoded at a
+        half, a quarter or an eighth of its size, and other formats are converted in strips.
+
+        Args:
+            image: an image whose header has been checked.
+            orientation: its EXIF orientation that has yet to be undone.
+            request, most: as in `final_size`.
+
+        Raises:
+            RowProblem: as in `final_size`.
+        """
+        size = self.final_size(upright_size(image, orientation), request, most)
+        large = math.prod(image.size) > self.kept_pixels
+        with _LARGE if large else nullcontext():
+            if large:
+                stored = size[::-1] if orientation >= 5 else size
+                image.draft(image.mode, stored)
+            image.load()
+            upright = _turned(_shrunk(image, stored) if large else image, orientation)
+            upright = _to_rgb(upright)
+            return upright if upright.size == size else upright.resize(size, Image.Resampling.BICUBIC)
 
     @contextmanager
     def opened(self, entry: Any) -> Iterator[tuple[Image.Image, int]]:
         """The image with its header read, and its orientation; errors inside become a `RowProblem`."""
-        try:
+        with decoding("image", entry):
             content = self.content(entry)
             if isinstance(content, Image.Image):
                 self.check_size(content.size)
-                yield content, _orientation(content)
+                # `decoded` may shrink a large image in place, which must not change the caller's object.
+                opened = content.copy() if math.prod(content.size) > self.kept_pixels else content
+                yield opened, _orientation(content)
                 return
             with ExitStack() as stack:
                 # Pillow warns of decompression bombs, which are an error here, and of odd headers, which do
@@ -216,20 +243,10 @@ class ImageReader:
                 with _HEADERS, warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     file = content if isinstance(content, Path) else io.BytesIO(content)
-                    image = stack.enter_context(Image.open(file))
+                    image = stack.enter_context(Image.open(file, formats=_formats()))
                     self.check_size(image.size)
                     orientation = _orientation(image)
                 yield image, orientation
-        except RowProblem:
-            raise
-        except Image.DecompressionBombError as error:
-            raise RowProblem("media_size", f"the image {in_words(entry)} is too large: {error}") from error
-        except UnidentifiedImageError as error:
-            reason = f"{in_words(entry)} is not an image Pillow can read"
-            raise RowProblem("unreadable_media", reason) from error
-        except DECODING_ERRORS as error:
-            reason = f"the image {in_words(entry)} cannot be decoded: {error}"
-            raise RowProblem("unreadable_media", reason) from error
 
     def content(self, entry: Any) -> bytes | Path | Image.Image:
         """Resolve an entry to bytes, an existing file, or an image in memory.
@@ -256,8 +273,8 @@ class ImageReader:
             f"an image or video is a {type(entry).__name__}; a path, bytes or a dictionary was expected",
         )
 
-    def check_size(self, size: tuple[int, int]) -> None:
-        """Check that an image of the given width and height can be used.
+    def check_size(self, size: tuple[int, int], what: str = "an image") -> None:
+        """Check that an image, or what it is called in messages, of the given width and height can be used.
 
         Raises:
             RowProblem: it has too many pixels, or is too thin for the model's processor.
@@ -266,13 +283,13 @@ class ImageReader:
         if width * height > self.max_raw_pixels:
             raise RowProblem(
                 "media_size",
-                f"an image has {width} x {height} pixels, more than max_raw_pixels={self.max_raw_pixels}; it "
+                f"{what} has {width} x {height} pixels, more than max_raw_pixels={self.max_raw_pixels}; it "
                 "may be a decompression bomb",
             )
         if min(width, height) < 1 or max(width, height) > LARGEST_SIDE_RATIO * min(width, height):
             raise RowProblem(
                 "media_size",
-                f"an image has {width} x {height} pixels; the longer side may be at most "
+                f"{what} has {width} x {height} pixels; the longer side may be at most "
                 f"{LARGEST_SIDE_RATIO} times the shorter one",
             )
 
@@ -303,15 +320,45 @@ class ImageReader:
         return resolved
 
 
-def is_image(content: bytes) -> bool:
-    """Whether bytes start like an image that Pillow can decode."""
+@contextmanager
+def decoding(kind: str, entry: Any) -> Iterator[None]:
+    """Turns whatever decoding a damaged medium raises into a `RowProblem`.
+
+    Args:
+        kind: "image" or "video".
+        entry: the medium, for the message.
+
+    Raises:
+        RowProblem: any error but a lack of memory, which is not the fault of a row.
+    """
+    try:
+        yield
+    except (RowProblem, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise RowProblem("media_size", f"the {kind} {in_words(entry)} is too large: {error}") from error
+    except UnidentifiedImageError as error:
+        reason = f"{in_words(entry)} is not an image Pillow can read as {' or '.join(_formats())}"
+        raise RowProblem("unreadable_media", reason) from error
+    except Exception as error:  # decoders raise any kind: struct.error, zlib.error, AssertionError, ...
+        reason = f"the {kind} {in_words(entry)} cannot be decoded: {str(error) or type(error).__name__}"
+        raise RowProblem("unreadable_media", reason) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that are opened, among those that the installed Pillow has."""
     Image.init()
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
+
+
+def is_image(content: bytes) -> bool:
+    """Whether bytes start like an image in one of the formats that are opened."""
     start = content[:16]
-    for name, (_, accept) in Image.OPEN.items():
-        if accept is None or name in _NOT_DECODABLE:
-            continue
+    for name in _formats():
+        accept = Image.OPEN[name][1]
         try:
-            accepted = accept(start)
+            accepted = accept is not None and accept(start)
         except (SyntaxError, IndexError, TypeError, struct.error):  # errors that Image.open ignores too
             continue
         if accepted and not isinstance(accepted, str):
@@ -371,9 +418,48 @@ def _from_data_uri(uri: str) -> bytes:
     return decoded
 
 
-def as_shown(image: Image.Image, orientation: int) -> Image.Image:
-    """A decoded image in RGB, turned upright."""
-    return _to_rgb(image if orientation == 1 else image.transpose(_UPRIGHT[orientation]))
+def upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
+    """Width and height of an image once its orientation is undone."""
+    width, height = image.size
+    return (height, width) if orientation >= 5 else (width, height)
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
+
+
+def _at_most(size: tuple[int, int], most: int) -> tuple[int, int]:
+    """Width and height in about the same proportions, with at most `most` pixels."""
+    width, height = size
+    if width * height <= most:
+        return size
+    scale = math.sqrt(most / (width * height))
+    width, height = max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
+    # Rounding must not make it too thin for the processor.
+    return min(width, LARGEST_SIDE_RATIO * height), min(height, LARGEST_SIDE_RATIO * width)
+
+
+def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A large image in RGB, each side divided by the largest whole number that leaves at least `size`.
+
+    Only one strip of it is converted at a time.
+    """
+    if _is_deep(image):
+        image = _grey(image)
+    width, height = image.size
+    factor = max(1, min(width // size[0], height // size[1]))
+    shrunk = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for top, bottom in _strips(image, factor):
+        strip = _to_rgb(image.crop((0, top, width, bottom)))
+        shrunk.paste(strip.reduce(factor) if factor > 1 else strip, (0, top // factor))
+    return shrunk
+
+
+def _strips(image: Image.Image, multiple: int = 1) -> Iterator[tuple[int, int]]:
+    """First row, and row after the last, of each strip of an image; the first is divisible by `multiple`."""
+    rows = max(1, _STRIP // (image.width * multiple)) * multiple
+    for top in range(0, image.height, rows):
+        yield top, min(top + rows, image.height)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -388,8 +474,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert to RGB; transparent parts become white, as on paper and in browsers."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return Image.fromarray(_grey_bytes(np.asarray(image))).convert("RGB")
+    if _is_deep(image):
+        return _grey(image).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layered = image.convert("RGBA")
         white = Image.new("RGBA", layered.size, "white")
@@ -397,23 +483,40 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_bytes(values: Shaped[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an image is grey with more than 8 bits per pixel."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;")
+
+
+def _grey(image: Image.Image) -> Image.Image:
     """Scale grey values of any depth to 0 to 255; Pillow itself would clip them.
 
     Files do not say how many bits a value has, so the scale is the smallest of 8, 12, 16 and 32 bits that
     holds the largest value, and 0 to 1 for floats. With negative values, the lowest becomes black and the
     highest white.
     """
-    grey = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(grey.min()), float(grey.max())
+    boxes = [(0, top, image.width, bottom) for top, bottom in _strips(image)]
+    extremes = [(values.min(), values.max()) for values in map(_finite, map(image.crop, boxes))]
+    low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
+    base = 0.0
     if low < 0 or high > _RANGES[-1]:
-        top = high - low
-        grey = grey - low
-    elif np.issubdtype(values.dtype, np.floating) and high <= 1:
+        top, base = high - low, low
+    elif image.mode == "F" and high <= 1:
         top = 1.0
     else:
         top = float(next(limit for limit in _RANGES if high <= limit))
-    return (grey * (255.0 / top if top else 0.0)).round().astype(np.uint8)
+    scale = 255.0 / top if top else 0.0
+    result = Image.new("L", image.size)
+    for box in boxes:
+        values = ((_finite(image.crop(box)) - base) * scale).round().astype(np.uint8)
+        result.paste(Image.fromarray(values), box[:2])
+    return result
+
+
+def _finite(image: Image.Image) -> Float[np.ndarray, "height width"]:
+    """The values of an image in float64; 0 where they are not finite."""
+    values: Shaped[np.ndarray, "height width"] = np.asarray(image)
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def in_words(entry: Any) -> str:

@@ -1,6 +1,8 @@
 """Reads videos: files, animations, and lists of images.
 
 Frames are taken at equal intervals in time; their number follows from the settings of the data or of the row.
+FFmpeg reads only the container formats of `CONTAINERS`, and only the bytes of the file itself: no playlist,
+session description or reference inside a file makes it open another file or a connection.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,11 @@ from PIL import Image, ImageSequence
 
 from vicur.bad_rows import RowProblem
 from vicur.media.images import (
-    DECODING_ERRORS,
+    PIL_LIMIT,
     ImageReader,
     SizeOnly,
     SizeRequest,
-    as_shown,
+    decoding,
     in_words,
     is_image,
     number,
@@ -38,6 +40,21 @@ VIDEO_SETTINGS = (
     *("min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width"),
 )
 """Keys in a video's entry that set how it is read, including those of qwen-vl-utils."""
+CONTAINERS = ("mov", "matroska", "avi", "asf", "flv", "mpeg", "mpegts", "ogg")
+"""Container formats of video files that are read, under FFmpeg's names: mp4 is mov, webm is matroska, wmv is
+asf. None of them refers to other files."""
+_OPTIONS = {
+    "format_whitelist": ",".join(CONTAINERS),
+    "protocol_whitelist": "none",
+    "max_pixels": str(2 * PIL_LIMIT),
+}
+"""Options of FFmpeg that keep it to the bytes that it is given, and bound the frames that it decodes to find
+out what a file holds; `max_raw_pixels` is at most that bound."""
+KEPT_VIDEO_PIXELS = 2**28
+"""Maximum number of pixels in all frames of a video that are kept; larger frames are shrunk. It is ten times
+what Qwen3-VL sees of a video."""
+MOST_FRAMES = 2**16
+"""Maximum number of frames that a row may ask for; a header may claim any number."""
 MISSING_TAIL = 0.1
 """Share of the frames in a header that may be missing; a video file that lacks more is broken."""
 _FRAME_SECONDS = 0.1
@@ -139,7 +156,8 @@ class _Settings:
         """Number of frames to take of `count` frames that last `seconds`."""
         if self.nframes is not None:
             return min(self.nframes, count)
-        return max(1, min(max(int(seconds * self.fps), self.min_frames), self.max_frames, count))
+        at_rate = int(min(seconds * self.fps, count))
+        return max(1, min(max(at_rate, self.min_frames), self.max_frames, count))
 
     def frame_size(self, count: int) -> SizeRequest:
         """The size setting for each of `count` frames."""
@@ -151,8 +169,10 @@ class _Settings:
 
 def _count(entry: Mapping[str, Any], key: str) -> int | None:
     value = number(entry, key)
-    if value is not None and (value < 1 or not value.is_integer()):
-        raise RowProblem("malformed", f"{key} is {entry[key]!r}; a whole number above 0 was expected")
+    if value is not None and not (value.is_integer() and 1 <= value <= MOST_FRAMES):
+        raise RowProblem(
+            "malformed", f"{key} is {entry[key]!r}; a whole number from 1 to {MOST_FRAMES} was expected"
+        )
     return None if value is None else int(value)
 
 
@@ -162,6 +182,10 @@ class _Timeline:
 
     indices: tuple[int, ...]
     frames_per_second: float
+
+
+_Fit = Callable[[Image.Image, int], Image.Image]
+"""Brings a frame with an EXIF orientation to its final size, upright and in RGB."""
 
 
 @dataclass(frozen=True)
@@ -187,19 +211,14 @@ class VideoReader:
         frames = self._frames(entry, settings)
         if frames is not None:
             frame_timeline = self._frame_timeline(frames, settings)
-            size = settings.frame_size(len(frame_timeline.indices))
-            images = tuple(
-                self.images.resized(self.images.read(frames[i]), size) for i in frame_timeline.indices
-            )
+            fitted = self._fitted(settings, frame_timeline)
+            images = tuple(fitted(self.images.read(frames[i]), 1) for i in frame_timeline.indices)
             return _as_video(images, frame_timeline.frames_per_second)
         entry = _single_file(entry)
         timeline = self._timeline(entry, settings)
         decoded = self._decode_animation if self._is_animation(entry) else self._decode_film
-        images = self._filled(entry, decoded(entry, timeline), timeline)
-        size = settings.frame_size(len(images))
-        return _as_video(
-            tuple(self.images.resized(image, size) for image in images), timeline.frames_per_second
-        )
+        images = self._filled(entry, decoded(entry, timeline, self._fitted(settings, timeline)), timeline)
+        return _as_video(images, timeline.frames_per_second)
 
     def outline(self, entry: Any) -> Video:
         """The result of `read`, with frames that have a size but no pixels.
@@ -212,19 +231,15 @@ class VideoReader:
         settings = _Settings.of(entry, self.config)
         frames = self._frames(entry, settings)
         if frames is not None:
-            frame_timeline = self._frame_timeline(frames, settings)
-            size = settings.frame_size(len(frame_timeline.indices))
-            sizes = [size.size(self.images.size(frames[i])) for i in frame_timeline.indices]
-            rate = frame_timeline.frames_per_second
+            timeline = self._frame_timeline(frames, settings)
+            raw = [self.images.size(frames[i]) for i in timeline.indices]
         else:
             entry = _single_file(entry)
             timeline = self._timeline(entry, settings)
-            first = self.images.size(entry) if self._is_animation(entry) else self._film_size(entry)
-            count, rate = len(timeline.indices), timeline.frames_per_second
-            sizes = [settings.frame_size(count).size(first)] * count
-        for frame_size in set(sizes):
-            self.images.check_size(frame_size)
-        return _as_video(tuple(SizeOnly(frame_size) for frame_size in sizes), rate)
+            raw = [self._frame_size(entry)] * len(timeline.indices)
+        request, most = self._frame_request(settings, timeline)
+        final = {size: self.images.final_size(size, request, most) for size in set(raw)}
+        return _as_video(tuple(SizeOnly(final[size]) for size in raw), timeline.frames_per_second)
 
     def check(self, entry: Any) -> None:
         """Check a video by the header of its file, or of every frame in a list."""
@@ -233,6 +248,17 @@ class VideoReader:
             self._timeline(_single_file(entry), settings)
         else:
             self.outline(entry)
+
+    def _frame_request(self, settings: _Settings, timeline: _Timeline) -> tuple[SizeRequest, int]:
+        """The size requested for each frame of a video, and the bound on its pixels."""
+        count = len(timeline.indices)
+        most = max(KEPT_VIDEO_PIXELS // count, self.config.max_pixels or 1)
+        return settings.frame_size(count), min(most, self.images.kept_pixels)
+
+    def _fitted(self, settings: _Settings, timeline: _Timeline) -> _Fit:
+        """A function that decodes a frame with an orientation to its final size."""
+        request, most = self._frame_request(settings, timeline)
+        return lambda frame, orientation: self.images.decoded(frame, orientation, request, most)
 
     def _frames(self, entry: Any, settings: _Settings) -> list[Any] | None:
         """The frames of a video that is a list of images; None for a file."""
@@ -266,11 +292,8 @@ class VideoReader:
                 "malformed", "a video is a single image; a file or a list of frames was expected"
             )
         if isinstance(content, Path):
-            try:
-                with content.open("rb") as file:
-                    content = file.read(16)
-            except OSError as error:
-                raise RowProblem("unreadable_media", f"{in_words(entry)} cannot be read: {error}") from error
+            with decoding("video", entry), content.open("rb") as file:
+                content = file.read(16)
         return is_image(content)
 
     def _timeline(self, entry: Any, settings: _Settings) -> _Timeline:
@@ -283,9 +306,9 @@ class VideoReader:
             if not rate or (not stream.frames and not seconds):
                 raise RowProblem("unreadable_media", f"the video {in_words(entry)} states no rate or length")
             count = int(stream.frames or max(1, round(float(seconds) * float(rate))))
-        first = 0 if settings.start is None else math.ceil(round(settings.start * float(rate), 6))
-        last = count - 1 if settings.end is None else math.floor(round(settings.end * float(rate), 6))
-        last = min(last, count - 1)
+        start = 0.0 if settings.start is None else min(settings.start * float(rate), count)
+        end = float(count) if settings.end is None else min(settings.end * float(rate), count)
+        first, last = math.ceil(round(start, 6)), min(math.floor(round(end, 6)), count - 1)
         if first > last:
             raise RowProblem(
                 "malformed",
@@ -300,7 +323,7 @@ class VideoReader:
     def _animation_timeline(self, entry: Any, settings: _Settings) -> _Timeline:
         """The frames to take from an animation, whose frames may have different display times."""
         with self.images.opened(entry) as (image, _):
-            durations = [_seconds_of(frame) for frame in ImageSequence.Iterator(image)]
+            durations = [_seconds_of(frame) for frame in self._checked_frames(image)]
         if len(durations) == 1:
             return _Timeline((0,), settings.fps)
         starts = np.concatenate([[0.0], np.cumsum(durations)])
@@ -323,25 +346,38 @@ class VideoReader:
         rate = (num_frames - 1) / (last - begin) if num_frames > 1 and last > begin else 1 / (end - begin)
         return _Timeline(tuple(indices.tolist()), rate)
 
-    def _decode_animation(self, entry: Any, timeline: _Timeline) -> dict[int, Image.Image]:
+    def _decode_animation(self, entry: Any, timeline: _Timeline, fitted: _Fit) -> dict[int, Image.Image]:
         needed = set(timeline.indices)
         with self.images.opened(entry) as (image, orientation):
             return {
-                index: as_shown(frame.copy(), orientation)
-                for index, frame in enumerate(ImageSequence.Iterator(image))
+                index: fitted(frame, orientation)
+                for index, frame in enumerate(self._checked_frames(image))
                 if index in needed
             }
 
-    def _decode_film(self, entry: Any, timeline: _Timeline) -> dict[int, Image.Image]:
+    def _checked_frames(self, image: Image.Image) -> Iterator[Image.Image]:
+        """The frames of an animation, each checked before it is decoded: they may differ in size."""
+        for frame in ImageSequence.Iterator(image):
+            self.images.check_size(frame.size, "a frame of a video")
+            yield frame
+
+    def _decode_film(self, entry: Any, timeline: _Timeline, fitted: _Fit) -> dict[int, Image.Image]:
         needed = set(timeline.indices)
         decoded: dict[int, Image.Image] = {}
         with self._container(entry) as (container, stream):
-            for index, frame in enumerate(_upright_frames(container, stream)):
+            for index, frame in enumerate(container.decode(stream)):
                 if index in needed:
-                    decoded[index] = frame()
+                    decoded[index] = fitted(self._picture(frame), 1)
                 elif index > timeline.indices[-1]:
                     break
         return decoded
+
+    def _picture(self, frame: Any) -> Image.Image:
+        """A frame of a video file as an image, turned upright."""
+        self.images.check_size((frame.width, frame.height), "a frame of a video")
+        image: Image.Image = frame.to_image()
+        method = _TURNED[round(frame.rotation / 90) % 4]
+        return image if method is None else image.transpose(method)
 
     @staticmethod
     def _filled(entry: Any, decoded: dict[int, Image.Image], timeline: _Timeline) -> tuple[Image.Image, ...]:
@@ -360,10 +396,13 @@ class VideoReader:
         last = decoded[max(decoded)]  # it stays on display
         return tuple(decoded.get(index, last) for index in timeline.indices)
 
-    def _film_size(self, entry: Any) -> tuple[int, int]:
+    def _frame_size(self, entry: Any) -> tuple[int, int]:
+        """Width and height of the first frame of a file, upright."""
+        if self._is_animation(entry):
+            return self.images.size(entry)
         with self._container(entry) as (container, stream):
-            first = next(_upright_frames(container, stream), None)
-            size = None if first is None else first().size
+            first = next(container.decode(stream), None)
+            size = None if first is None else self._picture(first).size
         if size is None:
             raise RowProblem("unreadable_media", "the video has no frame that can be decoded")
         return size
@@ -377,25 +416,45 @@ class VideoReader:
             raise VideoSupportMissing(
                 "Video files are read with PyAV, which is not installed: pip install 'vicur[video]'."
             ) from error
-        content = self.images.content(entry)
-        assert not isinstance(content, Image.Image), "excluded before"
-        try:
-            with av.open(str(content) if isinstance(content, Path) else io.BytesIO(content)) as container:
-                if not container.streams.video:
-                    raise RowProblem("unreadable_media", f"{in_words(entry)} has no video stream")
-                stream = container.streams.video[0]
-                if stream.codec_context is None:
-                    raise RowProblem("unreadable_media", f"the video {in_words(entry)} has an unknown codec")
-                stream.thread_type = "AUTO"
-                size = stream.codec_context.width * stream.codec_context.height
-                if size > self.images.max_raw_pixels:
-                    raise RowProblem("media_size", f"the video {in_words(entry)} has frames of {size} pixels")
-                yield container, stream
-        except RowProblem:
-            raise
-        except (av.FFmpegError, *DECODING_ERRORS) as error:
-            reason = f"the video {in_words(entry)} cannot be decoded: {error}"
-            raise RowProblem("unreadable_media", reason) from error
+        with decoding("video", entry), ExitStack() as stack:
+            content = self.images.content(entry)
+            assert not isinstance(content, Image.Image), "excluded before"
+            # From a Python file, so that FFmpeg cannot take its name for an address or a pattern.
+            file = (
+                stack.enter_context(content.open("rb")) if isinstance(content, Path) else io.BytesIO(content)
+            )
+            try:
+                container = stack.enter_context(av.open(file, options=_OPTIONS, metadata_errors="replace"))
+                yield container, self._stream(container, entry)
+            except av.FFmpegError as error:  # a few are a MemoryError too, for sizes that a file makes up
+                why = error.strerror or str(error)
+                if isinstance(error, av.ArgumentError):  # above all for a format that is not allowed
+                    why += f", or its format is none of {', '.join(CONTAINERS)}"
+                reason = f"the video {in_words(entry)} cannot be decoded: {why}"
+                raise RowProblem("unreadable_media", reason) from error
+
+    def _stream(self, container: Any, entry: Any) -> Any:
+        """The video stream of an open file.
+
+        Raises:
+            RowProblem: there is none, or it cannot be decoded.
+        """
+        if not container.streams.video:
+            raise RowProblem("unreadable_media", f"{in_words(entry)} has no video stream")
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise RowProblem("unreadable_media", f"the video {in_words(entry)} has an unknown codec")
+        size = (stream.codec_context.width, stream.codec_context.height)
+        if not all(size):
+            raise RowProblem(
+                "unreadable_media",
+                f"the video {in_words(entry)} has no size, or more pixels than are allowed",
+            )
+        self.images.check_size(size, "a video")
+        # The size may change in the middle of a video.
+        stream.codec_context.options = {"max_pixels": str(self.images.max_raw_pixels)}
+        stream.thread_type = "AUTO"
+        return stream
 
 
 def _without_settings(entry: Any) -> Any:
@@ -434,15 +493,3 @@ def _seconds_of(frame: Image.Image) -> float:
     frame.load()  # a WebP's duration is known only then
     milliseconds = frame.info.get("duration", 0)
     return float(milliseconds) / 1000 if milliseconds and milliseconds > 0 else _FRAME_SECONDS
-
-
-def _upright_frames(container: Any, stream: Any) -> Iterator[Callable[[], Image.Image]]:
-    """Functions that return the frames, each of which is converted only when it is called."""
-    for frame in container.decode(stream):
-
-        def picture(frame: Any = frame) -> Image.Image:
-            image: Image.Image = frame.to_image()
-            method = _TURNED[round(frame.rotation / 90) % 4]
-            return image if method is None else image.transpose(method)
-
-        yield picture

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from vicur import distributed
+from vicur.compat import abandon_iteration
+from vicur.models.out_of_memory import OutOfMemory
 from vicur.models.recovery import CueRecovery
 
 Result = TypeVar("Result")
@@ -97,6 +99,22 @@ class Policy(nn.Module):
         if not self._is_gathered:
             for unit in self._sharded_modules():
                 unit.reshard()
+
+    def abandon_pass(self) -> None:
+        """Make the model usable after an error in the middle of a forward or backward pass.
+
+        Raises:
+            OutOfMemory: this version of torch cannot do that for sharded weights.
+        """
+        if self.is_sharded:
+            try:
+                abandon_iteration(self)
+            except RuntimeError as error:
+                raise OutOfMemory(
+                    f"Out of memory. {error} Set smaller batches and resume the run."
+                ) from error
+        for parameter in self.parameters():
+            parameter.grad = None
 
     @property
     def recovery(self) -> CueRecovery | None:

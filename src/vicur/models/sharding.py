@@ -44,15 +44,17 @@ def shard(
         offload: keep the shards, their gradients and the optimizer's states in CPU memory; a unit is copied
             to the device when it runs.
     """
-    if distributed.size() == 1 and policy.dtype == torch.float32 and not offload:
+    is_precise = policy.dtype.itemsize >= 4
+    if distributed.size() == 1 and is_precise and not offload:
         policy.model.to(device)
         policy.device = device
         return
-    compute = None if policy.dtype == torch.float32 else policy.dtype
     settings: dict[str, Any] = {
         "mesh": distributed.mesh(sharding, device.type),
         "mp_policy": MixedPrecisionPolicy(
-            param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False
+            param_dtype=None if is_precise else policy.dtype,
+            reduce_dtype=None if is_precise else torch.float32,
+            cast_forward_inputs=False,
         ),
         "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy(),
     }
@@ -79,7 +81,7 @@ def _units(policy: Policy) -> Iterator[nn.Module]:
 
 def _store_float32(unit: nn.Module, *, all_weights: bool) -> None:
     for name, parameter in unit.named_parameters():
-        if isinstance(parameter, DTensor) or parameter.dtype == torch.float32:
+        if isinstance(parameter, DTensor) or parameter.dtype.itemsize >= 4:
             continue
         if all_weights or parameter.requires_grad or "lora_" in name:
             parameter.data = parameter.data.float()

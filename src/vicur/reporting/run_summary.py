@@ -90,7 +90,7 @@ def _curves(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     window = max(1, len(lines) // WINDOW)
     curves = {}
     for name in CURVES:
-        values = [line[name] for line in lines if name in line]
+        values = [line[name] for line in lines if line.get(name) is not None]  # null: not finite
         if values:
             curves[name] = {"first": _mean(values[:window]), "last": _mean(values[-window:]), "steps": window}
     return curves

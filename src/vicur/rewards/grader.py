@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from vicur.rewards.answers import extract_answer, unwrap_gold
 from vicur.rewards.functions import load_function
 from vicur.rewards.judge import Judge
 from vicur.rewards.latex import LatexComparer
 from vicur.rewards.notation import is_balanced
-from vicur.settings.section import Count, NonNegative, PathText, Positive, section
+from vicur.settings.section import Count, NonNegative, PathText, section
 
 
 @section
@@ -28,7 +30,7 @@ class RewardConfig:
     lenient: bool = True
     """Whether to accept unmarked answers: if a response marks no answer, use the whole response if it is
     short, otherwise its option letter or its last formula."""
-    time_limit: Positive = 5.0
+    time_limit: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """Time limit in seconds for comparing two LaTeX answers. If it is exceeded, the response counts as
     wrong."""
     max_answer_length: Count = 512

@@ -27,6 +27,7 @@ from vicur.scoring.scorer import Scorer
 from vicur.training.checkpoint import Checkpoints, Saved, clean, load_tensors
 from vicur.training.interruption import Interruption
 from vicur.training.loop import Trainer
+from vicur.training.nonfinite import Skipped, write_skipped
 from vicur.training.records import Records
 from vicur.training.state import RunState
 
@@ -225,7 +226,9 @@ class _Execution:
         if self.resume_from is None:
             self._validate("before")
         with self.interruption.patient():
-            self.r.trainer.train(self.records, self.progress, self.state, self._after_step)
+            self.r.trainer.train(
+                self.records, self.progress, self.state, self._after_step, self._write_skipped
+            )
             if self.interruption.on_any_rank():
                 self._save()
         self.checkpoints.finish()
@@ -252,6 +255,14 @@ class _Execution:
             self._save()
         self.checkpoints.poll()
         return not self.interruption.on_any_rank()
+
+    def _write_skipped(self, skipped: Skipped) -> None:
+        """Keep what reproduces an update that was skipped."""
+        folder = write_skipped(self.folder, skipped, self.r.tensors())
+        self.progress.say(
+            f"Step {skipped.step}: skipped an update, because its loss or gradient was not finite."
+            + ("" if folder is None else f" To see where it came from: vicur replay {folder}")
+        )
 
     def _save(self) -> None:
         started = time.perf_counter()

@@ -228,7 +228,7 @@ class Scorer:
 def _gradient_of(head_WD: Tensor) -> Tensor | None:
     """The head's `grad`, to add to; None if it has none or is in half precision."""
     # Half-precision `grad` would round every chunk's contribution; the engine then sums in float32.
-    if not head_WD.requires_grad or head_WD.dtype != torch.float32:
+    if not head_WD.requires_grad or head_WD.dtype.itemsize < 4:
         return None
     if head_WD.grad is None:
         head_WD.grad = torch.zeros_like(head_WD)

@@ -158,8 +158,8 @@ class MovingAverage:
         """Move the average one step towards the student."""
         students = self.student()
         for name, averaged in self.average().items():
-            assert averaged.dtype == torch.float32, f"the average of {name} is in {averaged.dtype}"
-            local(averaged).lerp_(local(students[name]).float(), 1 - self.decay)
+            assert averaged.dtype.itemsize >= 4, f"the average of {name} is in {averaged.dtype}"
+            local(averaged).lerp_(local(students[name]).to(averaged.dtype), 1 - self.decay)
 
 
 def _other(config: TeacherConfig, student: LoadedModel) -> LoadedModel:

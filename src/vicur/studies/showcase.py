@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 
 from vicur.cuebench.boxes import cue_boxes
 from vicur.data.sample import Sample
+from vicur.files import write_whole
 
 matplotlib.use("Agg")
 
@@ -78,8 +79,7 @@ def draw_showcase(bars: Sequence[Bar], case: Case, caption: str, path: Path) -> 
     right.suptitle("One problem, as student and teacher see it", fontsize=13, weight="bold")
     _draw_image(image, case)
     _write_texts(texts, case)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    write_whole(path, lambda partial: figure.savefig(partial, dpi=120, format="png"))
 
 
 def _draw_bars(axis: Any, bars: Sequence[Bar]) -> None:

@@ -36,6 +36,8 @@ BASE = "base"
 """The untrained row that all others are compared with."""
 VA_TEACHER = "vicur:tiny-teacher"
 """The model that measures the visual advantage of every student's answers."""
+RESULTS = ("summary.json", "showcase.png")
+"""Files that a study writes to its folder, beside the folders of its seeds."""
 VA_PROBLEMS = 200
 """Number of test problems on which visual advantage is measured."""
 
@@ -210,9 +212,9 @@ def run_study(study: Study, config: StudyConfig, console: Console) -> dict[str, 
         OSError: it cannot be created or written.
     """
     output = config.folder
-    if (output / "summary.json").exists() or any(output.glob("seed-*")):
-        raise ValueError(f"{output} already holds a study. Choose another --output or remove it.")
     check_folder(output, "--output")
+    if any((output / name).exists() for name in RESULTS) or any(output.glob("seed-*")):
+        raise _taken(output)
     unknown = set(config.only) - set(study.trained)
     if unknown:
         raise ValueError(f"The study has no method {sorted(unknown)[0]}; it has {', '.join(study.trained)}.")
@@ -221,11 +223,18 @@ def run_study(study: Study, config: StudyConfig, console: Console) -> dict[str, 
     outcomes: dict[str, list[Outcome]] = {}
     for seed in range(config.seeds):
         seed_run = _Seed(study, config, seed, console)
+        seed_run.claim()
         seed_run.write_data()
         for name, outcome in seed_run.run():
             outcomes.setdefault(name, []).append(outcome)
+            if not seed_run.folder.is_dir():
+                raise OSError(f"{seed_run.folder} was removed while the study ran; run the study again.")
             write_json(output / "summary.json", summarise(study, outcomes))
     return outcomes
+
+
+def _taken(output: Path) -> ValueError:
+    return ValueError(f"{output} already holds a study. Choose another --output or remove it.")
 
 
 class _Seed:
@@ -235,6 +244,18 @@ class _Seed:
         self.study, self.config, self.seed, self.console = study, config, seed, console
         self.folder = config.folder / f"seed-{seed}"
         self.grader = Grader(study.rewards)
+
+    def claim(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ValueError: it exists already: another study has begun here in the meantime.
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir()
+        except FileExistsError as error:
+            raise _taken(self.config.folder) from error
 
     def write_data(self) -> None:
         """Generate the training problems, the same whichever methods are run, and the test sets."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
+
+from vicur.wording import printable
 
 
 def study_table(summary: dict[str, Any]) -> Table:
@@ -30,7 +33,7 @@ def study_table(summary: dict[str, Any]) -> Table:
     for name, method in summary["methods"].items():
         advantage = method["visual_advantage"]
         table.add_row(
-            method["title"],
+            escape(printable(method["title"])),
             _accuracy(method["in_domain"]),
             _difference(to_base.get(name)),
             _accuracy(method["out_of_domain"]),

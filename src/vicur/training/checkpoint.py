@@ -28,7 +28,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from vicur import distributed
 from vicur.files import write_json
@@ -225,6 +225,19 @@ def read_checkpoint(path: Path) -> Saved:
             what = "is missing" if size_now is None else f"has {size_now:,} bytes instead of {size:,}"
             raise CheckpointError(f"Checkpoint {path} is damaged: its file {name} {what}.")
     return Saved(path, RunState.of_json(state))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors now, in the format of a checkpoint. All ranks must call this.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    distributed.main_only(lambda: path.mkdir(parents=True, exist_ok=True))
+    group = distributed.background_group()
+    writer = HuggingFaceStorageWriter(str(path), save_distributed=True)
+    with _quiet():
+        save(dict(tensors), storage_writer=writer, process_group=group)
 
 
 def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -23,6 +23,7 @@ from vicur.training.batches import Batches
 from vicur.training.checkpoint import CheckpointConfig
 from vicur.training.clock import Clock
 from vicur.training.metrics import describe_step, join_tokens
+from vicur.training.nonfinite import Skipped
 from vicur.training.records import Records
 from vicur.training.scoring import BatchScorer, ScoredBatch
 from vicur.training.state import RunState
@@ -69,6 +70,9 @@ class TrainingConfig:
     to the GPU when it runs."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints to resume the run from."""
+    max_skipped_updates: Count = 3
+    """Stop the run after this many updates in a row were skipped because the loss or the gradient was not
+    finite."""
     save_model: bool = True
     """Whether to save the trained model in the run's folder."""
 
@@ -133,6 +137,7 @@ class Trainer:
         progress: Progress,
         state: RunState | None = None,
         after_step: Callable[[RunState], bool] = lambda state: True,
+        on_skip: Callable[[Skipped], None] = lambda skipped: None,
     ) -> RunState:
         """Run all steps that are left.
 
@@ -141,6 +146,7 @@ class Trainer:
             progress: progress bar of the steps.
             state: where the run is; at the start if not given. It is changed.
             after_step: called after each step, to evaluate and to save; whether to continue.
+            on_skip: called with each update that was skipped because it was not finite.
 
         Returns:
             the state after the last step.
@@ -177,11 +183,15 @@ class Trainer:
                 clock.lap("scoring")
 
                 # One optimizer step; an EMA teacher and the generator then follow the new weights.
-                updates.append(self.updater.update(scored, weighed, needs, state.updates))
+                update = self.updater.update(scored, weighed, needs, state.updates)
+                if update.was_taken:
+                    self.scoring.weights_changed()
+                    self.source.sync()
+                else:
+                    on_skip(Skipped(step, state.updates, scored))
+                state.count(update.was_taken)
+                updates.append(update)
                 parts.append(whole_batch(part))
-                self.scoring.weights_changed()
-                self.source.sync()
-                state.updates += 1
                 clock.lap("update")
 
             batch, tokens = ScoredBatch.joined(parts), join_tokens(updates)
@@ -193,9 +203,23 @@ class Trainer:
             records.write(step, metrics)
             progress.show(metrics)
             state.step, state.leakage = step, state.leakage + leaked
+            self._check_skipped(state)
             if not after_step(state):
                 break
         return state
+
+    def _check_skipped(self, state: RunState) -> None:
+        """Stop if too many updates in a row were skipped.
+
+        Raises:
+            FloatingPointError: they were.
+        """
+        if state.skipped_in_a_row >= self.config.max_skipped_updates:
+            raise FloatingPointError(
+                f"The loss or the gradient of the last {state.skipped_in_a_row} updates was not finite "
+                "(training.max_skipped_updates). `vicur replay` on a folder in nonfinite/ shows where it "
+                "came from."
+            )
 
     def _sampled_log_probs(self, rollouts: Rollouts, needs: Needs) -> Tensor | None:
         """The sampler's log-probs, used as the old student's; None if the student has to score them."""

@@ -29,12 +29,14 @@ class Update:
         tokens: per-token numbers in the flat order of the update.
         summaries: how each of `tokens` is reduced to metrics; "mean" if not listed.
         numbers: other metrics.
+        was_taken: whether the optimizer took the step; false if a loss or the gradient was not finite.
     """
 
     losses: Mapping[str, float]
     tokens: Mapping[str, Tensor]
     summaries: Mapping[str, Summary]
     numbers: Mapping[str, float]
+    was_taken: bool = True
 
 
 def describe_step(
@@ -49,6 +51,8 @@ def describe_step(
         leaked: hint leakage of the responses.
     """
     metrics = describe_updates(updates)
+    skipped = sum(not update.was_taken for update in updates)
+    metrics |= {"skipped_updates": float(skipped)} if skipped else {}
     metrics |= describe_tokens(tokens, batch.rollouts.response_index, updates[0].summaries)
     return metrics | describe_responses(batch, leaked)
 

@@ -58,7 +58,7 @@ class Optimizer:
     ) -> None:
         self.config, self.total_steps = config, total_steps
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        halved = next((name for name, p in self.named.items() if p.dtype != torch.float32), None)
+        halved = next((name for name, p in self.named.items() if p.dtype.itemsize < 4), None)
         if halved is not None:
             raise ValueError(
                 f"The trained weight {halved} is in {self.named[halved].dtype}; it must be in float32. "
@@ -122,10 +122,7 @@ class Optimizer:
 
     def grad_norm(self) -> Tensor:
         """The norm of the current gradient, over all ranks."""
-        return whole(self._grad_norm())
-
-    def _grad_norm(self) -> Tensor:
-        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return whole(torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
 
     def scale_gradient(self, factor: float) -> None:
         """Multiply the gradient by a factor."""
@@ -133,27 +130,21 @@ class Optimizer:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
 
-    def step(self, step: int) -> Tensor:
+    def clear(self) -> None:
+        """Drop the gradient."""
+        self.torch.zero_grad()
+
+    def step(self, step: int, norm: Tensor) -> None:
         """Clip the gradient, update, and clear it.
 
         Args:
             step: optimizer step, counted from 0, for the schedule.
-
-        Returns:
-            the gradient's norm before clipping.
-
-        Raises:
-            FloatingPointError: the gradient is not finite; the weights are left as they were.
+            norm: norm of the gradient; it must be finite.
         """
-        sharded_norm = self._grad_norm()
-        norm = whole(sharded_norm)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(
-                f"The gradient of update {step + 1} is {norm.item()}; the run stops here."
-            )
-        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, sharded_norm)
+        assert torch.isfinite(norm), "a gradient that is not finite must not reach the weights"
+        # As torch's clip_grad_norm_ does it, which would compute the norm once more.
+        self.scale_gradient(float((self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)))
         for group in self.torch.param_groups:
             group["lr"] = group["peak"] * self.scale(step)
         self.torch.step()
-        self.torch.zero_grad()
-        return norm
+        self.clear()

@@ -34,6 +34,11 @@ class RunState:
     seconds: dict[str, float] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
 
+    def count(self, was_taken: bool) -> None:
+        """Count an update."""
+        self.updates += 1
+        self.skipped_in_a_row = 0 if was_taken else self.skipped_in_a_row + 1
+
     def to_json(self) -> dict[str, Any]:
         """As values for JSON."""
         return asdict(self)

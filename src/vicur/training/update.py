@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor
 from vicur import distributed
 from vicur.data.views import Plain, View
 from vicur.encoding.layout import Sequences
+from vicur.models.out_of_memory import halving
 from vicur.models.recovery import RecoveryObserver
 from vicur.objectives.objective import TEACHER, Needs, Weighed
 from vicur.scoring.scorer import Scorer
@@ -40,6 +42,9 @@ class Updater:
     def update(self, batch: ScoredBatch, weighed: Weighed, needs: Needs, index: int) -> Update:
         """Compute the gradient of the whole update batch and take one optimizer step.
 
+        If the loss or the gradient is not finite, no step is taken and the weights stay as they were. If
+        memory runs out, the micro-batches are halved, also for later updates.
+
         Args:
             batch: this rank's responses and what was scored on them.
             weighed: the objective's terms with their weights, on the same tokens.
@@ -48,14 +53,30 @@ class Updater:
 
         Returns:
             numbers of the whole batch, over all ranks.
+
+        Raises:
+            OutOfMemory: memory is exhausted even with micro-batches of one problem.
         """
+        (update, observer), self.prompts_per_micro_batch = halving(
+            lambda size: self._observed_gradient(batch, weighed, needs, size),
+            self.prompts_per_micro_batch,
+            "optimizer.prompts_per_micro_batch",
+            self.student.policy.abandon_pass,
+        )
+        norm = self.optimizer.grad_norm()
+        numbers = {**update.numbers, "grad_norm": float(norm)} | _recovery_changes(observer)
+        if not math.isfinite(float(norm)) or not all(map(math.isfinite, update.losses.values())):
+            self.optimizer.clear()
+            return replace(update, numbers=numbers, was_taken=False)
+        self.optimizer.step(index, norm)
+        return replace(update, numbers=numbers | self.optimizer.learning_rates())
+
+    def _observed_gradient(
+        self, batch: ScoredBatch, weighed: Weighed, needs: Needs, prompts_per_micro_batch: int
+    ) -> tuple[Update, RecoveryObserver]:
+        self.prompts_per_micro_batch = prompts_per_micro_batch
         with RecoveryObserver(self.student.policy.recovery) as observer:
-            update = self.gradient(batch, weighed, needs)
-        numbers = dict(update.numbers)
-        numbers["grad_norm"] = float(self.optimizer.step(index))
-        numbers |= self.optimizer.learning_rates()
-        numbers |= _recovery_changes(observer)
-        return replace(update, numbers=numbers)
+            return self.gradient(batch, weighed, needs), observer
 
     def gradient(self, batch: ScoredBatch, weighed: Weighed, needs: Needs) -> Update:
         """Accumulate the gradient of all terms in the parameters, stage by stage."""

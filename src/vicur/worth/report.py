@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from vicur.evaluation.statistics import Estimate
@@ -61,7 +62,7 @@ def worth_table(worth: PrivilegeWorth, title: str = "Worth of privileges") -> Ta
     for condition in worth.conditions:
         certainties = (condition.correct, condition.incorrect) if graded else (condition.all,)
         table.add_row(
-            condition_title(condition),
+            escape(condition_title(condition)),
             *(_certainty(condition, certainty) for certainty in certainties),
             _cell(None if condition.shift is None else condition.shift.whole, ""),
             _cell(None if condition.information is None else condition.information.estimate, ""),

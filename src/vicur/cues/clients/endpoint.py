@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ _FORM_WORDS = ("response_format", "json_schema", "json schema", "json_object", "
 """Words in the message of an endpoint that does not support our `response_format`."""
 REASONING = ("reasoning_content", "reasoning")
 """Names of the field for a model's thoughts: of vLLM, SGLang and DeepSeek; of newer vLLM and OpenRouter."""
+_NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
+"""Names of environment variables."""
 _BUSY = (429, 502, 503, 504)
 """Statuses of an endpoint that is overloaded or starting."""
 _AGAIN = (408, 409, 500)
@@ -56,6 +59,9 @@ class EndpointClient:
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         openai = _openai()
+        from vicur.cues.clients.bounded import ReplyRefused, bound  # needs what comes with openai
+
+        self._refused = ReplyRefused
         self.name = model
         self.config = config
         self._asking = asking or Asking()
@@ -65,16 +71,21 @@ class EndpointClient:
 
         def sign(request: Any) -> Any:
             request.headers.update(headers)
+            request.headers["Accept-Encoding"] = "identity"
             return request
 
+        # Of the timeouts only that for connecting is the SDK's, whose others start anew with every byte.
+        seconds = config.timeout_seconds
         # The SDK gets a dummy key, so that the true one is in no object that it prints or logs. A
         # redirect could carry headers to another host: an endpoint has no need of one.
         self._client = openai.AsyncOpenAI(
             api_key="unset",
             base_url=config.base_url or OPENAI,
             max_retries=0,
-            timeout=config.timeout_seconds,
-            http_client=openai.DefaultAsyncHttpxClient(auth=sign, follow_redirects=False),
+            timeout=openai.Timeout(seconds, connect=seconds / 2),
+            http_client=openai.DefaultAsyncHttpxClient(
+                auth=sign, follow_redirects=False, event_hooks={"response": [bound]}
+            ),
         )
         self._form: Structured = "schema" if config.structured == "auto" else config.structured
         self._length = "max_tokens"
@@ -94,8 +105,13 @@ class EndpointClient:
         while True:
             form, length, seed = self._form, self._length, self._seed
             try:
-                completion = await self._client.chat.completions.create(**self._body(request, messages))
+                async with asyncio.timeout(self.config.timeout_seconds):
+                    completion = await self._client.chat.completions.create(**self._body(request, messages))
                 return self._reply(completion)
+            except TimeoutError:
+                raise self._too_late() from None
+            except self._refused as error:
+                raise RequestFailed(f"the endpoint's reply {error}", again=False) from None
             except (self._errors.BadRequestError, self._errors.UnprocessableEntityError) as error:
                 # Another request in flight may have learned the same in the meantime.
                 if (form, length, seed) == (self._form, self._length, self._seed) and not self._adapt(error):
@@ -106,14 +122,16 @@ class EndpointClient:
             except self._errors.APITimeoutError as error:
                 if "ConnectTimeout" in type(error.__cause__).__name__:
                     raise Unreachable("the endpoint cannot be reached") from None
-                reason = f"no reply within {self.config.timeout_seconds:g} seconds"
-                raise RequestFailed(reason, again=True) from None
+                raise self._too_late() from None
             except self._errors.APIConnectionError:
                 raise Unreachable("the endpoint cannot be reached") from None
             except (self._errors.APIError, ValueError) as error:
                 # Not JSON, or a stream of something else. The SDK's own words may hold the whole reply.
                 reason = f"the endpoint's reply is not a chat completion ({type(error).__name__})"
                 raise RequestFailed(reason, again=True) from None
+
+    def _too_late(self) -> RequestFailed:
+        return RequestFailed(f"no complete reply within {self.config.timeout_seconds:g} seconds", again=True)
 
     def _body(self, request: CueRequest, messages: list[dict[str, Any]]) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -210,26 +228,47 @@ def _reasoning(message: Any) -> str:
 
 def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """The headers to sign with, and the values to keep out of messages."""
-    key = environ.get(config.api_key_env, "").strip()
+    key = _value(environ, "api_key_env", config.api_key_env)
     if not key and config.base_url is None:
         raise ValueError(
-            f"The environment variable {config.api_key_env} (api_key_env) is not set; OpenAI needs a key. "
-            "For your own endpoint, set base_url."
+            f"{_variable('api_key_env', config.api_key_env)} is not set; OpenAI needs a key. For your own "
+            "endpoint, set base_url."
         )
     headers = {"Authorization": f"Bearer {key or 'none'}"}
-    values = {config.api_key_env: key} if key else {}
-    for header, variable in config.header_envs.items():
-        value = environ.get(variable, "").strip()
+    values = {"api_key_env": key} if key else {}
+    for header, name in config.header_envs.items():
+        setting = f"header_envs.{header}"
+        value = _value(environ, setting, name)
         if not value:
-            raise ValueError(f"The environment variable {variable} (header_envs.{header}) is not set.")
-        headers[header] = values[variable] = value
-    for variable, value in values.items():
+            raise ValueError(f"{_variable(setting, name)} is not set.")
+        headers[header] = values[setting] = value
+    for setting, value in values.items():
         if not (value.isascii() and value.isprintable()):  # otherwise the HTTP library would quote it
             raise ValueError(
-                f"The environment variable {variable} holds a value that is not allowed in a header."
+                f"The environment variable of {setting} holds a value that is not allowed in a header."
             )
     # Shorter values are not secrets, and occur in ordinary words.
     return headers, [value for value in values.values() if len(value) >= 4]
+
+
+def _value(environ: Mapping[str, str], setting: str, name: str) -> str:
+    """The value of a variable; "" if it is not set.
+
+    Raises:
+        ValueError: no variable can have this name, so it is probably the key.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{setting} must be the name of an environment variable, such as OPENAI_API_KEY, and not the key."
+        )
+    return environ.get(name, "").strip()
+
+
+def _variable(setting: str, name: str) -> str:
+    """A variable that is not set, in words. A name is shown only if it cannot be a key by mistake."""
+    if name.isupper() and not any(letter.isdigit() for letter in name):
+        return f"The environment variable {name} ({setting})"
+    return f"The environment variable of {setting}"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from vicur.settings.section import Positive, section
+from pydantic import Field
+
+from vicur.settings.section import section
 
 Structured = Literal["auto", "schema", "object", "off"]
 
@@ -28,8 +30,8 @@ class EndpointConfig:
     extra_body: dict[str, Any] = field(default_factory=dict)
     """Additional fields of every request, e.g. {chat_template_kwargs: {enable_thinking: false}}. No keys or
     other secrets: it is written to the store."""
-    timeout_seconds: Positive = 120.0
-    """Timeout of a request in seconds."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """Timeout of a request in seconds, from its first byte to the last one of the reply."""
 
     def __post_init__(self) -> None:
         if self.base_url is None:

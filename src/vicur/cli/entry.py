@@ -1,0 +1,26 @@
+"""Where the command `vicur` begins. It imports everything else, so that Ctrl-C is one line from the start."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+INTERRUPTED = 130
+
+
+def main() -> int:
+    """Run the command line of this process.
+
+    Returns:
+        exit code, as `vicur.cli.main.main`.
+    """
+    try:
+        from vicur.cli.main import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return INTERRUPTED
+    finally:
+        # Another Ctrl-C ends the process while it waits for threads and closes files, without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

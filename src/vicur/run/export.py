@@ -1,0 +1,67 @@
+"""Writes the model of a checkpoint as a Hugging Face folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from vicur.models.load import check_free, load_student
+from vicur.run.recipe import load_recipe
+from vicur.settings.section import PathText, section
+from vicur.training.checkpoint import FOLDER, Saved, best, load_tensors, newest_whole, read_checkpoint
+
+
+@section
+class ExportConfig:
+    """Which checkpoint to export, and where to."""
+
+    run: PathText = ""
+    """Folder of the run."""
+    output: PathText = ""
+    """Folder for the model, in transformers' layout."""
+    checkpoint: Literal["last", "best"] | int = "last"
+    """The newest checkpoint, the one with the highest held-out accuracy, or the number of its step."""
+
+
+def export(config: ExportConfig) -> Saved:
+    """Write the model of a checkpoint.
+
+    Returns:
+        the checkpoint.
+
+    Raises:
+        ValueError: there is no such run or checkpoint, or it is damaged.
+        OSError: the folder cannot be written, or is not empty.
+    """
+    run, output = Path(config.run), Path(config.output)
+    if not (run / "recipe.yaml").is_file():
+        raise ValueError(f"{run} holds no run: it has no recipe.yaml.")
+    check_free(output)
+    saved = _checkpoint(run, config.checkpoint)
+    recipe = load_recipe(str(run / "recipe.yaml"))
+    torch.manual_seed(recipe.training.seed)
+    student = load_student(recipe.student, torch.device("cpu"))
+    trained = {
+        f"student.{name}": parameter.detach()
+        for name, parameter in student.model.named_parameters()
+        if parameter.requires_grad
+    }
+    load_tensors(saved.path, trained)
+    student.save(output)
+    return saved
+
+
+def _checkpoint(run: Path, which: str | int) -> Saved:
+    if isinstance(which, int):
+        path = run / FOLDER / f"step-{which:06d}"
+        if not path.is_dir():
+            raise ValueError(f"{run} has no checkpoint of step {which}.")
+        return read_checkpoint(path)
+    problems: list[str] = []
+    saved = best(run) if which == "best" else newest_whole(run, problems.append)
+    if saved is None:
+        what = "no checkpoint with a held-out accuracy" if which == "best" else "no whole checkpoint"
+        raise ValueError(" ".join([f"{run} has {what}.", *problems]))
+    return saved
