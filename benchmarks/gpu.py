@@ -6,10 +6,9 @@
 
 A run of the packaged recipe `vicur/2b/opd_vicur` (sampled-token OPD, cue recovery, a larger teacher that is
 shown a cue; bfloat16, gradient checkpointing), with models of the real shapes and random weights: Qwen3-VL-2B
-learns from the 8B, whose weights are in CPU memory except while it scores. Nothing is downloaded. Each step
-has 16 problems with 2,048 prompt tokens, 1,800 of them visual, and responses of 1,024 tokens. The components
-are those of `vicur train`; only the weights are made instead of read. Further arguments are settings of the
-recipe.
+learns from the 8B, whose weights are kept in CPU memory. Nothing is downloaded. Each step has 16 problems
+with 2,048 prompt tokens, 1,800 of them visual, and responses of 1,024 tokens. The components are those of
+`vicur train`; only the weights are made instead of read. Further arguments are settings of the recipe.
 
 Responses are sampled in the first steps only (`--sampled-steps`). Later steps use the last ones again, which
 changes no size: random weights hardly ever produce a stop token. Before a step that would exceed `--minutes`
@@ -167,6 +166,7 @@ def write_inputs(size: Size, folder: Path, settings: Sequence[str]) -> Recipe:
             f"data.max_prompt_tokens={size.prompt}",
             f"rollout.sampling.max_new_tokens={size.response}",
             f"training.prompts_per_step={size.prompts}",
+            f"scoring.prompts_per_batch={size.prompts}",  # the teacher's weights are copied once per batch
             f"training.output={folder / 'run'}",
             "training.save_model=false",
             *offload,
@@ -378,12 +378,15 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
     """Everything that was measured, for the JSON file."""
     meter, device = outcome.meter, outcome.meter.device
     steps = [
-        step | {"update": step["gradient"] + step["optimizer step"], "sampled": number in outcome.sampled}
+        step
+        | {"update": step["gradient"] + step.get("optimizer step", 0.0), "sampled": number in outcome.sampled}
         for number, step in enumerate(meter.steps, start=1)
     ]
+    taken = [step for step in steps if "optimizer step" in step]  # other updates were not finite
     seconds = {
         "sampling": median_of([step for step in steps if step["sampled"]], "sampling"),
-        **{name: median_of(steps, name) for name in ("scoring", "update", "gradient", "optimizer step")},
+        "scoring": median_of(steps, "scoring"),
+        **{name: median_of(taken, name) for name in ("update", "gradient", "optimizer step")},
     }
     config = outcome.run.student.model.config
     flops = update_flops(config, outcome.readings)
@@ -410,7 +413,8 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
             "teacher": vars(size.teacher),
             "student_parameters": sum(p.numel() for p in outcome.run.student.model.parameters()),
             "prompts_per_step": recipe.training.prompts_per_step,
-            "prompts_per_micro_batch": recipe.optimizer.prompts_per_micro_batch,
+            # Halved by the run if memory was exhausted.
+            "prompts_per_micro_batch": outcome.run.trainer.updater.prompts_per_micro_batch,
             "prompts_per_scoring_batch": recipe.scoring.prompts_per_batch,
             "gradient_checkpointing": recipe.scoring.gradient_checkpointing,
             "dtype": recipe.student.dtype,
@@ -423,7 +427,12 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
             "responses": responses,
             "longest_response": max(reading.response for reading in outcome.readings),
         },
-        "steps": {"planned": options.steps, "run": len(steps), "sampled": outcome.sampled},
+        "steps": {
+            "planned": options.steps,
+            "run": len(steps),
+            "sampled": outcome.sampled,
+            "updates": len(taken),
+        },
         "seconds": seconds | {"until_first_step": outcome.built, "whole": time.monotonic() - STARTED},
         "seconds_of_steps": steps,
         "sampled_tokens_per_second": responses / seconds["sampling"]["median"],

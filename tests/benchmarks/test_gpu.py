@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 
-import flops
-import gpu
 import pytest
-import random_models
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import flops
+import gpu
+import random_models
 from vicur.models.augment import addition_to
 from vicur.models.load import RecoveryConfig
 from vicur.training.state import RunState
@@ -21,7 +21,7 @@ def test_the_small_size_runs_the_whole_benchmark(tmp_path, capsys):
     path = tmp_path / "result.json"
     gpu.main(["--small", "--steps", "3", "--sampled-steps", "2", "--output", str(path)])
     result = json.loads(path.read_text())
-    assert result["steps"] == {"planned": 3, "run": 3, "sampled": [1, 2]}
+    assert result["steps"] == {"planned": 3, "run": 3, "sampled": [1, 2], "updates": 3}
     assert result["tokens"]["prompt"] == gpu.SMALL.prompt < result["tokens"]["teacher_prompt"]
     assert 0 < result["tokens"]["longest_response"] <= gpu.SMALL.response
     assert result["settings"]["dtype"] == "bfloat16" and result["settings"]["gradient_checkpointing"]
