@@ -1,6 +1,6 @@
 """Prints the estimated peak memory per GPU, by model and setting: the tables of docs/scale.md.
 
-    python benchmarks/memory_table.py              # both tables, in about two minutes; needs no GPU
+    python benchmarks/memory_table.py              # both tables, in about ten minutes; needs no GPU
     python benchmarks/memory_table.py --parts "2B, self, 1 GPU"   # what one entry consists of
 
 The numbers are those of `vicur train --dry-run`, computed and not measured. Models of the real shapes, whose
@@ -24,6 +24,7 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from random_models import SHAPES, TOKENS, Shape, random_model, wide_processor
@@ -91,6 +92,16 @@ TEACHERS: dict[str, tuple[int, tuple[str, ...]]] = {
 PAIRS = {"2B from 8B": ("2B", "8B"), "2B from 32B": ("2B", "32B"), "8B from 32B": ("8B", "32B")}
 
 
+def local_part(tensor: Any) -> Any:
+    """Same as `vicur.models.sharding.local`, without a new tensor, which takes time in FakeTensorMode."""
+    return getattr(tensor, "_local_tensor", tensor)
+
+
+def offload_without_pinning(*, pin_memory: bool) -> CPUOffloadPolicy:
+    """An offload policy that does not pin memory, which FakeTensorMode cannot do."""
+    return CPUOffloadPolicy(pin_memory=False)
+
+
 @contextmanager
 def ranks(count: int) -> Iterator[None]:
     """A context in which this process is the first of so many ranks, each with a GPU."""
@@ -104,6 +115,8 @@ def ranks(count: int) -> Iterator[None]:
         stack.enter_context(patch("torch.cuda.current_device", lambda: 0))
         stack.enter_context(patch.object(Policy, "unsharded", lambda policy: nullcontext()))
         stack.enter_context(patch("vicur.run.execute.available_memory", lambda device: None))
+        stack.enter_context(patch("vicur.preflight.weights.local", local_part))
+        stack.enter_context(patch("vicur.models.sharding.CPUOffloadPolicy", offload_without_pinning))
         try:
             yield
         finally:
@@ -130,9 +143,9 @@ def student_and_teacher(
     yield None if is_base else without_numbers(other).requires_grad_(False)
 
 
-def on_device(model: Any, processor: Any, *, offload: bool) -> LoadedModel:
-    """A model before it is sharded, on the GPU or in CPU memory."""
-    return LoadedModel.of(model.to_empty(device=torch.device("cpu") if offload else GPU), processor)
+def on_gpu(model: Any, processor: Any) -> LoadedModel:
+    """A model before it is sharded."""
+    return LoadedModel.of(model.to_empty(device=GPU), processor)
 
 
 def estimate(entry: Entry, processor: Any, shapes: dict[str, Shape] = SHAPES) -> MemoryEstimate:
@@ -145,13 +158,12 @@ def estimate(entry: Entry, processor: Any, shapes: dict[str, Shape] = SHAPES) ->
     with ranks(entry.gpus):
         # Only here: the estimate itself counts the tokens of the vocabulary, which are numbers.
         with FakeTensorMode(allow_non_fake_inputs=True):
-            student = on_device(student_model, processor, offload=training.offload)
+            student = on_gpu(student_model, processor)
             if teacher_model is None:
                 teacher = Teacher(as_base(student), view, recipe.scoring)
             else:
-                offload = recipe.teacher.offload
-                loaded = on_device(teacher_model, processor, offload=offload)
-                teacher = Teacher(loaded, view, recipe.scoring, offload=offload)
+                loaded = on_gpu(teacher_model, processor)
+                teacher = Teacher(loaded, view, recipe.scoring, offload=recipe.teacher.offload)
                 teacher.shard(training.sharding, GPU)
             shard(student.policy, training.sharding, GPU, offload=training.offload)
         scorer = Scorer(student, recipe.scoring)
