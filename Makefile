@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: install quickstart pytest test test-floor test-latest lint format lock docs clean
+.PHONY: install quickstart pytest test test-floor test-latest soak lint format lock docs clean
 
 install: $(VENV)/installed
 
@@ -50,6 +50,13 @@ test-latest:
 
 pytest:
 	$(PYTEST)
+
+# The long tests: kills at random moments, twenty steps on one to four processes, 500 steps with faults, random
+# inputs. About half an hour on two cores; docs/reliability.md has the results.
+soak: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak tests/soak
+	HYPOTHESIS_PROFILE=soak OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/data/test_any_row.py \
+		tests/settings/test_any_settings.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

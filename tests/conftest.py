@@ -36,7 +36,7 @@ from vicur.data.sample import Sample
 from vicur.models.load import LoadedModel, RecoveryConfig, StudentConfig, load_student
 
 settings.register_profile("vicur", deadline=None, max_examples=25, derandomize=True)
-settings.register_profile("soak", deadline=None, max_examples=5000)
+settings.register_profile("soak", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "vicur"))
 
 SMALL = TinySize(hidden=64, layers=4, heads=4, vision_hidden=32, vision_layers=2)

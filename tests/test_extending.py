@@ -131,6 +131,11 @@ def test_an_objective_without_a_path():
             "of the look blurred .* is not a view",
         ),
         ("from dataclasses", "import nothing_such\nfrom dataclasses", r"cannot be loaded: .* line 1\d\)"),
+        (
+            "from dataclasses",
+            "raise SystemExit(3)\nfrom dataclasses",
+            r"loaded: SystemExit: 3 \(.* line 1\d\)",
+        ),
     ],
 )
 def test_errors_of_an_own_objective_name_its_line(here, capsys, old, new, message):

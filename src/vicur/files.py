@@ -197,6 +197,32 @@ def _rescued(name: str, write: Callable[[Path], object]) -> Path | None:
     return folder / name
 
 
+def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Write a folder that appears complete or not at all; all its files are on the disk when this returns.
+
+    Args:
+        folder: the folder; it must not exist, or be empty.
+        write: writes the files into the empty folder that it is given.
+
+    Raises:
+        OSError: it cannot be written; the message names it and the reason.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".vicur-", suffix=".partial", dir=folder.parent))
+        try:
+            partial.chmod(0o755)
+            write(partial)
+            for path in sorted(partial.rglob("*"), reverse=True):
+                _flush(path)
+            partial.replace(folder)
+            _flush(folder.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise _named(folder, error) from error
+
+
 def open_locked(path: Path) -> int:
     """Open a file that grows while a command runs, for appending; create it if missing, and lock it.
 

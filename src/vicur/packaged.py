@@ -25,6 +25,8 @@ def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
     file, root = Path(expand(path)), resolve_packaged(folder)
     if file.is_file():
         return file
+    if file.exists() and not file.is_dir():
+        raise SettingsError(f"{path} is not a regular file.")
     packaged = root / f"{path}.yaml"
     if packaged.is_file():
         return packaged

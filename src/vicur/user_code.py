@@ -44,7 +44,7 @@ def error_in(code: Callable[..., Any], error: Exception) -> str:
 def _load_module(name: str, failure: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # the user's code runs on import, and may raise anything
+    except (Exception, SystemExit) as error:  # the user's code runs on import, and may raise anything
         where = _line(error, str(Path(*name.split(".")).with_suffix(".py")))
         raise ValueError(f"{failure}: {_text(error)}{where}.") from error
 
@@ -61,7 +61,7 @@ def _load_file(file: str, failure: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look up their module there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ValueError(f"{failure}: {_text(error)}{_line(error, str(location))}.") from error
     return module
@@ -74,7 +74,7 @@ def _file_of(code: Callable[..., Any]) -> str:
     return str(module.__file__) if module is not None and module.__file__ is not None else ""
 
 
-def _line(error: Exception, file: str) -> str:
+def _line(error: BaseException, file: str) -> str:
     """The line of the user's file that an exception came from: " (my_rewards.py, line 12)"; "" if not from
     there."""
     if isinstance(error, SyntaxError) and error.filename and error.filename.endswith(file):
@@ -85,5 +85,5 @@ def _line(error: Exception, file: str) -> str:
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(". :")

@@ -92,6 +92,16 @@ def test_mistakes_end_in_one_sentence(arguments, message, capsys):
     assert text.startswith("vicur: ") and message in text and "Traceback" not in text
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_too_little_memory_is_said_in_a_sentence(error, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("vicur.cli.cuebench.make", fail)
+    assert main(["cuebench", "make", "--n", "1", "--output", "x.parquet"]) == 1
+    assert sentence(capsys).startswith("vicur: There is not enough memory for these settings.")
+
+
 def test_missing_model_and_broken_data(tmp_path, train_file, capsys):
     assert main(["eval", "--model", str(tmp_path / "gone"), "--data", str(train_file)]) == 1
     assert "does not exist" in sentence(capsys)

@@ -86,6 +86,14 @@ def test_lengths_and_the_chat_template_of_a_model(base, source):
     assert result.teacher_sees == result.student_sees.replace("Why?", "Why?\n[Hint]: x")
 
 
+def test_a_chat_template_that_fails_is_named(base, source):
+    """On one prompt, though it did not on those that are tried when a checkpoint is loaded."""
+    base.processor.chat_template = "{{ messages[0].nothing.nothing }}"
+    encoder = PromptEncoder(base.processor, base.model.model.get_rope_index)
+    with pytest.raises(ValueError, match="chat template of the checkpoint fails on a prompt: UndefinedError"):
+        encoder.render(Plain().show(source[0]))
+
+
 def test_as_json(base, source):
     result = json.loads(json.dumps(inspect_source(source).as_dict()))
     assert result["image_width"]["high"] == 100 and result["bad_rows"]["answer"] == 2

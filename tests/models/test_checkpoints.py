@@ -236,14 +236,14 @@ def test_recovery_settings_for_a_base_without_it(base_folder):
         assert load_student(StudentConfig(base_folder, RecoveryConfig(False, **settings))).recovery is None
 
 
-def test_leftovers_of_a_killed_process_do_not_get_into_a_checkpoint(base_folder, tmp_path):
-    left = tmp_path / "final.partial" / "adapter"
-    left.mkdir(parents=True)
-    (left / "stale").write_text("old")
+def test_a_folder_that_holds_something_is_never_replaced(base_folder, tmp_path):
+    left = tmp_path / "final.partial"  # a name that an earlier version used for itself
+    left.mkdir()
     load_model(base_folder).save(tmp_path / "final")
-    assert not (tmp_path / "final" / "adapter").exists() and not left.parent.exists()
+    assert left.is_dir() and not (tmp_path / "final" / "adapter").exists()
     with pytest.raises(OSError, match="already exists"):
         load_model(base_folder).save(tmp_path / "final")
+    assert {path.name for path in tmp_path.iterdir()} == {"final", "final.partial"}
 
 
 @pytest.mark.parametrize("place", ["dtype", "text_config"])

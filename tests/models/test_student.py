@@ -261,7 +261,6 @@ def test_a_recovery_checkpoint_is_trained_on_as_it_is(student, samples, tmp_path
 
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(student, tmp_path, monkeypatch):
     def full_disk(self, folder, **options):
-        folder.mkdir()
         (folder / "config.json").write_text("{}")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 

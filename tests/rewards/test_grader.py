@@ -212,6 +212,7 @@ def test_settings_reach_the_comparison():
     [
         ({"tolerance": -0.1}, "tolerance must be 0 or more"),
         ({"time_limit": 0.0}, "time_limit must be above 0"),
+        ({"time_limit": 1e300}, "time_limit must be at most 3600"),
         ({"max_answer_length": 0}, "max_answer_length must be at least 1"),
         ({"correct_from": float("nan")}, "correct_from must be a finite number"),
     ],

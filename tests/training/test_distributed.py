@@ -2,115 +2,71 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from launching import METHODS, assert_same_numbers, job, launch
 
+from vicur import distributed
 from vicur.cuebench.generate import write_parquet
 
-RANKS = Path(__file__).with_name("ranks.py")
-STEPS = int(os.environ.get("VICUR_SOAK_STEPS", "3"))
-METHODS = {
-    "vicur": ("cuebench/opsd_cue_recovery", []),
-    "va_opd": ("cuebench/va_opd", []),
-    "vgs": ("cuebench/vgs", []),
-    "grpo": (
-        "cuebench/opsd_cue",
-        [
-            "objective.sampled_token=null",
-            "objective.grpo.clip.low=0.2",
-            f"rewards.function={__file__}:reward",
-            "training.prompts_per_update=4",
-        ],
-    ),
+UNEVEN = ("training.prompts_per_step=7", "optimizer.prompts_per_micro_batch=1", "scoring.prompts_per_batch=2")
+CASES = {
+    **{method: (method, "pictures", ()) for method in METHODS},
+    # Shares of 4 and 3 problems, in forward passes of one: one rank has a pass more than the other.
+    "uneven shares": ("vicur", "pictures", UNEVEN),
+    # Ranks with and without an image in the same pass.
+    "few images": ("vicur", "few pictures", UNEVEN),
+    "few images, blind views": ("vgs", "few pictures", UNEVEN),
+    "frozen vision": ("vicur", "few pictures", (*UNEVEN, "student.freeze_vision=true")),
+    "adapters": ("vicur", "pictures", ("student.lora.rank=4",)),
+    "moving average": ("vicur", "pictures", ("teacher.update=ema", "teacher.ema_decay=0.5")),
+    "live teacher": ("vicur", "pictures", ("teacher.update=live",)),
+    "larger teacher": ("vicur", "pictures", ("teacher.model=vicur:tiny-teacher",)),
 }
-
-
-def reward(response, gold, meta):
-    """Differs within a group, so that there is an advantage."""
-    return sum(map(ord, response)) % 3 / 2
-
-
-def launch(processes, jobs, folder, *, check=True, timeout=600):
-    """Run jobs in this many processes."""
-    file = folder / f"jobs-{processes}.json"
-    file.write_text(json.dumps(jobs))
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    done = subprocess.run(
-        [*command, str(RANKS), str(file)],
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert not check or done.returncode == 0, done.stderr[-4000:]
-    return done
+SHARDED = [*((case, "full") for case in CASES), *((method, "replicated") for method in METHODS)]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "train.parquet"
+    path = tmp_path_factory.mktemp("data") / "pictures.parquet"
     write_parquet("segments", "train", 24, path)
-    return path
-
-
-def job(method, folder, data, *overrides, resume=False):
-    recipe, special = METHODS[method]
-    common = [
-        f"training.output={folder}",
-        f"data.train={data}",
-        "training.prompts_per_step=8",
-        f"training.steps={STEPS}",
-        "training.save_model=false",
-        "training.device=cpu",
-        "training.checkpoints.every=null",
-        "rollout.group_size=4",
-        "rollout.sampling.max_new_tokens=6",
-        "optimizer.learning_rate=1e-6",
-    ]
-    return {
-        "recipe": recipe,
-        "overrides": [*common, *special, *overrides],
-        "resume": resume,
-        "exact": True,
-    }
-
-
-def metrics(folder):
-    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines]
-
-
-def assert_same_numbers(folder, reference, tolerance=1e-5):
-    pairs = list(zip(metrics(folder), metrics(reference), strict=True))
-    assert len(pairs) == STEPS
-    for one, other in pairs:
-        assert one.keys() == other.keys()
-        for name in ("loss", "grad_norm", "response_tokens", "rollout_accuracy"):
-            assert one[name] == pytest.approx(other[name], rel=tolerance, abs=1e-9), name
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for number, row in enumerate(rows):
+        if number % 5:
+            row["images"] = []
+            row["problem"] = row["problem"].replace("<image>", "")
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path.with_name("few pictures.parquet"))
+    return path.parent
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, data):
-    """Every method in one process and in two, sharded and replicated."""
+    """Every case in one process and in two."""
     folder = tmp_path_factory.mktemp("runs")
-    launch(1, [job(m, folder / f"{m}-1", data) for m in METHODS], folder)
-    two = [
-        job(m, folder / f"{m}-2-{sharding}", data, f"training.sharding={sharding}")
-        for m in METHODS
-        for sharding in ("full", "replicated")
-    ]
-    launch(2, two, folder)
+
+    def jobs(names, suffix, *more):
+        for name, sharding in names:
+            method, table, overrides = CASES[name]
+            settings = (*overrides, *more, f"training.sharding={sharding}")
+            output = folder / f"{name}{suffix}-{sharding}"
+            yield job(method, output, data / f"{table}.parquet", *settings, exact=True)
+
+    launch(1, list(jobs([(case, "full") for case in CASES], "-1")), folder)
+    launch(2, list(jobs(SHARDED, "-2")), folder)
     return folder
 
 
-@pytest.mark.parametrize("sharding", ["full", "replicated"])
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_give_the_numbers_of_one(runs, method, sharding):
-    assert_same_numbers(runs / f"{method}-2-{sharding}", runs / f"{method}-1")
+@pytest.mark.parametrize("case, sharding", SHARDED)
+def test_two_processes_give_the_numbers_of_one(runs, case, sharding):
+    assert_same_numbers(runs / f"{case}-2-{sharding}", runs / f"{case}-1-full", 1e-9)
+
+
+@pytest.mark.parametrize("count", range(9))
+def test_shares_are_contiguous_and_nearly_equal(monkeypatch, count):
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    shares = [distributed.share(count, of=rank) for rank in range(3)]
+    items = [list(range(count))[share] for share in shares]
+    assert [item for part in items for item in part] == list(range(count))
+    assert max(map(len, items)) - min(map(len, items)) <= 1

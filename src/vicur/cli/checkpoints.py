@@ -31,7 +31,7 @@ class ReplayConfig:
 
 
 def replay(config: ReplayConfig, arguments: Arguments, console: Console) -> None:
-    """Repeat a skipped update, and print what is not finite, in the order in which it is computed."""
+    """Repeat a skipped update, and print which numbers are not finite, in the order of computation."""
     findings = replay_update(Path(config.folder), passing_bar)
     table = Table("", "not finite", "of", "first", box=SIMPLE_HEAD, pad_edge=False)
     for finding in findings:

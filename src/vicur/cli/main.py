@@ -11,7 +11,8 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from vicur.cli.command import Command
@@ -74,7 +75,8 @@ def _run(words: Sequence[str]) -> int:
             raise BrokenPipeError
 
     try:
-        command.execute(parsed, rest, settings, protected(PipedConsole()))
+        with _memory_errors():
+            command.execute(parsed, rest, settings, protected(PipedConsole()))
     except BrokenPipeError:
         raise
     except _mistakes() as error:
@@ -83,6 +85,20 @@ def _run(words: Sequence[str]) -> int:
         refused = isinstance(error, _imported("vicur.preflight.checks", "PreflightError"))
         return PREFLIGHT if refused else MISTAKE
     return 0
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn a failed allocation, for which torch raises a plain RuntimeError, into a mistake of the user."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or "can't allocate memory" in text:
+            raise ValueError(
+                f"There is not enough memory for these settings. {text[:300]}".strip()
+            ) from error
+        raise
 
 
 def _mistakes() -> tuple[type[BaseException], ...]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import yaml
+from vicur.settings.reading import LARGEST_YAML, Unreadable, parse_yaml, read_text
 
 QUESTION, ANSWER = "{question}", "{answer}"
 _KEYS = ("name", "version", "field", "system", "user", "answer")
@@ -117,17 +117,18 @@ def load_prompt(name: str) -> CuePrompt:
         known = ", ".join(packaged_prompts())
         raise ValueError(f"There is no cue prompt {name}: it is neither one of {known} nor a file.")
     try:
-        return _parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+        return _parse(read_text(path, LARGEST_YAML), str(path))
+    except Unreadable as error:
+        raise ValueError(f"The cue prompt {path} {error}") from error
+    except OSError as error:
         raise ValueError(f"The cue prompt {path} cannot be read: {error}") from error
 
 
 def _parse(text: str, where: str) -> CuePrompt:
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"The cue prompt {where} is not valid YAML: {reason}.") from error
+        values = parse_yaml(text)
+    except Unreadable as error:
+        raise ValueError(f"The cue prompt {where} {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"The cue prompt {where} must have the keys {', '.join(_KEYS)}.")
     unknown = [str(key) for key in values if key not in _KEYS]

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Int, UInt8
-from jinja2 import TemplateError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
@@ -23,6 +22,7 @@ from vicur.data.views import Shown
 from vicur.media.pixels import PixelLimits, VisualSizes
 from vicur.media.video import Video
 from vicur.models.load import LoadedModel
+from vicur.models.stored import refused
 
 RopeIndex = Callable[..., tuple[Tensor, Tensor]]
 """The model's own `get_rope_index`: from token types and grids to 3-D rotary positions."""
@@ -158,13 +158,14 @@ class PromptEncoder:
             RowProblem: the chat template refuses the messages.
         """
         messages, mark = self._quoted.marked(prompt.messages)
+        roles = ", ".join(str(message["role"]) for message in messages)
         try:
-            text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise RowProblem(
-                "malformed", f"the model's chat template refuses a chat of {roles}: {error}"
-            ) from error
+            with refused(f"the model's chat template refuses a chat of {roles}"):
+                text = self.processor.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                )
+        except ValueError as error:
+            raise RowProblem("malformed", str(error)) from error
         return text, mark
 
     def _restored(self, ids: Sequence[int], types: Sequence[int], mark: str) -> tuple[list[int], list[int]]:

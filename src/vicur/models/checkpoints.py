@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
     AutoProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
@@ -19,6 +15,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from vicur.models.processor import check_processor, check_template
+from vicur.models.stored import (
+    CONFIG,
+    check_processor_files,
+    check_sizes,
+    folder_of,
+    refused,
+    stored_config,
+    stored_weights,
+)
 from vicur.models.student import (
     ViCuRQwen3VLConfig,
     ViCuRQwen3VLForConditionalGeneration,
@@ -42,6 +48,8 @@ AUGMENTED: dict[str, tuple[type, type]] = {
     "qwen3_vl_moe": (ViCuRQwen3VLMoeConfig, ViCuRQwen3VLMoeForConditionalGeneration),
 }
 """The same with cue recovery."""
+_OURS = "vicur_"
+"""Prefix of the model types with cue recovery."""
 _UNSUPPORTED = {
     "qwen2_5_vl": (
         "Qwen2.5-VL passes no mask of the visual tokens to its language model, has no DeepStack features and "
@@ -76,7 +84,7 @@ def resolve_checkpoint(name: str) -> str:
 
 def kind_of(config: Any) -> str:
     """The kind of base model that a configuration describes, with or without recovery: a key of `STOCK`."""
-    return str(config.model_type).removeprefix("vicur_")
+    return str(config.model_type).removeprefix(_OURS)
 
 
 def has_recovery(config: Any) -> bool:
@@ -93,21 +101,39 @@ def read_config(name: str) -> Any:
     Raises:
         ValueError: there is no configuration, or its model is not supported.
     """
-    is_alone = Path(name).name == "config.json" and Path(name).is_file()
+    is_alone = Path(name).name == CONFIG and Path(name).is_file()
     path = str(Path(name).parent) if is_alone else resolve_checkpoint(name)
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"The configuration of {name} cannot be read: {_first_line(error)}") from error
-    if kind_of(config) in STOCK:
-        return config
-    if kind_of(config) in _UNSUPPORTED:
-        why = _UNSUPPORTED[kind_of(config)]
-    elif not hasattr(config, "vision_config"):
+    values = stored_config(folder_of(path, whole=False) / CONFIG, name)
+    config_class = _classes(values, name)[0]
+    with refused(f"The configuration of {name} cannot be read"):
+        config = config_class.from_dict(values)  # type: ignore[attr-defined]
+        config._name_or_path = path
+    return config
+
+
+def _classes(values: dict[str, Any], name: str) -> tuple[type, type]:
+    """Configuration and model class of a checkpoint.
+
+    Args:
+        values: the settings in its config.json.
+        name: the checkpoint, for messages.
+
+    Raises:
+        ValueError: the model is not supported.
+    """
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str):
+        raise ValueError(f"The configuration of {name} cannot be read: it names no model_type.")
+    kind = model_type.removeprefix(_OURS)
+    if kind in STOCK:
+        return (STOCK if kind == model_type else AUGMENTED)[kind]
+    if kind in _UNSUPPORTED:
+        why = _UNSUPPORTED[kind]
+    elif "vision_config" not in values:
         why = "it reads only text and cannot see images"
     else:
         why = "only Qwen3-VL models are supported, dense or mixture-of-experts"
-    raise ValueError(f"{name} is a {config.model_type} model: {why}.")
+    raise ValueError(f"{name} is a {model_type[:100]} model: {why}.")
 
 
 def saved_dtype(config: Any) -> Dtype:
@@ -135,21 +161,25 @@ def read_model(name: str, config: Any | None = None, dtype: Dtype | None = "floa
         ValueError: a file is missing or broken, or the checkpoint lacks weights or has unexpected ones; the
             message says which.
     """
-    path = resolve_checkpoint(name)
     silence_loading_report()
-    stored_config = read_config(name)
-    loader: Any = AutoModelForImageTextToText if config is None else AUGMENTED[kind_of(stored_config)][1]
-    options = {} if config is None else {"config": config}
-    try:
-        model, info = loader.from_pretrained(
-            path,
+    stored = read_config(name)
+    folder = folder_of(resolve_checkpoint(name), whole=True)
+    wanted_config = stored if config is None else config
+    model_class: Any = (AUGMENTED if has_recovery(wanted_config) else STOCK)[kind_of(stored)][1]
+    check_sizes(name, model_class, wanted_config, stored_weights(folder, name))
+    with refused(f"Checkpoint {name} cannot be loaded"):
+        model, info = model_class.from_pretrained(
+            folder,
+            config=wanted_config,
             dtype="auto" if dtype is None else getattr(torch, dtype),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
             output_loading_info=True,
-            **options,
         )
-    except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"Checkpoint {name} cannot be loaded: {_broken_part(path, error)}") from error
-    fresh = "recovery." if config is not None and not has_recovery(stored_config) else None
+        model.config._name_or_path = stored._name_or_path  # a hub id, not the folder that it was stored in
+    fresh = "recovery." if has_recovery(wanted_config) and not has_recovery(stored) else None
     missing = [key for key in info["missing_keys"] if fresh is None or not key.startswith(fresh)]
     _check_keys(name, missing=missing, unexpected=info["unexpected_keys"])
     return model
@@ -159,17 +189,20 @@ def read_processor(name: str) -> Any:
     """Load the processor of a checkpoint: chat template, tokenizer, image and video processor.
 
     Raises:
-        ValueError: it is missing or broken, or has no chat template.
+        ValueError: it is missing or broken, does not fit the model, or its chat template is missing, fails,
+            or hits a limit.
     """
-    path = resolve_checkpoint(name)
-    try:
-        processor = AutoProcessor.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"The processor of {name} cannot be loaded: {_first_line(error)}") from error
+    config = read_config(name)
+    folder = folder_of(resolve_checkpoint(name), whole=True)
+    check_processor_files(folder, name)
+    with refused(f"The processor of {name} cannot be loaded"):
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if not hasattr(processor, "image_processor"):
         raise ValueError(f"{name} has a tokenizer but no image processor (preprocessor_config.json).")
     if not processor.chat_template:
         raise ValueError(f"The processor of {name} has no chat template (chat_template.jinja).")
+    check_processor(processor, config, name)
+    check_template(processor, name)
     return processor
 
 
@@ -185,29 +218,3 @@ def _check_keys(name: str, *, missing: Any, unexpected: Any) -> None:
         if keys:
             listed = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
             raise ValueError(f"Checkpoint {name} {what} weights: {listed}.")
-
-
-def _broken_part(path: str, error: Exception) -> str:
-    """A sentence on the broken file of a local checkpoint, otherwise the first line of the error."""
-    folder = Path(path)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            listed_files = set(json.loads(index.read_text())["weight_map"].values())
-        except (json.JSONDecodeError, KeyError, TypeError):
-            return f"{index.name} is not a valid index of weights."
-        absent = sorted(file for file in listed_files if not (folder / file).is_file())
-        if absent:
-            return f"its file {absent[0]} is missing."
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except (SafetensorError, OSError) as broken:
-            return f"its file {file.name} is damaged ({_first_line(broken)})."
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from vicur import distributed
+from vicur.files import write_folder
 from vicur.models.adapters import (
     LoRAConfig,
     adapter_active,
@@ -159,10 +159,7 @@ class LoadedModel:
         distributed.main_only(lambda: self._write(folder, weights, card))
 
     def _write(self, folder: Path, weights: dict[str, Tensor], card: str | None) -> None:
-        check_free(folder)
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)  # a killed process may have left it
-        try:
+        def write(partial: Path) -> None:
             if has_adapters(self.model):
                 self.model.save_pretrained(partial, state_dict=merged_weights(self.model, weights))
                 save_adapter(self.model, weights, partial / "adapter", base=self.model.config._name_or_path)
@@ -172,12 +169,13 @@ class LoadedModel:
             self.model.config.save_pretrained(partial)
             self.processor.save_pretrained(partial)
             if card is not None:
-                (partial / "README.md").write_text(card)
-            partial.replace(folder)
+                (partial / "README.md").write_text(card, encoding="utf-8")
+
+        check_free(folder)
+        try:
+            write_folder(folder, write)
         except SafetensorError as error:
-            raise OSError(f"Checkpoint {folder} cannot be written: {error}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            raise OSError(f"{folder} cannot be written: {error}.") from error
 
 
 def check_free(folder: Path) -> None:

@@ -37,7 +37,11 @@ class Vocabulary:
 
     @classmethod
     def of(cls, model: Any, processor: Any) -> Vocabulary:
-        """The vocabulary of a model and its processor."""
+        """The vocabulary of a model and its processor.
+
+        Raises:
+            ValueError: the checkpoint names no token that ends a response, or one that does not exist.
+        """
         tokenizer, config = processor.tokenizer, model.config
         stop = model.generation_config.eos_token_id
         if stop is None:
@@ -51,8 +55,13 @@ class Vocabulary:
             config.vision_end_token_id,
         }
         pad_id = tokenizer.pad_token_id
+        size = min(len(tokenizer), config.text_config.vocab_size)
+        if not stop_ids:
+            raise ValueError("The checkpoint's eos_token_id in generation_config.json is an empty list.")
+        _check_ids("eos_token_id in generation_config.json", stop_ids, size)
+        _check_ids("pad_token in tokenizer_config.json", () if pad_id is None else (pad_id,), size)
         return cls(
-            size=min(len(tokenizer), config.text_config.vocab_size),
+            size=size,
             forbidden_ids=tuple(sorted(special - set(stop_ids))),
             stop_ids=stop_ids,
             pad_id=stop_ids[0] if pad_id is None else pad_id,
@@ -72,6 +81,15 @@ class Vocabulary:
             which: "sampleable" removes the forbidden ids, "shared" keeps them.
         """
         return self.kept_ids if which == "sampleable" else torch.arange(self.size)
+
+
+def _check_ids(where: str, ids: tuple[Any, ...], size: int) -> None:
+    """Check that ids are those of tokens, of which there are `size`."""
+    for token in ids:
+        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < size:
+            raise ValueError(
+                f"The checkpoint's {where} is {token!r}, and its tokens have the ids from 0 to {size - 1}."
+            )
 
 
 def check_same_vocabulary(student: Any, teacher: Any) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from vicur.evaluation.statistics import Estimate, accuracy_interval, paired_difference
 from vicur.files import write_json, write_whole
+from vicur.wording import printable
 
 CURVES = {
     "loss": "loss",
@@ -159,7 +160,8 @@ def print_run_summary(summary: dict[str, Any], console: Console) -> None:
 
 def as_markdown(summary: dict[str, Any]) -> str:
     """The summary as a page of Markdown."""
-    lines = [f"# {summary['folder']}", "", f"{summary['status']} after {summary['steps']} steps.", ""]
+    title = printable(summary["folder"])
+    lines = [f"# {title}", "", f"{summary['status']} after {summary['steps']} steps.", ""]
     lines += ["| | first | last |", "|---|---|---|"]
     lines += [f"| {title} | {first} | {last} |" for title, first, last in _course(summary)]
     if summary["examples"]:
@@ -226,7 +228,7 @@ def _short(text: str, length: int = 300) -> str:
 
 def _cell(text: str | None) -> str:
     """Text for a cell of a Markdown table."""
-    return "" if text is None else _short(text).replace("\\", "\\\\").replace("|", "\\|")
+    return "" if text is None else printable(_short(text)).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def _mean(values: Sequence[float]) -> float:

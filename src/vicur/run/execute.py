@@ -24,7 +24,7 @@ from vicur.reporting.run_summary import write_run_summary
 from vicur.run.problems import TrainingProblems
 from vicur.run.recipe import Recipe, to_yaml
 from vicur.scoring.scorer import Scorer
-from vicur.training.checkpoint import Checkpoints, Saved, clean, load_tensors
+from vicur.training.checkpoint import Checkpoints, Saved, check_finite, clean, load_tensors
 from vicur.training.interruption import Interruption
 from vicur.training.loop import Trainer
 from vicur.training.nonfinite import Skipped, write_skipped
@@ -218,7 +218,7 @@ class _Execution:
                 self.records.expect_memory(plan.memory.parts, plan.available)
                 self._train()
         finally:
-            if distributed.is_main():
+            if distributed.is_main() and (self.folder / "status.json").is_file():
                 write_run_summary(self.folder)
         return self.state.leakage
 
@@ -237,6 +237,7 @@ class _Execution:
         self._validate("after")
         if self.training.save_model:
             started = time.perf_counter()
+            check_finite(self.r.tensors())
             final = self.folder / "checkpoints" / "final"
             during(self.bars, "saving", lambda: self.r.student.save(final))
             self.records.count_seconds("saving", time.perf_counter() - started)

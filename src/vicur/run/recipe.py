@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from vicur.data.sources import DataConfig
 from vicur.evaluation.validation import ValidationConfig
@@ -20,10 +19,16 @@ from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.source import RolloutConfig
 from vicur.scoring.scorer import ScoringConfig
 from vicur.scoring.teacher import SELF, TeacherConfig
+from vicur.settings.reading import LARGEST_YAML, Unreadable, parse_yaml, read_text
 from vicur.settings.schema import Layer, Schema, as_yaml, schema_of
-from vicur.settings.section import SettingsError, section
+from vicur.settings.section import SettingsError, section, short
 from vicur.training.loop import TrainingConfig
 from vicur.training.optimizer import OptimizerConfig
+
+_LONGEST_CHAIN = 20
+"""Maximum number of files that have each other as their base."""
+MOST_RESPONSES = 2**20
+"""Maximum number of responses in a rollout step. The published runs have up to a few thousand."""
 
 
 @section
@@ -78,6 +83,12 @@ class Recipe:
             raise ValueError(
                 "The teacher is the student before training and sees what the student sees: there is nothing "
                 "to learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
+            )
+        if (responses := self.rollout.group_size * self.training.prompts_per_step) > MOST_RESPONSES:
+            raise ValueError(
+                f"rollout.group_size={self.rollout.group_size} and training.prompts_per_step="
+                f"{self.training.prompts_per_step} make {responses:,} responses per step; the most is "
+                f"{MOST_RESPONSES:,}."
             )
         if self.rollout.group_size < needs.group_size:
             raise ValueError(
@@ -155,31 +166,53 @@ def recipe_of(*settings: dict[str, Any], source: str, overrides: Sequence[str] =
     return schema.load([*layers, *schema.overrides(overrides)])
 
 
-def inherited_settings(file: Path, inheriting: tuple[Path, ...] = ()) -> Layer:
+def inherited_settings(file: Path) -> Layer:
     """Settings by dotted name from a YAML file and from the files that it names under `base`.
 
     `base` is a file name, or a list of them in the order in which they are merged, relative to the file
     itself. The file's own settings win; a null removes what a base has under that name.
 
-    Args:
-        file: the YAML file.
-        inheriting: the files that have this one as their base, directly or not.
-
     Raises:
         SettingsError: a file is missing or does not hold settings, or is its own base.
     """
+    return _inherited(file, (), {})
+
+
+def _inherited(file: Path, inheriting: tuple[Path, ...], read: dict[Path, Layer]) -> Layer:
+    """The layer of a file and its bases.
+
+    Args:
+        file: the YAML file.
+        inheriting: the files that have this one as their base, directly or not.
+        read: the layers of the bases that were read before, to which those read now are added.
+    """
     if file in inheriting:
         raise SettingsError(f"{display_path(file)} is its own base, through {display_path(inheriting[-1])}.")
+    if len(inheriting) >= _LONGEST_CHAIN:
+        raise SettingsError(f"{display_path(inheriting[0])} has bases of bases, {_LONGEST_CHAIN} deep.")
     settings = read_settings(file)
-    bases = settings.pop("base", None) or []
     layers: list[Layer] = []
-    for name in [bases] if isinstance(bases, str) else bases:
-        base = (file.parent / expand(str(name))).resolve()
+    for name in _base_names(file, settings.pop("base", None)):
+        base = Path(os.path.abspath(file.parent / expand(name)))
         if not base.is_file():
-            raise SettingsError(f"{display_path(file)}: its base {name} does not exist.")
-        layers.append(inherited_settings(base, (*inheriting, file)))
+            raise SettingsError(f"{display_path(file)}: its base {name} does not exist or is not a file.")
+        base = base.resolve()
+        if base not in read:
+            read[base] = _inherited(base, (*inheriting, file), read)
+        layers.append(read[base])
     layers.append(Layer(display_path(file), recipe_schema().flatten(settings)))
     return recipe_schema().merged(display_path(file), layers)
+
+
+def _base_names(file: Path, bases: object) -> list[str]:
+    names: list[str] = []
+    for name in [] if bases is None else bases if isinstance(bases, list) else [bases]:
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise SettingsError(
+                f"{display_path(file)}: base must be the name of a file or a list of them, not {short(name)}."
+            )
+        names.append(name)
+    return names
 
 
 def display_path(file: Path) -> str:
@@ -200,46 +233,16 @@ def read_settings(file: Path) -> dict[str, Any]:
         SettingsError: it is not YAML, sets a key twice, or does not hold settings by name.
     """
     try:
-        text = file.read_text()
-        _check_unique(yaml.compose(text), file)
-        settings = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"{display_path(file)} is not valid YAML: {' '.join(str(error).split())}"
-        ) from error
+        settings = parse_yaml(read_text(file, LARGEST_YAML))
+    except Unreadable as error:
+        raise SettingsError(f"{display_path(file)} {error}") from error
+    if settings is None:
+        return {}
     if not isinstance(settings, dict):
         raise SettingsError(
             f"{display_path(file)} must hold settings by name, not a {type(settings).__name__}."
         )
-    return settings
-
-
-def _check_unique(root: yaml.Node | None, file: Path) -> None:
-    """Check that no section sets a key twice: YAML would silently keep the last value.
-
-    Raises:
-        SettingsError: a key is set twice.
-    """
-    waiting, seen = [root], set[int]()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
-            continue
-        seen.add(id(node))
-        if not isinstance(node, yaml.MappingNode):
-            waiting += node.value
-            continue
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in lines:
-                    first = lines[key.value]
-                    raise SettingsError(
-                        f"{display_path(file)} sets {key.value} twice, in line {first} and in line {line}."
-                    )
-                lines[key.value] = line
-            waiting.append(value)
+    return {str(key): value for key, value in settings.items()}
 
 
 def to_yaml(recipe: Recipe) -> str:

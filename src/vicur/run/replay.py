@@ -47,7 +47,7 @@ def replay(folder: Path, bars: Bars | None = None) -> list[Finding]:
         bars: progress bars; silent if not given.
 
     Returns:
-        what is finite and what is not, in the order in which it is computed.
+        counts of the numbers that are not finite, in the order of computation.
 
     Raises:
         ValueError: the folder holds no such update, or the data lack its problems.
@@ -112,7 +112,7 @@ def _gradients(run: Run) -> Iterator[Finding]:
 
 
 def _finding(what: str, values: Tensor, rollouts: Rollouts) -> Finding:
-    """What is not finite among per-token numbers; the first by its problem and response."""
+    """Numbers that are not finite among per-token numbers; the first by its problem and response."""
     bad = (~values.isfinite()).flatten()
     if not bad.any():
         return Finding(what, 0, bad.numel())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
@@ -29,9 +30,12 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from vicur.settings.familiar import answer_for
-from vicur.settings.section import SECTION, SettingsError, default_of, explain
+from vicur.settings.reading import Unreadable, parse_yaml
+from vicur.settings.section import SECTION, SettingsError, default_of, explain, short
 
 Component = TypeVar("Component")
+_LONGEST_NAME = 200
+"""Maximum length of an unknown name for which the nearest setting is searched."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Schema(Generic[Component]):
     def __init__(self, component: type[Component], command: str = "") -> None:
         self.command = command
         self.kinds = setting_types(component)
+        self._sections = {parent for key in self.kinds for parent in _parents(key)}
         self._adapter: TypeAdapter[Component] = TypeAdapter(component)
         self._defaults = Layer("", dict(_own_defaults(component)))
 
@@ -113,7 +118,7 @@ class Schema(Generic[Component]):
             if isinstance(value, bool) and not _takes_bool(self.kinds.get(key)):  # pydantic reads 1 and 0
                 raise _blamed(merged.origin_of(key), f"{key} must not be {str(value).lower()}.")
         try:
-            return self._adapter.validate_python(nest(merged.flat))
+            component = self._adapter.validate_python(nest(merged.flat))
         except ValidationError as error:
             key, sentence = explain(error, self.kinds)
             if key in self.kinds:  # set somewhere, or required and set nowhere
@@ -121,16 +126,24 @@ class Schema(Generic[Component]):
             else:
                 origin = self._origin_of_conflict(layers, sentence)
             raise _blamed(origin, sentence) from error
+        for key, value in _settings_in(component):
+            if (fault := _unfit_number(value)) is not None:
+                raise _blamed(merged.origin_of(key) if key in merged.flat else "", f"{key} must be {fault}.")
+        return component
 
     def knows(self, key: str, value: Any) -> bool:
         """Whether there is such a setting, or such a section if the value is {} or null."""
         return key in self.kinds or (value in ({}, None) and self._is_section(key))
 
     def _complaint(self, key: str, value: Any) -> str:
-        return f"{key} must be {SECTION}, not {value!r}." if self._is_section(key) else self.unknown(key)
+        if self._is_section(key):
+            return f"{key} must be {SECTION}, not {short(value)}."
+        return self.unknown(key)
 
     def unknown(self, key: str) -> str:
         """A message that there is no such setting, with the one that was probably meant."""
+        if len(key) > _LONGEST_NAME:
+            return f"there is no setting {short(key)}."
         near = difflib.get_close_matches(key, list(self.kinds), n=1, cutoff=0.85)
         if "." in key and near:  # a typo
             return f"there is no setting {key!r}; did you mean {near[0]!r}?"
@@ -153,9 +166,11 @@ class Schema(Generic[Component]):
         if is_word or (str in kinds and not is_none and not is_list):
             return value
         try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SettingsError(f"{origin}: {value!r} is not a value that YAML can read.") from error
+            return parse_yaml(value)
+        except Unreadable as error:
+            if isinstance(error.__cause__, yaml.YAMLError):
+                raise SettingsError(f"{origin}: {value!r} is not a value that YAML can read.") from error
+            raise SettingsError(f"{origin}: {short(value)} {error}") from error
 
     def merged(self, origin: str, layers: Iterable[Layer]) -> Layer:
         """Several layers as one; later settings win.
@@ -172,9 +187,9 @@ class Schema(Generic[Component]):
         return Layer(origin, flat, origins)
 
     def _put(self, flat: dict[str, Any], key: str, value: Any) -> None:
-        before = flat.get(key)
-        for old in list(flat):
-            if old == key or (value is None and old.startswith(f"{key}.")):
+        before = flat.pop(key, None)
+        if value is None and self._is_section(key):
+            for old in [name for name in flat if name.startswith(f"{key}.")]:
                 del flat[old]
         if self._is_table(key) and isinstance(before, dict) and isinstance(value, dict):
             value = before | value
@@ -203,7 +218,7 @@ class Schema(Generic[Component]):
         return get_origin(self.kinds.get(key)) is dict
 
     def _is_section(self, key: str) -> bool:
-        return any(known.startswith(f"{key}.") for known in self.kinds)
+        return key in self._sections
 
     def _has_default(self, key: str) -> bool:
         """Whether a null means "use the default": for sections, and for settings that cannot be null."""
@@ -264,6 +279,36 @@ def _defaults(component: type[Any]) -> dict[str, Any]:
 def _blamed(origin: str, sentence: str) -> SettingsError:
     """The error of a setting, after the place where it was set, if that is known."""
     return SettingsError(f"{origin}: {sentence}" if origin else sentence)
+
+
+def _parents(key: str) -> Iterator[str]:
+    """The names of the sections that a setting is in: "a" and "a.b" for "a.b.c"."""
+    parts = key.split(".")
+    return (".".join(parts[:end]) for end in range(1, len(parts)))
+
+
+def _settings_in(component: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The value of every setting of a component by dotted name."""
+    for item in fields(component):
+        value = getattr(component, item.name)
+        if is_dataclass(value):
+            yield from _settings_in(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", value
+
+
+def _unfit_number(value: Any) -> str | None:
+    """What a number in a value would have to be, in words that follow "must be"; None if all can be used.
+
+    The types check most settings, but not the entries of a mapping, nor the settings of a user's class. An
+    integer may have been written as text.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"a finite number, not {value}"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return f"between -2^63 and 2^63, not {short(value)}"
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return next((fault for part in parts if (fault := _unfit_number(part)) is not None), None)
 
 
 def nest(flat: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """A number of at least 0 and below 1."""
 
+_SHOWN = 200
+"""Maximum length of a value in a message, in characters."""
+
 
 class SettingsError(ValueError):
     """Settings that cannot be read or are invalid; the message is written for the user."""
@@ -101,13 +104,13 @@ def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]
         if mistake["type"] == "value_error":
             return key, str(mistake["ctx"]["error"])
     if same_setting[0]["type"] == "unexpected_keyword_argument":
-        return key, f"There is no setting {'.'.join(map(str, same_setting[0]['loc']))}."
+        return key, f"There is no setting {'.'.join(map(str, same_setting[0]['loc']))[:_SHOWN]}."
     if same_setting[0]["type"] == "missing" and ".".join(map(str, same_setting[0]["loc"])) == key:
         return key, f"{key} is required."
     expected = list(dict.fromkeys(_expected(mistake) for mistake in same_setting))
     entry = same_setting[0]["loc"][len(key.split(".")) :]
     name = f"{key}.{entry[0]}" if get_origin(kinds.get(key)) is dict and entry else key
-    return key, f"{name} must be {' or '.join(expected)}, not {same_setting[0]['input']!r}."
+    return key, f"{name} must be {' or '.join(expected)}, not {short(same_setting[0]['input'])}."
 
 
 def _setting_of(error: ErrorDetails, kinds: Mapping[str, Any]) -> str:
@@ -139,6 +142,15 @@ def _expected(error: ErrorDetails) -> str:
         case "literal_error":
             return _one_of(re.findall(r"'([^']*)'", bounds["expected"]), error["input"])
     return _KINDS.get(error["type"], error["msg"].removeprefix("Input should be ").lower())
+
+
+def short(value: object) -> str:
+    """A value as Python writes it, cut if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no integer of more than 4,300 digits
+        return "a huge number"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
 def plain(bound: float) -> str:

@@ -119,7 +119,7 @@ class Checkpoints:
             return
         self.finish()
         tensors = dict(self.tensors())
-        _check_finite(tensors)
+        check_finite(tensors)
         path = self.folder / f"step-{state.step:06d}"
         partial = path.with_name(path.name + PARTIAL)
         distributed.main_only(lambda: _make_empty(partial, path))
@@ -274,7 +274,7 @@ def _written(pending: _Pending) -> None:
         raise OSError(f"Checkpoint {pending.path} cannot be written: {line[0]}") from error
 
 
-def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Make sure that no rank saves a number that is not finite.
 
     Raises:

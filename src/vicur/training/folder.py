@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vicur import distributed
+from vicur.files import open_locked
 from vicur.paths import check_folder
 
 RUNS = Path("runs")
@@ -114,16 +114,14 @@ def locked(folder: Path) -> Iterator[None]:
     if not distributed.is_main():
         yield
         return
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            raise ValueError(
-                f"{folder} is being written by {owner}. Wait for it to end, or choose another "
-                "training.output."
-            ) from error
+    try:
+        descriptor = open_locked(folder / LOCK)
+    except BlockingIOError as error:
+        owner = (folder / LOCK).read_text(errors="replace").strip() or "another process"
+        raise ValueError(
+            f"{folder} is being written by {owner}. Wait for it to end, or choose another training.output."
+        ) from error
+    with open(descriptor, "r+") as file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()

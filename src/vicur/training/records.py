@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import shutil
 import sys
@@ -37,7 +36,7 @@ from torch import Tensor
 from vicur import distributed
 from vicur.data.sample import Sample
 from vicur.evaluation.statistics import Estimate
-from vicur.files import write_json, write_rows, write_whole
+from vicur.files import is_still, reason_of, write_json, write_rows, write_text, write_whole
 from vicur.models.devices import peak_memory
 from vicur.rewards.grader import Grade
 from vicur.rollouts.rollout import Rollouts
@@ -120,7 +119,7 @@ class Records:
         elif overwrite:
             remove_run(self.folder)
         (self.folder / "rollouts").mkdir(exist_ok=True)
-        write_whole(self.folder / "recipe.yaml", lambda partial: partial.write_text(recipe))
+        write_text(self.folder / "recipe.yaml", recipe)
         first, *later = environments
         write_json(self.folder / "environment.json", first | ({"resumed": later} if later else {}))
         self._metrics = self._open_files.enter_context((self.folder / "metrics.jsonl").open("a"))
@@ -243,6 +242,11 @@ class Records:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if not self._writes:
             return
+        with self._open_files:
+            if is_still(self._metrics.fileno(), self.folder / "metrics.jsonl"):  # the folder was not deleted
+                self._finish(kind)
+
+    def _finish(self, kind: type[BaseException] | None) -> None:
         self._status = "failed"
         try:
             self.flush()
@@ -253,7 +257,6 @@ class Records:
         finally:
             self._write_status()
             write_json(self.folder / "memory.json", self._memory | {"peak": peak_memory(self.device)})
-            self._open_files.close()
 
 
 def cut_back(folder: Path, step: int) -> None:
@@ -309,9 +312,9 @@ def _append(file: IO[str], line: Mapping[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
         file.flush()
     except OSError as error:
-        raise OSError(f"{file.name} cannot be written: {error.strerror}.") from error
-    if os.fstat(file.fileno()).st_nlink == 0:
-        raise OSError(f"{file.name} was deleted during the run; nothing can be recorded any more.")
+        raise OSError(f"{file.name} cannot be written: {reason_of(error)}.") from error
+    if not is_still(file.fileno(), Path(file.name)):
+        raise OSError(f"{file.name} was deleted during the run.")
 
 
 def _question(sample: Sample) -> str:

@@ -1,0 +1,295 @@
+"""Whatever is given as a setting, in a file or on the command line, is used or refused in one sentence."""
+
+from __future__ import annotations
+
+import io
+import math
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import fields, is_dataclass
+from pkgutil import resolve_name
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from vicur.cli.commands import COMMANDS
+from vicur.cli.main import main
+from vicur.cues.prompts import load_prompt
+from vicur.run.recipe import MOST_RESPONSES, Recipe, load_recipe
+from vicur.settings.schema import Layer, schema_of, setting_types
+from vicur.settings.section import SettingsError
+
+COMPONENTS = {command.name: resolve_name(command.settings) for command in COMMANDS}
+VALUES = {"n": 1, "size": "student"}
+REQUIRED = {
+    command.name: Layer("", {name: VALUES.get(name, "x") for name in command.needed}) for command in COMMANDS
+}
+REQUIRED["cues build"] = Layer("", {"data.train": "x", "model": "x", "output": "x"})
+NAMES = sorted(setting_types(Recipe))
+SECTIONS = sorted({name.rpartition(".")[0] for name in NAMES} - {""})
+TOP = sorted({name.partition(".")[0] for name in NAMES})
+LAST = sorted({part for name in NAMES for part in name.split(".")})
+
+
+def has_float(kind: Any) -> bool:
+    return kind in (float, Any) or any(map(has_float, get_args(kind)))
+
+
+def nested_in(kind: Any, value: object) -> object:
+    """A value as a setting of this type would hold it: in a list, in a mapping, or plain."""
+    if kind == dict[str, Any]:
+        return {"x": [float(value)]}
+    return [value, value] if "tuple" in str(kind) else value
+
+
+def float_fields(component: type):
+    """Every class of settings in this one, with each of its fields that hold a float."""
+    for name, kind in get_type_hints(component).items():
+        if name in {field.name for field in fields(component)}:
+            inner = next((part for part in (kind, *get_args(kind)) if is_dataclass(part)), None)
+            if inner is not None:
+                yield from float_fields(inner)
+            elif has_float(kind):
+                yield component, name, kind
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "nan", "-inf", "1e400"])
+def test_no_command_takes_a_number_that_is_not_finite(value):
+    count = 0
+    for command, component in COMPONENTS.items():
+        schema = schema_of(component, command)
+        for name, kind in schema.kinds.items():
+            if has_float(kind) and name != "objective.custom":  # below
+                inside = nested_in(kind, value)
+                with pytest.raises(SettingsError, match=rf"^a\.yaml: {name}\S* must be a finite number"):
+                    schema.load([REQUIRED[command], Layer("a.yaml", {name: inside})])
+                count += 1
+    assert count > 70
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_section_takes_one_in_python_either(value):
+    found_fields = {item for component in COMPONENTS.values() for item in float_fields(component)}
+    assert len(found_fields) > 40
+    for component, name, kind in found_fields - {item for item in found_fields if Any in get_args(item[2])}:
+        inside = nested_in(kind, value)
+        with pytest.raises(ValidationError) as caught:
+            TypeAdapter(component).validate_python({name: inside})
+        kinds = {error["type"] for error in caught.value.errors() if error["loc"][0] == name}
+        assert "finite_number" in kinds, f"{component.__name__}.{name} takes {value}"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [0.5, math.nan], [{"x": math.inf}], 10**30])
+def test_neither_does_an_objective_of_the_user(value, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import Any\n"
+        "@dataclass(frozen=True)\nclass Own:\n    weight: float = 1.0\n    other: Any = None\n"
+        "    def needs(self, step): pass\n    def weigh(self, scored): pass\n"
+    )
+    custom = {"path": f"{tmp_path}/own.py:Own", "other": value}
+    with pytest.raises(SettingsError, match=r"in objective\.custom, other must be (a finite number|between)"):
+        schema_of(Recipe, "train").load([Layer("a.yaml", {"objective.custom": custom})])
+
+
+def outcome(words: list[str]) -> tuple[int, str]:
+    """Exit code and error text of a command."""
+    out, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(errors):
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+    return code, errors.getvalue()
+
+
+def check(words: list[str]) -> None:
+    code, errors = outcome(words)
+    assert code in (0, 1, 2), errors
+    assert "Traceback" not in errors and len(errors) < 3000
+    assert (code == 0) or errors.strip(), f"{words} ends with {code} and says nothing"
+    if code == 1:
+        assert errors.startswith("vicur: ")
+
+
+TEXTS = [
+    "null",
+    "self",
+    "vicur:tiny-student",
+    "~nobody/x",
+    "[1",
+    "{a: &x [*x]}",
+    "\0",
+    "\ud800",
+    "\x1b[31m",
+    "[]",
+]
+NUMBERS = [10**12, -(10**30), 2**63, 2**64, 10**400, 0, 0.0]
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from(NUMBERS),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(TEXTS),
+    st.dates(),
+    st.binary(max_size=3),
+)
+keys = st.one_of(
+    st.sampled_from([*TOP, *LAST, *NAMES, *SECTIONS, "base"]), st.text(max_size=6), st.integers(), st.none()
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """A setting by dotted name as a file would have it."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
+
+
+recipes = st.one_of(
+    st.dictionaries(keys, values, max_size=4), st.builds(nested, st.sampled_from([*NAMES, *SECTIONS]), values)
+)
+
+
+@given(recipes)
+@example({"base": 5})
+@example({"base": ["\0"]})
+@example({"data": {"columns": 5}, "data.columns.answer": "x"})
+@example({"data": {"columns": {1: 2}}})
+@example({"objective": {"custom": {"path": "x.py:X", "a": math.nan}}})
+def test_any_recipe_is_read_or_refused_in_a_sentence(tmp_path_factory, settings):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_bytes(yaml.safe_dump(settings, encoding="utf-8", allow_unicode=False))
+    check(["train", str(file), "--print-config"])
+
+
+@given(
+    st.one_of(st.binary(max_size=60), st.text("[]{}&*!:-,?'\"#|>%@ \t\na0.~<", max_size=60).map(str.encode))
+)
+@example(b"training: {seed: 2001-99-99}")
+@example(b"a: &a [*a]")
+@example(b"x: !!python/object/apply:os.system [echo]")
+@example(b"seed: " + b"9" * 5000)
+@example(b"student: 0x" + b"f" * 5000)
+@example(b"[" * 100_000)
+@example(b"{a: " * 100_000)
+@example(b"\xff\xfe")
+def test_any_file_is_read_or_refused_in_a_sentence(tmp_path_factory, content):
+    file = tmp_path_factory.getbasetemp() / "bytes.yaml"
+    file.write_bytes(content)
+    check(["train", str(file), "--print-config"])
+
+
+COMMAND_NAMES = [command.name for command in COMMANDS]
+FLAGS = sorted({option.flag for command in COMMANDS for option in (*command.options, *command.switches)})
+argument = st.one_of(
+    st.builds("{}={}".format, st.one_of(keys, st.sampled_from(LAST)), st.one_of(scalars, values)),
+    st.builds("--{}={}".format, keys, scalars),
+    st.builds("--{}".format, keys),
+    st.sampled_from([*FLAGS, "--", "--column", "-h", "--version", "cuebench/opsd_cue", "-", "=", ""]),
+    st.text(max_size=8),
+    st.sampled_from(TEXTS),
+)
+
+
+@given(st.sampled_from(COMMAND_NAMES), st.lists(argument, max_size=5))
+@example("train", ["cuebench/opsd_cue", "data.columns=5", "data.columns.answer=x"])
+@example("train", ["cuebench/opsd_cue", "training.seed=[&a [*a]]"])
+@example("train", ["cuebench/opsd_cue", "optimizer.betas={a: *b}"])
+@example("train", ["cuebench/opsd_cue", "..=1"])
+@example("study", ["objectives", "seeds=\ud800"])
+def test_any_arguments_are_used_or_refused_in_a_sentence(command, arguments):
+    # In second place, where no option can take it as its value: nothing is run.
+    check([*command.split(), "--print-config", *arguments])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("base: 5", r"base must be the name of a file or a list of them, not 5"),
+        ("base: [a.yaml, {b: c}]", r"base must be the name of a file or a list of them, not \{'b': 'c'\}"),
+        ("a: &a [*a]", "has a value that contains itself"),
+        ("a: " + "[" * 60 + "]" * 60, "is nested too deeply"),
+        ("[" * 100_000, "is nested too deeply"),
+        ("a: 2001-99-99", "is not valid YAML: month must be in 1..12"),
+        ("a: '" + "x" * 2**20 + "'", "is larger than 1 MiB"),
+        ("student: {model: " + "9" * 300 + "}", r"student\.model must be a string|between"),
+        ("training: {seed: '1" + "0" * 30 + "'}", r"training\.seed must be between -2\^63 and 2\^63"),
+        ("training: {seed: 1" + "0" * 30 + "}", r"training\.seed must be between -2\^63 and 2\^63"),
+    ],
+)
+def test_a_file_that_takes_much_is_refused(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=message) as caught:
+        load_recipe(str(tmp_path / "a.yaml"))
+    assert len(str(caught.value)) < 600
+
+
+def test_aliases_that_multiply_are_refused(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30)]
+    (tmp_path / "a.yaml").write_text("\n".join(lines))
+    with pytest.raises(SettingsError, match="has more than 50,000 values"):
+        load_recipe(str(tmp_path / "a.yaml"))
+    with pytest.raises(SettingsError, match="has more than 50,000 values"):
+        load_recipe("cuebench/opsd_cue", ["optimizer.betas={" + ", ".join(lines) + "}"])
+
+
+def test_many_unknown_settings_end_at_the_first(tmp_path):
+    (tmp_path / "a.yaml").write_text("\n".join(f"unknown{i}: null" for i in range(10_000)))
+    with pytest.raises(SettingsError, match="there is no setting 'unknown0'"):
+        load_recipe(str(tmp_path / "a.yaml"))
+
+
+def test_a_long_name_is_cut(tmp_path):
+    (tmp_path / "a.yaml").write_text("? " + "x" * 100_000 + "\n: 1")
+    with pytest.raises(SettingsError, match="there is no setting 'xxx") as caught:
+        load_recipe(str(tmp_path / "a.yaml"))
+    assert len(str(caught.value)) < 600
+
+
+def test_bases_that_share_bases_are_read_once_and_long_chains_refused(tmp_path):
+    for i in range(15):
+        bases = "" if i == 0 else f"base: [{i - 1}.yaml, {i - 1}.yaml]\n"
+        (tmp_path / f"{i}.yaml").write_text(f"{bases}training: {{seed: {i}}}")
+    assert load_recipe(str(tmp_path / "14.yaml")).training.seed == 14
+    for i in range(30):
+        (tmp_path / f"c{i}.yaml").write_text(f"base: c{i + 1}.yaml")
+    with pytest.raises(SettingsError, match="has bases of bases, 20 deep"):
+        load_recipe(str(tmp_path / "c0.yaml"))
+
+
+def test_a_pipe_or_a_device_is_no_recipe(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "own.yaml").write_text("base: pipe.yaml")
+    for name in ("pipe.yaml", "zero.yaml"):
+        with pytest.raises(SettingsError, match=f"{name} is not a regular file"):
+            load_recipe(str(tmp_path / name))
+    with pytest.raises(SettingsError, match=r"its base pipe\.yaml does not exist or is not a file"):
+        load_recipe(str(tmp_path / "own.yaml"))
+
+
+def test_a_step_has_a_bounded_number_of_responses():
+    with pytest.raises(SettingsError, match="responses per step; the most is 1,048,576"):
+        load_recipe("cuebench/opsd_cue", [f"rollout.group_size={10**12}"])
+    large = ["training.prompts_per_step=1024", f"rollout.group_size={MOST_RESPONSES // 1024}"]
+    assert load_recipe("cuebench/opsd_cue", large).rollout.group_size == 1024
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "[" * 1000, "name: x\nname: y", "name: 2001-99-99"])
+def test_a_cue_prompt_is_read_within_the_same_limits(tmp_path, text):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"^The cue prompt .*own\.yaml (has|is|sets)"):
+        load_prompt(str(tmp_path / "own.yaml"))

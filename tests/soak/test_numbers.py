@@ -1,0 +1,61 @@
+"""Twenty steps in one, two and four processes, and in four micro-batch splits: the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+from launching import METHODS, assert_same_numbers, job, launch
+from report import add_row
+
+from vicur.cuebench.generate import write_parquet
+
+STEPS = 20
+SPLITS = (1, 3, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "train.parquet"
+    write_parquet("segments", "train", 64, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("runs")
+
+    def jobs(suffix, *settings, exact=True, methods=METHODS):
+        return [job(m, folder / f"{m}-{suffix}", data, *settings, steps=STEPS, exact=exact) for m in methods]
+
+    one = [*jobs("1"), *jobs("1-single", exact=False)]
+    for count in SPLITS:
+        one += jobs(f"split-{count}", f"optimizer.prompts_per_micro_batch={count}")
+    launch(1, one, folder)
+    for sharding in ("full", "replicated"):
+        sharded = f"training.sharding={sharding}"
+        launch(
+            2, [*jobs(f"2-{sharding}", sharded), *jobs(f"2-{sharding}-single", sharded, exact=False)], folder
+        )
+    launch(4, jobs("4", methods=["vicur"]), folder)
+    return folder
+
+
+VARIANTS = ("2-full", "2-replicated", *(f"split-{n}" for n in SPLITS))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_in_float64(runs, method, variant):
+    worst = assert_same_numbers(runs / f"{method}-{variant}", runs / f"{method}-1", 1e-5)
+    add_row("numbers", f"{method}, {variant}, float64", worst)
+
+
+@pytest.mark.parametrize("variant", ["2-full", "2-replicated"])
+@pytest.mark.parametrize("method", METHODS)
+def test_in_float32(runs, method, variant):
+    """Rounding grows from step to step; it is reported, and bounded by a looser tolerance."""
+    worst = assert_same_numbers(runs / f"{method}-{variant}-single", runs / f"{method}-1-single", 1e-2)
+    add_row("numbers", f"{method}, {variant}, float32", worst)
+
+
+def test_four_processes(runs):
+    add_row("numbers", "vicur, 4, float64", assert_same_numbers(runs / "vicur-4", runs / "vicur-1", 1e-5))

@@ -1,0 +1,139 @@
+"""Killed runs are resumed exactly; what cannot be resumed is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+
+import pytest
+from launching import assert_same_run, job, launch, metrics, rollouts, start
+
+from vicur.cli.main import main
+from vicur.cuebench.generate import write_parquet
+from vicur.training.checkpoint import step_folders
+
+STEPS = 6
+SETTINGS = ("training.save_model=true", "training.checkpoints.every=2", "validation.every=3")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "train.parquet"
+    write_parquet("segments", "train", 20, path)
+    write_parquet("segments", "validation", 7, path.with_name("validation.parquet"))
+    return path
+
+
+def run_of(folder, data, *overrides, **special):
+    held_out = f"validation.data={data.with_name('validation.parquet')}"
+    settings = (*SETTINGS, held_out, "teacher.update=ema", "student.lora=null", *overrides)
+    return job("vicur", folder, data, *settings, steps=STEPS, **special)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def whole(folder, data):
+    """A run that nothing interrupts."""
+    launch(1, [run_of(folder / "whole", data)], folder)
+    return folder / "whole"
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(folder, data):
+    launch(2, [run_of(folder / "whole-2", data)], folder)
+    return folder / "whole-2"
+
+
+def killed(processes, folder, data, when):
+    launch(processes, [run_of(folder, data, kill=when)], folder.parent, succeeds=False)
+    return folder
+
+
+@pytest.mark.parametrize("when", ["write 1", "write 5", "save 4"])
+def test_a_killed_run_continues_bit_by_bit(folder, data, whole, when):
+    """Before its first checkpoint, between two, and in the middle of a save."""
+    run = killed(1, folder / when.replace(" ", "-"), data, when)
+    assert len(metrics(run)) < STEPS
+    launch(1, [run_of(run, data, resume=True)], folder)
+    assert_same_run(run, whole)
+    assert not list((run / "checkpoints").glob("*.partial"))
+
+
+def test_two_processes_continue_bit_by_bit_and_one_process_to_rounding(folder, data, whole_of_two):
+    run = killed(2, folder / "two", data, "write 5")
+    copy = folder / "two-to-one"
+    shutil.copytree(run, copy)
+    launch(2, [run_of(run, data, resume=True)], folder)
+    assert_same_run(run, whole_of_two)
+    launch(1, [run_of(copy, data, resume=True)], folder)
+    assert_same_run(copy, whole_of_two, tolerance=1e-5)
+
+
+def test_a_damaged_checkpoint_is_passed_over(folder, data, whole, capfd):
+    run = folder / "damaged"
+    keep = "training.checkpoints.keep=null"
+    launch(1, [run_of(run, data, keep)], folder)
+    shutil.rmtree(run / "checkpoints" / "final")
+    newest, older, _ = step_folders(run / "checkpoints")
+    shard = next(newest.glob("*.safetensors"))
+    os.truncate(shard, shard.stat().st_size - 1)
+    (run / "status.json").write_text('{"status": "running"}')
+    output = launch(1, [run_of(run, data, keep, resume=True)], folder)
+    assert f"its file {shard.name} has" in output
+    assert_same_run(run, whole)
+    assert older.is_dir()
+
+
+def test_a_stopped_run_says_how_to_resume(tmp_path, data, whole):
+    process = start(1, [run_of(tmp_path / "run", data)], tmp_path)
+    lines = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (lines.is_file() and lines.read_text()):
+        pass
+    os.kill(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode != 0 and "Finishing this step, then saving a checkpoint" in output
+    done = len(metrics(tmp_path / "run"))
+    assert [path.name for path in step_folders(tmp_path / "run" / "checkpoints")] == [f"step-{done:06d}"]
+    launch(1, [run_of(tmp_path / "run", data, resume=True)], tmp_path)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def command(folder, data, *more):
+    return ["train", "cuebench/opsd_cue_recovery", *run_of(folder, data)["overrides"], *more]
+
+
+def test_what_is_refused(folder, data, whole, capsys):
+    before = rollouts(whole)
+    assert main(command(whole, data)) == 1
+    assert "already holds a run" in capsys.readouterr().err
+    assert main(command(whole, data, "--resume")) == 0
+    assert "has finished; there is nothing to resume" in capsys.readouterr().out
+    changed = ("optimizer.learning_rate=2e-6", "teacher.update=frozen", "optimizer.prompts_per_micro_batch=3")
+    assert main(command(whole, data, "--resume", *changed)) == 1
+    error = capsys.readouterr().err
+    assert "optimizer.learning_rate: 1e-06 in the run, 2e-06 now" in error
+    assert "teacher.update: ema in the run, frozen now" in error and "prompts_per_micro_batch" not in error
+    assert rollouts(whole) == before
+
+
+def test_a_rank_that_fails_ends_all(folder, data):
+    output = launch(2, [run_of(folder / "failing", data, fail="1 2")], folder, succeeds=False)
+    assert "rank 1 says: the disk of this rank is on fire." in output
+    assert "rank 0 says: rank 1: the disk of this rank is on fire." in output
+    assert "Traceback" not in output.partition("ChildFailedError")[0]
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path, data):
+    process = start(1, [run_of(tmp_path / "run", data, "training.steps=1000")], tmp_path)
+    status = tmp_path / "run" / "status.json"
+    while process.poll() is None and not status.is_file():
+        pass
+    output = launch(1, [run_of(tmp_path / "run", data, "training.overwrite=true")], tmp_path, succeeds=False)
+    process.kill()
+    process.wait()
+    assert "is being written by process" in output and status.is_file()
