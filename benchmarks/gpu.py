@@ -14,14 +14,16 @@ Responses are sampled in the first steps only (`--sampled-steps`). Later steps u
 changes no size: random weights hardly ever produce a stop token. Before a step that would exceed `--minutes`
 the run ends; the result says how many steps there were.
 
-Times are medians over the steps after the first, each phase up to the moment at which the GPU has finished.
-Results: a table, and a JSON file in `benchmarks/results`.
+The package must be installed, or `PYTHONPATH=src` be set. Times are medians over the steps after the first,
+each phase up to the moment at which the GPU has finished. Results: a table, and a JSON file in
+`benchmarks/results`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
 import re
 import statistics
 import tempfile
@@ -212,10 +214,14 @@ class FirstRollouts:
 
 
 class Meter:
-    """Seconds and peak memory of each phase of each step.
+    """Seconds and peak memory of each phase of each step. A phase may be part of another.
 
     Args:
-        device: device of the run.
+        device: device of the run, which has loaded its models.
+
+    Attributes:
+        steps: seconds by phase, for each step.
+        allocated, reserved: peak bytes by phase; reserved ones on a GPU only.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -224,40 +230,44 @@ class Meter:
         self.allocated: dict[str, int] = {}
         self.reserved: dict[str, int] = {}
         self._current: dict[str, float] = {}
+        self._open = ["loading"]
+        self._note_memory()
+        self._open = []
 
     def watch(self, owner: Any, method: str, phase: str) -> None:
         """Measure every call of a method as a part of a phase."""
         inner = getattr(owner, method)
 
         def measured(*args: Any, **kwargs: Any) -> Any:
-            self._wait()
-            reset_peak_memory(self.device)
+            self._note_memory()
+            self._open.append(phase)
             started = time.perf_counter()
-            result = inner(*args, **kwargs)
-            self._wait()
-            seconds = time.perf_counter() - started
-            self._current[phase] = self._current.get(phase, 0.0) + seconds
-            self.note_memory(phase)
-            return result
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                self._note_memory()
+                seconds = time.perf_counter() - started
+                self._current[phase] = self._current.get(phase, 0.0) + seconds
+                self._open.pop()
 
         setattr(owner, method, measured)
 
-    def note_memory(self, phase: str) -> None:
-        """Record the peak since the last reset."""
-        self.allocated[phase] = max(self.allocated.get(phase, 0), peak_memory(self.device) or 0)
+    def _note_memory(self) -> None:
+        """Wait for the GPU, and record the peak of the phases that are open since the last record."""
         if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
             reserved = torch.cuda.max_memory_reserved(self.device)
-            self.reserved[phase] = max(self.reserved.get(phase, 0), reserved)
+            for phase in self._open:
+                self.reserved[phase] = max(self.reserved.get(phase, 0), reserved)
+        for phase in self._open:
+            self.allocated[phase] = max(self.allocated.get(phase, 0), peak_memory(self.device) or 0)
+        reset_peak_memory(self.device)
 
     def end_step(self) -> dict[str, float]:
         """The seconds of the step that ends, by phase."""
         self.steps.append(self._current)
         self._current = {}
         return self.steps[-1]
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def move_teacher(run: Run, device: torch.device) -> None:
@@ -334,7 +344,6 @@ def measure(recipe: Recipe, visual: int, minutes: float, sampled_steps: int) -> 
     if not offloads_by_setting():
         move_teacher(run, device)
     meter = Meter(device)
-    meter.note_memory("loading")
     limit = Limit(minutes, sampled_steps, meter)
     source = FirstRollouts(run.trainer.source, scoring.student, limit.may_sample)
     lengths: list[Reading] = []
@@ -350,6 +359,7 @@ def measure(recipe: Recipe, visual: int, minutes: float, sampled_steps: int) -> 
     meter.watch(source, "rollouts", "sampling")
     meter.watch(scoring, "score_rollouts", "scoring")
     meter.watch(scoring, "score_references", "scoring")
+    meter.watch(updater, "update", "update")
     meter.watch(updater, "gradient", "gradient")
     meter.watch(updater.optimizer, "step", "optimizer step")
     trainer = replace(run.trainer, source=source)
@@ -378,9 +388,7 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
     """Everything that was measured, for the JSON file."""
     meter, device = outcome.meter, outcome.meter.device
     steps = [
-        step
-        | {"update": step["gradient"] + step.get("optimizer step", 0.0), "sampled": number in outcome.sampled}
-        for number, step in enumerate(meter.steps, start=1)
+        step | {"sampled": number in outcome.sampled} for number, step in enumerate(meter.steps, start=1)
     ]
     taken = [step for step in steps if "optimizer step" in step]  # other updates were not finite
     seconds = {
@@ -403,7 +411,7 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
             "device": hardware["device"],
             "memory_bytes": total,
             "peak_bf16_flops_per_second": peak,
-            "platform": hardware["platform"],
+            "platform": f"{platform.system()} {platform.machine()}",
             "threads": hardware["threads"],
         },
         "versions": {"python": hardware["python"], "cuda": torch.version.cuda} | hardware["packages"],
@@ -506,6 +514,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.small and not torch.cuda.is_available():
         parser.error("there is no GPU; --small runs the same code on the CPU")
+    if options.small:
+        torch.set_num_threads(1)  # more threads than idle cores multiply the time of small products
     size = SMALL if options.small else REAL
     settings = [f"training.steps={options.steps}", *(["training.device=cpu"] if options.small else [])]
     with tempfile.TemporaryDirectory() as folder:
