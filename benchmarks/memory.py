@@ -57,22 +57,13 @@ CASES = {
 def write_checkpoint(case: Case, folder: Path) -> None:
     """Write a random model of these sizes, with Qwen3-VL's 16-pixel patches."""
     import torch
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+    from transformers import Qwen3VLForConditionalGeneration
 
-    from vicur.cuebench.tiny import TinySize, build_config, build_processor
+    from random_models import wide_processor
+    from vicur.cuebench.tiny import TinySize, build_config
 
-    processor = build_processor()
+    processor = wide_processor(case.vocabulary)
     tokenizer = processor.tokenizer
-    description = json.loads(tokenizer.backend_tokenizer.to_str())
-    words = description["model"]["vocab"]
-    words |= {f"word{i}": i for i in range(len(tokenizer), case.vocabulary)}
-    special = tokenizer.special_tokens_map
-    processor.tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(description)), **special
-    )
-    for part in (processor.image_processor, processor.video_processor):
-        part.patch_size = 16
     heads = case.hidden // 64
     width, depth = case.vision
     config = build_config(TinySize(case.hidden, case.layers, heads, width, depth), processor)
