@@ -59,7 +59,7 @@ def shard(
     }
     policy.device = device
     quantised = _quantised_weights(policy, device)
-    for unit in (*_units(policy), policy):
+    for unit in (*units(policy), policy):
         _store_float32(unit, all_weights=float32)
         module: Any = fully_shard(unit, ignored_params=quantised, **settings)
         module.set_gradient_divide_factor(1.0)
@@ -82,7 +82,8 @@ def _quantised_weights(policy: Policy, device: torch.device) -> set[nn.Parameter
     return {parameter for parameter in policy.parameters() if is_quantised(parameter)}
 
 
-def _units(policy: Policy) -> Iterator[nn.Module]:
+def units(policy: Policy) -> Iterator[nn.Module]:
+    """The parts of a policy that are gathered one after another; the root has the rest."""
     yield from policy.model.model.language_model.layers
     yield from policy.model.model.visual.blocks
 
