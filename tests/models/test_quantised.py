@@ -1,4 +1,4 @@
-"""QLoRA students: a base in 4 bits that is never changed, sharded or cast, and saves as a plain checkpoint."""
+"""QLoRA students: a 4-bit base that is never changed, sharded or cast; saving writes a plain checkpoint."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_matrices_of_the_language_model_are_quantised_and_nothing_else(base,
     for name, parameter in loaded.model.named_parameters():
         original = originals.get(name.replace(".base_layer", ""))
         if name in names:
-            # Within a block of 64, NF4's widest gap is 0.304 of the largest magnitude (Dettmers et al., 2023).
+            # NF4's widest gap is 0.304 of the largest magnitude in a block of 64 (Dettmers et al., 2023).
             error = (dequantised(parameter) - original).abs().view(-1, 64).amax(1)
             assert (error <= 0.16 * original.abs().reshape(-1, 64).amax(1)).all()
             assert parameter.numel() == original.numel() / 2

@@ -140,7 +140,7 @@ def optimizer_after_steps(folder, steps, checkpoint=None):
 
 
 def test_eight_bit_states_of_two_ranks_are_resumed_on_one(tmp_path, base_folder):
-    """Blocks do not depend on the shards: saved on two ranks, the states are those of one rank, bit for bit."""
+    """Blocks do not depend on the shards: those saved on two ranks are those of one, bit for bit."""
     pytest.importorskip("torchao")
     script = tmp_path / "ranks.py"
     script.write_text(RANKS)

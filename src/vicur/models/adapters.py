@@ -36,9 +36,9 @@ class LoRAConfig:
     vision: bool = False
     """Whether to add adapters to the vision tower too, not only to the language model."""
     quantize: Literal["none", "nf4"] = "none"
-    """Quantisation of the base (QLoRA). "nf4": the language model's matrices are stored in 4 bits and computed
-    with in student.dtype; needs bitsandbytes and one process. The base of a mixture of experts keeps its
-    experts unquantised."""
+    """Quantisation of the base (QLoRA). "nf4": the language model's matrices are stored in 4 bits and used in
+    student.dtype; needs bitsandbytes and a single process. Of a mixture of experts only the attention
+    matrices are quantised."""
 
 
 def add_adapter(model: Any, config: LoRAConfig, name: str = TRAINED, *, trained: bool = True) -> None:

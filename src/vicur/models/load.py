@@ -272,9 +272,7 @@ def _check_same_recovery(config: StudentConfig, saved: Any) -> None:
         )
 
 
-def copy_of(
-    loaded: LoadedModel, *, with_recovery: bool, device: torch.device | None = None
-) -> LoadedModel:
+def copy_of(loaded: LoadedModel, *, with_recovery: bool, device: torch.device | None = None) -> LoadedModel:
     """A copy of the model's current weights, with or without its recovery module, without adapters.
 
     Args:

@@ -1,8 +1,8 @@
 """QLoRA: the frozen matrices of the language model in 4 bits, by bitsandbytes.
 
 The matrices that get adapters are stored as NF4 with double quantisation, about 4.13 bits per weight, and
-dequantised to the compute dtype whenever they are used. Embeddings, head, norms, vision tower and cue recovery
-are unchanged. FSDP2 cannot shard the 4-bit weights, so this is for one process.
+dequantised to the compute dtype whenever they are used. Embeddings, head, norms, vision tower and cue
+recovery are unchanged. FSDP2 cannot shard the 4-bit weights, so this is for one process.
 """
 
 from __future__ import annotations
@@ -65,6 +65,15 @@ def quantise(model: Any, device: torch.device) -> None:
         quantised.train(linear.training)
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, quantised.to(device))
+
+
+def matrices_of(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that are quantised or could be."""
+    return [
+        weight
+        for name, weight in model.named_parameters()
+        if re.fullmatch(rf"{LANGUAGE}(\.base_layer)?\.weight", name)
+    ]
 
 
 def is_quantised(tensor: Tensor) -> bool:

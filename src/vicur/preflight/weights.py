@@ -6,16 +6,20 @@ quantisation: a shard has its own size, and an offloaded one is not on the devic
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from vicur import distributed
+from vicur.models.adapters import has_adapters
 from vicur.models.policy import Policy
-from vicur.models.quantised import is_quantised, statistics_bytes
+from vicur.models.quantised import is_quantised, matrices_of, statistics_bytes
 from vicur.models.sharding import local, units
+from vicur.scoring.scorer import Scorer
+from vicur.scoring.teacher import Teacher
 
 FLOAT = 4
 """Bytes of a float32 number."""
@@ -67,6 +71,70 @@ class WeightMemory:
             reduced=max(_reduced(part, size) for part in parts),
             root_reduced=_reduced(root, size),
         )
+
+
+@dataclass(frozen=True)
+class Lever:
+    """A setting that leaves less on the device.
+
+    Attributes:
+        setting: the setting, as on the command line.
+        saved: about how many bytes less; None if that depends.
+    """
+
+    setting: str
+    saved: float | None = None
+
+    def __str__(self) -> str:
+        return self.setting if self.saved is None else f"{self.setting} (saves {self.saved / 2**30:.1f} GiB)"
+
+
+def weight_levers(student: Scorer, teacher: Teacher | None, state_bytes: float) -> Iterator[Lever]:
+    """Settings with which all weights are still trained.
+
+    Args:
+        student: the student.
+        teacher: its teacher.
+        state_bytes: bytes of the optimizer's states per trained weight.
+    """
+    policy, on_gpu = student.policy, student.device.type == "cuda"
+    count = local_count(p for p in policy.parameters() if p.requires_grad and is_on(p, policy.device))
+    if on_gpu and policy.dtype == torch.float32:
+        yield Lever("student.dtype=bfloat16")
+    if teacher is not None and teacher.loaded.policy is not policy:
+        stored = WeightMemory.of(teacher.loaded.policy).stored
+        is_other = teacher.loaded.processor is not student.loaded.processor
+        if is_other and teacher.loaded.dtype == torch.float32:
+            yield Lever("teacher.dtype=bfloat16", stored / 2)
+        if on_gpu and stored:
+            yield Lever("teacher.offload=true", stored)
+    if state_bytes >= 2 * FLOAT and count:
+        yield Lever("optimizer.states=8bit", 0.74 * state_bytes * count)
+    if on_gpu and count:
+        yield Lever("training.offload=true, which is slow", (2 * FLOAT + state_bytes) * count)
+
+
+def adapter_levers(student: Scorer, state_bytes: float) -> Iterator[Lever]:
+    """Settings with which only adapters are trained, and more processes.
+
+    Args:
+        student: the student.
+        state_bytes: bytes of the optimizer's states per trained weight.
+    """
+    policy, is_alone = student.policy, distributed.size() == 1
+    size, weights = policy.dtype.itemsize, list(policy.parameters())
+    quantising = (size - QUANTISED) * local_count(matrices_of(policy.model))
+    is_quantised_now = any(is_quantised(weight) for weight in weights)
+    if not has_adapters(policy.model):
+        count = local_count(weight for weight in weights if weight.requires_grad)
+        training = (2 * FLOAT + state_bytes - size) * count
+        yield Lever("student.lora={rank: 16}", training)
+        if is_alone:
+            yield Lever("student.lora={rank: 16, quantize: nf4}", training + quantising)
+    elif is_alone and not is_quantised_now:
+        yield Lever("student.lora.quantize=nf4", quantising)
+    if student.device.type == "cuda" and not is_quantised_now:
+        yield Lever("more processes, over which weights and states are sharded")
 
 
 def is_on(weight: Tensor, device: torch.device) -> bool:

@@ -45,8 +45,8 @@ class TeacherConfig:
     ema_decay: Decay = 0.999
     """Decay of the moving average per update, for update=ema."""
     offload: bool = False
-    """Keep the weights of a teacher with weights of its own in CPU memory; each layer is copied to the GPU when
-    it runs, and all of them while the teacher writes responses."""
+    """Keep the weights of a teacher that does not share the student's in CPU memory; each layer is copied to
+    the GPU when it runs, and all of them while the teacher writes responses."""
     keep_modules: bool = False
     """Whether a self-teacher keeps the student's cue recovery and adapters."""
     privilege: TeacherPrivilege = "cue"

@@ -1,7 +1,7 @@
 """AdamW with its moments in 8 bits, by torchao.
 
-A moment is stored as codes, one byte per weight, and a float32 scale per block of up to 256 weights. Blocks do
-not cross rows, whatever the shape, so a row's codes and scales do not depend on the number of ranks, and
+A moment is stored as codes, one byte per weight, and a float32 scale per block of up to 256 weights. Blocks
+do not cross rows, whatever the shape, so a row's codes and scales do not depend on the number of ranks, and
 checkpoints can be resumed with another number. Vectors and small matrices keep float32 moments.
 """
 
@@ -55,9 +55,7 @@ class EightBitAdamW:
         ValueError: torchao is not installed.
     """
 
-    def __init__(
-        self, groups: Sequence[Mapping[str, Any]], lr: float, betas: tuple[float, float]
-    ) -> None:
+    def __init__(self, groups: Sequence[Mapping[str, Any]], lr: float, betas: tuple[float, float]) -> None:
         library = _torchao()
         self._parts = {p: local(p.detach()) for group in groups for p in group["params"]}
         self._torchao = library.AdamW8bit(
@@ -99,8 +97,8 @@ class EightBitAdamW:
 
 
 def _zero_moment(parameter: nn.Parameter, signed: bool) -> tuple[dict[str, Tensor], Tensor]:
-    """A moment of zeros: its tensors for checkpoints, sharded like the parameter, by the suffix of their name;
-    and the same memory as torchao's tensor of this rank's part."""
+    """A moment of zeros: its tensors for checkpoints, sharded like the parameter, by the suffix of their
+    name; and the same memory as torchao's tensor of this rank's part."""
     weight, block = parameter.detach(), block_size(parameter)
     if block is None:
         moment = torch.zeros_like(weight)

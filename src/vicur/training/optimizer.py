@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vicur.models.sharding import whole
 from vicur.settings.section import Count, Decay, NonNegative, Positive, Share, section
-from vicur.training.eight_bit import EightBitAdamW
+from vicur.training.eight_bit import EightBitAdamW, moment_bytes
 
 ADAMW = {"float32": torch.optim.AdamW, "8bit": EightBitAdamW}
 """AdamW by the storage of its states."""
@@ -36,8 +36,8 @@ class OptimizerConfig:
     """Number of problems per forward and backward pass. Smaller values need less memory; the result is the
     same."""
     states: Literal["float32", "8bit"] = "float32"
-    """Storage of AdamW's two moments: 8 bytes per trained weight in float32, or about 2 in 8 bits, with a scale
-    per block of up to 256 weights. 8bit needs torchao and changes the result slightly."""
+    """Storage of AdamW's two moments: 8 bytes per trained weight in float32, or about 2 in 8 bits, with a
+    scale per block of up to 256 weights. 8bit needs torchao and changes the result slightly."""
 
 
 class Optimizer:
@@ -95,6 +95,14 @@ class Optimizer:
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         make: Any = ADAMW[config.states]
         self.torch = make(groups, lr=config.learning_rate, betas=config.betas)
+
+    @property
+    def state_bytes(self) -> float:
+        """Bytes of the two moments per trained weight."""
+        if self.config.states == "float32":
+            return 8.0
+        count = sum(p.numel() for p in self.parameters)
+        return sum(2 * moment_bytes(p) * p.numel() for p in self.parameters) / max(1, count)
 
     def scale(self, step: int) -> float:
         """The schedule's factor at a step, counted from 0."""
