@@ -60,6 +60,14 @@ step is compiled on a GPU only."""
 Bytes = int | float
 
 HELD = "freed activations kept by the C library"
+SMALL_BLOCKS = (
+    "activations of the language model",
+    "activations of the vision tower",
+    "pixel values",
+    "one layer's backward pass",
+    "vocabulary chunk",
+)
+"""Parts of the update that consist of many tensors."""
 
 Phase = Literal["sampling", "scoring", "update", "optimizer step"]
 
@@ -183,11 +191,14 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
             "Python and its libraries": PROCESS,
             "problems of a step": _problems(policy, needs, work),
         }
-    kept = {"distributions": _distributions(policy, teacher, needs, work), "heads": _heads(student, teacher)}
+    kept = {
+        "distributions": _distributions(policy, teacher, needs, work),
+        "heads": _heads(student, teacher, needs),
+    }
     gradient = FLOAT * local_count(here)
     update = _update(student, work, weights)
     # glibc does not return freed blocks below 32 MiB: the update's stay resident in the optimizer step.
-    held = sum(update.values()) if device.type == "cpu" else 0.0
+    held = sum(update[name] for name in SMALL_BLOCKS) if device.type == "cpu" else 0.0
     phases: dict[Phase, dict[str, Bytes]] = {
         "sampling": _sampling(student, teacher, work),
         "scoring": {**kept, **_scoring(student, teacher, work)},
@@ -254,12 +265,14 @@ def _update(student: Scorer, work: Workload, weights: WeightMemory) -> dict[str,
         "one layer's backward pass": _passing(policy, batch),
         "vocabulary chunk": _chunk(student),
         "gathered weights": weights.gathered,
-        # The root's gradient is reduced last, when the activations are free.
-        "gradient being reduced": max(weights.reduced, weights.root_reduced - sum(activations.values())),
     }
-    if head.requires_grad and (policy.is_sharded or policy.dtype != torch.float32):
-        half = size if policy.dtype != torch.float32 else 0
-        others["the head's gradient before it is added"] = (FLOAT + half) * head.numel()
+    half = head.numel() * size if head.requires_grad and policy.dtype != torch.float32 else 0
+    full = FLOAT * head.numel() if head.requires_grad and (policy.is_sharded or half) else 0
+    others["the head's gradient before it is added"] = full + half
+    # Afterwards each unit's gradient is reduced; the root's last, when the activations are free.
+    reduced = max((half or full) + weights.reduced, weights.root_reduced - sum(activations.values()))
+    if policy.is_sharded:
+        others["gradients being reduced"] = max(0.0, reduced - full - half)
     return activations | others
 
 
@@ -378,9 +391,12 @@ def _distributions(policy: Policy, teacher: Teacher | None, needs: Needs, work: 
     )
 
 
-def _heads(student: Scorer, teacher: Teacher | None) -> Bytes:
+def _heads(student: Scorer, teacher: Teacher | None, needs: Needs) -> Bytes:
     """Copies of the heads that belong to kept hidden states, where the head itself is sharded or changes."""
-    scorers = [student] if teacher is None else [student, teacher.scorer]
+    looking = {look.who for look in needs.looks}
+    scorers = [student] if "student" in looking else []
+    if teacher is not None and "teacher" in looking:
+        scorers.append(teacher.scorer)
     copied = [scorer.policy for scorer in scorers if scorer.keep_head or scorer.policy.is_sharded]
     return sum(policy.model.lm_head.weight.numel() * policy.dtype.itemsize for policy in copied)
 

@@ -153,8 +153,8 @@ _TRAIN_ABSENT = {
     "repetition_penalty frequency_penalty": "only rollout.sampling.presence_penalty is supported.",
     "min_p": "sampling is limited by rollout.sampling.top_p and rollout.sampling.top_k only.",
     "optim optimizer_type": (
-        "the optimizer is AdamW; optimizer.states=8bit stores its states in 8 bits, and its other settings are "
-        "in the section optimizer."
+        "the optimizer is AdamW; optimizer.states=8bit stores its states in 8 bits, and its other settings "
+        "are in the section optimizer."
     ),
     "loss_type loss adv_estimator advantage_estimator rlhf_type algorithm": (
         "an objective is chosen by naming it, e.g. objective.grpo={}; docs/objectives.md lists them."
