@@ -23,7 +23,7 @@ from vicur.settings.section import Decay, PathText, section
 
 SELF = "self"
 _SHARED = (
-    "teacher.offload=true needs a teacher with weights of its own, but {} shares the student's. Remove "
+    "Only a teacher with weights of its own can be offloaded, and {} shares the student's. Remove "
     "teacher.offload; training.offload=true offloads the student."
 )
 AVERAGE = "average"
