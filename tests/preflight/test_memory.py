@@ -31,7 +31,7 @@ from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.preflight.weights import Lever
 from vicur.run.build import build
 from vicur.run.recipe import load_recipe
-from vicur.scoring.scorer import Scorer
+from vicur.scoring.scorer import Scorer, ScoringConfig
 from vicur.scoring.teacher import Teacher, TeacherConfig
 
 SIZES = PromptSizes(8, 90.0, 100, "longest", 16.0, 16, 4096.0)
@@ -93,12 +93,16 @@ def test_half_precision_and_shared_weights(base_folder):
     assert "teacher's weights" not in found.parts
     # float32 while it is computed, and then in bfloat16
     assert found.phases["update"]["the head's gradient before it is added"] == (4 + 2) * 484 * 64
+    # 96 MiB of logits, 12 tensors of 2 MiB, and the head in float32
+    chunk = found.phases["update"]["vocabulary chunk"]
+    assert chunk == pytest.approx((96 + 12 * 2) * 2**20 + 4 * 484 * 64, rel=1e-3)
+    assert found.phases["scoring"]["vocabulary chunk"] == chunk  # a tiny model's passes need less
     shard(student.policy, "full", CPU)
     sharded = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
     parts = [sum(p.numel() for p in unit.parameters()) for unit in units(student.policy)]
     root, largest = count - sum(parts), max(parts)
     assert sharded.resident["student's weights"] == 4 * count  # in float32
-    assert sharded.phases["scoring"]["gathered weights"] == 2 * (root + 2 * largest)
+    assert sharded.phases["update"]["gathered weights"] == 2 * (root + max(root, 2 * largest))
     assert sharded.phases["sampling"]["gathered weights"] == 2 * count
     # The root's gradient, whole in bfloat16 and float32 and sharded in float32, while no activations are left
     activations = sum(sharded.phases["update"][f"activations of the {m}"] for m in MODELS)
@@ -163,6 +167,14 @@ def test_activations_are_what_autograd_keeps(wide_folder, samples, dtype, recove
         ours += parts["pixel values"]
     theirs = kept(scorer, chosen)
     assert 0.95 * theirs <= ours <= 1.25 * theirs
+
+
+def test_fewer_tokens_per_chunk(base_folder):
+    scorer = Scorer(load_student(StudentConfig(base_folder)), ScoringConfig(chunk_tokens=10))
+    found = estimate_memory(scorer, None, NEEDS, replace(WORK, teacher=None))
+    words = len(scorer.vocabulary.kept_ids)
+    assert found.phases["update"]["vocabulary chunk"] == (2 + 12) * 10 * words * 4
+    assert found.chunk_tokens == 10
 
 
 def test_checkpointing_keeps_the_inputs_of_layers(base_folder, samples):

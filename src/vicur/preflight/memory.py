@@ -39,7 +39,7 @@ from vicur.preflight.weights import (
     local_count,
     weight_levers,
 )
-from vicur.scoring.engine import BLOCK_BYTES, CHUNK_BYTES
+from vicur.scoring.engine import BLOCK_BYTES, CHUNK_BYTES, HEAD_ROWS
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
 
@@ -287,7 +287,10 @@ def _chunk(student: Scorer) -> Bytes:
     """Logits of a chunk of tokens for two distributions, and the tensors of a block."""
     block = BLOCK_BYTES["cuda" if student.device.type == "cuda" else "cpu"]
     logits = FLOAT * len(student.vocabulary.kept_ids) * _chunk_tokens(student)
-    return 2 * logits + BLOCK_TENSORS * min(block, logits)
+    rows, width = student.policy.model.lm_head.weight.shape
+    # A half-precision head is converted in parts.
+    converted = FLOAT * min(rows, HEAD_ROWS) * width if student.policy.dtype != torch.float32 else 0
+    return 2 * logits + BLOCK_TENSORS * min(block, logits) + converted
 
 
 def _kept_text(policy: Policy, checkpointing: bool) -> Bytes:
@@ -330,7 +333,7 @@ def _passing(policy: Policy, batch: _Batch) -> Bytes:
 
 
 def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[str, Bytes]:
-    """A pass of the student or of the teacher, whichever needs more."""
+    """A pass of the student or of the teacher, or reading what it returned, whichever needs more."""
     scorers = [(student, work.student)]
     if teacher is not None:
         scorers.append((teacher.scorer, work.sizes("teacher")))
@@ -341,6 +344,7 @@ def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[s
         pixels = batch.patches * _pixel_bytes(policy)
         layer = _passing(policy, batch) + pixels + batch.mask * policy.dtype.itemsize
         passes.append({"one layer of a batch": layer, "gathered weights": WeightMemory.of(policy).gathered})
+        passes.append({"vocabulary chunk": _chunk(scorer)})  # read after all passes
     return max(passes, key=lambda parts: sum(parts.values()))
 
 

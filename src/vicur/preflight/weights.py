@@ -35,7 +35,7 @@ class WeightMemory:
         stored: on the device, all the time.
         offloaded: in CPU memory, where that is not the device's.
         gathered: for a pass, in the compute dtype: the root, the unit that runs and the next one, which is
-            fetched already; with 4-bit weights, one matrix of them.
+            fetched already, or the root twice, as it is copied once; with 4-bit weights, one matrix of them.
         whole: for decoding, in the compute dtype: all units.
         reduced: for a backward pass, the gradient of one unit: whole in the compute dtype and in float32, and
             the shard.
@@ -66,7 +66,7 @@ class WeightMemory:
         return cls(
             stored=stored,
             offloaded=total - stored,
-            gathered=size * (_count(root) + 2 * largest) + matrix,
+            gathered=size * (_count(root) + max(_count(root), 2 * largest)) + matrix,
             whole=size * (_count(root) + sum(map(_count, parts))) + matrix,
             reduced=max(_reduced(part, size) for part in parts),
             root_reduced=_reduced(root, size),
