@@ -51,8 +51,8 @@ CASES = {
         256, 12, 768, 151_936, settings=("rollout.group_size=32", "optimizer.prompts_per_micro_batch=1")
     ),
     "average_bf16": Case(512, 8, 1536, 32_768, settings=("teacher.update=ema",), dtype="bfloat16"),
-    "eight_bit": Case(1024, 8, 3072, 60_000, settings=("optimizer.states=8bit",)),
-    "eight_bit_bf16": Case(1024, 8, 3072, 60_000, settings=("optimizer.states=8bit",), dtype="bfloat16"),
+    "eight_bit": Case(512, 8, 1536, 32_768, settings=("optimizer.states=8bit",)),
+    "eight_bit_bf16": Case(512, 8, 1536, 32_768, settings=("optimizer.states=8bit",), dtype="bfloat16"),
     "lora_bf16": Case(1024, 8, 3072, 60_000, settings=("student.lora={rank: 16}",), dtype="bfloat16"),
     "qlora_bf16": Case(
         1024, 8, 3072, 60_000, settings=("student.lora={rank: 16, quantize: nf4}",), dtype="bfloat16"

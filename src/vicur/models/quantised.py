@@ -42,12 +42,13 @@ def quantise(model: Any, device: torch.device) -> None:
         device: device that the model will be on.
     """
     library = _bitsandbytes()
-    matrices = {
-        name: module
+    names = [
+        name
         for name, module in model.named_modules()
         if type(module) is nn.Linear and re.fullmatch(LANGUAGE, name)
-    }
-    for name, linear in matrices.items():
+    ]
+    for name in names:
+        linear = model.get_submodule(name)
         with torch.device("meta"):  # its weight is replaced at once
             quantised = library.nn.Linear4bit(
                 linear.in_features,

@@ -69,9 +69,10 @@ def shard(
     register_fsdp_forward_method(policy, "decode")
     policy.is_sharded = True
     # Gathered weights take over requires_grad when they are made for the first time, which must not happen
-    # while adapters are switched off.
-    with policy.unsharded():
-        pass
+    # while adapters are switched off. Unit by unit: an offloaded model may be too large for the device.
+    for module in (*units(policy), policy):
+        module.unshard()
+        module.reshard()
 
 
 def _quantised_weights(policy: Policy, device: torch.device) -> set[nn.Parameter]:
