@@ -51,6 +51,12 @@ CASES = {
         256, 12, 768, 151_936, settings=("rollout.group_size=32", "optimizer.prompts_per_micro_batch=1")
     ),
     "average_bf16": Case(512, 8, 1536, 32_768, settings=("teacher.update=ema",), dtype="bfloat16"),
+    "eight_bit": Case(512, 8, 1536, 32_768, settings=("optimizer.states=8bit",)),
+    "eight_bit_bf16": Case(512, 8, 1536, 32_768, settings=("optimizer.states=8bit",), dtype="bfloat16"),
+    "lora_bf16": Case(1024, 8, 3072, 60_000, settings=("student.lora={rank: 16}",), dtype="bfloat16"),
+    "qlora_bf16": Case(
+        1024, 8, 3072, 60_000, settings=("student.lora={rank: 16, quantize: nf4}",), dtype="bfloat16"
+    ),
 }
 
 
@@ -108,7 +114,10 @@ def run(case: Case, checkpoint: Path, data: Path) -> dict[str, Any]:
     assembled = build(recipe)
     phases["loading"] = peak()
     phases["loaded"] = resident()
-    estimate = estimated(assembled)
+    memory = assembled.plan().memory
+    estimate = dict(memory.parts)
+    resident_parts = sum(memory.resident.values())
+    expected = {name: resident_parts + sum(parts.values()) for name, parts in memory.phases.items()}
     trainer = assembled.trainer
     for name, owner, method in (
         ("sampling", trainer.source, "rollouts"),
@@ -121,11 +130,7 @@ def run(case: Case, checkpoint: Path, data: Path) -> dict[str, Any]:
     with Records(checkpoint.parent / "run", to_yaml(recipe)) as records:
         trainer.train(records, Progress("", Console(quiet=True)))
     count = sum(p.numel() for p in assembled.student.model.parameters())
-    return {"parameters": count, "estimate": estimate, "phases": phases}
-
-
-def estimated(assembled: Any) -> dict[str, float]:
-    return dict(assembled.plan().memory.parts)
+    return {"parameters": count, "estimate": estimate, "expected": expected, "phases": phases}
 
 
 def watch(phases: dict[str, int], name: str, owner: Any, method: str) -> None:
@@ -194,6 +199,7 @@ def main() -> None:
             size = f"{result['parameters'] / 1e6:.0f} M"
             print(f"{name:20} {size:>6}  {total / GIB:.2f}  {top / GIB:.2f} GiB  {off:+.1f} %", flush=True)
             print("    phases  ", {k: round(v / GIB, 2) for k, v in result["phases"].items()}, flush=True)
+            print("    expected", {k: round(v / GIB, 2) for k, v in result["expected"].items()}, flush=True)
             print("    estimate", {k: round(v / GIB, 2) for k, v in result["estimate"].items()}, flush=True)
 
 

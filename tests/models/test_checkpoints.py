@@ -21,9 +21,11 @@ from transformers import (
 
 from vicur.cuebench.generate import write_parquet
 from vicur.encoding.layout import build_sequences
+from vicur.models.adapters import LoRAConfig
 from vicur.models.augment import save_augmented
 from vicur.models.checkpoints import read_config, read_model, read_processor, saved_dtype
 from vicur.models.load import RecoveryConfig, StudentConfig, load_model, load_student
+from vicur.models.quantised import is_quantised
 from vicur.progress import Progress
 from vicur.run.build import build
 from vicur.run.recipe import load_recipe, to_yaml
@@ -210,6 +212,15 @@ def test_experts_get_recovery_the_same_way(experts, samples, tmp_path):
             off = again(**inputs.model_inputs()).logits[inputs.attention_mask]
     assert torch.equal(logits, changed)
     torch.testing.assert_close(off, expected, rtol=0, atol=1e-6)  # experts add up in any order
+
+
+def test_experts_are_not_quantised(experts, samples):
+    pytest.importorskip("bitsandbytes")
+    lora = LoRAConfig(rank=4, quantize="nf4")
+    student = load_student(StudentConfig(experts, lora=lora))
+    names = [name for name, weight in student.model.named_parameters() if is_quantised(weight)]
+    assert len(names) == 4 * 4 and all(".self_attn." in name for name in names)
+    assert logits_of(student, samples).isfinite().all()
 
 
 def test_chosen_layers_take_the_place_of_the_interval(base_folder, samples, tmp_path):

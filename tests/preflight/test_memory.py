@@ -13,7 +13,10 @@ from vicur.cuebench.tiny import TinySize, build_model
 from vicur.data.views import Plain
 from vicur.encoding.lengths import PromptMeter, Reader
 from vicur.media.pixels import PixelLimits
+from vicur.models.adapters import LoRAConfig
 from vicur.models.load import StudentConfig, load_student
+from vicur.models.quantised import is_quantised
+from vicur.models.sharding import shard, units
 from vicur.objectives.objective import Look, Needs
 from vicur.preflight.memory import (
     GIB,
@@ -25,9 +28,10 @@ from vicur.preflight.memory import (
     memory_warning,
 )
 from vicur.preflight.prompt_sizes import PromptSizes
+from vicur.preflight.weights import Lever
 from vicur.run.build import build
 from vicur.run.recipe import load_recipe
-from vicur.scoring.scorer import Scorer
+from vicur.scoring.scorer import Scorer, ScoringConfig
 from vicur.scoring.teacher import Teacher, TeacherConfig
 
 SIZES = PromptSizes(8, 90.0, 100, "longest", 16.0, 16, 4096.0)
@@ -43,6 +47,12 @@ WORK = Workload(
     writer="student",
     checkpointing=False,
 )
+CPU = torch.device("cpu")
+MODELS = ("language model", "vision tower")
+MICRO = "optimizer.prompts_per_micro_batch=1 or less (now 2)"
+CHECKPOINTING = "scoring.gradient_checkpointing=true"
+CHUNK = "scoring.chunk_tokens=50 or less (now 100)"
+TOKENS, PIXELS = "a lower rollout.sampling.max_new_tokens", "a lower data.max_pixels"
 NEEDS = Needs(log_probs={"old": Look("student", Plain())}, distributions={"teacher": Look("teacher", None)})
 
 
@@ -79,10 +89,32 @@ def test_half_precision_and_shared_weights(base_folder):
     count = sum(p.numel() for p in student.model.parameters())
     teacher = Teacher.of(TeacherConfig(update="live"), student)
     found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
-    assert found.resident["student's weights"] == (2 + 4) * count
+    assert found.resident["student's weights"] == 2 * count
     assert "teacher's weights" not in found.parts
     # float32 while it is computed, and then in bfloat16
     assert found.phases["update"]["the head's gradient before it is added"] == (4 + 2) * 484 * 64
+    # 96 MiB of logits, 12 tensors of 2 MiB, and the head in float32
+    chunk = found.phases["update"]["vocabulary chunk"]
+    assert chunk == pytest.approx((96 + 12 * 2) * 2**20 + 4 * 484 * 64, rel=1e-3)
+    assert found.phases["scoring"]["vocabulary chunk"] == chunk  # a tiny model's passes need less
+    shard(student.policy, "full", CPU)
+    sharded = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
+    parts = [sum(p.numel() for p in unit.parameters()) for unit in units(student.policy)]
+    root, largest = count - sum(parts), max(parts)
+    assert sharded.resident["student's weights"] == 4 * count  # in float32
+    assert sharded.phases["update"]["gathered weights"] == 2 * (root + max(root, 2 * largest))
+    assert sharded.phases["sampling"]["gathered weights"] == 2 * count
+    # The root's gradient, whole in bfloat16 and float32 and sharded in float32, while no activations are left
+    activations = sum(sharded.phases["update"][f"activations of the {m}"] for m in MODELS)
+    head = 484 * 64
+    expected = max(2 * head + 10 * largest, 10 * root - activations) - (4 + 2) * head
+    assert sharded.phases["update"]["gradients being reduced"] == expected > 0
+    # copies of the student's head for its own looks, and for the teacher's
+    assert sharded.phases["update"]["heads"] == 2 * 2 * 484 * 64
+    for phase in ("sampling", "update"):  # activations and caches are in the compute dtype, not in float32
+        for name, number in found.phases[phase].items():
+            if "activations" in name or "keys" in name:
+                assert sharded.phases[phase][name] == number > 0
 
 
 def kept(scorer, samples):
@@ -137,6 +169,14 @@ def test_activations_are_what_autograd_keeps(wide_folder, samples, dtype, recove
     assert 0.95 * theirs <= ours <= 1.25 * theirs
 
 
+def test_fewer_tokens_per_chunk(base_folder):
+    scorer = Scorer(load_student(StudentConfig(base_folder)), ScoringConfig(chunk_tokens=10))
+    found = estimate_memory(scorer, None, NEEDS, replace(WORK, teacher=None))
+    words = len(scorer.vocabulary.kept_ids)
+    assert found.phases["update"]["vocabulary chunk"] == (2 + 12) * 10 * words * 4
+    assert found.chunk_tokens == 10
+
+
 def test_checkpointing_keeps_the_inputs_of_layers(base_folder, samples):
     scorer = Scorer(load_student(StudentConfig(base_folder)))
     checkpoint_activations(scorer.policy.model)
@@ -149,26 +189,125 @@ def test_checkpointing_keeps_the_inputs_of_layers(base_folder, samples):
 
 
 @pytest.mark.parametrize(
-    "phase, change, first",
+    "phase, change, expected",
     [
-        ("update", {}, "optimizer.prompts_per_micro_batch=1 or less (now 2)"),
-        ("update", {"micro_batch": 1}, "scoring.gradient_checkpointing=true"),
-        ("update", {"micro_batch": 1, "checkpointing": True}, "a lower rollout.sampling.max_new_tokens"),
-        ("scoring", {"scoring_batch": 6}, "scoring.prompts_per_batch=3 or less (now 6)"),
-        ("sampling", {"decoding_batch": 9}, "rollout.prompts_per_batch=4 or less (now 9)"),
-        ("optimizer step", {}, "teacher.dtype=bfloat16"),
-        ("optimizer step", {"teacher": None}, "student.lora={rank: 16}"),
+        ("update", {}, [MICRO, CHECKPOINTING, CHUNK, "STATES", TOKENS, PIXELS, "LORA"]),
+        ("update", {"checkpointing": True}, [MICRO, CHUNK, "STATES", TOKENS, PIXELS, "LORA"]),
+        ("update", {"micro_batch": 1}, [CHECKPOINTING, CHUNK, "STATES", TOKENS, PIXELS, "LORA"]),
+        (
+            "scoring",
+            {"scoring_batch": 6},
+            ["scoring.prompts_per_batch=3 or less (now 6)", "STATES", TOKENS, PIXELS, "LORA"],
+        ),
+        (
+            "sampling",
+            {"decoding_batch": 9},
+            ["rollout.prompts_per_batch=4 or less (now 9)", "STATES", TOKENS, PIXELS, "LORA"],
+        ),
+        ("optimizer step", {}, ["STATES", "LORA"]),
     ],
 )
-def test_a_warning_names_the_settings_in_their_order(phase, change, first):
+def test_a_warning_names_the_settings_in_their_order(phase, change, expected):
     phases = {name: {HELD: 0.0} for name in ("sampling", "scoring", "update", "optimizer step")}
     phases[phase] = {HELD: 0.0, "much": 3.0 * GIB}
-    estimate = MemoryEstimate({"weights": 2.0 * GIB}, phases)
+    estimate = MemoryEstimate(
+        {"weights": 2.0 * GIB}, phases, chunk_tokens=100, levers=(Lever("STATES"),), adapters=(Lever("LORA"),)
+    )
     assert memory_warning(estimate, replace(WORK, **change), 5 * GIB) is None
     assert memory_warning(estimate, replace(WORK, **change), None) is None
     sentence = memory_warning(estimate, replace(WORK, **change), 4 * GIB)
     assert f"5.0 GiB ({phase}) is above the device's 4.0 GiB" in sentence
-    assert sentence.partition("in this order: ")[2].startswith(first)
+    assert sentence.partition("in this order: ")[2].removesuffix(".").split("; ") == expected
+    # Smaller batches do not help where the weights alone are too large.
+    sentence = memory_warning(estimate, replace(WORK, **change), GIB)
+    assert "in this order: STATES; LORA" in sentence
+
+
+def test_a_warning_without_any_setting_left():
+    phases = {name: {HELD: 0.0} for name in ("sampling", "scoring", "update", "optimizer step")}
+    estimate = MemoryEstimate({"weights": 2.0 * GIB}, {**phases, "optimizer step": {HELD: 0.0, "much": 1.0}})
+    assert memory_warning(estimate, WORK, GIB).endswith("GiB. Use a smaller student or teacher.")
+
+
+def on_gpu(loaded, *, stored=True):
+    """Pretend that a model is on a GPU, with its weights there or in CPU memory."""
+    loaded.policy.device = torch.device("cuda")
+    if stored:
+        fakes = {p: FakeOnGpu(p.data, p.requires_grad) for p in loaded.policy.parameters()}
+        for module in loaded.policy.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                module.register_parameter(name, fakes[parameter])
+    return loaded
+
+
+class FakeOnGpu(torch.nn.Parameter):
+    """A parameter that reports a GPU as its device."""
+
+    @property
+    def device(self):
+        return torch.device("cuda")
+
+
+def names_of(levers):
+    return [lever.setting for lever in levers]
+
+
+def test_levers_on_a_gpu(base_folder):
+    student = load_student(StudentConfig(base_folder))
+    teacher = Teacher.of(TeacherConfig(model=base_folder, privilege="none"), student)
+    count = sum(p.numel() for p in student.model.parameters())
+    on_gpu(student), on_gpu(teacher.loaded)
+    found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
+    assert names_of(found.levers) == [
+        "student.dtype=bfloat16",
+        "teacher.dtype=bfloat16",
+        "teacher.offload=true",
+        "optimizer.states=8bit",
+        "training.offload=true, which is slow",
+    ]
+    assert found.levers[2].saved == found.resident["teacher's weights"] == 4 * count
+    assert names_of(found.adapters) == [
+        "student.lora={rank: 16}",
+        "student.lora={rank: 16, quantize: nf4}",
+        "more processes, over which weights and states are sharded",
+    ]
+    assert found.adapters[0].saved == (16 - 4) * count
+    assert found.offloaded == {} and str(found.adapters[2]).endswith("sharded")
+
+
+def test_what_is_offloaded_is_not_on_the_device(base_folder):
+    student = load_student(StudentConfig(base_folder, dtype="bfloat16"))
+    teacher = Teacher.of(TeacherConfig(offload=True), student)
+    shard(student.policy, "full", CPU, offload=True)
+    teacher.shard("full", CPU)
+    count = sum(p.numel() for p in student.model.parameters())
+    on_gpu(student, stored=False), on_gpu(teacher.loaded, stored=False)
+    found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
+    # float32 weights, gradients and two moments; the teacher in bfloat16
+    assert found.offloaded == {"student": 16 * count, "teacher": 2 * count}
+    assert not any(found.resident.values()) and found.phases["update"]["gradient"] == 0
+    assert found.phases["sampling"]["gathered weights"] == 2 * count
+    assert found.phases["optimizer step"]["temporaries"] == 0
+    assert names_of(found.levers) == []
+
+
+def test_quantised_bases_and_8_bit_states(base_folder):
+    pytest.importorskip("bitsandbytes")
+    lora = LoRAConfig(rank=4, quantize="nf4")
+    student = load_student(StudentConfig(base_folder, dtype="bfloat16", lora=lora))
+    shard(student.policy, "full", CPU)
+    found = estimate_memory(Scorer(student), None, NEEDS, replace(WORK, teacher=None, state_bytes=2.25))
+    weights = dict(student.model.named_parameters())
+    adapters = sum(p.numel() for name, p in weights.items() if "lora_" in name)
+    matrices = sum(2 * p.numel() for p in weights.values() if is_quantised(p))
+    others = sum(p.numel() for p in weights.values() if not is_quantised(p)) - adapters
+    stored = found.resident["student's weights"] - 4 * adapters - 2 * others
+    # Half a byte per weight, an 8-bit scale per 64, and the tables of 16 and 256 numbers of each small matrix
+    tables = 28 * (16 + 256) * 4
+    assert (1 / 2 + 1 / 64) * matrices <= stored - tables <= (1 / 2 + 1 / 64 + 1 / 1024) * matrices
+    assert found.resident["AdamW's moments"] == 2.25 * adapters
+    assert found.phases["update"]["gradient"] == 4 * adapters
+    assert names_of(found.levers) == names_of(found.adapters) == []
 
 
 def test_a_plan_measures_the_prompts_of_all_problems(base_folder, tmp_path):

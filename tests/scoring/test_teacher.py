@@ -154,6 +154,28 @@ def test_invalid_teachers_of_a_lora_student(base_folder, settings, message):
         make(lora_student(base_folder, recovery=True), **settings)
 
 
+def test_a_teacher_that_shares_the_students_weights_is_not_offloaded(base_folder):
+    with pytest.raises(ValueError, match=r"teacher\.update=live shares the student's"):
+        TeacherConfig(update="live", offload=True)
+    with pytest.raises(ValueError, match=r"self-teacher of a LoRA student shares the student's"):
+        make(lora_student(base_folder), offload=True)
+
+
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_offloaded_teacher_scores_the_same(base_folder, student, samples, responses, dtype, offload):
+    """And what it scored stays valid: its head is a copy, as the gathered one is freed."""
+    expected = log_probs_of(make(student, model=base_folder, dtype=dtype).scorer, samples, responses)
+    teacher = make(student, model=base_folder, dtype=dtype, offload=offload)
+    teacher.shard("full", torch.device("cpu"))
+    assert teacher.loaded.policy.is_sharded == (offload or dtype == "bfloat16")
+    reading = teacher.scorer.reading(torch.cat(responses))
+    scores = teacher.scorer.scores(samples, [[r] for r in responses], Plain())
+    with teacher.loaded.policy.unsharded():
+        pass
+    torch.testing.assert_close(sampled_log_probs(scores, reading), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_settings_of_another_checkpoint():
     with pytest.raises(ValueError, match="apply only to a self-teacher"):
         TeacherConfig(model="vicur:tiny-teacher", update="live")

@@ -226,6 +226,9 @@ def test_familiar_names_lead_to_settings_that_exist(command):
         ("output_dir", "training.output"),
         ("lora_r", "student.lora.rank"),
         ("bf16", "student.dtype"),
+        ("load_in_4bit", "student.lora.quantize"),
+        ("actor_rollout_ref.actor.fsdp_config.param_offload", "training.offload"),
+        ("actor_rollout_ref.ref.fsdp_config.param_offload", "teacher.offload"),
         ("trainer.total_epochs", "training.epochs"),
         ("objective.vgs", "objective.visual_steering"),
         ("objective.opd", "objective.divergence"),
@@ -233,6 +236,11 @@ def test_familiar_names_lead_to_settings_that_exist(command):
 )
 def test_names_of_other_libraries_are_answered(name, ours):
     assert answer_for(name, "train") == f"it is {ours} here."
+
+
+def test_other_optimizers_lead_to_8_bit_states():
+    assert "optimizer.states=8bit" in answer_for("optim", "train")
+    assert "student.lora.quantize=nf4" in answer_for("load_in_8bit", "train")
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,17 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
     return table
 
 
-def print_memory(parts: Mapping[str, float], available: int | None, console: Console) -> None:
-    """The estimated peak by purpose, and the memory of the device."""
+def print_memory(
+    parts: Mapping[str, float], available: int | None, console: Console, offloaded: float = 0.0
+) -> None:
+    """The estimated peak by purpose, and the memory of the device.
+
+    Args:
+        parts: bytes on the device by purpose.
+        available: bytes of the device; None if unknown.
+        console: console to print on.
+        offloaded: bytes in CPU memory, where that is not the device's.
+    """
     table = Table("estimated peak memory", "GiB", box=None)
     for name, count in parts.items():
         table.add_row(name, f"{count / GIB:.2f}")
@@ -160,6 +169,8 @@ def print_memory(parts: Mapping[str, float], available: int | None, console: Con
     if available is not None:
         short = " That is less than the estimate." if total > available else ""
         console.print(f"The device has {available / GIB:.1f} GiB.{short}", highlight=False)
+    if offloaded:
+        console.print(f"Offloaded to CPU memory: {offloaded / GIB:.2f} GiB.", highlight=False)
 
 
 def _prompt(title: str, text: str, console: Console) -> None:

@@ -146,7 +146,7 @@ def _print_plan(run: Run, plan: Plan, terminal: Terminal) -> None:
         f"{plan.work.scored(needs):,} tokens.",
         highlight=False,
     )
-    print_memory(plan.memory.parts, plan.available, console)
+    print_memory(plan.memory.parts, plan.available, console, sum(plan.memory.offloaded.values()))
     preflight = run.preflight(plan, terminal.bar)
     print_preflight(preflight, console)
     preflight.raise_if_failed()

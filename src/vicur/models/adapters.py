@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from vicur.compat import peft_warnings_ignored
+from vicur.models.quantised import LANGUAGE
 from vicur.settings.section import Count, Decay, section
 
 TRAINED = "default"
 """Name of the adapter that is trained."""
-_LANGUAGE = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 _VISION = r"model\.visual\.blocks\.\d+\.(attn|mlp)\.(qkv|proj|linear_fc\d)"
 
 
@@ -35,6 +35,10 @@ class LoRAConfig:
     """Dropout probability on the adapters' inputs during training."""
     vision: bool = False
     """Whether to add adapters to the vision tower too, not only to the language model."""
+    quantize: Literal["none", "nf4"] = "none"
+    """Quantisation of the base (QLoRA). "nf4": the language model's matrices are stored in 4 bits and used in
+    student.dtype; needs bitsandbytes and a single process. Of a mixture of experts only the attention
+    matrices are quantised."""
 
 
 def add_adapter(model: Any, config: LoRAConfig, name: str = TRAINED, *, trained: bool = True) -> None:
@@ -47,7 +51,7 @@ def add_adapter(model: Any, config: LoRAConfig, name: str = TRAINED, *, trained:
     """
     peft = _peft()
     was_trained = {key: p.requires_grad for key, p in model.named_parameters()}
-    targets = f"({_LANGUAGE})|({_VISION})" if config.vision else _LANGUAGE
+    targets = f"({LANGUAGE})|({_VISION})" if config.vision else LANGUAGE
     settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets
     )

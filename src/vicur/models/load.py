@@ -36,6 +36,7 @@ from vicur.models.checkpoints import (
 )
 from vicur.models.devices import choose_device
 from vicur.models.policy import Policy
+from vicur.models.quantised import check_quantisable, quantise
 from vicur.models.recovery import CueRecovery, OutputInit
 from vicur.models.sharding import whole_weights
 from vicur.models.student import INTERVAL, layers_with_recovery
@@ -214,8 +215,11 @@ def load_student(config: StudentConfig, device: torch.device | None = None) -> L
 
     Raises:
         ValueError: as in `load_model`; or the checkpoint has a recovery module, and the settings disable it
-            or place it after other layers.
+            or place it after other layers; or the base cannot be quantised here.
     """
+    quantised = config.lora is not None and config.lora.quantize == "nf4"
+    if quantised:
+        check_quantisable()
     saved = read_config(config.model)
     if has_recovery(saved):
         _check_same_recovery(config, saved)
@@ -224,11 +228,13 @@ def load_student(config: StudentConfig, device: torch.device | None = None) -> L
             f"student.recovery has settings, but {config.model} has no cue recovery and gets none. Set "
             "student.recovery.enabled=true, or remove the other settings of student.recovery."
         )
-    if has_recovery(saved) or not config.recovery.enabled:
-        loaded = load_model(config.model, config.dtype, device)
-    else:
-        model = read_model(config.model, augmented_config(saved, config.recovery), config.dtype)
-        loaded = LoadedModel.of(model.to(device or choose_device()), read_processor(config.model))
+    is_augmented = bool(config.recovery.enabled) and not has_recovery(saved)
+    settings = augmented_config(saved, config.recovery) if is_augmented else None
+    model = read_model(config.model, settings, config.dtype)
+    device = device or choose_device()
+    if quantised:
+        quantise(model, device)
+    loaded = LoadedModel.of(model.to(device), read_processor(config.model))
     if config.lora is not None:
         add_adapter(loaded.model, config.lora)
     if config.freeze_vision:
@@ -264,13 +270,19 @@ def _check_same_recovery(config: StudentConfig, saved: Any) -> None:
         )
 
 
-def copy_of(loaded: LoadedModel, *, with_recovery: bool) -> LoadedModel:
-    """A copy of the model's current weights, with or without its recovery module, without adapters."""
+def copy_of(loaded: LoadedModel, *, with_recovery: bool, device: torch.device | None = None) -> LoadedModel:
+    """A copy of the model's current weights, with or without its recovery module, without adapters.
+
+    Args:
+        loaded: the model, in full precision or half precision, not quantised.
+        with_recovery: whether the copy has the recovery module too, if the model has one.
+        device: device of the copy; by default that of the model.
+    """
     config = loaded.model.config
     keep = with_recovery and has_recovery(config)
     config_class, model_class = (AUGMENTED if keep else STOCK)[kind_of(config)]
     settings = config.to_dict() if keep else stock_settings(config)
-    with torch.device(loaded.device):
+    with torch.device(device or loaded.device):
         # In the final dtype from the start: casting afterwards would also round the rotary frequencies.
         copied = model_class._from_config(  # type: ignore[attr-defined]
             config_class.from_dict(settings),  # type: ignore[attr-defined]

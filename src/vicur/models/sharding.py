@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from vicur import distributed
 from vicur.distributed import Sharding
 from vicur.models.policy import Policy
+from vicur.models.quantised import dequantised, is_quantised
 
 
 def shard(
@@ -59,9 +60,10 @@ def shard(
         "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy(),
     }
     policy.device = device
-    for unit in (*_units(policy), policy):
+    quantised = _quantised_weights(policy, device)
+    for unit in (*units(policy), policy):
         _store_float32(unit, all_weights=float32)
-        module: Any = fully_shard(unit, **settings)
+        module: Any = fully_shard(unit, ignored_params=quantised, **settings)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
     for buffer_owner in policy.modules():
@@ -69,12 +71,22 @@ def shard(
     register_fsdp_forward_method(policy, "decode")
     policy.is_sharded = True
     # Gathered weights take over requires_grad when they are made for the first time, which must not happen
-    # while adapters are switched off.
-    with policy.unsharded():
-        pass
+    # while adapters are switched off. Unit by unit: an offloaded model may be too large for the device.
+    for module in (*units(policy), policy):
+        module.unshard()
+        module.reshard()
 
 
-def _units(policy: Policy) -> Iterator[nn.Module]:
+def _quantised_weights(policy: Policy, device: torch.device) -> set[nn.Parameter]:
+    """Move the 4-bit weights to the device and return them: they are neither sharded nor converted."""
+    for module in policy.modules():
+        if any(is_quantised(parameter) for parameter in module.parameters(recurse=False)):
+            module.to(device)
+    return {parameter for parameter in policy.parameters() if is_quantised(parameter)}
+
+
+def units(policy: Policy) -> Iterator[nn.Module]:
+    """The parts of a policy that are gathered one after another; the root has the rest."""
     yield from policy.model.model.language_model.layers
     yield from policy.model.model.visual.blocks
 
@@ -108,7 +120,7 @@ def whole_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 
     Args:
         model: the model; all ranks must call this.
-        dtype: dtype of floating-point weights in the result.
+        dtype: dtype of floating-point weights in the result; 4-bit weights are dequantised.
     """
     weights: dict[str, Tensor] = {}
     names: dict[int, str] = {}
@@ -118,7 +130,7 @@ def whole_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
                 weights[name] = weights[names[id(tensor)]]
             continue
         names[id(tensor)] = name
-        gathered = whole(tensor.detach())
+        gathered = dequantised(tensor) if is_quantised(tensor) else whole(tensor.detach())
         if distributed.is_main():
             weights[name] = gathered.to("cpu", dtype if gathered.is_floating_point() else None)
     return weights
@@ -128,5 +140,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers that a checkpoint holds; tied ones under each of their names."""
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors |= dict(model.named_buffers(remove_duplicate=False))
+    scaled = tuple(f"{name}." for name, tensor in tensors.items() if is_quantised(tensor))
     for name in model.state_dict():
-        yield name, tensors[name]
+        if not name.startswith(scaled):  # the scales of 4-bit weights
+            yield name, tensors[name]

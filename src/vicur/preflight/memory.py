@@ -2,21 +2,23 @@
 
 Weights, optimizer states and the problems of a step are resident throughout; sampling, scoring, update and
 optimizer step run one after another, and the largest of them counts. Every phase is estimated at its worst:
-the longest prompt in the batch, responses of the full length. `benchmarks/memory.py` compares the sums with
-measured peaks.
+the longest prompt in the batch, responses of the full length. `vicur.preflight.weights` measures what
+sharding, offloading and quantisation leave on the device, and which settings would leave less.
+`benchmarks/memory.py` compares the sums with measured peaks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from vicur.data.views import Blind, Plain
 from vicur.models.checkpoints import has_recovery
+from vicur.models.policy import Policy
 from vicur.models.student import layers_with_recovery
 from vicur.objectives.objective import Needs
 from vicur.preflight.activations import (
@@ -28,24 +30,44 @@ from vicur.preflight.activations import (
     pixel_numbers,
 )
 from vicur.preflight.prompt_sizes import PromptSizes
-from vicur.scoring.engine import BLOCK_BYTES, CHUNK_BYTES
+from vicur.preflight.weights import (
+    FLOAT,
+    Lever,
+    WeightMemory,
+    adapter_levers,
+    is_on,
+    local_count,
+    weight_levers,
+)
+from vicur.scoring.engine import BLOCK_BYTES, CHUNK_BYTES, HEAD_ROWS
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
 
 GIB = 2**30
-FLOAT = 4
-"""Bytes of a float32 number."""
 PROCESS = int(0.85 * 2**30)
 """Bytes of a process that has imported torch and transformers; they count where the device is the CPU."""
+FEWEST_CHUNK_TOKENS = 64
+"""With fewer tokens per chunk the products with the head are slow."""
 BLOCK_TENSORS = 12
 """Tensors of the size of a block that a term keeps while its gradient is computed."""
 SAMPLING_BYTES = 44
 """Bytes per candidate for the next token and per response being decoded: logits and log-probs in float32, the
 penalty's mask, and their cumulative sum in float64."""
+EIGHT_BIT_TEMPORARIES = {"cpu": 14, "cuda": 4}
+"""Temporaries of an update with 8-bit states, in float32 numbers per weight of the largest matrix; torchao's
+step is compiled on a GPU only."""
 
 Bytes = int | float
 
 HELD = "freed activations kept by the C library"
+SMALL_BLOCKS = (
+    "activations of the language model",
+    "activations of the vision tower",
+    "pixel values",
+    "one layer's backward pass",
+    "vocabulary chunk",
+)
+"""Parts of the update that consist of many tensors."""
 
 Phase = Literal["sampling", "scoring", "update", "optimizer step"]
 
@@ -65,6 +87,7 @@ class Workload:
         decoding_batch: prompts that are decoded together.
         writer: source of the responses.
         checkpointing: whether layers are recomputed in the backward pass.
+        state_bytes: bytes of the optimizer's states per trained weight: 8 for AdamW in float32.
     """
 
     prompts: int
@@ -77,6 +100,7 @@ class Workload:
     decoding_batch: int
     writer: Literal["student", "teacher", "dataset"]
     checkpointing: bool
+    state_bytes: float = 2.0 * FLOAT
 
     @property
     def generated(self) -> int:
@@ -103,10 +127,19 @@ class MemoryEstimate:
     Attributes:
         resident: parts in use throughout the run.
         phases: parts that each phase of a step adds.
+        offloaded: weights and states in CPU memory, where that is not the device's.
+        chunk_tokens: response tokens whose logits are in memory together.
+        levers: settings that leave less of the weights and states on the device, in the order in which to try
+            them, without those of `adapters`.
+        adapters: settings that train adapters instead of all weights, or take more processes.
     """
 
     resident: Mapping[str, Bytes]
     phases: Mapping[Phase, Mapping[str, Bytes]]
+    offloaded: Mapping[str, Bytes] = field(default_factory=dict)
+    chunk_tokens: int = 0
+    levers: tuple[Lever, ...] = ()
+    adapters: tuple[Lever, ...] = ()
 
     @property
     def largest(self) -> Phase:
@@ -136,37 +169,55 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
         needs: needs of the objective.
         work: the sizes of a step.
     """
-    model = student.policy.model
-    trained = [p for p in model.parameters() if p.requires_grad]
-    count = sum(p.numel() for p in trained)
+    policy, device = student.policy, student.device
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    here = [p for p in trained if is_on(p, device)]
+    weights = WeightMemory.of(policy)
     resident: dict[str, Bytes] = {
-        "student's weights": _bytes(model.parameters())
-        + sum(FLOAT * p.numel() for p in trained if p.dtype != torch.float32),
-        "AdamW's moments": 2 * FLOAT * count,
-        "teacher's weights": _teacher_weights(teacher, model),
+        "student's weights": weights.stored,
+        "AdamW's moments": work.state_bytes * local_count(here),
+        "teacher's weights": 0,
     }
-    if student.device.type == "cpu":
-        resident |= {"Python and its libraries": PROCESS, "problems of a step": _problems(model, needs, work)}
-    distributions = _distributions(model, teacher, needs, work)
-    update = _update(student, work)
+    offloaded: dict[str, Bytes] = {
+        "student": weights.offloaded
+        + (work.state_bytes + FLOAT) * (local_count(trained) - local_count(here)),
+    }
+    if teacher is not None and teacher.loaded.policy is not policy:
+        teachers = WeightMemory.of(teacher.loaded.policy)
+        resident["teacher's weights"] = teachers.stored
+        offloaded["teacher"] = teachers.offloaded
+    if device.type == "cpu":
+        resident |= {
+            "Python and its libraries": PROCESS,
+            "problems of a step": _problems(policy, needs, work),
+        }
+    kept = {
+        "distributions": _distributions(policy, teacher, needs, work),
+        "heads": _heads(student, teacher, needs),
+    }
+    gradient = FLOAT * local_count(here)
+    update = _update(student, work, weights)
     # glibc does not return freed blocks below 32 MiB: the update's stay resident in the optimizer step.
-    held = sum(update.values()) if student.device.type == "cpu" else 0.0
+    held = sum(update[name] for name in SMALL_BLOCKS) if device.type == "cpu" else 0.0
     phases: dict[Phase, dict[str, Bytes]] = {
         "sampling": _sampling(student, teacher, work),
-        "scoring": {"distributions": distributions, "one layer of a batch": _scoring(student, teacher, work)},
-        "update": {
-            "distributions": distributions,
-            "gradient": FLOAT * count,
-            **update,
-        },
+        "scoring": {**kept, **_scoring(student, teacher, work)},
+        "update": {**kept, "gradient": gradient, **update},
         "optimizer step": {
-            "distributions": distributions,
-            "gradient": FLOAT * count,
-            "temporaries": _temporaries(trained, student.device),
+            **kept,
+            "gradient": gradient,
+            "temporaries": _temporaries(here, work, device),
             HELD: held,
         },
     }
-    return MemoryEstimate(resident, phases)
+    return MemoryEstimate(
+        resident,
+        phases,
+        {who: count for who, count in offloaded.items() if count},
+        _chunk_tokens(student),
+        tuple(weight_levers(student, teacher, work.state_bytes)),
+        tuple(adapter_levers(student, work.state_bytes)),
+    )
 
 
 @dataclass(frozen=True)
@@ -198,28 +249,53 @@ def _batch(scorer: Scorer, sizes: PromptSizes, prompts: int, group_size: int, re
     return _Batch(prompts * sequences * length, visual, visual * merged, mask)
 
 
-def _update(student: Scorer, work: Workload) -> dict[str, Bytes]:
+def _update(student: Scorer, work: Workload, weights: WeightMemory) -> dict[str, Bytes]:
     """The graph of a micro-batch, and the additional memory of its backward pass and of the vocabulary."""
-    model = student.policy.model
+    policy = student.policy
     batch = _batch(student, work.student, work.micro_batch, work.group_size, work.response_tokens)
-    head = model.lm_head.weight
-    kind = "cuda" if student.device.type == "cuda" else "cpu"
-    phases: dict[str, Bytes] = {
-        "activations of the language model": batch.tokens * _kept_text(model, work.checkpointing)
-        + batch.mask * model.dtype.itemsize,
-        "activations of the vision tower": _kept_vision(model, batch, work.checkpointing),
-        "pixel values": batch.patches * FLOAT * pixel_numbers(model.config.vision_config),
-        "one layer's backward pass": _passing(model, batch),
-        "vocabulary chunk": CHUNK_BYTES[kind] + BLOCK_TENSORS * BLOCK_BYTES[kind],
+    head = policy.model.lm_head.weight
+    size = policy.dtype.itemsize
+    activations: dict[str, Bytes] = {
+        "activations of the language model": batch.tokens * _kept_text(policy, work.checkpointing)
+        + batch.mask * size,
+        "activations of the vision tower": _kept_vision(policy, batch, work.checkpointing),
     }
-    if head.requires_grad and head.dtype != torch.float32:
-        phases["the head's gradient before it is added"] = (FLOAT + head.element_size()) * head.numel()
-    return phases
+    others: dict[str, Bytes] = {
+        "pixel values": batch.patches * FLOAT * pixel_numbers(policy.model.config.vision_config),
+        "one layer's backward pass": _passing(policy, batch),
+        "vocabulary chunk": _chunk(student),
+        "gathered weights": weights.gathered,
+    }
+    half = head.numel() * size if head.requires_grad and policy.dtype != torch.float32 else 0
+    full = FLOAT * head.numel() if head.requires_grad and (policy.is_sharded or half) else 0
+    others["the head's gradient before it is added"] = full + half
+    # Afterwards each unit's gradient is reduced; the root's last, when the activations are free.
+    reduced = max((half or full) + weights.reduced, weights.root_reduced - sum(activations.values()))
+    if policy.is_sharded:
+        others["gradients being reduced"] = max(0.0, reduced - full - half)
+    return activations | others
 
 
-def _kept_text(model: Any, checkpointing: bool) -> Bytes:
+def _chunk_tokens(student: Scorer) -> int:
+    """Number of tokens in a chunk where two distributions are compared."""
+    kind = "cuda" if student.device.type == "cuda" else "cpu"
+    most = CHUNK_BYTES[kind] // (2 * FLOAT * len(student.vocabulary.kept_ids))
+    return student.config.chunk_tokens or max(1, most)
+
+
+def _chunk(student: Scorer) -> Bytes:
+    """Logits of a chunk of tokens for two distributions, and the tensors of a block."""
+    block = BLOCK_BYTES["cuda" if student.device.type == "cuda" else "cpu"]
+    logits = FLOAT * len(student.vocabulary.kept_ids) * _chunk_tokens(student)
+    rows, width = student.policy.model.lm_head.weight.shape
+    # A half-precision head is converted in parts.
+    converted = FLOAT * min(rows, HEAD_ROWS) * width if student.policy.dtype != torch.float32 else 0
+    return 2 * logits + BLOCK_TENSORS * min(block, logits) + converted
+
+
+def _kept_text(policy: Policy, checkpointing: bool) -> Bytes:
     """Bytes per token in the graph."""
-    text, size = model.config.text_config, model.dtype.itemsize
+    text, size = policy.model.config.text_config, policy.dtype.itemsize
     layer = kept_by_text_layer(text, size)
     last_norm = (FLOAT + size) * text.hidden_size
     if checkpointing:
@@ -227,45 +303,49 @@ def _kept_text(model: Any, checkpointing: bool) -> Bytes:
     return text.num_hidden_layers * layer + last_norm
 
 
-def _kept_vision(model: Any, batch: _Batch, checkpointing: bool) -> Bytes:
+def _kept_vision(policy: Policy, batch: _Batch, checkpointing: bool) -> Bytes:
     """Bytes of the images in the graph: the tower's where it is trained, and what recovery reads."""
-    text, vision, size = model.config.text_config, model.config.vision_config, model.dtype.itemsize
+    model, size = policy.model, policy.dtype.itemsize
+    text, vision = model.config.text_config, model.config.vision_config
     recovered = len(layers_with_recovery(model.config)) if has_recovery(model.config) else 0
     kept = batch.visual * recovered * text.hidden_size * (FLOAT + size)
     if not any(p.requires_grad for p in model.model.visual.parameters()):
         return kept
     block = kept_by_vision_block(vision, size)
     blocks = vision.depth * vision.hidden_size * size + block if checkpointing else vision.depth * block
-    cast = _pixel_bytes(model) - FLOAT * pixel_numbers(vision)
+    cast = _pixel_bytes(policy) - FLOAT * pixel_numbers(vision)
     return kept + batch.patches * (blocks + cast) + batch.visual * kept_by_mergers(vision, size)
 
 
-def _pixel_bytes(model: Any) -> int:
+def _pixel_bytes(policy: Policy) -> int:
     """Bytes of one patch as the processor returns it, plus those in the model's dtype if that differs."""
-    size = 0 if model.dtype == torch.float32 else model.dtype.itemsize
-    return pixel_numbers(model.config.vision_config) * int(FLOAT + size)
+    size = 0 if policy.dtype == torch.float32 else policy.dtype.itemsize
+    return pixel_numbers(policy.model.config.vision_config) * int(FLOAT + size)
 
 
-def _passing(model: Any, batch: _Batch) -> Bytes:
+def _passing(policy: Policy, batch: _Batch) -> Bytes:
     """Bytes inside the widest layer; tower and language model run one after another."""
-    text, vision, size = model.config.text_config, model.config.vision_config, model.dtype.itemsize
+    config, size = policy.model.config, policy.dtype.itemsize
+    text, vision = config.text_config, config.vision_config
     return max(
         batch.tokens * passing_text_layer(text, size), batch.patches * passing_vision_block(vision, size)
     )
 
 
-def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> Bytes:
-    """A pass of the student or of the teacher, whichever needs more."""
+def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[str, Bytes]:
+    """A pass of the student or of the teacher, or reading what it returned, whichever needs more."""
     scorers = [(student, work.student)]
     if teacher is not None:
         scorers.append((teacher.scorer, work.sizes("teacher")))
-    byte_counts = []
+    passes: list[dict[str, Bytes]] = []
     for scorer, sizes in scorers:
-        model = scorer.policy.model
+        policy = scorer.policy
         batch = _batch(scorer, sizes, work.scoring_batch, work.group_size, work.response_tokens)
-        pixels = batch.patches * _pixel_bytes(model)
-        byte_counts.append(_passing(model, batch) + pixels + batch.mask * model.dtype.itemsize)
-    return max(byte_counts)
+        pixels = batch.patches * _pixel_bytes(policy)
+        layer = _passing(policy, batch) + pixels + batch.mask * policy.dtype.itemsize
+        passes.append({"one layer of a batch": layer, "gathered weights": WeightMemory.of(policy).gathered})
+        passes.append({"vocabulary chunk": _chunk(scorer)})  # read after all passes
+    return max(passes, key=lambda parts: sum(parts.values()))
 
 
 def _sampling(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[str, Bytes]:
@@ -274,69 +354,71 @@ def _sampling(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[
         return {}
     by_teacher = work.writer == "teacher" and teacher is not None
     scorer = teacher.scorer if by_teacher and teacher is not None else student
-    model, sizes = scorer.policy.model, work.sizes(work.writer)
+    policy, sizes = scorer.policy, work.sizes(work.writer)
     prefill = _batch(scorer, sizes, work.decoding_batch, 0, 0)
     responses = work.decoding_batch * work.group_size
-    cached = _cache_bytes(model)
+    cached = _cache_bytes(policy)
     words = len(scorer.vocabulary.kept_ids) * SAMPLING_BYTES
-    words += model.config.text_config.vocab_size * model.dtype.itemsize
-    pixels = prefill.patches * _pixel_bytes(model)
+    words += policy.model.config.text_config.vocab_size * policy.dtype.itemsize
+    pixels = prefill.patches * _pixel_bytes(policy)
     longest = sizes.most_tokens + work.response_tokens
+    weights = WeightMemory.of(policy)
     return {
+        "gathered weights": weights.whole or weights.gathered,
         "keys and values of the prompts": prefill.tokens * cached,
         "keys and values of the responses": responses * longest * cached,
-        "prefill or next tokens": max(_passing(model, prefill) + pixels, responses * words),
+        "prefill or next tokens": max(_passing(policy, prefill) + pixels, responses * words),
     }
 
 
-def _temporaries(trained: list[nn.Parameter], device: torch.device) -> int:
-    """AdamW's temporaries: on a GPU one float32 per weight, on a CPU two per weight of the largest matrix."""
-    if device.type == "cuda":
-        return FLOAT * sum(p.numel() for p in trained)
-    return 2 * FLOAT * max((p.numel() for p in trained), default=0)
+def _temporaries(trained: Sequence[Tensor], work: Workload, device: torch.device) -> Bytes:
+    """AdamW's temporaries: on a GPU one float32 per weight, on a CPU two per weight of the largest matrix;
+    with 8-bit states several per weight of the largest matrix."""
+    largest = max((local_count([p]) for p in trained), default=0)
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    if work.state_bytes < 2 * FLOAT:
+        return FLOAT * EIGHT_BIT_TEMPORARIES[kind] * largest
+    return FLOAT * local_count(trained) if kind == "cuda" else 2 * FLOAT * largest
 
 
-def _distributions(model: Any, teacher: Teacher | None, needs: Needs, work: Workload) -> Bytes:
+def _distributions(policy: Policy, teacher: Teacher | None, needs: Needs, work: Workload) -> Bytes:
     """Hidden states of a rollout batch that are kept until the update."""
     width = work.prompts * work.group_size * work.response_tokens
-    models = [
-        teacher.loaded.model if look.who == "teacher" and teacher is not None else model
+    policies = [
+        teacher.loaded.policy if look.who == "teacher" and teacher is not None else policy
         for look in needs.distributions.values()
     ]
     return float(
         sum(
-            width * scored_model.config.text_config.hidden_size * scored_model.dtype.itemsize
-            for scored_model in models
+            width * scored.model.config.text_config.hidden_size * scored.dtype.itemsize for scored in policies
         )
     )
 
 
-def _problems(model: Any, needs: Needs, work: Workload) -> Bytes:
+def _heads(student: Scorer, teacher: Teacher | None, needs: Needs) -> Bytes:
+    """Copies of the heads that belong to kept hidden states, where the head itself is sharded or changes."""
+    looking = {look.who for look in needs.looks}
+    scorers = [student] if "student" in looking else []
+    if teacher is not None and "teacher" in looking:
+        scorers.append(teacher.scorer)
+    copied = [scorer.policy for scorer in scorers if scorer.keep_head or scorer.policy.is_sharded]
+    return sum(policy.model.lm_head.weight.numel() * policy.dtype.itemsize for policy in copied)
+
+
+def _problems(policy: Policy, needs: Needs, work: Workload) -> Bytes:
     """Decoded images, and their pixel values under every view that shows them."""
-    vision = model.config.vision_config
+    vision = policy.model.config.vision_config
     seeing = {(look.who, look.view) for look in needs.looks if look.view != Blind()} | {("student", Plain())}
     patches = vision.spatial_merge_size**2 * pixel_numbers(vision) * FLOAT
     values = sum(work.sizes(who).mean_visual * patches for who, _ in seeing)
     return work.prompts * (3 * work.student.mean_raw + values)
 
 
-def _teacher_weights(teacher: Teacher | None, student: Any) -> int:
-    """Weights that a teacher does not share, and the float32 average of an EMA teacher in lower precision."""
-    if teacher is None or teacher.loaded.model is student:
-        return 0
-    weights = list(teacher.loaded.model.parameters())
-    averaged = teacher.average is not None and weights[0].dtype != torch.float32
-    return _bytes(weights) + (FLOAT * sum(p.numel() for p in weights) if averaged else 0)
-
-
-def _cache_bytes(model: Any) -> int:
+def _cache_bytes(policy: Policy) -> int:
     """Bytes per token in the KV cache."""
-    text = model.config.text_config
-    return int(2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * model.dtype.itemsize)
-
-
-def _bytes(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(p.numel() * p.element_size() for p in parameters)
+    text = policy.model.config.text_config
+    numbers = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
+    return int(numbers * policy.dtype.itemsize)
 
 
 def memory_warning(estimate: MemoryEstimate, work: Workload, available: int | None) -> str | None:
@@ -349,14 +431,25 @@ def memory_warning(estimate: MemoryEstimate, work: Workload, available: int | No
     """
     if available is None or estimate.total <= available:
         return None
+    remedies = "; ".join(_remedies(estimate, work, available))
     return (
         f"The estimated peak of {estimate.total / GIB:.1f} GiB ({estimate.largest}) is above the device's "
-        f"{available / GIB:.1f} GiB. Change first, in this order: {'; '.join(_remedies(estimate, work))}."
-    )
+        f"{available / GIB:.1f} GiB."
+    ) + (f" Change first, in this order: {remedies}." if remedies else " Use a smaller student or teacher.")
 
 
-def _remedies(estimate: MemoryEstimate, work: Workload) -> list[str]:
-    """Settings that lower the peak. Those that do not change the result come first."""
+def _remedies(estimate: MemoryEstimate, work: Workload, available: int) -> list[str]:
+    """Settings that lower the peak. Those that do not change the result come first, unless the weights and
+    states alone are too large: then no smaller batch helps."""
+    batches, longer = _batch_remedies(estimate, work)
+    levers, adapters = ([str(lever) for lever in levers] for levers in (estimate.levers, estimate.adapters))
+    if sum(estimate.resident.values()) > available:
+        return [*levers, *adapters, *batches, *longer]
+    return [*batches, *levers, *longer, *adapters]
+
+
+def _batch_remedies(estimate: MemoryEstimate, work: Workload) -> tuple[list[str], list[str]]:
+    """Smaller batches of the largest phase; and shorter prompts or responses, which change the result."""
     batches: dict[Phase, tuple[str, int]] = {
         "sampling": ("rollout.prompts_per_batch", work.decoding_batch),
         "scoring": ("scoring.prompts_per_batch", work.scoring_batch),
@@ -367,12 +460,14 @@ def _remedies(estimate: MemoryEstimate, work: Workload) -> list[str]:
     phase: Phase = "update" if estimate.largest == "optimizer step" and held else estimate.largest
     name, size = batches[phase]
     remedies = [f"{name}={size // 2} or less (now {size})"] if size > 1 else []
-    if phase == "update" and not work.checkpointing:
-        remedies.append("scoring.gradient_checkpointing=true")
-    if phase != "optimizer step":
-        visual = work.student.mean_visual > work.response_tokens
-        longer = ["a lower data.max_pixels", "a lower rollout.sampling.max_new_tokens"]
-        remedies += longer if visual else longer[::-1]
-    if work.teacher is not None:
-        remedies.append("teacher.dtype=bfloat16")
-    return [*remedies, "student.lora={rank: 16}"]
+    if phase == "optimizer step":
+        return remedies, []
+    if phase == "update":
+        if not work.checkpointing:
+            remedies.append("scoring.gradient_checkpointing=true")
+        if estimate.chunk_tokens > FEWEST_CHUNK_TOKENS:
+            halved = estimate.chunk_tokens // 2
+            remedies.append(f"scoring.chunk_tokens={halved} or less (now {estimate.chunk_tokens})")
+    longer = ["a lower data.max_pixels", "a lower rollout.sampling.max_new_tokens"]
+    visual = work.student.mean_visual > work.response_tokens
+    return remedies, longer if visual else longer[::-1]

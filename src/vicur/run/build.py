@@ -49,8 +49,9 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     held_out = recipe.validation.open(recipe.data)
     grader = Grader(recipe.rewards)
     data = training_problems(recipe, _readers(recipe), grader, bars)
-    # A model that will be sharded is loaded on the CPU: it may be too large for one device.
-    loading = device if distributed.size() == 1 else torch.device("cpu")
+    # A model that will be sharded or offloaded is loaded on the CPU: it may be too large for one device.
+    alone = distributed.size() == 1 and not recipe.training.offload
+    loading = device if alone else torch.device("cpu")
     loaded = during(bars, "loading the student", lambda: load_student(recipe.student, loading))
     if recipe.scoring.gradient_checkpointing:
         checkpoint_activations(loaded.model)

@@ -185,6 +185,7 @@ class Run:
             decoding_batch=min(recipe.rollout.prompts_per_batch, prompts),
             writer=recipe.rollout.source,
             checkpointing=recipe.scoring.gradient_checkpointing,
+            state_bytes=self.trainer.updater.optimizer.state_bytes,
         )
 
 

@@ -22,6 +22,10 @@ from vicur.scoring.scorer import Scorer, ScoringConfig
 from vicur.settings.section import Decay, PathText, section
 
 SELF = "self"
+_SHARED = (
+    "Only a teacher with weights of its own can be offloaded, and {} shares the student's. Remove "
+    "teacher.offload; training.offload=true offloads the student."
+)
 AVERAGE = "average"
 """Name of the adapter that is the moving average of a LoRA student's."""
 
@@ -40,6 +44,9 @@ class TeacherConfig:
     weights (ema), or its current weights (live)."""
     ema_decay: Decay = 0.999
     """Decay of the moving average per update, for update=ema."""
+    offload: bool = False
+    """Keep the weights of a teacher that does not share the student's in CPU memory; each layer is copied to
+    the GPU when it runs, and all of them while the teacher writes responses."""
     keep_modules: bool = False
     """Whether a self-teacher keeps the student's cue recovery and adapters."""
     privilege: TeacherPrivilege = "cue"
@@ -56,6 +63,8 @@ class TeacherConfig:
                 "teacher.update and teacher.keep_modules apply only to a self-teacher; any other checkpoint "
                 "is frozen. Set teacher.model=self, or remove these settings."
             )
+        if self.offload and self.update == "live":
+            raise ValueError(_SHARED.format("teacher.update=live"))
         check_privilege(self.privilege, "teacher.privilege")
 
     @property
@@ -74,6 +83,7 @@ class Teacher:
         average: updates the weights, if the teacher is the student's moving average.
         changes: whether the weights change between the updates of a rollout batch.
         limits: pixel limits of images and frames.
+        offload: whether `shard` leaves the weights in CPU memory.
     """
 
     def __init__(
@@ -85,8 +95,10 @@ class Teacher:
         limits: PixelLimits | None = None,
         *,
         changes: bool = False,
+        offload: bool = False,
     ) -> None:
         self.loaded = loaded
+        self.offload = offload
         self.scorer = Scorer(loaded, scoring, limits, keep_head=changes)
         self.view = view
         self.average = average
@@ -113,15 +125,18 @@ class Teacher:
             ValueError: the vocabularies differ, or the settings contradict each other.
         """
         if config.model != SELF:
-            return cls(_other(config, student), config.view, scoring, limits=limits)
+            return cls(_other(config, student), config.view, scoring, limits=limits, offload=config.offload)
         make = _self_with_adapters if has_adapters(student.model) else _self
         loaded, average = make(config, student, lora)
+        if config.offload and loaded.policy is student.policy:
+            raise ValueError(_SHARED.format("the self-teacher of a LoRA student"))
         changes = config.update != "frozen"
-        return cls(loaded, config.view, scoring, average, limits, changes=changes)
+        return cls(loaded, config.view, scoring, average, limits, changes=changes, offload=config.offload)
 
     def shard(self, sharding: Sharding, device: torch.device) -> None:
         """Shard the weights, which must not be the student's own; those of a moving average in float32."""
-        shard(self.loaded.policy, sharding, device, float32=self.average is not None)
+        float32 = self.average is not None
+        shard(self.loaded.policy, sharding, device, float32=float32, offload=self.offload)
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights that change during training and are not the student's, by name, for checkpoints."""
@@ -159,11 +174,18 @@ class MovingAverage:
         students = self.student()
         for name, averaged in self.average().items():
             assert averaged.dtype.itemsize >= 4, f"the average of {name} is in {averaged.dtype}"
-            local(averaged).lerp_(local(students[name]).to(averaged.dtype), 1 - self.decay)
+            # Either may be offloaded.
+            moved = local(students[name]).to(local(averaged).device, averaged.dtype)
+            local(averaged).lerp_(moved, 1 - self.decay)
+
+
+def _loading_device(config: TeacherConfig, student: LoadedModel) -> torch.device:
+    """Where a teacher is before it is sharded: an offloaded one may be too large for the student's device."""
+    return torch.device("cpu") if config.offload else student.device
 
 
 def _other(config: TeacherConfig, student: LoadedModel) -> LoadedModel:
-    loaded = load_model(config.model, config.dtype, student.device)
+    loaded = load_model(config.model, config.dtype, _loading_device(config, student))
     check_same_vocabulary(student.processor.tokenizer, loaded.processor.tokenizer)
     if loaded.model.get_output_embeddings().weight.shape[0] < student.vocabulary.size:
         raise ValueError(
@@ -181,7 +203,8 @@ def _self(
     """The self-teacher of a student without adapters: a copy, unless it is live."""
     if config.update == "live":
         return (student if config.keep_modules else as_base(student)), None
-    copied = copy_of(student, with_recovery=config.keep_modules)
+    device = _loading_device(config, student)
+    copied = copy_of(student, with_recovery=config.keep_modules, device=device)
     _freeze(copied)
     if config.update == "frozen":
         return copied, None

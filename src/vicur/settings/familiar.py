@@ -60,10 +60,20 @@ _TRAIN = {
     "student.lora.rank": "lora_r lora_rank lora.r r",
     "student.lora.alpha": "lora_alpha",
     "student.lora.dropout": "lora_dropout",
+    "student.lora.quantize": (
+        "load_in_4bit quantization quantization_bit quant_bits quant_method bnb_4bit_quant_type qlora"
+    ),
     "student.lora": "use_peft use_lora peft_config train_type tuner_type finetuning_type sft_type",
     "student.freeze_vision": "freeze_vit freeze_vision_tower freeze_vision_modules",
     "teacher.model": (
         "teacher teacher_model teacher_model_name_or_path teacher_model_path ref_model reference_model"
+    ),
+    "teacher.offload": (
+        "offload_teacher offload_teacher_model ref.fsdp_config.param_offload offload_ref_model"
+    ),
+    "training.offload": (
+        "cpu_offload offload_params fsdp_offload_params param_offload optimizer_offload offload_optimizer "
+        "offload_model"
     ),
     "teacher.update": "sync_ref_model ref_model_sync_steps",
     "teacher.ema_decay": "ema ema_alpha ref_model_mixup_alpha teacher_ema",
@@ -135,16 +145,17 @@ _TRAIN_ABSENT = {
         _PYTORCH
     ),
     "fp16": "float16 is not supported; student.dtype is float32 or bfloat16.",
-    "load_in_4bit load_in_8bit quantization quantization_bit quant_bits": (
-        "quantised models are not supported."
-    ),
+    "load_in_8bit": "a frozen base can be quantised to 4 bits (QLoRA): student.lora.quantize=nf4.",
     "lora_target_modules target_modules lora_target": (
         "adapters are on the linear layers of the language model; student.lora.vision=true adds those of the "
         "vision tower."
     ),
     "repetition_penalty frequency_penalty": "only rollout.sampling.presence_penalty is supported.",
     "min_p": "sampling is limited by rollout.sampling.top_p and rollout.sampling.top_k only.",
-    "optim optimizer_type": "the optimizer is AdamW; its settings are those of the section optimizer.",
+    "optim optimizer_type": (
+        "the optimizer is AdamW; optimizer.states=8bit stores its states in 8 bits, and its other settings "
+        "are in the section optimizer."
+    ),
     "loss_type loss adv_estimator advantage_estimator rlhf_type algorithm": (
         "an objective is chosen by naming it, e.g. objective.grpo={}; docs/objectives.md lists them."
     ),

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from vicur.models.sharding import whole
 from vicur.settings.section import Count, Decay, NonNegative, Positive, Share, section
+from vicur.training.eight_bit import EightBitAdamW, moment_bytes
+
+ADAMW = {"float32": torch.optim.AdamW, "8bit": EightBitAdamW}
+"""AdamW by the storage of its states."""
 
 
 @section
@@ -31,6 +35,9 @@ class OptimizerConfig:
     prompts_per_micro_batch: Count = 64
     """Number of problems per forward and backward pass. Smaller values need less memory; the result is the
     same."""
+    states: Literal["float32", "8bit"] = "float32"
+    """Storage of AdamW's two moments: 8 bytes per trained weight in float32, or about 2 in 8 bits, with a
+    scale per block of up to 256 weights. 8bit needs torchao and changes the result slightly."""
 
 
 class Optimizer:
@@ -44,9 +51,12 @@ class Optimizer:
 
     Attributes:
         named: the trained parameters by name.
+        parameters: the trained parameters.
+        torch: AdamW, of torch or with 8-bit states.
 
     Raises:
-        ValueError: a trained parameter is in half precision, where a step of 1e-6 would change nothing.
+        ValueError: a trained parameter is in half precision, where a step of 1e-6 would change nothing; or
+            8-bit states are wanted and torchao is not installed.
     """
 
     def __init__(
@@ -82,7 +92,17 @@ class Optimizer:
                             "recovery": recovery,
                         }
                     )
-        self.torch = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+        self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        make: Any = ADAMW[config.states]
+        self.torch = make(groups, lr=config.learning_rate, betas=config.betas)
+
+    @property
+    def state_bytes(self) -> float:
+        """Bytes of the two moments per trained weight."""
+        if self.config.states == "float32":
+            return 8.0
+        count = sum(p.numel() for p in self.parameters)
+        return sum(2 * moment_bytes(p) * p.numel() for p in self.parameters) / max(1, count)
 
     def scale(self, step: int) -> float:
         """The schedule's factor at a step, counted from 0."""
@@ -97,12 +117,7 @@ class Optimizer:
     def learning_rates(self) -> dict[str, float]:
         """Learning rates of the last update, by metric name."""
         names = {False: "learning_rate", True: "recovery_learning_rate"}
-        return {names[group["recovery"]]: group["lr"] for group in self.torch.param_groups}
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """All trained parameters."""
-        return [p for group in self.torch.param_groups for p in group["params"]]
+        return {names[group["recovery"]]: float(group["lr"]) for group in self.torch.param_groups}
 
     def tensors(self) -> dict[str, Tensor]:
         """The trained parameters and the optimizer's state of each, by name, for checkpoints.
@@ -145,6 +160,14 @@ class Optimizer:
         # As torch's clip_grad_norm_ does it, which would compute the norm once more.
         self.scale_gradient(float((self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)))
         for group in self.torch.param_groups:
-            group["lr"] = group["peak"] * self.scale(step)
+            _set_rate(group, group["peak"] * self.scale(step))
         self.torch.step()
         self.clear()
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set a group's learning rate, which torchao keeps in a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
