@@ -29,7 +29,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,6 @@ from vicur.run.build import build
 from vicur.run.execute import Plan, Run
 from vicur.run.recipe import Recipe, load_recipe, to_yaml
 from vicur.scoring.scorer import Scorer
-from vicur.scoring.teacher import TeacherConfig
 from vicur.training.records import Records, environment
 from vicur.training.state import RunState
 
@@ -156,7 +155,6 @@ def write_inputs(size: Size, folder: Path, settings: Sequence[str]) -> Recipe:
     assert system is not None
     problems = write_problems(size, processor, system, folder / "problems")
     pixels = size.visual * SIDE**2
-    offload = ["teacher.offload=true"] if offloads_by_setting() else []
     return load_recipe(
         "vicur/2b/opd_vicur",
         [
@@ -171,15 +169,10 @@ def write_inputs(size: Size, folder: Path, settings: Sequence[str]) -> Recipe:
             f"scoring.prompts_per_batch={size.prompts}",  # the teacher's weights are copied once per batch
             f"training.output={folder / 'run'}",
             "training.save_model=false",
-            *offload,
+            "teacher.offload=true",
             *settings,
         ],
     )
-
-
-def offloads_by_setting() -> bool:
-    """Whether this version has the setting `teacher.offload`."""
-    return any(field.name == "offload" for field in fields(TeacherConfig))
 
 
 class FirstRollouts:
@@ -270,22 +263,6 @@ class Meter:
         return self.steps[-1]
 
 
-def move_teacher(run: Run, device: torch.device) -> None:
-    """Keep the teacher's weights in CPU memory except while it scores, where no setting does that."""
-    scoring = run.trainer.scoring
-    assert scoring.teacher is not None
-    policy, inner = scoring.teacher.loaded.policy, scoring.score_rollouts
-    policy.to("cpu")
-
-    def score_rollouts(*args: Any, **kwargs: Any) -> Any:
-        policy.to(device)
-        result = inner(*args, **kwargs)
-        policy.to("cpu")
-        return result
-
-    scoring.score_rollouts = score_rollouts  # type: ignore[method-assign]
-
-
 class Limit:
     """Decides how long the run continues.
 
@@ -341,8 +318,6 @@ def measure(recipe: Recipe, visual: int, minutes: float, sampled_steps: int) -> 
         run = build(recipe)
     scoring, updater = run.trainer.scoring, run.trainer.updater
     plan = run.plan()
-    if not offloads_by_setting():
-        move_teacher(run, device)
     meter = Meter(device)
     limit = Limit(minutes, sampled_steps, meter)
     source = FirstRollouts(run.trainer.source, scoring.student, limit.may_sample)
@@ -426,7 +401,7 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
             "prompts_per_scoring_batch": recipe.scoring.prompts_per_batch,
             "gradient_checkpointing": recipe.scoring.gradient_checkpointing,
             "dtype": recipe.student.dtype,
-            "teacher_offload": "teacher.offload" if offloads_by_setting() else "by the benchmark, not pinned",
+            "teacher_offload": recipe.teacher.offload,
         },
         "tokens": {
             "prompt": max(reading.prompt for reading in outcome.readings),

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("vicur.preflight.weights")
-
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = """
 import json

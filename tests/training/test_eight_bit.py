@@ -51,7 +51,7 @@ def model():
 def step(module, optimizer, index):
     torch.manual_seed(index)
     module(torch.randn(8, 512)).square().sum().backward()
-    optimizer.step(index)
+    optimizer.step(index, optimizer.grad_norm())
 
 
 def test_steps_are_those_of_adamw_up_to_the_codes():
@@ -77,7 +77,7 @@ def test_the_first_step_is_exact_in_the_moments():
     torch.manual_seed(0)
     module(torch.randn(8, 512)).square().sum().backward()
     gradient = module[0].weight.grad.clone()
-    optimizer.step(0)
+    optimizer.step(0, optimizer.grad_norm())
     tensors = optimizer.tensors()
     scale = tensors["optimizer.exp_avg_scale.0.weight"]
     largest = gradient.view(32, 2, 256).abs().amax(-1)
@@ -103,7 +103,7 @@ def test_a_checkpoint_holds_them_exactly(base_folder, tmp_path, dtype):
             gradient = torch.randn_like(local(parameter.detach()))
             parameter.grad = torch.zeros_like(parameter)
             local(parameter.grad).copy_(gradient)
-        optimizers[which].step(index)
+        optimizers[which].step(index, optimizers[which].grad_norm())
 
     update(0, 0)
     update(0, 1)
@@ -127,7 +127,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     before = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
     (module(torch.ones(1, 512)).sum() * math.inf).backward()
     with pytest.raises(FloatingPointError):
-        optimizer.step(0)
+        optimizer.step(0, optimizer.grad_norm())
     assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.tensors().items())
 
 

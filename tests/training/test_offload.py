@@ -135,7 +135,7 @@ def optimizer_after_steps(folder, steps, checkpoint=None):
             assert isinstance(parameter, DTensor)
             gradient = torch.randn(parameter.shape)
             parameter.grad = distribute_tensor(gradient, parameter.device_mesh, parameter.placements)
-        optimizer.step(index)
+        optimizer.step(index, optimizer.grad_norm())
     return optimizer
 
 

@@ -173,14 +173,18 @@ class Run:
 
     def _workload(self) -> Workload:
         recipe, sizes = self.recipe, self.data.sizes
-        prompts = recipe.training.prompts_per_step
+        # This rank's share of a step and of an update.
+        prompts, updated = (
+            -(-count // distributed.size())
+            for count in (recipe.training.prompts_per_step, recipe.training.update_size)
+        )
         return Workload(
             prompts=prompts,
             group_size=recipe.rollout.group_size,
             student=sizes["student"],
             teacher=sizes.get("teacher"),
             response_tokens=recipe.rollout.sampling.max_new_tokens,
-            micro_batch=min(recipe.optimizer.prompts_per_micro_batch, recipe.training.update_size),
+            micro_batch=min(recipe.optimizer.prompts_per_micro_batch, updated),
             scoring_batch=min(recipe.scoring.prompts_per_batch, prompts),
             decoding_batch=min(recipe.rollout.prompts_per_batch, prompts),
             writer=recipe.rollout.source,
