@@ -14,7 +14,7 @@ from vicur import distributed
 from vicur.data.views import Plain
 from vicur.models.adapters import LoRAConfig
 from vicur.models.load import LoadedModel, RecoveryConfig, StudentConfig, as_base, load_student
-from vicur.models.quantised import dequantised, is_quantised
+from vicur.models.quantised import check_quantisable, dequantised, is_quantised
 from vicur.models.sharding import local, shard
 from vicur.scoring.scorer import Scorer
 
@@ -124,4 +124,4 @@ def test_quantising_is_refused_where_it_cannot_work(base_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", object())
     monkeypatch.setattr(distributed, "size", lambda: 2)
     with pytest.raises(ValueError, match=r"works in one process only.*quantize=none"):
-        load_student(config)
+        check_quantisable()

@@ -19,9 +19,12 @@ from vicur.training.state import RunState
 CONFIG = OptimizerConfig(learning_rate=1e-2, states="8bit", max_grad_norm=1e9)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def installed():
     pytest.importorskip("torchao")
+
+
+needs_torchao = pytest.mark.usefixtures("installed")
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,7 @@ def step(module, optimizer, index):
     optimizer.step(index, optimizer.grad_norm())
 
 
+@needs_torchao
 def test_steps_are_those_of_adamw_up_to_the_codes():
     ours, theirs = model(), model()
     optimizer = Optimizer(ours, CONFIG, 20)
@@ -70,6 +74,7 @@ def test_steps_are_those_of_adamw_up_to_the_codes():
     assert all(p.grad is None for p in ours.parameters())
 
 
+@needs_torchao
 def test_the_first_step_is_exact_in_the_moments():
     """After one step a moment is (1 - beta) times the gradient, or its square, in codes."""
     module = model()
@@ -88,6 +93,7 @@ def test_the_first_step_is_exact_in_the_moments():
     assert tensors["optimizer.exp_avg.1.bias"].dtype == torch.float32
 
 
+@needs_torchao
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_checkpoint_holds_them_exactly(base_folder, tmp_path, dtype):
     """Saved after two steps and loaded into a new student, the third step is the same, bit for bit."""
@@ -121,6 +127,7 @@ def test_a_checkpoint_holds_them_exactly(base_folder, tmp_path, dtype):
     assert all(torch.equal(local(one[name]), local(two[name])) for name in one)
 
 
+@needs_torchao
 def test_a_gradient_that_is_not_finite_changes_nothing():
     module = model()
     optimizer = Optimizer(module, CONFIG, 1)

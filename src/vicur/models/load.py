@@ -219,7 +219,7 @@ def load_student(config: StudentConfig, device: torch.device | None = None) -> L
     """
     quantised = config.lora is not None and config.lora.quantize == "nf4"
     if quantised:
-        check_quantisable()
+        distributed.main_only(check_quantisable)
     saved = read_config(config.model)
     if has_recovery(saved):
         _check_same_recovery(config, saved)

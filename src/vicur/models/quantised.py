@@ -29,7 +29,7 @@ def check_quantisable() -> None:
     if distributed.size() > 1:
         raise ValueError(
             "student.lora.quantize=nf4 works in one process only, because 4-bit weights cannot be sharded. "
-            "Start one process, or set student.lora.quantize=none: the bfloat16 base is then sharded over "
+            "Start one process, or set student.lora.quantize=none: the base is then sharded over "
             f"the {distributed.size()} processes."
         )
 
