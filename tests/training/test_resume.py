@@ -121,6 +121,12 @@ def test_what_is_refused(folder, data, whole, capsys):
     assert rollouts(whole) == before
 
 
+def test_a_finished_run_can_be_made_longer(folder, data, whole):
+    launch(1, [run_of(folder / "longer", data, "training.steps=4")], folder)
+    launch(1, [run_of(folder / "longer", data, resume=True)], folder)
+    assert rollouts(folder / "longer") == rollouts(whole)
+
+
 def test_a_rank_that_fails_ends_all(folder, data):
     output = launch(2, [run_of(folder / "failing", data, fail="1 2")], folder, succeeds=False)
     assert "rank 1 says: the disk of this rank is on fire." in output

@@ -53,15 +53,18 @@ def find_run(recipe: Recipe, say: Callable[[str], None]) -> Resumption | None:
     folder = newest_run(recipe.training.name, recipe.training.output)
     if not (folder / "recipe.yaml").is_file():
         return None
-    check_same(recipe, folder)
+    changed = check_same(recipe, folder)
     saved = newest_whole(folder, say)
     status = folder / "status.json"
     is_finished = status.is_file() and json.loads(status.read_text())["status"] == "finished"
-    return Resumption(folder, saved, is_finished)
+    return Resumption(folder, saved, is_finished and not changed & set(LENGTH))
 
 
-def check_same(recipe: Recipe, folder: Path) -> None:
+def check_same(recipe: Recipe, folder: Path) -> set[str]:
     """Check that a recipe is that of a run, but for settings that change no result.
+
+    Returns:
+        the settings that differ.
 
     Raises:
         ValueError: another setting differs; the message lists all that do, with both values.
@@ -70,18 +73,19 @@ def check_same(recipe: Recipe, folder: Path) -> None:
     allowed: tuple[str, ...] = MAY_CHANGE
     if recipe.optimizer.schedule == "constant" and recipe.optimizer.warmup == 0:
         allowed = (*allowed, *LENGTH)
-    changed = [
+    changed = {name for name in {*before, *now} if before.get(name) != now.get(name)}
+    refused = [
         name
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-        and not any(name == setting or name.startswith(f"{setting}.") for setting in allowed)
+        for name in sorted(changed)
+        if not any(name == setting or name.startswith(f"{setting}.") for setting in allowed)
     ]
-    if changed:
-        lines = "".join(f"\n  {name}: {before.get(name)} in the run, {now.get(name)} now" for name in changed)
+    if refused:
+        lines = "".join(f"\n  {name}: {before.get(name)} in the run, {now.get(name)} now" for name in refused)
         raise ValueError(
             f"The run in {folder} has another recipe, so it cannot be resumed with this one. Use the same "
             f"settings, or start a new run without --resume.{lines}"
         )
+    return changed
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:
