@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
@@ -32,7 +32,6 @@ from vicur import distributed
 from vicur.models.adapters import add_adapter
 from vicur.models.contract import check_contract
 from vicur.models.load import LoadedModel, as_base, augmented_config
-from vicur.models.policy import Policy
 from vicur.models.sharding import shard
 from vicur.models.student import ViCuRQwen3VLForConditionalGeneration
 from vicur.preflight.memory import GIB, MemoryEstimate
@@ -113,7 +112,7 @@ def ranks(count: int) -> Iterator[None]:
         meshes["hybrid"] = distributed.mesh("hybrid", "cuda")
         stack.enter_context(patch("vicur.distributed.mesh", lambda sharding, device: meshes[sharding]))
         stack.enter_context(patch("torch.cuda.current_device", lambda: 0))
-        stack.enter_context(patch.object(Policy, "unsharded", lambda policy: nullcontext()))
+        stack.enter_context(patch("vicur.models.sharding.gather_once", lambda policy: None))
         stack.enter_context(patch("vicur.run.execute.available_memory", lambda device: None))
         stack.enter_context(patch("vicur.preflight.weights.local", local_part))
         stack.enter_context(patch("vicur.models.sharding.CPUOffloadPolicy", offload_without_pinning))

@@ -70,8 +70,16 @@ def shard(
         _move_buffers(buffer_owner, device)
     register_fsdp_forward_method(policy, "decode")
     policy.is_sharded = True
-    # Gathered weights take over requires_grad when they are made for the first time, which must not happen
-    # while adapters are switched off. Unit by unit: an offloaded model may be too large for the device.
+    gather_once(policy)
+
+
+def gather_once(policy: Policy) -> None:
+    """Gather every unit once, one after another: an offloaded model may be too large for the device.
+
+    Gathered weights take over requires_grad when they are made for the first time, which must not happen while
+    adapters are switched off.
+    """
+    module: Any
     for module in (*units(policy), policy):
         module.unshard()
         module.reshard()
