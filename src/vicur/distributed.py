@@ -173,11 +173,6 @@ def any_rank(flag: bool) -> bool:
     return any(gather(flag))
 
 
-def barrier() -> None:
-    """Wait for all ranks."""
-    gather(None)
-
-
 def main_only(work: Callable[[], None]) -> None:
     """Do something on the main rank while the others wait. If it fails, it fails on all ranks.
 

@@ -243,7 +243,7 @@ def test_a_chat_that_the_template_refuses_is_a_bad_row(tmp_path, shared_student)
     table = ListTable("a", (tmp_path,), [{"problem": "a"}, {"problem": chat}, {"problem": "c"}])
     meter = PromptMeter([Reader("student", Plain(), encoder, 100)])
     source = FileSource(table, bad_rows="skip", observe=meter)
-    reason = "the model's chat template refuses a chat of user, user: one turn only"
+    reason = "the model's chat template refuses a chat of user, user: TemplateError: one turn only."
     assert len(source) == 2 and [bad.reason for bad in source.bad_rows] == [reason]
     fitted, overlong = fit_prompts(source, meter, "drop")
     assert len(fitted) == 2 and overlong == []

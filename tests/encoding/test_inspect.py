@@ -90,7 +90,7 @@ def test_a_chat_template_that_fails_is_named(base, source):
     """On one prompt, though it did not on those that are tried when a checkpoint is loaded."""
     base.processor.chat_template = "{{ messages[0].nothing.nothing }}"
     encoder = PromptEncoder(base.processor, base.model.model.get_rope_index)
-    with pytest.raises(ValueError, match="chat template of the checkpoint fails on a prompt: UndefinedError"):
+    with pytest.raises(ValueError, match="chat template refuses a chat of user: UndefinedError"):
         encoder.render(Plain().show(source[0]))
 
 

@@ -76,8 +76,8 @@ def shard(
 def gather_once(policy: Policy) -> None:
     """Gather every unit once, one after another: an offloaded model may be too large for the device.
 
-    Gathered weights take over requires_grad when they are made for the first time, which must not happen while
-    adapters are switched off.
+    Gathered weights take over requires_grad when they are made for the first time, which must not happen
+    while adapters are switched off.
     """
     module: Any
     for module in (*units(policy), policy):

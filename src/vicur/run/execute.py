@@ -217,7 +217,6 @@ class _Execution:
         if self.resume_from is not None:
             load_tensors(self.resume_from.path, self.r.tensors())
             self.r.trainer.scoring.clear_caches()
-            distributed.main_only(lambda: clean(self.folder))
         self.records = Records(
             self.folder,
             to_yaml(self.r.recipe),
@@ -227,6 +226,7 @@ class _Execution:
         )
         try:
             with self.records:
+                distributed.main_only(lambda: clean(self.folder))  # now that no other run writes there
                 self.records.expect_memory(plan.memory.parts, plan.available)
                 self._train()
         finally:
