@@ -218,6 +218,16 @@ def agree(work: Callable[[], Value]) -> Value:
     return result  # type: ignore[return-value]
 
 
+def main_value(work: Callable[[], Value]) -> Value:
+    """The value that the main rank computes, on all ranks.
+
+    Raises:
+        PeerError: it failed on the main rank, and this is another.
+    """
+    value = agree(lambda: work() if is_main() else None)
+    return gather(value)[0]  # type: ignore[return-value]
+
+
 @contextmanager
 def shared_failures() -> Iterator[None]:
     """A context in which a rank that fails tells the others why.

@@ -83,7 +83,7 @@ def _train(recipe: Recipe, arguments: Arguments, terminal: Terminal) -> None:
     plan = run.plan()
     _announce(run, plan, folder, previous, terminal)
     if previous is None:  # another run of the same name may have begun in the meantime
-        folder = _folder(recipe, None)
+        folder = distributed.main_value(lambda: _folder(recipe, None))
     saved = None if previous is None else previous.saved
     progress = terminal.bar("training", transient=False)
     try:
@@ -96,7 +96,7 @@ def _train(recipe: Recipe, arguments: Arguments, terminal: Terminal) -> None:
 
 
 def _folder(recipe: Recipe, previous: Resumption | None) -> Path:
-    """The run's folder, the same for all ranks; a new one is checked."""
+    """The run's folder; a new one is checked."""
     if previous is not None:
         return previous.folder
     training = recipe.training
@@ -133,8 +133,8 @@ def _dry_run(recipe: Recipe, terminal: Terminal) -> None:
 
 def _command(arguments: Arguments) -> str:
     """The command that resumes this run."""
-    words = ["vicur", "train", str(arguments.word), *arguments.overrides, "--resume"]
-    return shlex.join(words)
+    words = shlex.join(["vicur", "train", str(arguments.word), *arguments.overrides, "--resume"])
+    return f"torchrun ... -m {words}" if distributed.launched() else words
 
 
 def _print_plan(run: Run, plan: Plan, terminal: Terminal) -> None:
