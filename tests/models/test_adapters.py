@@ -93,7 +93,7 @@ def test_a_saved_student_is_a_plain_checkpoint_with_the_adapter_beside(base_fold
     stock = AutoModelForImageTextToText.from_pretrained(base_folder, dtype=torch.float32)
     try:
         wrapped = PeftModel.from_pretrained(stock, tmp_path / "final" / "adapter")
-    except ImportError as error:  # peft from 0.19 on cannot load with transformers before 5.18
+    except ImportError as error:  # peft 0.19 and later, with transformers 5.17
         pytest.skip(f"peft cannot load an adapter with this transformers: {error}")
     loaded.model.eval()
     theirs = {k.replace("base_model.model.", ""): v for k, v in wrapped.state_dict().items() if "lora_" in k}
