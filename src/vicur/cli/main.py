@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import os
 import sys
 import warnings
@@ -55,6 +56,8 @@ def _hide_deprecations() -> None:
     A library's deprecation warnings concern the developers of this package, not its users.
     """
     if not sys.warnoptions:
+        # torchao, which transformers imports if it is installed, is warned in this way by torch.
+        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
 
