@@ -28,6 +28,7 @@ TIMEOUT = timedelta(minutes=60)
 PEER_WAIT = timedelta(seconds=10)
 """A rank whose peer is gone waits this long for that peer's last words."""
 _FAILURE = "vicur/failure"
+_groups: dict[str, dist.ProcessGroup] = {}
 
 
 class PeerError(ValueError):
@@ -69,6 +70,7 @@ def start(device: torch.device) -> None:
 
 def stop() -> None:
     """Leave the job."""
+    _groups.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -96,11 +98,16 @@ def _ensure_group(device_type: str) -> None:
 
 
 def background_group() -> dist.ProcessGroup:
-    """A group of all ranks for collectives in a background thread, so that they do not mix with others."""
-    _ensure_group("cuda" if torch.cuda.is_available() else "cpu")
-    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
-    assert isinstance(group, dist.ProcessGroup)
-    return group
+    """A group of all ranks for collectives in a background thread, so that they do not mix with others.
+
+    It is made once, because every group keeps connections open.
+    """
+    if "background" not in _groups:
+        _ensure_group("cuda" if torch.cuda.is_available() else "cpu")
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        assert isinstance(group, dist.ProcessGroup)
+        _groups["background"] = group
+    return _groups["background"]
 
 
 def mesh(sharding: Sharding, device_type: str) -> DeviceMesh:
