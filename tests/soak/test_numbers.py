@@ -53,7 +53,9 @@ def test_in_float64(runs, method, variant):
 @pytest.mark.parametrize("method", METHODS)
 def test_in_float32(runs, method, variant):
     """Rounding grows from step to step; it is reported, and bounded by a looser tolerance."""
-    worst = assert_same_numbers(runs / f"{method}-{variant}-single", runs / f"{method}-1-single", 1e-2)
+    names = ("grad_norm",) if method == "grpo" else ("loss", "grad_norm")  # the terms of GRPO's loss cancel
+    pair = runs / f"{method}-{variant}-single", runs / f"{method}-1-single"
+    worst = assert_same_numbers(*pair, 1e-2, names)
     add_row("numbers", f"{method}, {variant}, float32", worst)
 
 
