@@ -180,25 +180,6 @@ def any_rank(flag: bool) -> bool:
     return any(gather(flag))
 
 
-def main_only(work: Callable[[], None]) -> None:
-    """Do something on the main rank while the others wait. If it fails, it fails on all ranks.
-
-    Raises:
-        PeerError: it failed on the main rank, and this is another.
-    """
-    error: Exception | None = None
-    if is_main():
-        try:
-            work()
-        except Exception as raised:
-            error = raised
-    messages = gather(None if error is None else str(error))
-    if error is not None:
-        raise error
-    if messages[0] is not None:
-        raise PeerError(messages[0])
-
-
 def agree(work: Callable[[], Value]) -> Value:
     """Do something on every rank. If it fails on one of them, it fails on all.
 
@@ -223,6 +204,15 @@ def agree(work: Callable[[], Value]) -> Value:
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
+
+
+def main_only(work: Callable[[], None]) -> None:
+    """Do something on the main rank while the others wait. If it fails, it fails on all ranks.
+
+    Raises:
+        PeerError: it failed on the main rank, and this is another.
+    """
+    agree(lambda: work() if is_main() else None)
 
 
 def main_value(work: Callable[[], Value]) -> Value:

@@ -48,13 +48,13 @@ def write_whole(path: Path, write: Callable[[Path], object], *, replace: bool = 
         file.parent.mkdir(parents=True, exist_ok=True)
         with _partial(file.parent) as partial:
             write(partial)
-            _flush(partial)
+            flush(partial)
             if replace:
                 written_file(file)  # it may have changed in the meantime
                 partial.replace(file)
             else:
                 _rename_to_free(partial, file)
-            _flush(file.parent)
+            flush(file.parent)
     except OSError as error:
         raise _named(path, error) from error
 
@@ -88,7 +88,7 @@ def _rename_to_free(partial: Path, file: Path) -> None:
         partial.replace(file)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     # A folder need not be readable to be written to, and some network file systems cannot flush one.
     harmless = (errno.EACCES, errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP) if path.is_dir() else ()
@@ -214,9 +214,9 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
             partial.chmod(0o755)
             write(partial)
             for path in sorted(partial.rglob("*"), reverse=True):
-                _flush(path)
+                flush(path)
             partial.replace(folder)
-            _flush(folder.parent)
+            flush(folder.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:

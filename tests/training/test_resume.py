@@ -89,6 +89,18 @@ def test_a_damaged_checkpoint_is_passed_over(folder, data, whole, capfd):
     assert older.is_dir()
 
 
+def test_a_damaged_checkpoint_does_not_displace_new_ones(folder, data, whole):
+    """It has the highest step, but the run continues before it."""
+    run = folder / "displaced"
+    launch(1, [run_of(run, data, "training.steps=4", "training.checkpoints.keep=null")], folder)
+    newest, _ = step_folders(run / "checkpoints")
+    damaged = newest.rename(newest.with_name("step-000099"))
+    (damaged / "state.json").write_text("{")
+    launch(1, [run_of(run, data, "training.checkpoints.every=3", resume=True)], folder)
+    assert [path.name for path in step_folders(run / "checkpoints")] == ["step-000006"]
+    assert rollouts(run) == rollouts(whole)
+
+
 def test_a_stopped_run_says_how_to_resume(tmp_path, data, whole):
     process = start(1, [run_of(tmp_path / "run", data)], tmp_path)
     lines = tmp_path / "run" / "metrics.jsonl"

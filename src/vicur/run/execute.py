@@ -226,7 +226,9 @@ class _Execution:
         )
         try:
             with self.records:
-                distributed.main_only(lambda: clean(self.folder))  # now that no other run writes there
+                distributed.main_only(
+                    lambda: clean(self.folder, self.state.step)
+                )  # now that no other run writes there
                 self.records.expect_memory(plan.memory.parts, plan.available)
                 self._train()
         finally:

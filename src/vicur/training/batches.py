@@ -109,7 +109,7 @@ class Batches:
     def _bad_among(self, indices: Sequence[int]) -> bool:
         """Read this rank's problems; whether one of any rank's cannot be read."""
         bad = distributed.agree(lambda: self._unreadable(self._own(indices)))
-        unreadable = [item for part in distributed.gather(bad) for item in part]
+        unreadable = distributed.gather_list(bad)
         for index, message in unreadable:
             self.say(f"Skipped: {message}")
             self.position.unreadable.append(index)

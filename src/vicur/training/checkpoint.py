@@ -15,12 +15,11 @@ number of ranks. There are only safetensors and JSON: loading executes nothing.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from vicur import distributed
-from vicur.files import write_json
+from vicur.files import flush, write_json
 from vicur.models.sharding import local
 from vicur.settings.section import Count, section
 from vicur.training.state import RunState
@@ -155,7 +154,7 @@ class Checkpoints:
         content = {"format": FORMAT, "run": pending.state, "accuracy": pending.score, "files": sizes}
         write_json(partial / STATE, content)
         partial.replace(pending.path)
-        _sync(pending.path.parent)
+        flush(pending.path.parent)
         self._prune()
 
     def _prune(self) -> None:
@@ -163,11 +162,7 @@ class Checkpoints:
         if self.config.keep is None:
             return
         paths = step_folders(self.folder)  # the newest first
-        scores = {path: json.loads((path / STATE).read_text())["accuracy"] for path in paths}
-        ranked = paths
-        if self.config.by == "accuracy":
-            scored = [path for path in paths if scores[path] is not None]
-            ranked = sorted(scored, key=lambda path: -scores[path])
+        ranked = paths if self.config.by == "step" else _by_accuracy(paths)
         kept = {*ranked[: self.config.keep], *paths[:1]}
         for path in paths:
             if path not in kept:
@@ -199,11 +194,22 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Saved | None:
 
 def best(run: Path) -> Saved | None:
     """The checkpoint with the highest held-out accuracy; None if none has one."""
-    saved = [
-        (json.loads((path / STATE).read_text())["accuracy"], path) for path in step_folders(run / FOLDER)
-    ]
-    scored = [(score, path) for score, path in saved if score is not None]
-    return read_checkpoint(max(scored, key=lambda pair: pair[0])[1]) if scored else None
+    ranked = _by_accuracy(step_folders(run / FOLDER))
+    return read_checkpoint(ranked[0]) if ranked else None
+
+
+def _by_accuracy(paths: Sequence[Path]) -> list[Path]:
+    """The checkpoints that have a held-out accuracy, the best first and of equal ones the newest.
+
+    A damaged checkpoint whose state cannot be read has none.
+    """
+    scores: dict[Path, float] = {}
+    for path in paths:
+        with suppress(OSError, ValueError, KeyError):
+            score = json.loads((path / STATE).read_text())["accuracy"]
+            if score is not None:
+                scores[path] = score
+    return sorted(scores, key=lambda path: -scores[path])
 
 
 def read_checkpoint(path: Path) -> Saved:
@@ -236,8 +242,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     distributed.main_only(lambda: path.mkdir(parents=True, exist_ok=True))
     group = distributed.background_group()
     writer = HuggingFaceStorageWriter(str(path), save_distributed=True)
-    with _quiet():
-        save(dict(tensors), storage_writer=writer, process_group=group)
+    try:
+        with _quiet():
+            save(dict(tensors), storage_writer=writer, process_group=group)
+    except Exception as error:
+        raise _unwritten(path, error) from error
 
 
 def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -259,19 +268,35 @@ def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise CheckpointError(f"Checkpoint {path} cannot be loaded: {line}") from error
 
 
-def clean(run: Path) -> None:
-    """Delete what a killed process left half-written or half-deleted among a run's checkpoints."""
+def clean(run: Path, step: int) -> None:
+    """Delete what a killed process left half-written or half-deleted, and the checkpoints after a step.
+
+    A run that is resumed from an older checkpoint passed over those after it, because they are damaged. They
+    would count as the newest, and new ones would be deleted instead.
+
+    Args:
+        run: the run's folder.
+        step: the step after which the run continues.
+    """
     folder = run / FOLDER
     for path in [*folder.glob(f"*{PARTIAL}"), *folder.glob(f"*{DELETED}")]:
         shutil.rmtree(path)
+    for path in step_folders(folder):
+        if int(path.name.removeprefix("step-")) > step:
+            _delete(path)
 
 
 def _written(pending: _Pending) -> None:
     try:
         pending.future.result()
     except Exception as error:
-        line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise OSError(f"Checkpoint {pending.path} cannot be written: {line[0]}") from error
+        raise _unwritten(pending.path, error) from error
+
+
+def _unwritten(path: Path, error: Exception) -> OSError:
+    """The error of writing tensors, as a sentence with the last line of torch's, which has the reason."""
+    line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    return OSError(f"Checkpoint {path} cannot be written: {line[0]}")
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -307,12 +332,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _sync(folder: Path) -> None:
-    """Make sure that the names in a folder are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
