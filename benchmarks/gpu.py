@@ -376,33 +376,20 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
     responses = sum(reading.response for reading in outcome.readings)
     hardware = environment(device)
     peak = peak_of(hardware["device"]) if device.type == "cuda" else None
-    allocated = max(bytes_ for phase, bytes_ in meter.allocated.items() if phase != "loading")
-    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     return {
         "benchmark": "gpu",
         "small": options.small,
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": {
             "device": hardware["device"],
-            "memory_bytes": total,
+            "memory_bytes": _memory_bytes(device),
             "peak_bf16_flops_per_second": peak,
             "platform": f"{platform.system()} {platform.machine()}",
             "threads": hardware["threads"],
         },
         "versions": {"python": hardware["python"], "cuda": torch.version.cuda} | hardware["packages"],
         "command": hardware["command"],
-        "settings": {
-            "student": vars(size.student),
-            "teacher": vars(size.teacher),
-            "student_parameters": sum(p.numel() for p in outcome.run.student.model.parameters()),
-            "prompts_per_step": recipe.training.prompts_per_step,
-            # Halved by the run if memory was exhausted.
-            "prompts_per_micro_batch": outcome.run.trainer.updater.prompts_per_micro_batch,
-            "prompts_per_scoring_batch": recipe.scoring.prompts_per_batch,
-            "gradient_checkpointing": recipe.scoring.gradient_checkpointing,
-            "dtype": recipe.student.dtype,
-            "teacher_offload": recipe.teacher.offload,
-        },
+        "settings": _settings_of(outcome, size, recipe),
         "tokens": {
             "prompt": max(reading.prompt for reading in outcome.readings),
             "visual": size.visual,
@@ -419,21 +406,47 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
         "seconds": seconds | {"until_first_step": outcome.built, "whole": time.monotonic() - STARTED},
         "seconds_of_steps": steps,
         "sampled_tokens_per_second": responses / seconds["sampling"]["median"],
-        "memory": {
-            "allocated_bytes": allocated,
-            "reserved_bytes": max(meter.reserved.values()) if meter.reserved else None,
-            "allocated_by_phase": meter.allocated,
-            "reserved_by_phase": meter.reserved,
-            "estimate_bytes": outcome.plan.memory.total,
-            "estimate_parts": outcome.plan.memory.parts,
-            "estimate_error_percent": 100 * (outcome.plan.memory.total / allocated - 1),
-        },
+        "memory": _memory_of(outcome),
         "update_flops": flops,
         "forward_flops_of_a_sequence": forward_flops(config, outcome.readings[0]),
         "utilisation": {
             name: None if peak is None else flops / seconds[name]["median"] / peak
             for name in ("update", "gradient")
         },
+    }
+
+
+def _memory_bytes(device: torch.device) -> int | None:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def _settings_of(outcome: Outcome, size: Size, recipe: Recipe) -> dict[str, Any]:
+    trainer = outcome.run.trainer
+    return {
+        "student": vars(size.student),
+        "teacher": vars(size.teacher),
+        "student_parameters": sum(p.numel() for p in outcome.run.student.model.parameters()),
+        "prompts_per_step": recipe.training.prompts_per_step,
+        # Halved by the run if memory was exhausted.
+        "prompts_per_micro_batch": trainer.updater.micro_batch.size,
+        "prompts_per_scoring_batch": trainer.scoring.student.batch_size.size,
+        "gradient_checkpointing": recipe.scoring.gradient_checkpointing,
+        "dtype": recipe.student.dtype,
+        "teacher_offload": recipe.teacher.offload,
+    }
+
+
+def _memory_of(outcome: Outcome) -> dict[str, Any]:
+    meter, estimate = outcome.meter, outcome.plan.memory
+    allocated = max(bytes_ for phase, bytes_ in meter.allocated.items() if phase != "loading")
+    return {
+        "allocated_bytes": allocated,
+        "reserved_bytes": max(meter.reserved.values()) if meter.reserved else None,
+        "allocated_by_phase": meter.allocated,
+        "reserved_by_phase": meter.reserved,
+        "estimate_bytes": estimate.total,
+        "estimate_parts": estimate.parts,
+        "estimate_error_percent": 100 * (estimate.total / allocated - 1),
     }
 
 

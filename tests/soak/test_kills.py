@@ -8,10 +8,8 @@ import signal
 import time
 
 import pytest
-from launching import assert_same_run, job, launch, start
+from launching import assert_same_run, job, launch, start, write_problems
 from report import add_row
-
-from vicur.cuebench.generate import write_parquet
 
 STEPS = 12
 KILLS = int(os.environ.get("VICUR_SOAK_KILLS", "20"))
@@ -19,10 +17,7 @@ KILLS = int(os.environ.get("VICUR_SOAK_KILLS", "20"))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "train.parquet"
-    write_parquet("segments", "train", 20, path)
-    write_parquet("segments", "validation", 7, path.with_name("validation.parquet"))
-    return path
+    return write_problems(tmp_path_factory.mktemp("data"), 20, validation=7)
 
 
 def run_of(folder, data, *overrides, **special):

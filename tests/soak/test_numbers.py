@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from launching import METHODS, assert_same_numbers, job, launch
+from launching import METHODS, assert_same_numbers, job, launch, write_problems
 from report import add_row
-
-from vicur.cuebench.generate import write_parquet
 
 STEPS = 20
 SPLITS = (1, 3, 4, 8)
@@ -14,9 +12,7 @@ SPLITS = (1, 3, 4, 8)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "train.parquet"
-    write_parquet("segments", "train", 64, path)
-    return path
+    return write_problems(tmp_path_factory.mktemp("data"), 64)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from launching import assert_same_run, job, launch, start
+from launching import assert_same_run, job, launch, start, write_problems
 from report import add_row
 
-from vicur.cuebench.generate import write_parquet
 from vicur.training.checkpoint import newest_whole
 
 STEPS = 6
@@ -19,9 +18,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "train.parquet"
-    write_parquet("segments", "train", 20, path)
-    return path
+    return write_problems(tmp_path_factory.mktemp("data"), 20)
 
 
 def run_of(folder, data, *overrides, **special):

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from vicur.cuebench.generate import write_parquet
+
 RANKS = Path(__file__).with_name("ranks.py")
 METHODS = {
     "vicur": ("cuebench/opsd_cue_recovery", ()),
@@ -32,6 +34,15 @@ METHODS = {
 def reward(response, gold, meta):
     """Differs within a group, so that there is an advantage."""
     return sum(map(ord, response)) % 3 / 2
+
+
+def write_problems(folder, count, validation=0):
+    """Write CueBench problems to train.parquet, and held-out ones to validation.parquet beside it."""
+    path = folder / "train.parquet"
+    write_parquet("segments", "train", count, path)
+    if validation:
+        write_parquet("segments", "validation", validation, path.with_name("validation.parquet"))
+    return path
 
 
 def job(method, folder, data, *overrides, steps=3, **special):

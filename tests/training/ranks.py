@@ -9,6 +9,7 @@ exact               compute in float64, which no setting does. In float32 the ro
 kill                "write 5": the process kills itself where it would record step 5; "save 4": when the
                     checkpoint of step 4 is on disk but does not have its name yet
 fail                "1 3": rank 1 fails at step 3 with a sentence
+short               2: the last rank runs out of memory when it decodes more than two prompts together
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ def run_job(job: dict[str, Any], recipe: Recipe) -> None:
         kill(*job["kill"].split())
     if "fail" in job:
         fail(run, *map(int, job["fail"].split()))
+    if "short" in job:
+        run_short_of_memory(run, job["short"])
     folder = Path(recipe.training.output)
     saved = None if previous is None else previous.saved
     run.execute(folder, resume_from=saved, again=previous is not None)
@@ -76,6 +79,18 @@ def fail(run: Run, rank: int, step: int) -> None:
         return rollouts(samples, present)
 
     source.rollouts = failing  # type: ignore[method-assign]
+
+
+def run_short_of_memory(run: Run, most: int) -> None:
+    policy = run.student.policy
+
+    def layer(module: Any, inputs: Any) -> None:
+        sequences, length = inputs[0].shape[:2]
+        is_last = distributed.rank() == distributed.size() - 1
+        if is_last and policy._is_gathered and length > 1 and sequences > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    policy.model.model.language_model.layers[1].register_forward_pre_hook(layer)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
 import torch
-from launching import metrics, rollouts
+from launching import metrics, rollouts, write_problems
+from torch.distributed.fsdp import FSDPModule
 
 from vicur.cli.main import main
-from vicur.cuebench.generate import write_parquet
 from vicur.models.load import load_model
 from vicur.models.out_of_memory import OutOfMemory
 from vicur.run.build import build
@@ -26,10 +27,7 @@ from vicur.training.checkpoint import Checkpoints, best, newest_whole, step_fold
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "train.parquet"
-    write_parquet("segments", "train", 16, path)
-    write_parquet("segments", "validation", 6, path.with_name("validation.parquet"))
-    return path
+    return write_problems(tmp_path_factory.mktemp("data"), 16, validation=6)
 
 
 def a_run(folder, data, *overrides, steps=4):
@@ -179,13 +177,13 @@ def test_when_memory_runs_out_the_micro_batches_are_halved(tmp_path, data, capsy
 
     def short(*arguments):
         result = gradient(*arguments)  # the gradient of this attempt must not stay
-        if updater.prompts_per_micro_batch > 2:
+        if updater.micro_batch.size > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return result
 
     updater.gradient = short
     run.execute(tmp_path / "run")
-    assert updater.prompts_per_micro_batch == 2
+    assert updater.micro_batch.size == 2
     message = "Out of memory with optimizer.prompts_per_micro_batch=4; the run continues with 2."
     assert capsys.readouterr().err.count(message) == 1
     for one, other in zip(metrics(tmp_path / "run"), metrics(tmp_path / "whole"), strict=True):
@@ -195,9 +193,42 @@ def test_when_memory_runs_out_the_micro_batches_are_halved(tmp_path, data, capsy
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     updater.gradient = always
-    updater.prompts_per_micro_batch = 1
+    updater.micro_batch.size = 1
     with pytest.raises(OutOfMemory, match=r"prompts_per_micro_batch=1\. See docs/checkpoints.md"):
         run.execute(tmp_path / "again")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_when_memory_runs_out_in_a_pass_all_batches_are_halved(tmp_path, data, capsys, dtype):
+    """bfloat16 weights are managed by FSDP2, also in one process."""
+    if dtype == "bfloat16" and not hasattr(FSDPModule, "reset_iter_state"):
+        pytest.skip("FSDP2 cannot recover from an error in a pass before torch 2.14")
+
+    def execute(name, *overrides, most=(math.inf, math.inf)):
+        """Run it with a student and a teacher whose layers run out of memory with more tokens than that."""
+        run = a_run(tmp_path / name, data, f"student.dtype={dtype}", "rollout.group_size=2", *overrides)
+        largest = [0, 0]
+        for index, loaded in enumerate((run.student, run.trainer.scoring.teacher.loaded)):
+
+            def layer(module, inputs, index=index):
+                tokens = inputs[0].shape[:2].numel()
+                if tokens > most[index]:
+                    raise torch.OutOfMemoryError("CUDA out of memory.")
+                largest[index] = max(largest[index], tokens)
+
+            loaded.model.model.language_model.layers[1].register_forward_pre_hook(layer)
+        run.execute(tmp_path / name)
+        return run, largest
+
+    sizes = ("rollout.prompts_per_batch", "scoring.prompts_per_batch", "optimizer.prompts_per_micro_batch")
+    _, largest = execute("whole", *(f"{size}=2" for size in sizes))
+    run, _ = execute("run", *(f"{size}=4" for size in sizes), most=largest)
+    assert run.trainer.scoring.teacher.scorer.batch_size.size == run.trainer.updater.micro_batch.size == 2
+    errors = capsys.readouterr().err
+    for size in sizes:
+        assert errors.count(f"Out of memory with {size}=4; the run continues with 2.") >= 1
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    assert rollouts(tmp_path / "run") == rollouts(tmp_path / "whole")
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, data, monkeypatch):

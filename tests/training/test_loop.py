@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from launching import write_problems
 from rich.console import Console
 
 from vicur.bad_rows import BadRow, BadRowError
-from vicur.cuebench.generate import write_parquet
 from vicur.data.views import Plain
 from vicur.models.load import load_model
 from vicur.progress import Progress
@@ -30,9 +30,7 @@ from vicur.training.update import Updater
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "train.parquet"
-    write_parquet("segments", "train", 24, path)
-    return path
+    return write_problems(tmp_path_factory.mktemp("data"), 24)
 
 
 def with_column(table, name, values):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from launching import write_problems
 from rich.console import Console
 from torch.distributed.fsdp import FSDPModule
 
-from vicur.cuebench.generate import write_parquet
 from vicur.models.sharding import local
 from vicur.progress import Progress
 from vicur.run.build import build
@@ -25,9 +25,7 @@ OFFLOADED = ("training.offload=true", "teacher.offload=true")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "train.parquet"
-    write_parquet("segments", "train", 16, path)
-    return path
+    return write_problems(tmp_path_factory.mktemp("data"), 16)
 
 
 def overrides(folder, model, data, *more):

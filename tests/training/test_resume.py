@@ -7,10 +7,9 @@ import shutil
 import signal
 
 import pytest
-from launching import assert_same_run, job, launch, metrics, rollouts, start
+from launching import assert_same_run, job, launch, metrics, rollouts, start, write_problems
 
 from vicur.cli.main import main
-from vicur.cuebench.generate import write_parquet
 from vicur.training.checkpoint import step_folders
 
 STEPS = 6
@@ -19,10 +18,7 @@ SETTINGS = ("training.save_model=true", "training.checkpoints.every=2", "validat
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "train.parquet"
-    write_parquet("segments", "train", 20, path)
-    write_parquet("segments", "validation", 7, path.with_name("validation.parquet"))
-    return path
+    return write_problems(tmp_path_factory.mktemp("data"), 20, validation=7)
 
 
 def run_of(folder, data, *overrides, **special):

@@ -3,7 +3,7 @@
 Training, evaluation, the worth of privileges, pretraining and the preflight all use the `Generator` protocol.
 To add an engine other than PyTorch in this process, write another class with its two methods.
 
-`respond` samples and decodes. `TorchGenerator` calls it with the prompts of problems under a view;
+`TorchGenerator.respond` samples and decodes. `generate` calls it with the prompts of problems under a view;
 `vicur cues build` with a local model calls it with a chat about a problem, which is not a view.
 """
 
@@ -65,6 +65,7 @@ class TorchGenerator:
         prompts_per_batch: number of prompts that are prefilled and decoded together.
         limits: pixel limits of images and frames; by default the checkpoint's own.
         encode: encodes the prompts, to share them with the scoring of the responses.
+        setting: the setting that `prompts_per_batch` came from, for messages.
     """
 
     def __init__(
@@ -75,64 +76,53 @@ class TorchGenerator:
         *,
         limits: PixelLimits | None = None,
         encode: Encode | None = None,
+        setting: str = "prompts_per_batch",
     ) -> None:
-        self.loaded, self.sampling, self.prompts_per_batch = loaded, sampling, prompts_per_batch
+        self._sampler = Sampler(loaded, sampling, prompts_per_batch, setting)
         self._encode = encode or prompts_of(loaded, limits)
 
     def generate(
         self, samples: Sequence[Sample], view: View, *, group_size: int = 1, seed: int = 0, step: int = 0
     ) -> Rollouts:
         """Generate as described in `Generator.generate`."""
-        responses, texts = respond(
-            self.loaded,
-            self._encode(samples, view),
-            [sample.id for sample in samples],
-            self.sampling,
-            prompts_per_batch=self.prompts_per_batch,
-            group_size=group_size,
-            seed=seed,
-            step=step,
-        )
+        prompts, ids = self._encode(samples, view), [sample.id for sample in samples]
+        responses, texts = self.respond(prompts, ids, group_size=group_size, seed=seed, step=step)
         return Rollouts(tuple(samples), responses, texts)
+
+    def respond(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        ids: Sequence[str],
+        *,
+        group_size: int = 1,
+        seed: int = 0,
+        step: int = 0,
+    ) -> tuple[tuple[tuple[Response, ...], ...], tuple[tuple[str, ...], ...]]:
+        """Responses to prompts, sampled and decoded.
+
+        Args:
+            prompts: the model's prompts.
+            ids: for each prompt the id that its random numbers are keyed by, together with `seed`, `step` and
+                the number of the response.
+            group_size: number of responses to each prompt.
+            seed: another seed, other responses.
+            step: rollout step; another step, other responses.
+
+        Returns:
+            for each prompt its responses, on the CPU, and their texts without special tokens. If the prompt
+            ends in an opening tag such as `<think>`, the texts begin with it.
+
+        Raises:
+            OutOfMemory: memory is exhausted even with batches of one prompt.
+        """
+        responses = self._sampler.sample(prompts, ids, group_size=group_size, seed=seed, step=step)
+        tokenizer = self._sampler.loaded.processor.tokenizer
+        ends = [tokenizer.decode(prompt.input_ids[-PROMPT_END:]) for prompt in prompts]
+        texts = texts_of(responses, tokenizer, [opened_thought(end) for end in ends])
+        return tuple(map(tuple, responses)), texts
 
     def sync(self) -> None:
         """Do nothing: the sampled model is the trained one."""
-
-
-def respond(
-    loaded: LoadedModel,
-    prompts: Sequence[EncodedPrompt],
-    ids: Sequence[str],
-    sampling: SamplingConfig,
-    *,
-    prompts_per_batch: int = 64,
-    group_size: int = 1,
-    seed: int = 0,
-    step: int = 0,
-) -> tuple[tuple[tuple[Response, ...], ...], tuple[tuple[str, ...], ...]]:
-    """Responses of a model to prompts, sampled and decoded.
-
-    Args:
-        loaded: the model.
-        prompts: its prompts.
-        ids: for each prompt the id that its random numbers are keyed by, together with `seed`, `step` and the
-            number of the response.
-        sampling: temperature and the like.
-        prompts_per_batch: prompts that are prefilled and decoded together; the responses do not depend on it.
-        group_size: number of responses to each prompt.
-        seed: another seed, other responses.
-        step: rollout step; another step, other responses.
-
-    Returns:
-        for each prompt its responses, on the CPU, and their texts without special tokens. If the prompt ends
-        in an opening tag such as `<think>`, the texts begin with it.
-    """
-    sampler = Sampler(loaded, sampling, prompts_per_batch)
-    responses = sampler.sample(prompts, ids, group_size=group_size, seed=seed, step=step)
-    tokenizer = loaded.processor.tokenizer
-    ends = [tokenizer.decode(prompt.input_ids[-PROMPT_END:]) for prompt in prompts]
-    texts = texts_of(responses, tokenizer, [opened_thought(end) for end in ends])
-    return tuple(map(tuple, responses)), texts
 
 
 def prompts_of(loaded: LoadedModel, limits: PixelLimits | None = None) -> Encode:

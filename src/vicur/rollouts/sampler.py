@@ -17,6 +17,7 @@ from vicur.compat import SizedCacheLayer, cache_argument
 from vicur.encoding.layout import build_sequences
 from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.load import LoadedModel
+from vicur.models.out_of_memory import BatchSize
 from vicur.models.policy import Policy
 from vicur.models.vocabulary import Vocabulary
 from vicur.rollouts.processors import SamplingConfig, sampling_log_probs
@@ -31,7 +32,9 @@ class Sampler:
         loaded: the model, and its vocabulary with the tokens that may be sampled and those that end a
             response.
         config: temperature and the like.
-        prompts_per_batch: number of prompts that are prefilled and decoded together.
+        prompts_per_batch: number of prompts that are prefilled and decoded together. It is halved if memory
+            runs out.
+        setting: the setting that this number came from, for messages.
     """
 
     def __init__(
@@ -39,12 +42,13 @@ class Sampler:
         loaded: LoadedModel,
         config: SamplingConfig,
         prompts_per_batch: int = 64,
+        setting: str = "prompts_per_batch",
     ) -> None:
         self.loaded = loaded
         self.policy = loaded.policy
         self.vocabulary = loaded.vocabulary
         self.config = config
-        self.prompts_per_batch = prompts_per_batch
+        self.batch_size = BatchSize(prompts_per_batch, setting)
 
     @torch.no_grad()
     def sample(
@@ -63,20 +67,31 @@ class Sampler:
 
         Returns:
             the responses to each prompt, on the CPU.
+
+        Raises:
+            OutOfMemory: memory is exhausted even with batches of one prompt.
         """
         training = self.policy.training
         self.policy.eval()
         responses: list[list[Response]] = []
+
+        def next_responses(size: int) -> list[list[Response]]:
+            part = slice(len(responses), len(responses) + size)
+            keys = [
+                stream_key(seed, step, sample_id, number)
+                for sample_id in sample_ids[part]
+                for number in range(group_size)
+            ]
+            flat = self._sample_batch(prompts[part], keys, group_size)
+            return [flat[i : i + group_size] for i in range(0, len(flat), group_size)]
+
         with self.policy.unsharded(), self.loaded.mode():
-            for start in range(0, len(prompts), self.prompts_per_batch):
-                part = slice(start, start + self.prompts_per_batch)
-                keys = [
-                    stream_key(seed, step, sample_id, number)
-                    for sample_id in sample_ids[part]
-                    for number in range(group_size)
-                ]
-                flat = self._sample_batch(prompts[part], keys, group_size)
-                responses += [flat[i : i + group_size] for i in range(0, len(flat), group_size)]
+            while len(responses) < len(prompts):
+                left = len(prompts) - len(responses)
+                # Nothing to recover from: a rank that holds all weights decodes without the others.
+                responses += self.batch_size.run(
+                    next_responses, lambda: None, most=left, needs_all_ranks=False
+                )
         self.policy.train(training)
         return responses
 

@@ -131,5 +131,11 @@ def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, loaded: Lo
     if config.source == "teacher":
         assert teacher is not None
         writer, scorer, view = teacher.loaded, teacher.scorer, teacher.view
-    generator = TorchGenerator(writer, config.sampling, config.prompts_per_batch, encode=scorer.encode)
+    generator = TorchGenerator(
+        writer,
+        config.sampling,
+        config.prompts_per_batch,
+        encode=scorer.encode,
+        setting="rollout.prompts_per_batch",
+    )
     return GeneratedSource(generator, view, config.group_size, recipe.training.seed)

@@ -19,6 +19,7 @@ from vicur.encoding.layout import Sequences, build_sequences, responses_per_sequ
 from vicur.encoding.prompts import EncodedPrompt, PromptEncoder
 from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
+from vicur.models.out_of_memory import BatchSize
 from vicur.models.vocabulary import ScoringVocabulary
 from vicur.scoring.engine import Reading, Weighted, sampled_log_probs, weighted_terms
 from vicur.scoring.term import Scores, Term
@@ -68,6 +69,7 @@ class Scorer:
         keep_head: bool = False,
     ) -> None:
         self.config = config or ScoringConfig()
+        self.batch_size = BatchSize(self.config.prompts_per_batch, "scoring.prompts_per_batch")
         self.loaded = loaded
         self.keep_head = keep_head
         self._head: Tensor | None = None
@@ -170,18 +172,26 @@ class Scorer:
 
     @torch.no_grad()
     def scores(self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View) -> Scores:
-        """The next-token distributions at the tokens of the responses, under a view, without gradient."""
+        """The next-token distributions at the tokens of the responses, under a view, without gradient.
+
+        If memory runs out, the batches are halved, also for later calls.
+
+        Raises:
+            OutOfMemory: memory is exhausted even with batches of one problem.
+        """
         self.policy.eval()
         prompts = self.encode(samples, view)
-        # Only hidden states are kept: (N, D) numbers; logits would be (N, V), 75 times as many for 2B.
+
+        def hidden(size: int) -> Tensor:
+            # Only hidden states are kept: (N, D) numbers; logits would be (N, V), 75 times as many for 2B.
+            batches = self.batches(prompts, responses, size)
+            return torch.cat([self.run(sequences, self._hidden) for sequences, _ in batches])
+
         with self.loaded.mode():  # adapters or recovery off, if this model is a self-teacher
-            hidden = [
-                self.run(sequences, self._hidden)
-                for sequences, _ in self.batches(prompts, responses, self.config.prompts_per_batch)
-            ]
+            hidden_ND = self.batch_size.run(hidden, self.policy.abandon_pass)
         self.policy.reshard()
         assert self._head is not None
-        return Scores(torch.cat(hidden), self._head)
+        return Scores(hidden_ND, self._head)
 
     def _hidden(self, hidden_ND: Tensor, head_WD: Tensor) -> Tensor:
         """The hidden states; the head is kept beside them for as long as they are valid."""

@@ -22,7 +22,7 @@ from vicur.settings.section import Count, PathText, section
 from vicur.training.batches import Batches
 from vicur.training.checkpoint import CheckpointConfig
 from vicur.training.clock import Clock
-from vicur.training.metrics import describe_step, join_tokens
+from vicur.training.metrics import Update, describe_step, join_tokens
 from vicur.training.nonfinite import Skipped
 from vicur.training.records import Records
 from vicur.training.scoring import BatchScorer, ScoredBatch
@@ -159,42 +159,8 @@ class Trainer:
         batches = self._batches(state, progress)
         for step in progress.steps(self.config.rollout_batches(len(self.samples)), done=state.step):
             clock = Clock()
-            seed_step(self.config.seed, step)
-            self.scoring.clear_caches()
-            needs = self.objective.needs(step)
-
-            # The student responds to each problem; or the teacher or the data set does, see rollout.source.
-            rollouts = self.source.rollouts(batches.next(), step)
-            clock.lap("sampling")
-
-            # The teacher scores the same tokens under its own view, with the hint if it has a privilege, and
-            # under any other view that the objective needs. Responses are graded here, too.
-            old = self._sampled_log_probs(rollouts, needs)
-            batch = self.scoring.score_rollouts(rollouts, needs, step, old)
-
-            updates, parts = [], []
-            for part in batch.updates(self.config.update_size):
-                # The student scores them under its reference views, with its weights from before this update.
-                scored = self.scoring.score_references(part, needs)
-                # All token weights, 1/N included, are fixed before any gradient is computed. They depend on
-                # the whole batch, so every rank gathers the scores of all.
-                whole, ours = whole_tokens(scored.scored_tokens(self.scoring.student.device))
-                weighed = part_of(self.objective.weigh(whole), ours)
-                clock.lap("scoring")
-
-                # One optimizer step; an EMA teacher and the generator then follow the new weights.
-                update = self.updater.update(scored, weighed, needs, state.updates)
-                if update.was_taken:
-                    self.scoring.weights_changed()
-                    self.source.sync()
-                else:
-                    on_skip(Skipped(step, state.updates, scored))
-                state.count(update.was_taken)
-                updates.append(update)
-                parts.append(whole_batch(part))
-                clock.lap("update")
-
-            batch, tokens = ScoredBatch.joined(parts), join_tokens(updates)
+            batch, updates = self._step(step, batches.next(), state, clock, on_skip)
+            tokens = join_tokens(updates)
             leaked = hint_leakage(batch.rollouts.flat_texts)
             metrics = describe_step(batch, updates, tokens, leaked) | clock.metrics()
             if state.position.unreadable:
@@ -207,6 +173,51 @@ class Trainer:
             if not after_step(state):
                 break
         return state
+
+    def _step(
+        self,
+        step: int,
+        samples: Sequence[Sample],
+        state: RunState,
+        clock: Clock,
+        on_skip: Callable[[Skipped], None],
+    ) -> tuple[ScoredBatch, list[Update]]:
+        """One rollout step: the scored responses of all ranks, and the updates that were made on them."""
+        seed_step(self.config.seed, step)
+        self.scoring.clear_caches()
+        needs = self.objective.needs(step)
+
+        # The student responds to each problem; or the teacher or the data set does, see rollout.source.
+        rollouts = self.source.rollouts(samples, step)
+        clock.lap("sampling")
+
+        # The teacher scores the same tokens under its own view, with the hint if it has a privilege, and
+        # under any other view that the objective needs. Responses are graded here, too.
+        old = self._sampled_log_probs(rollouts, needs)
+        batch = self.scoring.score_rollouts(rollouts, needs, step, old)
+
+        updates, parts = [], []
+        for part in batch.updates(self.config.update_size):
+            # The student scores them under its reference views, with its weights from before this update.
+            scored = self.scoring.score_references(part, needs)
+            # All token weights, 1/N included, are fixed before any gradient is computed. They depend on
+            # the whole batch, so every rank gathers the scores of all.
+            whole, ours = whole_tokens(scored.scored_tokens(self.scoring.student.device))
+            weighed = part_of(self.objective.weigh(whole), ours)
+            clock.lap("scoring")
+
+            # One optimizer step; an EMA teacher and the generator then follow the new weights.
+            update = self.updater.update(scored, weighed, needs, state.updates)
+            if update.was_taken:
+                self.scoring.weights_changed()
+                self.source.sync()
+            else:
+                on_skip(Skipped(step, state.updates, scored))
+            state.count(update.was_taken)
+            updates.append(update)
+            parts.append(whole_batch(part))
+            clock.lap("update")
+        return ScoredBatch.joined(parts), updates
 
     def _check_skipped(self, state: RunState) -> None:
         """Stop if too many updates in a row were skipped.

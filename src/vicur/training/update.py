@@ -13,7 +13,7 @@ from torch import Tensor
 from vicur import distributed
 from vicur.data.views import Plain, View
 from vicur.encoding.layout import Sequences
-from vicur.models.out_of_memory import halving
+from vicur.models.out_of_memory import BatchSize
 from vicur.models.recovery import RecoveryObserver
 from vicur.objectives.objective import TEACHER, Needs, Weighed
 from vicur.scoring.scorer import Scorer
@@ -37,7 +37,7 @@ class Updater:
 
     def __init__(self, student: Scorer, optimizer: Optimizer, prompts_per_micro_batch: int) -> None:
         self.student, self.optimizer = student, optimizer
-        self.prompts_per_micro_batch = prompts_per_micro_batch
+        self.micro_batch = BatchSize(prompts_per_micro_batch, "optimizer.prompts_per_micro_batch")
 
     def update(self, batch: ScoredBatch, weighed: Weighed, needs: Needs, index: int) -> Update:
         """Compute the gradient of the whole update batch and take one optimizer step.
@@ -57,11 +57,8 @@ class Updater:
         Raises:
             OutOfMemory: memory is exhausted even with micro-batches of one problem.
         """
-        (update, observer), self.prompts_per_micro_batch = halving(
-            lambda size: self._observed_gradient(batch, weighed, needs, size),
-            self.prompts_per_micro_batch,
-            "optimizer.prompts_per_micro_batch",
-            self.student.policy.abandon_pass,
+        update, observer = self.micro_batch.run(
+            lambda size: self._observed_gradient(batch, weighed, needs), self.student.policy.abandon_pass
         )
         norm = self.optimizer.grad_norm()
         numbers = {**update.numbers, "grad_norm": float(norm)} | _recovery_changes(observer)
@@ -72,9 +69,8 @@ class Updater:
         return replace(update, numbers=numbers | self.optimizer.learning_rates())
 
     def _observed_gradient(
-        self, batch: ScoredBatch, weighed: Weighed, needs: Needs, prompts_per_micro_batch: int
+        self, batch: ScoredBatch, weighed: Weighed, needs: Needs
     ) -> tuple[Update, RecoveryObserver]:
-        self.prompts_per_micro_batch = prompts_per_micro_batch
         with RecoveryObserver(self.student.policy.recovery) as observer:
             return self.gradient(batch, weighed, needs), observer
 
@@ -143,7 +139,7 @@ class Updater:
     def _micro_batches(self, batch: ScoredBatch, view: View) -> Iterator[tuple[Sequences, slice]]:
         rollouts = batch.rollouts
         prompts = self.student.encode(rollouts.samples, view)
-        return self.student.batches(prompts, rollouts.response_ids, self.prompts_per_micro_batch)
+        return self.student.batches(prompts, rollouts.response_ids, self.micro_batch.size)
 
 
 def _product(hidden_ND: Tensor, head_WD: Tensor, gradient_ND: Tensor) -> Tensor:

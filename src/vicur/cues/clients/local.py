@@ -12,7 +12,7 @@ from vicur.cues.requests import CueRequest
 from vicur.encoding.prompts import PromptEncoder
 from vicur.files import folder_digest
 from vicur.models.load import LoadedModel, load_model
-from vicur.rollouts.generator import respond
+from vicur.rollouts.generator import TorchGenerator
 from vicur.rollouts.processors import SamplingConfig
 
 
@@ -54,6 +54,8 @@ class LocalClient:
             (prompt,) = encoder.encode([request.question])
         except ValueError as error:
             raise RequestFailed(f"the model's processor refuses it: {error}", again=False) from error
-        responses, texts = respond(loaded, [prompt], [request.sample_id], sampling, seed=request.seed)
+        responses, texts = TorchGenerator(loaded, sampling).respond(
+            [prompt], [request.sample_id], seed=request.seed
+        )
         ((response,),), ((text,),) = responses, texts
         return Reply(text, len(prompt), len(response.ids), response.finish_reason == "length")
