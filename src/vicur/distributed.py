@@ -1,13 +1,13 @@
 """The processes of a run: joins the job that torchrun started, and exchanges values between its ranks.
 
-Every function also works in a single process, where there is nothing to exchange. Only this module and
-`vicur.models.sharding` know how many processes there are; all other code handles its own share of the
-problems and calls `gather` where it needs those of all ranks.
+Every function also works in a single process, where there is nothing to exchange. Other code handles its own
+share of the problems and calls `gather` where it needs those of all ranks.
 """
 
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,7 +26,7 @@ whole on every rank."""
 TIMEOUT = timedelta(minutes=60)
 """A rank may wait this long for the others, e.g. while one of them grades long responses."""
 PEER_WAIT = timedelta(seconds=10)
-"""A rank whose peer is gone waits this long for that peer's last words."""
+"""A rank whose peer is gone waits this long for the message that the peer may have left in the store."""
 _FAILURE = "vicur/failure"
 _groups: dict[str, dist.ProcessGroup] = {}
 
@@ -45,13 +45,18 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0)) if launched() else 0
 
 
+def processes_on_this_node() -> int:
+    """Number of processes that the launcher started on this node; 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if launched() else 1
+
+
 def launched_first() -> bool:
     """Whether this process is the main one, also before `start`."""
     return not launched() or os.environ["RANK"] == "0"
 
 
 def speaks_for(error: BaseException) -> bool:
-    """Whether this process prints an error: of the same sentence on all ranks, one per node is enough."""
+    """Whether this process prints an error. An error that all ranks share is printed once per node."""
     has_own_error = dist.is_initialized() and not isinstance(error, PeerError)
     return has_own_error or local_rank() == 0
 
@@ -64,8 +69,11 @@ def start(device: torch.device) -> None:
     """
     if not launched() or dist.is_initialized():
         return
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    dist.init_process_group(_backend(device.type), timeout=TIMEOUT)
+
+
+def _backend(device_type: str) -> str:
+    return "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
 
 
 def stop() -> None:
@@ -93,8 +101,7 @@ def is_main() -> bool:
 def _ensure_group(device_type: str) -> None:
     """Make a process group of this process alone, if it has none: FSDP2 and checkpoints need one."""
     if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        dist.init_process_group(_backend(device_type), store=HashStore(), rank=0, world_size=1)
 
 
 def background_group() -> dist.ProcessGroup:
@@ -119,12 +126,15 @@ def mesh(sharding: Sharding, device_type: str) -> DeviceMesh:
     _ensure_group(device_type)
     if sharding == "full":
         return init_device_mesh(device_type, (size(),), mesh_dim_names=("shard",))
-    shards = 1 if sharding == "replicated" else int(os.environ.get("LOCAL_WORLD_SIZE", size()))
-    if size() % shards:
-        raise ValueError(
-            f"training.sharding=hybrid needs the same number of processes on every node, but {size()} "
-            f"processes are not a multiple of {shards}."
-        )
+    shards = 1
+    if sharding == "hybrid":
+        counts = sorted({*gather(processes_on_this_node())})
+        if len(counts) > 1:
+            raise ValueError(
+                "training.sharding=hybrid needs the same number of processes on every node, but there are "
+                f"nodes with {counts[0]} and with {counts[-1]}."
+            )
+        shards = counts[0]
     return init_device_mesh(device_type, (size() // shards, shards), mesh_dim_names=("replicate", "shard"))
 
 
@@ -196,7 +206,7 @@ def agree(work: Callable[[], Value]) -> Value:
     except Exception as raised:
         error = raised
     if size() > 1:
-        messages = gather(None if error is None else str(error))
+        messages = gather(None if error is None else _said(error))
         if error is None:
             for number, message in enumerate(messages):
                 if message is not None:
@@ -248,10 +258,28 @@ def shared_failures() -> Iterator[None]:
             if type(error) is KeyboardInterrupt and _has_failure(store):
                 raise _peer_error(store, error) from error
             raise
-        if isinstance(error, dist.DistError) or "peer" in str(error) or "onnection" in str(error):
+        if _is_of_the_network(error):
             raise _peer_error(store, error) from error
-        store.set(_FAILURE, f"rank {rank()}: {error}")
+        store.set(_FAILURE, f"rank {rank()}: {_said(error)}")
         raise
+
+
+def _said(error: BaseException) -> str:
+    """What an error says; the messages of Python's own errors make sense only with their names."""
+    is_sentence = isinstance(error, ValueError | OSError | FloatingPointError)
+    return str(error) if is_sentence else f"{type(error).__name__}: {error}"
+
+
+def _is_of_the_network(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, was raised by a collective because a peer is gone."""
+    if error is None:
+        return False
+    if isinstance(error, dist.DistError):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    is_torchs = bool(frames) and f"{os.sep}torch{os.sep}distributed{os.sep}" in frames[-1].filename
+    # gloo raises plain RuntimeErrors, those of torch's checkpoints have them as their cause.
+    return (type(error) is RuntimeError and is_torchs) or _is_of_the_network(error.__cause__)
 
 
 def _has_failure(store: dist.Store) -> bool:

@@ -52,8 +52,9 @@ def folder(tmp_path):
     memory = {"device": "cuda:0", "estimate": 3 * 2**30, "available": None, "peak": 2 * 2**30}
     write_json(tmp_path / "memory.json", memory)
     validation = tmp_path / "validation"
-    write_rows(validation / "before.parquet", answers([True] * 2 + [False] * 6 + [None]))
-    write_rows(validation / "after.parquet", answers([True] * 6 + [False] * 2 + [None]))
+    write_rows(validation / "step-000000.parquet", answers([True] * 2 + [False] * 6 + [None]))
+    write_rows(validation / "step-000010.parquet", answers([True] * 4 + [False] * 4 + [None]))
+    write_rows(validation / "step-000020.parquet", answers([True] * 6 + [False] * 2 + [None]))
     rows = [{"step": s, **row} for s in (19, 20) for row in answers([False, True])]
     write_rows(tmp_path / "rollouts" / "until-step-000020.parquet", rows)
     return tmp_path
@@ -75,12 +76,12 @@ def test_numbers(folder):
     assert found["seconds"] == {"total": 100.0, "sampling": 20.0, "update": 40.0, "validation": 30.0}
     assert found["memory"]["relative_error"] == 0.5
     assert [e["sample"] for e in found["examples"]] == ["p0", "p1", "p2", "p3", "p4"]
-    assert found["examples"][0]["source"] == "held-out problems after training"
+    assert found["examples"][0]["source"] == "held-out problems after step 20"
 
 
 def test_without_held_out_problems_examples_are_of_the_last_step(folder):
-    for name in ("before", "after"):
-        (folder / "validation" / f"{name}.parquet").unlink()
+    for path in (folder / "validation").iterdir():
+        path.unlink()
     found = summarise_run(folder)
     assert found["validation"] is None
     assert [(e["sample"], e["correct"]) for e in found["examples"]] == [("p0", False), ("p1", True)]
@@ -88,7 +89,8 @@ def test_without_held_out_problems_examples_are_of_the_last_step(folder):
 
 
 def test_an_interrupted_run_has_no_after(folder):
-    (folder / "validation" / "after.parquet").unlink()
+    for step in (10, 20):
+        (folder / "validation" / f"step-{step:06d}.parquet").unlink()
     (folder / "memory.json").unlink()
     found = summarise_run(folder)
     assert set(found["validation"]) == {"problems", "before"} and found["memory"] is None
@@ -148,7 +150,7 @@ def test_a_run_with_held_out_problems(files, tmp_path):
     run.execute(tmp_path / "run", run.plan(), Progress("", Console(quiet=True)))
     found = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert found["validation"]["problems"] == 3 and len(found["examples"]) == 3
-    assert {"total", "sampling", "scoring", "update", "validation"} == set(found["seconds"])
+    assert {"total", "sampling", "scoring", "update", "validation", "checkpoints"} == set(found["seconds"])
     parts = found["seconds"]
     assert sum(value for name, value in parts.items() if name != "total") <= parts["total"]
     assert found["memory"]["estimate"] > 0 and found["memory"]["peak"] > 0

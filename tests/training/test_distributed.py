@@ -5,10 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from launching import METHODS, assert_same_numbers, job, launch
 
 from vicur import distributed
 from vicur.cuebench.generate import write_parquet
+from vicur.models.devices import choose_device
 
 UNEVEN = ("training.prompts_per_step=7", "optimizer.prompts_per_micro_batch=1", "scoring.prompts_per_batch=2")
 CASES = {
@@ -22,6 +24,8 @@ CASES = {
     "adapters": ("vicur", "pictures", ("student.lora.rank=4",)),
     "moving average": ("vicur", "pictures", ("teacher.update=ema", "teacher.ema_decay=0.5")),
     "live teacher": ("vicur", "pictures", ("teacher.update=live",)),
+    # Only one rank has a problem that cannot be graded.
+    "some without answers": ("vicur", "some without answers", ()),
     # The last rank halves its batches while it samples.
     "short of memory": ("vicur", "pictures", ()),
     "larger teacher": ("vicur", "pictures", ("teacher.model=vicur:tiny-teacher",)),
@@ -40,6 +44,9 @@ def data(tmp_path_factory):
             row["images"] = []
             row["problem"] = row["problem"].replace("<image>", "")
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path.with_name("few pictures.parquet"))
+    answers = [None if number % 8 == 0 else row["answer"] for number, row in enumerate(table.to_pylist())]
+    without = table.set_column(table.column_names.index("answer"), "answer", [answers])
+    pq.write_table(without, path.with_name("some without answers.parquet"))
     return path.parent
 
 
@@ -64,6 +71,34 @@ def runs(tmp_path_factory, data):
 @pytest.mark.parametrize("case, sharding", SHARDED)
 def test_two_processes_give_the_numbers_of_one(runs, case, sharding):
     assert_same_numbers(runs / f"{case}-2-{sharding}", runs / f"{case}-1-full", 1e-9)
+
+
+def test_only_errors_of_collectives_are_of_the_network():
+    """A user's error may be about a connection, too."""
+    group = distributed.background_group()
+    with pytest.raises(RuntimeError) as collective:
+        torch.distributed.all_gather([torch.zeros(1)] * 2, torch.zeros(1), group=group)
+    wrapped = OSError("Checkpoint step-000002 cannot be written")
+    wrapped.__cause__ = collective.value
+    for error in (collective.value, wrapped, torch.distributed.DistNetworkError("closed")):
+        assert distributed._is_of_the_network(error)
+    for error in (
+        ValueError("Connection refused by peer"),
+        ConnectionError("closed"),
+        RuntimeError("peer_12"),
+    ):
+        assert not distributed._is_of_the_network(error)
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    for name, value in {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="4 processes were started on this machine, but torch finds 2 GPU"):
+        choose_device("auto", 0)
+    with pytest.raises(ValueError, match="would give 4 processes the same GPU"):
+        choose_device("cuda:0", 0)
 
 
 @pytest.mark.parametrize("count", range(9))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
 import torch
 from launching import metrics, rollouts, write_problems
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.fsdp import FSDPModule
 
 from vicur.cli.main import main
@@ -21,7 +21,7 @@ from vicur.run.export import ExportConfig, export
 from vicur.run.recipe import load_recipe
 from vicur.run.replay import replay
 from vicur.scoring.scorer import Scorer
-from vicur.training import checkpoint
+from vicur.settings.schema import SettingsError
 from vicur.training.checkpoint import Checkpoints, best, newest_whole, step_folders
 
 
@@ -97,6 +97,15 @@ def test_an_update_that_is_not_finite_is_skipped(tmp_path, data, capsys):
     assert all(
         p.isfinite().all() for p in load_model(str(tmp_path / "run/checkpoints/final")).model.parameters()
     )
+
+
+def test_too_many_skipped_updates_stop_the_run_within_a_step(tmp_path, data):
+    run = a_run(tmp_path / "run", data, "training.prompts_per_update=1", "training.max_skipped_updates=2")
+    change_terms(run, nan_at(1, 2))  # the other updates of the step would be finite
+    with pytest.raises(FloatingPointError, match="last 2 updates was not finite"):
+        run.execute(tmp_path / "run")
+    assert run.trainer.objective.updates == 2
+    assert len(metrics(tmp_path / "run")) == 1 and len(rollouts(tmp_path / "run")) == 2
 
 
 def test_replay_finds_where_numbers_stop_being_finite(tmp_path, data, monkeypatch, capsys):
@@ -233,22 +242,40 @@ def test_when_memory_runs_out_in_a_pass_all_batches_are_halved(tmp_path, data, c
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, data, monkeypatch):
     run = a_run(tmp_path / "run", data, steps=6)
-    save = checkpoint.async_save
+    write = HuggingFaceStorageWriter.write_data
 
-    def full(tensors, **options):
-        future = save(tensors, **options)
-        future.result()
+    def full(self, *arguments):
         if len(step_folders(tmp_path / "run/checkpoints")) == 1:
-            future = Future()
-            future.set_exception(OSError(28, "No space left on device"))
-        return future
+            raise OSError(28, "No space left on device")
+        return write(self, *arguments)
 
-    monkeypatch.setattr(checkpoint, "async_save", full)
-    with pytest.raises(OSError, match=r"step-000004 cannot be written: .*No space left on device"):
+    monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", full)
+    with pytest.raises(
+        OSError, match=r"step-000004 cannot be written: \[Errno 28\] No space left on device$"
+    ):
         run.execute(tmp_path / "run")
     saved = newest_whole(tmp_path / "run", print)
     assert saved.state.step == 2
     assert json.loads((tmp_path / "run/status.json").read_text())["status"] == "failed"
+
+
+def test_a_checkpoint_is_complete_although_the_next_step_fails(tmp_path, data):
+    run = a_run(tmp_path / "run", data)
+
+    def change(update, weighed):
+        if update == 3:
+            wait_for_checkpoint(run)
+            raise ValueError("the objective fails")
+        return weighed
+
+    def wait_for_checkpoint(run):
+        while not step_folders(tmp_path / "run/checkpoints"):
+            pass
+
+    change_terms(run, change)
+    with pytest.raises(ValueError, match="the objective fails"):
+        run.execute(tmp_path / "run")
+    assert newest_whole(tmp_path / "run", print).state.step == 2
 
 
 def test_a_folder_deleted_during_the_run(tmp_path, data):
@@ -263,6 +290,13 @@ def test_a_folder_deleted_during_the_run(tmp_path, data):
     with pytest.raises(OSError, match=r"metrics.jsonl was deleted during the run"):
         run.execute(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_keeping_the_best_needs_the_accuracy_of_every_checkpoint(tmp_path, data):
+    keep = ("training.checkpoints.by=accuracy", f"validation.data={data.with_name('validation.parquet')}")
+    with pytest.raises(SettingsError, match=r"set validation.every to training.checkpoints.every \(2\)"):
+        a_run(tmp_path / "run", data, *keep, "validation.every=4")
+    a_run(tmp_path / "run", data, *keep, "validation.every=1")
 
 
 def test_the_best_checkpoint_is_kept_and_exported(tmp_path, data, monkeypatch):

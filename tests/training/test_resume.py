@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import pytest
 from launching import assert_same_run, job, launch, metrics, rollouts, start, write_problems
 
 from vicur.cli.main import main
-from vicur.training.checkpoint import step_folders
+from vicur.training.checkpoint import CheckpointError, newest_whole, step_folders
 
 STEPS = 6
 SETTINGS = ("training.save_model=true", "training.checkpoints.every=2", "validation.every=3")
@@ -97,6 +98,44 @@ def test_a_damaged_checkpoint_does_not_displace_new_ones(folder, data, whole):
     assert rollouts(run) == rollouts(whole)
 
 
+def test_what_cannot_be_used_is_never_deleted(tmp_path, data):
+    run = tmp_path / "run"
+    launch(1, [run_of(run, data, "training.steps=2", "validation.data=null")], tmp_path)
+    (checkpoint,) = step_folders(run / "checkpoints")
+    state = json.loads((checkpoint / "state.json").read_text())
+    of_another_version = state | {"format": 2}
+    without_position = state | {"run": {k: v for k, v in state["run"].items() if k != "position"}}
+    for content, message in (
+        (of_another_version, "has format 2; this version reads 1"),
+        (without_position, "All checkpoints in .* are damaged"),
+    ):
+        (checkpoint / "state.json").write_text(json.dumps(content))
+        with pytest.raises(CheckpointError, match=message):
+            newest_whole(run, print)
+    assert main(command(run, data, "training.steps=4", "validation.data=null", "--resume")) == 1
+    assert checkpoint.is_dir() and len(metrics(run)) == 2
+
+
+def test_the_problems_of_a_resumed_run_are_the_same(tmp_path, data, capsys):
+    run, copy = tmp_path / "run", tmp_path / "train.parquet"
+    shutil.copy(data, copy)
+    settings = ("training.steps=2", "validation.data=null", f"data.train={copy}")
+    launch(1, [run_of(run, data, *settings)], tmp_path)
+    write_problems(tmp_path, 21)
+    longer = (*settings, "training.steps=4", "--resume")
+    assert main(command(run, data, *longer)) == 1
+    assert "was started with 20 problems, and data.train now has 21" in capsys.readouterr().err
+    assert len(metrics(run)) == 2
+
+
+def test_a_run_without_checkpoints_cannot_be_made_longer(tmp_path, data, capsys):
+    settings = ("training.checkpoints.every=null", "validation.data=null")
+    launch(1, [run_of(tmp_path / "run", data, *settings, "training.steps=2")], tmp_path)
+    assert main(command(tmp_path / "run", data, *settings, "--resume")) == 1
+    assert "has finished and has no checkpoint" in capsys.readouterr().err
+    assert len(metrics(tmp_path / "run")) == 2
+
+
 def test_a_stopped_run_says_how_to_resume(tmp_path, data, whole):
     process = start(1, [run_of(tmp_path / "run", data)], tmp_path)
     lines = tmp_path / "run" / "metrics.jsonl"
@@ -130,9 +169,11 @@ def test_what_is_refused(folder, data, whole, capsys):
 
 
 def test_a_finished_run_can_be_made_longer(folder, data, whole):
-    launch(1, [run_of(folder / "longer", data, "training.steps=4")], folder)
+    """Its last step has a checkpoint, although 5 is no multiple of 2."""
+    launch(1, [run_of(folder / "longer", data, "training.steps=5")], folder)
     launch(1, [run_of(folder / "longer", data, resume=True)], folder)
     assert rollouts(folder / "longer") == rollouts(whole)
+    assert metrics(folder / "longer") == metrics(whole)
 
 
 def test_a_rank_that_fails_ends_all(folder, data):

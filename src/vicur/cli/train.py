@@ -14,7 +14,7 @@ from vicur.cli.command import Arguments
 from vicur.cli.terminal import print_memory, print_preflight, print_text, say
 from vicur.progress import Progress, silent
 from vicur.reporting.run_summary import print_run_summary, summarise_run
-from vicur.run.build import build
+from vicur.run.build import build, start_processes
 from vicur.run.execute import InterruptedRunError, Plan, Run
 from vicur.run.recipe import Recipe, load_recipe, to_yaml
 from vicur.run.resume import Resumption, find_run
@@ -73,7 +73,10 @@ def _train(recipe: Recipe, arguments: Arguments, terminal: Terminal) -> None:
     if "--dry-run" in arguments.switches:
         _dry_run(recipe, terminal)
         return
-    previous = find_run(recipe, terminal.say) if "--resume" in arguments.switches else None
+    previous = None
+    if "--resume" in arguments.switches:
+        start_processes(recipe)
+        previous = distributed.main_value(lambda: find_run(recipe, terminal.say))
     if previous is not None and previous.finished:
         print_run_summary(summarise_run(previous.folder), terminal.console)
         terminal.print(f"The run in {previous.folder} has finished; there is nothing to resume.")

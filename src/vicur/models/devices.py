@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from vicur import distributed
+
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 """Values of the setting `training.device`."""
 
@@ -30,7 +32,17 @@ def choose_device(name: str = "auto", number: int = 0) -> torch.device:
         raise ValueError(f"training.device={name}, but {_why_no_gpu()}.")
     # With its number, which set_device requires.
     device = torch.device(name if ":" in name else f"cuda:{number}")
-    count = torch.cuda.device_count()
+    count, processes = torch.cuda.device_count(), distributed.processes_on_this_node()
+    if processes > 1 and ":" in name:
+        raise ValueError(
+            f"training.device={name} would give {processes} processes the same GPU. Set training.device=cuda "
+            "instead: each process then takes its own."
+        )
+    if processes > count:
+        raise ValueError(
+            f"{processes} processes were started on this machine, but torch finds {count} GPU(s): each "
+            "process needs its own. Use a smaller --nproc-per-node, or training.device=cpu."
+        )
     if device.index >= count:
         raise ValueError(
             f"training.device={name}, but torch finds {count} GPU(s): cuda:0 to cuda:{count - 1}."

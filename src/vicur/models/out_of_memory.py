@@ -35,7 +35,7 @@ class BatchSize:
         work: Callable[[int], Result],
         recover: Callable[[], None],
         *,
-        most: int | None = None,
+        most: int,
         needs_all_ranks: bool = True,
     ) -> Result:
         """Do something in batches of this size; if memory runs out, again in batches of half the size.
@@ -43,7 +43,7 @@ class BatchSize:
         Args:
             work: called with the size.
             recover: called before `work` is repeated, to undo what it has done so far.
-            most: number of problems there are, if the work is a single batch.
+            most: number of problems there are: no batch is larger.
             needs_all_ranks: whether the work exchanges anything with other ranks. It is then not repeated in
                 a job of several processes: the other ranks would wait for this one.
 
@@ -55,7 +55,7 @@ class BatchSize:
         """
         is_repeatable = not needs_all_ranks or distributed.size() == 1
         while True:
-            size = self.size if most is None else min(self.size, most)
+            size = min(self.size, most)
             try:
                 return work(size)
             except (RuntimeError, MemoryError) as error:

@@ -78,11 +78,12 @@ class Policy(nn.Module):
         different lengths. The context may be nested.
         """
         units = [] if self._is_gathered else self._sharded_modules()
-        before, self._is_gathered = self._is_gathered, True
-        for unit in units:
-            unit.set_reshard_after_forward(False)
-            unit.unshard()
+        before = self._is_gathered
         try:
+            for unit in units:
+                unit.set_reshard_after_forward(False)
+                unit.unshard()
+            self._is_gathered = True
             yield
         finally:
             self._is_gathered = before
@@ -93,8 +94,8 @@ class Policy(nn.Module):
     def reshard(self) -> None:
         """Free the gathered weights that a forward pass without a backward pass leaves behind.
 
-        The root's stay gathered after a forward pass, for the backward pass. Without one they would be taken
-        for the present weights after these have changed.
+        The root stays gathered after a forward pass, for the backward pass. If none follows, the next pass
+        would use weights from before an update.
         """
         if not self._is_gathered:
             for unit in self._sharded_modules():

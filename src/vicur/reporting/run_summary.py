@@ -69,18 +69,24 @@ def summarise_run(folder: Path) -> dict[str, Any]:
 
 def _validation(folder: Path) -> dict[str, Any] | None:
     """Accuracies of the held-out problems that could be graded, and their paired difference."""
-    by_time = {name: _rows(folder / "validation" / f"{name}.parquet") for name in ("before", "after")}
-    graded = {
-        name: [r["correct"] for r in rows if r["correct"] is not None] for name, rows in by_time.items()
-    }
-    if not graded["before"]:
+    files = _validations(folder)
+    if not files or not (before := _graded(files[0])):
         return None
-    before, after = graded["before"], graded["after"]
+    after = _graded(files[-1]) if len(files) > 1 else []
     summary: dict[str, Any] = {"problems": len(before), "before": _interval(accuracy_interval(before))}
     if after:
         summary["after"] = _interval(accuracy_interval(after))
         summary["difference"] = _interval(paired_difference(after, before))
     return summary
+
+
+def _validations(folder: Path) -> list[Path]:
+    """The responses to held-out problems, in the order of their steps."""
+    return sorted((folder / "validation").glob("step-*.parquet"))
+
+
+def _graded(file: Path) -> list[bool]:
+    return [row["correct"] for row in _rows(file) if row["correct"] is not None]
 
 
 def _interval(estimate: Estimate) -> dict[str, float]:
@@ -98,9 +104,10 @@ def _curves(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def _examples(folder: Path) -> list[dict[str, Any]]:
-    """Responses to the first held-out problems after training, or else to the last step's problems."""
-    rows = _rows(folder / "validation" / "after.parquet")[:EXAMPLES]
-    source = "held-out problems after training"
+    """The last responses to the first held-out problems, or else to the last step's problems."""
+    validations = _validations(folder)
+    rows = _rows(validations[-1])[:EXAMPLES] if len(validations) > 1 else []
+    source = f"held-out problems after step {int(validations[-1].stem.removeprefix('step-'))}" if rows else ""
     if not rows:
         files = sorted((folder / "rollouts").glob("*.parquet"))
         all_rows = _rows(files[-1]) if files else []

@@ -29,6 +29,19 @@ from vicur.training.scoring import BatchScorer
 from vicur.training.update import Updater
 
 
+def start_processes(recipe: Recipe) -> torch.device:
+    """Join the other processes of the job, if there are any; the device of this one.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    device = choose_device(recipe.training.device, distributed.local_rank())
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.start(device)
+    return device
+
+
 def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     """Make the components of a run.
 
@@ -39,10 +52,7 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     Raises:
         ValueError: a model or the data is missing or does not fit.
     """
-    device = choose_device(recipe.training.device, distributed.local_rank())
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    distributed.start(device)
+    device = start_processes(recipe)
     _check_ranks(recipe)
     reset_peak_memory(device)
     torch.manual_seed(recipe.training.seed)

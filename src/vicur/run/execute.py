@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ from vicur.reporting.run_summary import write_run_summary
 from vicur.run.problems import TrainingProblems
 from vicur.run.recipe import Recipe, to_yaml
 from vicur.scoring.scorer import Scorer
-from vicur.training.checkpoint import Checkpoints, Saved, check_finite, clean, load_tensors
+from vicur.training.checkpoint import Checkpoints, Saved, check_finite, clean
 from vicur.training.interruption import Interruption
 from vicur.training.loop import Trainer
 from vicur.training.nonfinite import Skipped, write_skipped
@@ -213,22 +216,22 @@ class _Execution:
         self.interruption = interruption
 
     def run(self, plan: Plan, *, again: bool) -> HintLeakage:
-        device = self.r.trainer.scoring.student.device
+        self._check_data()
         if self.resume_from is not None:
-            load_tensors(self.resume_from.path, self.r.tensors())
+            self.checkpoints.resume_from(self.resume_from)
             self.r.trainer.scoring.clear_caches()
         self.records = Records(
             self.folder,
             to_yaml(self.r.recipe),
-            device,
+            self.r.trainer.scoring.student.device,
             overwrite=self.training.overwrite,
             resumed=self.state if again else None,
         )
         try:
             with self.records:
-                distributed.main_only(
-                    lambda: clean(self.folder, self.state.step)
-                )  # now that no other run writes there
+                # Now that no other run writes there.
+                distributed.main_only(lambda: clean(self.folder, self.state.step))
+                distributed.agree(self._check_shared)
                 self.records.expect_memory(plan.memory.parts, plan.available)
                 self._train()
         finally:
@@ -236,19 +239,44 @@ class _Execution:
                 write_run_summary(self.folder)
         return self.state.leakage
 
+    def _check_data(self) -> None:
+        """Check that a resumed run has the problems that it began with: its position is a place among them.
+
+        Raises:
+            ValueError: it has others.
+        """
+        present = distributed.main_value(lambda: _digest(self.r.data.problems))
+        if self.state.data not in ("", present):
+            raise ValueError(
+                f"The run in {self.folder} was started with {self.state.data.split()[0]} problems, and "
+                f"data.train now has {present.split()[0]}, or others. Resume it with the same problems."
+            )
+        self.state.data = present
+
+    def _check_shared(self) -> None:
+        """Check that this rank sees the folder of the main rank: each rank writes its part of a checkpoint.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if not (self.folder / "recipe.yaml").is_file():
+            raise ValueError(
+                f"{self.folder.resolve()} on {platform.node()} is not the run's folder of the main process. "
+                "Set training.output to a folder on a file system that all nodes share."
+            )
+
     def _train(self) -> None:
-        if self.resume_from is None:
-            self._validate("before")
+        self._validate_if_due()  # before the first step, or where a signal stopped the run
         with self.interruption.patient():
             self.r.trainer.train(
                 self.records, self.progress, self.state, self._after_step, self._write_skipped
             )
-            if self.interruption.on_any_rank():
+            is_stopped = self.interruption.on_any_rank()
+            if is_stopped:
                 self._save()
-        self.checkpoints.finish()
-        if self.interruption.on_any_rank() and self.state.step < self._steps:
+            self.checkpoints.finish()
+        if is_stopped:
             raise InterruptedRunError(self.state.step)
-        self._validate("after")
         if self.training.save_model:
             started = time.perf_counter()
             check_finite(self.r.tensors())
@@ -261,15 +289,17 @@ class _Execution:
         return self.training.rollout_batches(len(self.r.data.problems))
 
     def _after_step(self, state: RunState) -> bool:
-        """Evaluate and save if that is due; whether to continue."""
-        every = self.r.recipe.validation.every
-        is_last = state.step == self._steps
-        if every is not None and state.step % every == 0 and not is_last:
-            self._validate(f"step-{state.step:06d}")
-        if self.checkpoints.is_due(state.step):
+        """Evaluate and save if that is due; whether to continue.
+
+        A run that is asked to stop saves without a validation, which it makes up for when it is resumed.
+        """
+        is_stopped = self.interruption.on_any_rank()
+        if not is_stopped:
+            self._validate_if_due()
+        if is_stopped or self.checkpoints.is_due(state.step, self._steps):
             self._save()
         self.checkpoints.poll()
-        return not self.interruption.on_any_rank()
+        return not is_stopped
 
     def _write_skipped(self, skipped: Skipped) -> None:
         """Keep what reproduces an update that was skipped."""
@@ -286,17 +316,22 @@ class _Execution:
         self.checkpoints.save(self.state)
         self.records.count_seconds("checkpoints", time.perf_counter() - started)
 
-    def _validate(self, name: str) -> None:
-        """Let the student answer the held-out problems, if there are any."""
-        held_out, recipe = self.r.held_out, self.r.recipe
-        if held_out is None:
-            return
+    def _validate_if_due(self) -> None:
+        """Validate before the first step, after the last, and every few steps between."""
+        step, every, held_out = self.state.step, self.r.recipe.validation.every, self.r.held_out
+        is_due = step in (0, self._steps) or (every is not None and step % every == 0)
+        if held_out is not None and is_due and self.state.validated < step:
+            self._validate(held_out)
+
+    def _validate(self, held_out: FileSource) -> None:
+        """Let the student answer the held-out problems."""
+        recipe = self.r.recipe
         started = time.perf_counter()
         evaluation = evaluate(
             self.r.student,
             held_out,
             recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
-            None if self.bars is None else self.bars(f"validation {name}"),
+            None if self.bars is None else self.bars(f"validation after step {self.state.step}"),
             grader=self.r.trainer.scoring.grader,
             limits=recipe.data.pixel_limits(),
         )
@@ -305,8 +340,9 @@ class _Execution:
         accuracy = evaluation.accuracy if evaluation.graded else None
         if accuracy is not None:
             self.state.scores[self.state.step] = accuracy.value
+        self.state.validated = self.state.step
         self.records.write_validation(
-            name, self.state.step, accuracy, answered, evaluation.responses, evaluation.correct
+            self.state.step, accuracy, answered, evaluation.responses, evaluation.correct
         )
         self.records.count_seconds("validation", time.perf_counter() - started)
 
@@ -314,6 +350,12 @@ class _Execution:
 def _check_lengths(who: str, sizes: PromptSizes, scorer: Scorer, work: Workload) -> Check:
     positions = scorer.policy.model.config.text_config.max_position_embeddings
     return check_lengths(who, sizes, positions, work.response_tokens)
+
+
+def _digest(problems: FileSource) -> str:
+    """The number of problems and a digest of their ids."""
+    ids = json.dumps([str(name) for name in problems.column("id")])
+    return f"{len(problems)} {hashlib.sha256(ids.encode()).hexdigest()[:16]}"
 
 
 def during(bars: Bars | None, title: str, work: Callable[[], Result]) -> Result:

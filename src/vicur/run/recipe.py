@@ -84,6 +84,7 @@ class Recipe:
                 "The teacher is the student before training and sees what the student sees: there is nothing "
                 "to learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
             )
+        self._check_best_checkpoints()
         if (responses := self.rollout.group_size * self.training.prompts_per_step) > MOST_RESPONSES:
             raise ValueError(
                 f"rollout.group_size={self.rollout.group_size} and training.prompts_per_step="
@@ -99,6 +100,17 @@ class Recipe:
             raise ValueError(
                 f"The objective {names} compares a problem's responses, and at "
                 "rollout.sampling.temperature=0 they are all the same."
+            )
+
+    def _check_best_checkpoints(self) -> None:
+        """Check that every checkpoint has an accuracy, if the best are kept."""
+        validation, every = self.validation, self.training.checkpoints.every
+        if self.training.checkpoints.by != "accuracy" or every is None:
+            return
+        if validation.data is None or validation.every is None or every % validation.every:
+            raise ValueError(
+                "training.checkpoints.by=accuracy needs the accuracy of every checkpoint: set "
+                f"validation.data, and set validation.every to training.checkpoints.every ({every}) or a divisor of it."
             )
 
     @property

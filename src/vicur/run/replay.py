@@ -13,6 +13,7 @@ from vicur.data.sources import FileSource
 from vicur.data.views import Plain
 from vicur.objectives.objective import OLD
 from vicur.progress import Bars
+from vicur.rollouts.randomness import seed_step
 from vicur.rollouts.rollout import Rollouts
 from vicur.run.build import build
 from vicur.run.execute import Run
@@ -77,6 +78,7 @@ def _weights(tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
 def _scores(run: Run, rollouts: Rollouts, dump: Dump) -> Iterator[Finding]:
     trainer = run.trainer
     scoring, needs = trainer.scoring, trainer.objective.needs(dump.step)
+    seed_step(run.recipe.training.seed, dump.step)  # for the dropout of adapters
     prompts = scoring.student.encode(rollouts.samples, Plain())
     for sample, prompt in zip(rollouts.samples, prompts, strict=True):
         for name, tensor in prompt.media.items():

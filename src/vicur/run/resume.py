@@ -11,7 +11,7 @@ import yaml
 
 from vicur.run.recipe import Recipe, load_recipe, recipe_schema, to_yaml
 from vicur.training.checkpoint import Saved, newest_whole
-from vicur.training.folder import newest_run
+from vicur.training.folder import locked, newest_run
 
 MAY_CHANGE = (
     *("training.name", "training.output", "training.overwrite", "training.device", "training.save_model"),
@@ -20,7 +20,8 @@ MAY_CHANGE = (
     *("scoring.prompts_per_batch", "scoring.share_prompts", "scoring.chunk_tokens"),
     "scoring.gradient_checkpointing",
 )
-"""Settings, or sections of settings, that change no result beyond rounding; a resumed run may change them."""
+"""Settings, or sections of settings, that change no result beyond rounding, and the dropout of adapters; a
+resumed run may change them."""
 LENGTH = ("training.steps", "training.epochs")
 """Settings that may change too if the learning rate does not depend on the length of the run."""
 
@@ -48,16 +49,26 @@ def find_run(recipe: Recipe, say: Callable[[str], None]) -> Resumption | None:
         say: called with a sentence about each damaged checkpoint.
 
     Raises:
-        ValueError: the run's recipe differs in a setting that changes results.
+        ValueError: the run's recipe differs in a setting that changes results, another process writes to its
+            folder, or no checkpoint of it can be used.
     """
-    folder = newest_run(recipe.training.name, recipe.training.output)
+    training = recipe.training
+    folder = newest_run(training.name, training.output, overwrite=training.overwrite)
     if not (folder / "recipe.yaml").is_file():
         return None
-    changed = check_same(recipe, folder)
-    saved = newest_whole(folder, say)
-    status = folder / "status.json"
-    is_finished = status.is_file() and json.loads(status.read_text())["status"] == "finished"
-    return Resumption(folder, saved, is_finished and not changed & set(LENGTH))
+    with locked(folder):
+        changed = check_same(recipe, folder)
+        status = folder / "status.json"
+        is_finished = status.is_file() and json.loads(status.read_text())["status"] == "finished"
+        if is_finished and not changed & set(LENGTH):
+            return Resumption(folder, None, finished=True)
+        saved = newest_whole(folder, say)
+    if is_finished and saved is None:
+        raise ValueError(
+            f"The run in {folder} has finished and has no checkpoint (training.checkpoints.every=null), so "
+            "it cannot be made longer."
+        )
+    return Resumption(folder, saved, finished=False)
 
 
 def check_same(recipe: Recipe, folder: Path) -> set[str]:

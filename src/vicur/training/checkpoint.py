@@ -19,12 +19,14 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
@@ -37,7 +39,7 @@ from vicur.training.state import RunState
 
 FOLDER = "checkpoints"
 STATE = "state.json"
-PARTIAL, DELETED = ".partial", ".deleted"
+PARTIAL, DELETED, DAMAGED = ".partial", ".deleted", ".damaged"
 _NAME = re.compile(r"step-(\d{6,})")
 FORMAT = 1
 """Version of the layout, stored with each checkpoint."""
@@ -48,8 +50,8 @@ class CheckpointConfig:
     """Checkpoints, from which `vicur train --resume` continues a run."""
 
     every: Count | None = 50
-    """Number of rollout steps between checkpoints; null for none, except when the run is stopped by a
-    signal."""
+    """Number of rollout steps between checkpoints; the last step has one too. null for none, except when the
+    run is stopped by a signal."""
     keep: Count | None = 1
     """Number of checkpoints to keep; null for all."""
     by: Literal["step", "accuracy"] = "step"
@@ -75,17 +77,29 @@ class Saved:
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is damaged or does not belong to this run."""
+    """A checkpoint cannot be used."""
+
+
+class DamagedError(CheckpointError):
+    """A file of a checkpoint is missing or is not what was written."""
 
 
 @dataclass
 class _Pending:
-    """A checkpoint that is being written in the background."""
+    """A checkpoint that is being written in the background.
+
+    Attributes:
+        path: its folder.
+        state: where the run was.
+        score: held-out accuracy in percent; None if it was not measured.
+        is_done: set when the checkpoint is complete and has its name, or with the error. On other ranks than
+            the main one, when this rank's part is written.
+    """
 
     path: Path
     state: dict[str, Any]
     score: float | None
-    future: Any
+    is_done: Future[None]
 
 
 class Checkpoints:
@@ -103,9 +117,23 @@ class Checkpoints:
         self._group = distributed.background_group()
         self._saved_step = -1
 
-    def is_due(self, step: int) -> bool:
-        """Whether a checkpoint is due after a step."""
-        return self.config.every is not None and step % self.config.every == 0
+    def resume_from(self, saved: Saved) -> None:
+        """Load a checkpoint, in place.
+
+        Raises:
+            CheckpointError: it lacks a tensor, or one has another shape.
+        """
+        load_tensors(saved.path, self.tensors())
+        self._saved_step = saved.state.step
+
+    def is_due(self, step: int, last: int) -> bool:
+        """Whether a checkpoint is due after a step.
+
+        Args:
+            step: the step.
+            last: the last step of the run, which always has one if there are any.
+        """
+        return self.config.every is not None and (step % self.config.every == 0 or step == last)
 
     def save(self, state: RunState) -> None:
         """Begin to save a checkpoint; `finish` makes sure that it is on disk.
@@ -121,23 +149,25 @@ class Checkpoints:
         check_finite(tensors)
         path = self.folder / f"step-{state.step:06d}"
         partial = path.with_name(path.name + PARTIAL)
-        distributed.main_only(lambda: _make_empty(partial, path))
+        distributed.main_only(lambda: _make_empty(partial))
         with _quiet():
-            future = async_save(
+            future: Any = async_save(
                 tensors,
                 storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True),
                 process_group=self._group,
             )
-        self._pending = _Pending(path, state.to_json(), state.scores.get(state.step), future)
-        self._saved_step = state.step
+        pending = _Pending(path, state.to_json(), state.scores.get(state.step), Future())
+        # The main rank's future is done when the parts of all ranks are on disk.
+        future.add_done_callback(lambda written: self._complete(pending, written))
+        self._pending, self._saved_step = pending, state.step
 
     def poll(self) -> None:
-        """Finish a checkpoint whose tensors all ranks have written by now."""
-        if self._pending is not None and not distributed.any_rank(not self._pending.future.done()):
+        """Raise the error of a checkpoint that could not be written, if all ranks know by now."""
+        if self._pending is not None and not distributed.any_rank(not self._pending.is_done.done()):
             self.finish()
 
     def finish(self) -> None:
-        """Wait until the checkpoint that is being saved is on disk, and delete those that are not kept.
+        """Wait until the checkpoint that is being saved is on disk and those that are not kept are deleted.
 
         Raises:
             OSError: it cannot be written; the previous checkpoint is whole.
@@ -145,8 +175,18 @@ class Checkpoints:
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        distributed.agree(lambda: _written(pending))
-        distributed.main_only(lambda: self._publish(pending))
+        distributed.agree(pending.is_done.result)
+
+    def _complete(self, pending: _Pending, written: Any) -> None:
+        """Give a checkpoint its name when its tensors are written; called in the background."""
+        try:
+            _check_written(pending.path, written)
+            if distributed.is_main():
+                self._publish(pending)
+        except BaseException as error:
+            pending.is_done.set_exception(error)
+        else:
+            pending.is_done.set_result(None)
 
     def _publish(self, pending: _Pending) -> None:
         partial = pending.path.with_name(pending.path.name + PARTIAL)
@@ -178,17 +218,26 @@ def step_folders(folder: Path) -> list[Path]:
 
 
 def newest_whole(run: Path, say: Callable[[str], None]) -> Saved | None:
-    """The newest checkpoint of a run that is whole; None if there is none.
+    """The newest checkpoint of a run that is whole; None if the run has no checkpoint.
 
     Args:
         run: the run's folder.
         say: called with a sentence about each damaged checkpoint.
+
+    Raises:
+        CheckpointError: all are damaged, or the newest cannot be used for another reason.
     """
-    for path in step_folders(run / FOLDER):
+    paths = step_folders(run / FOLDER)
+    for path in paths:
         try:
             return read_checkpoint(path)
-        except CheckpointError as error:
+        except DamagedError as error:
             say(str(error))
+    if paths:
+        raise CheckpointError(
+            f"All checkpoints in {run / FOLDER} are damaged. Delete that folder to start again from the "
+            "first step."
+        )
     return None
 
 
@@ -216,21 +265,25 @@ def read_checkpoint(path: Path) -> Saved:
     """Check that a checkpoint is whole, and read where the run was.
 
     Raises:
-        CheckpointError: a file is missing or has another size than was written.
+        DamagedError: a file is missing or has another size than was written.
+        CheckpointError: another version of this package has written it.
+        OSError: its state cannot be read at the moment.
     """
     try:
         content = json.loads((path / STATE).read_text())
-        files, state, version = content["files"], content["run"], content["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"Checkpoint {path} is damaged: its {STATE} cannot be read.") from error
+        version = content["format"]
+        if version == FORMAT:
+            files, state = dict(content["files"]), RunState.of_json(content["run"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"Checkpoint {path} is damaged: its {STATE} cannot be read.") from error
     if version != FORMAT:
         raise CheckpointError(f"Checkpoint {path} has format {version}; this version reads {FORMAT}.")
     for name, size in files.items():
         size_now = (path / name).stat().st_size if (path / name).is_file() else None
         if size_now != size:
             what = "is missing" if size_now is None else f"has {size_now:,} bytes instead of {size:,}"
-            raise CheckpointError(f"Checkpoint {path} is damaged: its file {name} {what}.")
-    return Saved(path, RunState.of_json(state))
+            raise DamagedError(f"Checkpoint {path} is damaged: its file {name} {what}.")
+    return Saved(path, state)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -245,7 +298,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         with _quiet():
             save(dict(tensors), storage_writer=writer, process_group=group)
-    except Exception as error:
+    except (Exception, CheckpointException) as error:
         raise _unwritten(path, error) from error
 
 
@@ -263,16 +316,15 @@ def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         with _quiet():
             load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(path)), process_group=group)
-    except Exception as error:
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"Checkpoint {path} cannot be loaded: {line}") from error
+    except (Exception, CheckpointException) as error:
+        raise CheckpointError(f"Checkpoint {path} cannot be loaded: {_reason(error)}") from error
 
 
 def clean(run: Path, step: int) -> None:
-    """Delete what a killed process left half-written or half-deleted, and the checkpoints after a step.
+    """Delete what a killed process left incomplete, and rename the checkpoints after a step to *.damaged.
 
-    A run that is resumed from an older checkpoint passed over those after it, because they are damaged. They
-    would count as the newest, and new ones would be deleted instead.
+    Checkpoints after that step were skipped as damaged. Under their names, pruning would keep them as the
+    newest and delete new ones.
 
     Args:
         run: the run's folder.
@@ -283,20 +335,32 @@ def clean(run: Path, step: int) -> None:
         shutil.rmtree(path)
     for path in step_folders(folder):
         if int(path.name.removeprefix("step-")) > step:
-            _delete(path)
+            damaged = path.with_name(path.name + DAMAGED)
+            shutil.rmtree(damaged, ignore_errors=True)
+            path.replace(damaged)
 
 
-def _written(pending: _Pending) -> None:
+def _check_written(path: Path, written: Any) -> None:
     try:
-        pending.future.result()
-    except Exception as error:
-        raise _unwritten(pending.path, error) from error
+        written.result()
+    except (Exception, CheckpointException) as error:
+        raise _unwritten(path, error) from error
 
 
-def _unwritten(path: Path, error: Exception) -> OSError:
-    """The error of writing tensors, as a sentence with the last line of torch's, which has the reason."""
-    line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-    return OSError(f"Checkpoint {path} cannot be written: {line[0]}")
+def _unwritten(path: Path, error: BaseException) -> OSError:
+    return OSError(f"Checkpoint {path} cannot be written: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    """The reason in an error of torch, which is that of the first rank that failed.
+
+    `CheckpointException` holds the errors of the ranks; it is no `Exception`.
+    """
+    if isinstance(error, CheckpointException) and error.failures:
+        error = min(error.failures.items())[1][0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # Safetensors and torch say first what they were doing and last what went wrong.
+    return lines[-1] if isinstance(error, OSError | RuntimeError) else lines[0]
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -311,10 +375,8 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
         raise FloatingPointError(f"{names[0]} has numbers that are not finite, so no checkpoint is saved.")
 
 
-def _make_empty(partial: Path, path: Path) -> None:
+def _make_empty(partial: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
-    if path.exists():  # of a run that was cut back to an earlier step
-        _delete(path)
     partial.mkdir(parents=True)
 
 

@@ -87,16 +87,16 @@ def remove_run(folder: Path) -> None:
             entry.unlink()
 
 
-def newest_run(name: str, output: str | None) -> Path:
+def newest_run(name: str, output: str | None, *, overwrite: bool = False) -> Path:
     """The folder of the run to resume: `output` if given, else the newest of runs/NAME, runs/NAME-2, ...
 
     Args:
-        name, output: as in `TrainingConfig`.
+        name, output, overwrite: as in `run_folder`.
     """
     if output is not None:
         return Path(output)
     folder, number = RUNS / name, 1
-    while _is_taken(following := RUNS / f"{name}-{number + 1}"):
+    while not overwrite and _is_taken(following := RUNS / f"{name}-{number + 1}"):
         folder, number = following, number + 1
     return folder
 

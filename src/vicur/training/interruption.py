@@ -24,7 +24,7 @@ class Interruption:
 
     Attributes:
         requested: whether a signal came.
-        is_patient: whether the run ends by itself soon after a signal.
+        is_patient: whether the first signal waits until the step is finished and saved.
     """
 
     def __init__(self) -> None:

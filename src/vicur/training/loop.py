@@ -169,7 +169,12 @@ class Trainer:
             records.write(step, metrics)
             progress.show(metrics)
             state.step, state.leakage = step, state.leakage + leaked
-            self._check_skipped(state)
+            if self._has_skipped_too_many(state):
+                raise FloatingPointError(
+                    f"The loss or the gradient of the last {state.skipped_in_a_row} updates was not finite "
+                    "(training.max_skipped_updates). `vicur replay` on a folder in nonfinite/ shows where it "
+                    "came from."
+                )
             if not after_step(state):
                 break
         return state
@@ -217,20 +222,12 @@ class Trainer:
             updates.append(update)
             parts.append(whole_batch(part))
             clock.lap("update")
+            if self._has_skipped_too_many(state):
+                break
         return ScoredBatch.joined(parts), updates
 
-    def _check_skipped(self, state: RunState) -> None:
-        """Stop if too many updates in a row were skipped.
-
-        Raises:
-            FloatingPointError: they were.
-        """
-        if state.skipped_in_a_row >= self.config.max_skipped_updates:
-            raise FloatingPointError(
-                f"The loss or the gradient of the last {state.skipped_in_a_row} updates was not finite "
-                "(training.max_skipped_updates). `vicur replay` on a folder in nonfinite/ shows where it "
-                "came from."
-            )
+    def _has_skipped_too_many(self, state: RunState) -> bool:
+        return state.skipped_in_a_row >= self.config.max_skipped_updates
 
     def _sampled_log_probs(self, rollouts: Rollouts, needs: Needs) -> Tensor | None:
         """The sampler's log-probs, used as the old student's; None if the student has to score them."""

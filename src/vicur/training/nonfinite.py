@@ -9,6 +9,7 @@ nonfinite/step-000012-update-0/
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +69,17 @@ def write_skipped(run: Path, skipped: Skipped, tensors: Mapping[str, Tensor]) ->
     batch = whole_batch(skipped.batch)
     log_probs = {name: distributed.gather_tensor(t).cpu() for name, t in skipped.batch.log_probs.items()}
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
-    distributed.main_only(lambda: _write(folder, skipped, batch, log_probs))
-    write_tensors(folder / "weights", weights)
+    partial = folder.with_name(f"partial-{folder.name}")
+    distributed.main_only(lambda: _write(partial, skipped, batch, log_probs))
+    write_tensors(partial / "weights", weights)
+    distributed.main_only(lambda: _publish(partial, folder))
     return folder
 
 
 def _write(folder: Path, skipped: Skipped, batch: ScoredBatch, log_probs: dict[str, Tensor]) -> None:
     rollouts = batch.rollouts
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     content = {
         "step": skipped.step,
         "update": skipped.update,
@@ -85,6 +89,12 @@ def _write(folder: Path, skipped: Skipped, batch: ScoredBatch, log_probs: dict[s
     }
     write_json(folder / "update.json", content)
     save_file(log_probs, folder / "log_probs.safetensors")
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    if folder.exists():  # of the same step, before the run was resumed
+        shutil.rmtree(folder)
+    partial.replace(folder)
 
 
 def _as_json(response: Response) -> dict[str, Any]:

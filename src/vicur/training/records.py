@@ -4,7 +4,7 @@ recipe.yaml           the resolved recipe; `vicur train` can run it again
 environment.json      versions, hardware, command
 metrics.jsonl         one line per step
 rollouts/*.parquet    every response with its token statistics
-validation.jsonl      accuracy on held-out problems, if there are any: before and after training, and between
+validation.jsonl      accuracy on held-out problems, if there are any: before, during and after training
 validation/*.parquet  the responses to them
 memory.json           the estimated and the measured peak
 status.json           running, finished, interrupted or failed; the last step; seconds; time of writing
@@ -49,13 +49,17 @@ STEPS_PER_FILE = 20
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions and hardware that the numbers of a run depend on."""
-    names = "vicur torch torchvision transformers numpy pillow peft datasets math-verify av"
+    names = (
+        "vicur torch torchvision transformers numpy pillow peft torchao bitsandbytes datasets math-verify av"
+    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in names.split()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "processes": distributed.size(),
+        "processes_on_this_node": distributed.processes_on_this_node(),
         "command": sys.argv,
     }
 
@@ -148,7 +152,6 @@ class Records:
 
     def write_validation(
         self,
-        name: str,
         step: int,
         accuracy: Estimate | None,
         samples: Sequence[Sample],
@@ -158,7 +161,6 @@ class Records:
         """Write the responses to held-out problems and their accuracy.
 
         Args:
-            name: name of the file.
             step: steps finished before.
             accuracy: accuracy in percent; None if no response could be graded.
             samples: the problems; outlines are enough.
@@ -177,7 +179,7 @@ class Records:
             for sample, response, is_correct in zip(samples, responses, correct, strict=True)
         ]
         types = {"correct": pa.bool_(), "answer": pa.string()}
-        write_rows(self.folder / "validation" / f"{name}.parquet", rows, types)
+        write_rows(self.folder / "validation" / f"step-{step:06d}.parquet", rows, types)
         line: dict[str, Any] = {"step": step, "problems": sum(value is not None for value in correct)}
         if accuracy is not None:
             line |= {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
@@ -265,18 +267,20 @@ def cut_back(folder: Path, state: RunState) -> None:
     Raises:
         OSError: a file cannot be read or written.
     """
-    # A validation comes before the checkpoint of its step; the last and the first come without one.
-    validated = state.step if state.step in state.scores else state.step - 1
-    for name, step in (("metrics.jsonl", state.step), ("validation.jsonl", validated)):
+    for name, step in (("metrics.jsonl", state.step), ("validation.jsonl", state.validated)):
         write_whole(folder / name, partial(_copy_lines, folder / name, step))
-    for path in [*(folder / "rollouts").glob("*"), *(folder / "validation").glob("step-*")]:
+    for path in [*(folder / "rollouts").glob("*"), *(folder / "validation").glob("*")]:
         number = path.stem.rpartition("-")[2]
-        if path.suffix != ".parquet" or not number.isdigit() or int(number) > state.step:
+        most = state.step if path.parent.name == "rollouts" else state.validated
+        if path.suffix != ".parquet" or not number.isdigit() or int(number) > most:
             path.unlink()
-    for name in ("summary.json", "summary.md", "validation/after.parquet"):
+    for path in (folder / "nonfinite").glob("*step-*"):
+        number = path.name.split("-")[1]
+        if not number.isdigit() or int(number) > state.step:
+            shutil.rmtree(path)
+    for name in ("summary.json", "summary.md"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("final", "final.partial"):
-        shutil.rmtree(folder / "checkpoints" / name, ignore_errors=True)
+    shutil.rmtree(folder / "checkpoints" / "final", ignore_errors=True)
 
 
 def _copy_lines(path: Path, step: int, copy: Path) -> None:

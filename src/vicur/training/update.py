@@ -58,7 +58,9 @@ class Updater:
             OutOfMemory: memory is exhausted even with micro-batches of one problem.
         """
         update, observer = self.micro_batch.run(
-            lambda size: self._observed_gradient(batch, weighed, needs), self.student.policy.abandon_pass
+            lambda size: self._observed_gradient(batch, weighed, needs),
+            self.student.policy.abandon_pass,
+            most=len(batch.rollouts.samples),
         )
         norm = self.optimizer.grad_norm()
         numbers = {**update.numbers, "grad_norm": float(norm)} | _recovery_changes(observer)

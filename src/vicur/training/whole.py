@@ -24,6 +24,8 @@ def whole_tokens(scored: ScoredTokens) -> tuple[ScoredTokens, slice]:
         return scored, slice(0, len(scored))
     counts = distributed.gather((len(scored), len(scored.prompt_index), int(scored.prompt_index[-1]) + 1))
     before = counts[: distributed.rank()]
+    # As in one process, where one response without a grade leaves the whole batch without rewards.
+    have_rewards = not distributed.any_rank(scored.rewards is None)
     tokens, responses, prompts = (sum(count[kind] for count in before) for kind in range(3))
     joined = replace(
         scored,
@@ -32,7 +34,7 @@ def whole_tokens(scored: ScoredTokens) -> tuple[ScoredTokens, slice]:
         log_probs=_joined(scored.log_probs),
         divergences=_joined(scored.divergences),
         draws=None if scored.draws is None else distributed.gather_tensor(scored.draws),
-        rewards=None if scored.rewards is None else distributed.gather_tensor(scored.rewards),
+        rewards=distributed.gather_tensor(_present(scored.rewards)) if have_rewards else None,
     )
     return joined, slice(tokens, tokens + len(scored))
 
@@ -53,6 +55,11 @@ def whole_batch(batch: ScoredBatch) -> ScoredBatch:
     samples = tuple(sample.without_media() for sample in batch.rollouts.samples)
     part = ScoredBatch(replace(batch.rollouts, samples=samples), batch.grades)
     return ScoredBatch.joined(distributed.gather(part))
+
+
+def _present(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
 
 
 def _joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
