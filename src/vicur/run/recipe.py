@@ -110,7 +110,8 @@ class Recipe:
         if validation.data is None or validation.every is None or every % validation.every:
             raise ValueError(
                 "training.checkpoints.by=accuracy needs the accuracy of every checkpoint: set "
-                f"validation.data, and set validation.every to training.checkpoints.every ({every}) or a divisor of it."
+                "validation.data, and set validation.every to training.checkpoints.every "
+                f"({every}) or a divisor of it."
             )
 
     @property
