@@ -34,8 +34,9 @@ class WeightMemory:
     Attributes:
         stored: on the device, all the time.
         offloaded: in CPU memory, where that is not the device's.
-        gathered: for a pass, in the compute dtype: the root, the unit that runs and the next one, which is
-            fetched already, or the root twice, as it is copied once; with 4-bit weights, one matrix of them.
+        gathered: peak of the weights gathered for a pass, in the compute dtype: the root with two units (the
+            next one is prefetched), or the root and its copy, whichever is larger; with 4-bit weights, plus
+            one dequantised matrix.
         whole: for decoding, in the compute dtype: all units.
         reduced: for a backward pass, the gradient of one unit: whole in the compute dtype and in float32, and
             the shard.

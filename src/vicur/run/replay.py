@@ -19,7 +19,7 @@ from vicur.run.build import build
 from vicur.run.execute import Run
 from vicur.run.recipe import load_recipe
 from vicur.training.checkpoint import load_tensors
-from vicur.training.nonfinite import Dump
+from vicur.training.nonfinite import Dump, weights_among
 from vicur.training.scoring import ScoredBatch
 
 
@@ -55,7 +55,7 @@ def replay(folder: Path, bars: Bars | None = None) -> list[Finding]:
     """
     dump = Dump.read(folder)
     run = build(load_recipe(str(dump.run / "recipe.yaml")), bars)
-    weights = {name: t for name, t in run.tensors().items() if not name.startswith("optimizer.")}
+    weights = weights_among(run.tensors())
     load_tensors(folder / "weights", weights)
     rollouts = Rollouts(_samples(run.data.problems, dump), dump.responses, dump.texts)
     return [*_weights(weights), *_scores(run, rollouts, dump)]

@@ -68,10 +68,9 @@ def write_skipped(run: Path, skipped: Skipped, tensors: Mapping[str, Tensor]) ->
         return None
     batch = whole_batch(skipped.batch)
     log_probs = {name: distributed.gather_tensor(t).cpu() for name, t in skipped.batch.log_probs.items()}
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
     partial = folder.with_name(f"partial-{folder.name}")
     distributed.main_only(lambda: _write(partial, skipped, batch, log_probs))
-    write_tensors(partial / "weights", weights)
+    write_tensors(partial / "weights", weights_among(tensors))
     distributed.main_only(lambda: _publish(partial, folder))
     return folder
 
@@ -89,6 +88,11 @@ def _write(folder: Path, skipped: Skipped, batch: ScoredBatch, log_probs: dict[s
     }
     write_json(folder / "update.json", content)
     save_file(log_probs, folder / "log_probs.safetensors")
+
+
+def weights_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint without the optimizer's states."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
 
 
 def _publish(partial: Path, folder: Path) -> None:

@@ -33,8 +33,8 @@ class OptimizerConfig:
     max_grad_norm: Positive = 1.0
     """Gradient clipping: maximum global norm of the gradient."""
     prompts_per_micro_batch: Count = 64
-    """Number of problems per forward and backward pass. Smaller values need less memory; the result is the
-    same."""
+    """Number of problems per forward and backward pass, in each process. Smaller values need less memory; the
+    result is the same, except for the dropout of adapters."""
     states: Literal["float32", "8bit"] = "float32"
     """Storage of AdamW's two moments: 8 bytes per trained weight in float32, or about 2 in 8 bits, with a
     scale per block of up to 256 weights. 8bit needs torchao and changes the result slightly."""
