@@ -31,7 +31,8 @@ def runs(tmp_path_factory, data):
         launch(
             2, [*jobs(f"2-{sharding}", sharded), *jobs(f"2-{sharding}-single", sharded, exact=False)], folder
         )
-    launch(4, jobs("4", methods=["vicur"]), folder)
+    hybrid = jobs("4-hybrid", "training.sharding=hybrid", methods=["vicur"])
+    launch(4, [*jobs("4-full", methods=["vicur"]), *({**each, "per_node": 2} for each in hybrid)], folder)
     return folder
 
 
@@ -55,5 +56,8 @@ def test_in_float32(runs, method, variant):
     add_row("numbers", f"{method}, {variant}, float32", worst)
 
 
-def test_four_processes(runs):
-    add_row("numbers", "vicur, 4, float64", assert_same_numbers(runs / "vicur-4", runs / "vicur-1", 1e-5))
+@pytest.mark.parametrize("sharding", ["full", "hybrid"])
+def test_four_processes(runs, sharding):
+    """Hybrid: as on two nodes of two processes each."""
+    worst = assert_same_numbers(runs / f"vicur-4-{sharding}", runs / "vicur-1", 1e-5)
+    add_row("numbers", f"vicur, 4-{sharding}, float64", worst)

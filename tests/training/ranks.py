@@ -9,6 +9,7 @@ exact               compute in float64, which no setting does. In float32 the ro
 kill                "write 5": the process kills itself where it would record step 5; "save 4": when the
                     checkpoint of step 4 is on disk but does not have its name yet
 fail                "1 3": rank 1 fails at step 3 with a sentence
+per_node            2: act as if two processes were on each node, for training.sharding=hybrid
 short               2: the last rank runs out of memory when it decodes more than two prompts together
 """
 
@@ -45,6 +46,8 @@ def main(path: str) -> None:
 
 def run_job(job: dict[str, Any], recipe: Recipe) -> None:
     previous = find_run(recipe, print) if job.get("resume") else None
+    if "per_node" in job:
+        os.environ["LOCAL_WORLD_SIZE"] = str(job["per_node"])
     run = build(recipe)
     if "kill" in job:
         kill(*job["kill"].split())

@@ -30,7 +30,11 @@ CASES = {
     "short of memory": ("vicur", "pictures", ()),
     "larger teacher": ("vicur", "pictures", ("teacher.model=vicur:tiny-teacher",)),
 }
-SHARDED = [*((case, "full") for case in CASES), *((method, "replicated") for method in METHODS)]
+SHARDED = [
+    *((case, "full") for case in CASES),
+    *((method, "replicated") for method in METHODS),
+    ("vicur", "hybrid"),
+]
 
 
 @pytest.fixture(scope="module")
