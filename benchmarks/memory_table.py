@@ -207,8 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     own = {name: [Entry(size, SELF, *row) for size in SHAPES] for name, row in ROWS.items()}
     larger = {name: [Entry(*pair, *row) for pair in PAIRS.values()] for name, row in TEACHERS.items()}
-    print_table("GiB per GPU, self-teacher", list(SHAPES), own, processor)
-    print_table("GiB per GPU, larger teacher", list(PAIRS), larger, processor)
+    print_table("GiB on each GPU, self-teacher", list(SHAPES), own, processor)
+    print_table("GiB on each GPU, larger teacher", list(PAIRS), larger, processor)
 
 
 if __name__ == "__main__":
