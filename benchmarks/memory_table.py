@@ -4,8 +4,8 @@
     python benchmarks/memory_table.py --parts "2B, self, 1 GPU"   # what one entry consists of
 
 The numbers are those of `vicur train --dry-run`, computed and not measured. Models of the real shapes, whose
-weights are on a GPU that does not exist and hold no numbers (torch's FakeTensorMode), are sharded by FSDP2
-over ranks that do not exist (torch's process group "fake"), and `vicur.preflight.memory` estimates the peak
+weights are on an imagined GPU and have shapes but no values (torch's FakeTensorMode), are sharded by FSDP2
+over imagined ranks (torch's process group "fake"), and `vicur.preflight.memory` estimates the peak
 of a step. The recipe is the packaged `vicur/2b/opd_vicur`: bfloat16, cue recovery, gradient checkpointing, 1
 problem per micro-batch, 4 per scoring batch; 8 per decoding batch instead of 32. Prompts have 2,048 tokens,
 1,800 of them visual, 160 more for the teacher; responses have 1,024.
@@ -104,11 +104,12 @@ def offload_without_pinning(*, pin_memory: bool) -> CPUOffloadPolicy:
 @contextmanager
 def ranks(count: int) -> Iterator[None]:
     """A context in which this process is the first of so many ranks, each with a GPU."""
-    nodes = {"LOCAL_WORLD_SIZE": str(min(count, GPUS_PER_NODE))}
+    launcher = {"RANK": 0, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": min(count, GPUS_PER_NODE)}
+    environment = {name: str(value) for name, value in launcher.items()}
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
     meshes = {kind: distributed.mesh(kind, "cuda") for kind in ("full", "replicated")}  # type: ignore[arg-type]
     with ExitStack() as stack:
-        stack.enter_context(patch.dict(os.environ, nodes))
+        stack.enter_context(patch.dict(os.environ, environment))
         meshes["hybrid"] = distributed.mesh("hybrid", "cuda")
         stack.enter_context(patch("vicur.distributed.mesh", lambda sharding, device: meshes[sharding]))
         stack.enter_context(patch("torch.cuda.current_device", lambda: 0))
@@ -176,7 +177,7 @@ def estimate(entry: Entry, processor: Any, shapes: dict[str, Shape] = SHAPES) ->
             config=training,
         )
         sizes = {"student": PROMPT, "teacher": TEACHER_PROMPT}
-        problems = TrainingProblems(problems=None, sizes=sizes)  # type: ignore[arg-type]
+        problems = TrainingProblems(problems=[], sizes=sizes)  # type: ignore[arg-type]
         return Run(recipe, problems, student, trainer).plan().memory
 
 
@@ -206,8 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     own = {name: [Entry(size, SELF, *row) for size in SHAPES] for name, row in ROWS.items()}
     larger = {name: [Entry(*pair, *row) for pair in PAIRS.values()] for name, row in TEACHERS.items()}
-    print_table("GiB per GPU, self-teacher", list(SHAPES), own, processor)
-    print_table("GiB per GPU, larger teacher", list(PAIRS), larger, processor)
+    print_table("GiB on each GPU, self-teacher", list(SHAPES), own, processor)
+    print_table("GiB on each GPU, larger teacher", list(PAIRS), larger, processor)
 
 
 if __name__ == "__main__":

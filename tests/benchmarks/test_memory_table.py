@@ -1,4 +1,4 @@
-"""The table of estimated memory: weights without numbers, sharded over ranks that do not exist."""
+"""The table of estimated memory: weights without values, sharded over imagined ranks."""
 
 from __future__ import annotations
 

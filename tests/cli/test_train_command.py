@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vicur import distributed
 from vicur.cli.main import main
+from vicur.cli.train import _processes_line
 from vicur.cuebench.generate import write_parquet
+from vicur.run.build import check_processes
+from vicur.run.execute import InterruptedRunError, Run
+from vicur.training.loop import TrainingConfig
 
 
 @pytest.fixture
@@ -93,3 +98,58 @@ def test_too_little_memory_is_said_before_training(here, capsys, monkeypatch):
     assert memory["available"] == little and memory["estimate"] == pytest.approx(
         sum(memory["parts"].values())
     )
+
+
+@pytest.mark.parametrize(
+    "launched, resume, sentence",
+    [
+        (False, [], "Resume with: vicur train mine.yaml training.seed=2 --resume"),
+        (
+            True,
+            [],
+            "Resume with the same torchrun command and --resume; its end is then: "
+            "-m vicur train mine.yaml training.seed=2 --resume",
+        ),
+        (
+            True,
+            ["--resume"],
+            "Resume with the same torchrun command; its end is then: "
+            "-m vicur train mine.yaml training.seed=2 --resume",
+        ),
+    ],
+)
+def test_a_stopped_run_prints_what_resumes_it(here, capsys, monkeypatch, launched, resume, sentence):
+    def stopped(*args, **kwargs):
+        raise InterruptedRunError(3)
+
+    monkeypatch.setattr(Run, "execute", stopped)
+    distributed.background_group()  # so that the process joins no other
+    if launched:
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main(["train", "mine.yaml", "training.seed=2", *resume]) == 130
+    assert f"Stopped after step 3. {sentence}" in said(capsys)[1]
+
+
+def test_a_dry_run_says_what_each_process_has():
+    config = TrainingConfig(prompts_per_step=8, sharding="replicated")
+    expected = "2 processes, training.sharding=replicated, 4 problems per process and update; "
+    assert _processes_line(config, 2).startswith(expected)
+    assert ", up to 3 problems per process and update; " in _processes_line(config, 3)
+
+
+def test_more_processes_than_problems():
+    with pytest.raises(ValueError, match=r"An update has 1 problem, fewer than the 2 processes\."):
+        check_processes(1, 2)
+    check_processes(2, 2)
+
+
+def test_a_dry_run_names_a_missing_device_before_it_prints_settings(here, capsys):
+    assert main(["train", "mine.yaml", "--dry-run", "training.device=cuda:99"]) == 1
+    out, err = said(capsys)
+    assert out == "" and "training.device=cuda:99, but " in err
+
+
+def test_validation_every_few_steps_needs_problems(here, capsys):
+    assert main(["train", "mine.yaml", "validation.every=5"]) == 1
+    assert "validation.every=5 needs held-out problems: set validation.data" in said(capsys)[1]

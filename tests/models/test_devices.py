@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vicur.models import devices
-from vicur.models.devices import available_memory, choose_device, cpu_notice, peak_memory
+from vicur.models.devices import available_memory, choose_device, cpu_notice, machine_memory, peak_memory
 from vicur.run.recipe import load_recipe
 from vicur.settings.section import SettingsError
 
@@ -89,3 +89,7 @@ def test_memory_of_the_cpu(monkeypatch, tmp_path):
     whole = available_memory(cpu)
     limit.write_text("1000000\n")
     assert available_memory(cpu) == 1_000_000 < machine <= whole
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert available_memory(cpu) == 250_000 and machine_memory() == 1_000_000

@@ -24,6 +24,7 @@ from vicur.preflight.memory import (
     PROCESS,
     MemoryEstimate,
     Workload,
+    cpu_memory_warning,
     estimate_memory,
     memory_warning,
 )
@@ -272,7 +273,7 @@ def test_levers_on_a_gpu(base_folder):
         "more processes, over which weights and states are sharded",
     ]
     assert found.adapters[0].saved == (16 - 4) * count
-    assert found.offloaded == {} and str(found.adapters[2]).endswith("sharded")
+    assert found.cpu == {} and str(found.adapters[2]).endswith("sharded")
 
 
 def test_what_is_offloaded_is_not_on_the_device(base_folder):
@@ -284,11 +285,40 @@ def test_what_is_offloaded_is_not_on_the_device(base_folder):
     on_gpu(student, stored=False), on_gpu(teacher.loaded, stored=False)
     found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
     # float32 weights, gradients and two moments; the teacher in bfloat16
-    assert found.offloaded == {"student": 16 * count, "teacher": 2 * count}
+    assert found.cpu == {"offloaded student": 16 * count, "offloaded teacher": 2 * count}
     assert not any(found.resident.values()) and found.phases["update"]["gradient"] == 0
     assert found.phases["sampling"]["gathered weights"] == 2 * count
     assert found.phases["optimizer step"]["temporaries"] == 0
     assert names_of(found.levers) == []
+
+
+def test_a_checkpoint_is_copied_twice_while_it_is_written(base_folder):
+    student = load_student(StudentConfig(base_folder))
+    teacher = Teacher.of(TeacherConfig(update="ema"), student)
+    count = sum(p.numel() for p in student.model.parameters())
+    found = estimate_memory(Scorer(student), teacher, NEEDS, replace(WORK, saves=True))
+    # float32 weights and two moments, and the averaged weights
+    assert found.resident["checkpoint being written"] == 2 * (12 + 4) * count and found.cpu == {}
+    assert "checkpoint being written" not in estimate_memory(Scorer(student), teacher, NEEDS, WORK).parts
+    on_gpu(student), on_gpu(teacher.loaded)
+    found = estimate_memory(Scorer(student), None, NEEDS, replace(WORK, saves=True, teacher=None))
+    assert found.cpu == {"checkpoint being written": 24 * count}
+    assert "checkpoint being written" not in found.parts
+
+
+def test_a_warning_about_cpu_memory():
+    cpu = {"offloaded student": 3.0 * GIB, "offloaded teacher": 1.0 * GIB, "checkpoint being written": GIB}
+    estimate = MemoryEstimate({}, {}, cpu)
+    assert cpu_memory_warning(estimate, 8, 40 * GIB) is None
+    assert cpu_memory_warning(estimate, 8, None) is None
+    assert cpu_memory_warning(MemoryEstimate({}, {}), 8, 1) is None
+    assert cpu_memory_warning(estimate, 8, 39 * GIB) == (
+        "The run keeps about 40.0 GiB in CPU memory (offloaded student 3.0 GiB, offloaded teacher 1.0 GiB, "
+        "checkpoint being written 1.0 GiB per process, 8 processes), and the machine has 39.0 GiB. Use more "
+        "nodes, or set: training.offload=false; teacher.offload=false; training.checkpoints.every=null."
+    )
+    only_saving = MemoryEstimate({}, {}, {"checkpoint being written": 2 * GIB})
+    assert cpu_memory_warning(only_saving, 1, GIB).endswith("set: training.checkpoints.every=null.")
 
 
 def test_quantised_bases_and_8_bit_states(base_folder):
@@ -320,4 +350,7 @@ def test_a_plan_measures_the_prompts_of_all_problems(base_folder, tmp_path):
     assert lengths.problems == 8 and lengths.mean_visual == lengths.most_visual == 16
     assert plan.work.teacher.most_tokens > lengths.most_tokens > 16
     assert [check.passed for check in plan.fitting] == [True, True]
-    assert plan.warning is None and plan.memory.total > PROCESS
+    assert plan.warnings == [] and plan.memory.total > PROCESS
+    shorter = [*overrides, "training.checkpoints.every=9"]
+    assert build(load_recipe("cuebench/opsd_cue", [*shorter, "training.steps=10"])).plan().work.saves
+    assert not build(load_recipe("cuebench/opsd_cue", [*shorter, "training.steps=9"])).plan().work.saves

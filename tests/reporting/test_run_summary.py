@@ -113,7 +113,7 @@ def test_the_page_and_the_terminal(folder):
 
 
 def test_a_folder_without_a_run(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no run: it has no status\.json"):
+    with pytest.raises(ValueError, match=r"is not the folder of a run: it has no status\.json"):
         summarise_run(tmp_path)
 
 

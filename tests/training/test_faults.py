@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from vicur.cli.main import main
 from vicur.models.load import load_model
 from vicur.models.out_of_memory import OutOfMemory
+from vicur.progress import Progress
 from vicur.run.build import build
 from vicur.run.export import ExportConfig, export
 from vicur.run.recipe import load_recipe
@@ -97,6 +98,20 @@ def test_an_update_that_is_not_finite_is_skipped(tmp_path, data, capsys):
     assert all(
         p.isfinite().all() for p in load_model(str(tmp_path / "run/checkpoints/final")).model.parameters()
     )
+
+
+def test_a_resumed_run_that_skips_the_same_updates_says_so_again(tmp_path, data, monkeypatch):
+    folder, sentences = tmp_path / "run", []
+    monkeypatch.setattr(Progress, "say", lambda self, sentence: sentences.append(sentence))
+    for skipped in ((3, 4), (1, 2)):  # steps 3 and 4, after the checkpoint of step 2
+        run = a_run(folder, data, "training.max_skipped_updates=2")
+        change_terms(run, nan_at(*skipped))
+        with pytest.raises(FloatingPointError, match="last 2 updates"):
+            run.execute(folder, resume_from=newest_whole(folder, print))
+    dumps = [folder / "nonfinite" / f"step-00000{step}-update-{step - 1}" for step in (3, 4)]
+    hints = [sentence.partition("vicur replay ")[2] for sentence in sentences if "skipped" in sentence]
+    assert hints == [*map(str, dumps)] * 2
+    assert all(dump.is_dir() for dump in dumps)
 
 
 def test_too_many_skipped_updates_stop_the_run_within_a_step(tmp_path, data):
@@ -315,11 +330,29 @@ def test_the_best_checkpoint_is_kept_and_exported(tmp_path, data, monkeypatch):
     names = [path.name for path in step_folders(tmp_path / "run/checkpoints")]
     assert names == ["step-000004", "step-000002"]  # the newest, to resume from, and the best
     assert best(tmp_path / "run").state.step == 2
-    export(ExportConfig(str(tmp_path / "run"), str(tmp_path / "model"), "best"))
+    export(ExportConfig(str(tmp_path / "run"), str(tmp_path / "model"), "best"), print)
     exported = load_model(str(tmp_path / "model")).model.named_parameters()
     assert all(torch.equal(parameter, weights[2][name]) for name, parameter in exported)
     with pytest.raises(ValueError, match="has no checkpoint of step 3"):
-        export(ExportConfig(str(tmp_path / "run"), str(tmp_path / "other"), 3))
+        export(ExportConfig(str(tmp_path / "run"), str(tmp_path / "other"), 3), print)
     lines = (tmp_path / "run/validation.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3, 4]
     assert (tmp_path / "run/validation/step-000003.parquet").is_file()
+
+
+def test_exports_name_damaged_checkpoints_and_the_final_model(tmp_path, data, capsys):
+    run = tmp_path / "run"
+    a_run(run, data, "training.checkpoints.keep=null", steps=4).execute(run)
+    newest, older = step_folders(run / "checkpoints")
+    (newest / "state.json").write_text("{")
+    assert main(["export", str(run), "--output", str(tmp_path / "model")]) == 0
+    out, err = (" ".join(text.split()) for text in capsys.readouterr())
+    assert f"Checkpoint {newest} is damaged" in err and "Wrote the model of step 2 to" in out
+    shutil.rmtree(newest)
+    shutil.rmtree(older)
+    for which, what in (("last", "no checkpoint."), ("4", "no checkpoint of step 4.")):
+        assert main(["export", str(run), "--output", str(tmp_path / "other"), "--checkpoint", which]) == 1
+        error = " ".join(capsys.readouterr().err.split())
+        final = f"The model after the last step is in {run}/checkpoints/final and needs no export."
+        assert f"{run} has {what} {final}" in error
+    assert not (tmp_path / "other").exists()

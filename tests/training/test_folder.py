@@ -64,6 +64,13 @@ def test_names_that_leave_the_folder(name):
 
 def test_a_run_is_refused_and_overwriting_is_offered():
     folder = a_run("out")
+    (folder / "status.json").write_text('{"status": "interrupted"}')
+    unfinished = (
+        r"out already holds a run\. It has not finished: continue it with vicur train --resume\. Set "
+    )
+    with pytest.raises(ValueError, match=unfinished):
+        check_run_folder(folder, overwrite=False)
+    (folder / "status.json").write_text('{"status": "finished"}')
     with pytest.raises(ValueError, match=r"out already holds a run\. Set training\.overwrite=true"):
         check_run_folder(folder, overwrite=False)
     check_run_folder(folder, overwrite=True)

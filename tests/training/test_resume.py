@@ -14,6 +14,7 @@ from vicur.cli.main import main
 from vicur.training.checkpoint import CheckpointError, newest_whole, step_folders
 
 STEPS = 6
+NO_VALIDATION = ("validation.data=null", "validation.every=null")
 SETTINGS = ("training.save_model=true", "training.checkpoints.every=2", "validation.every=3")
 
 
@@ -100,7 +101,7 @@ def test_a_damaged_checkpoint_does_not_displace_new_ones(folder, data, whole):
 
 def test_what_cannot_be_used_is_never_deleted(tmp_path, data):
     run = tmp_path / "run"
-    launch(1, [run_of(run, data, "training.steps=2", "validation.data=null")], tmp_path)
+    launch(1, [run_of(run, data, "training.steps=2", *NO_VALIDATION)], tmp_path)
     (checkpoint,) = step_folders(run / "checkpoints")
     state = json.loads((checkpoint / "state.json").read_text())
     of_another_version = state | {"format": 2}
@@ -112,14 +113,14 @@ def test_what_cannot_be_used_is_never_deleted(tmp_path, data):
         (checkpoint / "state.json").write_text(json.dumps(content))
         with pytest.raises(CheckpointError, match=message):
             newest_whole(run, print)
-    assert main(command(run, data, "training.steps=4", "validation.data=null", "--resume")) == 1
+    assert main(command(run, data, "training.steps=4", *NO_VALIDATION, "--resume")) == 1
     assert checkpoint.is_dir() and len(metrics(run)) == 2
 
 
 def test_the_problems_of_a_resumed_run_are_the_same(tmp_path, data, capsys):
     run, copy = tmp_path / "run", tmp_path / "train.parquet"
     shutil.copy(data, copy)
-    settings = ("training.steps=2", "validation.data=null", f"data.train={copy}")
+    settings = ("training.steps=2", *NO_VALIDATION, f"data.train={copy}")
     launch(1, [run_of(run, data, *settings)], tmp_path)
     write_problems(tmp_path, 21)
     longer = (*settings, "training.steps=4", "--resume")
@@ -129,7 +130,7 @@ def test_the_problems_of_a_resumed_run_are_the_same(tmp_path, data, capsys):
 
 
 def test_a_run_without_checkpoints_cannot_be_made_longer(tmp_path, data, capsys):
-    settings = ("training.checkpoints.every=null", "validation.data=null")
+    settings = ("training.checkpoints.every=null", *NO_VALIDATION)
     launch(1, [run_of(tmp_path / "run", data, *settings, "training.steps=2")], tmp_path)
     assert main(command(tmp_path / "run", data, *settings, "--resume")) == 1
     assert "has finished and has no checkpoint" in capsys.readouterr().err

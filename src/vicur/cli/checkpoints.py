@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vicur.cli.command import Arguments
-from vicur.cli.terminal import passing_bar, print_text
+from vicur.cli.terminal import passing_bar, print_text, say
 from vicur.run.export import ExportConfig
 from vicur.run.export import export as export_checkpoint
 from vicur.run.replay import replay as replay_update
@@ -18,7 +18,7 @@ from vicur.settings.section import PathText, section
 
 def export(config: ExportConfig, arguments: Arguments, console: Console) -> None:
     """Write the model of a checkpoint as a Hugging Face folder."""
-    saved = export_checkpoint(config)
+    saved = export_checkpoint(config, say)
     print_text(f"Wrote the model of step {saved.state.step} to {config.output}.", console)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print i
     from vicur.evaluation.settings import EvaluationSettings
     from vicur.models.augment import Addition
     from vicur.preflight.checks import Check, Preflight
+    from vicur.preflight.memory import MemoryEstimate
 
 GIB = 2**30
 MARKS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[dim]n/a[/]"}
@@ -149,28 +150,26 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
     return table
 
 
-def print_memory(
-    parts: Mapping[str, float], available: int | None, console: Console, offloaded: float = 0.0
-) -> None:
+def print_memory(estimate: MemoryEstimate, available: int | None, console: Console) -> None:
     """The estimated peak by purpose, and the memory of the device.
 
     Args:
-        parts: bytes on the device by purpose.
-        available: bytes of the device; None if unknown.
+        estimate: the estimate of one process.
+        available: bytes that the process may use on the device; None if unknown.
         console: console to print on.
-        offloaded: bytes in CPU memory, where that is not the device's.
     """
     table = Table("estimated peak memory", "GiB", box=None)
-    for name, count in parts.items():
+    for name, count in estimate.parts.items():
         table.add_row(name, f"{count / GIB:.2f}")
-    total = sum(parts.values())
+    total = estimate.total
     table.add_row("total", f"{total / GIB:.2f}")
     console.print(table)
     if available is not None:
         short = " That is less than the estimate." if total > available else ""
         console.print(f"The device has {available / GIB:.1f} GiB.{short}", highlight=False)
-    if offloaded:
-        console.print(f"Offloaded to CPU memory: {offloaded / GIB:.2f} GiB.", highlight=False)
+    if estimate.cpu:
+        cpu = ", ".join(f"{name} {count / GIB:.2f} GiB" for name, count in estimate.cpu.items())
+        console.print(f"In CPU memory: {cpu}.", highlight=False)
 
 
 def _prompt(title: str, text: str, console: Console) -> None:

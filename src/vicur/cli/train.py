@@ -19,6 +19,7 @@ from vicur.run.execute import InterruptedRunError, Plan, Run
 from vicur.run.recipe import Recipe, load_recipe, to_yaml
 from vicur.run.resume import Resumption, find_run
 from vicur.training.folder import check_run_folder, run_folder
+from vicur.training.loop import TrainingConfig
 from vicur.wording import counted
 
 
@@ -92,7 +93,7 @@ def _train(recipe: Recipe, arguments: Arguments, terminal: Terminal) -> None:
     try:
         run.execute(folder, plan, progress, terminal.bar, saved, again=previous is not None)
     except InterruptedRunError as stopped:
-        terminal.say(f"Stopped after step {stopped.step}. Resume with: {_command(arguments)}")
+        terminal.say(f"Stopped after step {stopped.step}. {_how_to_resume(arguments)}")
         raise
     print_run_summary(summarise_run(folder), terminal.console)
     terminal.print(f"Done. All results are in {folder}.")
@@ -114,11 +115,12 @@ def _announce(run: Run, plan: Plan, folder: Path, previous: Resumption | None, t
         terminal.print(f"Resuming after step {previous.saved.state.step}, from {previous.saved.path}.")
     elif previous is not None:
         terminal.print("The run has no checkpoint yet, so it starts again.")
-    for sentence in [*run.notices, *([] if plan.warning is None else [plan.warning])]:
+    for sentence in [*run.notices, *plan.warnings]:
         terminal.say(sentence)
 
 
 def _dry_run(recipe: Recipe, terminal: Terminal) -> None:
+    start_processes(recipe)  # an error about the device comes before the page of settings
     if distributed.launched_first():
         sys.stdout.write(to_yaml(recipe))
         sys.stdout.flush()
@@ -134,10 +136,23 @@ def _dry_run(recipe: Recipe, terminal: Terminal) -> None:
     _print_plan(run, plan, terminal)
 
 
-def _command(arguments: Arguments) -> str:
-    """The command that resumes this run."""
+def _how_to_resume(arguments: Arguments) -> str:
+    """The command that resumes this run; the options of a launcher are not known here."""
     words = shlex.join(["vicur", "train", str(arguments.word), *arguments.overrides, "--resume"])
-    return f"torchrun ... -m {words}" if distributed.launched() else words
+    if not distributed.launched():
+        return f"Resume with: {words}"
+    again = "" if "--resume" in arguments.switches else " and --resume"
+    return f"Resume with the same torchrun command{again}; its end is then: -m {words}"
+
+
+def _processes_line(training: TrainingConfig, processes: int) -> str:
+    """What each of several processes has of the model and of an update."""
+    most = -(-training.update_size // processes)
+    up_to = "up to " if training.update_size % processes else ""
+    return (
+        f"{processes} processes, training.sharding={training.sharding}, {up_to}{counted(most, 'problem')} "
+        "per process and update; the estimate and the device's memory are per process."
+    )
 
 
 def _print_plan(run: Run, plan: Plan, terminal: Terminal) -> None:
@@ -149,7 +164,9 @@ def _print_plan(run: Run, plan: Plan, terminal: Terminal) -> None:
         f"{plan.work.scored(needs):,} tokens.",
         highlight=False,
     )
-    print_memory(plan.memory.parts, plan.available, console, sum(plan.memory.offloaded.values()))
+    if (processes := distributed.size()) > 1:
+        terminal.print(_processes_line(run.recipe.training, processes))
+    print_memory(plan.memory, plan.available, console)
     preflight = run.preflight(plan, terminal.bar)
     print_preflight(preflight, console)
     preflight.raise_if_failed()

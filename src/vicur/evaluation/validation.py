@@ -27,6 +27,13 @@ class ValidationConfig:
     prompts_per_batch: Count = 64
     """Number of problems answered together; memory grows with it."""
 
+    def __post_init__(self) -> None:
+        if self.every is not None and self.data is None:
+            raise ValueError(
+                f"validation.every={self.every} needs held-out problems: set validation.data, or "
+                "validation.every=null."
+            )
+
     def open(self, data: DataConfig) -> FileSource | None:
         """The held-out problems; None if there are none.
 

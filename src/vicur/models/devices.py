@@ -100,11 +100,18 @@ def _driver_present() -> bool:
 def available_memory(device: torch.device) -> int | None:
     """Number of bytes that a run may use; None if unknown.
 
-    On a GPU, free memory plus torch's reserved memory; on a CPU, the memory of the machine or container.
+    On a GPU, free memory plus torch's reserved memory; on a CPU, this process's share of the memory of the
+    machine or container.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device))
+    machine = machine_memory()
+    return None if machine is None else machine // distributed.processes_on_this_node()
+
+
+def machine_memory() -> int | None:
+    """Number of bytes of CPU memory of the machine or container; None if unknown."""
     try:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -37,6 +37,7 @@ from vicur.preflight.weights import (
     adapter_levers,
     is_on,
     local_count,
+    stored_bytes,
     weight_levers,
 )
 from vicur.scoring.engine import BLOCK_BYTES, CHUNK_BYTES, HEAD_ROWS
@@ -57,8 +58,13 @@ EIGHT_BIT_TEMPORARIES = {"cpu": 14, "cuda": 4}
 """Temporaries of an update with 8-bit states, in float32 numbers per weight of the largest matrix; torchao's
 step is compiled on a GPU only."""
 
+COPIES_IN_A_SAVE = 2
+"""Copies in CPU memory of what a checkpoint holds, while it is written: the tensors as they were after the
+step, and the bytes of the file."""
+
 Bytes = int | float
 
+SAVING = "checkpoint being written"
 HELD = "freed activations kept by the C library"
 SMALL_BLOCKS = (
     "activations of the language model",
@@ -88,6 +94,7 @@ class Workload:
         writer: source of the responses.
         checkpointing: whether layers are recomputed in the backward pass.
         state_bytes: bytes of the optimizer's states per trained weight: 8 for AdamW in float32.
+        saves: whether checkpoints are written while steps run.
     """
 
     prompts: int
@@ -101,6 +108,7 @@ class Workload:
     writer: Literal["student", "teacher", "dataset"]
     checkpointing: bool
     state_bytes: float = 2.0 * FLOAT
+    saves: bool = False
 
     @property
     def generated(self) -> int:
@@ -127,7 +135,8 @@ class MemoryEstimate:
     Attributes:
         resident: parts in use throughout the run.
         phases: parts that each phase of a step adds.
-        offloaded: weights and states in CPU memory, where that is not the device's.
+        cpu: parts in CPU memory, where that is not the device's: what is offloaded, and a checkpoint that is
+            being written.
         chunk_tokens: response tokens whose logits are in memory together.
         levers: settings that leave less of the weights and states on the device, in the order in which to try
             them, without those of `adapters`.
@@ -136,7 +145,7 @@ class MemoryEstimate:
 
     resident: Mapping[str, Bytes]
     phases: Mapping[Phase, Mapping[str, Bytes]]
-    offloaded: Mapping[str, Bytes] = field(default_factory=dict)
+    cpu: Mapping[str, Bytes] = field(default_factory=dict)
     chunk_tokens: int = 0
     levers: tuple[Lever, ...] = ()
     adapters: tuple[Lever, ...] = ()
@@ -178,19 +187,22 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
         "AdamW's moments": work.state_bytes * local_count(here),
         "teacher's weights": 0,
     }
-    offloaded: dict[str, Bytes] = {
-        "student": weights.offloaded
+    cpu: dict[str, Bytes] = {
+        "offloaded student": weights.offloaded
         + (work.state_bytes + FLOAT) * (local_count(trained) - local_count(here)),
     }
     if teacher is not None and teacher.loaded.policy is not policy:
         teachers = WeightMemory.of(teacher.loaded.policy)
         resident["teacher's weights"] = teachers.stored
-        offloaded["teacher"] = teachers.offloaded
+        cpu["offloaded teacher"] = teachers.offloaded
     if device.type == "cpu":
         resident |= {
             "Python and its libraries": PROCESS,
             "problems of a step": _problems(policy, needs, work),
         }
+    if work.saves:
+        where = resident if device.type == "cpu" else cpu
+        where[SAVING] = COPIES_IN_A_SAVE * _saved(trained, teacher, work)
     kept = {
         "distributions": _distributions(policy, teacher, needs, work),
         "heads": _heads(student, teacher, needs),
@@ -213,11 +225,17 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
     return MemoryEstimate(
         resident,
         phases,
-        {who: count for who, count in offloaded.items() if count},
+        {name: count for name, count in cpu.items() if count},
         _chunk_tokens(student),
         tuple(weight_levers(student, teacher, work.state_bytes)),
         tuple(adapter_levers(student, work.state_bytes)),
     )
+
+
+def _saved(trained: Sequence[Tensor], teacher: Teacher | None, work: Workload) -> Bytes:
+    """This rank's part of a checkpoint: trained weights, their states, the weights of an EMA teacher."""
+    averaged = {} if teacher is None else teacher.tensors()
+    return stored_bytes([*trained, *averaged.values()]) + work.state_bytes * local_count(trained)
 
 
 @dataclass(frozen=True)
@@ -436,6 +454,31 @@ def memory_warning(estimate: MemoryEstimate, work: Workload, available: int | No
         f"The estimated peak of {estimate.total / GIB:.1f} GiB ({estimate.largest}) is above the device's "
         f"{available / GIB:.1f} GiB."
     ) + (f" Change first, in this order: {remedies}." if remedies else " Use a smaller student or teacher.")
+
+
+def cpu_memory_warning(estimate: MemoryEstimate, processes: int, machine: int | None) -> str | None:
+    """A warning if what a GPU run keeps in CPU memory exceeds the machine's.
+
+    Args:
+        estimate: the estimate for the run.
+        processes: number of processes on this node.
+        machine: bytes of CPU memory of the machine or container; None if unknown.
+    """
+    total = processes * sum(estimate.cpu.values())
+    if machine is None or total <= machine:
+        return None
+    parts = ", ".join(f"{name} {count / GIB:.1f} GiB" for name, count in estimate.cpu.items())
+    each = "" if processes == 1 else f" per process, {processes} processes"
+    settings = {
+        "offloaded student": "training.offload=false",
+        "offloaded teacher": "teacher.offload=false",
+        SAVING: "training.checkpoints.every=null",
+    }
+    remedies = "; ".join(settings[name] for name in estimate.cpu)
+    return (
+        f"The run keeps about {total / GIB:.1f} GiB in CPU memory ({parts}{each}), and the machine has "
+        f"{machine / GIB:.1f} GiB. Use more nodes, or set: {remedies}."
+    )
 
 
 def _remedies(estimate: MemoryEstimate, work: Workload, available: int) -> list[str]:

@@ -49,10 +49,10 @@ def summarise_run(folder: Path) -> dict[str, Any]:
         `memory` in bytes.
 
     Raises:
-        ValueError: the folder holds no run.
+        ValueError: it is not the folder of a run.
     """
     if not (folder / "status.json").is_file():
-        raise ValueError(f"{folder} holds no run: it has no status.json.")
+        raise ValueError(f"{folder} is not the folder of a run: it has no status.json.")
     status = json.loads((folder / "status.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {

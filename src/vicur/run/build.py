@@ -27,18 +27,20 @@ from vicur.training.loop import Trainer
 from vicur.training.optimizer import Optimizer
 from vicur.training.scoring import BatchScorer
 from vicur.training.update import Updater
+from vicur.wording import counted
 
 
 def start_processes(recipe: Recipe) -> torch.device:
     """Join the other processes of the job, if there are any; the device of this one.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: there is no such device, or there are more processes than problems in an update.
     """
     device = choose_device(recipe.training.device, distributed.local_rank())
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.start(device)
+    check_processes(recipe.training.update_size, distributed.size())
     return device
 
 
@@ -53,7 +55,6 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         ValueError: a model or the data is missing or does not fit.
     """
     device = start_processes(recipe)
-    _check_ranks(recipe)
     reset_peak_memory(device)
     torch.manual_seed(recipe.training.seed)
     held_out = recipe.validation.open(recipe.data)
@@ -93,17 +94,20 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     return Run(recipe, data, loaded, trainer, held_out)
 
 
-def _check_ranks(recipe: Recipe) -> None:
-    """Check that every rank has a problem in every update.
+def check_processes(update: int, processes: int) -> None:
+    """Check that every process has a problem in every update.
+
+    Args:
+        update: number of problems in an update.
+        processes: number of processes.
 
     Raises:
-        ValueError: there are more ranks than problems in an update.
+        ValueError: there are more processes than problems in an update.
     """
-    size = recipe.training.update_size
-    if size < distributed.size():
+    if update < processes:
         raise ValueError(
-            f"An update has {size} problems, fewer than the {distributed.size()} processes. Start fewer, or "
-            "raise training.prompts_per_update and training.prompts_per_step."
+            f"An update has {counted(update, 'problem')}, fewer than the {processes} processes. Start fewer, "
+            "or raise training.prompts_per_update and training.prompts_per_step."
         )
 
 

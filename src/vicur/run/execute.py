@@ -17,17 +17,23 @@ from vicur import distributed
 from vicur.data.sources import FileSource
 from vicur.diagnostics.leakage import HintLeakage
 from vicur.evaluation.runner import evaluate
-from vicur.models.devices import available_memory, cpu_notice
+from vicur.models.devices import available_memory, cpu_notice, machine_memory
 from vicur.models.load import LoadedModel
 from vicur.preflight.checks import Check, Preflight, check_lengths, run_preflight
-from vicur.preflight.memory import MemoryEstimate, Workload, estimate_memory, memory_warning
+from vicur.preflight.memory import (
+    MemoryEstimate,
+    Workload,
+    cpu_memory_warning,
+    estimate_memory,
+    memory_warning,
+)
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.progress import Bars, Progress, silent
 from vicur.reporting.run_summary import write_run_summary
 from vicur.run.problems import TrainingProblems
 from vicur.run.recipe import Recipe, to_yaml
 from vicur.scoring.scorer import Scorer
-from vicur.training.checkpoint import Checkpoints, Saved, check_finite, clean
+from vicur.training.checkpoint import FINAL, FOLDER, Checkpoints, Saved, check_finite, clean
 from vicur.training.interruption import Interruption
 from vicur.training.loop import Trainer
 from vicur.training.nonfinite import Skipped, write_skipped
@@ -58,17 +64,24 @@ class Plan:
         fitting: whether the prompts fit the models.
         memory: the estimated peak.
         available: bytes of the device; None if unknown.
+        machine: bytes of CPU memory of this node; None if unknown.
     """
 
     work: Workload
     fitting: tuple[Check, ...]
     memory: MemoryEstimate
     available: int | None
+    machine: int | None
 
     @property
-    def warning(self) -> str | None:
-        """A warning if the run will probably run out of memory, with what to change first."""
-        return memory_warning(self.memory, self.work, self.available)
+    def warnings(self) -> list[str]:
+        """Warnings if the run will probably run out of memory, with what to change first."""
+        processes = distributed.processes_on_this_node()
+        sentences = (
+            memory_warning(self.memory, self.work, self.available),
+            cpu_memory_warning(self.memory, processes, self.machine),
+        )
+        return [sentence for sentence in sentences if sentence is not None]
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,11 @@ class Run:
     student: LoadedModel
     trainer: Trainer
     held_out: FileSource | None = None
+
+    @property
+    def steps(self) -> int:
+        """Number of rollout steps."""
+        return self.recipe.training.rollout_batches(len(self.data.problems))
 
     @property
     def notices(self) -> list[str]:
@@ -145,6 +163,7 @@ class Run:
             fitting=tuple(self._fitting(work)),
             memory=estimate_memory(student, teacher, self.trainer.objective.needs(1), work),
             available=available_memory(student.device),
+            machine=machine_memory(),
         )
 
     def preflight(self, plan: Plan, bars: Bars | None = None) -> Preflight:
@@ -181,6 +200,7 @@ class Run:
             -(-count // distributed.size())
             for count in (recipe.training.prompts_per_step, recipe.training.update_size)
         )
+        every, steps = recipe.training.checkpoints.every, self.steps
         return Workload(
             prompts=prompts,
             group_size=recipe.rollout.group_size,
@@ -193,6 +213,7 @@ class Run:
             writer=recipe.rollout.source,
             checkpointing=recipe.scoring.gradient_checkpointing,
             state_bytes=self.trainer.updater.optimizer.state_bytes,
+            saves=every is not None and every < steps,
         )
 
 
@@ -280,13 +301,9 @@ class _Execution:
         if self.training.save_model:
             started = time.perf_counter()
             check_finite(self.r.tensors())
-            final = self.folder / "checkpoints" / "final"
+            final = self.folder / FOLDER / FINAL
             during(self.bars, "saving", lambda: self.r.student.save(final))
             self.records.count_seconds("saving", time.perf_counter() - started)
-
-    @property
-    def _steps(self) -> int:
-        return self.training.rollout_batches(len(self.r.data.problems))
 
     def _after_step(self, state: RunState) -> bool:
         """Evaluate and save if that is due; whether to continue.
@@ -296,7 +313,7 @@ class _Execution:
         is_stopped = self.interruption.on_any_rank()
         if not is_stopped:
             self._validate_if_due()
-        if is_stopped or self.checkpoints.is_due(state.step, self._steps):
+        if is_stopped or self.checkpoints.is_due(state.step, self.r.steps):
             self._save()
         self.checkpoints.poll()
         return not is_stopped
@@ -319,7 +336,7 @@ class _Execution:
     def _validate_if_due(self) -> None:
         """Validate before the first step, after the last, and every few steps between."""
         step, every, held_out = self.state.step, self.r.recipe.validation.every, self.r.held_out
-        is_due = step in (0, self._steps) or (every is not None and step % every == 0)
+        is_due = step in (0, self.r.steps) or (every is not None and step % every == 0)
         if held_out is not None and is_due and self.state.validated < step:
             self._validate(held_out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,16 @@ import torch
 from vicur.models.load import check_free, load_student
 from vicur.run.recipe import load_recipe
 from vicur.settings.section import PathText, section
-from vicur.training.checkpoint import FOLDER, Saved, best, load_tensors, newest_whole, read_checkpoint
+from vicur.training.checkpoint import (
+    FINAL,
+    FOLDER,
+    CheckpointError,
+    Saved,
+    best,
+    load_tensors,
+    newest_whole,
+    read_checkpoint,
+)
 
 
 @section
@@ -25,8 +35,12 @@ class ExportConfig:
     """The newest checkpoint, the one with the highest held-out accuracy, or the number of its step."""
 
 
-def export(config: ExportConfig) -> Saved:
+def export(config: ExportConfig, say: Callable[[str], None]) -> Saved:
     """Write the model of a checkpoint.
+
+    Args:
+        config: which checkpoint, and where to.
+        say: called with a sentence about each damaged checkpoint that is passed over.
 
     Returns:
         the checkpoint.
@@ -37,9 +51,12 @@ def export(config: ExportConfig) -> Saved:
     """
     run, output = Path(config.run), Path(config.output)
     if not (run / "recipe.yaml").is_file():
-        raise ValueError(f"{run} holds no run: it has no recipe.yaml.")
+        raise ValueError(f"{run} is not the folder of a run: it has no recipe.yaml.")
     check_free(output)
-    saved = _checkpoint(run, config.checkpoint)
+    try:
+        saved = _checkpoint(run, config.checkpoint, say)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_final(run)}") from error
     recipe = load_recipe(str(run / "recipe.yaml"))
     torch.manual_seed(recipe.training.seed)
     student = load_student(recipe.student, torch.device("cpu"))
@@ -53,15 +70,20 @@ def export(config: ExportConfig) -> Saved:
     return saved
 
 
-def _checkpoint(run: Path, which: str | int) -> Saved:
+def _checkpoint(run: Path, which: str | int, say: Callable[[str], None]) -> Saved:
     if isinstance(which, int):
         path = run / FOLDER / f"step-{which:06d}"
         if not path.is_dir():
-            raise ValueError(f"{run} has no checkpoint of step {which}.")
+            raise CheckpointError(f"{run} has no checkpoint of step {which}.")
         return read_checkpoint(path)
-    problems: list[str] = []
-    saved = best(run) if which == "best" else newest_whole(run, problems.append)
+    saved = best(run) if which == "best" else newest_whole(run, say)
     if saved is None:
-        what = "no checkpoint with a held-out accuracy" if which == "best" else "no whole checkpoint"
-        raise ValueError(" ".join([f"{run} has {what}.", *problems]))
+        what = "no checkpoint with a held-out accuracy" if which == "best" else "no checkpoint"
+        raise CheckpointError(f"{run} has {what}.")
     return saved
+
+
+def _final(run: Path) -> str:
+    """A sentence about the model that the run saved at its end; empty if there is none."""
+    final = run / FOLDER / FINAL
+    return f" The model after the last step is in {final} and needs no export." if final.is_dir() else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import yaml
 
 from vicur.run.recipe import Recipe, load_recipe, recipe_schema, to_yaml
 from vicur.training.checkpoint import Saved, newest_whole
-from vicur.training.folder import locked, newest_run
+from vicur.training.folder import is_finished, locked, newest_run
 
 MAY_CHANGE = (
     *("training.name", "training.output", "training.overwrite", "training.device", "training.save_model"),
@@ -58,12 +57,11 @@ def find_run(recipe: Recipe, say: Callable[[str], None]) -> Resumption | None:
         return None
     with locked(folder):
         changed = check_same(recipe, folder)
-        status = folder / "status.json"
-        is_finished = status.is_file() and json.loads(status.read_text())["status"] == "finished"
-        if is_finished and not changed & set(LENGTH):
+        finished = is_finished(folder)
+        if finished and not changed & set(LENGTH):
             return Resumption(folder, None, finished=True)
         saved = newest_whole(folder, say)
-    if is_finished and saved is None:
+    if finished and saved is None:
         raise ValueError(
             f"The run in {folder} has finished and has no checkpoint (training.checkpoints.every=null), so "
             "it cannot be made longer."

@@ -38,6 +38,8 @@ from vicur.settings.section import Count, section
 from vicur.training.state import RunState
 
 FOLDER = "checkpoints"
+FINAL = "final"
+"""Folder of the model after the last step, beside the checkpoints."""
 STATE = "state.json"
 PARTIAL, DELETED, DAMAGED = ".partial", ".deleted", ".damaged"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -235,8 +237,8 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Saved | None:
             say(str(error))
     if paths:
         raise CheckpointError(
-            f"All checkpoints in {run / FOLDER} are damaged. Delete that folder to start again from the "
-            "first step."
+            f"All checkpoints in {run / FOLDER} are damaged. To start again from the first step, delete the "
+            "folders step-* in it."
         )
     return None
 

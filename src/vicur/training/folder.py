@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -65,10 +66,18 @@ def check_run_folder(folder: Path, *, overwrite: bool) -> None:
     if overwrite:
         _check_only_a_run(folder, old)
     elif (old & ENTRIES) - {LOCK}:
-        raise ValueError(
-            f"{folder} already holds a run. Set training.overwrite=true to delete that run, or choose "
-            "another training.output."
-        )
+        others = "Set training.overwrite=true to delete that run, or choose another training.output."
+        if (folder / "recipe.yaml").is_file() and not is_finished(folder):
+            others = f"It has not finished: continue it with vicur train --resume. {others}"
+        raise ValueError(f"{folder} already holds a run. {others}")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder has finished."""
+    try:
+        return json.loads((folder / "status.json").read_text())["status"] == "finished"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def remove_run(folder: Path) -> None:
