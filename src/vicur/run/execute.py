@@ -310,9 +310,9 @@ class _Execution:
 
         A run that is asked to stop saves without a validation, which it makes up for when it is resumed.
         """
-        is_stopped = self.interruption.on_any_rank()
-        if not is_stopped:
+        if not self.interruption.on_any_rank():
             self._validate_if_due()
+        is_stopped = self.interruption.on_any_rank()
         if is_stopped or self.checkpoints.is_due(state.step, self.r.steps):
             self._save()
         self.checkpoints.poll()

@@ -14,6 +14,7 @@ number of ranks. There are only safetensors and JSON: loading executes nothing.
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
@@ -178,6 +179,7 @@ class Checkpoints:
             return
         pending, self._pending = self._pending, None
         distributed.agree(pending.is_done.result)
+        gc.collect()  # torch keeps the copy of the tensors in a reference cycle
 
     def _complete(self, pending: _Pending, written: Any) -> None:
         """Give a checkpoint its name when its tensors are written; called in the background."""
