@@ -192,3 +192,14 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path, data):
     process.kill()
     process.wait()
     assert "is being written by process" in output and status.is_file()
+
+
+def test_files_of_a_run_that_are_nested_too_deeply(tmp_path):
+    for name in ("state.json", "update.json", "status.json"):
+        (tmp_path / name).write_text("[" * 200_000)
+    with pytest.raises(DamagedError, match=r"is damaged: its state\.json cannot be read\.$"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="is not the folder of a skipped update"):
+        Dump.read(tmp_path)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        summarise_run(tmp_path)

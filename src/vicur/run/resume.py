@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from vicur.run.recipe import Recipe, load_recipe, recipe_schema, to_yaml
+from vicur.settings.reading import read_json
 from vicur.training.checkpoint import Saved, newest_whole
 from vicur.training.folder import locked, newest_run
 
@@ -59,7 +59,7 @@ def find_run(recipe: Recipe, say: Callable[[str], None]) -> Resumption | None:
     with locked(folder):
         changed = check_same(recipe, folder)
         status = folder / "status.json"
-        is_finished = status.is_file() and json.loads(status.read_text())["status"] == "finished"
+        is_finished = status.is_file() and read_json(status)["status"] == "finished"
         if is_finished and not changed & set(LENGTH):
             return Resumption(folder, None, finished=True)
         saved = newest_whole(folder, say)
