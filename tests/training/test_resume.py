@@ -11,7 +11,15 @@ import pytest
 from launching import assert_same_run, job, launch, metrics, rollouts, start, write_problems
 
 from vicur.cli.main import main
-from vicur.training.checkpoint import CheckpointError, newest_whole, step_folders
+from vicur.reporting.run_summary import summarise_run
+from vicur.training.checkpoint import (
+    CheckpointError,
+    DamagedError,
+    newest_whole,
+    read_checkpoint,
+    step_folders,
+)
+from vicur.training.nonfinite import Dump
 
 STEPS = 6
 SETTINGS = ("training.save_model=true", "training.checkpoints.every=2", "validation.every=3")
