@@ -15,8 +15,8 @@ changes no size: random weights hardly ever produce a stop token. Before a step 
 the run ends; the result says how many steps there were.
 
 The package must be installed, or `PYTHONPATH=src` be set. Times are medians over the steps after the first,
-each phase up to the moment at which the GPU has finished. Results: a table, and a JSON file in
-`benchmarks/results`.
+each phase up to the moment at which the GPU has finished. Results: a table, and a JSON file in the current
+folder (`gpu-DEVICE.json`). Published results are in `benchmarks/results`; name that folder with `--output`.
 """
 
 from __future__ import annotations
@@ -484,9 +484,9 @@ def _gib(count: int | None) -> str:
 
 
 def result_file(result: dict[str, Any]) -> Path:
-    """The file of a result, named after its device."""
+    """The file of a result in the current folder, named after its device."""
     device = re.sub(r"[^a-z0-9]+", "-", result["hardware"]["device"].lower()).strip("-")
-    return Path(__file__).parent / "results" / f"gpu-{'small-' if result['small'] else ''}{device}.json"
+    return Path(f"gpu-{'small-' if result['small'] else ''}{device}.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -498,7 +498,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--sampled-steps", type=int, default=3, help="steps that sample new responses")
     parser.add_argument("--minutes", type=float, default=9.0, help="the whole run ends within this time")
-    parser.add_argument("--output", type=Path, help="JSON file; default: benchmarks/results/gpu-DEVICE.json")
+    parser.add_argument("--output", type=Path, help="JSON file; default: ./gpu-DEVICE.json")
     options = parser.parse_args(arguments)
     if not options.small and not torch.cuda.is_available():
         parser.error("there is no GPU; --small runs the same code on the CPU")

@@ -10,12 +10,15 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from vicur.files import (
     is_still,
     open_locked,
+    write_folder,
     write_json,
     write_or_rescue,
     write_rows,
@@ -226,3 +229,30 @@ def test_a_lock_on_a_file_that_was_just_removed_is_not_taken_for_one(tmp_path, m
     file = open_locked(path)
     assert is_still(file, path) and len(calls) == 2
     os.close(file)
+
+
+@pytest.mark.parametrize("mask, expected", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_all_files_have_the_permissions_of_the_umask(tmp_path, mask, expected):
+    """Also those that safetensors writes, which are private to their owner."""
+
+    def save(path):
+        save_file({"a": torch.zeros(2)}, path)
+        path.chmod(0o600)
+
+    def write(folder):
+        (folder / "deep").mkdir(mode=0o700)
+        save(folder / "deep" / "a.safetensors")
+        save(folder / "b.safetensors")
+        (folder / "c.txt").write_text("c")
+
+    before = os.umask(mask)
+    try:
+        write_whole(tmp_path / "whole.safetensors", save)
+        write_folder(tmp_path / "folder", write)
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    folders = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert len(files) == 4 and len(folders) == 2
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {expected}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o777 & ~mask}

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,7 +34,8 @@ _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, err
 def write_whole(path: Path, write: Callable[[Path], object], *, replace: bool = True) -> None:
     """Write a temporary file beside `path`, then rename it to `path`; remove it if writing fails.
 
-    The file is on the disk when this returns. A link stays a link: the file that it leads to is written.
+    The file is on the disk when this returns, with the permissions of a new file of this user. A link stays
+    a link: the file that it leads to is written.
 
     Args:
         path: the file; its folder is made if missing.
@@ -47,7 +49,9 @@ def write_whole(path: Path, write: Callable[[Path], object], *, replace: bool = 
         file = written_file(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         with _partial(file.parent) as partial:
+            mode = _mode(partial)
             write(partial)
+            _give(partial, mode)
             flush(partial)
             if replace:
                 written_file(file)  # it may have changed in the meantime
@@ -71,6 +75,17 @@ def _partial(folder: Path) -> Iterator[Path]:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _mode(path: Path) -> int:
+    """The permissions of a file or folder."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _give(path: Path, mode: int) -> None:
+    """Set the permissions; some libraries, such as safetensors, make files that only their owner can read."""
+    if _mode(path) != mode:
+        path.chmod(mode)
 
 
 def _rename_to_free(partial: Path, file: Path) -> None:
@@ -200,6 +215,8 @@ def _rescued(name: str, write: Callable[[Path], object]) -> Path | None:
 def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """Write a folder that appears complete or not at all; all its files are on the disk when this returns.
 
+    Its files and folders have the permissions of new ones of this user.
+
     Args:
         folder: the folder; it must not exist, or be empty.
         write: writes the files into the empty folder that it is given.
@@ -209,11 +226,14 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".vicur-", suffix=".partial", dir=folder.parent))
+        partial = folder.parent / f".vicur-{secrets.token_hex(4)}.partial"
+        partial.mkdir()
         try:
-            partial.chmod(0o755)
+            with _partial(partial) as file:
+                folder_mode, file_mode = _mode(partial), _mode(file)
             write(partial)
             for path in sorted(partial.rglob("*"), reverse=True):
+                _give(path, folder_mode if path.is_dir() else file_mode)
                 flush(path)
             partial.replace(folder)
             flush(folder.parent)

@@ -15,6 +15,10 @@ _UNPRINTABLE = re.compile(
 )
 
 
+_STATUS = re.compile(r"\d{3} (Client|Server) Error\b.*\(Request ID\b")
+"""A line with the status of a reply and the number of the request."""
+
+
 def printable(text: str) -> str:
     """A text that cannot act on a terminal: such characters are replaced by escapes like `\\x1b`.
 
@@ -24,11 +28,26 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(_escape, text)
 
 
+def is_printable(text: str) -> bool:
+    """Whether a text has no such character."""
+    return _UNPRINTABLE.search(text) is None
+
+
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def first_reason(error: BaseException) -> str:
+    """The first line of another library's error that says what is wrong, without a full stop.
+
+    The hub's libraries put the status of a reply before it, and advice behind it.
+    """
+    lines = [line.strip().removeprefix("Got: ").rstrip(".:") for line in str(error).splitlines()]
+    reasons = [line for line in lines if line and not _STATUS.match(line)]
+    return next(iter(reasons), " ".join(str(error).split()) or type(error).__name__)
 
 
 def counted(count: int, noun: str) -> str:

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vicur.audit import CueRow, audit_cues, default_givens
+from vicur.audit.givens import listed_givens
 from vicur.audit.reasoning import reasoning_findings
+from vicur.data.sample import Sample
 
 QUESTION = "What is the sum of cyan and pink?"
 
@@ -151,3 +153,11 @@ def test_what_is_drawn_or_asked_is_no_certain_step():
     assert reasoning_findings("The line y = 2x + 1 is red.", "Where does y = 2x + 1 cross the axis?") == []
     (finding,) = reasoning_findings("A line labeled y = 2x + 1.", "Find the slope.")
     assert finding.severity == "possible"
+
+
+@pytest.mark.parametrize("listed", ["[" * 200_000, "[9", '["4"]'])
+def test_a_list_of_givens_that_cannot_be_read_is_none(listed):
+    """And a list as JSON is one."""
+    sample = Sample("a", (), meta={"givens": listed})
+    row = CueRow("a", "", QUESTION, "9", outline=lambda: sample)
+    assert listed_givens(row, "4") == (1 if listed == '["4"]' else None)

@@ -109,3 +109,9 @@ def test_attention_counts_the_pairs_of_tokens_that_a_causal_mask_leaves():
 )
 def test_an_unknown_gpu_has_no_peak(name, peak):
     assert flops.peak_of(name) == peak
+
+
+def test_results_go_to_the_current_folder_and_not_over_published_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = gpu.result_file({"small": True, "hardware": {"device": "cpu"}})
+    assert file.resolve() == tmp_path / "gpu-small-cpu.json"

@@ -366,7 +366,33 @@ def test_a_reader_that_goes_away_is_no_error(poisoned):
     process = subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, text=True, env=poisoned)
     os.close(write)
     _, error = process.communicate(timeout=120)
-    assert "Traceback" not in error and "BrokenPipe" not in error
+    assert error == "" and process.returncode == 141
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["data", "inspect", "--help"],
+        ["cuebench", "make", "n=1", "output=x", "--print-config"],
+        ["cuebench", "make", "n=1", "output=made.parquet"],
+    ],
+)
+def test_output_that_cannot_be_written_ends_in_one_sentence(tmp_path, arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vicur", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "vicur: The output cannot be written: No space left on device."
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
 def test_help_names_every_command_and_the_exit_codes(capsys):

@@ -140,7 +140,7 @@ def test_an_evaluation_keeps_files_of_others_beside_its_output(problems, tmp_pat
     lines = tmp_path / "r.parquet.responses.jsonl"
     lines.write_text("precious, and without an end of line")
     arguments = command("eval", problems, tmp_path / "r.parquet")
-    assert main(arguments) == 1 and "does not hold responses" in capsys.readouterr().err
+    assert main(arguments) == 1 and "was not written by this command" in capsys.readouterr().err
     assert lines.read_text() == "precious, and without an end of line"
     assert main([*arguments, "--overwrite"]) == 0 and not lines.exists()
 

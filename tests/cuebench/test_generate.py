@@ -9,6 +9,7 @@ import pytest
 from vicur.cuebench import generate
 from vicur.cuebench.boxes import cue_boxes
 from vicur.cuebench.generate import scenes, to_sample, write_parquet
+from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 
 
@@ -48,3 +49,12 @@ def test_a_finite_family_says_when_it_is_used_up(monkeypatch):
     monkeypatch.setattr(generate, "MOST_MISSES", 50)
     with pytest.raises(ValueError, match="only 0 different scenes"):
         next(scenes("chords", "validation"))
+
+
+@pytest.mark.parametrize(
+    "held", ["[" * 200_000, "x", [1], [["a", "b", 1, 2, 3]], "[[1, 2, 3, 4, 5, 'x']]", {"a": 1}]
+)
+def test_boxes_of_another_form_are_refused_in_a_sentence(held):
+    sample = Sample("s", (), meta={"cue_boxes": held})
+    with pytest.raises(ValueError, match=r"^Sample s: cue_boxes must be a list of \[name, value, left"):
+        cue_boxes(sample)

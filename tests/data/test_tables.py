@@ -221,7 +221,7 @@ def test_hub_names_go_to_datasets(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert problems("owner/name") == ["b"] and problems("owner/name-v1.5@test") == ["c"]
-    with pytest.raises(ValueError, match=r"owner/gone is neither a file nor a folder here, .*doesn't exist$"):
+    with pytest.raises(ValueError, match=r"owner/gone is neither a file nor a folder .*doesn't exist\.$"):
         open_table("owner/gone")
     assert asked == ["owner/name", "owner/name-v1.5", "owner/gone"]
 
@@ -373,3 +373,26 @@ def test_an_index_names_no_file_outside_its_folder(tmp_path):
     (tmp_path / "many" / "dataset_dict.json").write_text('{"splits": ["../secret"]}')
     with pytest.raises(ValueError, match="which is outside it"):
         open_table(f"{tmp_path / 'many'}@../secret")
+
+
+def test_a_gzipped_file_has_a_maximum_size(tmp_path, monkeypatch):
+    """The file itself is small; no more than a piece beyond the maximum is unpacked."""
+    monkeypatch.setattr("vicur.data.readers.LARGEST_UNPACKED", 2**20)
+    monkeypatch.setattr("vicur.data.readers._PIECE", 2**16)
+    row = json.dumps({"problem": "a"}).encode()
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(row + b" " * (2**20 - len(row))))
+    assert problems(path) == ["a"]
+    path.write_bytes(gzip.compress(row + b" " * 2**24))
+    monkeypatch.setattr("gzip.decompress", None)
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz has more than .* GiB when it is unpacked\. "):
+        open_table(path)
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+def test_an_index_that_is_nested_too_deeply(tmp_path, name):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"problem": ["a"]}).save_to_disk(str(tmp_path / "one"))
+    (tmp_path / "one" / name).write_text("[" * 200_000)
+    with pytest.raises(ValueError, match=r"one cannot be read: .*is nested too deeply\.$"):
+        open_table(tmp_path / "one")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicur.evaluation.responses import ResponseStore, StoredResponse
+from vicur.evaluation.responses import METADATA, ResponseStore, StoredResponse
 
 SETTINGS = {"model": "m", "sampling.temperature": 0.0, "seed": None}
 
@@ -87,7 +87,7 @@ def test_files_of_others_are_left_alone(tmp_path):
         ResponseStore(text, SETTINGS)
     lines = tmp_path / "x.parquet.responses.jsonl"
     lines.write_text("[1, 2]\n")
-    with pytest.raises(ValueError, match="does not hold responses"):
+    with pytest.raises(ValueError, match=r"x\.parquet\.responses\.jsonl was not written by this command"):
         ResponseStore(tmp_path / "x.parquet", SETTINGS)
     assert text.read_text() == "hello" and lines.read_text() == "[1, 2]\n"
 
@@ -158,3 +158,49 @@ def test_any_cut_leaves_whole_responses(tmp_path_factory, texts, cut):
         found = [store.get(own) for own in store]
         assert len(found) <= count
         assert all(own == stored(own.id, texts[int(own.id)] if texts else "It is 4.") for own in found)
+
+
+def test_a_first_line_that_is_nested_too_deeply_is_not_ours(tmp_path):
+    lines = tmp_path / "r.parquet.responses.jsonl"
+    content = b'{"settings": ' + b"[" * 200_000 + b"\n"
+    lines.write_bytes(content)
+    with pytest.raises(ValueError, match="was not written by this command"):
+        ResponseStore(tmp_path / "r.parquet", SETTINGS)
+    assert lines.read_bytes() == content
+    with ResponseStore(tmp_path / "r.parquet", SETTINGS, overwrite=True) as store:
+        assert list(store) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"response": 4},
+        {"id": 1},
+        {"response_ids": [1, 2.5]},
+        {"response_ids": ["a"]},
+        {"response_ids": None},
+        {"finish_reason": "tool"},
+    ],
+)
+def test_stored_values_of_other_types_are_not_ours(tmp_path, changed):
+    """Each from the parquet file, and from the file of lines."""
+    row = {**vars(stored("a")), **changed}
+    metadata = {METADATA: json.dumps(SETTINGS).encode()}
+    out = tmp_path / "r.parquet"
+    pq.write_table(pa.Table.from_pylist([row]).replace_schema_metadata(metadata), out)
+    with pytest.raises(ValueError, match=r"r\.parquet exists and was not written by this command"):
+        ResponseStore(out, SETTINGS)
+    with ResponseStore(out, SETTINGS, overwrite=True) as store:
+        assert list(store) == []
+    lines = tmp_path / "x.parquet.responses.jsonl"
+    lines.write_text(f"{json.dumps({'settings': SETTINGS})}\n{json.dumps(row)}\n")
+    with pytest.raises(ValueError, match=r"x\.parquet\.responses\.jsonl was not written by this command"):
+        ResponseStore(tmp_path / "x.parquet", SETTINGS)
+
+
+@pytest.mark.parametrize("metadata", [b"[" * 200_000, b"[1]", b"\xff"])
+def test_damaged_metadata_of_an_output(tmp_path, metadata):
+    out = tmp_path / "r.parquet"
+    pq.write_table(table(stored("a")).replace_schema_metadata({METADATA: metadata}), out)
+    with pytest.raises(ValueError, match="has damaged metadata"):
+        ResponseStore(out, SETTINGS)

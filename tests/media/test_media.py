@@ -493,3 +493,17 @@ def test_invalid_settings_of_a_row(reader, asked, message):
     for read in (reader.read_video, reader.outline_video, reader.check_video):
         with pytest.raises(RowProblem, match=message):
             read({"video": film(24), **asked})
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+@pytest.mark.parametrize("limit", ["MOST_FRAMES", "MOST_ANIMATION_PIXELS"])
+def test_an_animation_has_a_maximum_length(reader, monkeypatch, kind, limit):
+    animation = animated(kind, [100] * 9)
+    most = 9 if limit == "MOST_FRAMES" else 9 * 24 * 16
+    monkeypatch.setattr(f"vicur.media.videos.{limit}", most)
+    assert len(reader.read_video({"video": animation, "nframes": 2}).frames) == 2
+    monkeypatch.setattr(f"vicur.media.videos.{limit}", most - 1)
+    for use in (reader.read_video, reader.outline_video, reader.check_video):
+        with pytest.raises(RowProblem, match="an animation has more than") as caught:
+            use(animation)
+        assert caught.value.kind == "media_size"

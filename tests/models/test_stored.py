@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -330,9 +331,34 @@ def test_of_a_hub_repository_only_what_is_needed_is_downloaded(monkeypatch):
 
 def test_a_repository_that_cannot_be_downloaded():
     with pytest.raises(
-        ValueError, match=r"^owner/gone is no folder, and it cannot be downloaded from the hub: "
+        ValueError,
+        match=r"^owner/gone is not a folder, and it cannot be downloaded from the hub: Cannot find ",
     ):
         read_config("owner/gone")
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        (
+            "Got: ConnectError: Name or service not known\nAn error.\n",
+            "ConnectError: Name or service not known",
+        ),
+        ("404 Client Error. (Request ID: 1)\n\nRepository Not Found: x.\nPlease", "Repository Not Found: x"),
+        ("", "LocalEntryNotFoundError"),
+    ],
+)
+def test_the_reason_of_a_failed_download_is_one_line(monkeypatch, text, reason):
+    def download(*names, **options):
+        raise LocalEntryNotFoundError(text)
+
+    stored._downloaded.cache_clear()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(ValueError) as caught:
+        read_config("owner/gone")
+    assert str(caught.value) == (
+        f"owner/gone is not a folder, and it cannot be downloaded from the hub: {reason}."
+    )
 
 
 class PanicException(BaseException):

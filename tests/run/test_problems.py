@@ -66,3 +66,13 @@ def test_the_preflight_looks_at_problems_with_an_image_first(tmp_path, base_fold
     run = build(load_recipe("cuebench/opsd_cue", settings))
     assert run.data.with_media == (3,)
     assert "<|image_pad|>" in run.preflight(run.plan()).student_prompt
+
+
+@pytest.mark.parametrize("train", ["gone.parquet", "gone-*.parquet"])
+def test_a_recipe_without_its_data_says_how_to_get_it(tmp_path, base_folder, monkeypatch, train):
+    monkeypatch.chdir(tmp_path)
+    settings = [f"student.model={base_folder}", f"data.train={train}"]
+    with pytest.raises(ValueError, match=r"gone.*data\.train=FILE.*vicur cuebench make --family segments"):
+        build(load_recipe("cuebench/opsd_cue", settings))
+    with pytest.raises(ValueError, match=r"gone.*data\.train=FILE\.$"):
+        build(load_recipe("cuebench/opsd_cue", [*settings, "training.name=mine"]))

@@ -19,8 +19,9 @@ from vicur.cli.commands import COMMANDS
 from vicur.cli.main import main
 from vicur.cues.prompts import load_prompt
 from vicur.run.recipe import MOST_RESPONSES, Recipe, load_recipe
+from vicur.settings.reading import LARGEST_YAML, Unreadable, parse_json, parse_yaml
 from vicur.settings.schema import Layer, schema_of, setting_types
-from vicur.settings.section import SettingsError
+from vicur.settings.section import SettingsError, section
 
 COMPONENTS = {command.name: resolve_name(command.settings) for command in COMMANDS}
 VALUES = {"n": 1, "size": "student"}
@@ -32,6 +33,11 @@ NAMES = sorted(setting_types(Recipe))
 SECTIONS = sorted({name.rpartition(".")[0] for name in NAMES} - {""})
 TOP = sorted({name.partition(".")[0] for name in NAMES})
 LAST = sorted({part for name in NAMES for part in name.split(".")})
+
+
+@section
+class Seeded:
+    seed: int = 0
 
 
 def has_float(kind: Any) -> bool:
@@ -293,3 +299,27 @@ def test_a_cue_prompt_is_read_within_the_same_limits(tmp_path, text):
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"^The cue prompt .*own\.yaml (has|is|sets)"):
         load_prompt(str(tmp_path / "own.yaml"))
+
+
+@pytest.mark.parametrize("text", ['!!bool "zz"', '!!timestamp "zz"', '!!int ""', '!!float ""', '!!int "+"'])
+def test_a_value_that_does_not_fit_its_tag(text):
+    with pytest.raises(Unreadable, match=r"^is not valid YAML: the value does not fit its tag .*line 2"):
+        parse_yaml(f"a: 1\nb: {text}")
+    with pytest.raises(SettingsError, match=r"^seed=.* is not a value that YAML can read\.$"):
+        schema_of(Seeded).override(f"seed={text}")
+
+
+def test_the_size_of_yaml_is_in_bytes():
+    text = "ä" * (LARGEST_YAML // 2)
+    assert parse_yaml(text) == text
+    with pytest.raises(Unreadable, match=r"^is larger than 1 MiB\.$"):
+        parse_yaml(text + "a")
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+def test_json_has_only_finite_numbers(number):
+    text = f'{{"a": [{number}]}}'
+    with pytest.raises(Unreadable, match=rf"^has {number}, where a finite number is expected\.$"):
+        parse_json(text)
+    assert not math.isfinite(parse_json(text, finite=False)["a"][0])
+    assert parse_json('{"a": 1e300, "b": 2.5}') == {"a": 1e300, "b": 2.5}

@@ -7,7 +7,8 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -22,6 +23,7 @@ from vicur.settings.familiar import ABSENT, RENAMED, answer_for
 from vicur.settings.reference import settings_of
 from vicur.settings.schema import Layer, as_yaml, schema_of, setting_types
 from vicur.settings.section import Count, NonNegative, PathText, SettingsError, section
+from vicur.wording import printable
 
 COMMANDS = {"train": Recipe, "eval": EvaluationSettings}
 
@@ -188,8 +190,6 @@ def test_any_text_survives(words):
 
 @pytest.mark.parametrize("component", [Recipe, EvaluationSettings, AuditSettings, WorthSettings])
 def test_settings_written_out_read_back(component):
-    import yaml
-
     schema = schema_of(component)
     default = component()
     assert schema.load([Layer("written", schema.flatten(yaml.safe_load(as_yaml(default))))]) == default
@@ -251,3 +251,21 @@ def test_unknown_settings_are_reported(name):
     assert answer is not None and not answer.startswith("it is")
     with pytest.raises(SettingsError, match="there is no setting"):
         load_recipe("cuebench/opsd_cue", [f"{name.removeprefix('--')}=1"])
+
+
+@section
+class Texts:
+    text: str = ""
+    table: dict[str, str] = field(default_factory=dict)
+
+
+@given(st.text(st.characters(codec=None) | st.sampled_from("\u202e\u061c\u200e\u2066\x85\x9b\x1b\u2028é\n ")))
+@example("right \u202e left é")
+def test_settings_are_written_without_characters_that_act_on_a_terminal(text):
+    written = as_yaml(Texts(text, {text: text}))
+    assert printable(written) == written
+    assert yaml.safe_load(written) == {"text": text, "table": {text: text}}
+
+
+def test_other_characters_are_written_as_they_are():
+    assert as_yaml(Texts("Größe: 深い 🙂")) == "text: 'Größe: 深い 🙂'\ntable: {}\n"

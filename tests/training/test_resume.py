@@ -11,7 +11,15 @@ import pytest
 from launching import assert_same_run, job, launch, metrics, rollouts, start, write_problems
 
 from vicur.cli.main import main
-from vicur.training.checkpoint import CheckpointError, newest_whole, step_folders
+from vicur.reporting.run_summary import summarise_run
+from vicur.training.checkpoint import (
+    CheckpointError,
+    DamagedError,
+    newest_whole,
+    read_checkpoint,
+    step_folders,
+)
+from vicur.training.nonfinite import Dump
 
 STEPS = 6
 NO_VALIDATION = ("validation.data=null", "validation.every=null")
@@ -193,3 +201,14 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path, data):
     process.kill()
     process.wait()
     assert "is being written by process" in output and status.is_file()
+
+
+def test_files_of_a_run_that_are_nested_too_deeply(tmp_path):
+    for name in ("state.json", "update.json", "status.json"):
+        (tmp_path / name).write_text("[" * 200_000)
+    with pytest.raises(DamagedError, match=r"is damaged: its state\.json cannot be read\.$"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="is not the folder of a skipped update"):
+        Dump.read(tmp_path)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        summarise_run(tmp_path)

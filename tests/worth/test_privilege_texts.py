@@ -100,7 +100,7 @@ def test_several_texts_of_the_data(samples, held, found):
     assert several_texts(replace(samples[0], meta=meta), "rationale") == ()
 
 
-@pytest.mark.parametrize("held", ["no list", json.dumps({"a": 1}), [1, 2], [{"text": "a"}]])
+@pytest.mark.parametrize("held", ["no list", json.dumps({"a": 1}), [1, 2], [{"text": "a"}], "[" * 200_000])
 def test_several_texts_that_are_none(samples, held):
     with pytest.raises(ValueError, match="cues must be a list of texts"):
         several_texts(replace(samples[0], meta={"cues": held}), "cue")

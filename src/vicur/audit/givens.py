@@ -3,7 +3,6 @@ answer."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from vicur.audit.values import find_values
 from vicur.audit.visible import counts_visible
 from vicur.cuebench.boxes import cue_boxes
 from vicur.data.sample import Sample
+from vicur.data.written import parse_if_written
 
 Known = bool | int | None
 """True: drawn, so that a cue may state it. False: not drawn. A number: drawn that many times, so that a
@@ -46,7 +46,7 @@ def default_givens(row: CueRow, value: str) -> Known:
 
 def _listed(sample: Sample) -> list[str]:
     raw = sample.meta.get("givens")
-    values = json.loads(raw) if isinstance(raw, str) and raw.startswith("[") else raw
+    values = parse_if_written(raw)
     stated = [str(value) for value in values] if isinstance(values, list | tuple) else []
     return [value for _, value, _ in cue_boxes(sample)] + stated
 

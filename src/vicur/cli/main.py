@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no error
                 stream.reconfigure(errors="backslashreplace")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout = _Output(sys.stdout)
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else arguments)
@@ -46,8 +48,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write("Interrupted. Everything written so far can be read.\n")
         return INTERRUPTED
     except BrokenPipeError:  # as behind `| head`: nothing reads the output any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return PIPE_CLOSED
+    except OutputError as error:
+        _drop_output()
+        sys.stderr.write(f"vicur: {error}\n")
+        return MISTAKE
+
+
+class OutputError(OSError):
+    """Standard output cannot be written, e.g. because its disk is full."""
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output, whose errors say what they are about; a closed pipe is a `BrokenPipeError` as before.
+
+    Args:
+        stream: standard output as Python has opened it.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        stream.flush()
+        super().__init__(
+            stream.buffer,
+            stream.encoding,
+            stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+
+    def write(self, text: str) -> int:
+        with _output_errors():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _output_errors():
+            super().flush()
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"The output cannot be written: {error.strerror or error}.") from error
+
+
+def _drop_output() -> None:
+    """Let whatever is still to be written to standard output disappear."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _hide_deprecations() -> None:
@@ -80,7 +131,7 @@ def _run(words: Sequence[str]) -> int:
     try:
         with _memory_errors():
             command.execute(parsed, rest, settings, protected(PipedConsole()))
-    except BrokenPipeError:
+    except (BrokenPipeError, OutputError):
         raise
     except _mistakes() as error:
         if _speaks_for(error):

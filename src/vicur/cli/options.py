@@ -9,9 +9,10 @@ import argparse
 import difflib
 import itertools
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vicur.settings.familiar import answer_for
 from vicur.wording import printable
@@ -116,6 +117,10 @@ class Parser(argparse.ArgumentParser):
 
     command = ""
     """The words of the command; decides which names of other libraries are answered."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print a text; argparse itself ignores that it cannot be written."""
+        (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import json
-
 from vicur.data.sample import Sample
+from vicur.data.written import parse_if_written
 
 
 def cue_boxes(sample: Sample) -> list[tuple[str, str, tuple[float, float, float, float]]]:
-    """Name, value and (left, top, right, bottom) in pixels of what a sample's cue names, if known."""
-    raw = sample.meta.get("cue_boxes")
-    entries = json.loads(raw) if isinstance(raw, str) else raw or []
-    return [(name, value, (left, top, right, bottom)) for name, value, left, top, right, bottom in entries]
+    """Name, value and (left, top, right, bottom) in pixels of what a sample's cue names, if known.
+
+    Raises:
+        ValueError: the column `cue_boxes` holds anything else.
+    """
+    entries = parse_if_written(sample.meta.get("cue_boxes")) or []
+    try:
+        return [
+            (str(name), str(value), (float(left), float(top), float(right), float(bottom)))
+            for name, value, left, top, right, bottom in entries
+        ]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"Sample {sample.id}: cue_boxes must be a list of [name, value, left, top, right, bottom]."
+        ) from error

@@ -225,7 +225,7 @@ def _metadata(metadata: dict[bytes, bytes] | None, types: Mapping[str, Any]) -> 
         features = described["info"]["features"]
         for name, kind in types.items():
             features[name] = {"feature": text, "_type": "List"} if pa.types.is_list(kind) else text
-    except (ValueError, KeyError, TypeError):  # an unknown layout: keep it unchanged
+    except (ValueError, KeyError, TypeError, RecursionError):  # an unknown layout: keep it unchanged
         return metadata
     return {**metadata, b"huggingface": json.dumps(described).encode()}
 

@@ -30,6 +30,10 @@ LARGEST_IN_MEMORY = 1 << 30
 """Size in bytes beyond which parquet files are mapped from disk instead of read into memory."""
 _OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 """What a file starts with if it is in UTF-16 or UTF-32, which starts like UTF-16 if it is little-endian."""
+LARGEST_UNPACKED = 2**31
+"""Maximum size in bytes of what a gzipped file holds, which may be a thousand times its own size."""
+_PIECE = 2**24
+"""Number of bytes that are unpacked at a time."""
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 _JSON_ERRORS = (ValueError, RecursionError)
 """Errors of parsing JSON; a number of thousands of digits is a ValueError of its own."""
@@ -57,9 +61,7 @@ def read_text_file(path: Path) -> list[Row]:
         ValueError: it cannot be read, or has no rows.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
+        content = _unpacked(path) if path.suffix.lower() == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"Data file {path} cannot be read: {error}") from error
     if content.startswith(_OTHER_ENCODINGS):
@@ -69,6 +71,25 @@ def read_text_file(path: Path) -> list[Row]:
     if suffix_of(path) in (".csv", ".tsv"):
         return _separated(path, text)
     return _json(path, text)
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a gzipped file.
+
+    Raises:
+        ValueError: it is larger than `LARGEST_UNPACKED`.
+        OSError, EOFError, zlib.error: it cannot be read, or is damaged.
+    """
+    content = bytearray()
+    with gzip.open(path) as file:
+        while piece := file.read(_PIECE):
+            content += piece
+            if len(content) > LARGEST_UNPACKED:
+                raise ValueError(
+                    f"Data file {path} has more than {LARGEST_UNPACKED / 2**30:g} GiB when it is unpacked. "
+                    "If it really holds so much, unpack it with gunzip and give that file."
+                )
+    return bytes(content)
 
 
 def _separated(path: Path, text: str) -> list[Row]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import bisect
 import glob
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,8 @@ from vicur.data.readers import (
     read_text_file,
     suffix_of,
 )
+from vicur.settings.reading import Unreadable, read_json
+from vicur.wording import first_reason
 
 BATCH = 64
 """Number of rows that are converted to dictionaries at a time."""
@@ -45,6 +46,10 @@ _METADATA = ("metadata.jsonl", "metadata.csv")
 _FILE_NAME = re.compile(r"(?:(.+)_)?file_names?")
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class MissingDataError(ValueError):
+    """There is no file of the name that was given."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,8 @@ def open_table(name: str | Path | Sequence[str]) -> Table:
         name: a name as described above; several names in a list, or in one text separated by commas.
 
     Raises:
-        ValueError: the data or the split does not exist, or cannot be read.
+        MissingDataError: there is no such file.
+        ValueError: the split does not exist, or the data cannot be read.
     """
     names = _names(name)
     if not names:
@@ -218,14 +224,14 @@ def _open_one(name: str) -> Table:
         return _open_folder(path, split)
     if _HUB_NAME.fullmatch(str(path)) and path.suffix not in _FILE_SUFFIXES:
         return _open_hub(str(path), split)
-    raise ValueError(f"Data file {path} does not exist.")
+    raise MissingDataError(f"Data file {path} does not exist.")
 
 
 def _open_pattern(pattern: str) -> Table:
     """All files that a pattern such as `part-*.parquet` matches, in the order of their names."""
     files = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
     if not files:
-        raise ValueError(f"No file matches {pattern}.")
+        raise MissingDataError(f"No file matches {pattern}.")
     return open_table(files)
 
 
@@ -322,6 +328,8 @@ def _open_saved(folder: Path, split: str | None) -> Table:
     try:
         _check_listed_files(folder)
         saved = datasets.load_from_disk(str(folder))
+    except RecursionError as error:
+        raise ValueError(f"The folder {folder} cannot be read: a file in it is nested too deeply.") from error
     except (ValueError, OSError, LookupError, TypeError, AttributeError, pa.ArrowException) as error:
         raise ValueError(f"The folder {folder} cannot be read: {type(error).__name__}: {error}") from error
     name = folder.name
@@ -341,13 +349,25 @@ def _check_listed_files(folder: Path) -> None:
     """
     parts = [folder]
     if (folder / "dataset_dict.json").is_file():
-        parts += [folder / name for name in json.loads((folder / "dataset_dict.json").read_text())["splits"]]
+        parts += [folder / name for name in _index(folder / "dataset_dict.json")["splits"]]
     for part in parts:
         state = part / "state.json"
-        listed = json.loads(state.read_text())["_data_files"] if state.is_file() else []
+        listed = _index(state)["_data_files"] if state.is_file() else []
         for path in [part, *(part / file["filename"] for file in listed)]:
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"it lists {path}, which is outside it")
+
+
+def _index(file: Path) -> dict[str, Any]:
+    """The object in a JSON file that `datasets` has written.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return read_json(file)
+    except Unreadable as error:
+        raise ValueError(f"{file.name} {error}") from error
 
 
 def _open_hub(name: str, split: str | None) -> Table:
@@ -365,7 +385,7 @@ def _open_hub(name: str, split: str | None) -> Table:
     ) as error:
         raise ValueError(
             f"{name} is neither a file nor a folder here, and could not be opened as a data set on the hub: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_reason(error)}."
         ) from error
     selected = _choose(loaded, split, name)
     folders = (Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))

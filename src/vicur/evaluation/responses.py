@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vicur.files import ROW_GROUP, is_still, open_locked, reason_of, stamp, write_or_rescue
+from vicur.settings.reading import parse_json
 
 METADATA = b"vicur.evaluation"
 """Key of the settings in the metadata of the parquet file."""
@@ -45,6 +46,24 @@ class StoredResponse:
     response: str
     response_ids: list[int]
     finish_reason: Literal["stop", "length"]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> StoredResponse:
+        """A response as it was stored.
+
+        Raises:
+            ValueError: the values are not those of a response.
+        """
+        texts, ids = [values.get(name) for name in ("id", "digest", "response")], values.get("response_ids")
+        if not (
+            set(values) == set(COLUMNS)
+            and all(isinstance(text, str) for text in texts)
+            and isinstance(ids, list)
+            and all(type(token) is int for token in ids)
+            and values["finish_reason"] in ("stop", "length")
+        ):
+            raise ValueError("not a stored response")
+        return cls(**values)
 
 
 class ResponseStore:
@@ -178,27 +197,27 @@ class ResponseStore:
         try:
             schema = pq.read_schema(output)
         except (OSError, pa.ArrowException) as error:
-            if self.overwrite:
-                return []
-            raise ValueError(
-                f"{output} exists and is not a parquet file; choose another output, or set overwrite=true."
-            ) from error
+            return self._foreign(f"{output} exists and is not a parquet file", error)
         written = (schema.metadata or {}).get(METADATA)
         if written is None or not set(COLUMNS) <= set(schema.names):
-            if self.overwrite:
-                return []
-            raise ValueError(
-                f"{output} exists and was not written by this command; choose another output, or set "
-                "overwrite=true."
-            )
+            return self._foreign(f"{output} exists and was not written by this command")
         try:
-            settings = dict(json.loads(written))
-        except (ValueError, TypeError) as error:
+            settings = parse_json(written.decode())
+        except ValueError as error:
             raise ValueError(f"{output} has damaged metadata; choose another output.") from error
         if not self._matches(output, settings):
             return []
-        rows = pq.read_table(output, columns=list(COLUMNS)).to_pylist()
-        return [StoredResponse(**row) for row in rows if row["response"] is not None]
+        try:
+            rows = pq.read_table(output, columns=list(COLUMNS)).to_pylist()
+            return [StoredResponse.of(row) for row in rows if row["response"] is not None]
+        except (OSError, ValueError, pa.ArrowException) as error:
+            return self._foreign(f"{output} exists and was not written by this command", error)
+
+    def _foreign(self, reason: str, error: Exception | None = None) -> list[StoredResponse]:
+        """No responses, of a file that this command may replace but not read."""
+        if self.overwrite:
+            return []
+        raise ValueError(f"{reason}; choose another output, or set overwrite=true.") from error
 
     def _open_lines(self, path: Path) -> None:
         try:
@@ -221,13 +240,8 @@ class ResponseStore:
         whole = content[: content.rfind(b"\n") + 1]
         try:
             settings, responses = _read(content, whole)
-        except (ValueError, KeyError, TypeError) as error:
-            if not self.overwrite:
-                raise ValueError(
-                    f"{path} does not hold responses of an evaluation; choose another output, or set "
-                    "overwrite=true."
-                ) from error
-            settings, responses = None, []
+        except ValueError as error:
+            settings, responses = None, self._foreign(f"{path} was not written by this command", error)
         if settings is None or not self._matches(path, settings):
             os.ftruncate(self._file, 0)
             self._write_settings()
@@ -274,11 +288,14 @@ def _read(content: bytes, whole: bytes) -> tuple[dict[str, Any] | None, list[Sto
         whole: its complete lines.
 
     Raises:
-        ValueError, KeyError, TypeError: it holds something else.
+        ValueError: it holds something else.
     """
     if not (content.startswith(FIRST_LINE) or FIRST_LINE.startswith(content)):
         raise ValueError("its first line has no settings")
     if not whole:
         return None, []
     first, *lines = whole.splitlines()
-    return dict(json.loads(first)["settings"]), [StoredResponse(**json.loads(line)) for line in lines]
+    settings = parse_json(first.decode()).get("settings")
+    if not isinstance(settings, dict):
+        raise ValueError("its first line has no settings")
+    return settings, [StoredResponse.of(parse_json(line.decode())) for line in lines]

@@ -54,7 +54,11 @@ KEPT_VIDEO_PIXELS = 2**28
 """Maximum number of pixels in all frames of a video that are kept; larger frames are shrunk. It is ten times
 what Qwen3-VL sees of a video."""
 MOST_FRAMES = 2**16
-"""Maximum number of frames that a row may ask for; a header may claim any number."""
+"""Maximum number of frames that a row may ask for, and that an animation may have; a header may claim any
+number."""
+MOST_ANIMATION_PIXELS = 2**33
+"""Maximum number of pixels in all frames of an animation: an hour of 640 x 360 pixels at ten frames a second.
+All are decoded to know the time of each, and a small file may hold any number that change one pixel."""
 MISSING_TAIL = 0.1
 """Share of the frames in a header that may be missing; a video file that lacks more is broken."""
 _FRAME_SECONDS = 0.1
@@ -356,9 +360,21 @@ class VideoReader:
             }
 
     def _checked_frames(self, image: Image.Image) -> Iterator[Image.Image]:
-        """The frames of an animation, each checked before it is decoded: they may differ in size."""
-        for frame in ImageSequence.Iterator(image):
+        """The frames of an animation, each checked before it is decoded: they may differ in size.
+
+        Raises:
+            RowProblem: a frame is too large, or there are too many.
+        """
+        pixels = 0
+        for count, frame in enumerate(ImageSequence.Iterator(image), start=1):
             self.images.check_size(frame.size, "a frame of a video")
+            pixels += math.prod(frame.size)
+            if count > MOST_FRAMES or pixels > MOST_ANIMATION_PIXELS:
+                raise RowProblem(
+                    "media_size",
+                    f"an animation has more than {MOST_FRAMES} frames, or more than {MOST_ANIMATION_PIXELS} "
+                    "pixels in all its frames; save it as a video file",
+                )
             yield frame
 
     def _decode_film(self, entry: Any, timeline: _Timeline, fitted: _Fit) -> dict[int, Image.Image]:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import Qwen3VLConfig
 
 from vicur.settings.reading import LARGEST_JSON, Unreadable, parse_json, read_json, read_text
+from vicur.wording import first_reason
 
 CONFIG = "config.json"
 _INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
@@ -121,8 +122,11 @@ def _downloaded(name: str, whole: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.jinja", "merges.txt"] if whole else [CONFIG]
-    with refused(f"{name} is no folder, and it cannot be downloaded from the hub"):
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    with refused(f"{name} is not a folder, and it cannot be downloaded from the hub"):
+        try:
+            return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        except (OSError, ValueError) as error:
+            raise ValueError(first_reason(error)) from error
 
 
 def stored_config(file: Path, name: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from vicur.evaluation.statistics import Estimate, accuracy_interval, paired_difference
 from vicur.files import write_json, write_whole
+from vicur.settings.reading import parse_json, read_json
 from vicur.wording import printable
 
 CURVES = {
@@ -53,8 +53,8 @@ def summarise_run(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "status.json").is_file():
         raise ValueError(f"{folder} is not the folder of a run: it has no status.json.")
-    status = json.loads((folder / "status.json").read_text())
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    status = read_json(folder / "status.json")
+    lines = [parse_json(line, finite=False) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "folder": str(folder),
         "status": status["status"],
@@ -143,7 +143,7 @@ def _memory(folder: Path) -> dict[str, Any] | None:
     path = folder / "memory.json"
     if not path.is_file():
         return None
-    memory: dict[str, Any] = json.loads(path.read_text())
+    memory = read_json(path)
     estimate, peak = memory.get("estimate"), memory.get("peak")
     error = None if not estimate or not peak else estimate / peak - 1
     return {"device": memory["device"], "estimate": estimate, "peak": peak, "relative_error": error}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from vicur.bad_rows import reasons_in_words
 from vicur.data.sample import COLUMN, PRIVILEGES, Sample
 from vicur.data.sources import FileSource
+from vicur.data.tables import MissingDataError
 from vicur.data.views import Hinted, Plain
 from vicur.encoding.lengths import Overlong, PromptMeter, Reader, Role, fit_prompts
 from vicur.preflight.prompt_sizes import PromptSizes
@@ -127,11 +128,14 @@ def training_problems(
     """
     view = recipe.teacher.view
     observer = _RowObserver(recipe, readers)
-    problems = recipe.data.open(
-        only_for=view if recipe.has_teacher and recipe.teacher.missing_privilege == "skip" else None,
-        progress=None if bars is None else bars("checking the data").over,
-        observe=observer,
-    )
+    try:
+        problems = recipe.data.open(
+            only_for=view if recipe.has_teacher and recipe.teacher.missing_privilege == "skip" else None,
+            progress=None if bars is None else bars("checking the data").over,
+            observe=observer,
+        )
+    except MissingDataError as error:
+        raise ValueError(f"{error} {_remedy(recipe)}") from error
     _check_privileges(problems, observer, recipe)
     _check_columns(problems, observer, recipe)
     _check_enough(TrainingProblems(problems), recipe)
@@ -149,6 +153,15 @@ def training_problems(
             index for index, problem in enumerate(observer.of(data.problems)) if problem.has_media
         ),
     )
+
+
+def _remedy(recipe: Recipe) -> str:
+    """How to get the data of a recipe, if there is none."""
+    name = "Name the file, folder or data set with the problems: data.train=FILE."
+    if not recipe.training.name.startswith("cuebench/"):
+        return name
+    made = "vicur cuebench make --family segments --split train --n 3840 --output data/train.parquet"
+    return f"{name} Problems for this recipe are made by: {made}"
 
 
 def _check_privileges(problems: FileSource, observer: _RowObserver, recipe: Recipe) -> None:

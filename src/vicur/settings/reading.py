@@ -7,10 +7,11 @@ of a gigabyte, nor brackets within brackets, nor a text whose aliases multiply t
 from __future__ import annotations
 
 import json
+import math
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -22,6 +23,8 @@ _DEEPEST = 50
 """Maximum depth of nested lists and mappings in YAML."""
 _MOST_NODES = 50_000
 """Maximum number of values in YAML, where what an alias repeats counts each time."""
+_LONGEST_NUMBER = 30
+"""Maximum number of characters of a number that a message quotes."""
 
 
 class Unreadable(ValueError):
@@ -57,10 +60,10 @@ def parse_yaml(text: str) -> Any:
     Raises:
         Unreadable: it is not YAML, sets a key twice, or is too large, too deep, or part of itself.
     """
-    if len(text) > LARGEST_YAML:
+    if len(text.encode("utf-8", "surrogatepass")) > LARGEST_YAML:
         raise Unreadable(f"is larger than {LARGEST_YAML / 2**20:g} MiB.")
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         _bound(loader)
         root = loader.get_single_node()
         _Nodes().check(root)
@@ -73,14 +76,18 @@ def parse_yaml(text: str) -> Any:
         raise Unreadable(f"is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def parse_json(text: str) -> dict[str, Any]:
+def parse_json(text: str, *, finite: bool = True) -> dict[str, Any]:
     """The object that a JSON text holds.
+
+    Args:
+        text: the text.
+        finite: whether numbers must be finite.
 
     Raises:
         Unreadable: it is not JSON, is nested too deeply, has a number that is not finite, or is no object.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite) if finite else json.loads(text)
     except RecursionError:
         raise Unreadable("is nested too deeply.") from None
     except Unreadable:
@@ -93,18 +100,40 @@ def parse_json(text: str) -> dict[str, Any]:
     return value
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path, *, finite: bool = True) -> dict[str, Any]:
     """The object in a JSON file.
+
+    Args:
+        file: the file.
+        finite: as in `parse_json`.
 
     Raises:
         Unreadable: as `read_text` and `parse_json`.
         OSError: as `read_text`.
     """
-    return parse_json(read_text(file, LARGEST_JSON))
+    return parse_json(read_text(file, LARGEST_JSON), finite=finite)
 
 
-def _refuse_constant(name: str) -> None:
-    raise Unreadable(f"has {name}, where a finite number is expected.")
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _refuse(text: str) -> NoReturn:
+    number = text if len(text) <= _LONGEST_NUMBER else f"{text[:_LONGEST_NUMBER]}..."
+    raise Unreadable(f"has {number}, where a finite number is expected.")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also names the line of a value that does not fit its tag."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (LookupError, AttributeError, TypeError, ArithmeticError) as error:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the value does not fit its tag {node.tag}", node.start_mark
+            ) from error
 
 
 def _bound(loader: yaml.SafeLoader) -> None:

@@ -32,6 +32,7 @@ from pydantic import TypeAdapter, ValidationError
 from vicur.settings.familiar import answer_for
 from vicur.settings.reading import Unreadable, parse_yaml
 from vicur.settings.section import SECTION, SettingsError, default_of, explain, short
+from vicur.wording import is_printable
 
 Component = TypeVar("Component")
 _LONGEST_NAME = 200
@@ -329,7 +330,24 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
 def as_yaml(settings: Any) -> str:
     """All settings of a component as YAML; reading them back gives the same component."""
     plain = json.loads(json.dumps(asdict(settings)))  # tuples become lists, which YAML has too
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts that could act on a terminal in double quotes, where such characters are escapes."""
+
+    def write_double_quoted(self, text: str, split: bool = True) -> None:
+        allowed, self.allow_unicode = self.allow_unicode, is_printable(text)
+        super().write_double_quoted(text, split)
+        self.allow_unicode = allowed
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A text as a node."""
+        style = None if is_printable(text) else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def _takes_bool(kind: Any) -> bool:

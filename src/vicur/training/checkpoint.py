@@ -15,7 +15,6 @@ number of ranks. There are only safetensors and JSON: loading executes nothing.
 from __future__ import annotations
 
 import gc
-import json
 import re
 import shutil
 import warnings
@@ -35,6 +34,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from vicur import distributed
 from vicur.files import flush, write_json
 from vicur.models.sharding import local
+from vicur.settings.reading import read_json
 from vicur.settings.section import Count, section
 from vicur.training.state import RunState
 
@@ -259,7 +259,7 @@ def _by_accuracy(paths: Sequence[Path]) -> list[Path]:
     scores: dict[Path, float] = {}
     for path in paths:
         with suppress(OSError, ValueError, KeyError):
-            score = json.loads((path / STATE).read_text())["accuracy"]
+            score = read_json(path / STATE)["accuracy"]
             if score is not None:
                 scores[path] = score
     return sorted(scores, key=lambda path: -scores[path])
@@ -274,7 +274,7 @@ def read_checkpoint(path: Path) -> Saved:
         OSError: its state cannot be read at the moment.
     """
     try:
-        content = json.loads((path / STATE).read_text())
+        content = read_json(path / STATE)
         version = content["format"]
         if version == FORMAT:
             files, state = dict(content["files"]), RunState.of_json(content["run"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from vicur import distributed
 from vicur.files import open_locked
 from vicur.paths import check_folder
+from vicur.settings.reading import read_json
 
 RUNS = Path("runs")
 """Parent of the folders of runs that do not set training.output."""
@@ -75,7 +75,7 @@ def check_run_folder(folder: Path, *, overwrite: bool) -> None:
 def is_finished(folder: Path) -> bool:
     """Whether the run in a folder has finished."""
     try:
-        return json.loads((folder / "status.json").read_text())["status"] == "finished"
+        return read_json(folder / "status.json")["status"] == "finished"
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -8,7 +8,6 @@ nonfinite/step-000012-update-0/
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vicur import distributed
-from vicur.files import write_json
+from vicur.files import write_json, write_whole
 from vicur.rollouts.rollout import Response
+from vicur.settings.reading import read_json
 from vicur.training.checkpoint import write_tensors
 from vicur.training.scoring import ScoredBatch
 from vicur.training.whole import whole_batch
@@ -87,7 +87,7 @@ def _write(folder: Path, skipped: Skipped, batch: ScoredBatch, log_probs: dict[s
         "texts": [list(group) for group in rollouts.texts],
     }
     write_json(folder / "update.json", content)
-    save_file(log_probs, folder / "log_probs.safetensors")
+    write_whole(folder / "log_probs.safetensors", lambda partial: save_file(log_probs, partial))
 
 
 def weights_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -140,7 +140,7 @@ class Dump:
             ValueError: the folder holds none.
         """
         try:
-            content = json.loads((folder / "update.json").read_text())
+            content = read_json(folder / "update.json", finite=False)
             responses = tuple(tuple(map(_response, group)) for group in content["responses"])
             log_probs = load_file(folder / "log_probs.safetensors")
         except (OSError, ValueError, KeyError, TypeError) as error:

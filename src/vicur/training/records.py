@@ -40,6 +40,7 @@ from vicur.files import is_still, reason_of, write_json, write_rows, write_text,
 from vicur.models.devices import peak_memory
 from vicur.rewards.grader import Grade
 from vicur.rollouts.rollout import Rollouts
+from vicur.settings.reading import parse_json, read_json
 from vicur.training.folder import check_run_folder, locked, remove_run
 from vicur.training.state import RunState
 
@@ -293,9 +294,9 @@ def _whole_lines(path: Path, step: int) -> Iterator[str]:
         return
     for line in path.read_text(errors="replace").splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] <= step:
+            if parse_json(line, finite=False)["step"] <= step:
                 yield line
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             return
 
 
@@ -304,7 +305,7 @@ def _environments(folder: Path) -> list[dict[str, Any]]:
     path = folder / "environment.json"
     if not path.is_file():
         return []
-    first = json.loads(path.read_text())
+    first = read_json(path)
     return [{key: value for key, value in first.items() if key != "resumed"}, *first.get("resumed", [])]
 
 

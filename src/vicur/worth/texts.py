@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -12,6 +11,7 @@ from typing import Any
 from vicur.data.sample import Privilege, Sample, TextKind
 from vicur.data.sources import FileSource
 from vicur.data.views import privileged_texts
+from vicur.data.written import parse_if_written
 
 
 def with_text(sample: Sample, kind: TextKind, text: str) -> Sample:
@@ -43,11 +43,7 @@ def several_texts(sample: Sample, kind: TextKind) -> tuple[str, ...]:
     listed = sample.meta.get(f"{kind}s")
     if listed is None:
         return ()
-    if isinstance(listed, str):
-        try:
-            listed = json.loads(listed)
-        except ValueError:
-            listed = None
+    listed = parse_if_written(listed)
     if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
         raise ValueError(
             f"Sample {sample.id}: {kind}s must be a list of texts (or that list as JSON) to estimate "
