@@ -483,7 +483,7 @@ def test_an_existing_column_or_file_is_not_replaced_by_default(tmp_path):
     with pytest.raises(ValueError, match="already has a column cue"):
         build_cues(null(data, tmp_path))
     (tmp_path / "out.parquet").write_text("precious")
-    with pytest.raises(ValueError, match="already exists; choose another name, or set overwrite=true"):
+    with pytest.raises(ValueError, match="already exists; choose another output, or set overwrite=true"):
         build_cues(null(data, tmp_path, new_column="hint"))
     with pytest.raises(ValueError, match="is a data file that this command reads"):
         build_cues(null(data, tmp_path, new_column="hint", output=str(data), overwrite=True))

@@ -223,8 +223,9 @@ def test_any_arguments_are_used_or_refused_in_a_sentence(command, arguments):
         ("a: 2001-99-99", "is not valid YAML: month must be in 1..12"),
         ("a: '" + "x" * 2**20 + "'", "is larger than 1 MiB"),
         ("student: {model: " + "9" * 300 + "}", r"student\.model must be a string|between"),
-        ("training: {seed: '1" + "0" * 30 + "'}", r"training\.seed must be between -2\^63 and 2\^63"),
-        ("training: {seed: 1" + "0" * 30 + "}", r"training\.seed must be between -2\^63 and 2\^63"),
+        ("training: {seed: '1" + "0" * 30 + "'}", r"training\.seed must be below 2\^63"),
+        ("training: {seed: 1" + "0" * 30 + "}", r"training\.seed must be below 2\^63"),
+        ("training: {steps: 1" + "0" * 30 + "}", r"training\.steps must be between -2\^63 and 2\^63"),
     ],
 )
 def test_a_file_that_takes_much_is_refused(tmp_path, text, message):

@@ -67,7 +67,7 @@ def test_a_study_from_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("untrained: {}", "missing 2 required"),
+        ("untrained: {}", r"study\.yaml: problems is required"),
         (f"{HEAD}\nrows: {{}}", "rows"),
         ("problems: 1\nuntrained: {}\ntrained: {}", "untrained must have a row 'base'"),
         ("problems: 1\nuntrained: {base: {title: a, modle: b}}\ntrained: {}", "modle"),
@@ -78,9 +78,12 @@ def test_a_study_from_the_command_line(tmp_path, capsys):
             f"{HEAD}\ntrained: {{x: {{title: x, recipe: cuebench/vgs, settings: {{a: 1}}}}}}",
             "a trained row needs either a recipe or settings",
         ),
-        (f"{HEAD}\ntrained: {{x: {{title: x, settings: [1]}}}}", "study.yaml: "),
+        (
+            f"{HEAD}\ntrained: {{x: {{title: x, settings: [1]}}}}",
+            "x: settings must be a mapping from names to values, not",
+        ),
         (f"{HEAD}\ntrained: {{}}\ncompare: [[base, y]]", "compare names y, which is not a row"),
-        (f"{HEAD}\ntrained: {{}}\ncompare: [[base]]", "study.yaml: not enough values"),
+        (f"{HEAD}\ntrained: {{}}\ncompare: [[base]]", "study.yaml: compare must be a longer list"),
         (
             "problems: 1\nuntrained: {base: {title: a, model: b, privilege: x}}\ntrained: {}",
             "privilege must be one of none, .*, not 'x'",
