@@ -395,7 +395,7 @@ def test_no_text_has_what_no_file_can_hold(text):
         for name, kind in schema.kinds.items():
             if kind in (str, str | None):
                 with pytest.raises(
-                    SettingsError, match=rf"^a\.yaml: {name} must be a text without (a null|half)"
+                    SettingsError, match=rf"^a\.yaml: {name} must be a text without (a null|characters)"
                 ):
                     schema.load([REQUIRED[command], Layer("a.yaml", {name: text})])
                 count += 1

@@ -45,7 +45,7 @@ def unfit_text(text: str) -> str | None:
     if "\0" in text:
         return "a null character"
     if _HALVES.search(text):
-        return "half of a surrogate pair"
+        return "characters that are not UTF-8"
     return None
 
 
@@ -250,6 +250,6 @@ _KINDS = {
     "dict_type": "a mapping from names to values",
     "missing": "a longer list",
     "too_long": "a shorter list",
-    "string_unicode": "a text without half of a surrogate pair",
+    "string_unicode": "a text without characters that are not UTF-8",
     "dataclass_type": SECTION,
 }

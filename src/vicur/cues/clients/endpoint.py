@@ -131,7 +131,7 @@ class EndpointClient:
             except self._errors.APIConnectionError:
                 raise Unreachable("the endpoint cannot be reached") from None
             except UnicodeEncodeError:
-                reason = "the request has half of a surrogate pair, which cannot be sent"
+                reason = "the request has characters that are not UTF-8, and cannot be sent"
                 raise RequestFailed(reason, again=False) from None
             except (self._errors.APIError, ValueError) as error:
                 # Not JSON, or a stream of something else. The SDK's own words may hold the whole reply.
