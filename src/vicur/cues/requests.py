@@ -14,7 +14,7 @@ from PIL import Image
 from vicur.cues.prompts import QUESTION, CuePrompt
 from vicur.data.sample import Message, Sample
 from vicur.data.views import Shown
-from vicur.settings.section import Count, NonNegative, Seed, section
+from vicur.settings.section import Count, NonNegative, Seed, TokenCount, section
 
 PIXELS_PER_TOKEN = 28 * 28
 """Pixels per image token in estimates: Qwen's models have one token per 28 x 28 or 32 x 32 pixels, others
@@ -33,7 +33,7 @@ class Asking:
 
     temperature: NonNegative | None = 0.7
     """Sampling temperature; null to send none, for models that reject the parameter."""
-    max_tokens: Count = 400
+    max_tokens: TokenCount = 400
     """Maximum length of a reply in tokens, thinking included. If a reply is cut off, its complete sentences
     are kept."""
     seed: Seed = 0

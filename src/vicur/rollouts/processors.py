@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from vicur.settings.section import Count, NonNegative, Number, section
+from vicur.settings.section import NonNegative, Number, TokenCount, section
 
 
 @section
@@ -28,7 +28,7 @@ class SamplingConfig:
     """Sample from only this many most likely tokens; 0 to disable."""
     presence_penalty: Number = 0.0
     """Amount subtracted from the logit of every token that the response already contains."""
-    max_new_tokens: Count = 256
+    max_new_tokens: TokenCount = 256
     """Maximum length of a response in tokens; a longer one is cut off."""
 
     @property

@@ -96,6 +96,8 @@ PRIVATE = "private"
 never show its value."""
 Count = Annotated[int, Field(ge=1)]
 """A whole number, at least 1."""
+TokenCount = Annotated[int, Field(ge=1, lt=2**31)]
+"""A number of tokens that a tensor can have."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """A seed: what all random number generators accept."""
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
