@@ -70,3 +70,11 @@ def test_content_that_cannot_be_written_is_rescued(tmp_path, monkeypatch):
         write_or_rescue(target, _full_disk(tmp_path))
     write_or_rescue(target, lambda path: path.write_text("fine"))
     assert target.read_text() == "fine"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"--output .* cannot be written: no file can have this name"):
+        check_folder(tmp_path / name, "--output")
+    with pytest.raises(ValueError, match=r"--output .* cannot be written: no file can have this name"):
+        check_file(tmp_path / name, "--output", overwrite=True)

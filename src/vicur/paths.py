@@ -36,17 +36,26 @@ def written_file(path: Path) -> Path:
         OSError: the path leads to something other than a regular file, which must never be replaced, or
             cannot be read.
     """
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):  # a new file, or a link to one
-        return Path(os.path.realpath(path))
-    except ValueError as error:  # a null character, or half a character
-        raise OSError("no file can have this name") from error
-    if not stat.S_ISREG(mode):
+    mode = _mode(path)
+    if mode is not None and not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
         kind = kinds.get(stat.S_IFMT(mode), "device")
         raise OSError(f"it is a {kind}, and only files are replaced")
     return Path(os.path.realpath(path))
+
+
+def _mode(path: Path) -> int | None:
+    """The kind and permissions of what a path leads to; None if there is nothing yet.
+
+    Raises:
+        OSError: it cannot be read, or nothing can have this name.
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):  # new, or a link to something new
+        return None
+    except ValueError as error:  # a null character, or half a character
+        raise OSError("no file can have this name") from error
 
 
 def check_file(path: Path, name: str, inputs: Iterable[Path] = (), *, overwrite: bool) -> None:
@@ -109,7 +118,12 @@ def check_folder(path: Path, name: str) -> None:
     Raises:
         ValueError: it is a file, or cannot be made or written to.
     """
-    if path.exists() and not path.is_dir():
+    try:
+        mode = _mode(path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(f"{name} {path} cannot be written: {reason}.") from error
+    if mode is not None and not stat.S_ISDIR(mode):
         raise ValueError(f"{name} {path} is a file; give the path of a folder.")
     _check_writable(path, name, path)
 

@@ -483,7 +483,7 @@ def test_an_existing_column_or_file_is_not_replaced_by_default(tmp_path):
     with pytest.raises(ValueError, match="already has a column cue"):
         build_cues(null(data, tmp_path))
     (tmp_path / "out.parquet").write_text("precious")
-    with pytest.raises(ValueError, match="already exists; choose another name, or set overwrite=true"):
+    with pytest.raises(ValueError, match="already exists; choose another output, or set overwrite=true"):
         build_cues(null(data, tmp_path, new_column="hint"))
     with pytest.raises(ValueError, match="is a data file that this command reads"):
         build_cues(null(data, tmp_path, new_column="hint", output=str(data), overwrite=True))
@@ -627,3 +627,33 @@ def test_a_client_that_gives_up_on_a_problem_is_asked_as_often_as_said(data, tmp
 def test_settings_are_checked(settings, told, data, tmp_path):
     with pytest.raises(ValueError, match=told):
         null(data, tmp_path, **settings)
+
+
+def test_metadata_of_any_depth_is_kept(data, tmp_path):
+    deep = ("[" * 100_000 + "]" * 100_000).encode()
+    for content in (deep, b'{"info": ' + deep + b"}", b"\xff", b"[1]", b'{"info": {"features": 5}}'):
+        table = pq.read_table(data).replace_schema_metadata({b"huggingface": content})
+        pq.write_table(table, tmp_path / "deep.parquet")
+        summary = build_cues(null(tmp_path / "deep.parquet", tmp_path, overwrite=True))
+        assert pq.read_schema(summary.output).metadata[b"huggingface"] == content
+
+
+def test_a_list_of_failures_that_exists_is_named(data, tmp_path):
+    config = null(data, tmp_path)
+    config.failed_path.write_text("mine")
+    with pytest.raises(
+        ValueError, match=r"The list of failures .*failed\.jsonl already exists; choose another output"
+    ):
+        build_cues(config)
+    assert config.failed_path.read_text() == "mine"
+
+
+def test_a_column_that_exists_is_named_with_the_setting_for_another(tmp_path):
+    write_parquet("segments", "test", 3, tmp_path / "data.parquet")
+    with pytest.raises(ValueError, match="set new_column to another name"):
+        build_cues(null(tmp_path / "data.parquet", tmp_path))
+
+
+def test_seeds_stay_below_the_largest():
+    (request,) = requests_for(sample(), 0, load_prompt("general"), Asking(seed=2**63 - 1), numbers=[3])
+    assert request.seed == 2 and request.again(1).seed == 7921

@@ -13,10 +13,12 @@ from cue_endpoints import FakeEndpoint, completion, failure, json_answer, questi
 from cue_problems import ANSWER
 
 from vicur.cues.build import build_cues, plan_cues
+from vicur.cues.clients.client import RequestFailed
 from vicur.cues.clients.endpoint import EndpointClient
 from vicur.cues.clients.endpoint_config import EndpointConfig
 from vicur.cues.clients.limits import RateLimit, backoff
-from vicur.cues.requests import Asking
+from vicur.cues.requests import Asking, CueRequest
+from vicur.data.views import Shown
 
 KEY, HEADER = "sk-very-secret-key-0123456789", "tenant-secret-abcdef"
 GOOD = completion('{"cue": "A red square."}')
@@ -300,9 +302,6 @@ def test_errors_have_no_key_in_their_chain(configure, endpoint, monkeypatch):
     client = EndpointClient("m", EndpointConfig(endpoint.url, "CUE_KEY"))
 
     async def ask():
-        from vicur.cues.requests import CueRequest
-        from vicur.data.views import Shown
-
         shown = Shown(({"role": "user", "content": [{"type": "text", "text": "?"}]},))
         try:
             await client.ask(CueRequest(0, "a", shown, 0, 0, 0.0, 5, "cue"))
@@ -371,3 +370,57 @@ def test_backoff_doubles_up_to_a_minute_and_respects_the_endpoint():
     assert 30 <= backoff(50, 1.0) <= 60
     assert backoff(0, 1.0, after=17.0) == 17.0
     assert backoff(3, 0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://127.0.0.1:abc/v1", "port in base_url must be a number from 1 to 65535"),
+        ("http://127.0.0.1:99999/v1", "port in base_url must be a number from 1 to 65535"),
+        ("http://127.0.0.1:0/v1", "port in base_url must be a number from 1 to 65535"),
+        ("http://a\u202eb/v1", "base_url must have only ASCII characters"),
+        ("http://bücher.example/v1", "base_url must have only ASCII characters"),
+        ("http://a b/v1", "base_url must have only ASCII characters and no spaces"),
+        ("http://a\n/v1", "base_url must have only ASCII characters"),
+        ("http://@host/v1", "base_url must not have a user"),
+    ],
+)
+def test_an_address_that_cannot_be_requested_is_refused(url, told):
+    with pytest.raises(ValueError, match=told):
+        EndpointConfig(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://xn--/v1", f"http://{'a' * 300}/v1", "http://a..b/v1", "http://[::1]:80/v1"]
+)
+def test_an_address_that_the_http_library_refuses_is_no_traceback(url):
+    try:
+        asyncio.run(EndpointClient("m", EndpointConfig(url), environ={}).close())
+    except ValueError as error:
+        assert "base_url is not an address" in str(error)
+
+
+@pytest.mark.parametrize("header", ["é", "", "X Key", "X:Key", "X\nKey"])
+def test_a_header_has_a_name_that_http_allows(header):
+    with pytest.raises(ValueError, match="header_envs has a name that no HTTP header can have"):
+        EndpointConfig("http://a/v1", header_envs={header: "VARIABLE"})
+
+
+def test_the_name_of_the_model_can_be_sent():
+    with pytest.raises(ValueError, match="The name of the model has characters that are not UTF-8"):
+        EndpointClient("m\ud800", EndpointConfig("http://a/v1"), environ={})
+
+
+def test_a_question_that_cannot_be_sent_is_no_fault_of_the_reply(endpoint):
+    client = EndpointClient("m", EndpointConfig(endpoint.url), environ={})
+    shown = Shown(({"role": "user", "content": [{"type": "text", "text": "a\ud800"}]},))
+
+    async def ask():
+        try:
+            await client.ask(CueRequest(0, "a", shown, 0, 0, 0.0, 5, "cue"))
+        finally:
+            await client.close()
+
+    with pytest.raises(RequestFailed, match="the request has characters that are not UTF-8") as caught:
+        asyncio.run(ask())
+    assert not caught.value.again and not endpoint.bodies

@@ -108,6 +108,12 @@ def test_a_rank_below_one_is_refused():
         LoRAConfig(rank=0)
 
 
+def test_a_scaling_that_is_no_number_above_zero_is_refused():
+    for alpha in (0.0, -1.0):
+        with pytest.raises(ValueError, match=r"alpha must be above 0"):
+            LoRAConfig(alpha=alpha)
+
+
 def test_saving_leaves_the_model_as_it_was_in_half_precision(base_folder, tmp_path):
     """Merging in place and undoing it would not restore bfloat16 weights."""
     loaded = shake(load_student(StudentConfig(base_folder, dtype="bfloat16", lora=LORA)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import math
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields, is_dataclass
 from pkgutil import resolve_name
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
@@ -21,7 +22,7 @@ from vicur.cues.prompts import load_prompt
 from vicur.run.recipe import MOST_RESPONSES, Recipe, load_recipe
 from vicur.settings.reading import LARGEST_YAML, Unreadable, parse_json, parse_yaml
 from vicur.settings.schema import Layer, schema_of, setting_types
-from vicur.settings.section import SettingsError, section
+from vicur.settings.section import PRIVATE, SettingsError, section
 
 COMPONENTS = {command.name: resolve_name(command.settings) for command in COMMANDS}
 VALUES = {"n": 1, "size": "student"}
@@ -229,8 +230,9 @@ def test_any_arguments_are_used_or_refused_in_a_sentence(command, arguments):
         ("a: 2001-99-99", "is not valid YAML: month must be in 1..12"),
         ("a: '" + "x" * 2**20 + "'", "is larger than 1 MiB"),
         ("student: {model: " + "9" * 300 + "}", r"student\.model must be a string|between"),
-        ("training: {seed: '1" + "0" * 30 + "'}", r"training\.seed must be between -2\^63 and 2\^63"),
-        ("training: {seed: 1" + "0" * 30 + "}", r"training\.seed must be between -2\^63 and 2\^63"),
+        ("training: {seed: '1" + "0" * 30 + "'}", r"training\.seed must be below 2\^63"),
+        ("training: {seed: 1" + "0" * 30 + "}", r"training\.seed must be below 2\^63"),
+        ("training: {steps: 1" + "0" * 30 + "}", r"training\.steps must be between -2\^63 and 2\^63"),
     ],
 )
 def test_a_file_that_takes_much_is_refused(tmp_path, text, message):
@@ -323,3 +325,162 @@ def test_json_has_only_finite_numbers(number):
         parse_json(text)
     assert not math.isfinite(parse_json(text, finite=False)["a"][0])
     assert parse_json('{"a": 1e300, "b": 2.5}') == {"a": 1e300, "b": 2.5}
+
+
+KEY = "pa55-word"
+WITH_A_KEY = [
+    f"endpoint.base_url=http://user:{KEY}@h/v1",
+    f"--endpoint.base-url=http://h/v1?key={KEY}",
+    f"endpoint.base_url=[{KEY}]",
+    f"endpoint.base_ur=http://user:{KEY}@h/v1",
+    f"base_url=http://user:{KEY}@h/v1",
+    f"endpoint=http://user:{KEY}@h/v1",
+    f"endpoint={{base_url: 'http://user:{KEY}@h/v1'}}",
+    f"endpoint={{base_url: 'http://user:{KEY}@h/v1",
+    f"endpoint.api_key_env={KEY}",
+    f"endpoint.header_envs={KEY}",
+    f"endpoint.header_envs={{X-Key: {KEY}}}",
+    f"endpoint.header_envs.X-Key={KEY}",
+    f"endpoint.header_envs={{X-Key: [{KEY}]}}",
+    f"--base-url=http://user:{KEY}@h/v1",
+    f"--base-ur=http://user:{KEY}@h/v1",
+    f"--verifier-url=http://user:{KEY}@h/v1",
+]
+
+
+@pytest.mark.parametrize("command", ["cues build", "cues audit"])
+@pytest.mark.parametrize("override", WITH_A_KEY)
+def test_a_key_in_a_setting_is_never_shown(command, override):
+    given = ["--data", "x", "--print-config"] + (["--model", "m"] if command == "cues build" else [])
+    flag, _, value = override.partition("=")
+    for words in ([override], [flag, value]) if flag.startswith("--") else ([override],):
+        out, errors = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(errors):
+            try:
+                code = main([*command.split(), *given, *words])
+            except SystemExit as end:
+                code = end.code
+        assert code in (1, 2) and flag.removeprefix("--").split(".")[0] in errors.getvalue()
+        assert KEY not in out.getvalue() + errors.getvalue(), errors.getvalue()
+
+
+def test_a_file_with_a_key_is_named_without_it():
+    schema = schema_of(COMPONENTS["cues build"], "cues build")
+    for value in ({"base_url": [KEY]}, {"base_url": f"http://a:{KEY}@h"}, {"header_envs": [KEY]}, KEY):
+        with pytest.raises(SettingsError, match=r"^a\.yaml: ") as caught:
+            schema.load([REQUIRED["cues build"], Layer("a.yaml", schema.flatten({"endpoint": value}))])
+        assert KEY not in str(caught.value)
+
+
+def plain_kinds(kind: Any) -> set[Any]:
+    """The types in the type of a setting that nothing bounds."""
+    if get_origin(kind) is Annotated:
+        inner, *marks = get_args(kind)
+        return plain_kinds(inner) - ({inner} if any(mark != PRIVATE for mark in marks) else set())
+    parts = [] if get_origin(kind) is Literal else get_args(kind)
+    inside = set().union(*map(plain_kinds, parts)) if parts else {kind}
+    return {kind} if kind == dict[str, Any] else inside
+
+
+def every_setting():
+    """Every class of settings of a command, with each of its fields and the field's type."""
+    seen: set[type] = set()
+    waiting = [*COMPONENTS.values()]
+    while waiting:
+        component = waiting.pop()
+        if component not in seen:
+            seen.add(component)
+            hints = get_type_hints(component, include_extras=True)
+            for field in fields(component):
+                parts = (hints[field.name], *get_args(hints[field.name]))
+                inner = [part for part in parts if isinstance(part, type) and is_dataclass(part)]
+                waiting += inner
+                if not inner:
+                    yield component, field.name, hints[field.name]
+
+
+def test_every_number_and_text_of_the_settings_is_bounded():
+    found = {(c.__name__, name): plain_kinds(kind) for c, name, kind in every_setting()}
+    assert len(found) > 150
+    assert not {name: kinds for name, kinds in found.items() if kinds & {float, str, Any, dict[str, Any]}}
+    seeds = [kind for _, name, kind in every_setting() if name == "seed"]
+    assert len(seeds) >= 6 and all("lt=9223372036854775808" in str(kind) for kind in seeds)
+
+
+@pytest.mark.parametrize("value", [1e31, -1e31, 1e308])
+def test_no_number_is_too_large_for_float32(value):
+    for command, component in COMPONENTS.items():
+        schema = schema_of(component, command)
+        for name, kind in schema.kinds.items():
+            if has_float(kind) and kind != dict[str, Any]:
+                with pytest.raises(SettingsError, match=rf"^a\.yaml: {name} must be "):
+                    schema.load([REQUIRED[command], Layer("a.yaml", {name: nested_in(kind, value)})])
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+def test_no_text_has_what_no_file_can_hold(text):
+    count = 0
+    for command, component in COMPONENTS.items():
+        schema = schema_of(component, command)
+        for name, kind in schema.kinds.items():
+            if kind in (str, str | None):
+                with pytest.raises(
+                    SettingsError, match=rf"^a\.yaml: {name} must be a text without (a null|characters)"
+                ):
+                    schema.load([REQUIRED[command], Layer("a.yaml", {name: text})])
+                count += 1
+    assert count > 20
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (datetime.date(2026, 1, 2), "a.b is a date"),
+        ({1, 2}, "a.b is a set"),
+        (b"x", "a.b is a bytes"),
+        ([{"c": b"x"}], "a.b.0.c is a bytes"),
+        ({1: 2}, "the name 1 is not a text"),
+        ("\0", "a.b has a null character"),
+    ],
+)
+@pytest.mark.parametrize("name", ["endpoint.extra_body", "objective.custom"])
+def test_a_mapping_holds_what_json_has(value, fault, name):
+    command = "cues build" if name.startswith("endpoint") else "train"
+    layers = [REQUIRED[command], Layer("a.yaml", {name: {"a": {"b": value}}})]
+    with pytest.raises(SettingsError, match=rf"^a\.yaml: {name} must be a mapping .*\({fault}\)"):
+        schema_of(COMPONENTS[command], command).load(layers)
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "most"),
+    [
+        ("cues build", "cues_per_problem", 1000),
+        ("cues worth", "group_size", 4096),
+        ("cuebench make", "n", 10**7),
+        ("study", "test_problems", 10**7),
+        ("train", "student.lora.rank", 65_536),
+        ("train", "validation.max_new_tokens", 2**31 - 1),
+        ("eval", "sampling.max_new_tokens", 2**31 - 1),
+        ("cues build", "asking.max_tokens", 2**31 - 1),
+    ],
+)
+def test_sizes_that_fill_the_memory_have_a_bound(command, name, most):
+    schema = schema_of(COMPONENTS[command], command)
+    with pytest.raises(
+        SettingsError, match=rf"^{name}={most + 1}: {name} must be (at most {most}|below 2147483648), not"
+    ):
+        schema.load([REQUIRED[command], *schema.overrides([f"{name}={most + 1}"])])
+    schema.load([REQUIRED[command], *schema.overrides([f"{name}={most}"])])
+
+
+@pytest.mark.parametrize(("value", "bound"), [("-1", "0 or more"), (str(2**63), r"below 2\^63")])
+def test_a_seed_is_one_that_every_generator_takes(value, bound):
+    count = 0
+    for command, component in COMPONENTS.items():
+        schema = schema_of(component, command)
+        for name in schema.kinds:
+            if name.rpartition(".")[2] == "seed":
+                with pytest.raises(SettingsError, match=f"{name} must be {bound}"):
+                    schema.load([REQUIRED[command], *schema.overrides([f"{name}={value}"])])
+                count += 1
+    assert count >= 7

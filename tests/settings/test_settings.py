@@ -102,8 +102,8 @@ def test_later_layers_win_and_paths_are_expanded(monkeypatch, tmp_path):
         (["count=4", "count=x"], r"^count=x: count must be an integer, not 'x'\.$"),
         (["count=x", "inner.rate=2"], r"^count=x: "),
         (["inner.kind=c"], r"^inner\.kind=c: inner\.kind must be one of a, b"),
-        (["inner.rat=1"], r"^inner\.rat=1: there is no setting 'inner\.rat'; did you mean 'inner\.rate'\?$"),
-        (["rate=1"], r"^rate=1: there is no setting 'rate': it is inner\.rate here\.$"),
+        (["inner.rat=1"], r"^inner\.rat: there is no setting 'inner\.rat'; did you mean 'inner\.rate'\?$"),
+        (["rate=1"], r"^rate: there is no setting 'rate': it is inner\.rate here\.$"),
     ],
 )
 def test_an_override_is_blamed_for_its_own_mistake(overrides, message):

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from vicur.cli.main import main
 from vicur.run.recipe import load_recipe
@@ -67,7 +68,7 @@ def test_a_study_from_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("untrained: {}", "missing 2 required"),
+        ("untrained: {}", r"study\.yaml: problems is required"),
         (f"{HEAD}\nrows: {{}}", "rows"),
         ("problems: 1\nuntrained: {}\ntrained: {}", "untrained must have a row 'base'"),
         ("problems: 1\nuntrained: {base: {title: a, modle: b}}\ntrained: {}", "modle"),
@@ -78,13 +79,34 @@ def test_a_study_from_the_command_line(tmp_path, capsys):
             f"{HEAD}\ntrained: {{x: {{title: x, recipe: cuebench/vgs, settings: {{a: 1}}}}}}",
             "a trained row needs either a recipe or settings",
         ),
-        (f"{HEAD}\ntrained: {{x: {{title: x, settings: [1]}}}}", "study.yaml: "),
+        (
+            f"{HEAD}\ntrained: {{x: {{title: x, settings: [1]}}}}",
+            "x: settings must be a mapping from names to values, not",
+        ),
         (f"{HEAD}\ntrained: {{}}\ncompare: [[base, y]]", "compare names y, which is not a row"),
-        (f"{HEAD}\ntrained: {{}}\ncompare: [[base]]", "study.yaml: not enough values"),
+        (f"{HEAD}\ntrained: {{}}\ncompare: [[base]]", "study.yaml: compare must be a longer list"),
         (
             "problems: 1\nuntrained: {base: {title: a, model: b, privilege: x}}\ntrained: {}",
             "privilege must be one of none, .*, not 'x'",
         ),
+        ("problems: abc", "study.yaml: problems must be an integer, not 'abc'"),
+        ("problems: 1.5", "study.yaml: problems must be an integer, not 1.5"),
+        ("problems: -3", "study.yaml: problems must be at least 1, not -3"),
+        ("problems: 100000000", "study.yaml: problems must be at most 10000000"),
+        ("problems: true", "study.yaml: problems must not be true"),
+        (f"{HEAD}\ntrained: 5", "study.yaml: trained must be a mapping from names to values, not 5"),
+        (f"{HEAD}\ntrained: null", "study.yaml: trained is required"),
+        (f"{HEAD}\ntrained: [x]", "study.yaml: trained must be a mapping"),
+        (f"{HEAD}\ntrained: {{x: 5}}", r"study.yaml: trained\.x must be a mapping .*, not 5"),
+        (f"{HEAD}\ntrained: {{x: null}}", r"study.yaml: trained\.x must be a mapping .*, not None"),
+        (f"{HEAD}\ntrained: {{x: {{title: 5, settings: {{}}}}}}", "x: title must be a string, not 5"),
+        (f"{HEAD}\ntrained: {{x: {{title: a, recipe: 5}}}}", "x: recipe must be a string, not 5"),
+        (f"{HEAD}\ntrained: {{x: {{titel: a, recipe: b}}}}", "x: there is no setting 'titel'"),
+        ("problems: 1\nuntrained: {base: {title: a, model: 7}}\ntrained: {}", "base: model must be a string"),
+        ("problems: 1\nuntrained: {base: {model: b}}\ntrained: {}", "yaml, base: title is required"),
+        (f"{HEAD}\ntrained: {{}}\nbase: 5", "study.yaml: base must be a mapping"),
+        (f"{HEAD}\ntrained: {{}}\ncompare: 5", "study.yaml: compare must be a list"),
+        (f"{HEAD}\ntrained: {{}}\ncompare: [[base, base, base]]", "compare must be a shorter list"),
         (f"{HEAD}\ntrained: {{x: {{title: x, settings: {{objectiv: 1}}}}}}", "x: there is no setting"),
     ],
 )
@@ -113,3 +135,41 @@ def test_the_answers_of_all_rows_are_graded_by_the_same_rewards(tmp_path):
     with pytest.raises(SettingsError, match="the trained rows have different rewards"):
         load_study(str(tmp_path / "s.yaml"))
     assert load_study(str(tmp_path / "s.yaml"), ["rewards.tolerance=0.1"]).rewards.tolerance == 0.1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../evil",
+        "/tmp/evil",
+        "a/b",
+        ".hidden",
+        "..",
+        "",
+        " a",
+        "a\0b",
+        "a\nb",
+        "x" * 101,
+        "data",
+        "Evaluation",
+    ],
+)
+@pytest.mark.parametrize("rows", ["trained", "untrained"])
+def test_a_row_cannot_leave_the_folder_of_its_study(tmp_path, name, rows):
+    study = {
+        "problems": 4,
+        "untrained": {"base": {"title": "a", "model": "vicur:tiny-student"}},
+        "trained": {},
+    }
+    row = {"title": "x", "recipe": "cuebench/vgs"} if rows == "trained" else study["untrained"]["base"]
+    study[rows][name] = dict(row)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(SettingsError, match=rf"study\.yaml: each name in {rows} must be "):
+        load_study(str(tmp_path / "study.yaml"))
+
+
+def test_a_row_may_have_a_name_with_spaces_and_signs(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        f"{HEAD}\ntrained: {{VGS + LP 0.5-x_y: {{title: x, recipe: cuebench/vgs}}}}"
+    )
+    assert list(load_study(str(tmp_path / "s.yaml")).trained) == ["VGS + LP 0.5-x_y"]

@@ -130,7 +130,8 @@ class Parser(argparse.ArgumentParser):
 
     def refuse(self, word: str) -> NoReturn:
         """End with the usage and a sentence about an option that the command does not have."""
-        self.error(f"unrecognized arguments: {word}{self.suggestion(word)}")
+        # What follows the option is not shown: it may be an address with a password in it.
+        self.error(f"unrecognized arguments: {word.partition('=')[0]}{self.suggestion(word)}")
 
     def suggestion(self, word: str) -> str:
         """A hint at the option that was probably meant, to follow the message about an unknown one."""

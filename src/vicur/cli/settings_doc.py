@@ -34,7 +34,8 @@ vicur train cuebench/opsd_cue student.recovery.enabled=true
 ```
 
 `null` means that a setting is unset. A section whose default is `null` is used only if the recipe names it;
-`{}` names it with all its defaults. `vicur train RECIPE --print-config` prints a recipe with every value.
+`{}` names it with all its defaults. No number is above 1e30 or below -1e30.
+`vicur train RECIPE --print-config` prints a recipe with every value.
 """
 BUILDING = """\
 ## `vicur cues build`

@@ -21,7 +21,7 @@ from vicur.cuebench.scenes import (
 )
 from vicur.data.sample import Privilege, Sample
 from vicur.files import write_rows
-from vicur.settings.section import Count, PathText, section
+from vicur.settings.section import PathText, Seed, section
 
 Family = Literal["segments", "chords"]
 Split = Literal["pretrain", "train", "validation", "test", "test_ood"]
@@ -36,12 +36,15 @@ BUCKETS: dict[Split, range] = {
 }
 """A scene belongs to the split whose range holds its hash modulo 100: splits cannot overlap."""
 
+MOST_PROBLEMS = 10**7
+"""Maximum number of problems in a file. All of them are in memory before it is written."""
+
 
 @section
 class MakeSettings:
     """The settings of `vicur cuebench make`."""
 
-    n: Count
+    n: Annotated[int, Field(ge=1, le=MOST_PROBLEMS)]
     """Number of problems."""
     output: PathText
     """Parquet file to write."""
@@ -49,7 +52,7 @@ class MakeSettings:
     """Kind of scene: coloured segments with digits, or crossing chords of a circle."""
     split: Split = "train"
     """Split of the problems. Splits share no scene."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed for drawing the scenes."""
     overwrite: bool = False
     """Whether to replace an output file that exists."""

@@ -203,11 +203,13 @@ def _check_files(config: BuildConfig, store: CueStore | None) -> None:
     """
     if config.overwrite:
         return
-    for path in (Path(config.output), config.failed_path):
+    outputs = {"The output": Path(config.output), "The list of failures": config.failed_path}
+    for name, path in outputs.items():
         if path.exists() and (store is None or not store.has_written(path)):
             changed = "" if store is None else f" and is not what a build with the store {store.path} wrote"
             raise ValueError(
-                f"The output {path} already exists{changed}; choose another name, or set overwrite=true."
+                f"{name} {path} already exists{changed}; choose another output, or set overwrite=true to "
+                "replace it."
             )
 
 

@@ -17,6 +17,7 @@ from vicur.data.sources import FileSource
 from vicur.data.tables import ArrowTable, ListTable, Table
 from vicur.files import ROW_GROUP, write_or_rescue
 from vicur.paths import check_file
+from vicur.settings.reading import parse_json
 
 LONGEST_PATH = 1024
 """Maximum length of a path in characters. A longer text is not taken for a path."""
@@ -47,8 +48,8 @@ def check_output(
     existing = [name for name in added if name in names]
     if existing and not replace:
         raise ValueError(
-            f"{data} already has a column {existing[0]}; set replace=true to replace it, or set `column` to "
-            "another name."
+            f"{data} already has a column {existing[0]}; set replace=true to replace it, or set new_column "
+            "to another name."
         )
 
 
@@ -221,13 +222,14 @@ def _metadata(metadata: dict[bytes, bytes] | None, types: Mapping[str, Any]) -> 
         return metadata
     text = {"dtype": "string", "_type": "Value"}
     try:
-        described = json.loads(metadata[b"huggingface"])
+        described = parse_json(metadata[b"huggingface"].decode())
         features = described["info"]["features"]
         for name, kind in types.items():
             features[name] = {"feature": text, "_type": "List"} if pa.types.is_list(kind) else text
+        extended = json.dumps(described).encode()
     except (ValueError, KeyError, TypeError, RecursionError):  # an unknown layout: keep it unchanged
         return metadata
-    return {**metadata, b"huggingface": json.dumps(described).encode()}
+    return {**metadata, b"huggingface": extended}
 
 
 def _write_json(path: Path, rows: Iterator[dict[str, Any]], *, as_list: bool) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from vicur.cues.prompts import QUESTION, CuePrompt
 from vicur.data.sample import Message, Sample
 from vicur.data.views import Shown
-from vicur.settings.section import Count, NonNegative, section
+from vicur.settings.section import Count, NonNegative, Seed, TokenCount, section
 
 PIXELS_PER_TOKEN = 28 * 28
 """Pixels per image token in estimates: Qwen's models have one token per 28 x 28 or 32 x 32 pixels, others
@@ -33,10 +33,10 @@ class Asking:
 
     temperature: NonNegative | None = 0.7
     """Sampling temperature; null to send none, for models that reject the parameter."""
-    max_tokens: Count = 400
+    max_tokens: TokenCount = 400
     """Maximum length of a reply in tokens, thinking included. If a reply is cut off, its complete sentences
     are kept."""
-    seed: int = 0
+    seed: Seed = 0
     """Sampling seed. With several cues per problem, each gets its own seed, derived from this one."""
     max_image_pixels: Count | None = 2_000_000
     """Maximum number of pixels of an image or frame; larger ones are scaled down before they are sent. null
@@ -76,7 +76,7 @@ class CueRequest:
 
     def again(self, attempt: int) -> CueRequest:
         """The same request with another seed, because the same seed could give the same unusable reply."""
-        return replace(self, seed=self.seed + 7919 * attempt)
+        return replace(self, seed=(self.seed + 7919 * attempt) % 2**63)
 
 
 def requests_for(
@@ -112,7 +112,7 @@ def requests_for(
             sample_id=sample.id,
             question=question,
             number=number,
-            seed=asking.seed + number,
+            seed=(asking.seed + number) % 2**63,
             temperature=asking.temperature,
             max_tokens=asking.max_tokens,
             field=prompt.field,

@@ -16,7 +16,7 @@ from vicur.data.sources import DataConfig, skipping_bad_rows
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.teacher import SELF
-from vicur.settings.section import Count, NonNegative, PathText, section
+from vicur.settings.section import LARGEST, Count, NonNegative, PathText, Seed, Text, section
 
 Backend = Literal["endpoint", "local", "exact", "null"]
 
@@ -43,12 +43,12 @@ class BuildConfig:
     """Prompt template: general, geometry, charts, video, rationale, or the path of your own YAML file."""
     asking: Asking = field(default_factory=Asking)
     """Sampling, and how media are sent."""
-    cues_per_problem: Count = 1
+    cues_per_problem: Annotated[int, Field(ge=1, le=1000)] = 1
     """Number of cues per problem; with more than one, the list of all cues is written to a second column."""
     include_answer: bool = False
     """Whether to send the gold answer too, for rationales that explain it; never for cues. The prompt
     template must have an answer section, as rationale has."""
-    new_column: str | None = None
+    new_column: Text | None = None
     """Name of the new column; null for the prompt template's field, cue or rationale."""
     replace: bool = False
     """Whether to replace a column of that name in the data."""
@@ -63,7 +63,7 @@ class BuildConfig:
     """Whether to retry problems that failed in an earlier run."""
     concurrency: Annotated[int, Field(ge=1, le=512)] = 8
     """Maximum number of concurrent requests."""
-    requests_per_minute: Annotated[float, Field(ge=0.001)] | None = None
+    requests_per_minute: Annotated[float, Field(ge=0.001, le=LARGEST)] | None = None
     """Maximum number of requests per minute; null for no limit."""
     tries: Count = 4
     """Number of attempts per problem before it counts as failed. Attempts that do not reach the endpoint are
@@ -128,7 +128,7 @@ class AuditSettings:
     """Kind of text to audit."""
     cuebench: bool = False
     """Whether to check every claim against the objects that CueBench drew; for CueBench data only."""
-    verifier: str | None = None
+    verifier: Text | None = None
     """Model that judges each cue, given image, question and answer; null for none."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     """The verifier's endpoint."""
@@ -160,7 +160,7 @@ class WorthSettings:
     """Kinds of text to measure; null for all that the data has."""
     problems: Count | None = None
     """Use only the first N problems; null for all."""
-    group_size: Count = 4
+    group_size: Annotated[int, Field(ge=1, le=4096)] = 4
     """Number of responses per problem."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Sampling of the responses."""
@@ -169,7 +169,7 @@ class WorthSettings:
     here is changed."""
     prompts_per_batch: Count = 16
     """Number of problems scored together; memory grows with it."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for sampling and for choosing other problems' texts."""
     output: PathText | None = None
     """Folder for worth.json and tokens.parquet; null to write none."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from PIL import Image
 
 from vicur.media.video import Video
+from vicur.settings.section import Text
 
 Message = dict[str, Any]
 """A chat message: {"role": str, "content": [{"type": "image" | "video"} | {"type": "text", "text": str}]}.
@@ -23,7 +24,7 @@ TextKind = Literal["cue", "rationale", "answer"]
 PrivilegeKind = Literal[TextKind, "teacher_prompt"]
 """All privileges with a field of their own. A ready-made teacher prompt contains the problem too, so it
 cannot be shown with another problem or compared as a text."""
-TeacherPrivilege = Literal["none", PrivilegeKind] | str
+TeacherPrivilege = Literal["none", PrivilegeKind] | Text
 """The privileges a teacher can be given: none, a kind of privilege, or `column:NAME`, the text in another
 column."""
 COLUMN = "column:"

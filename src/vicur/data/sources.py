@@ -29,7 +29,7 @@ from vicur.media.images import KEPT_PIXELS, PIL_LIMIT, SizeOnly, is_picture
 from vicur.media.pixels import PixelLimits
 from vicur.media.video import Video
 from vicur.media.videos import VideoConfig
-from vicur.settings.section import Count, PathText, section
+from vicur.settings.section import Count, PathText, Text, section
 from vicur.wording import counted, listed
 
 PEEKED = 20
@@ -52,16 +52,16 @@ class DataConfig:
     """A .parquet, .json, .jsonl, .csv or .tsv file; a folder of such files, of `save_to_disk`, or of images
     with a metadata file; a pattern such as part-*.parquet; several of these as a list or separated by commas;
     or a data set on the hub. Append `@split` to a folder or hub id to choose a split."""
-    system_prompt: str | None = None
+    system_prompt: Text | None = None
     """System prompt of every problem; it replaces system messages in the data, except that of a
     `teacher_prompt`. null keeps the data's own."""
     image_dir: PathText | None = None
     """Folder that paths of images and videos are relative to; paths may not leave it. null for the folder of
     the data file."""
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: dict[Text, Text] = field(default_factory=dict)
     """Column of each field whose column has an unusual name, e.g. `answer: label.text`. A dot reads a key of
     an object; "" ignores the field."""
-    options: str | None = "letters"
+    options: Text | None = "letters"
     """Format in which options that are in separate columns are appended to the question, one per line, unless
     it lists them already: `letters` ("A. 3 cm"), or a format with {letter}, {number} and {text}, such as
     "({letter}) {text}"; null to append none."""

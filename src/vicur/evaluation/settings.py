@@ -15,7 +15,7 @@ from vicur.models.checkpoints import Dtype, resolve_checkpoint
 from vicur.paths import check_file
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig
-from vicur.settings.section import Count, PathText, section
+from vicur.settings.section import Count, PathText, Seed, section
 
 MAX_NEW_TOKENS = 2048
 """Default length limit of a response: room for a chain of thought."""
@@ -42,7 +42,7 @@ class EvaluationSettings:
     """Sampling of the responses; greedy by default."""
     prompts_per_batch: Count = 32
     """Number of problems answered together; memory grows with it."""
-    seed: int = 0
+    seed: Seed = 0
     """Sampling seed; it has no effect on greedy decoding."""
     problems: Count | None = None
     """Use only the first N problems; null for all."""

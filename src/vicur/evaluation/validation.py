@@ -5,7 +5,7 @@ from __future__ import annotations
 from vicur.data.sources import DataConfig, FileSource
 from vicur.evaluation.runner import EvaluationConfig
 from vicur.rollouts.processors import SamplingConfig
-from vicur.settings.section import Count, NonNegative, PathText, section
+from vicur.settings.section import Count, NonNegative, PathText, TokenCount, section
 
 
 @section
@@ -22,7 +22,7 @@ class ValidationConfig:
     """Use only the first N problems; null for all."""
     temperature: NonNegative = 0.0
     """Sampling temperature; 0 for greedy decoding."""
-    max_new_tokens: Count | None = None
+    max_new_tokens: TokenCount | None = None
     """Maximum length of a response in tokens; null for rollout.sampling.max_new_tokens."""
     prompts_per_batch: Count = 64
     """Number of problems answered together; memory grows with it."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from vicur.compat import peft_warnings_ignored
 from vicur.models.quantised import LANGUAGE
-from vicur.settings.section import Count, Decay, section
+from vicur.settings.section import Decay, Positive, section
 
 TRAINED = "default"
 """Name of the adapter that is trained."""
@@ -27,9 +28,9 @@ class LoRAConfig:
     """Low-rank adapters (LoRA). The base's weights stay frozen, so a self-teacher needs no second copy of
     them."""
 
-    rank: Count = 16
+    rank: Annotated[int, Field(ge=1, le=65_536)] = 16
     """Rank of the adapters."""
-    alpha: float = 32.0
+    alpha: Positive = 32.0
     """Scaling: the adapters' output is multiplied by alpha / rank."""
     dropout: Decay = 0.0
     """Dropout probability on the adapters' inputs during training."""

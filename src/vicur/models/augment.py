@@ -12,7 +12,7 @@ from torch import nn
 from vicur.models.checkpoints import AUGMENTED, STOCK, Dtype, has_recovery, kind_of, read_config
 from vicur.models.load import LoadedModel, RecoveryConfig, augmented_config
 from vicur.models.student import layers_with_recovery
-from vicur.settings.section import PathText, section
+from vicur.settings.section import PathText, Seed, section
 
 
 @section
@@ -27,7 +27,7 @@ class InitSettings:
     """The cue recovery module."""
     dtype: Dtype | None = None
     """Dtype of the new checkpoint; null for that of the base."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for initialising the new weights."""
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vicur.scoring.terms import clipped_policy, was_clipped
-from vicur.settings.section import NonNegative, Positive, Share, section
+from vicur.settings.section import LARGEST, NonNegative, Positive, Share, section
 
 
 @section
@@ -19,7 +19,7 @@ class Clipping:
     """Lower clip range: the probability ratio to the old policy is clipped at 1 - low."""
     high: NonNegative = 0.2
     """Upper clip range: the probability ratio to the old policy is clipped at 1 + high."""
-    dual: Annotated[float, Field(gt=1)] | None = None
+    dual: Annotated[float, Field(gt=1, le=LARGEST)] | None = None
     """Dual clip: upper bound on the loss of a token with negative advantage, as a multiple of |A|; null for
     no bound."""
     max_log_ratio: Positive = 20.0

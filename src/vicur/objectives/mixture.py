@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from vicur.objectives.custom import load_objective
 from vicur.objectives.divergence import DivergenceOPD
@@ -15,7 +15,7 @@ from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
 from vicur.objectives.visual_steering import VisualSteeringOPD
-from vicur.settings.section import section
+from vicur.settings.section import JsonTable, section
 
 Value = TypeVar("Value")
 
@@ -41,7 +41,7 @@ class ObjectiveConfig:
     """PAPO: GRPO plus a KL term that rewards dependence on the image."""
     supervised: SupervisedFineTuning | None = None
     """Cross-entropy on responses of the teacher or of the data (CoT-SFT)."""
-    custom: dict[str, Any] = field(default_factory=dict)
+    custom: JsonTable = field(default_factory=dict)
     """Your own objective: `path` (`path/to/file.py:Class` or `package.module:Class`) and the settings of that
     class. docs/objectives.md has an example."""
 

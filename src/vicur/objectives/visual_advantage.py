@@ -18,10 +18,11 @@ Differences from the textbook methods:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 
 from vicur.data.views import Degraded, Plain
@@ -43,7 +44,7 @@ from vicur.objectives.reduction import (
 )
 from vicur.scoring.term import Term
 from vicur.scoring.terms import visual_advantage
-from vicur.settings.section import Positive, Share, section
+from vicur.settings.section import NonNegative, Positive, Share, section
 
 TEACHER_DEGRADED = "teacher_degraded"
 """Name of the teacher's look at degraded media: q-tilde."""
@@ -57,7 +58,7 @@ class VisualAdvantageOPD:
 
     weight: Positive = 1.0
     """Coefficient of this objective in the total loss."""
-    degraded_ratio: float = 0.1
+    degraded_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor by which the sides of the image are downsampled, before it is upsampled again, to degrade it."""
     rollout_weights: bool = True
     """Whether to weight the responses to a problem by their mean VA; false for equal weights. It must be
@@ -65,7 +66,7 @@ class VisualAdvantageOPD:
     rollout_temperature: Positive = 1.0
     """Temperature of the softmax over the responses to a problem; at high temperatures their weights become
     equal."""
-    epsilon: float = 1e-6
+    epsilon: NonNegative = 1e-6
     """Constant added to the standard deviation by which the responses' mean VA is divided."""
     grouped: bool = True
     """Whether to average the KL over high-VA and low-VA tokens separately; false for the mean over all

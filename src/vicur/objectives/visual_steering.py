@@ -90,7 +90,7 @@ class VisualSteeringOPD:
     """Scale s of the gradient (VGS eq. 15): a number; "derived" from alpha, norm_ratio and the published
     angle (eq. 23); or "measured" at every update, which runs the student three times, once per part. In a
     mixture it must be a number; 1 is no scaling, as in the paper's mixture with GRPO."""
-    norm_ratio: float = 0.80
+    norm_ratio: NonNegative = 0.80
     """Ratio of norms |visual gradient| / |standard gradient| for scale=derived. 0.80 gives the published
     scale 0.41 (2B, alpha 2), 0.98 the published 0.36 (4B)."""
     aggregation: Aggregation = "sequence"

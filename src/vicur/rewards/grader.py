@@ -14,7 +14,7 @@ from vicur.rewards.functions import load_function
 from vicur.rewards.judge import Judge
 from vicur.rewards.latex import LatexComparer
 from vicur.rewards.notation import is_balanced
-from vicur.settings.section import Count, NonNegative, PathText, section
+from vicur.settings.section import Count, NonNegative, Number, PathText, section
 
 
 @section
@@ -36,7 +36,7 @@ class RewardConfig:
     max_answer_length: Count = 512
     """Maximum length of an answer in characters. A longer answer counts as wrong, and a problem with a longer
     gold answer is not graded."""
-    correct_from: float = 1.0
+    correct_from: Number = 1.0
     """A response counts as correct if its reward is at least this."""
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from vicur.settings.section import Count, NonNegative, section
+from vicur.settings.section import NonNegative, Number, TokenCount, section
 
 
 @section
@@ -26,9 +26,9 @@ class SamplingConfig:
     least this; 1 to disable."""
     top_k: Annotated[int, Field(ge=0)] = 0
     """Sample from only this many most likely tokens; 0 to disable."""
-    presence_penalty: float = 0.0
+    presence_penalty: Number = 0.0
     """Amount subtracted from the logit of every token that the response already contains."""
-    max_new_tokens: Count = 256
+    max_new_tokens: TokenCount = 256
     """Maximum length of a response in tokens; a longer one is cut off."""
 
     @property

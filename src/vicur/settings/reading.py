@@ -19,7 +19,7 @@ LARGEST_YAML = 2**20
 """Maximum size of a YAML text in bytes. A recipe has a few thousand."""
 LARGEST_JSON = 2**26
 """Maximum size of a JSON file in bytes. The index of the weights of a large model has a few million."""
-_DEEPEST = 50
+DEEPEST = 50
 """Maximum depth of nested lists and mappings in YAML."""
 _MOST_NODES = 50_000
 """Maximum number of values in YAML, where what an alias repeats counts each time."""
@@ -144,7 +144,7 @@ def _bound(loader: yaml.SafeLoader) -> None:
     def bounded(parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         nonlocal depth, count
         depth, count = depth + 1, count + 1
-        if depth > _DEEPEST:
+        if depth > DEEPEST:
             raise Unreadable("is nested too deeply.")
         if count > _MOST_NODES:
             raise Unreadable(f"has more than {_MOST_NODES:,} values.")
@@ -186,7 +186,7 @@ class _Nodes:
             count, depth = 1 + sum(part[0] for part in parts), 1 + max((part[1] for part in parts), default=0)
             if count > _MOST_NODES:
                 raise Unreadable(f"has more than {_MOST_NODES:,} values.")
-            if depth > _DEEPEST:
+            if depth > DEEPEST:
                 raise Unreadable("is nested too deeply.")
             self._sizes[id(node)] = count, depth
         return self._sizes[id(node)]

@@ -14,7 +14,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from vicur.settings.section import default_of, plain
+from vicur.settings.section import LARGEST, default_of, plain
 
 
 @dataclass(frozen=True)
@@ -111,18 +111,18 @@ def _plural(words: str) -> str:
 
 
 def _bounds(metadata: Sequence[Any]) -> str:
-    """The range of a number, such as " ≥ 1" or " in (0, 1]"."""
+    """The range of a number, such as " ≥ 1" or " in (0, 1]"; the limit of all numbers is left out."""
     marks = [mark for extra in metadata if isinstance(extra, FieldInfo) for mark in extra.metadata]
     low: tuple[str, str, Any] | None = None
     high: tuple[str, str, Any] | None = None
     for mark in marks:
         match mark:
             case Ge(ge=bound):
-                low = ("[", "≥", bound)
+                low = None if bound == -LARGEST else ("[", "≥", bound)
             case Gt(gt=bound):
                 low = ("(", ">", bound)
             case Le(le=bound):
-                high = ("]", "≤", bound)
+                high = None if bound == LARGEST else ("]", "≤", bound)
             case Lt(lt=bound):
                 high = (")", "<", bound)
     if low is not None and high is not None:

@@ -11,10 +11,12 @@ import difflib
 import functools
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import (
+    Annotated,
     Any,
     Generic,
     Literal,
@@ -31,7 +33,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vicur.settings.familiar import answer_for
 from vicur.settings.reading import Unreadable, parse_yaml
-from vicur.settings.section import SECTION, SettingsError, default_of, explain, short
+from vicur.settings.section import PRIVATE, SECTION, SettingsError, default_of, explain, short
 from vicur.wording import is_printable
 
 Component = TypeVar("Component")
@@ -70,6 +72,8 @@ class Schema(Generic[Component]):
         self.command = command
         self.kinds = setting_types(component)
         self._sections = {parent for key in self.kinds for parent in _parents(key)}
+        marked = set(private_settings(component))
+        self._private = marked | {parent for key in marked for parent in _parents(key)}
         self._adapter: TypeAdapter[Component] = TypeAdapter(component)
         self._defaults = Layer("", dict(_own_defaults(component)))
 
@@ -87,7 +91,15 @@ class Schema(Generic[Component]):
         if not equals:
             raise SettingsError(f"Override {text!r} must have the form key=value.")
         key, origin = key.replace("-", "_"), origin or text
+        if self._may_hold_key(key):
+            origin = re.split("[= ]", origin, maxsplit=1)[0]
         return Layer(origin, self.flatten(nest({key: self._parse(origin, key, value)})))
+
+    def _may_hold_key(self, name: str) -> bool:
+        """Whether the value of an override must not be shown: it is private, or its name is not known."""
+        known = name in self.kinds or self._is_section(name) or self._entry_of(name) is not None
+        inside = any(parent in self.kinds and parent in self._private for parent in _parents(name))
+        return not known or inside or name in self._private
 
     def overrides(self, texts: Iterable[str]) -> list[Layer]:
         """The layers of several overrides, in order."""
@@ -121,7 +133,7 @@ class Schema(Generic[Component]):
         try:
             component = self._adapter.validate_python(nest(merged.flat))
         except ValidationError as error:
-            key, sentence = explain(error, self.kinds)
+            key, sentence = explain(error, self.kinds, self._private)
             if key in self.kinds:  # set somewhere, or required and set nowhere
                 origin = merged.origin_of(key) if key in merged.flat else ""
             else:
@@ -138,7 +150,8 @@ class Schema(Generic[Component]):
 
     def _complaint(self, key: str, value: Any) -> str:
         if self._is_section(key):
-            return f"{key} must be {SECTION}, not {short(value)}."
+            ending = "" if key in self._private else f", not {short(value)}"
+            return f"{key} must be {SECTION}{ending}."
         return self.unknown(key)
 
     def unknown(self, key: str) -> str:
@@ -169,9 +182,11 @@ class Schema(Generic[Component]):
         try:
             return parse_yaml(value)
         except Unreadable as error:
+            private = self._may_hold_key(key)
             if isinstance(error.__cause__, yaml.YAMLError):
-                raise SettingsError(f"{origin}: {value!r} is not a value that YAML can read.") from error
-            raise SettingsError(f"{origin}: {short(value)} {error}") from error
+                text = "the value" if private else repr(value)
+                raise SettingsError(f"{origin}: {text} is not a value that YAML can read.") from error
+            raise SettingsError(f"{origin}: {'the value' if private else short(value)} {error}") from error
 
     def merged(self, origin: str, layers: Iterable[Layer]) -> Layer:
         """Several layers as one; later settings win.
@@ -203,7 +218,7 @@ class Schema(Generic[Component]):
             try:
                 self._adapter.validate_python(nest(self.merged("", layers[:count]).flat))
             except ValidationError as error:
-                if explain(error, self.kinds)[1] == sentence:
+                if explain(error, self.kinds, self._private)[1] == sentence:
                     return layers[count - 1].origin if count else ""
         return layers[-1].origin if layers else ""
 
@@ -255,6 +270,19 @@ def setting_types(component: type, prefix: str = "") -> dict[str, Any]:
         if nested is not None:
             types |= setting_types(cast(type, nested), f"{prefix}{name}.")
     return types
+
+
+def private_settings(component: type, prefix: str = "") -> Iterator[str]:
+    """The dotted names of the settings that are marked as private."""
+    hints = get_type_hints(component, include_extras=True)
+    for name in (item.name for item in fields(cast(Any, component))):
+        kind = hints[name]
+        if get_origin(kind) is Annotated and PRIVATE in kind.__metadata__:
+            yield f"{prefix}{name}"
+        kinds = (part for part in (kind, *get_args(kind)) if isinstance(part, type))
+        nested = next((part for part in kinds if is_dataclass(part)), None)
+        if nested is not None:
+            yield from private_settings(nested, f"{prefix}{name}.")
 
 
 def _own_defaults(component: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

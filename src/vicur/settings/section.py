@@ -9,15 +9,17 @@
 
 The docstring under a field is its help text, and its type is its check: pydantic validates every
 construction, from Python, from a file and from the command line alike. `__post_init__` holds only checks
-that relate two fields. NaN and infinity are rejected everywhere.
+that relate two fields. NaN and infinity are rejected everywhere. Texts are `Text` or `PathText`, numbers have
+bounds, and a mapping to any values is `JsonTable`.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING
 from dataclasses import Field as DataclassField
 from dataclasses import field as dataclass_field
@@ -25,27 +27,89 @@ from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_origi
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from vicur.paths import expand
+from vicur.settings.reading import DEEPEST
 
 Section = TypeVar("Section")
 
-PathText = Annotated[str, AfterValidator(expand)]
+_HALVES = re.compile("[\ud800-\udfff]")
+"""Halves of surrogate pairs, which no encoding has."""
+_SHOWN = 200
+"""Maximum length of a value in a message, in characters."""
+
+
+def unfit_text(text: str) -> str | None:
+    """Why neither a file nor a request can hold a text; None if they can."""
+    if "\0" in text:
+        return "a null character"
+    if _HALVES.search(text):
+        return "characters that are not UTF-8"
+    return None
+
+
+def _usable(text: str) -> str:
+    if (fault := unfit_text(text)) is not None:
+        raise PydanticCustomError("text", "a text without {fault}", {"fault": fault})
+    return text
+
+
+def _json_table(table: dict[str, Any]) -> dict[str, Any]:
+    if (fault := _unlike_json(table, "", 0)) is not None:
+        raise PydanticCustomError("json", "a mapping of values that JSON has ({fault})", {"fault": fault})
+    return table
+
+
+def _unlike_json(value: object, name: str, depth: int) -> str | None:
+    """The first part of a value that JSON cannot hold, with its name; None if JSON can hold all of it."""
+    if depth > DEEPEST:
+        return f"{name} is nested too deeply"
+    if value is None or isinstance(value, bool | int | float):
+        return None
+    if isinstance(value, str):
+        return None if (fault := unfit_text(value)) is None else f"{name} has {fault}"
+    if isinstance(value, dict):
+        if (odd := next((key for key in value if not isinstance(key, str)), None)) is not None:
+            return f"the name {short(odd)} is not a text"
+        if any(unfit_text(key) is not None for key in value):
+            return "a name cannot be written"
+        parts = [(part, f"{name}.{key}" if name else key) for key, part in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [(part, f"{name}.{index}") for index, part in enumerate(value)]
+    else:
+        return f"{name} is a {type(value).__name__}"
+    faults = (_unlike_json(part, inner[:_SHOWN], depth + 1) for part, inner in parts)
+    return next((fault for fault in faults if fault is not None), None)
+
+
+LARGEST = 1e30
+"""Largest absolute value of a number. Float32, in which losses are computed, has numbers up to 3.4e38."""
+Text = Annotated[str, AfterValidator(_usable)]
+"""The type of a setting that holds a text: files and requests can hold it."""
+PathText = Annotated[Text, AfterValidator(expand)]
 """The type of a setting that holds a path: `~` becomes the home folder."""
+JsonTable = Annotated[dict[str, Any], AfterValidator(_json_table)]
+"""A mapping to any values that JSON has."""
+PRIVATE = "private"
+"""Marks a setting, `Annotated[..., PRIVATE]`, in which a user may have written a key: messages name it, but
+never show its value."""
 Count = Annotated[int, Field(ge=1)]
 """A whole number, at least 1."""
-Positive = Annotated[float, Field(gt=0)]
+TokenCount = Annotated[int, Field(ge=1, lt=2**31)]
+"""A number of tokens that a tensor can have."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""A seed: what all random number generators accept."""
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+"""Any number."""
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 """A number above 0."""
-NonNegative = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 """A number, 0 or more."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """A number of at least 0 and below 1."""
-
-_SHOWN = 200
-"""Maximum length of a value in a message, in characters."""
 
 
 class SettingsError(ValueError):
@@ -74,8 +138,10 @@ def _explain_mistakes(cls: type[Any]) -> None:
         try:
             construct(self, *args, **kwargs)
         except ValidationError as error:
-            kinds = {name: info.annotation for name, info in cls.__pydantic_fields__.items()}
-            _, sentence = explain(error, kinds)
+            infos = cls.__pydantic_fields__
+            kinds = {name: info.annotation for name, info in infos.items()}
+            private = {name for name, info in infos.items() if PRIVATE in info.metadata}
+            _, sentence = explain(error, kinds, private)
             raise SettingsError(sentence) from error
 
     cls.__init__ = __init__
@@ -86,12 +152,15 @@ def default_of(field: DataclassField[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]:
+def explain(
+    error: ValidationError, kinds: Mapping[str, Any], private: Collection[str] = ()
+) -> tuple[str, str]:
     """The setting that caused the first error, and a sentence that names it.
 
     Args:
         error: pydantic's error.
         kinds: the type of every setting by its dotted name.
+        private: the settings, and the sections with settings, whose values are not shown.
 
     Returns:
         the setting's dotted name (a section's name or "" if several settings contradict each other), and the
@@ -109,8 +178,11 @@ def explain(error: ValidationError, kinds: Mapping[str, Any]) -> tuple[str, str]
         return key, f"{key} is required."
     expected = list(dict.fromkeys(_expected(mistake) for mistake in same_setting))
     entry = same_setting[0]["loc"][len(key.split(".")) :]
-    name = f"{key}.{entry[0]}" if get_origin(kinds.get(key)) is dict and entry else key
-    return key, f"{name} must be {' or '.join(expected)}, not {short(same_setting[0]['input'])}."
+    name = key
+    if get_origin(kinds.get(key)) is dict and entry:
+        name = f"each name in {key}" if entry[-1] == "[key]" else f"{key}.{entry[0]}"
+    value = "" if key in private else f", not {short(same_setting[0]['input'])}"
+    return key, f"{name} must be {' or '.join(expected)}{value}."
 
 
 def _setting_of(error: ErrorDetails, kinds: Mapping[str, Any]) -> str:
@@ -141,6 +213,8 @@ def _expected(error: ErrorDetails) -> str:
             return f"at most {plain(bounds['le'])}"
         case "literal_error":
             return _one_of(re.findall(r"'([^']*)'", bounds["expected"]), error["input"])
+        case "text" | "json" | "name":
+            return error["msg"]
     return _KINDS.get(error["type"], error["msg"].removeprefix("Input should be ").lower())
 
 
@@ -154,7 +228,10 @@ def short(value: object) -> str:
 
 
 def plain(bound: float) -> str:
-    """A bound as text, whole numbers without a decimal point: 1, not 1.0."""
+    """A bound as text, whole numbers without a decimal point: 1, not 1.0; large ones as 2^63 or 1e+30."""
+    if abs(bound) >= 2**53:
+        power = math.log2(abs(bound))
+        return f"2^{power:g}" if power.is_integer() and bound > 0 else f"{bound:g}"
     return str(int(bound)) if float(bound).is_integer() else str(bound)
 
 
@@ -174,5 +251,7 @@ _KINDS = {
     "tuple_type": "a list",
     "dict_type": "a mapping from names to values",
     "missing": "a longer list",
+    "too_long": "a shorter list",
+    "string_unicode": "a text without characters that are not UTF-8",
     "dataclass_type": SECTION,
 }

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 from rich.console import Console
 
-from vicur.cuebench.generate import Split, write_parquet
+from vicur.cuebench.generate import MOST_PROBLEMS, Split, write_parquet
 from vicur.data.sample import TeacherPrivilege, check_privilege
 from vicur.data.sources import FileSource
 from vicur.data.views import teacher_view
@@ -29,8 +33,10 @@ from vicur.rollouts.processors import SamplingConfig
 from vicur.run.build import build
 from vicur.run.recipe import Recipe, display_path, load_recipe, read_settings, recipe_of
 from vicur.scoring.scorer import Scorer
-from vicur.settings.section import Count, PathText, SettingsError, section
+from vicur.settings.schema import Layer, schema_of
+from vicur.settings.section import Count, JsonTable, PathText, SettingsError, Text, section
 
+Part = TypeVar("Part")
 DOMAINS: dict[str, Split] = {"in_domain": "test", "out_of_domain": "test_ood"}
 BASE = "base"
 """The untrained row that all others are compared with."""
@@ -40,21 +46,38 @@ RESULTS = ("summary.json", "showcase.png")
 """Files that a study writes to its folder, beside the folders of its seeds."""
 VA_PROBLEMS = 200
 """Number of test problems on which visual advantage is measured."""
+DATA, EVALUATION = "data", "evaluation"
+"""Folders in that of a seed, beside those of the trained rows, which have the rows' names."""
+_ROW = re.compile(r"[A-Za-z0-9][\w.+ -]{0,99}", re.ASCII)
 
 
-@dataclass(frozen=True)
+def _row_name(name: str) -> str:
+    if not _ROW.fullmatch(name):
+        expected = (
+            "up to 100 letters without accents, digits, spaces and _ . + -, the first a letter or digit"
+        )
+        raise PydanticCustomError("name", expected)  # type: ignore[arg-type]
+    if name.lower() in (DATA, EVALUATION):
+        raise PydanticCustomError("name", "another name than those of a study's own folders")
+    return name
+
+
+RowName = Annotated[Text, AfterValidator(_row_name)]
+"""The name of a row. Files and folders are named after it."""
+Problems = Annotated[int, Field(ge=1, le=MOST_PROBLEMS)]
+"""A number of problems to generate."""
+
+
+@section
 class Untrained:
-    """A model that is only evaluated.
+    """A model that is only evaluated."""
 
-    Attributes:
-        title: title in the table.
-        model: checkpoint of the model.
-        privilege: privilege in its prompt at test time; "none" for no hint.
-    """
-
-    title: str
-    model: str
+    title: Text
+    """Title in the table."""
+    model: PathText
+    """Checkpoint of the model."""
     privilege: TeacherPrivilege = "none"
+    """Privilege in its prompt at test time; "none" for no hint."""
 
     def __post_init__(self) -> None:
         check_privilege(self.privilege)
@@ -66,6 +89,39 @@ class Trained:
 
     title: str
     recipe: Recipe
+
+
+@section
+class _TrainedRow:
+    """A trained row of a study's file: the name of a recipe, or settings that differ from the base's."""
+
+    title: Text
+    recipe: PathText | None = None
+    settings: JsonTable | None = None
+
+    def __post_init__(self) -> None:
+        if (self.recipe is None) == (self.settings is None):
+            raise ValueError("a trained row needs either a recipe or settings.")
+
+
+@section
+class _StudyFile:
+    """The file of a study; its rows are read one by one."""
+
+    problems: Problems
+    untrained: dict[RowName, JsonTable]
+    trained: dict[RowName, JsonTable]
+    base: JsonTable = field(default_factory=dict)
+    compare: list[tuple[Text, Text]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if BASE not in self.untrained:
+            raise ValueError(f"untrained must have a row {BASE!r}, with which all others are compared.")
+        if twice := set(self.untrained) & set(self.trained):
+            raise ValueError(f"the row {min(twice)} is both untrained and trained.")
+        named = {name for pair in self.compare for name in pair}
+        if unknown := named - set(self.untrained) - set(self.trained):
+            raise ValueError(f"compare names {min(unknown)}, which is not a row.")
 
 
 @dataclass(frozen=True)
@@ -96,9 +152,9 @@ class StudyConfig:
     """Number of seeds. Each seed has its own problems, order, responses and fresh weights."""
     steps: Count | None = None
     """Training steps of each method; null for each recipe's own number."""
-    test_problems: Count = 600
+    test_problems: Problems = 600
     """Number of problems in each of the two test sets."""
-    only: tuple[str, ...] = ()
+    only: tuple[Text, ...] = ()
     """Names of the methods to train; empty for all."""
 
     @property
@@ -142,63 +198,56 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
         SettingsError: there is no such study, or it is not valid.
     """
     file = find_packaged(path, "studies")
-    settings = read_settings(file)
-    try:
-        return _study(display_path(file), overrides, **settings)
-    except (TypeError, AttributeError, ValueError) as error:
-        name, text = display_path(file), str(error).replace("_study()", "the study")
-        raise SettingsError(text if text.startswith(name) else f"{name}: {text}") from error
-
-
-def _study(
-    source: str,
-    overrides: Sequence[str],
-    *,
-    problems: int,
-    untrained: dict[str, dict[str, Any]],
-    trained: dict[str, dict[str, Any]],
-    base: dict[str, Any] | None = None,
-    compare: list[list[str]] | None = None,
-) -> Study:
-    if BASE not in untrained:
-        raise ValueError(f"untrained must have a row {BASE!r}, with which all others are compared.")
-    twice = set(untrained) & set(trained)
-    if twice:
-        raise ValueError(f"the row {min(twice)} is both untrained and trained.")
-    pairs = tuple((first, second) for first, second in compare or [])
-    unknown = {name for pair in pairs for name in pair} - set(untrained) - set(trained)
-    if unknown:
-        raise ValueError(f"compare names {min(unknown)}, which is not a row.")
-    rows = {
-        name: _trained(base, overrides, source=f"{source}, {name}", **settings)
-        for name, settings in trained.items()
+    source = display_path(file)
+    written = _load(_StudyFile, read_settings(file), source)
+    untrained = {name: _load(Untrained, row, f"{source}, {name}") for name, row in written.untrained.items()}
+    trained = {
+        name: _trained(written.base, row, overrides, f"{source}, {name}")
+        for name, row in written.trained.items()
     }
     # Keyed by their text, because reward settings that hold a list cannot be hashed.
-    rules = {str(row.recipe.rewards): row.recipe.rewards for row in rows.values()}
+    rules = {str(row.recipe.rewards): row.recipe.rewards for row in trained.values()}
     if len(rules) > 1:
-        raise ValueError("the trained rows have different rewards; all answers must be graded alike.")
-    return Study(
-        problems,
-        {name: Untrained(**settings) for name, settings in untrained.items()},
-        rows,
-        pairs,
-        next(iter(rules.values()), RewardConfig()),
-    )
+        raise SettingsError(
+            f"{source}: the trained rows have different rewards; all answers must be graded alike."
+        )
+    rewards = next(iter(rules.values()), RewardConfig())
+    return Study(written.problems, untrained, trained, tuple(written.compare), rewards)
 
 
 def _trained(
-    base: dict[str, Any] | None,
-    overrides: Sequence[str],
-    source: str,
-    title: str,
-    recipe: str | None = None,
-    settings: dict[str, Any] | None = None,
+    base: dict[str, Any], settings: dict[str, Any], overrides: Sequence[str], source: str
 ) -> Trained:
-    if (recipe is None) == (settings is None):
-        raise ValueError(f"{source}: a trained row needs either a recipe or settings.")
-    if recipe is not None:
-        return Trained(title, load_recipe(recipe, overrides))
-    return Trained(title, recipe_of(base or {}, settings or {}, source=source, overrides=overrides))
+    """A trained row.
+
+    Args:
+        base: settings of the study's base.
+        settings: the row as the file has it.
+        overrides: as in `load_study`.
+        source: the file and the row, for messages.
+    """
+    row = _load(_TrainedRow, settings, source)
+    if row.recipe is None:
+        assert row.settings is not None, "a row has a recipe or settings"
+        recipe = recipe_of(base, row.settings, source=source, overrides=overrides)
+    else:
+        with _blaming(source):
+            recipe = load_recipe(row.recipe, overrides)
+    return Trained(row.title, recipe)
+
+
+def _load(part: type[Part], settings: dict[str, Any], source: str) -> Part:
+    with _blaming(source):
+        return schema_of(part).load([Layer(source, settings)])
+
+
+@contextmanager
+def _blaming(source: str) -> Iterator[None]:
+    """Name the file and the row in errors that do not name them."""
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(str(error) if str(error).startswith(source) else f"{source}: {error}") from error
 
 
 def run_study(study: Study, config: StudyConfig, console: Console) -> dict[str, list[Outcome]]:
@@ -262,7 +311,7 @@ class _Seed:
         sizes: dict[Split, int] = {"train": self._problems()}
         sizes.update(dict.fromkeys(DOMAINS.values(), self.config.test_problems))
         for split, count in self._bar("generating problems").over(sizes.items(), len(sizes)):
-            write_parquet("segments", split, count, self.folder / "data" / f"{split}.parquet", seed=self.seed)
+            write_parquet("segments", split, count, self.folder / DATA / f"{split}.parquet", seed=self.seed)
 
     def _problems(self) -> int:
         """The number of problems to generate: with a set number of steps, only as many as these use."""
@@ -297,7 +346,7 @@ class _Seed:
         training = replace(
             recipe.training, output=str(self.folder / name), seed=self.seed, steps=self._steps(recipe)
         )
-        data = replace(recipe.data, train=str(self.folder / "data" / "train.parquet"))
+        data = replace(recipe.data, train=str(self.folder / DATA / "train.parquet"))
         recipe = replace(recipe, data=data, training=training)
         run = build(recipe)
         leakage = run.execute(self.folder / name, run.plan(), self._bar(name))
@@ -318,7 +367,7 @@ class _Seed:
             evaluations[domain] = evaluate(
                 loaded, self.tests[domain], settings, bar, view, grader=self.grader
             )
-            evaluations[domain].write(self.folder / "evaluation" / f"{name}-{domain}.parquet")
+            evaluations[domain].write(self.folder / EVALUATION / f"{name}-{domain}.parquet")
         return evaluations
 
     def _advantage(self, loaded: LoadedModel, evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
@@ -339,7 +388,7 @@ class _Seed:
     @cached_property
     def tests(self) -> dict[str, FileSource]:
         """The test problems by domain."""
-        return {d: FileSource(self.folder / "data" / f"{split}.parquet") for d, split in DOMAINS.items()}
+        return {d: FileSource(self.folder / DATA / f"{split}.parquet") for d, split in DOMAINS.items()}
 
     def _bar(self, title: str) -> Progress:
         return Progress(f"seed {self.seed} {title}", self.console)

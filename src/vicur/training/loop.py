@@ -18,7 +18,7 @@ from vicur.progress import Progress
 from vicur.rollouts.randomness import seed_step
 from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.source import RolloutSource
-from vicur.settings.section import Count, PathText, section
+from vicur.settings.section import Count, PathText, Seed, Text, section
 from vicur.training.batches import Batches
 from vicur.training.checkpoint import CheckpointConfig
 from vicur.training.clock import Clock
@@ -45,11 +45,11 @@ class TrainingConfig:
     """Number of problems per rollout step."""
     prompts_per_update: Count | None = None
     """Number of problems per update; null for all problems of the rollout step."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed for the order of the problems, sampling, and fresh weights."""
-    device: str = "auto"
+    device: Text = "auto"
     """Device of student and teacher: cpu, cuda or cuda:N; auto for a GPU if torch finds one, else the CPU."""
-    name: str = "run"
+    name: Text = "run"
     """Name of the run; `vicur train` sets it to the recipe's name unless it is given. Its folder is
     runs/NAME, or runs/NAME-2 and so on if that exists."""
     output: PathText | None = None

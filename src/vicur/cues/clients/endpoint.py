@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,14 +15,13 @@ from vicur.cues.clients.client import Hopeless, Reply, RequestFailed, Unreachabl
 from vicur.cues.clients.endpoint_config import EndpointConfig, Structured, endpoint_identity
 from vicur.cues.clients.messages import chat_messages, response_schema
 from vicur.cues.requests import Asking, CueRequest
+from vicur.settings.section import unfit_text
 
 OPENAI = "https://api.openai.com/v1"
 _FORM_WORDS = ("response_format", "json_schema", "json schema", "json_object", "guided", "structured")
 """Words in the message of an endpoint that does not support our `response_format`."""
 REASONING = ("reasoning_content", "reasoning")
 """Names of the field for a model's thoughts: of vLLM, SGLang and DeepSeek; of newer vLLM and OpenRouter."""
-_NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
-"""Names of environment variables."""
 _BUSY = (429, 502, 503, 504)
 """Statuses of an endpoint that is overloaded or starting."""
 _AGAIN = (408, 409, 500)
@@ -47,8 +45,8 @@ class EndpointClient:
         environ: environment variables that hold keys.
 
     Raises:
-        ValueError: an environment variable is missing, or holds what cannot be a header; or the package
-            openai is not installed.
+        ValueError: an environment variable is missing, or holds what cannot be a header; the model's name or
+            the address cannot be sent; or the package openai is not installed.
     """
 
     def __init__(
@@ -58,8 +56,12 @@ class EndpointClient:
         asking: Asking | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
+        if (fault := unfit_text(model)) is not None:
+            raise ValueError(f"The name of the model has {fault}, and cannot be sent to the endpoint.")
         openai = _openai()
-        from vicur.cues.clients.bounded import ReplyRefused, bound  # needs what comes with openai
+        from httpx2 import InvalidURL  # it comes with openai
+
+        from vicur.cues.clients.bounded import ReplyRefused, bound
 
         self._refused = ReplyRefused
         self.name = model
@@ -78,15 +80,18 @@ class EndpointClient:
         seconds = config.timeout_seconds
         # The SDK gets a dummy key, so that the true one is in no object that it prints or logs. A
         # redirect could carry headers to another host: an endpoint has no need of one.
-        self._client = openai.AsyncOpenAI(
-            api_key="unset",
-            base_url=config.base_url or OPENAI,
-            max_retries=0,
-            timeout=openai.Timeout(seconds, connect=seconds / 2),
-            http_client=openai.DefaultAsyncHttpxClient(
-                auth=sign, follow_redirects=False, event_hooks={"response": [bound]}
-            ),
-        )
+        try:
+            self._client = openai.AsyncOpenAI(
+                api_key="unset",
+                base_url=config.base_url or OPENAI,
+                max_retries=0,
+                timeout=openai.Timeout(seconds, connect=seconds / 2),
+                http_client=openai.DefaultAsyncHttpxClient(
+                    auth=sign, follow_redirects=False, event_hooks={"response": [bound]}
+                ),
+            )
+        except InvalidURL as error:
+            raise ValueError(f"base_url is not an address: {error}.") from None
         self._form: Structured = "schema" if config.structured == "auto" else config.structured
         self._length = "max_tokens"
         self._seed = True
@@ -125,6 +130,9 @@ class EndpointClient:
                 raise self._too_late() from None
             except self._errors.APIConnectionError:
                 raise Unreachable("the endpoint cannot be reached") from None
+            except UnicodeEncodeError:
+                reason = "the request has characters that are not UTF-8, and cannot be sent"
+                raise RequestFailed(reason, again=False) from None
             except (self._errors.APIError, ValueError) as error:
                 # Not JSON, or a stream of something else. The SDK's own words may hold the whole reply.
                 reason = f"the endpoint's reply is not a chat completion ({type(error).__name__})"
@@ -228,7 +236,7 @@ def _reasoning(message: Any) -> str:
 
 def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """The headers to sign with, and the values to keep out of messages."""
-    key = _value(environ, "api_key_env", config.api_key_env)
+    key = _value(environ, config.api_key_env)
     if not key and config.base_url is None:
         raise ValueError(
             f"{_variable('api_key_env', config.api_key_env)} is not set; OpenAI needs a key. For your own "
@@ -238,7 +246,7 @@ def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[s
     values = {"api_key_env": key} if key else {}
     for header, name in config.header_envs.items():
         setting = f"header_envs.{header}"
-        value = _value(environ, setting, name)
+        value = _value(environ, name)
         if not value:
             raise ValueError(f"{_variable(setting, name)} is not set.")
         headers[header] = values[setting] = value
@@ -251,16 +259,8 @@ def _headers(config: EndpointConfig, environ: Mapping[str, str]) -> tuple[dict[s
     return headers, [value for value in values.values() if len(value) >= 4]
 
 
-def _value(environ: Mapping[str, str], setting: str, name: str) -> str:
-    """The value of a variable; "" if it is not set.
-
-    Raises:
-        ValueError: no variable can have this name, so it is probably the key.
-    """
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{setting} must be the name of an environment variable, such as OPENAI_API_KEY, and not the key."
-        )
+def _value(environ: Mapping[str, str], name: str) -> str:
+    """The value of a variable; "" if it is not set."""
     return environ.get(name, "").strip()
 
 
