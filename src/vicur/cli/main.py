@@ -85,6 +85,10 @@ class _Output(io.TextIOWrapper):
         with _output_errors():
             super().flush()
 
+    def close(self) -> None:
+        """Leave the file open: it is that of the stream that Python has opened."""
+        self.flush()
+
 
 @contextmanager
 def _output_errors() -> Iterator[None]:
