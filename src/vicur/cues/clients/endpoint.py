@@ -128,7 +128,9 @@ class EndpointClient:
                 if "ConnectTimeout" in type(error.__cause__).__name__:
                     raise Unreachable("the endpoint cannot be reached") from None
                 raise self._too_late() from None
-            except self._errors.APIConnectionError:
+            except self._errors.APIConnectionError as error:
+                if isinstance(error.__cause__, self._refused):  # as early releases of openai 3 report it
+                    raise RequestFailed(f"the endpoint's reply {error.__cause__}", again=False) from None
                 raise Unreachable("the endpoint cannot be reached") from None
             except UnicodeEncodeError:
                 reason = "the request has characters that are not UTF-8, and cannot be sent"
