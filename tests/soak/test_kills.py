@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import signal
+import subprocess
 import time
 
 import pytest
-from launching import assert_same_run, job, launch, start, write_problems
+from launching import assert_same_run, job, kill, launch, start, write_problems
 from report import add_row
 
 STEPS = 12
@@ -43,9 +43,8 @@ def test_killed_at_random_moments(tmp_path, data, processes):
         process = start(processes, [run_of(folder, data, resume=True)], tmp_path)
         try:
             process.communicate(timeout=moments.uniform(0.3, 1.0) * length)
-        except Exception:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+        except subprocess.TimeoutExpired:
+            kill(process)
             kills += 1
             continue
         assert process.returncode == 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -80,6 +82,18 @@ def start(processes, jobs, folder):
         text=True,
         start_new_session=True,
     )
+
+
+def kill(process):
+    """Kill a process and all that it has started: torchrun's death alone leaves its ranks running."""
+    tree = [process.pid]
+    for pid in tree:
+        with suppress(OSError):
+            tree += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    for pid in tree:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
 
 
 def launch(processes, jobs, folder, *, succeeds=True):

@@ -46,6 +46,8 @@ def main(path: str) -> None:
 
 def run_job(job: dict[str, Any], recipe: Recipe) -> None:
     previous = find_run(recipe, print) if job.get("resume") else None
+    if previous is not None and previous.finished:
+        return
     if "per_node" in job:
         os.environ["LOCAL_WORLD_SIZE"] = str(job["per_node"])
     run = build(recipe)
