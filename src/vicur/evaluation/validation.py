@@ -30,7 +30,7 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         if self.every is not None and self.data is None:
             raise ValueError(
-                f"validation.every={self.every} needs held-out problems: set validation.data, or "
+                "Validation during training needs held-out problems: set validation.data, or "
                 "validation.every=null."
             )
 

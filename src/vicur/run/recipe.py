@@ -109,7 +109,7 @@ class Recipe:
             return
         if validation.data is None or validation.every is None or every % validation.every:
             raise ValueError(
-                "training.checkpoints.by=accuracy needs the accuracy of every checkpoint: set "
+                "Keeping the best checkpoints needs the accuracy of each: set "
                 "validation.data, and set validation.every to training.checkpoints.every "
                 f"({every}) or a divisor of it."
             )
