@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from vicur import distributed
-from vicur.run.build import build
+from vicur.run.build import build, start_processes
 from vicur.run.execute import Run
 from vicur.run.recipe import Recipe, load_recipe
 from vicur.run.resume import find_run
@@ -45,7 +45,10 @@ def main(path: str) -> None:
 
 
 def run_job(job: dict[str, Any], recipe: Recipe) -> None:
-    previous = find_run(recipe, print) if job.get("resume") else None
+    previous = None
+    if job.get("resume"):
+        start_processes(recipe)
+        previous = distributed.main_value(lambda: find_run(recipe, print))
     if previous is not None and previous.finished:
         return
     if "per_node" in job:
