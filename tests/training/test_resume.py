@@ -8,7 +8,7 @@ import shutil
 import signal
 
 import pytest
-from launching import assert_same_run, job, launch, metrics, rollouts, start, write_problems
+from launching import assert_same_run, job, kill, launch, metrics, rollouts, start, write_problems
 
 from vicur.cli.main import main
 from vicur.reporting.run_summary import summarise_run
@@ -198,8 +198,7 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path, data):
     while process.poll() is None and not status.is_file():
         pass
     output = launch(1, [run_of(tmp_path / "run", data, "training.overwrite=true")], tmp_path, succeeds=False)
-    process.kill()
-    process.wait()
+    kill(process)
     assert "is being written by process" in output and status.is_file()
 
 
