@@ -7,7 +7,6 @@ share of the problems and calls `gather` where it needs those of all ranks.
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -276,10 +275,10 @@ def _is_of_the_network(error: BaseException | None) -> bool:
         return False
     if isinstance(error, dist.DistError):
         return True
-    frames = traceback.extract_tb(error.__traceback__)
-    is_torchs = bool(frames) and f"{os.sep}torch{os.sep}distributed{os.sep}" in frames[-1].filename
-    # gloo raises plain RuntimeErrors, those of torch's checkpoints have them as their cause.
-    return (type(error) is RuntimeError and is_torchs) or _is_of_the_network(error.__cause__)
+    # gloo raises plain RuntimeErrors that begin with the line of its source. They may be the cause of an error
+    # of a checkpoint.
+    is_gloos = type(error) is RuntimeError and "gloo/" in str(error)
+    return is_gloos or _is_of_the_network(error.__cause__)
 
 
 def _has_failure(store: dist.Store) -> bool:

@@ -24,6 +24,19 @@ KEY, HEADER = "sk-very-secret-key-0123456789", "tenant-secret-abcdef"
 GOOD = completion('{"cue": "A red square."}')
 
 
+def ask(client, text="?"):
+    """Ask a client one question."""
+    shown = Shown(({"role": "user", "content": [{"type": "text", "text": text}]},))
+
+    async def ask_and_close():
+        try:
+            await client.ask(CueRequest(0, "a", shown, 0, 0, 0.0, 5, "cue"))
+        finally:
+            await client.close()
+
+    asyncio.run(ask_and_close())
+
+
 def once(fault):
     """Fails for every problem the first time."""
     seen = set()
@@ -301,15 +314,8 @@ def test_errors_have_no_key_in_their_chain(configure, endpoint, monkeypatch):
     endpoint.answer = lambda body, number: failure(500, f"your key {KEY}")
     client = EndpointClient("m", EndpointConfig(endpoint.url, "CUE_KEY"))
 
-    async def ask():
-        shown = Shown(({"role": "user", "content": [{"type": "text", "text": "?"}]},))
-        try:
-            await client.ask(CueRequest(0, "a", shown, 0, 0, 0.0, 5, "cue"))
-        finally:
-            await client.close()
-
     with pytest.raises(Exception, match="answers 500") as caught:
-        asyncio.run(ask())
+        ask(client)
     assert KEY not in str(caught.value) and caught.value.__suppress_context__
 
 
@@ -413,14 +419,6 @@ def test_the_name_of_the_model_can_be_sent():
 
 def test_a_question_that_cannot_be_sent_is_no_fault_of_the_reply(endpoint):
     client = EndpointClient("m", EndpointConfig(endpoint.url), environ={})
-    shown = Shown(({"role": "user", "content": [{"type": "text", "text": "a\ud800"}]},))
-
-    async def ask():
-        try:
-            await client.ask(CueRequest(0, "a", shown, 0, 0, 0.0, 5, "cue"))
-        finally:
-            await client.close()
-
     with pytest.raises(RequestFailed, match="the request has characters that are not UTF-8") as caught:
-        asyncio.run(ask())
+        ask(client, "a\ud800")
     assert not caught.value.again and not endpoint.bodies

@@ -203,15 +203,30 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
     if work.saves:
         where = resident if device.type == "cpu" else cpu
         where[SAVING] = COPIES_IN_A_SAVE * _saved(trained, teacher, work)
+    return MemoryEstimate(
+        resident,
+        _phases(student, teacher, needs, work, here),
+        {name: count for name, count in cpu.items() if count},
+        _chunk_tokens(student),
+        tuple(weight_levers(student, teacher, work.state_bytes)),
+        tuple(adapter_levers(student, work.state_bytes)),
+    )
+
+
+def _phases(
+    student: Scorer, teacher: Teacher | None, needs: Needs, work: Workload, here: Sequence[Tensor]
+) -> dict[Phase, dict[str, Bytes]]:
+    """What each phase adds; `here` are the trained weights on the device."""
+    policy, device = student.policy, student.device
     kept = {
         "distributions": _distributions(policy, teacher, needs, work),
         "heads": _heads(student, teacher, needs),
     }
     gradient = FLOAT * local_count(here)
-    update = _update(student, work, weights)
+    update = _update(student, work, WeightMemory.of(policy))
     # glibc does not return freed blocks below 32 MiB: the update's stay resident in the optimizer step.
     held = sum(update[name] for name in SMALL_BLOCKS) if device.type == "cpu" else 0.0
-    phases: dict[Phase, dict[str, Bytes]] = {
+    return {
         "sampling": _sampling(student, teacher, work),
         "scoring": {**kept, **_scoring(student, teacher, work)},
         "update": {**kept, "gradient": gradient, **update},
@@ -222,14 +237,6 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
             HELD: held,
         },
     }
-    return MemoryEstimate(
-        resident,
-        phases,
-        {name: count for name, count in cpu.items() if count},
-        _chunk_tokens(student),
-        tuple(weight_levers(student, teacher, work.state_bytes)),
-        tuple(adapter_levers(student, work.state_bytes)),
-    )
 
 
 def _saved(trained: Sequence[Tensor], teacher: Teacher | None, work: Workload) -> Bytes:
