@@ -275,8 +275,8 @@ def _is_of_the_network(error: BaseException | None) -> bool:
         return False
     if isinstance(error, dist.DistError):
         return True
-    # gloo raises plain RuntimeErrors that begin with the line of its source. They may be the cause of an error
-    # of a checkpoint.
+    # gloo raises plain RuntimeErrors that begin with the line of its source. An error of a checkpoint may be
+    # caused by one.
     is_gloos = type(error) is RuntimeError and "gloo/" in str(error)
     return is_gloos or _is_of_the_network(error.__cause__)
 
