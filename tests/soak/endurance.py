@@ -30,8 +30,9 @@ class Faults:
     def __init__(self, run):
         self.random = random.Random(0)
         self.counts = {"nan": 0, "memory": 0}
-        self.objective, self.gradient = run.trainer.objective, run.trainer.updater.gradient
-        run.trainer.updater.gradient = self.short_of_memory
+        self.updater = run.trainer.updater
+        self.objective, self.gradient = run.trainer.objective, self.updater.gradient
+        self.updater.gradient = self.short_of_memory
 
     def needs(self, step):
         return self.objective.needs(step)
@@ -52,6 +53,7 @@ class Faults:
         if self.random.random() < 0.005:
             self.counts["memory"] += 1
             raise torch.OutOfMemoryError("injected")
+        self.updater.micro_batch.size = 8  # otherwise it would come to 1 before the run ends
         return result
 
 
