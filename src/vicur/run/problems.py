@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from vicur.bad_rows import reasons_in_words
 from vicur.data.sample import COLUMN, PRIVILEGES, Sample
-from vicur.data.sources import FileSource
+from vicur.data.sources import DataConfig, FileSource
 from vicur.data.tables import MissingDataError
 from vicur.data.views import Hinted, Plain
 from vicur.encoding.lengths import Overlong, PromptMeter, Reader, Role, fit_prompts
@@ -158,10 +158,10 @@ def training_problems(
 def _remedy(recipe: Recipe) -> str:
     """How to get the data of a recipe, if there is none."""
     name = "Name the file, folder or data set with the problems: data.train=FILE."
-    if not recipe.training.name.startswith("cuebench/"):
+    if recipe.data.train != DataConfig().train:
         return name
     made = "vicur cuebench make --family segments --split train --n 3840 --output data/train.parquet"
-    return f"{name} Problems for this recipe are made by: {made}"
+    return f"{name} To make problems to try it with: {made}"
 
 
 def _check_privileges(problems: FileSource, observer: _RowObserver, recipe: Recipe) -> None:

@@ -41,6 +41,7 @@ from vicur.models.devices import peak_memory
 from vicur.rewards.grader import Grade
 from vicur.rollouts.rollout import Rollouts
 from vicur.settings.reading import parse_json, read_json
+from vicur.training.checkpoint import FINAL, FOLDER
 from vicur.training.folder import check_run_folder, locked, remove_run
 from vicur.training.state import RunState
 
@@ -281,7 +282,7 @@ def cut_back(folder: Path, state: RunState) -> None:
             shutil.rmtree(path)
     for name in ("summary.json", "summary.md"):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints" / "final", ignore_errors=True)
+    shutil.rmtree(folder / FOLDER / FINAL, ignore_errors=True)
 
 
 def _copy_lines(path: Path, step: int, copy: Path) -> None:
