@@ -6,11 +6,14 @@ share of the problems and calls `gather` where it needs those of all ranks.
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +31,7 @@ PEER_WAIT = timedelta(seconds=10)
 """A rank whose peer is gone waits this long for the message that the peer may have left in the store."""
 _FAILURE = "vicur/failure"
 _groups: dict[str, dist.ProcessGroup] = {}
+_has_joined = False
 
 
 class PeerError(ValueError):
@@ -66,9 +70,14 @@ def start(device: torch.device) -> None:
     Args:
         device: device of this process; selects the backend of its collectives.
     """
-    if not launched() or dist.is_initialized():
-        return
-    dist.init_process_group(_backend(device.type), timeout=TIMEOUT)
+    if launched() and not dist.is_initialized():
+        _join(device.type, timeout=TIMEOUT)
+
+
+def _join(device_type: str, **settings: Any) -> None:
+    global _has_joined
+    _has_joined = True
+    dist.init_process_group(_backend(device_type), **settings)
 
 
 def _backend(device_type: str) -> str:
@@ -80,6 +89,26 @@ def stop() -> None:
     _groups.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def exit_if_joined(code: int) -> None:
+    """End this process, if it has been in a process group, before Python takes itself down.
+
+    A thread of gloo may still have to release a tensor, for which it needs Python. When Python is gone, that
+    aborts the process ("terminate called without an active exception"), and the launcher takes a finished run
+    for a failed one.
+
+    Args:
+        code: exit code.
+    """
+    if not _has_joined:
+        return
+    # What Python does at its end, in this order, up to the point at which other threads may not use it.
+    threading._shutdown()  # type: ignore[attr-defined]  # a checkpoint may be being written
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def rank() -> int:
@@ -100,7 +129,7 @@ def is_main() -> bool:
 def _ensure_group(device_type: str) -> None:
     """Make a process group of this process alone, if it has none: FSDP2 and checkpoints need one."""
     if not dist.is_initialized():
-        dist.init_process_group(_backend(device_type), store=HashStore(), rank=0, world_size=1)
+        _join(device_type, store=HashStore(), rank=0, world_size=1)
 
 
 def background_group() -> dist.ProcessGroup:

@@ -106,3 +106,4 @@ if __name__ == "__main__":
         main(sys.argv[1])
     except ValueError as error:
         sys.exit(f"rank {distributed.rank()} says: {error}")
+    distributed.exit_if_joined(0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -90,6 +93,32 @@ def test_only_errors_of_collectives_are_of_the_network():
         RuntimeError("peer_12"),
     ):
         assert not distributed._is_of_the_network(error)
+
+
+@pytest.mark.parametrize("has_joined", [False, True])
+def test_a_process_of_a_job_ends_before_python_does(has_joined):
+    """Threads are waited for and files written; what Python would do at its very end is left out."""
+    script = f"""
+import atexit, os, threading
+from vicur import distributed
+
+class AtTheEnd:
+    def __del__(self, end=os._exit):
+        end(7)
+
+kept = AtTheEnd()
+if {has_joined}:
+    distributed.background_group()
+done = threading.Event()
+threading.Thread(target=lambda: (done.wait(), print("thread"))).start()
+atexit.register(print, "atexit")
+print("end")
+done.set()
+distributed.exit_if_joined(3)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == (3 if has_joined else 7)
+    assert sorted(done.stdout.split()) == ["atexit", "end", "thread"]
 
 
 def test_more_processes_than_gpus(monkeypatch):

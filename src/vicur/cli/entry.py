@@ -14,6 +14,14 @@ def main() -> int:
     Returns:
         exit code, as `vicur.cli.main.main`.
     """
+    code = _run()
+    distributed = sys.modules.get("vicur.distributed")  # most commands do not import it
+    if distributed is not None:
+        distributed.exit_if_joined(code)
+    return code
+
+
+def _run() -> int:
     try:
         from vicur.cli.main import main as run
 
