@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from vicur.cuebench.generate import write_parquet
 
 RANKS = Path(__file__).with_name("ranks.py")
+CALLING = Path(__file__).with_name("calling.py")
 METHODS = {
     "vicur": ("cuebench/opsd_cue_recovery", ()),
     "va_opd": ("cuebench/va_opd", ()),
@@ -70,12 +71,17 @@ def start(processes, jobs, folder):
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"jobs-{len(list(folder.glob('jobs-*')))}.json"
     file.write_text(json.dumps(jobs))
+    return start_python(processes, RANKS, file)
+
+
+def start_python(processes, *arguments):
+    """Start Python in this many processes."""
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, str(RANKS), str(file)],
+        [*command, *map(str, arguments)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -98,7 +104,16 @@ def kill(process):
 
 def launch(processes, jobs, folder, *, succeeds=True):
     """Run jobs to their end; what they printed."""
-    process = start(processes, jobs, folder)
+    return finish(start(processes, jobs, folder), succeeds=succeeds)
+
+
+def call(processes, function, *texts):
+    """Call a test module's function in each of this many ranks; what they printed."""
+    return finish(start_python(processes, CALLING, function.__module__, function.__name__, *texts))
+
+
+def finish(process, *, succeeds=True):
+    """Wait for the end of the processes; what they printed."""
     output, _ = process.communicate(timeout=1800)
     assert (process.returncode == 0) == succeeds, output[-4000:]
     return output

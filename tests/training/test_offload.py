@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from launching import write_problems
+from launching import call, finish, start_python, write_problems
 from rich.console import Console
 from torch.distributed.fsdp import FSDPModule
 
@@ -18,7 +15,9 @@ from vicur.models.sharding import local
 from vicur.progress import Progress
 from vicur.run.build import build
 from vicur.run.recipe import load_recipe, to_yaml
+from vicur.training.checkpoint import CheckpointConfig, Checkpoints
 from vicur.training.records import Records
+from vicur.training.state import RunState
 
 OFFLOADED = ("training.offload=true", "teacher.offload=true")
 
@@ -56,12 +55,8 @@ def run(folder, model, data, *more):
 
 def run_on_two(folder, model, data, *more):
     """The same run as the command line starts it on two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "vicur", "train", "cuebench/opsd_cue_recovery"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     settings = overrides(folder, model, data, *more)
-    done = subprocess.run([*command, *settings], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    finish(start_python(2, "-m", "vicur", "train", "cuebench/opsd_cue_recovery", *settings))
 
 
 def assert_same(found, expected, tolerance):
@@ -93,23 +88,11 @@ def test_two_processes_offload_too(tmp_path, data):
     assert_same(metrics(tmp_path / "two"), metrics(tmp_path / "one"), 1e-5)
 
 
-RANKS = """
-import sys
-from pathlib import Path
-import torch
-from vicur import distributed
-sys.path.insert(0, str(Path(sys.argv[1]).parent))
-from test_offload import optimizer_after_steps
-from vicur.training.checkpoint import CheckpointConfig, Checkpoints
-from vicur.training.state import RunState
-
-distributed.start(torch.device("cpu"))
-optimizer = optimizer_after_steps(sys.argv[2], range(2))
-checkpoints = Checkpoints(Path(sys.argv[3]), CheckpointConfig(), optimizer.tensors)
-checkpoints.save(RunState(step=2))
-checkpoints.finish()
-distributed.stop()
-"""
+def save_after_two_steps(base_folder, folder):
+    optimizer = optimizer_after_steps(base_folder, range(2))
+    checkpoints = Checkpoints(Path(folder), CheckpointConfig(), optimizer.tensors)
+    checkpoints.save(RunState(step=2))
+    checkpoints.finish()
 
 
 def optimizer_after_steps(folder, steps, checkpoint=None):
@@ -140,17 +123,7 @@ def optimizer_after_steps(folder, steps, checkpoint=None):
 def test_eight_bit_states_of_two_ranks_are_resumed_on_one(tmp_path, base_folder):
     """Blocks do not depend on the shards: those saved on two ranks are those of one, bit for bit."""
     pytest.importorskip("torchao")
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(script), __file__, base_folder, str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    call(2, save_after_two_steps, base_folder, tmp_path)
     resumed = optimizer_after_steps(base_folder, [2], tmp_path / "checkpoints" / "step-000002").tensors()
     expected = optimizer_after_steps(base_folder, range(3)).tensors()
     assert any("_codes." in name for name in expected) and resumed.keys() == expected.keys()
