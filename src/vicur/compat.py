@@ -14,6 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from transformers.cache_utils import CacheLayerMixin
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 TESTED_TRANSFORMERS = "5.17 to 5.24"
@@ -35,6 +39,16 @@ def cache_argument(cache: Any) -> dict[str, Any]:
 def cache_of(values: Mapping[str, Any]) -> Any:
     """The key-value cache in a model's keyword arguments or in its output; None if there is none."""
     return next((values[name] for name in _CACHE_NAMES if values.get(name) is not None), None)
+
+
+def load_like(model_type: str, known: str) -> None:
+    """Let the checkpoints of a model type be converted, when they are loaded, like those of a known one.
+
+    transformers turns the experts' matrices of Qwen3-VL, which are published transposed.
+    """
+    register_checkpoint_conversion_mapping(
+        model_type, get_checkpoint_conversion_mapping(known) or [], overwrite=True
+    )
 
 
 class SizedCacheLayer(CacheLayerMixin):

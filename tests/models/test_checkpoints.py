@@ -10,6 +10,7 @@ import pytest
 import torch
 from forward import logits_of, prompts_of
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
     Qwen2_5_VLConfig,
@@ -179,7 +180,7 @@ def experts(base_folder, tmp_path_factory):
     own = read_config(base_folder).to_dict()
     text = own["text_config"] | {
         "model_type": "qwen3_vl_moe_text",
-        "moe_intermediate_size": 32,
+        "moe_intermediate_size": 40,
         "num_experts": 4,
         "num_experts_per_tok": 2,
     }
@@ -192,6 +193,23 @@ def experts(base_folder, tmp_path_factory):
     model.save_pretrained(folder)
     read_processor(base_folder).save_pretrained(folder)
     return str(folder)
+
+
+def test_published_experts_are_turned_with_recovery_too(experts, samples, tmp_path):
+    # Qwen3-VL-30B-A3B is published with the experts' matrices transposed; transformers saves them as it
+    # keeps them.
+    folder = tmp_path / "published"
+    shutil.copytree(experts, folder)
+    (file,) = folder.glob("*.safetensors")
+    weights = load_file(file)
+    turned = {
+        name: tensor.transpose(1, 2).contiguous() if ".mlp.experts." in name else tensor
+        for name, tensor in weights.items()
+    }
+    save_file(turned, file, metadata={"format": "pt"})
+    expected = logits_of(load_model(experts), samples)
+    assert torch.equal(logits_of(load_model(str(folder)), samples), expected)
+    assert torch.equal(logits_of(load_student(StudentConfig(str(folder), RECOVERY)), samples), expected)
 
 
 def test_experts_get_recovery_the_same_way(experts, samples, tmp_path):

@@ -23,7 +23,7 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 
-from vicur.compat import cache_of
+from vicur.compat import cache_of, load_like
 from vicur.models.contract import check_contract
 from vicur.models.recovery import (
     ContinuedPromptError,
@@ -188,3 +188,4 @@ AutoConfig.register(ViCuRQwen3VLConfig.model_type, ViCuRQwen3VLConfig)
 AutoModelForImageTextToText.register(ViCuRQwen3VLConfig, ViCuRQwen3VLForConditionalGeneration)
 AutoConfig.register(ViCuRQwen3VLMoeConfig.model_type, ViCuRQwen3VLMoeConfig)
 AutoModelForImageTextToText.register(ViCuRQwen3VLMoeConfig, ViCuRQwen3VLMoeForConditionalGeneration)
+load_like(ViCuRQwen3VLMoeConfig.model_type, Qwen3VLMoeConfig.model_type)
