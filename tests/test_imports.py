@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "src" / "vicur"
 PACKAGES = [
     *("registration", "wording", "paths", "compat", "files", "consoles", "progress", "bad_rows", "settings"),
     *("packaged", "user_code", "distributed"),
-    *("models", "media", "rewards", "data", "encoding", "rollouts", "scoring", "objectives", "diagnostics"),
+    *("models", "media", "rewards", "data", "encoding", "vllm", "rollouts", "scoring", "objectives", "diagnostics"),
     *("evaluation", "reporting", "preflight", "training", "run"),
     *("cuebench", "cues", "audit", "worth", "studies", "cli"),
 ]

@@ -6,7 +6,7 @@ The adapters are peft's. They are added in place, so the model keeps its class: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -120,16 +120,31 @@ def merged_weights(model: Any, weights: Mapping[str, Tensor]) -> dict[str, Tenso
         model: the model with its adapters.
         weights: all its weights, as `vicur.models.sharding.whole_weights` returns them.
     """
-    scales = {f"{name}.base_layer.weight": layer.scaling[TRAINED] for name, layer in _named_layers(model)}
-    merged = {}
-    for name, tensor in weights.items():
-        if "lora_" in name:
-            continue
-        if name in scales:
-            layer = name.removesuffix(".base_layer.weight")
-            down, up = (weights[f"{layer}.lora_{side}.{TRAINED}.weight"].float() for side in "AB")
-            tensor = (tensor.float() + scales[name] * (up @ down)).to(tensor.dtype)
-        merged[name.replace(".base_layer", "")] = tensor
+    merged = merging(model, weights)
+    return {
+        name.replace(".base_layer", ""): merged(name, tensor)
+        for name, tensor in weights.items()
+        if "lora_" not in name
+    }
+
+
+def merging(model: Any, weights: Mapping[str, Tensor]) -> Callable[[str, Tensor], Tensor]:
+    """A function that adds the trained adapter to one weight, given its name.
+
+    Args:
+        model: the model, with or without adapters.
+        weights: the adapter's weights, whole, among others.
+    """
+    layers = _named_layers(model) if has_adapters(model) else []
+    scales = {f"{name}.base_layer.weight": layer.scaling[TRAINED] for name, layer in layers}
+
+    def merged(name: str, tensor: Tensor) -> Tensor:
+        if name not in scales:
+            return tensor
+        layer = name.removesuffix(".base_layer.weight")
+        down, up = (weights[f"{layer}.lora_{side}.{TRAINED}.weight"].float() for side in "AB")
+        return (tensor.float() + scales[name] * (up @ down)).to(tensor.dtype)
+
     return merged
 
 

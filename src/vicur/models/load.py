@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vicur.models.adapters import (
     add_adapter,
     has_adapters,
     merged_weights,
+    merging,
     save_adapter,
 )
 from vicur.models.checkpoints import (
@@ -38,7 +39,7 @@ from vicur.models.devices import choose_device
 from vicur.models.policy import Policy
 from vicur.models.quantised import check_quantisable, quantise
 from vicur.models.recovery import CueRecovery, OutputInit
-from vicur.models.sharding import whole_weights
+from vicur.models.sharding import stored_tensors, whole_weight, whole_weights
 from vicur.models.student import INTERVAL, layers_with_recovery
 from vicur.models.vocabulary import Vocabulary
 from vicur.settings.section import Count, NonNegative, PathText, section
@@ -141,6 +142,21 @@ class LoadedModel:
     def recovery(self) -> CueRecovery | None:
         """The cue recovery module, if the model has one."""
         return self.model.recovery if has_recovery(self.model.config) else None
+
+    @contextmanager
+    def current_weights(self) -> Iterator[Iterator[tuple[str, Tensor]]]:
+        """A context with the weights as a checkpoint names them, one after another, on the model's device.
+
+        An adapter is merged into them. Every rank gets all weights: all ranks must call this.
+        """
+        with self.policy.unsharded():
+            tensors = dict(stored_tensors(self.model))
+            merged = merging(self.model, tensors)
+            yield (
+                (name.replace(".base_layer", ""), merged(name, whole_weight(tensor)))
+                for name, tensor in tensors.items()
+                if "lora_" not in name
+            )
 
     def save(self, folder: Path, card: str | None = None) -> None:
         """Write model and processor in transformers' layout; the folder appears complete or not at all.

@@ -123,6 +123,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def whole_weight(tensor: Tensor) -> Tensor:
+    """A weight gathered from all ranks, which must all call this; from 4 bits in the compute dtype."""
+    return dequantised(tensor) if is_quantised(tensor) else whole(tensor.detach())
+
+
 def whole_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """All weights of a model, gathered on the CPU of the main rank; the other ranks get none.
 
@@ -132,19 +137,19 @@ def whole_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """
     weights: dict[str, Tensor] = {}
     names: dict[int, str] = {}
-    for name, tensor in _tensors(model):
+    for name, tensor in stored_tensors(model):
         if id(tensor) in names:  # tied weights are gathered once, and stay tied
             if distributed.is_main():
                 weights[name] = weights[names[id(tensor)]]
             continue
         names[id(tensor)] = name
-        gathered = dequantised(tensor) if is_quantised(tensor) else whole(tensor.detach())
+        gathered = whole_weight(tensor)
         if distributed.is_main():
             weights[name] = gathered.to("cpu", dtype if gathered.is_floating_point() else None)
     return weights
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers that a checkpoint holds; tied ones under each of their names."""
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors |= dict(model.named_buffers(remove_duplicate=False))

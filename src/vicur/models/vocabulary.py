@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -42,11 +43,23 @@ class Vocabulary:
         Raises:
             ValueError: the checkpoint names no token that ends a response, or one that does not exist.
         """
-        tokenizer, config = processor.tokenizer, model.config
-        stop = model.generation_config.eos_token_id
+        return cls.from_settings(model.config, model.generation_config.eos_token_id, processor.tokenizer)
+
+    @classmethod
+    def from_settings(cls, config: Any, stop: int | Sequence[int] | None, tokenizer: Any) -> Vocabulary:
+        """The vocabulary of a checkpoint, without its weights.
+
+        Args:
+            config: configuration of the model.
+            stop: eos_token_id of its generation configuration; None for the tokenizer's.
+            tokenizer: its tokenizer.
+
+        Raises:
+            ValueError: as in `of`.
+        """
         if stop is None:
             stop = tokenizer.eos_token_id
-        stop_ids = tuple(stop) if isinstance(stop, list | tuple) else (stop,)
+        stop_ids = tuple(stop) if isinstance(stop, Sequence) else (stop,)
         special = {
             *tokenizer.all_special_ids,
             config.image_token_id,

@@ -1,0 +1,293 @@
+"""vLLM in this process, on the device of this rank.
+
+Every rank has an engine of its own, which holds a whole copy of the model. Its weights are those of a model
+of PyTorch, copied after every update.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vicur import distributed
+from vicur.encoding.prompts import EncodedPrompt
+from vicur.models.checkpoints import has_recovery, kind_of
+from vicur.models.load import LoadedModel
+from vicur.models.vocabulary import ScoringVocabulary
+from vicur.vllm.inputs import engine_input
+from vicur.vllm.installed import check_installed
+from vicur.vllm.plugin import PLAIN, RECOVERY
+from vicur.vllm.settings import VLLMConfig
+from vicur.vllm.words import SETTING
+
+BATCHED_TOKENS = 8192
+"""Default number of tokens in a forward pass."""
+MOST_IDLE_STEPS = 1000
+"""Steps of the engine in a row without any new token, after which it is taken for stuck."""
+
+
+class EngineError(RuntimeError):
+    """The engine failed or is stuck."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A response as the engine returned it.
+
+    Attributes:
+        ids: its tokens, stop token included.
+        log_probs: log-prob of each token under the model at temperature 1, in nats.
+        stopped: whether it ended with a stop token.
+    """
+
+    ids: list[int]
+    log_probs: list[float]
+    stopped: bool
+
+
+class LocalEngine:
+    """An engine with the weights of a model.
+
+    Args:
+        loaded: the model.
+        config: settings of the engine.
+        max_model_len: maximum number of tokens of a prompt and its response.
+        vocabulary: the tokens that keep their logits; log-probs are normalised over them.
+
+    Raises:
+        ValueError: vLLM is missing, or of a version that was never tried.
+        EngineError: the engine does not start.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: VLLMConfig,
+        max_model_len: int,
+        vocabulary: ScoringVocabulary = "sampleable",
+    ) -> None:
+        check_installed()
+        self.loaded, self.config = loaded, config
+        self.version = 0
+        self._merge = loaded.model.config.vision_config.spatial_merge_size
+        self._requests = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="vicur-engine-")
+        folder = Path(self._folder.name)
+        write_settings(loaded, folder)
+        with _kept_random_states(), told("vLLM does not start"):
+            self._engine = _start(folder, loaded, config, max_model_len, vocabulary)
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy weights into the engine, and drop everything that was computed with the old ones.
+
+        Args:
+            weights: names and tensors as in a checkpoint, the head's included if it is tied.
+        """
+        with told("vLLM cannot load the student's weights"):
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        self.version += 1
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the cached prefixes and the encoded images."""
+        self._engine.reset_prefix_cache()
+        self._engine.reset_encoder_cache()
+
+    @property
+    def scheduler(self) -> Any:
+        """vLLM's scheduler."""
+        return self._engine.engine_core.engine_core.scheduler
+
+    def generate(
+        self, prompts: Sequence[EncodedPrompt], seeds: Sequence[Sequence[int]], sampling: Mapping[str, Any]
+    ) -> list[list[Completion]]:
+        """Generate responses.
+
+        Args:
+            prompts: the prompts.
+            seeds: for each prompt the seed of each response to it.
+            sampling: arguments of vLLM's `SamplingParams` that all responses share.
+
+        Returns:
+            the responses to each prompt.
+
+        Raises:
+            EngineError: the engine fails or is stuck.
+        """
+        from vllm import SamplingParams
+
+        requests: list[tuple[Any, Any]] = []
+        for prompt, prompt_seeds in zip(prompts, seeds, strict=True):
+            given = engine_input(prompt, self._merge, self.version)
+            requests += [
+                (given, SamplingParams(seed=seed, logprobs=0, flat_logprobs=True, **sampling))
+                for seed in prompt_seeds
+            ]
+        outputs = iter(self._run(requests))
+        return [[_completion(next(outputs)) for _ in group] for group in seeds]
+
+    def score(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Log-probs of given responses, in nats, one tensor for each in the flat order.
+
+        Args:
+            prompts: the prompts.
+            responses: token ids of the responses to each prompt.
+        """
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
+        requests: list[tuple[Any, Any]] = []
+        lengths: list[int] = []
+        for prompt, group in zip(prompts, responses, strict=True):
+            for ids in group:
+                requests.append((engine_input(prompt.continued(ids), self._merge, self.version), params))
+                lengths.append(len(ids))
+        scored = []
+        for output, length in zip(self._run(requests), lengths, strict=True):
+            scored.append(torch.tensor(output.prompt_logprobs.logprobs[-length:]))
+        return scored
+
+    def sleep(self) -> None:
+        """Free the GPU's memory until `wake`; nothing on a CPU."""
+        if self.config.sleep and self.loaded.device.type == "cuda":
+            self._engine.sleep(level=1)
+
+    def wake(self, *parts: str) -> None:
+        """Take parts of the memory back: "weights", "kv_cache"."""
+        if self.config.sleep and self.loaded.device.type == "cuda":
+            self._engine.wake_up(tags=list(parts))
+
+    def close(self) -> None:
+        """Stop the engine and free its memory."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        del self._engine
+        if distributed.size() == 1:
+            cleanup_dist_env_and_memory()
+        self._folder.cleanup()
+
+    def _run(self, requests: Sequence[tuple[Any, Any]]) -> list[Any]:
+        """The outputs of requests, in their order."""
+        names = [str(number) for number in range(self._requests, self._requests + len(requests))]
+        self._requests += len(requests)
+        outputs: dict[str, Any] = {}
+        try:
+            with told("vLLM failed while it generated"):
+                for name, (given, params) in zip(names, requests, strict=True):
+                    self._engine.add_request(name, given, params)
+                self._step_until_done(names, outputs)
+        except BaseException:
+            self._engine.abort_request([name for name in names if name not in outputs])
+            raise
+        return [outputs[name] for name in names]
+
+    def _step_until_done(self, names: Sequence[str], outputs: dict[str, Any]) -> None:
+        idle = 0
+        while self._engine.has_unfinished_requests():
+            stepped = self._engine.step()
+            idle = 0 if stepped else idle + 1
+            if idle > MOST_IDLE_STEPS:
+                raise EngineError(
+                    f"vLLM makes no progress with {len(names) - len(outputs)} requests: a prompt may need "
+                    "more than the whole key-value cache. Raise rollout.vllm.gpu_memory_utilization "
+                    "(on a CPU rollout.vllm.kv_cache_gib), or lower rollout.vllm.max_model_len."
+                )
+            for output in stepped:
+                if output.finished:
+                    outputs[output.request_id] = output
+
+
+def write_settings(loaded: LoadedModel, folder: Path) -> None:
+    """Write what an engine reads of a checkpoint beside its weights: settings, tokenizer and processor."""
+    loaded.processor.save_pretrained(folder)
+    loaded.model.generation_config.save_pretrained(folder)
+    config = loaded.model.config
+    is_dense = kind_of(config) == "qwen3_vl"
+    names = RECOVERY if has_recovery(config) else PLAIN
+    config = type(config).from_dict(config.to_dict() | {"architectures": [names[0 if is_dense else 1]]})
+    config.save_pretrained(folder)
+
+
+def _start(
+    folder: Path,
+    loaded: LoadedModel,
+    config: VLLMConfig,
+    max_model_len: int,
+    vocabulary: ScoringVocabulary,
+) -> Any:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    is_cpu = loaded.device.type == "cpu"
+    if is_cpu:
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib)
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    arguments = EngineArgs(
+        model=str(folder),
+        load_format="dummy",
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        max_model_len=max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=max(config.max_num_batched_tokens or BATCHED_TOKENS, max_model_len),
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        enable_sleep_mode=config.sleep and not is_cpu,
+        enforce_eager=config.enforce_eager or is_cpu,
+        distributed_executor_backend="external_launcher" if distributed.size() > 1 else None,
+        limit_mm_per_prompt={"image": 999, "video": 0},
+        mm_processor_cache_gb=0,
+        mm_device_do_normalize=False,  # the prompts come with normalised pixels
+        skip_mm_profiling=is_cpu,
+        logprobs_mode="raw_logprobs",
+        disable_log_stats=True,
+        additional_config={SETTING: vocabulary},
+        seed=0,
+    )
+    return LLMEngine.from_engine_args(arguments)
+
+
+def _completion(output: Any) -> Completion:
+    (response,) = output.outputs
+    return Completion(
+        list(response.token_ids), list(response.logprobs.logprobs), response.finish_reason == "stop"
+    )
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """A context whose errors are told in a sentence.
+
+    Raises:
+        EngineError: any error inside.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise EngineError(f"{what}: {reason}") from error
+
+
+@contextmanager
+def _kept_random_states() -> Iterator[None]:
+    """Keep what an engine changes in this process when it starts: the states of the random generators."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        with contextlib.ExitStack() as stack:
+            stack.callback(random.setstate, states[0])
+            stack.callback(np.random.set_state, states[1])
+            yield
