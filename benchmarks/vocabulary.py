@@ -27,7 +27,7 @@ from torch import Tensor
 from vicur.objectives.divergence import DivergenceOPD
 from vicur.objectives.objective import TEACHER, ScoredTokens
 from vicur.objectives.visual_steering import STUDENT_BLIND, TEACHER_BLIND, VisualSteeringOPD
-from vicur.scoring.engine import Reading, observed_terms, weighted_terms
+from vicur.scoring.chunks import Reading, observed_terms, weighted_terms
 from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import reverse_kl, visual_target_kl
 

@@ -11,7 +11,18 @@ ROOT = Path(__file__).parents[1] / "src" / "vicur"
 PACKAGES = [
     *("registration", "wording", "paths", "compat", "files", "consoles", "progress", "bad_rows", "settings"),
     *("packaged", "user_code", "distributed"),
-    *("models", "media", "rewards", "data", "encoding", "vllm", "rollouts", "scoring", "objectives", "diagnostics"),
+    *(
+        "models",
+        "media",
+        "rewards",
+        "data",
+        "encoding",
+        "vllm",
+        "rollouts",
+        "scoring",
+        "objectives",
+        "diagnostics",
+    ),
     *("evaluation", "reporting", "preflight", "training", "run"),
     *("cuebench", "cues", "audit", "worth", "studies", "cli"),
 ]
@@ -46,7 +57,12 @@ def test_imports_point_one_way(path):
     )
 
 
-def test_only_the_generator_samples():
-    """Encode, sample and decode is written once: whoever has the sampler could write it again."""
-    users = {path.relative_to(ROOT).as_posix() for path in FILES if "rollouts.sampler" in path.read_text()}
-    assert users == {"rollouts/generator.py"}
+def test_engines_are_made_in_one_place():
+    """Encode, sample and decode is written once: whoever has an engine's class could write it again."""
+    names = ("rollouts.torch_engine", "rollouts.vllm_engine")
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in FILES
+        if any(f"from vicur.{name} " in path.read_text() for name in names)
+    }
+    assert users == {"rollouts/engines.py"}

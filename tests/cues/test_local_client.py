@@ -18,7 +18,8 @@ from vicur.data.sample import Sample
 from vicur.data.views import Plain
 from vicur.encoding.prompts import PromptEncoder
 from vicur.media.video import Video
-from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.engines import make_engine
+from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.processors import SamplingConfig
 
 WRITTEN = [
@@ -76,7 +77,8 @@ def test_a_cue_is_what_the_generator_responds_to_the_same_chat(client, base, sam
         asked = request(sample, prompt, temperature=temperature, seed=5)
         chat = asked.question
         problem = Sample(sample.id, chat.messages, images=chat.images, videos=chat.videos)
-        generator = TorchGenerator(base, SamplingConfig(temperature=temperature, max_new_tokens=12))
+        sampling = SamplingConfig(temperature=temperature, max_new_tokens=12)
+        generator = ModelGenerator(make_engine(base), sampling)
         rollouts = generator.generate([problem], Plain(), seed=5)
         (reply,), (response,) = ask(client, asked), rollouts.flat_responses
         assert [reply.text] == rollouts.flat_texts
@@ -128,7 +130,7 @@ def test_a_fault_of_the_model_is_not_taken_for_one_of_the_request(client, sample
     def broken(*args, **settings):
         raise ValueError("shapes do not match")
 
-    monkeypatch.setattr("vicur.rollouts.sampler.Sampler.sample", broken)
+    monkeypatch.setattr("vicur.rollouts.torch_engine.TorchEngine.sample", broken)
     with pytest.raises(ValueError, match="shapes do not match"):
         ask(client, request(samples[0]))
 

@@ -28,7 +28,7 @@ def respond(engine, loaded, samples, *, siblings=1, temperature=1.0, most=12, vi
 
 
 def difference(engine, loaded, samples, **settings):
-    """The largest difference of log-probs between engine and trainer over responses that the engine samples."""
+    """The largest difference of log-probs between engine and trainer over sampled responses."""
     made = respond(engine, loaded, samples, **settings)
     responses = [[torch.tensor(one.ids) for one in group] for group in made]
     theirs = torch.tensor([value for group in made for one in group for value in one.log_probs])

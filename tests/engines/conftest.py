@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from vicur.cuebench.tiny import STUDENT, build_model
 from vicur.data.sample import Sample
 from vicur.media.video import Video
-from vicur.cuebench.tiny import STUDENT, build_model
 from vicur.models.load import LoadedModel, RecoveryConfig, StudentConfig, load_student
 from vicur.vllm.settings import VLLMConfig
 

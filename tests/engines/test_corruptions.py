@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from comparing import BOUND, difference
+
 from conftest import picture
 
 pytestmark = pytest.mark.vllm
@@ -38,7 +39,7 @@ def test_a_cache_without_salt_hands_one_image_to_another(same_text, engine, engi
 
 
 def test_a_split_prompt_is_refused(same_text, engine, engine_student, monkeypatch):
-    from vicur.vllm.local import EngineError
+    from vicur.vllm.backend import EngineError
 
     scheduler = engine.scheduler
     monkeypatch.setattr(scheduler.scheduler_config, "enable_chunked_prefill", True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from comparing import BOUND, difference
-from conftest import sharpened
 from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
+from conftest import sharpened
 from vicur.models.adapters import LoRAConfig
 from vicur.models.load import RecoveryConfig, StudentConfig, load_student
 

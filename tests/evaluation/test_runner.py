@@ -11,6 +11,7 @@ from vicur.evaluation.responses import ResponseStore
 from vicur.evaluation.runner import SCHEMA, EvaluationConfig, evaluate, resume_evaluation
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
+from vicur.rollouts.engines import make_engine
 from vicur.rollouts.processors import SamplingConfig
 
 CONFIG = EvaluationConfig(SamplingConfig(temperature=0.0, max_new_tokens=4), prompts_per_batch=2)
@@ -54,7 +55,7 @@ def run(student, samples, store=None, bar=None, **options):
     bar = bar or Progress("test", transient=True)
     if store is None:
         return evaluate(student, samples, CONFIG, bar, **options)
-    return resume_evaluation(lambda: student, samples, CONFIG, bar, store, **options)
+    return resume_evaluation(lambda: make_engine(student), samples, CONFIG, bar, store, **options)
 
 
 def no_model():

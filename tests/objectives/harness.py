@@ -14,7 +14,7 @@ from vicur.objectives.objective import (
 from vicur.objectives.policy import STUDENT_MASKED
 from vicur.objectives.visual_advantage import TEACHER_DEGRADED
 from vicur.objectives.visual_steering import STUDENT_BLIND, TEACHER_BLIND
-from vicur.scoring.engine import Reading, observed_terms, sampled_log_probs, weighted_terms
+from vicur.scoring.chunks import Reading, observed_terms, sampled_log_probs, weighted_terms
 from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import reverse_kl
 

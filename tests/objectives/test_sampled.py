@@ -11,7 +11,7 @@ from harness import identity
 from vicur.objectives.objective import OLD, TEACHER, ScoredTokens
 from vicur.objectives.policy import GRPO
 from vicur.objectives.sampled import SampledTokenOPD
-from vicur.scoring.engine import Reading, weighted_terms
+from vicur.scoring.chunks import Reading, weighted_terms
 
 TWO = torch.arange(2)
 

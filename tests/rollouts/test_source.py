@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from vicur.data.views import Plain
-from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.rollout import Response
-from vicur.rollouts.sampler import Sampler
 from vicur.rollouts.source import DatasetSource, RolloutConfig
+from vicur.rollouts.torch_engine import TorchEngine
 from vicur.scoring.scorer import Scorer
 
 
@@ -39,7 +39,7 @@ def test_long_responses_are_cut_off_and_marked(source, samples):
 
 
 def test_given_responses_have_no_sampling_log_probs(source, samples):
-    with pytest.raises(ValueError, match="were not sampled"):
+    with pytest.raises(ValueError, match="have no sampling log-probs"):
         _ = source.rollouts(samples[:1], step=1).sampling_log_probs
 
 
@@ -64,13 +64,15 @@ def test_a_thought_that_the_prompt_opens_belongs_to_the_response(base, samples, 
         plain = scorer.encode(shown, view)
         return [replace(p, input_ids=torch.cat([p.input_ids[: -len(tag)], tag])) for p in plain]
 
-    def terse(self, prompts, ids, **settings):
+    def terse(self, prompts, ids, sampling, **settings):
         ids = torch.tensor(tokenizer("5", add_special_tokens=False)["input_ids"])
         return [(Response(ids, None, "length"),) for _ in prompts]
 
-    monkeypatch.setattr(Sampler, "sample", terse)
+    monkeypatch.setattr(TorchEngine, "sample", terse)
     result = [
-        TorchGenerator(base, SamplingConfig(), encode=encode).generate(samples[:2], Plain()).flat_texts
+        ModelGenerator(TorchEngine(base), SamplingConfig(), encode=encode)
+        .generate(samples[:2], Plain())
+        .flat_texts
         for encode in (thinking, scorer.encode)
     ]
     assert result == [["<think>\n5"] * 2, ["5"] * 2]

@@ -11,7 +11,7 @@ from vicur.data.views import Plain
 from vicur.models.adapters import LoRAConfig
 from vicur.models.load import RecoveryConfig, StudentConfig, load_student
 from vicur.models.sharding import local, shard
-from vicur.scoring.engine import sampled_log_probs
+from vicur.scoring.chunks import sampled_log_probs
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher, TeacherConfig
 

@@ -20,8 +20,8 @@ from vicur.bad_rows import BadRow, BadRowError
 from vicur.data.views import Plain
 from vicur.models.load import load_model
 from vicur.progress import Progress
-from vicur.rollouts.generator import TorchGenerator
 from vicur.rollouts.source import GeneratedSource
+from vicur.rollouts.torch_engine import TorchEngine
 from vicur.run.build import build
 from vicur.run.recipe import load_recipe, to_yaml
 from vicur.training.records import Records
@@ -509,6 +509,6 @@ def test_the_generator_follows_every_update(tmp_path, base_folder, data, monkeyp
 
     monkeypatch.setattr(GeneratedSource, "rollouts", noting("generate", rollouts))
     monkeypatch.setattr(Updater, "update", noting("update", update))
-    monkeypatch.setattr(TorchGenerator, "sync", noting("sync", TorchGenerator.sync))
+    monkeypatch.setattr(TorchEngine, "sync", noting("sync", TorchEngine.sync))
     run(tmp_path / "run", base_folder, data, "training.steps=2")
     assert events == ["generate", "update", "sync"] * 2

@@ -8,6 +8,7 @@ import torch
 from vicur.data.sources import FileSource
 from vicur.data.views import without_privilege
 from vicur.files import write_rows
+from vicur.rollouts.engines import make_engine
 from vicur.rollouts.processors import SamplingConfig
 from vicur.worth.responses import read_responses, sample_responses
 
@@ -15,18 +16,23 @@ SHORT = SamplingConfig(max_new_tokens=6)
 
 
 def test_what_is_sampled_depends_on_sample_and_seed_alone(base, samples):
-    found = sample_responses(base, samples, group_size=2, sampling=SHORT)
-    turned = sample_responses(base, samples[::-1], group_size=2, sampling=SHORT, prompts_per_batch=4)
+    found = sample_responses(make_engine(base), samples, group_size=2, sampling=SHORT)
+    turned = sample_responses(
+        make_engine(base), samples[::-1], group_size=2, sampling=SHORT, prompts_per_batch=4
+    )
     assert found.texts == turned.texts[::-1] and found.index == (0, 1, 2, 3, 4, 5)
     assert [len(own) for own in found.ids] == [2] * 6 and len({t for own in found.texts for t in own}) > 6
     assert all(isinstance(value, bool) for own in found.correct for value in own)
-    assert sample_responses(base, samples, sampling=SHORT, group_size=2, seed=1).texts != found.texts
+    assert (
+        sample_responses(make_engine(base), samples, sampling=SHORT, group_size=2, seed=1).texts
+        != found.texts
+    )
 
 
 def test_a_student_sees_no_privilege(base, samples):
-    found = sample_responses(base, samples[:3], group_size=1, sampling=SHORT)
+    found = sample_responses(make_engine(base), samples[:3], group_size=1, sampling=SHORT)
     bare = [without_privilege(s) for s in samples[:3]]
-    blank = sample_responses(base, bare, group_size=1, sampling=SHORT)
+    blank = sample_responses(make_engine(base), bare, group_size=1, sampling=SHORT)
     assert found.texts == blank.texts and blank.correct == ((None,),) * 3
 
 

@@ -15,6 +15,7 @@ from vicur.cuebench.generate import scenes, to_sample
 from vicur.diagnostics.gap import means_by_part
 from vicur.models.load import load_model
 from vicur.rewards.grader import Grader, RewardConfig
+from vicur.rollouts.engines import make_engine
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.scorer import Scorer
 from vicur.worth.measure import PrivilegeConfig, PrivilegeTokens, measure_privileges
@@ -206,7 +207,9 @@ def out_of_domain():
     student = load_model("vicur:tiny-student")
     strict = Grader(RewardConfig(function=f"{__file__}:reads_and_answers"))
     sampling = SamplingConfig(max_new_tokens=40)
-    return samples, sample_responses(student, samples, group_size=4, sampling=sampling, grader=strict)
+    return samples, sample_responses(
+        make_engine(student), samples, group_size=4, sampling=sampling, grader=strict
+    )
 
 
 PROBLEMS = 90

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from vicur.models.load import load_model
 from vicur.paths import check_distinct, check_file, check_folder
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
+from vicur.rollouts.engines import make_engine
 from vicur.scoring.teacher import Teacher, TeacherConfig
 from vicur.wording import counted
 from vicur.worth.measure import PrivilegeConfig, measure_privileges
@@ -187,16 +189,17 @@ def worth(settings: WorthSettings, arguments: Arguments, console: Console) -> No
         if settings.rewards != RewardConfig():
             responses = regraded(responses, samples, grader)
     else:
-        responses = sample_responses(
-            student,
-            samples,
-            group_size=settings.group_size,
-            sampling=settings.sampling,
-            seed=settings.seed,
-            grader=grader,
-            limits=limits,
-            progress=Progress("answering"),
-        )
+        with closing(make_engine(student, settings.engine, settings.vllm)) as engine:
+            responses = sample_responses(
+                engine,
+                samples,
+                group_size=settings.group_size,
+                sampling=settings.sampling,
+                seed=settings.seed,
+                grader=grader,
+                limits=limits,
+                progress=Progress("answering"),
+            )
     config = PrivilegeConfig(
         kinds=None if settings.kinds is None else tuple(settings.kinds),
         seed=settings.seed,

@@ -20,6 +20,7 @@ from vicur.models.checkpoints import read_processor
 from vicur.models.load import load_model
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader
+from vicur.rollouts.engines import Engine, make_engine
 from vicur.wording import counted
 
 
@@ -61,7 +62,7 @@ def _answers(
     loading = passing_bar("loading the model")
     try:
         return resume_evaluation(
-            lambda: loading.during(lambda: load_model(settings.model, settings.dtype)),
+            lambda: loading.during(lambda: _engine(settings)),
             source,
             settings.config,
             Progress("evaluating"),
@@ -74,6 +75,12 @@ def _answers(
         kept = f" The {len(store)} responses so far are kept." if settings.output is not None else ""
         reason = str(error).rstrip(".")
         raise ValueError(f"{reason}. Skip and count such rows with --bad-rows skip.{kept}") from error
+
+
+def _engine(settings: EvaluationSettings) -> Engine:
+    """The model in the engine of the settings."""
+    loaded = load_model(settings.model, settings.dtype)
+    return make_engine(loaded, settings.engine, settings.vllm, prompts_per_batch=settings.prompts_per_batch)
 
 
 def _problems(settings: EvaluationSettings, grader: Grader) -> tuple[FileSource, list[Answer]]:

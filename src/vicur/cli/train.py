@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,18 +84,18 @@ def _train(recipe: Recipe, arguments: Arguments, terminal: Terminal) -> None:
         terminal.print(f"The run in {previous.folder} has finished; there is nothing to resume.")
         return
     folder = _folder(recipe, previous)
-    run = build(recipe, terminal.bar)
-    plan = run.plan()
-    _announce(run, plan, folder, previous, terminal)
-    if previous is None:  # another run of the same name may have begun in the meantime
-        folder = distributed.main_value(lambda: _folder(recipe, None))
-    saved = None if previous is None else previous.saved
-    progress = terminal.bar("training", transient=False)
-    try:
-        run.execute(folder, plan, progress, terminal.bar, saved, again=previous is not None)
-    except InterruptedRunError as stopped:
-        terminal.say(f"Stopped after step {stopped.step}. {_how_to_resume(arguments)}")
-        raise
+    with closing(build(recipe, terminal.bar)) as run:
+        plan = run.plan()
+        _announce(run, plan, folder, previous, terminal)
+        if previous is None:  # another run of the same name may have begun in the meantime
+            folder = distributed.main_value(lambda: _folder(recipe, None))
+        saved = None if previous is None else previous.saved
+        progress = terminal.bar("training", transient=False)
+        try:
+            run.execute(folder, plan, progress, terminal.bar, saved, again=previous is not None)
+        except InterruptedRunError as stopped:
+            terminal.say(f"Stopped after step {stopped.step}. {_how_to_resume(arguments)}")
+            raise
     print_run_summary(summarise_run(folder), terminal.console)
     terminal.print(f"Done. All results are in {folder}.")
 
@@ -130,10 +131,10 @@ def _dry_run(recipe: Recipe, terminal: Terminal) -> None:
         check_run_folder(folder, overwrite=training.overwrite)
     except ValueError as error:
         terminal.say(str(error))
-    run = build(recipe, terminal.bar)
-    plan = run.plan()
-    _announce(run, plan, folder, None, terminal)
-    _print_plan(run, plan, terminal)
+    with closing(build(recipe, terminal.bar)) as run:
+        plan = run.plan()
+        _announce(run, plan, folder, None, terminal)
+        _print_plan(run, plan, terminal)
 
 
 def _how_to_resume(arguments: Arguments) -> str:

@@ -33,7 +33,8 @@ from vicur.data.views import Blind, Hinted, Plain, View
 from vicur.models.load import LoadedModel
 from vicur.objectives.reduction import mean_weights
 from vicur.rewards.grader import Grader
-from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.engines import make_engine
+from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.grading import grade
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.scorer import Scorer
@@ -283,7 +284,8 @@ class Pretraining:
         stream = scenes("segments", split, seed=10_000)  # different from the training problems
         samples = [to_sample(next(stream)) for _ in range(count)]
         config = SamplingConfig(temperature=0.0, max_new_tokens=64)
-        generator = TorchGenerator(self.loaded, config, prompts_per_batch=128, encode=self.scorer.encode)
+        engine = make_engine(self.loaded, prompts_per_batch=128)
+        generator = ModelGenerator(engine, config, encode=self.scorer.encode)
         views: list[View] = [Plain(), Hinted("cue"), Hinted("answer")]
         accuracies = {}
         for view in views:

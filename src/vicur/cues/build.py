@@ -156,7 +156,7 @@ def make_client(config: BuildConfig, source: FileSource, prompt: CuePrompt) -> C
         return ExactClient(texts, prompt.field)
     assert config.model is not None
     if config.backend == "local":
-        return LocalClient(config.model)
+        return LocalClient(config.model, engine=config.engine, vllm=config.vllm)
     return EndpointClient(config.model, config.endpoint, config.asking)
 
 

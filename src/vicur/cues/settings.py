@@ -17,6 +17,7 @@ from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.teacher import SELF
 from vicur.settings.section import LARGEST, Count, NonNegative, PathText, Seed, Text, section
+from vicur.vllm.settings import EngineName, VLLMConfig
 
 Backend = Literal["endpoint", "local", "exact", "null"]
 
@@ -39,6 +40,10 @@ class BuildConfig:
     """Name of the model at the endpoint; for "local", a checkpoint folder, hub id or "vicur:NAME"."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     """Endpoint of the model."""
+    engine: EngineName = "torch"
+    """Engine that runs the model of backend=local: "torch" (PyTorch) or "vllm" (vLLM)."""
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    """vLLM, for engine=vllm."""
     prompt: PathText = "general"
     """Prompt template: general, geometry, charts, video, rationale, or the path of your own YAML file."""
     asking: Asking = field(default_factory=Asking)
@@ -93,6 +98,8 @@ class BuildConfig:
             raise ValueError("A budget needs prices: set prompt_price and completion_price.")
         if self.model is None and self.backend in ("endpoint", "local"):
             raise ValueError(f"The backend {self.backend} needs a model: set model=NAME.")
+        if self.engine != "torch" and self.backend != "local":
+            raise ValueError(f"engine={self.engine} runs the model of backend=local, not of {self.backend}.")
         if self.model is not None and self.backend in ("exact", "null"):
             raise ValueError(f"The backend {self.backend} does not use a model; leave `model` out.")
         if self.cues_per_problem > 1 and self.asking.temperature == 0:
@@ -164,6 +171,10 @@ class WorthSettings:
     """Number of responses per problem."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Sampling of the responses."""
+    engine: EngineName = "torch"
+    """Engine that samples the responses: "torch" (PyTorch) or "vllm" (vLLM)."""
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    """vLLM, for engine=vllm."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """Grading of the responses. Responses of a run keep the grades that the run gave them unless a setting
     here is changed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,8 @@ from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
 from vicur.progress import Progress, silent
 from vicur.rewards.grader import Grader
-from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.engines import Engine, make_engine
+from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.rollout import Rollouts
 
@@ -190,6 +192,7 @@ def evaluate(
     grader: Grader | None = None,
     limits: PixelLimits | None = None,
     skip_bad_rows: bool = False,
+    engine: Engine | None = None,
 ) -> Evaluation:
     """Let a model answer every problem once, and grade its responses. Ranks share the problems.
 
@@ -202,19 +205,22 @@ def evaluate(
         grader: grades the responses; one with default settings if not given.
         limits: pixel limits of what it is shown; the checkpoint's own if not given.
         skip_bad_rows: whether a problem with an unreadable image is left out instead of raising an error.
+        engine: runs the model; PyTorch if not given.
 
     Raises:
         BadRowError: an image or video cannot be decoded, and such rows are not skipped.
+        EngineError: an engine other than PyTorch failed.
     """
     run = _Evaluating(samples, view or Plain(), grader or Grader(), ResponseStore(None), skip_bad_rows)
     shared = range(len(samples))[distributed.share(len(samples))]
-    with loaded.policy.unsharded():  # ranks have different numbers of batches
-        run.ask(loaded, shared, config, limits, progress or silent())
+    engine = engine or make_engine(loaded, prompts_per_batch=config.prompts_per_batch)
+    with engine.awake():  # ranks have different numbers of batches
+        run.ask(engine, shared, config, limits, progress or silent())
     return run.joined()
 
 
 def resume_evaluation(
-    load: Callable[[], LoadedModel],
+    load: Callable[[], Engine],
     samples: Sequence[Sample],
     config: EvaluationConfig,
     progress: Progress,
@@ -227,7 +233,7 @@ def resume_evaluation(
     """Evaluate as `evaluate` does, but reuse the responses of a store, and add new ones to it as they come.
 
     Args:
-        load: loads the model; called only if a response is missing.
+        load: loads the model into an engine; called only if a response is missing.
         samples, config, progress, grader, limits, skip_bad_rows: as in `evaluate`.
         store: store for the responses.
 
@@ -235,11 +241,13 @@ def resume_evaluation(
         ValueError: the store holds a response to another problem of the same id.
         BadRowError: an image or video cannot be decoded, and such rows are not skipped.
         OSError: the store cannot be written.
+        EngineError: an engine other than PyTorch failed.
     """
     run = _Evaluating(samples, Plain(), grader or Grader(), store, skip_bad_rows)
     missing = run.reuse(progress)
     if missing:
-        run.ask(load(), missing, config, limits, progress)
+        with closing(load()) as engine, engine.awake():
+            run.ask(engine, missing, config, limits, progress)
     return run.result()
 
 
@@ -291,7 +299,7 @@ class _Evaluating:
 
     def ask(
         self,
-        loaded: LoadedModel,
+        engine: Engine,
         missing: Sequence[int],
         config: EvaluationConfig,
         limits: PixelLimits | None,
@@ -299,7 +307,7 @@ class _Evaluating:
     ) -> None:
         """Sample, store and grade a response to each of some problems."""
         size = config.prompts_per_batch
-        generator = TorchGenerator(loaded, config.sampling, size, limits=limits)
+        generator = ModelGenerator(engine, config.sampling, limits=limits)
         starts = range(0, len(missing), size)
         for start in progress.over(starts, len(starts)):
             batch = list(self._readable(missing[start : start + size]))

@@ -16,6 +16,7 @@ from vicur.paths import check_file
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.settings.section import Count, PathText, Seed, section
+from vicur.vllm.settings import EngineName, VLLMConfig
 
 MAX_NEW_TOKENS = 2048
 """Default length limit of a response: room for a chain of thought."""
@@ -42,6 +43,10 @@ class EvaluationSettings:
     """Sampling of the responses; greedy by default."""
     prompts_per_batch: Count = 32
     """Number of problems answered together; memory grows with it."""
+    engine: EngineName = "torch"
+    """Engine that runs the model: "torch" (PyTorch) or "vllm" (vLLM)."""
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    """vLLM, for engine=vllm."""
     seed: Seed = 0
     """Sampling seed; it has no effect on greedy decoding."""
     problems: Count | None = None
@@ -72,6 +77,7 @@ class EvaluationSettings:
             "files of the model": folder_digest(folder),
             "dtype": self.dtype,
             "seed": self.seed if self.sampling.temperature else None,
+            "engine": self.engine,
             **{f"sampling.{name}": value for name, value in asdict(self.sampling).items()},
             **{f"data.{name}": value for name, value in asdict(limits).items()},
         }

@@ -15,7 +15,7 @@ Shape suffixes: N response tokens, R responses.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -133,6 +133,20 @@ class Weighed:
     tokens: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     summaries: Mapping[str, Summary] = field(default_factory=dict)
+
+    def times(self, importance: Float[Tensor, " N"] | None) -> Weighed:
+        """The same with every weight multiplied by a factor for its token, which is recorded.
+
+        Args:
+            importance: the factors; None for 1.
+        """
+        if importance is None:
+            return self
+        terms = [
+            term if term.weights is None else replace(term, weights=term.weights * importance)
+            for term in self.terms
+        ]
+        return replace(self, terms=terms, tokens={**self.tokens, "importance": importance})
 
 
 def check_weight(name: str, weight: float) -> None:

@@ -21,9 +21,11 @@ from vicur.data.views import Blind, Plain, View, privileged_texts, without_privi
 from vicur.models.load import LoadedModel
 from vicur.objectives.objective import Needs
 from vicur.preflight.prompt_sizes import PromptSizes
-from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.engines import Engine, make_engine
+from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.processors import SamplingConfig
-from vicur.scoring.engine import divergence, observed_terms
+from vicur.scoring.chunks import divergence, observed_terms
+from vicur.scoring.parity import ParityCheck
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
 from vicur.scoring.term import Scores, Term
@@ -95,6 +97,8 @@ def run_preflight(
     teacher: Teacher | None,
     needs: Needs,
     *,
+    engine: Engine | None = None,
+    parity: ParityCheck | None = None,
     fitting: Sequence[Check] = (),
     text_only: bool = False,
 ) -> Preflight:
@@ -108,6 +112,8 @@ def run_preflight(
         student: the model that learns.
         teacher: its teacher; None without one.
         needs: needs of the objective.
+        engine: engine of the student's responses; PyTorch if not given.
+        parity: compares the engine with the student; None if the student itself samples.
         fitting: results of `check_lengths`.
         text_only: whether problems without media are intended.
     """
@@ -116,6 +122,8 @@ def run_preflight(
     results = (checks.problems_have_media(), *fitting)
     if all(check.passed is not False for check in results):
         results += tuple(checks.by_models())
+        if engine is not None and parity is not None:
+            results += (checks.engine_agrees(engine, parity),)
     teacher_view = None if teacher is None else teacher.view
     return Preflight(
         checks=results,
@@ -190,6 +198,21 @@ class _Checks:
         yield self.same_weights()
         yield self.teacher_sees()
         yield self.same_response()
+
+    def engine_agrees(self, engine: Engine, parity: ParityCheck) -> Check:
+        """Check that the engine computes what the student computes, on responses that it samples."""
+        name = f"the engine {parity.engine} agrees with the trainer"
+        generator = ModelGenerator(
+            engine, SamplingConfig(max_new_tokens=RESPONSE_TOKENS), encode=self.student.encode
+        )
+        found = parity.measure(generator.generate(self.samples, Plain()))
+        if parity.passes(found):
+            return Check(
+                name,
+                True,
+                f"log-probs differ by {found.mean:.1e} nats on average, {found.largest:.1e} at most",
+            )
+        return Check(name, False, f"it {parity.fault(found)}")
 
     def problems_have_media(self) -> Check:
         """Check that there are images or videos, unless the data is meant to have none."""
@@ -352,7 +375,8 @@ def _problems_to_check(samples: Sequence[Sample]) -> list[Sample]:
 
 def _respond(student: Scorer, samples: Sequence[Sample]) -> list[Tensor]:
     sampling = SamplingConfig(max_new_tokens=RESPONSE_TOKENS)
-    rollouts = TorchGenerator(student.loaded, sampling, encode=student.encode).generate(samples, Plain())
+    generator = ModelGenerator(make_engine(student.loaded), sampling, encode=student.encode)
+    rollouts = generator.generate(samples, Plain())
     return [response.ids for response in rollouts.flat_responses]
 
 

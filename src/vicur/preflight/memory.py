@@ -40,7 +40,7 @@ from vicur.preflight.weights import (
     stored_bytes,
     weight_levers,
 )
-from vicur.scoring.engine import BLOCK_BYTES, CHUNK_BYTES, HEAD_ROWS
+from vicur.scoring.chunks import BLOCK_BYTES, CHUNK_BYTES, HEAD_ROWS
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
 

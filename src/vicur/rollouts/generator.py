@@ -1,10 +1,9 @@
 """Generates responses: a model answers problems under a view.
 
-Training, evaluation, the worth of privileges, pretraining and the preflight all use the `Generator` protocol.
-To add an engine other than PyTorch in this process, write another class with its two methods.
-
-`TorchGenerator.respond` samples and decodes. `generate` calls it with the prompts of problems under a view;
-`vicur cues build` with a local model calls it with a chat about a problem, which is not a view.
+Training, evaluation, the worth of privileges, pretraining and the preflight all generate here, on any engine
+(`vicur.rollouts.engines`). `ModelGenerator.respond` samples and decodes. `generate` calls it with the prompts
+of problems under a view; `vicur cues build` with a local model calls it with a chat about a problem, which is
+not a view.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from vicur.encoding.prompts import EncodedPrompt, PromptEncoder
 from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
 from vicur.rewards.thinking import opened_thought
+from vicur.rollouts.engines import Engine
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.rollout import Response, Rollouts, texts_of
-from vicur.rollouts.sampler import Sampler
 
 PROMPT_END = 32
 """Number of tokens at the end of a prompt that are searched for an opening tag such as `<think>`. Most
@@ -56,30 +55,26 @@ class Generator(Protocol):
         ...
 
 
-class TorchGenerator:
-    """Samples with PyTorch in this process, from the model that is trained, so there is nothing to sync.
+class ModelGenerator:
+    """Encodes prompts, has an engine sample the responses, and decodes them.
 
     Args:
-        loaded: the model.
+        engine: samples the responses.
         sampling: temperature and the like.
-        prompts_per_batch: number of prompts that are prefilled and decoded together.
         limits: pixel limits of images and frames; by default the checkpoint's own.
         encode: encodes the prompts, to share them with the scoring of the responses.
-        setting: the setting that `prompts_per_batch` came from, for messages.
     """
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        engine: Engine,
         sampling: SamplingConfig,
-        prompts_per_batch: int = 64,
         *,
         limits: PixelLimits | None = None,
         encode: Encode | None = None,
-        setting: str = "prompts_per_batch",
     ) -> None:
-        self._sampler = Sampler(loaded, sampling, prompts_per_batch, setting)
-        self._encode = encode or prompts_of(loaded, limits)
+        self.engine, self.sampling = engine, sampling
+        self._encode = encode or prompts_of(engine.loaded, limits)
 
     def generate(
         self, samples: Sequence[Sample], view: View, *, group_size: int = 1, seed: int = 0, step: int = 0
@@ -102,11 +97,7 @@ class TorchGenerator:
 
         Args:
             prompts: the model's prompts.
-            ids: for each prompt the id that its random numbers are keyed by, together with `seed`, `step` and
-                the number of the response.
-            group_size: number of responses to each prompt.
-            seed: another seed, other responses.
-            step: rollout step; another step, other responses.
+            ids, group_size, seed, step: as in `Engine.sample`.
 
         Returns:
             for each prompt its responses, on the CPU, and their texts without special tokens. If the prompt
@@ -114,15 +105,19 @@ class TorchGenerator:
 
         Raises:
             OutOfMemory: memory is exhausted even with batches of one prompt.
+            EngineError: an engine other than "torch" failed.
         """
-        responses = self._sampler.sample(prompts, ids, group_size=group_size, seed=seed, step=step)
-        tokenizer = self._sampler.loaded.processor.tokenizer
+        responses = self.engine.sample(
+            prompts, ids, self.sampling, group_size=group_size, seed=seed, step=step
+        )
+        tokenizer = self.engine.loaded.processor.tokenizer
         ends = [tokenizer.decode(prompt.input_ids[-PROMPT_END:]) for prompt in prompts]
         texts = texts_of(responses, tokenizer, [opened_thought(end) for end in ends])
         return tuple(map(tuple, responses)), texts
 
     def sync(self) -> None:
-        """Do nothing: the sampled model is the trained one."""
+        """Let the engine load the model's weights before it samples again."""
+        self.engine.sync()
 
 
 def prompts_of(loaded: LoadedModel, limits: PixelLimits | None = None) -> Encode:

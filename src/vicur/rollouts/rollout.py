@@ -70,7 +70,7 @@ class Rollouts:
         per_response = [response.log_probs for response in self.flat_responses]
         sampled = [log_probs for log_probs in per_response if log_probs is not None]
         if len(sampled) < len(per_response):
-            raise ValueError("Responses from the data were not sampled and have no sampling log-probs.")
+            raise ValueError("These responses have no sampling log-probs.")
         return torch.cat(sampled)
 
     def draws(self, seed: int, step: int) -> Float[Tensor, " N"]:
@@ -109,13 +109,16 @@ class Response:
     Attributes:
         ids: tokens, stop token included.
         log_probs: log-prob of each token under the distribution it was sampled from, in nats; None if it was
-            not sampled.
+            not sampled, or if the engine does not tell.
         finish_reason: "stop", or "length" if it was cut off.
+        engine_log_probs: log-prob of each token as an engine with weights of its own computed it, at
+            temperature 1 over the tokens that can be sampled, in nats; None if the model itself sampled.
     """
 
     ids: Int[Tensor, " T"]
     log_probs: Float[Tensor, " T"] | None
     finish_reason: Literal["stop", "length"]
+    engine_log_probs: Float[Tensor, " T"] | None = None
 
 
 def texts_of(

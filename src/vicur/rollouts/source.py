@@ -15,7 +15,8 @@ from vicur.models.vocabulary import Vocabulary
 from vicur.rollouts.generator import Generator
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.rollout import Response, Rollouts, texts_of
-from vicur.settings.section import Count, section
+from vicur.settings.section import Count, Positive, section
+from vicur.vllm.settings import EngineName, VLLMConfig
 
 SourceName = Literal["student", "teacher", "dataset"]
 
@@ -32,12 +33,31 @@ class RolloutConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Sampling of the responses. Responses from the data are cut off at max_new_tokens."""
     prompts_per_batch: Count = 64
-    """Number of prompts prefilled and decoded together; memory grows with it."""
+    """Number of prompts prefilled and decoded together with engine=torch; memory grows with it."""
+    engine: EngineName = "torch"
+    """Engine that samples the student's responses: "torch" (PyTorch, the reference) or "vllm" (vLLM, which
+    `pip install 'vicur[vllm]'` installs). docs/engines.md compares them."""
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    """vLLM, for engine=vllm."""
+    importance_cap: Positive | None = None
+    """Correction for an engine that samples from slightly other probabilities than the trainer's: the weight
+    of every token is multiplied by min(p_trainer / p_engine, importance_cap), which takes one more forward
+    pass of the student; null for none. A usual value is 2."""
 
     def __post_init__(self) -> None:
         if self.source == "dataset" and self.group_size > 1:
             raise ValueError(
                 "rollout.source=dataset has one response to each problem: set rollout.group_size=1."
+            )
+        if self.importance_cap is not None and self.engine == "torch":
+            raise ValueError(
+                "rollout.importance_cap corrects for an engine with weights of its own; with "
+                "rollout.engine=torch the trainer itself samples. Remove it."
+            )
+        if self.engine != "torch" and self.source != "student":
+            raise ValueError(
+                f"rollout.engine={self.engine} samples the student's responses, and rollout.source="
+                f"{self.source}. Set rollout.engine=torch."
             )
 
 

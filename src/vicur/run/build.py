@@ -16,11 +16,13 @@ from vicur.models.load import LoadedModel, load_student
 from vicur.models.sharding import shard
 from vicur.progress import Bars
 from vicur.rewards.grader import Grader
-from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.engines import Engine, make_engine
+from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.source import DatasetSource, GeneratedSource, RolloutSource
 from vicur.run.execute import Run, during
 from vicur.run.problems import training_problems
 from vicur.run.recipe import Recipe
+from vicur.scoring.parity import ParityCheck
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import SELF, Teacher
 from vicur.training.loop import Trainer
@@ -82,16 +84,19 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         recipe.training.updates(len(data.problems)),
         recipe.student.recovery.learning_rate,
     )
+    engine = _engine(recipe, loaded, data.sizes["student"].most_tokens)
     trainer = Trainer(
         samples=data.problems,
-        source=_source(recipe, student, teacher, loaded),
+        source=_source(recipe, student, teacher, engine),
         scoring=BatchScorer(student, teacher, recipe.training.seed, grader),
         objective=objective,
         updater=Updater(student, optimizer, recipe.optimizer.prompts_per_micro_batch),
         config=recipe.training,
         skip_bad_rows=recipe.data.bad_rows == "skip",
+        parity=_parity(recipe, loaded),
+        importance_cap=recipe.rollout.importance_cap,
     )
-    return Run(recipe, data, loaded, trainer, held_out)
+    return Run(recipe, data, loaded, trainer, held_out, engine)
 
 
 def check_processes(update: int, processes: int) -> None:
@@ -135,21 +140,41 @@ def _encoder(model: str, data: DataConfig) -> PromptEncoder:
     return PromptEncoder.for_lengths(read_processor(model), data.pixel_limits())
 
 
-def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, loaded: LoadedModel) -> RolloutSource:
-    config = recipe.rollout
+def _engine(recipe: Recipe, loaded: LoadedModel, longest_prompt: int) -> Engine:
+    """The engine of the student's responses."""
+    rollout, validation = recipe.rollout, recipe.validation
+    new = max(rollout.sampling.max_new_tokens, validation.max_new_tokens or 0)
+    return make_engine(
+        loaded,
+        rollout.engine,
+        rollout.vllm,
+        prompts_per_batch=rollout.prompts_per_batch,
+        setting="rollout.prompts_per_batch",
+        longest=longest_prompt + new,
+    )
+
+
+def _parity(recipe: Recipe, loaded: LoadedModel) -> ParityCheck | None:
+    """The comparison of the engine with the student; None if the student itself samples."""
+    name, vllm = recipe.rollout.engine, recipe.rollout.vllm
+    if name == "torch":
+        return None
+    limits = recipe.data.pixel_limits()
+    return ParityCheck(loaded, name, vllm.parity_responses, vllm.max_difference, limits)
+
+
+def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, engine: Engine) -> RolloutSource:
+    config, seed = recipe.rollout, recipe.training.seed
     if config.source == "dataset":
+        loaded = student.loaded
         tokenizer = loaded.processor.tokenizer
         return DatasetSource(tokenizer, loaded.vocabulary, config.sampling.max_new_tokens)
-    writer, scorer = loaded, student
+    scorer = student
     view: View = Plain()
     if config.source == "teacher":
         assert teacher is not None
-        writer, scorer, view = teacher.loaded, teacher.scorer, teacher.view
-    generator = TorchGenerator(
-        writer,
-        config.sampling,
-        config.prompts_per_batch,
-        encode=scorer.encode,
-        setting="rollout.prompts_per_batch",
-    )
-    return GeneratedSource(generator, view, config.group_size, recipe.training.seed)
+        scorer, view = teacher.scorer, teacher.view
+        size, setting = config.prompts_per_batch, "rollout.prompts_per_batch"
+        engine = make_engine(teacher.loaded, prompts_per_batch=size, setting=setting)
+    generator = ModelGenerator(engine, config.sampling, encode=scorer.encode)
+    return GeneratedSource(generator, view, config.group_size, seed)

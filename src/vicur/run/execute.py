@@ -30,6 +30,7 @@ from vicur.preflight.memory import (
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.progress import Bars, Progress, silent
 from vicur.reporting.run_summary import write_run_summary
+from vicur.rollouts.engines import Engine
 from vicur.run.problems import TrainingProblems
 from vicur.run.recipe import Recipe, to_yaml
 from vicur.scoring.scorer import Scorer
@@ -94,6 +95,7 @@ class Run:
         student: the model that the trainer changes.
         trainer: trainer that runs the steps.
         held_out: problems that are answered before, during and after training; None for none.
+        engine: engine of the student's responses; PyTorch if not given.
     """
 
     recipe: Recipe
@@ -101,11 +103,17 @@ class Run:
     student: LoadedModel
     trainer: Trainer
     held_out: FileSource | None = None
+    engine: Engine | None = None
 
     @property
     def steps(self) -> int:
         """Number of rollout steps."""
         return self.recipe.training.rollout_batches(len(self.data.problems))
+
+    @property
+    def validation_engine(self) -> Engine | None:
+        """The engine of the responses to held-out problems; None for PyTorch, with batches of their own."""
+        return None if self.recipe.rollout.engine == "torch" else self.engine
 
     @property
     def notices(self) -> list[str]:
@@ -148,6 +156,11 @@ class Run:
             execution = _Execution(self, folder, progress or silent(), bars, resume_from, interruption)
             return execution.run(plan, again=again or resume_from is not None)
 
+    def close(self) -> None:
+        """Stop the engine of the responses."""
+        if self.engine is not None:
+            self.engine.close()
+
     def tensors(self) -> Mapping[str, Tensor]:
         """What a checkpoint holds: trained weights, optimizer states, and the weights of an EMA teacher."""
         teacher = self.trainer.scoring.teacher
@@ -177,6 +190,8 @@ class Run:
                 scoring.student,
                 scoring.teacher,
                 self.trainer.objective.needs(1),
+                engine=self.validation_engine,
+                parity=self.trainer.parity,
                 fitting=plan.fitting,
                 text_only=self.recipe.data.text_only,
             ),
@@ -241,6 +256,7 @@ class _Execution:
         if self.resume_from is not None:
             self.checkpoints.resume_from(self.resume_from)
             self.r.trainer.scoring.clear_caches()
+            self.r.trainer.source.sync()
         self.records = Records(
             self.folder,
             to_yaml(self.r.recipe),
@@ -351,6 +367,7 @@ class _Execution:
             None if self.bars is None else self.bars(f"validation after step {self.state.step}"),
             grader=self.r.trainer.scoring.grader,
             limits=recipe.data.pixel_limits(),
+            engine=self.r.validation_engine,
         )
         by_id = {sample.id: sample for sample in held_out.outlines()}
         answered = [by_id[answer.id] for answer in evaluation.answers]

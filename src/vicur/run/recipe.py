@@ -74,6 +74,16 @@ class Recipe:
                 "training.old_log_probs=sampled needs scoring.vocabulary=sampleable: the sampler's log-probs "
                 "are over the tokens that a response can consist of. Set training.old_log_probs=scored."
             )
+        if (
+            self.training.old_log_probs == "sampled"
+            and OLD in needs.log_probs
+            and self.rollout.engine != "torch"
+            and self.student.dtype != "float32"
+        ):
+            raise ValueError(
+                f"training.old_log_probs=sampled with rollout.engine={self.rollout.engine} is exact only in "
+                f"float32, not in {self.student.dtype}. Set training.old_log_probs=scored."
+            )
         if self.rollout.source not in needs.sources:
             raise ValueError(
                 f"The objective {names} cannot learn from rollout.source={self.rollout.source}; it takes "

@@ -21,7 +21,7 @@ from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
 from vicur.models.out_of_memory import BatchSize
 from vicur.models.vocabulary import ScoringVocabulary
-from vicur.scoring.engine import Reading, Weighted, sampled_log_probs, weighted_terms
+from vicur.scoring.chunks import Reading, Weighted, sampled_log_probs, weighted_terms
 from vicur.scoring.term import Scores, Term
 from vicur.settings.section import Count, section
 
@@ -238,7 +238,7 @@ class Scorer:
 
 def _gradient_of(head_WD: Tensor) -> Tensor | None:
     """The head's `grad`, to add to; None if it has none or is in half precision."""
-    # Half-precision `grad` would round every chunk's contribution; the engine then sums in float32.
+    # Half-precision `grad` would round every chunk's contribution; the chunks are then summed in float32.
     if not head_WD.requires_grad or head_WD.dtype.itemsize < 4:
         return None
     if head_WD.grad is None:

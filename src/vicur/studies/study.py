@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from vicur.packaged import find_packaged
 from vicur.paths import check_folder
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
+from vicur.rollouts.engines import Engine
 from vicur.rollouts.processors import SamplingConfig
 from vicur.run.build import build
 from vicur.run.recipe import Recipe, display_path, load_recipe, read_settings, recipe_of
@@ -348,24 +349,28 @@ class _Seed:
         )
         data = replace(recipe.data, train=str(self.folder / DATA / "train.parquet"))
         recipe = replace(recipe, data=data, training=training)
-        run = build(recipe)
-        leakage = run.execute(self.folder / name, run.plan(), self._bar(name))
-        seconds = time.perf_counter() - started
-        evaluations = self._assess(name, run.student, "none")
+        with closing(build(recipe)) as run:
+            leakage = run.execute(self.folder / name, run.plan(), self._bar(name))
+            seconds = time.perf_counter() - started
+            evaluations = self._assess(name, run.student, "none", run.validation_engine)
         advantage = self._advantage(run.student, evaluations)
         return Outcome(**evaluations, visual_advantage=advantage, leakage=leakage, seconds=seconds)
 
     def _steps(self, recipe: Recipe) -> int | None:
         return self.config.steps or recipe.training.steps
 
-    def _assess(self, name: str, loaded: LoadedModel, privilege: Any) -> dict[str, Evaluation]:
+    def _assess(
+        self, name: str, loaded: LoadedModel, privilege: Any, engine: Engine | None = None
+    ) -> dict[str, Evaluation]:
         evaluations = {}
         for domain in DOMAINS:
             view = None if privilege == "none" else teacher_view(privilege)
             settings = EvaluationConfig(SamplingConfig(temperature=0.0, max_new_tokens=64), 100)
             bar = self._bar(f"{name} {domain}")
             evaluations[domain] = evaluate(
-                loaded, self.tests[domain], settings, bar, view, grader=self.grader
+                *(loaded, self.tests[domain], settings, bar, view),
+                grader=self.grader,
+                engine=engine,
             )
             evaluations[domain].write(self.folder / EVALUATION / f"{name}-{domain}.parquet")
         return evaluations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -18,6 +18,7 @@ from vicur.progress import Progress
 from vicur.rollouts.randomness import seed_step
 from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.source import RolloutSource
+from vicur.scoring.parity import ParityCheck
 from vicur.settings.section import Count, PathText, Seed, Text, section
 from vicur.training.batches import Batches
 from vicur.training.checkpoint import CheckpointConfig
@@ -121,6 +122,8 @@ class Trainer:
         config: length and size of the run.
         skip_bad_rows: whether a problem that turns out to be unreadable is skipped and counted; otherwise
             it ends the run.
+        parity: compares the engine of the responses with the student; None if the student itself samples.
+        importance_cap: cap of the importance ratios between student and engine; None for no correction.
     """
 
     samples: Sequence[Sample]
@@ -130,6 +133,8 @@ class Trainer:
     updater: Updater
     config: TrainingConfig
     skip_bad_rows: bool = False
+    parity: ParityCheck | None = None
+    importance_cap: float | None = None
 
     def train(
         self,
@@ -153,16 +158,17 @@ class Trainer:
 
         Raises:
             BadRowError: a problem cannot be read and `skip_bad_rows` is false.
+            EngineError: the engine of the responses failed, or does not agree with the student.
             FloatingPointError: `config.max_skipped_updates` updates in a row were not finite.
         """
         state = RunState() if state is None else state
         batches = self._batches(state, progress)
         for step in progress.steps(self.config.rollout_batches(len(self.samples)), done=state.step):
             clock = Clock()
-            batch, updates = self._step(step, batches.next(), state, clock, on_skip)
+            batch, updates, measured = self._step(step, batches.next(), state, clock, on_skip)
             tokens = join_tokens(updates)
             leaked = hint_leakage(batch.rollouts.flat_texts)
-            metrics = describe_step(batch, updates, tokens, leaked) | clock.metrics()
+            metrics = describe_step(batch, updates, tokens, leaked) | measured | clock.metrics()
             if state.position.unreadable:
                 metrics["bad_rows"] = float(len(state.position.unreadable))
             records.write_rollouts(step, batch.rollouts, tokens, batch.grades)
@@ -186,8 +192,9 @@ class Trainer:
         state: RunState,
         clock: Clock,
         on_skip: Callable[[Skipped], None],
-    ) -> tuple[ScoredBatch, list[Update]]:
-        """One rollout step: the scored responses of all ranks, and the updates that were made on them."""
+    ) -> tuple[ScoredBatch, list[Update], dict[str, float]]:
+        """One rollout step: the scored responses of all ranks, the updates that were made on them, and how
+        far the engine is from the student."""
         seed_step(self.config.seed, step)
         self.scoring.clear_caches()
         needs = self.objective.needs(step)
@@ -195,11 +202,19 @@ class Trainer:
         # The student responds to each problem; or the teacher or the data set does, see rollout.source.
         rollouts = self.source.rollouts(samples, step)
         clock.lap("sampling")
+        measured: dict[str, float] = {}
+        if self.parity is not None:
+            measured = self.parity.check(rollouts, step).metrics()
+            clock.lap("parity")
 
         # The teacher scores the same tokens under its own view, with the hint if it has a privilege, and
         # under any other view that the objective needs. Responses are graded here, too.
         old = self._sampled_log_probs(rollouts, needs)
         batch = self.scoring.score_rollouts(rollouts, needs, step, old)
+        if self.importance_cap is not None:
+            assert self.parity is not None, "without an engine there is nothing to correct"
+            ratios = self.parity.ratios(rollouts, self.importance_cap)
+            batch = replace(batch, importance=ratios.to(self.scoring.student.device))
 
         updates, parts = [], []
         for part in batch.updates(self.config.update_size):
@@ -208,7 +223,7 @@ class Trainer:
             # All token weights, 1/N included, are fixed before any gradient is computed. They depend on
             # the whole batch, so every rank gathers the scores of all.
             whole, ours = whole_tokens(scored.scored_tokens(self.scoring.student.device))
-            weighed = part_of(self.objective.weigh(whole), ours)
+            weighed = part_of(self.objective.weigh(whole), ours).times(scored.importance)
             clock.lap("scoring")
 
             # One optimizer step; an EMA teacher and the generator then follow the new weights.
@@ -224,7 +239,7 @@ class Trainer:
             clock.lap("update")
             if self._has_skipped_too_many(state):
                 break
-        return ScoredBatch.joined(parts), updates
+        return ScoredBatch.joined(parts), updates, measured
 
     def _has_skipped_too_many(self, state: RunState) -> bool:
         return state.skipped_in_a_row >= self.config.max_skipped_updates

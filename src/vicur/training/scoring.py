@@ -21,7 +21,7 @@ from vicur.objectives.objective import OLD, Look, Needs, ScoredTokens
 from vicur.rewards.grader import Grade, Grader
 from vicur.rollouts.grading import grade
 from vicur.rollouts.rollout import Rollouts
-from vicur.scoring.engine import Reading, divergence, sampled_log_probs
+from vicur.scoring.chunks import Reading, divergence, sampled_log_probs
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
 from vicur.scoring.term import Scores
@@ -38,6 +38,7 @@ class ScoredBatch:
         distributions: next-token distributions at the response tokens by look.
         divergences: KL between such distributions by name, in nats.
         draws: a uniform number for each token.
+        importance: factor of each token's weights; None for 1.
     """
 
     rollouts: Rollouts
@@ -46,6 +47,7 @@ class ScoredBatch:
     distributions: Mapping[str, Scores] = field(default_factory=dict)
     divergences: Mapping[str, Tensor] = field(default_factory=dict)
     draws: Tensor | None = None
+    importance: Tensor | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[ScoredBatch]) -> ScoredBatch:
@@ -66,6 +68,7 @@ class ScoredBatch:
             distributions={name: scores.part(tokens) for name, scores in self.distributions.items()},
             divergences={name: values[tokens] for name, values in self.divergences.items()},
             draws=None if self.draws is None else self.draws[tokens],
+            importance=None if self.importance is None else self.importance[tokens],
         )
 
     def updates(self, prompts_per_update: int) -> Iterator[ScoredBatch]:

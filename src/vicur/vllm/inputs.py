@@ -1,7 +1,7 @@
 """Prompts as vLLM takes them after its own processing: the trainer's tokens and the trainer's pixels.
 
-vLLM could process images and text itself, but then two processors with two sets of limits would have to agree.
-It gets the tensors of `EncodedPrompt` instead, so the engine sees what the trainer sees.
+vLLM could process images and text itself, but then two processors with two sets of limits would have to
+agree. It gets the tensors of `EncodedPrompt` instead, so the engine sees what the trainer sees.
 
 The frames of a video are passed as images: the vision tower attends within each group of frames that it
 merges in time, so a group is the same function of its pixels either way, and its tokens are in one piece,

@@ -12,7 +12,6 @@ import random
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.checkpoints import has_recovery, kind_of
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import ScoringVocabulary
+from vicur.vllm.backend import Completion, EngineError, told
 from vicur.vllm.inputs import engine_input
-from vicur.vllm.installed import check_installed
 from vicur.vllm.plugin import PLAIN, RECOVERY
 from vicur.vllm.settings import VLLMConfig
 from vicur.vllm.words import SETTING
@@ -35,25 +34,6 @@ BATCHED_TOKENS = 8192
 """Default number of tokens in a forward pass."""
 MOST_IDLE_STEPS = 1000
 """Steps of the engine in a row without any new token, after which it is taken for stuck."""
-
-
-class EngineError(RuntimeError):
-    """The engine failed or is stuck."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A response as the engine returned it.
-
-    Attributes:
-        ids: its tokens, stop token included.
-        log_probs: log-prob of each token under the model at temperature 1, in nats.
-        stopped: whether it ended with a stop token.
-    """
-
-    ids: list[int]
-    log_probs: list[float]
-    stopped: bool
 
 
 class LocalEngine:
@@ -66,7 +46,6 @@ class LocalEngine:
         vocabulary: the tokens that keep their logits; log-probs are normalised over them.
 
     Raises:
-        ValueError: vLLM is missing, or of a version that was never tried.
         EngineError: the engine does not start.
     """
 
@@ -77,9 +56,10 @@ class LocalEngine:
         max_model_len: int,
         vocabulary: ScoringVocabulary = "sampleable",
     ) -> None:
-        check_installed()
         self.loaded, self.config = loaded, config
         self.version = 0
+        self._may_sleep = config.sleep and loaded.device.type == "cuda"
+        self._asleep: set[str] = set()
         self._merge = loaded.model.config.vision_config.spatial_merge_size
         self._requests = 0
         self._folder = tempfile.TemporaryDirectory(prefix="vicur-engine-")
@@ -89,11 +69,7 @@ class LocalEngine:
             self._engine = _start(folder, loaded, config, max_model_len, vocabulary)
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Copy weights into the engine, and drop everything that was computed with the old ones.
-
-        Args:
-            weights: names and tensors as in a checkpoint, the head's included if it is tied.
-        """
+        """As described in `Backend.load`."""
         with told("vLLM cannot load the student's weights"):
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         self.version += 1
@@ -112,19 +88,7 @@ class LocalEngine:
     def generate(
         self, prompts: Sequence[EncodedPrompt], seeds: Sequence[Sequence[int]], sampling: Mapping[str, Any]
     ) -> list[list[Completion]]:
-        """Generate responses.
-
-        Args:
-            prompts: the prompts.
-            seeds: for each prompt the seed of each response to it.
-            sampling: arguments of vLLM's `SamplingParams` that all responses share.
-
-        Returns:
-            the responses to each prompt.
-
-        Raises:
-            EngineError: the engine fails or is stuck.
-        """
+        """As described in `Backend.generate`."""
         from vllm import SamplingParams
 
         requests: list[tuple[Any, Any]] = []
@@ -138,12 +102,7 @@ class LocalEngine:
         return [[_completion(next(outputs)) for _ in group] for group in seeds]
 
     def score(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Log-probs of given responses, in nats, one tensor for each in the flat order.
-
-        Args:
-            prompts: the prompts.
-            responses: token ids of the responses to each prompt.
-        """
+        """As described in `Backend.score`."""
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
@@ -159,22 +118,21 @@ class LocalEngine:
         return scored
 
     def sleep(self) -> None:
-        """Free the GPU's memory until `wake`; nothing on a CPU."""
-        if self.config.sleep and self.loaded.device.type == "cuda":
+        """As described in `Backend.sleep`; nothing on a CPU."""
+        if self._may_sleep and not self._asleep:
             self._engine.sleep(level=1)
+            self._asleep = {"weights", "kv_cache"}
 
-    def wake(self, *parts: str) -> None:
-        """Take parts of the memory back: "weights", "kv_cache"."""
-        if self.config.sleep and self.loaded.device.type == "cuda":
-            self._engine.wake_up(tags=list(parts))
+    def wake(self, part: str) -> None:
+        """As described in `Backend.wake`."""
+        if part in self._asleep:
+            self._engine.wake_up(tags=[part])
+            self._asleep.remove(part)
 
     def close(self) -> None:
-        """Stop the engine and free its memory."""
-        from vllm.distributed import cleanup_dist_env_and_memory
-
+        """As described in `Backend.close`."""
+        self._engine.engine_core.shutdown()
         del self._engine
-        if distributed.size() == 1:
-            cleanup_dist_env_and_memory()
         self._folder.cleanup()
 
     def _run(self, requests: Sequence[tuple[Any, Any]]) -> list[Any]:
@@ -267,27 +225,10 @@ def _completion(output: Any) -> Completion:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
-    """A context whose errors are told in a sentence.
-
-    Raises:
-        EngineError: any error inside.
-    """
-    try:
-        yield
-    except EngineError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:500] or type(error).__name__
-        raise EngineError(f"{what}: {reason}") from error
-
-
-@contextmanager
 def _kept_random_states() -> Iterator[None]:
     """Keep what an engine changes in this process when it starts: the states of the random generators."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        with contextlib.ExitStack() as stack:
-            stack.callback(random.setstate, states[0])
-            stack.callback(np.random.set_state, states[1])
-            yield
+    with torch.random.fork_rng(), contextlib.ExitStack() as stack:
+        stack.callback(random.setstate, states[0])
+        stack.callback(np.random.set_state, states[1])
+        yield

@@ -100,13 +100,13 @@ class _GathersCues(_SamplesWords):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self: Any = self
-        text = self.config.text_config
-        layers = layers_with_recovery(self.config)
+        model: Any = self
+        text = model.config.text_config
+        layers = layers_with_recovery(model.config)
         self.recovery = CueRecovery(text.hidden_size, text.num_attention_heads, layers, text.rms_norm_eps)
         self._visual_T: Tensor | None = None
         self._plan: RecoveryPlan | None = None
-        decoder = self.language_model.model
+        decoder = model.language_model.model
         for layer in layers:
             is_last = layer + 1 == len(decoder.layers)
             after = decoder.norm if is_last else decoder.layers[layer + 1]
@@ -144,7 +144,7 @@ class _GathersCues(_SamplesWords):
 
 
 def residual_stream(hidden_TD: Tensor, residual_TD: Tensor) -> Tensor:
-    """The states that recovery reads and writes. What a layer returns beside them is only its last addition."""
+    """The states that recovery reads and writes: a layer returns its last addition apart from the rest."""
     return hidden_TD + residual_TD
 
 
@@ -196,7 +196,9 @@ class ViCuRQwen3VLForConditionalGeneration(_GathersCues, Qwen3VLForConditionalGe
 @MULTIMODAL_REGISTRY.register_processor(
     SaltingProcessor, info=Qwen3VLMoeProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
-class ViCuRQwen3VLMoeForConditionalGeneration(_TurnsExperts, _GathersCues, Qwen3VLMoeForConditionalGeneration):
+class ViCuRQwen3VLMoeForConditionalGeneration(
+    _TurnsExperts, _GathersCues, Qwen3VLMoeForConditionalGeneration
+):
     """The mixture of experts with cue recovery."""
 
 
@@ -210,5 +212,7 @@ class ViCuRPlainQwen3VLForConditionalGeneration(_SamplesWords, Qwen3VLForConditi
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen3VLMultiModalProcessor, info=Qwen3VLMoeProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
-class ViCuRPlainQwen3VLMoeForConditionalGeneration(_TurnsExperts, _SamplesWords, Qwen3VLMoeForConditionalGeneration):
+class ViCuRPlainQwen3VLMoeForConditionalGeneration(
+    _TurnsExperts, _SamplesWords, Qwen3VLMoeForConditionalGeneration
+):
     """The mixture of experts without recovery, limited to words."""

@@ -17,7 +17,6 @@ def register() -> None:
     from vllm.model_executor.models import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    import vicur.models.student  # noqa: F401: registers the configurations with transformers
     from vicur.vllm.whole_prompts import WholePrompts
 
     known = ModelRegistry.get_supported_archs()

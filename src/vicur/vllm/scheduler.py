@@ -21,9 +21,9 @@ class SplitPromptError(RuntimeError):
 
     def __init__(self, request: str, end: int, visual_end: int) -> None:
         super().__init__(
-            f"The prompt of request {request} would be split after {end} tokens, but its last visual token is "
-            f"number {visual_end}: cue recovery needs all of them in one prefill. Lower max_num_seqs, or raise "
-            "max_num_batched_tokens."
+            f"The prompt of request {request} would be split after {end} tokens, but its last visual token "
+            f"is number {visual_end}: cue recovery needs all of them in one prefill. Lower max_num_seqs, or "
+            "raise max_num_batched_tokens."
         )
 
 
@@ -47,7 +47,7 @@ class _ChecksPrompts:
             SplitPromptError: it has a part of a prompt that ends before the last visual token.
         """
         output: Any = super().schedule(*args, **kwargs)  # type: ignore[misc]
-        for name, count in output.num_scheduled_tokens.items():
+        for name in output.num_scheduled_tokens:
             request = self.requests[name]  # type: ignore[attr-defined]
             if request.mm_features:
                 check_whole(name, request.num_computed_tokens, media_of(request.mm_features))

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vicur.settings.section import Count, section
+from vicur.settings.section import Count, Positive, section
+from vicur.vllm.installed import check_installed
 
 EngineName = Literal["torch", "vllm"]
 """Where responses are generated: "torch" in this process by the model itself, "vllm" by vLLM."""
@@ -33,3 +34,17 @@ class VLLMConfig:
     the key-value cache is dropped."""
     enforce_eager: bool = False
     """Whether decoding runs without CUDA graphs."""
+    parity_responses: Count = 4
+    """Number of responses on each rank that the trainer scores, too, after every step's sampling, to compare
+    its log-probs with those of vLLM. A difference above the bound ends the run."""
+    max_difference: Positive | None = None
+    """Bound of the mean difference of these log-probs in nats; null for 1e-4 in float32 and 0.05 in
+    bfloat16."""
+
+    def check_installed(self) -> None:
+        """Check that vLLM can be used.
+
+        Raises:
+            ValueError: it is missing, or of another version.
+        """
+        check_installed()

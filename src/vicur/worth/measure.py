@@ -25,7 +25,7 @@ from vicur.data.sample import TEXT_KINDS, Sample, TextKind
 from vicur.data.views import Blind, BlindHinted, Hinted, Plain, View
 from vicur.files import write_rows
 from vicur.progress import Progress
-from vicur.scoring.engine import observed_terms
+from vicur.scoring.chunks import observed_terms
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.term import STUDENT, Block, Scores, Term
 from vicur.scoring.terms import mixture_information, mixture_information_above, reverse_kl
@@ -162,7 +162,7 @@ def measure_privileges(
     """Score responses with a teacher under every condition.
 
     Certainty and shift need one forward pass of the teacher for each condition, information one for
-    each text. Hidden states of one batch are in memory, logits of one chunk of tokens (`scoring.engine`).
+    each text. Hidden states of one batch are in memory, logits of one chunk of tokens (`scoring.chunks`).
 
     The texts are taken as equally likely given (v, q, y_<t). That is right because the student wrote y_<t
     without any of them; it would be wrong for responses of a teacher that saw one.

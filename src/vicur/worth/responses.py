@@ -15,10 +15,10 @@ from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Plain
 from vicur.media.pixels import PixelLimits
-from vicur.models.load import LoadedModel
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader
-from vicur.rollouts.generator import TorchGenerator
+from vicur.rollouts.engines import Engine
+from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.grading import grade_response
 from vicur.rollouts.processors import SamplingConfig
 
@@ -55,7 +55,7 @@ class StudentResponses:
 
 
 def sample_responses(
-    student: LoadedModel,
+    engine: Engine,
     samples: Sequence[Sample],
     *,
     group_size: int = 4,
@@ -71,7 +71,7 @@ def sample_responses(
     Responses depend on seed, sample and response number, not on batches or order.
 
     Args:
-        student: the model that responds.
+        engine: runs the student.
         samples: the problems.
         group_size: number of responses to each problem (K).
         sampling: temperature and the like; the student's own distribution if not given.
@@ -82,7 +82,7 @@ def sample_responses(
         progress: progress bar; silent if not given.
     """
     grader = grader or Grader()
-    generator = TorchGenerator(student, sampling or SamplingConfig(), prompts_per_batch, limits=limits)
+    generator = ModelGenerator(engine, sampling or SamplingConfig(), limits=limits)
     ids: list[tuple[Tensor, ...]] = []
     texts: list[tuple[str, ...]] = []
     correct: list[tuple[bool | None, ...]] = []

@@ -1,4 +1,4 @@
-"""The sampler against `model.generate`, later scoring, and the configured distribution."""
+"""PyTorch as an engine against `model.generate`, later scoring, and the configured distribution."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vicur.encoding.layout import build_sequences
 from vicur.models.load import as_base
 from vicur.rollouts.processors import SamplingConfig, sampling_log_probs
 from vicur.rollouts.randomness import stream_key, uniforms
-from vicur.rollouts.sampler import Sampler, pick
+from vicur.rollouts.torch_engine import TorchEngine, pick
 from vicur.scoring.scorer import Scorer, ScoringConfig
 
 
 def sample(loaded, prompts, ids, config, **kwargs):
     batch = kwargs.pop("batch", 64)
-    return Sampler(loaded, config, batch).sample(prompts, ids, **kwargs)
+    return TorchEngine(loaded, batch).sample(prompts, ids, config, **kwargs)
 
 
 @pytest.mark.parametrize("which", ["base", "student"])

@@ -1,4 +1,4 @@
-"""The vocabulary engine against plain autograd and finite differences."""
+"""Vocabulary chunks against plain autograd and finite differences."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import check_same_vocabulary
-from vicur.scoring import engine as vocabulary
-from vicur.scoring.engine import Reading, observed_terms, sampled_log_probs, weighted_terms
+from vicur.scoring import chunks as vocabulary
+from vicur.scoring.chunks import Reading, observed_terms, sampled_log_probs, weighted_terms
 from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import cross_entropy, entropy, forward_kl, reverse_kl, visual_target_kl
 

@@ -5,7 +5,8 @@ Shape suffixes: B sequences being decoded, L cache length, V kept vocabulary ent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,81 +26,81 @@ from vicur.rollouts.randomness import stream_key, uniforms
 from vicur.rollouts.rollout import Response
 
 
-class Sampler:
-    """Samples from a model.
+class TorchEngine:
+    """Samples with PyTorch in this process, from the model that is trained, so there is nothing to sync.
 
     Args:
         loaded: the model, and its vocabulary with the tokens that may be sampled and those that end a
             response.
-        config: temperature and the like.
         prompts_per_batch: number of prompts that are prefilled and decoded together. It is halved if memory
             runs out.
         setting: the setting that this number came from, for messages.
     """
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        config: SamplingConfig,
-        prompts_per_batch: int = 64,
-        setting: str = "prompts_per_batch",
+        self, loaded: LoadedModel, prompts_per_batch: int = 64, setting: str = "prompts_per_batch"
     ) -> None:
         self.loaded = loaded
-        self.policy = loaded.policy
-        self.vocabulary = loaded.vocabulary
-        self.config = config
         self.batch_size = BatchSize(prompts_per_batch, setting)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """As described in `Engine.awake`: all weights are gathered."""
+        policy = self.loaded.policy
+        with policy.unsharded(), self.loaded.mode():
+            training = policy.training
+            policy.eval()
+            yield
+            policy.train(training)
 
     @torch.no_grad()
     def sample(
         self,
         prompts: Sequence[EncodedPrompt],
-        sample_ids: Sequence[str],
+        ids: Sequence[str],
+        sampling: SamplingConfig,
         *,
         group_size: int = 1,
         seed: int = 0,
         step: int = 0,
     ) -> list[list[Response]]:
-        """Sample `group_size` responses to each prompt.
-
-        The responses depend on (seed, step, sample id, response number) and the model, not on which
-        prompts share a batch.
-
-        Returns:
-            the responses to each prompt, on the CPU.
+        """Sample as described in `Engine.sample`.
 
         Raises:
             OutOfMemory: memory is exhausted even with batches of one prompt.
         """
-        training = self.policy.training
-        self.policy.eval()
         responses: list[list[Response]] = []
 
         def next_responses(size: int) -> list[list[Response]]:
             part = slice(len(responses), len(responses) + size)
             keys = [
                 stream_key(seed, step, sample_id, number)
-                for sample_id in sample_ids[part]
+                for sample_id in ids[part]
                 for number in range(group_size)
             ]
-            flat = self._sample_batch(prompts[part], keys, group_size)
+            flat = self._sample_batch(prompts[part], keys, group_size, sampling)
             return [flat[i : i + group_size] for i in range(0, len(flat), group_size)]
 
-        with self.policy.unsharded(), self.loaded.mode():
+        with self.awake():
             while len(responses) < len(prompts):
                 left = len(prompts) - len(responses)
                 # Nothing to recover from: a rank that holds all weights decodes without the others.
                 responses += self.batch_size.run(
                     next_responses, lambda: None, most=left, needs_all_ranks=False
                 )
-        self.policy.train(training)
         return responses
 
+    def sync(self) -> None:
+        """Do nothing: the sampled model is the trained one."""
+
+    def close(self) -> None:
+        """Do nothing: the engine holds nothing of its own."""
+
     def _sample_batch(
-        self, prompts: Sequence[EncodedPrompt], keys: list[int], group_size: int
+        self, prompts: Sequence[EncodedPrompt], keys: list[int], group_size: int, sampling: SamplingConfig
     ) -> list[Response]:
-        decoding = _Decoding(self.policy, self.vocabulary, prompts, group_size, self.config)
-        for position in range(self.config.max_new_tokens):
+        decoding = _Decoding(self.loaded.policy, self.loaded.vocabulary, prompts, group_size, sampling)
+        for position in range(sampling.max_new_tokens):
             live_keys = [keys[row] for row in decoding.live.tolist()]
             draws = torch.from_numpy(uniforms(live_keys, position)).to(decoding.logits.device)
             decoding.step(draws)

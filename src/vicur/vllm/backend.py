@@ -1,0 +1,134 @@
+"""What an engine of vLLM does, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from vicur.encoding.prompts import EncodedPrompt
+from vicur.models.load import LoadedModel
+from vicur.models.vocabulary import ScoringVocabulary
+from vicur.vllm.settings import VLLMConfig
+
+
+class EngineError(RuntimeError):
+    """An engine failed, is stuck, or differs from the trainer."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A response as the engine returned it.
+
+    Attributes:
+        ids: its tokens, stop token included.
+        log_probs: log-prob of each token under the model at temperature 1, in nats.
+        stopped: whether it ended with a stop token.
+    """
+
+    ids: list[int]
+    log_probs: list[float]
+    stopped: bool
+
+
+class Backend(Protocol):
+    """An engine of vLLM with the weights of a model."""
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy weights into the engine, and drop everything that was computed with the old ones.
+
+        All ranks must call this and use up the weights, which are gathered one after another.
+
+        Args:
+            weights: names and tensors as in a checkpoint, the head's included if it is tied.
+
+        Raises:
+            EngineError: the weights cannot be loaded.
+        """
+        ...
+
+    def generate(
+        self, prompts: Sequence[EncodedPrompt], seeds: Sequence[Sequence[int]], sampling: Mapping[str, Any]
+    ) -> list[list[Completion]]:
+        """Generate responses.
+
+        Args:
+            prompts: the prompts.
+            seeds: for each prompt the seed of each response to it.
+            sampling: arguments of vLLM's `SamplingParams` that all responses share.
+
+        Returns:
+            the responses to each prompt.
+
+        Raises:
+            EngineError: the engine fails or is stuck.
+        """
+        ...
+
+    def score(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Log-probs of given responses, in nats, one tensor for each in the flat order.
+
+        Args:
+            prompts: the prompts.
+            responses: token ids of the responses to each prompt.
+
+        Raises:
+            EngineError: the engine fails or is stuck.
+        """
+        ...
+
+    def sleep(self) -> None:
+        """Free the GPU's memory until `wake`, if the engine shares the GPU with the trainer."""
+        ...
+
+    def wake(self, part: str) -> None:
+        """Take a part of the memory back: "weights" or "kv_cache"."""
+        ...
+
+    def close(self) -> None:
+        """Stop the engine and free its memory."""
+        ...
+
+
+def make_backend(
+    loaded: LoadedModel,
+    config: VLLMConfig,
+    max_model_len: int,
+    vocabulary: ScoringVocabulary = "sampleable",
+) -> Backend:
+    """An engine in this process, or the client of one on a server.
+
+    Args:
+        loaded: the model.
+        config: settings of the engine.
+        max_model_len: maximum number of tokens of a prompt and its response.
+        vocabulary: the tokens that keep their logits; log-probs are normalised over them.
+
+    Raises:
+        EngineError: the engine does not start or cannot be reached.
+    """
+    from vicur.vllm.local import LocalEngine
+
+    return LocalEngine(loaded, config, max_model_len, vocabulary)
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """A context whose errors are told in a sentence.
+
+    Args:
+        what: what did not work, e.g. "vLLM does not start".
+
+    Raises:
+        EngineError: any error inside.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise EngineError(f"{what}: {reason}") from error
