@@ -70,12 +70,10 @@ def test_weights_that_were_not_pushed(kinds, engine, engine_student):
         weight.mul_(1.05)
     try:
         assert difference(engine, engine_student, batch) > FAR
-        with engine_student.current_weights() as weights:
-            engine.load(weights)
+        engine.load(engine_student.current_weights())
         assert difference(engine, engine_student, batch) <= BOUND
     finally:
         with torch.no_grad():
             weight.copy_(original)
-        with engine_student.current_weights() as weights:
-            engine.load(weights)
+        engine.load(engine_student.current_weights())
     assert difference(engine, engine_student, batch) <= BOUND

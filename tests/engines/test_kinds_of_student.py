@@ -58,8 +58,7 @@ def test_each_kind_of_student(kind, engine_folder, experts_folder, kinds, engine
             torch.nn.init.normal_(parameter, std=0.15)
     engine = LocalEngine(loaded, engine_settings, max_model_len=1024)
     try:
-        with loaded.current_weights() as weights:
-            engine.load(weights)
+        engine.load(loaded.current_weights())
         largest = difference(engine, loaded, list(kinds.values()), siblings=4)
     finally:
         engine.close()

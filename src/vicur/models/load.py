@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -143,20 +143,19 @@ class LoadedModel:
         """The cue recovery module, if the model has one."""
         return self.model.recovery if has_recovery(self.model.config) else None
 
-    @contextmanager
-    def current_weights(self) -> Iterator[Iterator[tuple[str, Tensor]]]:
-        """A context with the weights as a checkpoint names them, one after another, on the model's device.
+    def current_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights as a checkpoint names them, one after another, on the model's device.
 
-        An adapter is merged into them. Every rank gets all weights: all ranks must call this.
+        An adapter is merged into them. Every rank gets all weights: all ranks must use up the iterator.
+        Sharded weights come in float32, of which the compute dtype is a rounding.
         """
-        with self.policy.unsharded():
-            tensors = dict(stored_tensors(self.model))
-            merged = merging(self.model, tensors)
-            yield (
-                (name.replace(".base_layer", ""), merged(name, whole_weight(tensor)))
-                for name, tensor in tensors.items()
-                if "lora_" not in name
-            )
+        self.policy.reshard()
+        tensors = dict(stored_tensors(self.model))
+        factors = {name: whole_weight(tensor) for name, tensor in tensors.items() if "lora_" in name}
+        merged = merging(self.model, factors)
+        for name, tensor in tensors.items():
+            if name not in factors:
+                yield name.replace(".base_layer", ""), merged(name, whole_weight(tensor))
 
     def save(self, folder: Path, card: str | None = None) -> None:
         """Write model and processor in transformers' layout; the folder appears complete or not at all.

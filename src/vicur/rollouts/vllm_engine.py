@@ -110,8 +110,7 @@ class VLLMEngine:
             self._backend = make_backend(self.loaded, self.config, self._length)
         self._backend.wake("weights")
         if not self._has_weights:
-            with self.loaded.current_weights() as weights:
-                self._backend.load(weights)
+            self._backend.load(self.loaded.current_weights())
             self._has_weights = True
         self._backend.wake("kv_cache")
         self._is_awake = True
