@@ -98,7 +98,7 @@ def engine(engine_student, engine_settings):
     from vicur.vllm.local import LocalEngine
 
     made = LocalEngine(engine_student, engine_settings, max_model_len=1024)
-    made.load(engine_student.current_weights())
+    made.load()
     return made
 
 

@@ -131,6 +131,20 @@ COMMANDS = (
         example="rewards.tolerance=0.01",
     ),
     Command(
+        "serve",
+        "serve a checkpoint with vLLM, cue recovery included",
+        run="vicur.cli.serve:serve",
+        settings="vicur.vllm.serve:ServeSettings",
+        description=(
+            "Serve a checkpoint with vLLM behind the OpenAI API, cue recovery included. Needs the extra "
+            "vicur[vllm]."
+        ),
+        argument=Argument("CHECKPOINT", "folder, hub id or vicur:NAME", setting="model"),
+        options=(Option("--port", "port", "port to listen on (default 8000)"),),
+        needed=("model",),
+        example="max_model_len=16384",
+    ),
+    Command(
         "init",
         "add cue recovery to a Qwen3-VL checkpoint",
         run="vicur.cli.init:init",

@@ -39,7 +39,7 @@ from vicur.models.devices import choose_device
 from vicur.models.policy import Policy
 from vicur.models.quantised import check_quantisable, quantise
 from vicur.models.recovery import CueRecovery, OutputInit
-from vicur.models.sharding import stored_tensors, whole_weight, whole_weights
+from vicur.models.sharding import stored_tensors, whole_shape, whole_weight, whole_weights
 from vicur.models.student import INTERVAL, layers_with_recovery
 from vicur.models.vocabulary import Vocabulary
 from vicur.settings.section import Count, NonNegative, PathText, section
@@ -146,8 +146,8 @@ class LoadedModel:
     def current_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The weights as a checkpoint names them, one after another, on the model's device.
 
-        An adapter is merged into them. Every rank gets all weights: all ranks must use up the iterator.
-        Sharded weights come in float32, of which the compute dtype is a rounding.
+        They are in the compute dtype, an adapter merged. Every rank gets all weights: all ranks must use up
+        the iterator.
         """
         self.policy.reshard()
         tensors = dict(stored_tensors(self.model))
@@ -155,7 +155,17 @@ class LoadedModel:
         merged = merging(self.model, factors)
         for name, tensor in tensors.items():
             if name not in factors:
-                yield name.replace(".base_layer", ""), merged(name, whole_weight(tensor))
+                weight = merged(name, whole_weight(tensor))
+                yield name.replace(".base_layer", ""), weight.to(self.dtype)
+
+    def weight_shapes(self) -> dict[str, torch.Size]:
+        """The shapes of `current_weights`, by name in the same order."""
+        self.policy.reshard()
+        return {
+            name.replace(".base_layer", ""): whole_shape(tensor)
+            for name, tensor in stored_tensors(self.model)
+            if "lora_" not in name
+        }
 
     def save(self, folder: Path, card: str | None = None) -> None:
         """Write model and processor in transformers' layout; the folder appears complete or not at all.

@@ -128,6 +128,12 @@ def whole_weight(tensor: Tensor) -> Tensor:
     return dequantised(tensor) if is_quantised(tensor) else whole(tensor.detach())
 
 
+def whole_shape(tensor: Tensor) -> torch.Size:
+    """The shape of `whole_weight`, without gathering anything."""
+    state: Any = tensor.quant_state if is_quantised(tensor) else tensor  # type: ignore[attr-defined]
+    return torch.Size(state.shape)
+
+
 def whole_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """All weights of a model, gathered on the CPU of the main rank; the other ranks get none.
 

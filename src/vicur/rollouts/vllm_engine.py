@@ -15,10 +15,7 @@ from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.randomness import stream_key
 from vicur.rollouts.rollout import Response
 from vicur.vllm.backend import Backend, Completion, EngineError, make_backend
-from vicur.vllm.settings import VLLMConfig
-
-DEFAULT_LENGTH = 8192
-"""Maximum number of tokens of a prompt and its response, if nothing is known about the prompts."""
+from vicur.vllm.settings import DEFAULT_LENGTH, VLLMConfig
 
 
 class VLLMEngine:
@@ -110,7 +107,7 @@ class VLLMEngine:
             self._backend = make_backend(self.loaded, self.config, self._length)
         self._backend.wake("weights")
         if not self._has_weights:
-            self._backend.load(self.loaded.current_weights())
+            self._backend.load()
             self._has_weights = True
         self._backend.wake("kv_cache")
         self._is_awake = True

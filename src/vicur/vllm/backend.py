@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -37,13 +37,10 @@ class Completion:
 class Backend(Protocol):
     """An engine of vLLM with the weights of a model."""
 
-    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Copy weights into the engine, and drop everything that was computed with the old ones.
+    def load(self) -> None:
+        """Copy the model's current weights into the engine, and drop what was computed with the old ones.
 
-        All ranks must call this and use up the weights, which are gathered one after another.
-
-        Args:
-            weights: names and tensors as in a checkpoint, the head's included if it is tied.
+        All ranks must call this, because sharded weights are gathered.
 
         Raises:
             EngineError: the weights cannot be loaded.
@@ -110,6 +107,10 @@ def make_backend(
     Raises:
         EngineError: the engine does not start or cannot be reached.
     """
+    if config.servers:
+        from vicur.vllm.remote import RemoteEngine
+
+        return RemoteEngine(loaded, config, max_model_len)
     from vicur.vllm.local import LocalEngine
 
     return LocalEngine(loaded, config, max_model_len, vocabulary)

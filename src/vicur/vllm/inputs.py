@@ -11,7 +11,7 @@ without the timestamps between groups.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,27 +106,56 @@ def engine_input(prompt: EncodedPrompt, merge: int, version: int) -> Any:
         merge: side, in patches, of a visual token.
         version: number of times that the engine's weights have changed.
     """
-    from transformers import BatchFeature
     from vllm.inputs import mm_input, tokens_input
-    from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems, PlaceholderRange
+    from vllm.multimodal.inputs import PlaceholderRange
 
     ids, pictures = prompt.input_ids.tolist(), pictures_of(prompt, merge)
     salt = salt_of(prompt, pictures, version)
     if not pictures:
         return tokens_input(ids, cache_salt=salt)
-    grids = torch.stack([picture.grid for picture in pictures])
-    features = BatchFeature(
-        {"pixel_values": torch.cat([picture.pixels for picture in pictures]), "image_grid_thw": grids}
-    )
-    fields = {
-        "pixel_values": MultiModalFieldConfig.flat_from_sizes("image", grids.prod(-1)),
-        "image_grid_thw": MultiModalFieldConfig.batched("image", keep_on_cpu=True),
-    }
     media = [picture.medium for picture in pictures]
     return mm_input(
         ids,
-        MultiModalKwargsItems.from_hf_inputs(features, fields),
+        processed(pictures),
         {"image": [medium.digest for medium in media]},
         {"image": [PlaceholderRange(medium.offset, medium.length) for medium in media]},
         cache_salt=salt,
     )
+
+
+def processed(pictures: Sequence[Picture]) -> Any:
+    """Images as vLLM's processor would hand them to the model: `MultiModalKwargsItems`."""
+    from transformers import BatchFeature
+    from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
+
+    grids = torch.stack([picture.grid for picture in pictures])
+    pixels = torch.cat([picture.pixels for picture in pictures])
+    fields = {
+        "pixel_values": MultiModalFieldConfig.flat_from_sizes("image", grids.prod(-1)),
+        "image_grid_thw": MultiModalFieldConfig.batched("image", keep_on_cpu=True),
+    }
+    features = BatchFeature({"pixel_values": pixels, "image_grid_thw": grids})
+    return MultiModalKwargsItems.from_hf_inputs(features, fields)
+
+
+def request_body(prompt: EncodedPrompt, merge: int, version: int) -> dict[str, Any]:
+    """A prompt as the body of a request to a server's `/inference/v1/generate`.
+
+    Args:
+        prompt, merge, version: as in `engine_input`.
+    """
+    from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import encode_mm_kwargs_item
+
+    pictures = pictures_of(prompt, merge)
+    body: dict[str, Any] = {
+        "token_ids": prompt.input_ids.tolist(),
+        "cache_salt": salt_of(prompt, pictures, version),
+    }
+    if pictures:
+        media = [picture.medium for picture in pictures]
+        body["features"] = {
+            "mm_hashes": {"image": [f"{version}:{medium.digest}" for medium in media]},
+            "mm_placeholders": {"image": [{"offset": m.offset, "length": m.length} for m in media]},
+            "kwargs_data": {"image": [encode_mm_kwargs_item(item) for item in processed(pictures)["image"]]},
+        }
+    return body

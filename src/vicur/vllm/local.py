@@ -10,7 +10,7 @@ import contextlib
 import os
 import random
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,6 @@ from vicur.vllm.plugin import PLAIN, RECOVERY
 from vicur.vllm.settings import VLLMConfig
 from vicur.vllm.words import SETTING
 
-BATCHED_TOKENS = 8192
-"""Default number of tokens in a forward pass."""
 MOST_IDLE_STEPS = 1000
 """Steps of the engine in a row without any new token, after which it is taken for stuck."""
 
@@ -68,10 +66,11 @@ class LocalEngine:
         with _kept_random_states(), told("vLLM does not start"):
             self._engine = _start(folder, loaded, config, max_model_len, vocabulary)
 
-    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+    def load(self) -> None:
         """As described in `Backend.load`."""
         with told("vLLM cannot load the student's weights"):
-            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+            weights = self.loaded.current_weights()
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.version += 1
         self.forget()
 
@@ -200,7 +199,7 @@ def _start(
         dtype=str(loaded.dtype).removeprefix("torch."),
         max_model_len=max_model_len,
         max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=max(config.max_num_batched_tokens or BATCHED_TOKENS, max_model_len),
+        max_num_batched_tokens=config.batched_tokens(max_model_len),
         gpu_memory_utilization=config.gpu_memory_utilization,
         enable_sleep_mode=config.sleep and not is_cpu,
         enforce_eager=config.enforce_eager or is_cpu,

@@ -58,7 +58,7 @@ def test_each_kind_of_student(kind, engine_folder, experts_folder, kinds, engine
             torch.nn.init.normal_(parameter, std=0.15)
     engine = LocalEngine(loaded, engine_settings, max_model_len=1024)
     try:
-        engine.load(loaded.current_weights())
+        engine.load()
         largest = difference(engine, loaded, list(kinds.values()), siblings=4)
     finally:
         engine.close()
