@@ -148,6 +148,17 @@ def stock_settings(config: Any) -> dict[str, Any]:
     return {key: value for key, value in config.to_dict().items() if key not in excluded}
 
 
+def without_weights(config: Any) -> Any:
+    """The model of a configuration, without recovery and without memory for its weights.
+
+    Args:
+        config: the configuration, with or without recovery.
+    """
+    config_class, model_class = STOCK[kind_of(config)]
+    with torch.device("meta"):
+        return model_class(config_class.from_dict(stock_settings(config)))  # type: ignore[attr-defined]
+
+
 def read_model(name: str, config: Any | None = None, dtype: Dtype | None = "float32") -> Any:
     """Load a model whose checkpoint has exactly the weights that its configuration requires.
 

@@ -27,6 +27,7 @@ from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.chunks import divergence, observed_terms
 from vicur.scoring.parity import ParityCheck
 from vicur.scoring.scorer import Scorer
+from vicur.scoring.served import ServedTeacher
 from vicur.scoring.teacher import Teacher
 from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import entropy
@@ -101,6 +102,7 @@ def run_preflight(
     parity: ParityCheck | None = None,
     fitting: Sequence[Check] = (),
     text_only: bool = False,
+    served: ServedTeacher | None = None,
 ) -> Preflight:
     """Run all checks, with the models on a few problems.
 
@@ -116,21 +118,24 @@ def run_preflight(
         parity: compares the engine with the student; None if the student itself samples.
         fitting: results of `check_lengths`.
         text_only: whether problems without media are intended.
+        served: the teacher on servers; None if there is none.
     """
     problems = _problems_to_check(samples)
-    checks = _Checks(problems, student, teacher, needs, text_only)
+    checks = _Checks(problems, student, teacher, needs, text_only, served)
     results = (checks.problems_have_media(), *fitting)
     if all(check.passed is not False for check in results):
         results += tuple(checks.by_models())
         if engine is not None and parity is not None:
             results += (checks.engine_agrees(engine, parity),)
-    teacher_view = None if teacher is None else teacher.view
+    teacher_prompt = None
+    if checks.teacher_view is not None:
+        encoder = student.encoder if teacher is None else teacher.scorer.encoder
+        encoder = encoder if served is None else served.encoder
+        teacher_prompt = encoder.render(checks.teacher_view.show(problems[0]))
     return Preflight(
         checks=results,
         student_prompt=student.encoder.render(Plain().show(problems[0])),
-        teacher_prompt=None
-        if teacher is None or teacher_view is None
-        else teacher.scorer.encoder.render(teacher_view.show(problems[0])),
+        teacher_prompt=teacher_prompt,
     )
 
 
@@ -176,8 +181,12 @@ class _Checks:
         teacher: Teacher | None,
         needs: Needs,
         text_only: bool,
+        served: ServedTeacher | None = None,
     ) -> None:
-        self.samples, self.student, self.teacher = samples, student, teacher
+        self.samples, self.student, self.teacher, self.served = samples, student, teacher, served
+        self.teacher_view = None if teacher is None else teacher.view
+        if served is not None:
+            self.teacher_view = served.view
         self.needs, self.text_only = needs, text_only
         self.has_media = any(sample.images or sample.videos for sample in samples)
 
@@ -190,6 +199,9 @@ class _Checks:
         """The checks that need the models."""
         yield self.student_sees_no_privilege()
         yield self.working_order("student", self.student)
+        if self.served is not None:
+            yield self.hint_is_shown()
+            yield self.served_teacher_sees(self.served)
         if self.teacher is None:
             return
         yield self.hint_is_shown()
@@ -252,8 +264,8 @@ class _Checks:
 
     def hint_is_shown(self) -> Check:
         """Check that the teacher's prompt holds the privilege that the recipe gives it."""
-        assert self.teacher is not None
-        name, view = "the teacher is shown its privilege", self.teacher.view
+        assert self.teacher_view is not None
+        name, view = "the teacher is shown its privilege", self.teacher_view
         if view == Plain():
             return Check(name, None, "the recipe has no privilege")
         having = [sample for sample in self.samples if view.applies(sample)]
@@ -323,6 +335,23 @@ class _Checks:
             False,
             f"the teacher's predictions are the same with and without the image (KL {kl:.1e} nats per "
             "token). Does its processor pass the pixels on, and does the checkpoint have vision weights?",
+        )
+
+    def served_teacher_sees(self, served: ServedTeacher) -> Check:
+        """Check that the log-probs of a teacher on servers change without the image."""
+        name = "the teacher sees the image"
+        if not self.has_media:
+            return Check(name, None, "no problem has an image or a video")
+        responses = [[ids] for ids in self.responses]
+        seeing, blind = (served.log_probs(self.samples, responses, view) for view in (Plain(), Blind()))
+        change = float((seeing - blind).abs().mean())
+        if change > SEES:
+            return Check(name, True, f"its log-probs change by {change:.3f} nats per token without the image")
+        return Check(
+            name,
+            False,
+            f"the log-probs of the teacher's servers are the same with and without the image ({change:.1e} "
+            "nats per token). Does the checkpoint have vision weights?",
         )
 
     def same_response(self) -> Check:

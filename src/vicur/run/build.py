@@ -14,6 +14,7 @@ from vicur.models.checkpoints import read_config, read_processor
 from vicur.models.devices import choose_device, reset_peak_memory
 from vicur.models.load import LoadedModel, load_student
 from vicur.models.sharding import shard
+from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.progress import Bars
 from vicur.rewards.grader import Grader
 from vicur.rollouts.engines import Engine, make_engine
@@ -24,6 +25,7 @@ from vicur.run.problems import training_problems
 from vicur.run.recipe import Recipe
 from vicur.scoring.parity import ParityCheck
 from vicur.scoring.scorer import Scorer
+from vicur.scoring.served import ServedTeacher
 from vicur.scoring.teacher import SELF, Teacher
 from vicur.training.loop import Trainer
 from vicur.training.optimizer import Optimizer
@@ -69,8 +71,10 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     if recipe.scoring.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     limits = recipe.data.pixel_limits()
+    longest = data.sizes["student"].most_tokens
     teacher = None
-    if recipe.has_teacher:
+    served = _served(recipe, loaded, data.sizes.get("teacher"))
+    if recipe.has_teacher and served is None:
         settings = (recipe.teacher, loaded, recipe.scoring, recipe.student.lora, limits)
         teacher = during(bars, "loading the teacher", lambda: Teacher.of(*settings))
     shard(loaded.policy, recipe.training.sharding, device, offload=recipe.training.offload)
@@ -84,11 +88,11 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         recipe.training.updates(len(data.problems)),
         recipe.student.recovery.learning_rate,
     )
-    engine = _engine(recipe, loaded, data.sizes["student"].most_tokens)
+    engine = _engine(recipe, loaded, longest)
     trainer = Trainer(
         samples=data.problems,
         source=_source(recipe, student, teacher, engine),
-        scoring=BatchScorer(student, teacher, recipe.training.seed, grader),
+        scoring=BatchScorer(student, teacher, recipe.training.seed, grader, served),
         objective=objective,
         updater=Updater(student, optimizer, recipe.optimizer.prompts_per_micro_batch),
         config=recipe.training,
@@ -152,6 +156,16 @@ def _engine(recipe: Recipe, loaded: LoadedModel, longest_prompt: int) -> Engine:
         setting="rollout.prompts_per_batch",
         longest=longest_prompt + new,
     )
+
+
+def _served(recipe: Recipe, student: LoadedModel, sizes: PromptSizes | None) -> ServedTeacher | None:
+    """The teacher on servers; None if there is none."""
+    if not recipe.teacher.servers or not recipe.has_teacher:
+        return None
+    assert sizes is not None, "the prompts of every teacher are measured"
+    longest = sizes.most_tokens + recipe.rollout.sampling.max_new_tokens + 1
+    limits = recipe.data.pixel_limits()
+    return ServedTeacher(recipe.teacher, student, recipe.scoring.vocabulary, longest, limits)
 
 
 def _parity(recipe: Recipe, loaded: LoadedModel) -> ParityCheck | None:

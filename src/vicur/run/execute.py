@@ -194,6 +194,7 @@ class Run:
                 parity=self.trainer.parity,
                 fitting=plan.fitting,
                 text_only=self.recipe.data.text_only,
+                served=scoring.served,
             ),
         )
 

@@ -95,6 +95,7 @@ class Recipe:
                 "to learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
             )
         self._check_best_checkpoints()
+        self._check_served_teacher()
         if (responses := self.rollout.group_size * self.training.prompts_per_step) > MOST_RESPONSES:
             raise ValueError(
                 f"rollout.group_size={self.rollout.group_size} and training.prompts_per_step="
@@ -122,6 +123,23 @@ class Recipe:
                 "Keeping the best checkpoints needs the accuracy of each: set "
                 "validation.data, and set validation.every to training.checkpoints.every "
                 f"({every}) or a divisor of it."
+            )
+
+    def _check_served_teacher(self) -> None:
+        """Check that a teacher on servers is asked only for what they can tell."""
+        if not self.teacher.servers:
+            return
+        names = " + ".join(self.objective.parts)
+        if any(look.who == "teacher" for look in self.needs.distributions.values()):
+            raise ValueError(
+                "teacher.servers return log-probs of sampled tokens, and the objective "
+                f"{names} needs the teacher's whole distributions. Remove teacher.servers, or use "
+                "objective.sampled_token."
+            )
+        if self.rollout.source == "teacher":
+            raise ValueError(
+                "teacher.servers score responses and do not write them. Remove teacher.servers, or set "
+                "rollout.source=student."
             )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Literal
 
 import torch
@@ -19,7 +19,7 @@ from vicur.models.load import LoadedModel, as_base, copy_of, load_model, with_ad
 from vicur.models.sharding import local, shard
 from vicur.models.vocabulary import check_same_vocabulary
 from vicur.scoring.scorer import Scorer, ScoringConfig
-from vicur.settings.section import Decay, PathText, section
+from vicur.settings.section import Decay, PathText, Text, section
 
 SELF = "self"
 _SHARED = (
@@ -49,6 +49,10 @@ class TeacherConfig:
     the GPU when it runs, and all of them while the teacher writes responses."""
     keep_modules: bool = False
     """Whether a self-teacher keeps the student's cue recovery and adapters."""
+    servers: list[Text] = field(default_factory=list)
+    """URLs of servers of vLLM that run teacher.model instead of this process, each started with `vicur serve
+    CHECKPOINT`. They return log-probs of sampled tokens, which is enough for objective.sampled_token and
+    objective.grpo."""
     privilege: TeacherPrivilege = "cue"
     """Text that only the teacher sees. cue, rationale, answer: that field of the problem as a hint after the
     question. teacher_prompt: a whole prompt instead of the student's. `column:NAME`: the text in that column
@@ -65,6 +69,11 @@ class TeacherConfig:
             )
         if self.offload and self.update == "live":
             raise ValueError(_SHARED.format("teacher.update=live"))
+        if self.servers and (self.model == SELF or self.offload):
+            raise ValueError(
+                "teacher.servers run a teacher with a checkpoint of its own: set teacher.model to the "
+                "checkpoint that they were started with, and remove teacher.offload."
+            )
         check_privilege(self.privilege, "teacher.privilege")
 
     @property

@@ -23,6 +23,7 @@ from vicur.rollouts.grading import grade
 from vicur.rollouts.rollout import Rollouts
 from vicur.scoring.chunks import Reading, divergence, sampled_log_probs
 from vicur.scoring.scorer import Scorer
+from vicur.scoring.served import ServedTeacher
 from vicur.scoring.teacher import Teacher
 from vicur.scoring.term import Scores
 
@@ -103,15 +104,21 @@ class BatchScorer:
 
     Args:
         student: the model that learns.
-        teacher: its teacher; None if no objective needs one.
+        teacher: its teacher; None if no objective needs one, or if it is on servers.
         seed: seed of the run, for the uniform numbers.
         grader: grades the responses.
+        served: the teacher on servers; None if there is none.
     """
 
     def __init__(
-        self, student: Scorer, teacher: Teacher | None, seed: int, grader: Grader | None = None
+        self,
+        student: Scorer,
+        teacher: Teacher | None,
+        seed: int,
+        grader: Grader | None = None,
+        served: ServedTeacher | None = None,
     ) -> None:
-        self.student, self.teacher, self.seed = student, teacher, seed
+        self.student, self.teacher, self.seed, self.served = student, teacher, seed, served
         self.grader = grader or Grader()
 
     def clear_caches(self) -> None:
@@ -174,9 +181,22 @@ class BatchScorer:
                 distributions[name] = self._scores(batch.rollouts, look, scores_by_view)
         for name, look in needs.log_probs.items():
             if name not in log_probs and due(name, look):
-                scores = self._scores(batch.rollouts, look, scores_by_view)
-                log_probs[name] = sampled_log_probs(scores, reading)
+                log_probs[name] = self._log_probs(batch.rollouts, look, reading, scores_by_view)
         return replace(batch, log_probs=log_probs, distributions=distributions)
+
+    def _log_probs(
+        self,
+        rollouts: Rollouts,
+        look: Look,
+        reading: Reading,
+        scores_by_view: dict[tuple[str, View], Scores],
+    ) -> Tensor:
+        """Log-probs of the response tokens under a look, in nats."""
+        if look.who == "student" or self.served is None:
+            return sampled_log_probs(self._scores(rollouts, look, scores_by_view), reading)
+        view = look.view or self.served.view
+        log_probs = self.served.log_probs(rollouts.samples, rollouts.response_ids, view)
+        return log_probs.to(self.student.device)
 
     def _scores(
         self, rollouts: Rollouts, look: Look, scores_by_view: dict[tuple[str, View], Scores]

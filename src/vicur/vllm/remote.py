@@ -27,37 +27,28 @@ FILE_BYTES = 4 * 2**30
 """Size of a file of weights."""
 
 
-class RemoteEngine:
-    """The client of servers that run a model.
+class ServedModel:
+    """The client of servers that run a model: tokens and pixels go there, tokens and log-probs come back.
 
     Args:
-        loaded: the model.
-        config: settings of the engine, with the servers.
+        urls: the servers.
+        merge: side, in patches, of a visual token.
         max_model_len: maximum number of tokens of a prompt and its response.
+        timeout: maximum time in seconds until a server answers.
+        most: maximum number of requests to each server at the same time.
 
     Raises:
-        EngineError: a server cannot be reached, or takes only shorter prompts.
+        EngineError: a server cannot be reached, takes no tokens, or takes only shorter prompts.
     """
 
-    def __init__(self, loaded: LoadedModel, config: VLLMConfig, max_model_len: int) -> None:
-        self.loaded, self.config = loaded, config
+    def __init__(
+        self, urls: Sequence[str], merge: int, max_model_len: int, timeout: float, most: int = 256
+    ) -> None:
+        self.urls = [url.rstrip("/") for url in urls]
         self.version = 0
-        self._merge = loaded.model.config.vision_config.spatial_merge_size
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="vicur-weights-", dir=config.weights_folder, ignore_cleanup_errors=True
-        )
-        self._nccl: Any = None
-        for url in config.servers:
+        self._merge, self._timeout, self._most = merge, timeout, most
+        for url in self.urls:
             self._check(url, max_model_len)
-
-    def load(self) -> None:
-        """As described in `Backend.load`."""
-        with told("The student's weights do not reach the vLLM servers"):
-            if self.config.weight_transfer == "nccl":
-                self._send_by_nccl()
-            else:
-                self._send_by_file()
-        self.version += 1
 
     def generate(
         self, prompts: Sequence[EncodedPrompt], seeds: Sequence[Sequence[int]], sampling: Mapping[str, Any]
@@ -69,7 +60,7 @@ class RemoteEngine:
             bodies += [
                 body | {"sampling_params": {**sampling, "seed": seed, "logprobs": 0}} for seed in group
             ]
-        answers = iter(self._ask(bodies))
+        answers = iter(asyncio.run(self._ask(bodies)))
         return [[_completion(next(answers)) for _ in group] for group in seeds]
 
     def score(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -81,8 +72,81 @@ class RemoteEngine:
                 body = request_body(prompt.continued(ids), self._merge, self.version)
                 bodies.append(body | {"sampling_params": params})
                 given.append(ids.tolist())
-        answers = self._ask(bodies)
+        answers = asyncio.run(self._ask(bodies))
         return [_log_probs_of(answer, ids) for answer, ids in zip(answers, given, strict=True)]
+
+    def _check(self, url: str, max_model_len: int) -> None:
+        """Check that a server is there and takes these prompts.
+
+        Raises:
+            EngineError: it is not, or does not.
+        """
+        with _failures_of(url), httpx.Client(timeout=self._timeout) as client:
+            models = client.get(f"{url}/v1/models")
+            models.raise_for_status()
+            longest = models.json()["data"][0]["max_model_len"]
+            if client.get(f"{url}{GENERATE}").status_code == 404:
+                raise EngineError(
+                    f"The vLLM server {url} takes no tokens. Start it with `vicur serve CHECKPOINT`."
+                )
+        if longest < max_model_len:
+            raise EngineError(
+                f"The vLLM server {url} takes {longest:,} tokens of prompt and response, and "
+                f"{max_model_len:,} may be needed. Start it with max_model_len={max_model_len}."
+            )
+
+    async def _ask(self, bodies: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """The answers to requests, in their order."""
+        slots = asyncio.Semaphore(self._most * len(self.urls))
+        urls = itertools.islice(itertools.cycle(self.urls), distributed.rank(), None)
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=self._timeout, limits=limits) as client:
+
+            async def ask(url: str, body: Mapping[str, Any]) -> Any:
+                async with slots:
+                    with _failures_of(url):
+                        answer = await client.post(url + GENERATE, json=body)
+                        answer.raise_for_status()
+                        return answer.json()
+
+            tasks = [asyncio.create_task(ask(next(urls), body)) for body in bodies]
+            try:
+                return list(await asyncio.gather(*tasks))
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+
+class RemoteEngine(ServedModel):
+    """Servers that run the student, and get its weights.
+
+    Args:
+        loaded: the student.
+        config: settings of the engine, with the servers.
+        max_model_len: maximum number of tokens of a prompt and its response.
+
+    Raises:
+        EngineError: as in `ServedModel`.
+    """
+
+    def __init__(self, loaded: LoadedModel, config: VLLMConfig, max_model_len: int) -> None:
+        merge = loaded.model.config.vision_config.spatial_merge_size
+        super().__init__(config.servers, merge, max_model_len, config.timeout_seconds, config.max_num_seqs)
+        self.loaded, self.config = loaded, config
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="vicur-weights-", dir=config.weights_folder, ignore_cleanup_errors=True
+        )
+        self._nccl: Any = None
+
+    def load(self) -> None:
+        """As described in `Backend.load`."""
+        with told("The student's weights do not reach the vLLM servers"):
+            if self.config.weight_transfer == "nccl":
+                self._send_by_nccl()
+            else:
+                self._send_by_file()
+            distributed.main_only(self._forget)
+        self.version += 1
 
     def sleep(self) -> None:
         """As described in `Backend.sleep`: a server has a GPU of its own."""
@@ -96,73 +160,14 @@ class RemoteEngine:
             self._nccl.shutdown()
         self._folder.cleanup()
 
-    def _check(self, url: str, max_model_len: int) -> None:
-        """Check that a server is there, and made for a trainer.
-
-        Raises:
-            EngineError: it is not.
-        """
-        with told(f"The vLLM server {url} cannot be used"), self._client() as client:
-            models = client.get(f"{url.rstrip('/')}/v1/models")
-            models.raise_for_status()
-            longest = models.json()["data"][0]["max_model_len"]
-            if longest < max_model_len:
-                raise EngineError(
-                    f"The vLLM server {url} takes {longest:,} tokens of prompt and response, and "
-                    f"{max_model_len:,} are needed. Start it with max_model_len={max_model_len}, or set "
-                    "max_model_len here, too."
-                )
-            if client.get(f"{url.rstrip('/')}/server_info").status_code == 404:
-                raise EngineError(
-                    f"The vLLM server {url} takes no weights and no tokens. Start it with "
-                    "`vicur serve CHECKPOINT trainable=true`."
-                )
-
-    def _client(self) -> httpx.Client:
-        return httpx.Client(timeout=self.config.timeout_seconds)
-
-    def _ask(self, bodies: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """The answers to requests, in their order."""
-        return asyncio.run(self._ask_all(bodies))
-
-    async def _ask_all(self, bodies: Sequence[Mapping[str, Any]]) -> list[Any]:
-        slots = asyncio.Semaphore(self.config.max_num_seqs * len(self.config.servers))
-        limits = httpx.Limits(max_connections=None)
-        urls = itertools.islice(itertools.cycle(self.config.servers), distributed.rank(), None)
-        async with httpx.AsyncClient(timeout=self.config.timeout_seconds, limits=limits) as client:
-
-            async def ask(url: str, body: Mapping[str, Any]) -> Any:
-                async with slots:
-                    with _failures_of(url):
-                        answer = await client.post(url.rstrip("/") + GENERATE, json=body)
-                        answer.raise_for_status()
-                        return answer.json()
-
-            tasks = [asyncio.create_task(ask(next(urls), body)) for body in bodies]
-            try:
-                return list(await asyncio.gather(*tasks))
-            finally:
-                for task in tasks:
-                    task.cancel()
-
-    def _post_all(self, path: str, body: Mapping[str, Any] | None = None) -> None:
-        with self._client() as client:
-            for url in self.config.servers:
-                with _failures_of(url):
-                    client.post(url.rstrip("/") + path, json=body).raise_for_status()
-
     def _send_by_file(self) -> None:
         """Write the weights to a folder, and let the servers read them."""
+        folder = Path(self._folder.name).resolve()
         for name, part in _parts(self.loaded.current_weights()):
             if distributed.is_main():
-                save_file(part, Path(self._folder.name) / name)
-
-        def reload() -> None:
-            arguments = {"weights_path": str(Path(self._folder.name).resolve())}
-            self._post_all("/collective_rpc", {"method": "reload_weights", "kwargs": arguments})
-            self._forget()
-
-        distributed.main_only(reload)
+                save_file(part, folder / name)
+        body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+        distributed.main_only(lambda: self._post_all("/collective_rpc", body))
 
     def _send_by_nccl(self) -> None:
         """Send the weights from GPU to GPU."""
@@ -171,11 +176,23 @@ class RemoteEngine:
 
             self._nccl = connect(self.loaded, self.config)
         self._nccl.send_weights()
-        distributed.main_only(self._forget)
 
     def _forget(self) -> None:
+        """Let the servers drop what they computed with the old weights."""
         self._post_all("/reset_prefix_cache")
         self._post_all("/reset_encoder_cache")
+
+    def _post_all(self, path: str, body: Mapping[str, Any] | None = None) -> None:
+        with httpx.Client(timeout=self._timeout) as client:
+            for url in self.urls:
+                with _failures_of(url):
+                    answer = client.post(url + path, json=body)
+                    if answer.status_code == 404:
+                        raise EngineError(
+                            f"The vLLM server {url} takes no weights. Start it with `vicur serve CHECKPOINT "
+                            "trainable=true`."
+                        )
+                    answer.raise_for_status()
 
 
 def _parts(weights: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, dict[str, Tensor]]]:

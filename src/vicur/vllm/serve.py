@@ -52,8 +52,8 @@ class ServeSettings:
     tensor_parallel_size: Count = 1
     """Number of GPUs that share the model."""
     trainable: bool = False
-    """Whether the server also works for a trainer: it takes tokens, pixels and new weights, without any
-    authentication. Use it on a trusted network only."""
+    """Whether the server takes new weights from a trainer, without any authentication. Use it on a trusted
+    network only."""
     vocabulary: Literal["sampleable", "shared"] = "sampleable"
     """Tokens that keep their probability: "sampleable" for responses; "shared" for a teacher of a run with
     scoring.vocabulary=shared."""
@@ -96,10 +96,9 @@ def server_command(settings: ServeSettings) -> tuple[list[str], dict[str, str]]:
         name = PLAIN[0 if kind_of(config) == "qwen3_vl" else 1]
         options["hf-overrides"] = json.dumps({"architectures": [name]})
     # A trainer sends normalised pixels, and `vicur eval` normalises before the model, too.
-    flags = ["--no-mm-device-do-normalize"]
+    flags = ["--no-mm-device-do-normalize", "--enable-scale-out"]
     environment = {"VLLM_NO_USAGE_STATS": "1"}
     if settings.trainable:
-        flags.append("--enable-scale-out")
         environment["VLLM_SERVER_DEV_MODE"] = "1"
     if settings.weight_transfer == "nccl":
         options["weight-transfer-config"] = json.dumps({"backend": "nccl"})
