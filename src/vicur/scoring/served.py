@@ -18,7 +18,6 @@ from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import ScoringVocabulary, Vocabulary, check_same_vocabulary
 from vicur.scoring.teacher import TeacherConfig
 from vicur.vllm.backend import EngineError
-from vicur.vllm.remote import ServedModel
 from vicur.vllm.settings import VLLMConfig
 
 NO_PROBABILITY = -1000.0
@@ -51,6 +50,8 @@ class ServedTeacher:
         max_model_len: int,
         limits: PixelLimits | None = None,
     ) -> None:
+        from vicur.vllm.remote import ServedModel
+
         processor, settings = read_processor(config.model), read_config(config.model)
         check_same_vocabulary(student.processor.tokenizer, processor.tokenizer)
         self.view, self.servers = config.view, config.servers
