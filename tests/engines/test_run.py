@@ -98,7 +98,7 @@ def test_an_engine_that_dies_leaves_the_checkpoint_of_the_step_before(start, tmp
         run.execute(tmp_path / "run")
     assert written[2].wait(60), "it is written in the background, also after the error"
     folders = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert folders == ["step-000001", "step-000002"]
+    assert folders == ["step-000002"], "the newest is kept, and nothing half-written"
     assert [line["step"] for line in metrics_of(tmp_path / "run")] == [1, 2]
 
 
