@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 
@@ -22,7 +23,7 @@ class Copy:
         dies_after: number of calls of `generate` after which it fails.
     """
 
-    made: list[Copy] = []
+    made: ClassVar[list[Copy]] = []
 
     def __init__(self, loaded, config, max_model_len, vocabulary="sampleable"):
         self.loaded, self.length = loaded, max_model_len

@@ -132,9 +132,7 @@ def test_a_teacher_scores_given_tokens_with_images_and_hint(server, student, pro
     with student.model.without_recovery():
         without = trainer_log_probs(student, samples, responses, Hinted("cue"))
     assert float((theirs - without).abs().max()) > 1e-3, "recovery is on there"
-    with pytest.raises(
-        EngineError, match="normalise over the sampleable tokens, and scoring.vocabulary=shared"
-    ):
+    with pytest.raises(EngineError, match=r"over the sampleable tokens, and scoring\.vocabulary=shared"):
         ServedTeacher(config, student, "shared", 512)
     with pytest.raises(EngineError, match=r"Start it with max_model_len=999999"):
         ServedTeacher(config, student, "sampleable", 999_999)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -46,7 +45,7 @@ class Vocabulary:
         return cls.from_settings(model.config, model.generation_config.eos_token_id, processor.tokenizer)
 
     @classmethod
-    def from_settings(cls, config: Any, stop: int | Sequence[int] | None, tokenizer: Any) -> Vocabulary:
+    def from_settings(cls, config: Any, stop: Any, tokenizer: Any) -> Vocabulary:
         """The vocabulary of a checkpoint, without its weights.
 
         Args:
@@ -59,7 +58,7 @@ class Vocabulary:
         """
         if stop is None:
             stop = tokenizer.eos_token_id
-        stop_ids = tuple(stop) if isinstance(stop, Sequence) else (stop,)
+        stop_ids = tuple(stop) if isinstance(stop, list | tuple) else (stop,)
         special = {
             *tokenizer.all_special_ids,
             config.image_token_id,

@@ -217,14 +217,14 @@ class _Checks:
         generator = ModelGenerator(
             engine, SamplingConfig(max_new_tokens=RESPONSE_TOKENS), encode=self.student.encode
         )
-        found = parity.measure(generator.generate(self.samples, Plain()))
-        if parity.passes(found):
+        difference = parity.measure(generator.generate(self.samples, Plain()))
+        if parity.passes(difference):
             return Check(
                 name,
                 True,
-                f"log-probs differ by {found.mean:.1e} nats on average, {found.largest:.1e} at most",
+                f"log-probs differ by {difference.mean:.1e} nats on average, {difference.largest:.1e} at most",
             )
-        return Check(name, False, f"it {parity.fault(found)}")
+        return Check(name, False, f"it {parity.fault(difference)}")
 
     def problems_have_media(self) -> Check:
         """Check that there are images or videos, unless the data is meant to have none."""

@@ -1,7 +1,7 @@
 """Engines: what runs a model to sample responses to prompts.
 
 "torch" runs it in this process with PyTorch, and is the reference. "vllm" has vLLM run it, in this process or
-on a server. Whoever needs responses makes an engine here, and generates with `vicur.rollouts.generator`.
+on a server. `make_engine` makes one, and `vicur.rollouts.generator` generates with it.
 To add an engine, write a class with the methods of `Engine` and a line in `make_engine`.
 """
 

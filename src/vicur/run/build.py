@@ -31,6 +31,7 @@ from vicur.training.loop import Trainer
 from vicur.training.optimizer import Optimizer
 from vicur.training.scoring import BatchScorer
 from vicur.training.update import Updater
+from vicur.vllm.installed import check_installed
 from vicur.wording import counted
 
 
@@ -162,6 +163,7 @@ def _served(recipe: Recipe, student: LoadedModel, sizes: PromptSizes | None) -> 
     """The teacher on servers; None if there is none."""
     if not recipe.teacher.servers or not recipe.has_teacher:
         return None
+    check_installed()  # it encodes the images of the requests
     assert sizes is not None, "the prompts of every teacher are measured"
     longest = sizes.most_tokens + recipe.rollout.sampling.max_new_tokens + 1
     limits = recipe.data.pixel_limits()

@@ -30,8 +30,8 @@ class Bounds(NamedTuple):
     """Largest differences that pass, in nats.
 
     Attributes:
-        mean: of the mean over tokens.
-        largest: of any token.
+        mean: bound of the mean over tokens.
+        largest: bound of every single token.
     """
 
     mean: float
@@ -108,10 +108,12 @@ class ParityCheck:
         difference = (self.log_probs(first) - engine_log_probs(first)).abs()
         index = int(difference.argmax())
         problem = first.samples[int(first.response_index[index])].id
-        mine = (float(difference.sum()), len(difference), float(difference.max()), problem)
-        found = distributed.gather(mine)
-        _, _, largest, problem = max(found, key=lambda one: one[2])
-        return Parity(sum(one[0] for one in found) / sum(one[1] for one in found), largest, problem)
+        totals, counts, maxima, problems = zip(
+            *distributed.gather((float(difference.sum()), len(difference), float(difference.max()), problem)),
+            strict=True,
+        )
+        largest, problem = max(zip(maxima, problems, strict=True))
+        return Parity(sum(totals) / sum(counts), largest, problem)
 
     def passes(self, parity: Parity) -> bool:
         """Whether the differences are within their bounds; NaN is not."""

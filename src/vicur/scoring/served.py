@@ -81,9 +81,9 @@ class ServedTeacher:
         special = next(token for token in vocabulary.forbidden_ids if token not in media)
         prompt = EncodedPrompt.of_text([int(vocabulary.kept_ids[0])])
         (log_prob,) = self._served.score([prompt], [[torch.tensor([special])]])
-        found = "sampleable" if float(log_prob) < NO_PROBABILITY else "shared"
-        if found != which:
+        theirs = "sampleable" if float(log_prob) < NO_PROBABILITY else "shared"
+        if theirs != which:
             raise EngineError(
-                f"The teacher's servers normalise over the {found} tokens, and scoring.vocabulary={which}. "
+                f"The teacher's servers normalise over the {theirs} tokens, and scoring.vocabulary={which}. "
                 f"Start them with `vicur serve CHECKPOINT vocabulary={which}`."
             )

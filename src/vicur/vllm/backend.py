@@ -96,7 +96,7 @@ def make_backend(
     max_model_len: int,
     vocabulary: ScoringVocabulary = "sampleable",
 ) -> Backend:
-    """An engine in this process, or the client of one on a server.
+    """An engine in this process, or the client of servers.
 
     Args:
         loaded: the model.
@@ -117,8 +117,8 @@ def make_backend(
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
-    """A context whose errors are told in a sentence.
+def failures_reported(what: str) -> Iterator[None]:
+    """A context whose errors are reported in a sentence.
 
     Args:
         what: what did not work, e.g. "vLLM does not start".

@@ -144,14 +144,14 @@ def request_body(prompt: EncodedPrompt, merge: int, version: int) -> dict[str, A
     Args:
         prompt, merge, version: as in `engine_input`.
     """
-    from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import encode_mm_kwargs_item
-
     pictures = pictures_of(prompt, merge)
     body: dict[str, Any] = {
         "token_ids": prompt.input_ids.tolist(),
         "cache_salt": salt_of(prompt, pictures, version),
     }
     if pictures:
+        from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import encode_mm_kwargs_item
+
         media = [picture.medium for picture in pictures]
         body["features"] = {
             "mm_hashes": {"image": [f"{version}:{medium.digest}" for medium in media]},

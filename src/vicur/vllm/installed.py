@@ -26,11 +26,11 @@ def check_installed() -> None:
     Raises:
         ValueError: it is missing, or of another version.
     """
-    found = installed_version()
-    if found is None:
+    present = installed_version()
+    if present is None:
         raise ValueError("The engine vllm needs vLLM: pip install 'vicur[vllm]'.")
-    if ".".join(found.split(".")[:2]) not in VERSIONS:
+    if ".".join(present.split(".")[:2]) not in VERSIONS:
         raise ValueError(
-            f"vLLM {found} is installed, and cue recovery in it was written for {' and '.join(VERSIONS)}. "
+            f"vLLM {present} is installed, and cue recovery in it was written for {' and '.join(VERSIONS)}. "
             f"Install one of them: pip install 'vicur[vllm]'."
         )

@@ -24,7 +24,7 @@ from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.checkpoints import has_recovery, kind_of
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import ScoringVocabulary
-from vicur.vllm.backend import Completion, EngineError, told
+from vicur.vllm.backend import Completion, EngineError, failures_reported
 from vicur.vllm.inputs import engine_input
 from vicur.vllm.plugin import PLAIN, RECOVERY
 from vicur.vllm.settings import VLLMConfig
@@ -63,12 +63,12 @@ class LocalEngine:
         self._folder = tempfile.TemporaryDirectory(prefix="vicur-engine-")
         folder = Path(self._folder.name)
         write_settings(loaded, folder)
-        with _kept_random_states(), told("vLLM does not start"):
+        with _kept_random_states(), failures_reported("vLLM does not start"):
             self._engine = _start(folder, loaded, config, max_model_len, vocabulary)
 
     def load(self) -> None:
         """As described in `Backend.load`."""
-        with told("vLLM cannot load the student's weights"):
+        with failures_reported("vLLM cannot load the student's weights"):
             weights = self.loaded.current_weights()
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.version += 1
@@ -92,9 +92,9 @@ class LocalEngine:
 
         requests: list[tuple[Any, Any]] = []
         for prompt, prompt_seeds in zip(prompts, seeds, strict=True):
-            given = engine_input(prompt, self._merge, self.version)
+            encoded = engine_input(prompt, self._merge, self.version)
             requests += [
-                (given, SamplingParams(seed=seed, logprobs=0, flat_logprobs=True, **sampling))
+                (encoded, SamplingParams(seed=seed, logprobs=0, flat_logprobs=True, **sampling))
                 for seed in prompt_seeds
             ]
         outputs = iter(self._run(requests))
@@ -140,9 +140,9 @@ class LocalEngine:
         self._requests += len(requests)
         outputs: dict[str, Any] = {}
         try:
-            with told("vLLM failed while it generated"):
-                for name, (given, params) in zip(names, requests, strict=True):
-                    self._engine.add_request(name, given, params)
+            with failures_reported("vLLM failed while it generated"):
+                for name, (encoded, params) in zip(names, requests, strict=True):
+                    self._engine.add_request(name, encoded, params)
                 self._step_until_done(names, outputs)
         except BaseException:
             self._engine.abort_request([name for name in names if name not in outputs])

@@ -115,6 +115,6 @@ def connect(loaded: LoadedModel, config: VLLMConfig) -> Any:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as bound:
+        bound.bind(("", 0))
+        return int(bound.getsockname()[1])

@@ -18,7 +18,7 @@ from torch import Tensor
 from vicur import distributed
 from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.load import LoadedModel
-from vicur.vllm.backend import Completion, EngineError, told
+from vicur.vllm.backend import Completion, EngineError, failures_reported
 from vicur.vllm.inputs import request_body
 from vicur.vllm.settings import VLLMConfig
 
@@ -65,15 +65,15 @@ class ServedModel:
 
     def score(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """As described in `Backend.score`."""
-        bodies, given = [], []
+        bodies, responses_ids = [], []
         params = {"max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
         for prompt, group in zip(prompts, responses, strict=True):
             for ids in group:
                 body = request_body(prompt.continued(ids), self._merge, self.version)
                 bodies.append(body | {"sampling_params": params})
-                given.append(ids.tolist())
+                responses_ids.append(ids.tolist())
         answers = asyncio.run(self._ask(bodies))
-        return [_log_probs_of(answer, ids) for answer, ids in zip(answers, given, strict=True)]
+        return [_log_probs_of(answer, ids) for answer, ids in zip(answers, responses_ids, strict=True)]
 
     def _check(self, url: str, max_model_len: int) -> None:
         """Check that a server is there and takes these prompts.
@@ -140,7 +140,7 @@ class RemoteEngine(ServedModel):
 
     def load(self) -> None:
         """As described in `Backend.load`."""
-        with told("The student's weights do not reach the vLLM servers"):
+        with failures_reported("The student's weights do not reach the vLLM servers"):
             if self.config.weight_transfer == "nccl":
                 self._send_by_nccl()
             else:
@@ -155,7 +155,7 @@ class RemoteEngine(ServedModel):
         """As described in `Backend.wake`: a server is always awake."""
 
     def close(self) -> None:
-        """As described in `Backend.close`; the servers go on."""
+        """As described in `Backend.close`; the servers keep running."""
         if self._nccl is not None:
             self._nccl.shutdown()
         self._folder.cleanup()
@@ -212,7 +212,7 @@ def _parts(weights: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, dict[st
 
 @contextmanager
 def _failures_of(url: str) -> Iterator[None]:
-    """A context in which a server's failures are told.
+    """A context in which a server's failures are reported.
 
     Raises:
         EngineError: it answers with an error, too late, or not at all.

@@ -31,7 +31,7 @@ class _ChecksPrompts:
     """Mixed in before a scheduler of vLLM."""
 
     def add_request(self, request: Any) -> None:
-        """Let a request read the prefix cache only if its salt stands for all of its images.
+        """Let a request read the prefix cache only if its salt depends on all of its images.
 
         A request over HTTP may come with another salt or none; it then computes its whole prompt.
         """
