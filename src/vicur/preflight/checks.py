@@ -222,7 +222,7 @@ class _Checks:
             return Check(
                 name,
                 True,
-                f"log-probs differ by {difference.mean:.1e} nats on average, {difference.largest:.1e} at most",
+                f"log-probs differ by {difference.mean:.1e} nats, by up to {difference.largest:.1e}",
             )
         return Check(name, False, f"it {parity.fault(difference)}")
 

@@ -203,6 +203,8 @@ def _start(
         gpu_memory_utilization=config.gpu_memory_utilization,
         enable_sleep_mode=config.sleep and not is_cpu,
         enforce_eager=config.enforce_eager or is_cpu,
+        # On a CPU vLLM cannot rewind a seed, as it does after a part of a prompt.
+        enable_chunked_prefill=False if is_cpu else None,
         distributed_executor_backend="external_launcher" if distributed.size() > 1 else None,
         limit_mm_per_prompt={"image": 999, "video": 0},
         mm_processor_cache_gb=0,

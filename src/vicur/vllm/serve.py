@@ -103,7 +103,8 @@ def server_command(settings: ServeSettings) -> tuple[list[str], dict[str, str]]:
     if settings.weight_transfer == "nccl":
         options["weight-transfer-config"] = json.dumps({"backend": "nccl"})
     if not torch.cuda.is_available():
-        flags += ["--enforce-eager", "--skip-mm-profiling"]
+        # On a CPU vLLM cannot rewind a seed, as it does after a part of a prompt.
+        flags += ["--enforce-eager", "--skip-mm-profiling", "--no-enable-chunked-prefill"]
         environment |= {
             "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
