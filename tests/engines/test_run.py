@@ -63,6 +63,12 @@ def test_every_step_has_the_difference_between_engine_and_trainer(start, tmp_pat
     assert [copy.events.count("load") for copy in copies] == [3]
 
 
+def test_the_estimate_says_that_it_leaves_the_engine_out(start):
+    (notice,) = (line for line in start().notices if "vLLM" in line)
+    assert "a copy of the weights and 1 GiB for the key-value cache; the memory estimate does not" in notice
+    assert not any("vLLM" in line for line in start("rollout.engine=torch").notices)
+
+
 def test_weights_that_do_not_arrive_stop_the_run(start, tmp_path, copies):
     run = start("training.checkpoints.every=1")
     run.trainer.source.generator.engine.awake().__enter__()
@@ -150,6 +156,8 @@ def test_observed_terms_have_no_weights_to_multiply():
             "rollout.engine=vllm is exact only in float32",
         ),
         (["rollout.engine=torch", "rollout.importance_cap=2"], "the trainer itself samples"),
+        (["rollout.sampling.temperature=2.5", "training.old_log_probs=scored"], "temperatures of at most 2"),
+        (["validation.temperature=3"], "temperatures of at most 2"),
         (["rollout.vllm.servers=[node7:8000]"], "is a URL such as http://localhost:8000, not 'node7:8000'"),
         (["teacher.servers=[http://a:1]"], "set teacher.model to the checkpoint"),
     ],

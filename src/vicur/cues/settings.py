@@ -98,6 +98,7 @@ class BuildConfig:
             raise ValueError("A budget needs prices: set prompt_price and completion_price.")
         if self.model is None and self.backend in ("endpoint", "local"):
             raise ValueError(f"The backend {self.backend} needs a model: set model=NAME.")
+        SamplingConfig(temperature=self.asking.temperature or 0.0).check_engine(self.engine)
         if self.engine != "torch" and self.backend != "local":
             raise ValueError(f"engine={self.engine} runs the model of backend=local, not of {self.backend}.")
         if self.model is not None and self.backend in ("exact", "null"):
@@ -186,3 +187,6 @@ class WorthSettings:
     """Folder for worth.json and tokens.parquet; null to write none."""
     overwrite: bool = False
     """Whether to replace these files if they exist."""
+
+    def __post_init__(self) -> None:
+        self.sampling.check_engine(self.engine)

@@ -59,6 +59,7 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         if self.output is not None and Path(self.output).suffix != ".parquet":
             raise ValueError(f"output {self.output} must end in .parquet.")
+        self.sampling.check_engine(self.engine)
 
     @property
     def config(self) -> EvaluationConfig:

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vicur.settings.section import NonNegative, Number, TokenCount, section
+from vicur.vllm.settings import EngineName
 
 
 @section
@@ -30,6 +31,20 @@ class SamplingConfig:
     """Amount subtracted from the logit of every token that the response already contains."""
     max_new_tokens: TokenCount = 256
     """Maximum length of a response in tokens; a longer one is cut off."""
+
+    def check_engine(self, engine: EngineName) -> None:
+        """Check that an engine can sample like this.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if engine == "torch" or (self.temperature <= 2 and abs(self.presence_penalty) <= 2):
+            return
+        raise ValueError(
+            f"engine={engine} takes temperatures of at most 2 and presence penalties from -2 to 2, not "
+            f"temperature={self.temperature:g} and presence_penalty={self.presence_penalty:g}. Change them, "
+            "or set engine=torch."
+        )
 
     @property
     def is_policy(self) -> bool:

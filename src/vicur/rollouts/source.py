@@ -49,6 +49,7 @@ class RolloutConfig:
             raise ValueError(
                 "rollout.source=dataset has one response to each problem: set rollout.group_size=1."
             )
+        self.sampling.check_engine(self.engine)
         if self.importance_cap is not None and self.engine == "torch":
             raise ValueError(
                 "rollout.importance_cap corrects for an engine with weights of its own; with "

@@ -77,6 +77,7 @@ class VLLMEngine:
         Raises:
             EngineError: vLLM fails, or a prompt and its response are too long for it.
         """
+        sampling.check_engine("vllm")
         seeds = [
             [stream_key(seed, step, sample_id, number) % 2**63 for number in range(group_size)]
             for sample_id in ids

@@ -119,7 +119,18 @@ class Run:
     def notices(self) -> list[str]:
         """Notices about skipped problems, and about running on a CPU."""
         cpu = cpu_notice(self.recipe.training.device, self.trainer.scoring.student.device)
-        return [*self.data.notes(), *([] if cpu is None else [cpu])]
+        return [*self.data.notes(), *([] if cpu is None else [cpu]), *self._engine_notices()]
+
+    def _engine_notices(self) -> list[str]:
+        """What the estimate of memory leaves out: vLLM in this process."""
+        rollout = self.recipe.rollout
+        if rollout.engine == "torch" or rollout.vllm.servers:
+            return []
+        if self.trainer.scoring.student.device.type == "cuda":
+            share = f"up to {rollout.vllm.gpu_memory_utilization:.0%} of the GPU's memory while it samples"
+        else:
+            share = f"a copy of the weights and {rollout.vllm.kv_cache_gib} GiB for the key-value cache"
+        return [f"vLLM takes {share}; the memory estimate does not include it."]
 
     def execute(
         self,

@@ -16,6 +16,7 @@ from vicur.objectives.objective import OLD, Needs
 from vicur.packaged import find_packaged, resolve_packaged
 from vicur.paths import expand
 from vicur.rewards.grader import RewardConfig
+from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.source import RolloutConfig
 from vicur.scoring.scorer import ScoringConfig
 from vicur.scoring.teacher import SELF, TeacherConfig
@@ -94,6 +95,7 @@ class Recipe:
                 "The teacher is the student before training and sees what the student sees: there is nothing "
                 "to learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
             )
+        SamplingConfig(temperature=self.validation.temperature).check_engine(self.rollout.engine)
         self._check_best_checkpoints()
         self._check_served_teacher()
         if (responses := self.rollout.group_size * self.training.prompts_per_step) > MOST_RESPONSES:
