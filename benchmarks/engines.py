@@ -47,6 +47,7 @@ from vicur.rollouts.engines import Engine, make_engine
 from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.parity import ParityCheck
+from vicur.scoring.scorer import ScoringConfig
 from vicur.vllm.installed import installed_version
 from vicur.vllm.settings import VLLMConfig
 
@@ -123,7 +124,7 @@ def measure(student: LoadedModel, work: Work, rounds: int, memory: float) -> lis
                 speeds[name].append(tokens / seconds)
             elif name.startswith("vllm"):
                 trainer = student if name == "vllm, recovery" else as_base(student)
-                parity = ParityCheck(trainer, name, responses=8).measure(rollouts)
+                parity = ParityCheck(trainer, name, ScoringConfig(), responses=8).measure(rollouts)
                 parities[name] = (parity.mean, parity.largest)
     for engine in engines.values():
         engine.close()

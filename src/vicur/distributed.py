@@ -38,6 +38,10 @@ class PeerError(ValueError):
     """Another rank has ended, so this one must end too."""
 
 
+class EngineFailure(RuntimeError):
+    """An engine failed: a sentence for the user."""
+
+
 def launched() -> bool:
     """Whether torchrun, or another launcher with its environment variables, started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
@@ -126,7 +130,7 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def _ensure_group(device_type: str) -> None:
+def ensure_group(device_type: str) -> None:
     """Make a process group of this process alone, if it has none: FSDP2 and checkpoints need one."""
     if not dist.is_initialized():
         _join(device_type, store=HashStore(), rank=0, world_size=1)
@@ -138,7 +142,7 @@ def background_group() -> dist.ProcessGroup:
     It is made once, because every group keeps connections open.
     """
     if "background" not in _groups:
-        _ensure_group("cuda" if torch.cuda.is_available() else "cpu")
+        ensure_group("cuda" if torch.cuda.is_available() else "cpu")
         group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         assert isinstance(group, dist.ProcessGroup)
         _groups["background"] = group
@@ -151,7 +155,7 @@ def mesh(sharding: Sharding, device_type: str) -> DeviceMesh:
     Raises:
         ValueError: hybrid sharding, and nodes have different numbers of processes.
     """
-    _ensure_group(device_type)
+    ensure_group(device_type)
     if sharding == "full":
         return init_device_mesh(device_type, (size(),), mesh_dim_names=("shard",))
     shards = 1
@@ -294,7 +298,7 @@ def shared_failures() -> Iterator[None]:
 
 def _said(error: BaseException) -> str:
     """What an error says; the messages of Python's own errors make sense only with their names."""
-    is_sentence = isinstance(error, ValueError | OSError | FloatingPointError)
+    is_sentence = isinstance(error, ValueError | OSError | FloatingPointError | EngineFailure)
     return str(error) if is_sentence else f"{type(error).__name__}: {error}"
 
 

@@ -1,8 +1,10 @@
-"""Compares an engine with the trainer."""
+"""Compares an engine with the trainer, on inputs that make differences visible."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from PIL import Image
 
 from vicur.data.views import Plain
 from vicur.encoding.prompts import PromptEncoder
@@ -34,3 +36,16 @@ def difference(engine, loaded, samples, **settings):
     theirs = torch.tensor([value for group in made for one in group for value in one.log_probs])
     ours = trainer_log_probs(loaded, samples, responses, settings.get("view") or Plain())
     return float((theirs - ours).abs().max())
+
+
+def picture(seed: int, width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def sharpened(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with larger weights than the default, so that images matter."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(3.0)
+    return model

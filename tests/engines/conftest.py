@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from comparing import picture, sharpened
 from copies import Copy
-from PIL import Image
 
 from vicur.cuebench.tiny import STUDENT, build_model
 from vicur.data.sample import Sample
@@ -15,23 +14,10 @@ from vicur.models.load import LoadedModel, RecoveryConfig, StudentConfig, load_s
 from vicur.vllm.settings import VLLMConfig
 
 
-def picture(seed: int, width: int, height: int) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
 def message(role: str, *parts: str) -> dict:
     """A message of texts, "<image>" and "<video>"."""
     kinds = {"<image>": {"type": "image"}, "<video>": {"type": "video"}}
     return {"role": role, "content": [kinds.get(part, {"type": "text", "text": part}) for part in parts]}
-
-
-def sharpened(model: torch.nn.Module) -> torch.nn.Module:
-    """The model with larger weights than the default, so that images matter."""
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            parameter.data.mul_(3.0)
-    return model
 
 
 @pytest.fixture

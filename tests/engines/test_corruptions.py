@@ -6,9 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comparing import BOUND, difference
-
-from conftest import picture
+from comparing import BOUND, difference, picture
 
 pytestmark = pytest.mark.vllm
 FAR = 1e-3

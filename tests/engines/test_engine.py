@@ -11,6 +11,7 @@ from vicur.rollouts.engines import make_engine
 from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.parity import ParityCheck
+from vicur.scoring.scorer import ScoringConfig
 from vicur.vllm.backend import EngineError
 from vicur.vllm.settings import VLLMConfig
 
@@ -68,7 +69,11 @@ def test_longer_prompts_start_it_again(copies, student, samples):
     engine = make_engine(student, "vllm", longest=40)
     long = ModelGenerator(engine, SamplingConfig(max_new_tokens=100))
     assert len(long.generate(samples[:1], Plain()).flat_responses) == 1
-    assert [copy.length for copy in copies] == [64, 256]
+    assert [copy.length for copy in copies] == [256], "known before it starts"
+    with engine.awake():
+        ModelGenerator(engine, SamplingConfig(max_new_tokens=300)).generate(samples[:1], Plain())
+    assert [copy.length for copy in copies] == [256, 512]
+    assert copies[1].events == ["wake weights", "load", "wake kv_cache", "generate", "sleep"]
     fixed = make_engine(student, "vllm", VLLMConfig(max_model_len=64))
     with pytest.raises(
         EngineError, match=r"may take 1\d\d tokens, and vLLM was started for 64. Raise max_model_len"
@@ -96,7 +101,7 @@ def test_vllm_is_found_by_its_version(found, message, student, monkeypatch):
 
 def test_parity_is_that_of_a_later_scoring(copies, student, samples):
     generator = ModelGenerator(make_engine(student, "vllm"), SHORT)
-    check = ParityCheck(student, "vllm", responses=3)
+    check = ParityCheck(student, "vllm", ScoringConfig(), responses=3)
     rollouts = generator.generate(samples, Plain(), group_size=2)
     parity = check.check(rollouts, step=1)
     assert parity.largest < 1e-4 and parity.mean <= parity.largest
@@ -127,7 +132,7 @@ def test_a_number_that_is_not_finite_is_no_parity(copies, student, samples):
     rollouts = ModelGenerator(make_engine(student, "vllm"), SHORT).generate(samples[:1], Plain())
     with torch.no_grad():
         student.model.lm_head.weight.fill_(torch.nan)
-    check = ParityCheck(student, "vllm", responses=1)
+    check = ParityCheck(student, "vllm", ScoringConfig(), responses=1)
     assert not check.passes(check.measure(rollouts))
 
 
@@ -135,7 +140,7 @@ def test_importance_ratios_are_capped(copies, student, samples):
     rollouts = ModelGenerator(make_engine(student, "vllm"), SHORT).generate(samples, Plain())
     with torch.no_grad():
         student.model.lm_head.weight.mul_(1.5)
-    check = ParityCheck(student, "vllm", responses=1)
+    check = ParityCheck(student, "vllm", ScoringConfig(), responses=1)
     ratios = check.ratios(rollouts, cap=1.1)
     exact = (
         check.log_probs(rollouts) - torch.cat([r.engine_log_probs for r in rollouts.flat_responses])

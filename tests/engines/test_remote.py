@@ -136,7 +136,7 @@ def test_weights_are_split_into_files(student, monkeypatch):
     ("settings", "message"),
     [
         ({"max_model_len": 64}, r"takes 64 tokens of prompt and response, and 100 may be needed"),
-        ({"missing": ["/inference/v1/generate"]}, r"takes no tokens. Start it with `vicur serve"),
+        ({"missing": ["/inference/v1/generate"]}, r"does not accept token ids. Start it with `vicur serve"),
     ],
 )
 def test_a_server_that_does_not_fit_is_refused(start, settings, message):
@@ -151,7 +151,7 @@ def test_failures_name_the_server(start, student):
         served.generate(prompts(1), [[1]], {})
     fixed = start(missing=["/collective_rpc"])
     engine = RemoteEngine(student, VLLMConfig(servers=[fixed.url]), 100)
-    with pytest.raises(EngineError, match=r"takes no weights. Start it with .*trainable=true"):
+    with pytest.raises(EngineError, match=r"does not accept new weights. Start it with .*trainable=true"):
         engine.load()
     with pytest.raises(EngineError, match=r"http://127.0.0.1:9 cannot be reached"):
         ServedModel(["http://127.0.0.1:9"], merge=2, max_model_len=100, timeout=30)

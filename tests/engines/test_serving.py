@@ -22,6 +22,7 @@ from vicur.rollouts.engines import make_engine
 from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.parity import ParityCheck
+from vicur.scoring.scorer import ScoringConfig
 from vicur.scoring.served import ServedTeacher
 from vicur.scoring.teacher import TeacherConfig
 from vicur.vllm.backend import EngineError
@@ -96,7 +97,7 @@ def test_a_trainer_samples_there_and_sends_its_weights(server, problems, checkpo
     student = load_model(str(checkpoint))
     engine = make_engine(student, "vllm", VLLMConfig(servers=[server]))
     generator = ModelGenerator(engine, SamplingConfig(max_new_tokens=24))
-    check = ParityCheck(student, "vllm", responses=8)
+    check = ParityCheck(student, "vllm", ScoringConfig(), responses=8)
     samples = problems[:8]
     original = {name: weight.clone() for name, weight in student.model.state_dict().items()}
     try:
@@ -141,7 +142,9 @@ def test_a_teacher_scores_given_tokens_with_images_and_hint(server, student, pro
 def test_a_server_that_goes_away_ends_in_a_sentence(student, problems, checkpoint, tmp_path):
     with served(checkpoint, tmp_path / "log") as (url, process):
         engine = make_engine(student, "vllm", VLLMConfig(servers=[url]))
-        with pytest.raises(EngineError, match=r"takes no weights. Start it with .* trainable=true"):
+        with pytest.raises(
+            EngineError, match=r"does not accept new weights. Start it with .* trainable=true"
+        ):
             ModelGenerator(engine, SamplingConfig(max_new_tokens=4)).generate(problems[:1], Plain())
         teacher = ServedTeacher(
             TeacherConfig(model=str(checkpoint), servers=[url]), student, "sampleable", 512

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comparing import BOUND, difference
+from comparing import BOUND, difference, sharpened
 from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
-from conftest import sharpened
 from vicur.models.adapters import LoRAConfig
 from vicur.models.load import RecoveryConfig, StudentConfig, load_student
 

@@ -19,8 +19,8 @@ def serve(settings: ServeSettings, arguments: Arguments, console: Console) -> No
     Raises:
         ValueError: vLLM is missing, or there is no such checkpoint.
     """
-    command, environment = server_command(settings)
     check_installed()
+    command, environment = server_command(settings)
     recovery = "with cue recovery" if has_recovery(read_config(settings.model)) else "without cue recovery"
     print_text(f"Serving {settings.model} {recovery} at http://{settings.host}:{settings.port}/v1", console)
     if settings.trainable:

@@ -43,7 +43,7 @@ class BuildConfig:
     engine: EngineName = "torch"
     """Engine that runs the model of backend=local: "torch" (PyTorch) or "vllm" (vLLM)."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
-    """vLLM, for engine=vllm."""
+    """Settings of vLLM, used if engine=vllm."""
     prompt: PathText = "general"
     """Prompt template: general, geometry, charts, video, rationale, or the path of your own YAML file."""
     asking: Asking = field(default_factory=Asking)
@@ -175,7 +175,7 @@ class WorthSettings:
     engine: EngineName = "torch"
     """Engine that samples the responses: "torch" (PyTorch) or "vllm" (vLLM)."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
-    """vLLM, for engine=vllm."""
+    """Settings of vLLM, used if engine=vllm."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """Grading of the responses. Responses of a run keep the grades that the run gave them unless a setting
     here is changed."""

@@ -46,7 +46,7 @@ class EvaluationSettings:
     engine: EngineName = "torch"
     """Engine that runs the model: "torch" (PyTorch) or "vllm" (vLLM)."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
-    """vLLM, for engine=vllm."""
+    """Settings of vLLM, used if engine=vllm."""
     seed: Seed = 0
     """Sampling seed; it has no effect on greedy decoding."""
     problems: Count | None = None
@@ -78,7 +78,7 @@ class EvaluationSettings:
             "files of the model": folder_digest(folder),
             "dtype": self.dtype,
             "seed": self.seed if self.sampling.temperature else None,
-            "engine": self.engine,
+            **({} if self.engine == "torch" else {"engine": self.engine}),
             **{f"sampling.{name}": value for name, value in asdict(self.sampling).items()},
             **{f"data.{name}": value for name, value in asdict(limits).items()},
         }

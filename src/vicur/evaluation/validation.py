@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vicur.data.sources import DataConfig, FileSource
+from vicur.data.sources import DataConfig, FileSource, Observer
 from vicur.evaluation.runner import EvaluationConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.settings.section import Count, NonNegative, PathText, TokenCount, section
@@ -34,18 +34,19 @@ class ValidationConfig:
                 "validation.every=null."
             )
 
-    def open(self, data: DataConfig) -> FileSource | None:
+    def open(self, data: DataConfig, observe: Observer | None = None) -> FileSource | None:
         """The held-out problems; None if there are none.
 
         Args:
             data: settings for reading the training problems.
+            observe: called with every problem, as in `FileSource`.
 
         Raises:
             ValueError: they cannot be read, or none has an answer.
         """
         if self.data is None:
             return None
-        source = data.open(self.data)
+        source = data.open(self.data, observe=observe)
         if self.problems is not None and self.problems < len(source):
             source = source.select(range(self.problems))
         if all(answer is None for answer in source.column("answer")):

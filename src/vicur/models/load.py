@@ -144,7 +144,7 @@ class LoadedModel:
         return self.model.recovery if has_recovery(self.model.config) else None
 
     def current_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights as a checkpoint names them, one after another, on the model's device.
+        """The weights as a checkpoint names them, one after another, where they are stored.
 
         They are in the compute dtype, an adapter merged. Every rank gets all weights: all ranks must use up
         the iterator.

@@ -38,7 +38,7 @@ class RolloutConfig:
     """Engine that samples the student's responses: "torch" (PyTorch, the reference) or "vllm" (vLLM, which
     `pip install 'vicur[vllm]'` installs). docs/engines.md compares them."""
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
-    """vLLM, for engine=vllm."""
+    """Settings of vLLM, used if engine=vllm."""
     importance_cap: Positive | None = None
     """Correction for an engine that samples from slightly other probabilities than the trainer's: the weight
     of every token is multiplied by min(p_trainer / p_engine, importance_cap), which takes one more forward

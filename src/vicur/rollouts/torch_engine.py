@@ -42,16 +42,24 @@ class TorchEngine:
     ) -> None:
         self.loaded = loaded
         self.batch_size = BatchSize(prompts_per_batch, setting)
+        self._is_awake = False
 
     @contextmanager
     def awake(self) -> Iterator[None]:
         """As described in `Engine.awake`: all weights are gathered."""
-        policy = self.loaded.policy
-        with policy.unsharded(), self.loaded.mode():
-            training = policy.training
-            policy.eval()
+        if self._is_awake:
             yield
-            policy.train(training)
+            return
+        policy = self.loaded.policy
+        training = policy.training
+        with policy.unsharded(), self.loaded.mode():
+            policy.eval()
+            self._is_awake = True
+            try:
+                yield
+            finally:
+                self._is_awake = False
+                policy.train(training)
 
     @torch.no_grad()
     def sample(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -54,13 +54,20 @@ class VLLMEngine:
         if self._is_awake:
             yield
             return
-        self._wake()
         try:
+            self._wake()
             yield
+        except EngineError:
+            self._give_up()
+            raise
+        except BaseException:
+            with suppress(Exception):  # the error to report is the first
+                self._sleep()
+            raise
+        else:
+            self._sleep()
         finally:
             self._is_awake = False
-            if self._backend is not None:
-                self._backend.sleep()
 
     def sample(
         self,
@@ -82,8 +89,10 @@ class VLLMEngine:
             [stream_key(seed, step, sample_id, number) % 2**63 for number in range(group_size)]
             for sample_id in ids
         ]
+        longest = max((len(prompt) for prompt in prompts), default=0) + sampling.max_new_tokens
+        # All ranks are here unless the engine is awake already.
+        self._make_room(longest if self._is_awake else distributed.largest(longest))
         with self.awake():
-            self._make_room(max((len(prompt) for prompt in prompts), default=0) + sampling.max_new_tokens)
             assert self._backend is not None
             groups = self._backend.generate(prompts, seeds, self._parameters(sampling))
         return [[_response(completion, sampling) for completion in group] for group in groups]
@@ -113,6 +122,12 @@ class VLLMEngine:
         self._backend.wake("kv_cache")
         self._is_awake = True
 
+    def _give_up(self) -> None:
+        """Stop an engine that has failed; whatever fails now is not the error to report."""
+        with suppress(Exception):
+            self.close()
+        self._backend, self._has_weights = None, False
+
     def _make_room(self, length: int) -> None:
         """Start vLLM again if it was started for shorter prompts.
 
@@ -121,7 +136,8 @@ class VLLMEngine:
         """
         if length <= self._length:
             return
-        if self.config.max_model_len is not None or distributed.size() > 1 or length > self._positions:
+        is_alone = self._is_awake and distributed.size() > 1
+        if self.config.max_model_len is not None or is_alone or length > self._positions:
             raise EngineError(
                 f"A prompt and its response may take {length:,} tokens, and vLLM was started for "
                 f"{self._length:,}. Raise max_model_len in the settings of vllm, or lower data.max_pixels or "
@@ -129,7 +145,12 @@ class VLLMEngine:
             )
         self._length = _rounded(length, self._positions)
         self.close()
-        self._wake()
+        if self._is_awake:
+            self._wake()
+
+    def _sleep(self) -> None:
+        if self._backend is not None:
+            self._backend.sleep()
 
     def _parameters(self, sampling: SamplingConfig) -> dict[str, Any]:
         """Arguments of vLLM's `SamplingParams`."""

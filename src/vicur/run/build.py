@@ -8,7 +8,7 @@ from vicur import distributed
 from vicur.compat import checkpoint_activations
 from vicur.data.sources import DataConfig
 from vicur.data.views import Plain, View, teacher_view
-from vicur.encoding.lengths import Reader
+from vicur.encoding.lengths import PromptMeter, Reader
 from vicur.encoding.prompts import PromptEncoder
 from vicur.models.checkpoints import read_config, read_processor
 from vicur.models.devices import choose_device, reset_peak_memory
@@ -62,9 +62,11 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     device = start_processes(recipe)
     reset_peak_memory(device)
     torch.manual_seed(recipe.training.seed)
-    held_out = recipe.validation.open(recipe.data)
+    readers = _readers(recipe)
+    meter = None if recipe.rollout.engine == "torch" else PromptMeter(readers[:1])
+    held_out = recipe.validation.open(recipe.data, meter)
     grader = Grader(recipe.rewards)
-    data = training_problems(recipe, _readers(recipe), grader, bars)
+    data = training_problems(recipe, readers, grader, bars)
     # A model that will be sharded or offloaded is loaded on the CPU: it may be too large for one device.
     alone = distributed.size() == 1 and not recipe.training.offload
     loading = device if alone else torch.device("cpu")
@@ -72,7 +74,6 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     if recipe.scoring.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     limits = recipe.data.pixel_limits()
-    longest = data.sizes["student"].most_tokens
     teacher = None
     served = _served(recipe, loaded, data.sizes.get("teacher"))
     if recipe.has_teacher and served is None:
@@ -89,7 +90,10 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         recipe.training.updates(len(data.problems)),
         recipe.student.recovery.learning_rate,
     )
-    engine = _engine(recipe, loaded, longest)
+    longest = [data.sizes["student"].most_tokens]
+    if meter is not None and held_out is not None:
+        longest.append(PromptSizes.of(meter.measured_of(held_out), "student").most_tokens)
+    engine = _engine(recipe, loaded, max(longest))
     trainer = Trainer(
         samples=data.problems,
         source=_source(recipe, student, teacher, engine),
@@ -176,7 +180,7 @@ def _parity(recipe: Recipe, loaded: LoadedModel) -> ParityCheck | None:
     if name == "torch":
         return None
     limits = recipe.data.pixel_limits()
-    return ParityCheck(loaded, name, vllm.parity_responses, vllm.max_difference, limits)
+    return ParityCheck(loaded, name, recipe.scoring, vllm.parity_responses, vllm.max_difference, limits)
 
 
 def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, engine: Engine) -> RolloutSource:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from vicur.run.build import build
 from vicur.run.execute import Run
 from vicur.run.recipe import load_recipe
 from vicur.training.checkpoint import load_tensors
-from vicur.training.nonfinite import Dump, weights_among
+from vicur.training.nonfinite import IMPORTANCE, Dump, weights_among
 from vicur.training.scoring import ScoredBatch
 
 
@@ -54,7 +54,10 @@ def replay(folder: Path, bars: Bars | None = None) -> list[Finding]:
         ValueError: the folder holds no such update, or the data lack its problems.
     """
     dump = Dump.read(folder)
-    run = build(load_recipe(str(dump.run / "recipe.yaml")), bars)
+    recipe = load_recipe(str(dump.run / "recipe.yaml"))
+    # Nothing is sampled, so no engine is needed.
+    rollout = replace(recipe.rollout, engine="torch", importance_cap=None)
+    run = build(replace(recipe, rollout=rollout), bars)
     weights = weights_among(run.tensors())
     load_tensors(folder / "weights", weights)
     rollouts = Rollouts(_samples(run.data.problems, dump), dump.responses, dump.texts)
@@ -87,7 +90,11 @@ def _scores(run: Run, rollouts: Rollouts, dump: Dump) -> Iterator[Finding]:
     batch = scoring.score_rollouts(rollouts, needs, dump.step, dump.log_probs.get(OLD))
     scored = scoring.score_references(batch, needs)
     yield from _scored(scored, rollouts)
-    weighed = trainer.objective.weigh(scored.scored_tokens(scoring.student.device))
+    importance = dump.log_probs.get(IMPORTANCE)
+    if importance is not None:
+        yield _finding("importance ratios", importance, rollouts)
+        importance = importance.to(scoring.student.device)
+    weighed = trainer.objective.weigh(scored.scored_tokens(scoring.student.device)).times(importance)
     for term in weighed.terms:
         if term.weights is not None:
             yield _finding(f"weights of the term {term.name}", term.weights, rollouts)

@@ -10,7 +10,7 @@ both at temperature 1, over the tokens that can be sampled, in nats.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -68,6 +68,7 @@ class ParityCheck:
     Args:
         loaded: the trainer's model, which the engine has a copy of.
         engine: name of the engine, for messages.
+        scoring: layout and batching of the trainer's forward passes.
         responses: number of responses on each rank that are compared.
         bound: bound of the mean difference in nats, instead of the one for the dtype.
         limits: pixel limits of images and frames; by default the checkpoint's own.
@@ -77,6 +78,7 @@ class ParityCheck:
         self,
         loaded: LoadedModel,
         engine: str,
+        scoring: ScoringConfig,
         responses: int,
         bound: float | None = None,
         limits: PixelLimits | None = None,
@@ -84,7 +86,7 @@ class ParityCheck:
         self.engine, self.responses = engine, responses
         default = BOUNDS[loaded.dtype]
         self.bounds = default if bound is None else Bounds(bound, max(default.largest, 10 * bound))
-        self.scorer = Scorer(loaded, ScoringConfig(vocabulary="sampleable"), limits)
+        self.scorer = Scorer(loaded, replace(scoring, vocabulary="sampleable"), limits)
 
     def check(self, rollouts: Rollouts, step: int) -> Parity:
         """Check that engine and trainer agree; all ranks must call this.
@@ -125,8 +127,8 @@ class ParityCheck:
             "does not compute what the trainer computes: their log-probs differ by "
             f"{parity.mean:.1e} nats on average (bound {self.bounds.mean:g}) and by up to "
             f"{parity.largest:.1e} (bound {self.bounds.largest:g}), most on problem {parity.problem}. Its "
-            "weights, images or settings are not the trainer's. rollout.vllm.max_difference moves the "
-            "bounds; rollout.engine=torch does without an engine."
+            "weights, dtype, images or settings are not the trainer's. Raise rollout.vllm.max_difference to "
+            "accept larger differences, or set rollout.engine=torch to sample with the trainer itself."
         )
 
     def ratios(self, rollouts: Rollouts, cap: float) -> Float[Tensor, " N"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from vicur.vllm.settings import VLLMConfig
 
 NO_PROBABILITY = -1000.0
 """A log-prob in nats below which a token has no probability: JSON has no infinity."""
+SAME_MODEL = 0.5
+"""Mean difference of log-probs in nats up to which two servers run the same model, in any dtype."""
 
 
 class ServedTeacher:
@@ -56,9 +59,14 @@ class ServedTeacher:
         check_same_vocabulary(student.processor.tokenizer, processor.tokenizer)
         self.view, self.servers = config.view, config.servers
         self.encoder = PromptEncoder(processor, without_weights(settings).model.get_rope_index, limits)
-        merge = settings.vision_config.spatial_merge_size
-        self._served = ServedModel(config.servers, merge, max_model_len, VLLMConfig().timeout_seconds)
-        self._check_vocabulary(student.vocabulary, settings, vocabulary)
+        self._servers = partial(
+            ServedModel,
+            merge=settings.vision_config.spatial_merge_size,
+            max_model_len=max_model_len,
+            timeout=VLLMConfig().timeout_seconds,
+        )
+        self._served = self._servers(config.servers)
+        self._check_servers(student.vocabulary, settings, vocabulary)
 
     def log_probs(
         self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View
@@ -71,19 +79,30 @@ class ServedTeacher:
         prompts = self.encoder.encode([view.show(sample) for sample in samples])
         return torch.cat(self._served.score(prompts, responses))
 
-    def _check_vocabulary(self, vocabulary: Vocabulary, settings: Any, which: ScoringVocabulary) -> None:
-        """Check over which tokens the servers normalise: a special token has a probability or has none.
+    def _check_servers(self, vocabulary: Vocabulary, settings: Any, which: ScoringVocabulary) -> None:
+        """Check that all servers run the same model, and normalise over the tokens of the run.
+
+        A special token has a probability in one vocabulary and none in the other.
 
         Raises:
-            EngineError: over others than the run.
+            EngineError: they do not.
         """
         media = {settings.image_token_id, settings.video_token_id}
         special = next(token for token in vocabulary.forbidden_ids if token not in media)
-        prompt = EncodedPrompt.of_text([int(vocabulary.kept_ids[0])])
-        (log_prob,) = self._served.score([prompt], [[torch.tensor([special])]])
-        theirs = "sampleable" if float(log_prob) < NO_PROBABILITY else "shared"
-        if theirs != which:
-            raise EngineError(
-                f"The teacher's servers normalise over the {theirs} tokens, and scoring.vocabulary={which}. "
-                f"Start them with `vicur serve CHECKPOINT vocabulary={which}`."
-            )
+        words = vocabulary.kept_ids[:8]
+        prompt = EncodedPrompt.of_text(words[:1].tolist())
+        values = []
+        for url in self.servers:
+            forbidden, usual = self._servers([url]).score([prompt], [[torch.tensor([special]), words[1:]]])
+            theirs = "sampleable" if float(forbidden) < NO_PROBABILITY else "shared"
+            if theirs != which:
+                raise EngineError(
+                    f"The teacher's server {url} normalises over the {theirs} tokens, and "
+                    f"scoring.vocabulary={which}. Start it with `vicur serve CHECKPOINT vocabulary={which}`."
+                )
+            values.append(usual)
+        for url, value in zip(self.servers, values, strict=True):
+            if float((value - values[0]).abs().mean()) > SAME_MODEL:
+                raise EngineError(
+                    f"The teacher's servers {self.servers[0]} and {url} do not run the same checkpoint."
+                )

@@ -28,6 +28,8 @@ from vicur.training.whole import whole_batch
 
 FOLDER = "nonfinite"
 DUMPS = 3
+IMPORTANCE = "importance"
+"""Name of the importance ratios among the log-probs of an update."""
 """Number of skipped updates of a run that are written: each takes the size of the weights."""
 
 
@@ -67,7 +69,10 @@ def write_skipped(run: Path, skipped: Skipped, tensors: Mapping[str, Tensor]) ->
     if distributed.largest(known) >= DUMPS:
         return None
     batch = whole_batch(skipped.batch)
-    log_probs = {name: distributed.gather_tensor(t).cpu() for name, t in skipped.batch.log_probs.items()}
+    per_token = dict(skipped.batch.log_probs)
+    if skipped.batch.importance is not None:
+        per_token[IMPORTANCE] = skipped.batch.importance
+    log_probs = {name: distributed.gather_tensor(values).cpu() for name, values in per_token.items()}
     partial = folder.with_name(f"partial-{folder.name}")
     distributed.main_only(lambda: _write(partial, skipped, batch, log_probs))
     write_tensors(partial / "weights", weights_among(tensors))
@@ -120,7 +125,8 @@ class Dump:
         step, update: as in `Skipped`.
         samples: ids of the problems.
         responses, texts: the responses to each, as in `Rollouts`.
-        log_probs: log-probs of the response tokens that were scored before the update.
+        log_probs: log-probs of the response tokens that were scored before the update, and their importance
+            ratios if there are any.
     """
 
     folder: Path

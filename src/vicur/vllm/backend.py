@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from vicur.distributed import EngineFailure
 from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import ScoringVocabulary
 from vicur.vllm.settings import VLLMConfig
 
 
-class EngineError(RuntimeError):
+class EngineError(EngineFailure):
     """An engine failed, is stuck, or differs from the trainer."""
 
 

@@ -154,7 +154,7 @@ def request_body(prompt: EncodedPrompt, merge: int, version: int) -> dict[str, A
 
         media = [picture.medium for picture in pictures]
         body["features"] = {
-            "mm_hashes": {"image": [f"{version}:{medium.digest}" for medium in media]},
+            "mm_hashes": {"image": [medium.digest for medium in media]},
             "mm_placeholders": {"image": [{"offset": m.offset, "length": m.length} for m in media]},
             "kwargs_data": {"image": [encode_mm_kwargs_item(item) for item in processed(pictures)["image"]]},
         }

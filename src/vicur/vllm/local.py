@@ -7,6 +7,7 @@ of PyTorch, copied after every update.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import tempfile
@@ -63,7 +64,9 @@ class LocalEngine:
         self._folder = tempfile.TemporaryDirectory(prefix="vicur-engine-")
         folder = Path(self._folder.name)
         write_settings(loaded, folder)
+        distributed.ensure_group(loaded.device.type)  # vLLM would make one, which ends with the engine
         with _kept_random_states(), failures_reported("vLLM does not start"):
+            _check_device(loaded.device)
             self._engine = _start(folder, loaded, config, max_model_len, vocabulary)
 
     def load(self) -> None:
@@ -119,19 +122,23 @@ class LocalEngine:
     def sleep(self) -> None:
         """As described in `Backend.sleep`; nothing on a CPU."""
         if self._may_sleep and not self._asleep:
-            self._engine.sleep(level=1)
+            with failures_reported("vLLM cannot free its memory"):
+                self._engine.sleep(level=1)
             self._asleep = {"weights", "kv_cache"}
 
     def wake(self, part: str) -> None:
         """As described in `Backend.wake`."""
         if part in self._asleep:
-            self._engine.wake_up(tags=[part])
+            with failures_reported("vLLM cannot take its memory back"):
+                self._engine.wake_up(tags=[part])
             self._asleep.remove(part)
 
     def close(self) -> None:
         """As described in `Backend.close`."""
-        self._engine.engine_core.shutdown()
+        with _kept_process_group():
+            self._engine.engine_core.shutdown()
         del self._engine
+        gc.collect()
         self._folder.cleanup()
 
     def _run(self, requests: Sequence[tuple[Any, Any]]) -> list[Any]:
@@ -145,7 +152,8 @@ class LocalEngine:
                     self._engine.add_request(name, encoded, params)
                 self._step_until_done(names, outputs)
         except BaseException:
-            self._engine.abort_request([name for name in names if name not in outputs])
+            with contextlib.suppress(Exception):
+                self._engine.abort_request([name for name in names if name not in outputs])
             raise
         return [outputs[name] for name in names]
 
@@ -157,8 +165,8 @@ class LocalEngine:
             if idle > MOST_IDLE_STEPS:
                 raise EngineError(
                     f"vLLM makes no progress with {len(names) - len(outputs)} requests: a prompt may need "
-                    "more than the whole key-value cache. Raise rollout.vllm.gpu_memory_utilization "
-                    "(on a CPU rollout.vllm.kv_cache_gib), or lower rollout.vllm.max_model_len."
+                    "more than the whole key-value cache. In the settings of vllm, raise "
+                    "gpu_memory_utilization (on a CPU kv_cache_gib), or lower max_model_len."
                 )
             for output in stepped:
                 if output.finished:
@@ -223,6 +231,35 @@ def _completion(output: Any) -> Completion:
     return Completion(
         list(response.token_ids), list(response.logprobs.logprobs), response.finish_reason == "stop"
     )
+
+
+def _check_device(device: torch.device) -> None:
+    """Check that the engine runs on this rank's GPU: vLLM takes that of the launcher's local rank.
+
+    Raises:
+        EngineError: it would run on another.
+    """
+    if device.type == "cuda" and device.index not in (None, distributed.local_rank()):
+        raise EngineError(
+            f"vLLM runs on the first visible GPU, not on {device}. Remove training.device, and set "
+            f"CUDA_VISIBLE_DEVICES={device.index}."
+        )
+
+
+@contextmanager
+def _kept_process_group() -> Iterator[None]:
+    """Keep the default process group, which vLLM destroys with an engine: the trainer still needs it."""
+    destroy = torch.distributed.destroy_process_group
+
+    def destroy_others(group: Any = None) -> None:
+        if group is not None:
+            destroy(group)
+
+    torch.distributed.destroy_process_group = destroy_others
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group = destroy
 
 
 @contextmanager

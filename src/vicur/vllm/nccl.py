@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -17,6 +18,9 @@ from vllm.distributed.weight_transfer.nccl_engine import (
 from vicur import distributed
 from vicur.models.load import LoadedModel
 from vicur.vllm.settings import VLLMConfig
+
+LEAVING = 30.0
+"""Maximum time in seconds until a server leaves the group."""
 
 
 class StudentWeights(WeightSource):
@@ -35,8 +39,9 @@ class StudentWeights(WeightSource):
         return [ParamMeta(name, self.loaded.dtype, tuple(shape)) for name, shape in shapes.items()]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights; all ranks must use them up together."""
-        return self.loaded.current_weights()
+        """The weights on the GPU; all ranks must use them up together."""
+        device = self.loaded.device
+        return ((name, weight.to(device)) for name, weight in self.loaded.current_weights())
 
 
 class Servers:
@@ -74,6 +79,7 @@ class Servers:
 
     def shutdown_weight_transfer_engine(self) -> None:
         """Let the servers leave the group."""
+        self.timeout = min(self.timeout, LEAVING)
         self._post("shutdown_weight_transfer_engine")
 
     def _workers(self, url: str) -> int:
@@ -83,35 +89,52 @@ class Servers:
 
     def _post(self, path: str, bodies: Sequence[Any] | None = None) -> None:
         """Call all servers at the same time: they wait for each other."""
-        import asyncio
 
-        async def call_all() -> None:
-            async with httpx.AsyncClient(timeout=self.timeout) as client:
-                calls = [
-                    client.post(f"{url}/{path}", json=None if bodies is None else bodies[i])
-                    for i, url in enumerate(self.urls)
-                ]
-                for answer in await asyncio.gather(*calls):
-                    answer.raise_for_status()
+        def post(number: int) -> None:
+            body = None if bodies is None else bodies[number]
+            httpx.post(f"{self.urls[number]}/{path}", json=body, timeout=self.timeout).raise_for_status()
 
-        asyncio.run(call_all())
+        with ThreadPoolExecutor(len(self.urls)) as pool:
+            list(pool.map(post, range(len(self.urls))))
 
 
-def connect(loaded: LoadedModel, config: VLLMConfig) -> Any:
-    """vLLM's sender of weights, connected to the servers. The main rank sends; all ranks must call this.
+class Sender:
+    """Sends the student's weights to the servers. All ranks make one together; the main rank sends.
 
     Args:
-        loaded: the model.
+        loaded: the student.
         config: settings with the servers.
     """
-    servers = Servers(config.servers, config.timeout_seconds)
-    info = NCCLTrainerInitInfo(
-        rank=distributed.rank(),
-        master_address=socket.gethostbyname(socket.gethostname()),
-        master_port=_free_port(),
-        world_size=1 + sum(servers.workers),
-    )
-    return NCCLTrainerWeightTransferEngine.trainer_init(info, client=servers, source=StudentWeights(loaded))
+
+    def __init__(self, loaded: LoadedModel, config: VLLMConfig) -> None:
+        self._servers = Servers(config.servers, config.timeout_seconds)
+        info = NCCLTrainerInitInfo(
+            rank=distributed.rank(),
+            master_address=_address_for(config.servers[0]),
+            master_port=_free_port(),
+            world_size=1 + sum(self._servers.workers),
+        )
+        self._engine = NCCLTrainerWeightTransferEngine.trainer_init(
+            info, client=self._servers, source=StudentWeights(loaded)
+        )
+
+    def send(self) -> None:
+        """Send the current weights; all ranks must call this."""
+        self._engine.send_weights()
+
+    def close(self) -> None:
+        """Leave the group, and let the servers leave it."""
+        if distributed.is_main():
+            self._servers.shutdown_weight_transfer_engine()
+        self._engine.shutdown()
+
+
+def _address_for(url: str) -> str:
+    """The address of this machine that a server can reach: that of the interface towards it."""
+    host = httpx.URL(url).host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 1))  # chooses an interface; nothing is sent
+        return str(probe.getsockname()[0])
 
 
 def _free_port() -> int:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class ServedModel:
             longest = models.json()["data"][0]["max_model_len"]
             if client.get(f"{url}{GENERATE}").status_code == 404:
                 raise EngineError(
-                    f"The vLLM server {url} takes no tokens. Start it with `vicur serve CHECKPOINT`."
+                    f"The vLLM server {url} does not accept token ids. Start it with `vicur serve`."
                 )
         if longest < max_model_len:
             raise EngineError(
@@ -157,7 +157,8 @@ class RemoteEngine(ServedModel):
     def close(self) -> None:
         """As described in `Backend.close`; the servers keep running."""
         if self._nccl is not None:
-            self._nccl.shutdown()
+            with suppress(Exception):  # whatever ended the run is the error to report
+                self._nccl.close()
         self._folder.cleanup()
 
     def _send_by_file(self) -> None:
@@ -172,10 +173,10 @@ class RemoteEngine(ServedModel):
     def _send_by_nccl(self) -> None:
         """Send the weights from GPU to GPU."""
         if self._nccl is None:
-            from vicur.vllm.nccl import connect
+            from vicur.vllm.nccl import Sender
 
-            self._nccl = connect(self.loaded, self.config)
-        self._nccl.send_weights()
+            self._nccl = Sender(self.loaded, self.config)
+        self._nccl.send()
 
     def _forget(self) -> None:
         """Let the servers drop what they computed with the old weights."""
@@ -189,8 +190,8 @@ class RemoteEngine(ServedModel):
                     answer = client.post(url + path, json=body)
                     if answer.status_code == 404:
                         raise EngineError(
-                            f"The vLLM server {url} takes no weights. Start it with `vicur serve CHECKPOINT "
-                            "trainable=true`."
+                            f"The vLLM server {url} does not accept new weights. Start it with `vicur "
+                            "serve CHECKPOINT trainable=true`."
                         )
                     answer.raise_for_status()
 

@@ -37,8 +37,8 @@ class VLLMConfig:
     kv_cache_gib: Count = 1
     """GiB of the key-value cache on a CPU."""
     sleep: bool = True
-    """Whether the engine frees its GPU memory while the student is trained: its weights wait in CPU memory,
-    the key-value cache is dropped."""
+    """Whether the engine frees its GPU memory between its uses, as while the student is trained: its weights
+    wait in CPU memory, the key-value cache is dropped."""
     enforce_eager: bool = False
     """Whether decoding runs without CUDA graphs."""
     servers: list[Text] = field(default_factory=list)
@@ -53,11 +53,11 @@ class VLLMConfig:
     timeout_seconds: Positive = 1800.0
     """Maximum time in seconds until a server answers a request."""
     parity_responses: Count = 4
-    """Number of responses on each rank that the trainer scores, too, after every step's sampling, to compare
-    its log-probs with those of vLLM. A difference above the bound ends the run."""
+    """In training: number of responses on each rank that the trainer scores, too, after every step's
+    sampling, to compare its log-probs with those of vLLM. A difference above the bound ends the run."""
     max_difference: Positive | None = None
-    """Bound of the mean difference of these log-probs in nats; null for 1e-4 in float32 and 0.05 in
-    bfloat16."""
+    """In training: bound of the mean difference of these log-probs in nats; null for 1e-4 in float32 and 0.05
+    in bfloat16. The bound of a single token is 1e-3 and 2, or ten times this if that is more."""
 
     def __post_init__(self) -> None:
         for url in self.servers:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from vllm.config.compilation import CompilationMode, CUDAGraphMode
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
+from vllm.platforms import current_platform
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 SCHEDULER = "vicur.vllm.scheduler.make_scheduler"
 """Qualified name of the scheduler, which vLLM imports in the engine's process."""
@@ -37,6 +40,7 @@ class WholePrompts(VerifyAndUpdateConfig):
             raise ValueError("Cue recovery does not run with pipeline parallelism. Use tensor parallelism.")
         if vllm_config.speculative_config is not None:
             raise ValueError("Cue recovery was never tried with speculative decoding: remove it.")
+        _choose_attention(vllm_config)
         scheduler.enable_chunked_prefill = False
         scheduler.scheduler_cls = SCHEDULER
         # A step's visual tokens are at most its tokens. Twice as many fit, because those of the step before
@@ -46,5 +50,26 @@ class WholePrompts(VerifyAndUpdateConfig):
         compilation = vllm_config.compilation_config
         # Prefill runs Python; decoding, where recovery does nothing, may be captured.
         compilation.mode = CompilationMode.NONE
-        if compilation.cudagraph_mode not in (CUDAGraphMode.NONE, None):
+        if compilation.cudagraph_mode != CUDAGraphMode.NONE:
             compilation.cudagraph_mode = CUDAGraphMode.FULL_DECODE_ONLY
+
+
+def _choose_attention(vllm_config: Any) -> None:
+    """On a GPU, choose an attention backend that says where each request begins in a step.
+
+    FlashInfer, the default of some GPUs, does not.
+
+    Raises:
+        ValueError: another one was set.
+    """
+    if not current_platform.is_cuda():
+        return
+    attention, dtype = vllm_config.attention_config, vllm_config.model_config.dtype
+    known = AttentionBackendEnum.FLASH_ATTN, AttentionBackendEnum.TRITON_ATTN
+    if attention.backend is None:
+        attention.backend = known[1 if dtype == torch.float32 else 0]
+    if attention.backend not in known:
+        raise ValueError(
+            f"Cue recovery runs with the attention backends {known[0].name} and {known[1].name}, not with "
+            f"{attention.backend.name}."
+        )

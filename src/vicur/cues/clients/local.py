@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ Waiting = tuple[CueRequest, "Future[Reply]"]
 
 
 class LocalClient:
-    """A model in this process. Requests that wait while it is busy are answered together.
+    """A model in this process. With vLLM, requests that wait while it is busy are answered together.
 
     Args:
         name: folder, hub id or "vicur:NAME".
@@ -40,7 +41,7 @@ class LocalClient:
         vllm: VLLMConfig | None = None,
     ) -> None:
         self.name = name
-        self._load, self._engine_name, self._vllm = load, engine, vllm
+        self._load, self._engine_name, self._vllm = load, engine, vllm or VLLMConfig()
         self._identity = f"local {name} {folder_digest(Path(name))}" + (
             "" if engine == "torch" else f" {engine}"
         )
@@ -69,8 +70,10 @@ class LocalClient:
             waiting, self._waiting = self._waiting, []
         waiting = [(request, future) for request, future in waiting if future.set_running_or_notify_cancel()]
         alike: dict[tuple[object, ...], list[Waiting]] = defaultdict(list)
-        for request, future in waiting:
-            alike[request.temperature, request.max_tokens, request.seed].append((request, future))
+        for number, (request, future) in enumerate(waiting):
+            # A batch changes rounding: with PyTorch every build is the same.
+            apart = number if self._engine_name == "torch" else None
+            alike[request.temperature, request.max_tokens, request.seed, apart].append((request, future))
         for group in alike.values():
             try:
                 self._answer(group)
@@ -90,10 +93,15 @@ class LocalClient:
         for request, future in group:
             try:
                 (prompt,) = encoder.encode([request.question])
-                asked.append((request, future, prompt))
             except ValueError as error:
                 failure = RequestFailed(f"the model's processor refuses it: {error}", again=False)
                 future.set_exception(failure)
+                continue
+            if len(prompt) + first.max_tokens > (self._vllm.max_model_len or sys.maxsize):
+                failure = RequestFailed("it is longer than vllm.max_model_len", again=False)
+                future.set_exception(failure)
+                continue
+            asked.append((request, future, prompt))
         if not asked:
             return
         responses, texts = ModelGenerator(engine, sampling).respond(
