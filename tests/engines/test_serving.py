@@ -7,6 +7,7 @@ import io
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 import torch
 from comparing import BOUND, trainer_log_probs
@@ -117,6 +118,24 @@ def test_a_trainer_samples_there_and_sends_its_weights(server, problems, checkpo
     assert report("server, first weights", first.largest) <= BOUND
     assert stale.largest > 1e-2
     assert report("server, new weights", second.largest) <= BOUND
+
+
+def cached_tokens(server):
+    """Number of prompt tokens that the server has taken from its prefix cache."""
+    lines = httpx.get(f"{server}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:prefix_cache_hits_total"))
+
+
+def test_responses_to_a_prompt_share_its_prefill(server, student, kinds, report):
+    engine = make_engine(student, "vllm", VLLMConfig(servers=[server], max_model_len=1024))
+    generator = ModelGenerator(engine, SamplingConfig(max_new_tokens=8))
+    before = cached_tokens(server)
+    rollouts = generator.generate([kinds["long system prompt"]], Plain(), group_size=4)
+    shared = cached_tokens(server) - before
+    engine.close()
+    assert shared >= 128, "at least a block of the prompt"
+    parity = ParityCheck(student, "vllm", ScoringConfig(), responses=1).measure(rollouts)
+    assert report("server, shared prefill", parity.largest) <= BOUND
 
 
 def test_a_teacher_scores_given_tokens_with_images_and_hint(server, student, problems, report):

@@ -75,6 +75,18 @@ def test_two_ranks_with_sharded_weights(tmp_path, data):
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-4)
 
 
+def test_a_study_starts_an_engine_for_each_run(tmp_path):
+    run(
+        *("study", "quickstart", f"output={tmp_path / 'study'}", "steps=2", "test_problems=20"),
+        *("only=[opsd_cue,opsd_cue_recovery]", "rollout.engine=vllm", "training.checkpoints.every=1"),
+    )
+    for name in ("opsd_cue", "opsd_cue_recovery"):
+        (folder,) = (tmp_path / "study").rglob(f"{name}/metrics.jsonl")
+        metrics = [json.loads(line) for line in folder.read_text().splitlines()]
+        assert [line["step"] for line in metrics] == [1, 2]
+        assert all(line["engine_difference"] <= BOUND for line in metrics)
+
+
 def test_eval_answers_the_same(tmp_path, data):
     tables = []
     for engine in ("torch", "vllm"):
