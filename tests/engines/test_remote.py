@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from vicur.encoding.prompts import EncodedPrompt
 from vicur.vllm.backend import EngineError
-from vicur.vllm.remote import RemoteEngine, ServedModel, _parts
+from vicur.vllm.remote import RemoteEngine, ServedModel, _parts, _runs
 from vicur.vllm.settings import VLLMConfig
 
 
@@ -45,10 +48,14 @@ class Handler(BaseHTTPRequestHandler):
         if "prompt_logprobs" in body["sampling_params"]:
             entries = [None, *({str(token): {"logprob": -token / 8}} for token in ids[1:])]
             return self.answer({"prompt_logprobs": entries, "choices": []})
-        seed = body["sampling_params"]["seed"]
-        content = [{"token_id": ids[0], "logprob": -0.5}, {"token_id": seed, "logprob": -0.25}]
-        choice = {"token_ids": [ids[0], seed], "logprobs": {"content": content}, "finish_reason": "stop"}
-        return self.answer({"choices": [choice]})
+        first, number = (body["sampling_params"][name] for name in ("seed", "n"))
+        choices = []
+        for index in reversed(range(number)):
+            seed = first + index
+            content = [{"token_id": ids[0], "logprob": -0.5}, {"token_id": seed, "logprob": -0.25}]
+            choice = {"token_ids": [ids[0], seed], "logprobs": {"content": content}, "finish_reason": "stop"}
+            choices.append(choice | {"index": index})
+        return self.answer({"choices": choices})
 
     def answer(self, content, status=200):
         data = json.dumps(content).encode()
@@ -87,10 +94,26 @@ def test_answers_come_back_in_order_from_all_servers(start):
     groups = served.generate(prompts(1, 2, 3), [[11, 12], [21], [31]], {"max_tokens": 2, "temperature": 1.0})
     assert [[c.ids for c in group] for group in groups] == [[[1, 11], [1, 12]], [[2, 21]], [[3, 31]]]
     assert groups[0][0].log_probs == [-0.5, -0.25] and groups[0][0].stopped
-    assert len(first.asked) == len(second.asked) == 2
+    assert (len(first.asked), len(second.asked)) == (2, 1), "a request for all responses to a prompt"
     body = next(body for _, body in first.asked if body["token_ids"] == [1, 7])
-    assert body["sampling_params"] == {"max_tokens": 2, "temperature": 1.0, "seed": 11, "logprobs": 0}
+    assert body["sampling_params"] == {"max_tokens": 2, "temperature": 1.0, "seed": 11, "n": 2, "logprobs": 0}
     assert body["cache_salt"] == "0:" and "features" not in body
+
+
+@given(st.lists(st.integers(0, 4), max_size=12))
+def test_seeds_in_a_row_share_a_request(steps):
+    seeds = list(itertools.accumulate(steps, initial=7))
+    runs = list(_runs(seeds))
+    assert [first + i for first, number in runs for i in range(number)] == seeds
+    assert len(runs) == 1 + sum(step != 1 for step in steps)
+
+
+def test_a_large_group_takes_several_requests(start):
+    server = start()
+    served = ServedModel([server.url], merge=2, max_model_len=100, timeout=30)
+    (group,) = served.generate(prompts(1), [list(range(100, 250))], {})
+    assert [completion.ids[1] for completion in group] == list(range(100, 250))
+    assert sorted(body["sampling_params"]["n"] for _, body in server.asked) == [22, 64, 64]
 
 
 def test_given_tokens_are_scored(start):

@@ -85,8 +85,9 @@ class VLLMEngine:
             EngineError: vLLM fails, or a prompt and its response are too long for it.
         """
         sampling.check_engine("vllm")
+        # In a row, so that a server gets one request for all responses to a prompt.
         seeds = [
-            [stream_key(seed, step, sample_id, number) % 2**63 for number in range(group_size)]
+            [(stream_key(seed, step, sample_id, 0) + number) % 2**63 for number in range(group_size)]
             for sample_id in ids
         ]
         longest = max((len(prompt) for prompt in prompts), default=0) + sampling.max_new_tokens

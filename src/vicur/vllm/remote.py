@@ -23,6 +23,8 @@ from vicur.vllm.inputs import request_body
 from vicur.vllm.settings import VLLMConfig
 
 GENERATE = "/inference/v1/generate"
+MOST_TOGETHER = 64
+"""Maximum number of responses of one request: a server refuses more than it decodes together."""
 FILE_BYTES = 4 * 2**30
 """Size of a file of weights."""
 
@@ -57,11 +59,12 @@ class ServedModel:
         bodies = []
         for prompt, group in zip(prompts, seeds, strict=True):
             body = request_body(prompt, self._merge, self.version)
-            bodies += [
-                body | {"sampling_params": {**sampling, "seed": seed, "logprobs": 0}} for seed in group
-            ]
-        answers = iter(asyncio.run(self._ask(bodies)))
-        return [[_completion(next(answers)) for _ in group] for group in seeds]
+            for first, number in _runs(group):
+                params = {**sampling, "seed": first, "n": number, "logprobs": 0}
+                bodies.append(body | {"sampling_params": params})
+        answers = asyncio.run(self._ask(bodies))
+        completions = iter([completion for answer in answers for completion in _completions(answer)])
+        return [[next(completions) for _ in group] for group in seeds]
 
     def score(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """As described in `Backend.score`."""
@@ -233,10 +236,29 @@ def _failures_of(url: str) -> Iterator[None]:
         raise EngineError(f"The vLLM server {url} cannot be reached: {reason}") from error
 
 
-def _completion(answer: Mapping[str, Any]) -> Completion:
-    (choice,) = answer["choices"]
-    log_probs = [token["logprob"] for token in choice["logprobs"]["content"]]
-    return Completion(choice["token_ids"], log_probs, choice["finish_reason"] == "stop")
+def _runs(seeds: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Seeds in a row, as their first and their number: vLLM counts up the seeds of one request's responses.
+
+    The pixels of a prompt are sent once for all of them.
+    """
+    start = 0
+    for end in range(1, len(seeds) + 1):
+        is_full = end - start == MOST_TOGETHER
+        if is_full or end == len(seeds) or seeds[end] != seeds[end - 1] + 1:
+            yield seeds[start], end - start
+            start = end
+
+
+def _completions(answer: Mapping[str, Any]) -> list[Completion]:
+    """The responses of an answer, in the order of their seeds."""
+    return [
+        Completion(
+            choice["token_ids"],
+            [token["logprob"] for token in choice["logprobs"]["content"]],
+            choice["finish_reason"] == "stop",
+        )
+        for choice in sorted(answer["choices"], key=lambda choice: choice["index"])
+    ]
 
 
 def _log_probs_of(answer: Mapping[str, Any], ids: Sequence[int]) -> Tensor:
