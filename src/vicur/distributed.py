@@ -38,10 +38,6 @@ class PeerError(ValueError):
     """Another rank has ended, so this one must end too."""
 
 
-class EngineFailure(RuntimeError):
-    """An engine failed: a sentence for the user."""
-
-
 def launched() -> bool:
     """Whether torchrun, or another launcher with its environment variables, started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
@@ -298,7 +294,7 @@ def shared_failures() -> Iterator[None]:
 
 def _said(error: BaseException) -> str:
     """What an error says; the messages of Python's own errors make sense only with their names."""
-    is_sentence = isinstance(error, ValueError | OSError | FloatingPointError | EngineFailure)
+    is_sentence = isinstance(error, ValueError | OSError | FloatingPointError)
     return str(error) if is_sentence else f"{type(error).__name__}: {error}"
 
 

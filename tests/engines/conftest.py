@@ -23,7 +23,7 @@ def message(role: str, *parts: str) -> dict:
 @pytest.fixture
 def copies(monkeypatch):
     """The copies that stand in for vLLM, as they are made."""
-    monkeypatch.setattr("vicur.vllm.settings.check_installed", lambda: None)
+    monkeypatch.setattr("vicur.rollouts.vllm_engine.check_installed", lambda: None)
     monkeypatch.setattr("vicur.rollouts.vllm_engine.make_backend", Copy)
     monkeypatch.setattr(Copy, "made", [])
     return Copy.made

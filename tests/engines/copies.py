@@ -25,7 +25,7 @@ class Copy:
 
     made: ClassVar[list[Copy]] = []
 
-    def __init__(self, loaded, config, max_model_len, vocabulary="sampleable"):
+    def __init__(self, loaded, config, max_model_len):
         self.loaded, self.length = loaded, max_model_len
         self.copied = copy_of(loaded, with_recovery=True)
         with torch.no_grad():

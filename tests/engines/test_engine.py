@@ -107,7 +107,6 @@ def test_parity_is_that_of_a_later_scoring(copies, student, samples):
     assert parity.largest < 1e-4 and parity.mean <= parity.largest
     with torch.no_grad():
         student.model.lm_head.weight.mul_(1.5)
-    ours = torch.stack([r.engine_log_probs.sum() for group in rollouts.responses[:3] for r in group[:1]])
     parity = check.measure(rollouts)
     theirs = check.log_probs(rollouts)
     first = [sum(len(r.ids) for group in rollouts.responses[:i] for r in group) for i in range(3)]
@@ -121,7 +120,6 @@ def test_parity_is_that_of_a_later_scoring(copies, student, samples):
     assert parity.largest == pytest.approx(float(joined.max()), rel=1e-4)
     worst = max(range(3), key=lambda i: float(differences[i].max()))
     assert parity.problem == samples[worst].id
-    assert len(ours) == 3
     with pytest.raises(
         EngineError, match=rf"At step 7 the engine vllm does not .* problem {parity.problem}\."
     ):

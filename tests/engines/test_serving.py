@@ -138,17 +138,23 @@ def test_responses_to_a_prompt_share_its_prefill(server, student, kinds, report)
     assert report("server, shared prefill", parity.largest) <= BOUND
 
 
-def test_a_teacher_scores_given_tokens_with_images_and_hint(server, student, problems, report):
+def test_a_teacher_scores_given_tokens_with_images_and_hint(server, student, problems, kinds, report):
     samples = problems[:8]
     responses = [
         [torch.tensor(student.processor.tokenizer(f"I read red {i}.")["input_ids"]) for i in range(2)]
         for _ in samples
     ]
     config = TeacherConfig(model=student.model.config._name_or_path, servers=[server], privilege="cue")
-    teacher = ServedTeacher(config, student, "sampleable", 512)
+    teacher = ServedTeacher(config, student, "sampleable", 1024)
     theirs = teacher.log_probs(samples, responses, Hinted("cue"))
     ours = trainer_log_probs(student, samples, responses, Hinted("cue"))
     assert report("server, teacher with a hint", float((theirs - ours).abs().max())) <= BOUND
+    several = list(kinds.values())
+    given = [responses[0]] * len(several)
+    theirs_of_all = teacher.log_probs(several, given, Plain())
+    ours_of_all = trainer_log_probs(student, several, given, Plain())
+    largest = float((theirs_of_all - ours_of_all).abs().max())
+    assert report("server, teacher, every kind of prompt", largest) <= BOUND
     with student.model.without_recovery():
         without = trainer_log_probs(student, samples, responses, Hinted("cue"))
     assert float((theirs - without).abs().max()) > 1e-3, "recovery is on there"

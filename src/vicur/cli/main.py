@@ -161,11 +161,7 @@ def _memory_errors() -> Iterator[None]:
 
 def _mistakes() -> tuple[type[BaseException], ...]:
     """The errors that end in a one-line message; anything else is a fault of this program."""
-    return (
-        *(ValueError, OSError, FloatingPointError),
-        *_imported("torch", "OutOfMemoryError"),
-        *_imported("vicur.vllm.backend", "EngineError"),
-    )
+    return (ValueError, OSError, FloatingPointError, *_imported("torch", "OutOfMemoryError"))
 
 
 def _speaks_for(error: BaseException) -> bool:

@@ -56,16 +56,6 @@ class EncodedPrompt:
         """The rotary position of the first response token."""
         return int(self.positions.max()) + 1
 
-    def continued(self, ids: Int[Tensor, " T"]) -> EncodedPrompt:
-        """The prompt with a response after it."""
-        positions = (self.next_position + torch.arange(len(ids))).expand(3, -1)
-        return EncodedPrompt(
-            torch.cat([self.input_ids, ids.to(self.input_ids)]),
-            torch.cat([self.token_types, torch.zeros_like(ids)]),
-            torch.cat([self.positions, positions], 1),
-            self.media,
-        )
-
     def __len__(self) -> int:
         return len(self.input_ids)
 

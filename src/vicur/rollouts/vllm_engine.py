@@ -15,6 +15,7 @@ from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.randomness import stream_key
 from vicur.rollouts.rollout import Response
 from vicur.vllm.backend import Backend, Completion, EngineError, make_backend
+from vicur.vllm.installed import check_installed
 from vicur.vllm.settings import DEFAULT_LENGTH, VLLMConfig
 
 
@@ -35,7 +36,7 @@ class VLLMEngine:
     """
 
     def __init__(self, loaded: LoadedModel, config: VLLMConfig, longest: int | None = None) -> None:
-        config.check_installed()
+        check_installed()
         if loaded.mode is not nullcontext:
             raise ValueError("vLLM runs models with weights of their own, not a teacher within the student.")
         self.loaded, self.config = loaded, config

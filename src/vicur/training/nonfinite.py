@@ -28,9 +28,9 @@ from vicur.training.whole import whole_batch
 
 FOLDER = "nonfinite"
 DUMPS = 3
+"""Number of skipped updates of a run that are written: each takes the size of the weights."""
 IMPORTANCE = "importance"
 """Name of the importance ratios among the log-probs of an update."""
-"""Number of skipped updates of a run that are written: each takes the size of the weights."""
 
 
 @dataclass(frozen=True)

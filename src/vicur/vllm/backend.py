@@ -7,16 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
-
-from vicur.distributed import EngineFailure
+from vicur.distributed import PeerError
 from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.load import LoadedModel
-from vicur.models.vocabulary import ScoringVocabulary
 from vicur.vllm.settings import VLLMConfig
 
 
-class EngineError(EngineFailure):
+class EngineError(ValueError):
     """An engine failed, is stuck, or differs from the trainer."""
 
 
@@ -66,18 +63,6 @@ class Backend(Protocol):
         """
         ...
 
-    def score(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Log-probs of given responses, in nats, one tensor for each in the flat order.
-
-        Args:
-            prompts: the prompts.
-            responses: token ids of the responses to each prompt.
-
-        Raises:
-            EngineError: the engine fails or is stuck.
-        """
-        ...
-
     def sleep(self) -> None:
         """Free the GPU's memory until `wake`, if the engine shares the GPU with the trainer."""
         ...
@@ -91,19 +76,13 @@ class Backend(Protocol):
         ...
 
 
-def make_backend(
-    loaded: LoadedModel,
-    config: VLLMConfig,
-    max_model_len: int,
-    vocabulary: ScoringVocabulary = "sampleable",
-) -> Backend:
+def make_backend(loaded: LoadedModel, config: VLLMConfig, max_model_len: int) -> Backend:
     """An engine in this process, or the client of servers.
 
     Args:
         loaded: the model.
         config: settings of the engine.
         max_model_len: maximum number of tokens of a prompt and its response.
-        vocabulary: the tokens that keep their logits; log-probs are normalised over them.
 
     Raises:
         EngineError: the engine does not start or cannot be reached.
@@ -114,7 +93,7 @@ def make_backend(
         return RemoteEngine(loaded, config, max_model_len)
     from vicur.vllm.local import LocalEngine
 
-    return LocalEngine(loaded, config, max_model_len, vocabulary)
+    return LocalEngine(loaded, config, max_model_len)
 
 
 @contextmanager
@@ -125,11 +104,11 @@ def failures_reported(what: str) -> Iterator[None]:
         what: what did not work, e.g. "vLLM does not start".
 
     Raises:
-        EngineError: any error inside.
+        EngineError: any error inside, unless it is another rank's.
     """
     try:
         yield
-    except EngineError:
+    except (EngineError, PeerError):
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:500] or type(error).__name__

@@ -18,18 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vicur import distributed
 from vicur.encoding.prompts import EncodedPrompt
 from vicur.models.checkpoints import has_recovery, kind_of
 from vicur.models.load import LoadedModel
-from vicur.models.vocabulary import ScoringVocabulary
 from vicur.vllm.backend import Completion, EngineError, failures_reported
 from vicur.vllm.inputs import engine_input
 from vicur.vllm.plugin import PLAIN, RECOVERY
 from vicur.vllm.settings import VLLMConfig
-from vicur.vllm.words import SETTING
 
 MOST_IDLE_STEPS = 1000
 """Steps of the engine in a row without any new token, after which it is taken for stuck."""
@@ -42,19 +39,12 @@ class LocalEngine:
         loaded: the model.
         config: settings of the engine.
         max_model_len: maximum number of tokens of a prompt and its response.
-        vocabulary: the tokens that keep their logits; log-probs are normalised over them.
 
     Raises:
         EngineError: the engine does not start.
     """
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        config: VLLMConfig,
-        max_model_len: int,
-        vocabulary: ScoringVocabulary = "sampleable",
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, config: VLLMConfig, max_model_len: int) -> None:
         self.loaded, self.config = loaded, config
         self.version = 0
         self._may_sleep = config.sleep and loaded.device.type == "cuda"
@@ -67,7 +57,7 @@ class LocalEngine:
         distributed.ensure_group(loaded.device.type)  # vLLM would make one, which ends with the engine
         with _kept_random_states(), failures_reported("vLLM does not start"):
             _check_device(loaded.device)
-            self._engine = _start(folder, loaded, config, max_model_len, vocabulary)
+            self._engine = _start(folder, loaded, config, max_model_len)
 
     def load(self) -> None:
         """As described in `Backend.load`."""
@@ -102,22 +92,6 @@ class LocalEngine:
             ]
         outputs = iter(self._run(requests))
         return [[_completion(next(outputs)) for _ in group] for group in seeds]
-
-    def score(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """As described in `Backend.score`."""
-        from vllm import SamplingParams
-
-        params = SamplingParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
-        requests: list[tuple[Any, Any]] = []
-        lengths: list[int] = []
-        for prompt, group in zip(prompts, responses, strict=True):
-            for ids in group:
-                requests.append((engine_input(prompt.continued(ids), self._merge, self.version), params))
-                lengths.append(len(ids))
-        scored = []
-        for output, length in zip(self._run(requests), lengths, strict=True):
-            scored.append(torch.tensor(output.prompt_logprobs.logprobs[-length:]))
-        return scored
 
     def sleep(self) -> None:
         """As described in `Backend.sleep`; nothing on a CPU."""
@@ -184,13 +158,7 @@ def write_settings(loaded: LoadedModel, folder: Path) -> None:
     config.save_pretrained(folder)
 
 
-def _start(
-    folder: Path,
-    loaded: LoadedModel,
-    config: VLLMConfig,
-    max_model_len: int,
-    vocabulary: ScoringVocabulary,
-) -> Any:
+def _start(folder: Path, loaded: LoadedModel, config: VLLMConfig, max_model_len: int) -> Any:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -220,7 +188,6 @@ def _start(
         skip_mm_profiling=is_cpu,
         logprobs_mode="raw_logprobs",
         disable_log_stats=True,
-        additional_config={SETTING: vocabulary},
         seed=0,
     )
     return LLMEngine.from_engine_args(arguments)

@@ -67,14 +67,23 @@ class ServedModel:
         return [[next(completions) for _ in group] for group in seeds]
 
     def score(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """As described in `Backend.score`."""
+        """Log-probs of given responses, in nats, one tensor for each in the flat order.
+
+        Args:
+            prompts: the prompts.
+            responses: token ids of the responses to each prompt.
+
+        Raises:
+            EngineError: a server fails.
+        """
         bodies, responses_ids = [], []
         params = {"max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
         for prompt, group in zip(prompts, responses, strict=True):
+            # Images and salt are those of the prompt.
+            body = request_body(prompt, self._merge, self.version) | {"sampling_params": params}
             for ids in group:
-                body = request_body(prompt.continued(ids), self._merge, self.version)
-                bodies.append(body | {"sampling_params": params})
                 responses_ids.append(ids.tolist())
+                bodies.append(body | {"token_ids": [*body["token_ids"], *responses_ids[-1]]})
         answers = asyncio.run(self._ask(bodies))
         return [_log_probs_of(answer, ids) for answer, ids in zip(answers, responses_ids, strict=True)]
 

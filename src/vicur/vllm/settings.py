@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vicur.settings.section import Count, PathText, Positive, Text, section
-from vicur.vllm.installed import check_installed
 
 EngineName = Literal["torch", "vllm"]
 """What runs a model that responds: "torch" PyTorch in this process, "vllm" vLLM."""
@@ -63,14 +62,6 @@ class VLLMConfig:
         for url in self.servers:
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"A server of vLLM is a URL such as http://localhost:8000, not {url!r}.")
-
-    def check_installed(self) -> None:
-        """Check that vLLM can be used.
-
-        Raises:
-            ValueError: it is missing, or of another version.
-        """
-        check_installed()
 
     def batched_tokens(self, max_model_len: int) -> int:
         """Maximum number of tokens in a forward pass."""
