@@ -24,7 +24,7 @@ PACKAGES = [
         "diagnostics",
     ),
     *("evaluation", "reporting", "preflight", "training", "run"),
-    *("cuebench", "cues", "audit", "worth", "studies", "cli"),
+    *("cuebench", "cues", "audit", "worth", "diagnose", "studies", "cli"),
 ]
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if not path.relative_to(ROOT).parts[0].startswith("__")]
 

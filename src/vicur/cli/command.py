@@ -129,14 +129,16 @@ class Command:
         values = {
             option: value for option in self.options if (value := vars(parsed)[option.dest]) is not None
         }
-        if self.argument is not None and self.argument.setting is None and parsed.argument is None:
+        words = self._words(parsed)
+        if self.argument is not None and self.argument.setting is None and not words:
             parser.error(f"the following arguments are required: {self.argument.name}")
-        missing = self._missing(named | {option.setting for option in values}, parsed)
+        missing = self._missing(named | {option.setting for option in values}, words)
         if missing and not vars(parsed)[PRINT_CONFIG.dest]:
             parser.error(f"the following arguments are required: {', '.join(missing)}")
         return Arguments(
             self,
-            None if self.argument is None else parsed.argument,
+            words[0] if words else None,
+            words,
             values,
             tuple(parsed.column_pairs) if self.columns else (),
             tuple(overrides),
@@ -149,12 +151,18 @@ class Command:
 
         return flag.removeprefix("--").replace("-", "_") in schema_of(resolve_name(self.settings)).kinds
 
-    def _missing(self, provided: set[str], parsed: argparse.Namespace) -> list[str]:
+    def _words(self, parsed: argparse.Namespace) -> tuple[str, ...]:
+        """The words behind the command."""
+        if self.argument is None or parsed.argument is None:
+            return ()
+        return tuple(parsed.argument) if self.argument.many else (parsed.argument,)
+
+    def _missing(self, provided: set[str], words: tuple[str, ...]) -> list[str]:
         """The required settings that are missing, as they would be written."""
         written = {option.setting: option.flag for option in self.options}
         if self.argument is not None and self.argument.setting is not None:
             written[self.argument.setting] = self.argument.name
-            provided = provided | ({self.argument.setting} if parsed.argument is not None else set())
+            provided = provided | ({self.argument.setting} if words else set())
         return [
             written.get(setting, f"{setting}=VALUE") for setting in self.needed if setting not in provided
         ]
@@ -162,24 +170,27 @@ class Command:
 
 @dataclass(frozen=True)
 class Argument:
-    """The word behind a command.
+    """The word behind a command, or several.
 
     Attributes:
         name: placeholder in the usage line, e.g. "RECIPE".
         help: text for --help.
         setting: the setting that it is; None where the command reads it by itself.
+        many: whether it may be several words, for a list.
     """
 
     name: str
     help: str
     setting: str | None = None
+    many: bool = False
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Declare it in a parser."""
         import shtab
 
         # Not required here: --help and --print-config do without it.
-        action = parser.add_argument("argument", metavar=self.name, nargs="?", help=self.help)
+        nargs = "*" if self.many else "?"
+        action = parser.add_argument("argument", metavar=self.name, nargs=nargs, help=self.help)
         action.complete = shtab.FILE  # type: ignore[attr-defined]
 
 
@@ -190,6 +201,7 @@ class Arguments:
     Attributes:
         command: the command.
         word: the word behind it; None if there was none.
+        words: all words behind it.
         values: values of short options, as text.
         column_pairs: values of --column, as typed.
         overrides: `key=value` or `--key=value`, in order.
@@ -198,6 +210,7 @@ class Arguments:
 
     command: Command
     word: str | None
+    words: tuple[str, ...]
     values: Mapping[Option, str]
     column_pairs: tuple[str, ...]
     overrides: tuple[str, ...]
@@ -218,8 +231,9 @@ class Arguments:
         """The settings given by the command's word, by short options and by --column."""
         layers = []
         argument = self.command.argument
-        if self.word is not None and argument is not None and argument.setting is not None:
-            layers.append(schema.override(f"{argument.setting}={self.word}", self.word))
+        if self.words and argument is not None and argument.setting is not None:
+            text = f"[{', '.join(self.words)}]" if argument.many else self.words[0]
+            layers.append(schema.override(f"{argument.setting}={text}", " ".join(self.words)))
         for option, value in self.values.items():
             layers.append(schema.override(f"{option.setting}={option.text(value)}", option.origin(value)))
         for pair in self.column_pairs:

@@ -17,10 +17,19 @@ STUDY_OPTIONS = (
 OVERWRITE = Option("--overwrite", "overwrite", "replace output files that exist", switch=True)
 JSON = Switch("--json", "print JSON")
 
+NAMES = Option("--names", "names", "a name for each of them in tables and figures", many=True)
+FINDING_OPTIONS = (
+    Option("--output", "output", "folder for the numbers (JSON) and the figure (SVG, PNG)"),
+    OVERWRITE,
+)
+RUNS = Argument("RUN", "folders of training runs", setting="runs", many=True)
+RUN_OPTIONS = (NAMES, Option("--smooth", "smooth", "average curves over N steps", metavar="N"))
+
 GROUPS = {
     "cues": "generate visual cues, audit them, measure their effect",
     "data": "inspect data before training on it",
     "cuebench": "synthetic problems and tiny models",
+    "diagnose": "the papers' analyses: numbers, figure and table",
 }
 """The first words of commands that have two."""
 
@@ -344,5 +353,49 @@ COMMANDS = (
             Option("--seed", "seed", "seed for weights and data (default: the shipped model's)"),
         ),
         needed=("size", "output"),
+    ),
+    Command(
+        "diagnose gap",
+        "teacher-student log-prob gap over training, with train and test accuracy",
+        run="vicur.cli.diagnose:gap",
+        settings="vicur.diagnose.gap:GapSettings",
+        argument=RUNS,
+        options=(*RUN_OPTIONS, *FINDING_OPTIONS),
+        switches=(JSON,),
+        needed=("runs",),
+        example="smooth=10",
+    ),
+    Command(
+        "diagnose leakage",
+        "hint leakage of training runs by epoch",
+        run="vicur.cli.diagnose:leakage",
+        settings="vicur.diagnose.leakage:LeakageSettings",
+        argument=RUNS,
+        options=(*RUN_OPTIONS, *FINDING_OPTIONS),
+        switches=(JSON,),
+        needed=("runs",),
+        example="steps_per_epoch=55",
+    ),
+    Command(
+        "diagnose time",
+        "time of training runs by phase, and accuracy over wall-clock time",
+        run="vicur.cli.diagnose:time",
+        settings="vicur.diagnose.time:TimeSettings",
+        argument=RUNS,
+        options=(*RUN_OPTIONS, *FINDING_OPTIONS),
+        switches=(JSON,),
+        needed=("runs",),
+        example="reference=standard_opd",
+    ),
+    Command(
+        "diagnose drift",
+        "length, truncation, format and repetition of responses over training",
+        run="vicur.cli.diagnose:drift",
+        settings="vicur.diagnose.drift:DriftSettings",
+        argument=RUNS,
+        options=(*RUN_OPTIONS, *FINDING_OPTIONS),
+        switches=(JSON,),
+        needed=("runs",),
+        example="smooth=10",
     ),
 )

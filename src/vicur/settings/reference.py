@@ -65,7 +65,12 @@ def settings_of(component: type, prefix: str = "", defaults: Any = None) -> Iter
 
 
 def field_docstrings(component: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass that has one, each in one line."""
+    """The docstring under each field of a dataclass that has one, each in one line; inherited ones too."""
+    bases = [base for base in reversed(component.__mro__) if is_dataclass(base)]
+    return {name: text for base in bases for name, text in _field_docstrings(base).items()}
+
+
+def _field_docstrings(component: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(component))).body[0]
     assert isinstance(body, ast.ClassDef)
     texts: dict[str, str] = {}

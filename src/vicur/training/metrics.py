@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from vicur.diagnostics.dependence import quantiles, top_mass
+from vicur.diagnostics.drift import repetition
 from vicur.diagnostics.gap import means_by_part
 from vicur.diagnostics.leakage import HintLeakage
 from vicur.objectives.objective import Summary
+from vicur.rewards.answers import extract_answer
 from vicur.training.scoring import ScoredBatch
 
 GAP = "gap"
+"""Name of log q(y_t) - log p(y_t), teacher minus student. The papers do not state a sign; the mean of its
+absolute value is recorded as gap_absolute."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,10 @@ def describe_tokens(
     """
     metrics: dict[str, float] = {}
     for name, values in tokens.items():
-        metrics |= _summarise(name, values, response_index.to(values.device), summaries.get(name, "mean"))
+        index = response_index.to(values.device)
+        metrics |= _summarise(name, values, index, summaries.get(name, "mean"))
+        if name == GAP:
+            metrics |= means_by_part(values.abs(), index, f"{GAP}_absolute")
     return metrics
 
 
@@ -107,11 +114,13 @@ def _summarise(name: str, values: Tensor, response_index: Tensor, summary: Summa
 
 def describe_responses(batch: ScoredBatch, leaked: HintLeakage) -> dict[str, float]:
     """Metrics of the responses."""
-    responses = batch.rollouts.flat_responses
+    responses, texts = batch.rollouts.flat_responses, batch.rollouts.flat_texts
     graded = [grade.correct for grade in batch.grades if grade is not None]
     metrics = {
         "response_tokens": sum(len(response.ids) for response in responses) / len(responses),
         "truncated": sum(r.finish_reason == "length" for r in responses) / len(responses),
+        "answers_marked": sum(extract_answer(text, lenient=False) is not None for text in texts) / len(texts),
+        "repetition": sum(repetition(response.ids.tolist()) for response in responses) / len(responses),
         "hint_samples": float(leaked.samples),
         "hint_occurrences": float(leaked.occurrences),
     }

@@ -1,0 +1,68 @@
+"""`vicur diagnose ANALYSIS`: run an analysis, print its table, and write its numbers and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from vicur.cli.command import Arguments
+from vicur.cli.terminal import print_json, print_text
+from vicur.diagnose.drift import DriftSettings, drift_over_training
+from vicur.diagnose.finding import Finding, FindingOutput, check_outputs, finite
+from vicur.diagnose.gap import GapSettings, gap_over_training
+from vicur.diagnose.leakage import LeakageSettings, leakage_over_training
+from vicur.diagnose.time import TimeSettings, time_of_runs
+
+Settings = TypeVar("Settings", bound=FindingOutput)
+
+
+def gap(settings: GapSettings, arguments: Arguments, console: Console) -> None:
+    """The teacher-student gap over training."""
+    _present("gap", gap_over_training, settings, arguments, console)
+
+
+def leakage(settings: LeakageSettings, arguments: Arguments, console: Console) -> None:
+    """Hint leakage by epoch."""
+    _present("leakage", leakage_over_training, settings, arguments, console)
+
+
+def time(settings: TimeSettings, arguments: Arguments, console: Console) -> None:
+    """Time by phase."""
+    _present("time", time_of_runs, settings, arguments, console)
+
+
+def drift(settings: DriftSettings, arguments: Arguments, console: Console) -> None:
+    """Drift of the responses."""
+    _present("drift", drift_over_training, settings, arguments, console)
+
+
+def _present(
+    name: str,
+    analyse: Callable[[Settings], Finding],
+    settings: Settings,
+    arguments: Arguments,
+    console: Console,
+) -> None:
+    """Run an analysis, print its result, and write it.
+
+    Raises:
+        ValueError: a setting does not fit, or an output cannot be written.
+    """
+    check_outputs(name, settings)
+    finding = analyse(settings)
+    if "--json" in arguments.switches:
+        print_json(finite(finding.values))
+    else:
+        for table in finding.tables:
+            print_text(table.title or "", console)  # as a title it would be wrapped to the table's width
+            table.title = None
+            console.print(table)
+        for note in finding.notes:
+            print_text(note, console)
+    if settings.output is not None:
+        paths = finding.write(Path(settings.output), replace=settings.overwrite)
+        if "--json" not in arguments.switches:
+            print_text(f"Written: {', '.join(map(str, paths))}", console)
