@@ -1,4 +1,4 @@
-"""`vicur diagnose drift`: do responses get longer, get cut off, repeat themselves, or stop stating an answer?"""
+"""`vicur diagnose drift`: length, truncation, marked answers and repetition of the responses over training."""
 
 from __future__ import annotations
 
