@@ -36,7 +36,7 @@ def ends(values: Sequence[float]) -> tuple[float | None, float | None]:
     return float(np.mean(values[:window])), float(np.mean(values[-window:]))
 
 
-def accuracies(run: RecordedRun) -> dict[str, list[float]]:
+def accuracies(run: RecordedRun) -> dict[str, list[Any]]:
     """The held-out accuracies of a run, in percent, with the ends of their intervals, and when they were
     measured."""
     lines = [line for line in run.evaluations if is_number(line.get("accuracy"))]

@@ -1,4 +1,4 @@
-"""`vicur diagnose drift`: length, truncation, marked answers and repetition of the responses over training."""
+"""`vicur diagnose drift`: length, truncation, marked answers and repetition of responses over training."""
 
 from __future__ import annotations
 

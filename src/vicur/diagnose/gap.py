@@ -40,9 +40,7 @@ def gap_over_training(settings: GapSettings) -> Finding:
     """
     runs = settings.open()
     if not any(run.series(WHOLE)[0] for run in runs):
-        raise ValueError(
-            "No run has recorded a teacher-student gap: gaps need a teacher and a finished step."
-        )
+        raise ValueError("No run has recorded a gap: it needs a teacher and a finished step.")
     names = (WHOLE, ABSOLUTE, *HALVES, *QUARTERS)
     values: dict[str, Any] = {
         "units": {"gap": f"{UNIT}, teacher minus student", "gap_absolute": UNIT, "accuracy": "percent"},

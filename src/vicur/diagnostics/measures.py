@@ -10,7 +10,7 @@ Shape suffixes: N response tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -55,7 +55,7 @@ class Observer:
 
     student: Scorer
     teacher: Scorer
-    teacher_view: View = Plain()
+    teacher_view: View = field(default_factory=Plain)
     ratio: float = 0.1
 
     def measure(
