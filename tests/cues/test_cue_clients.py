@@ -13,12 +13,12 @@ from cue_endpoints import FakeEndpoint, completion, failure, json_answer, questi
 from cue_problems import ANSWER
 
 from vicur.cues.build import build_cues, plan_cues
-from vicur.cues.clients.client import RequestFailed
-from vicur.cues.clients.endpoint import EndpointClient
-from vicur.cues.clients.endpoint_config import EndpointConfig
-from vicur.cues.clients.limits import RateLimit, backoff
 from vicur.cues.requests import Asking, CueRequest
 from vicur.data.views import Shown
+from vicur.endpoints.client import EndpointClient
+from vicur.endpoints.config import EndpointConfig
+from vicur.endpoints.limits import RateLimit, backoff
+from vicur.endpoints.request import RequestFailed
 
 KEY, HEADER = "sk-very-secret-key-0123456789", "tenant-secret-abcdef"
 GOOD = completion('{"cue": "A red square."}')

@@ -108,7 +108,8 @@ class Command:
         if PRINT_CONFIG.flag in arguments.switches:
             from vicur.settings.schema import as_yaml
 
-            sys.stdout.write(as_yaml(settings))
+            each = settings if isinstance(settings, list) else [settings]
+            sys.stdout.write("---\n".join(map(as_yaml, each)))
             return
         run: Callable[[Any, Arguments, Console], None] = resolve_name(self.run)
         run(settings, arguments, console)

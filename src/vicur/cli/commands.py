@@ -103,21 +103,40 @@ COMMANDS = (
         "measure a model's accuracy",
         run="vicur.cli.evaluate:evaluate",
         settings="vicur.evaluation.settings:EvaluationSettings",
+        load="vicur.cli.evaluate:read_settings",
         description=(
-            "Sample a model's responses to problems, grade them and print the accuracy. Responses are stored "
-            "as they come: rerun the same command to resume an interrupted evaluation, or rerun it with "
-            "different rewards.* settings to regrade the stored responses."
+            "Sample a model's responses to problems, grade them and print the accuracy; of several models, "
+            "also the paired differences. Responses are stored as they come: rerun the same command to "
+            "resume an interrupted evaluation, or rerun it with different rewards.* settings to regrade the "
+            "stored responses."
         ),
         options=(
-            Option("--model", "model", "checkpoint folder, hub id or vicur:NAME"),
+            Option("--model", "model", "checkpoint folders, hub ids or vicur:NAME, to compare", many=True),
+            Option("--names", "names", "a name for each model in tables and files", many=True),
+            Option(
+                "--preset",
+                "preset",
+                "settings to start from: greedy (default), recipe, vicur, va-opd, vgs-greedy, vgs-sampled",
+            ),
             Option("--dtype", "dtype", "compute dtype (default float32)", choices=DTYPES),
             Option("--data", "data.train", "problems with answers: file, folder or hub id, with @split"),
             *DATA_OPTIONS,
             *PIXEL_OPTIONS,
             Option(
-                "--output", "output", "parquet file for responses and verdicts; rerun the command to resume"
+                "--output",
+                "output",
+                "parquet file or folder for responses and verdicts; rerun the command to resume",
             ),
             OVERWRITE,
+            Option("--samples", "samples", "number of responses per problem, for avg@k (default 1)"),
+            Option("--by", "by", "columns of the data by whose values the accuracy is reported", many=True),
+            Option(
+                "--control",
+                "control",
+                "evaluate also with images that cannot help: blank, degraded, blind, other",
+                many=True,
+            ),
+            Option("--base-url", "endpoint.base_url", "URL of an OpenAI-compatible endpoint with the model"),
             Option("--temperature", "sampling.temperature", "sampling temperature (default 0, greedy)"),
             Option("--top-p", "sampling.top_p", "nucleus sampling (default 1, off)"),
             Option(
@@ -135,6 +154,7 @@ COMMANDS = (
             Option("--batch", "prompts_per_batch", "number of problems answered together (default 32)"),
             Option("--problems", "problems", "use only the first N problems", metavar="N"),
         ),
+        switches=(JSON,),
         needed=("model", "data.train"),
         columns=True,
         example="rewards.tolerance=0.01",

@@ -167,7 +167,7 @@ class LoadedModel:
             if "lora_" not in name
         }
 
-    def save(self, folder: Path, card: str | None = None) -> None:
+    def save(self, folder: Path, card: str | None = None, recipe: str | None = None) -> None:
         """Write model and processor in transformers' layout; the folder appears complete or not at all.
 
         A LoRA student is written with its adapter merged; `adapter/` holds the adapter alone. With several
@@ -176,15 +176,17 @@ class LoadedModel:
         Args:
             folder: folder to write to.
             card: text of the model card, written to README.md.
+            recipe: the recipe of its training as YAML, written to recipe.yaml: evaluations take its system
+                prompt and image limits from there.
 
         Raises:
             OSError: the folder cannot be written, or is not empty.
         """
         self.policy.reshard()
         weights = whole_weights(self.model, self.dtype)
-        distributed.main_only(lambda: self._write(folder, weights, card))
+        distributed.main_only(lambda: self._write(folder, weights, card, recipe))
 
-    def _write(self, folder: Path, weights: dict[str, Tensor], card: str | None) -> None:
+    def _write(self, folder: Path, weights: dict[str, Tensor], card: str | None, recipe: str | None) -> None:
         def write(partial: Path) -> None:
             if has_adapters(self.model):
                 self.model.save_pretrained(partial, state_dict=merged_weights(self.model, weights))
@@ -196,6 +198,8 @@ class LoadedModel:
             self.processor.save_pretrained(partial)
             if card is not None:
                 (partial / "README.md").write_text(card, encoding="utf-8")
+            if recipe is not None:
+                (partial / "recipe.yaml").write_text(recipe, encoding="utf-8")
 
         check_free(folder)
         try:

@@ -330,7 +330,7 @@ class _Execution:
             started = time.perf_counter()
             check_finite(self.r.tensors())
             final = self.folder / FOLDER / FINAL
-            during(self.bars, "saving", lambda: self.r.student.save(final))
+            during(self.bars, "saving", lambda: self.r.student.save(final, recipe=to_yaml(self.r.recipe)))
             self.records.count_seconds("saving", time.perf_counter() - started)
 
     def _after_step(self, state: RunState) -> bool:

@@ -66,7 +66,7 @@ def export(config: ExportConfig, say: Callable[[str], None]) -> Saved:
         if parameter.requires_grad
     }
     load_tensors(saved.path, trained)
-    student.save(output)
+    student.save(output, recipe=(run / "recipe.yaml").read_text("utf-8"))
     return saved
 
 
