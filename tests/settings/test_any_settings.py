@@ -25,7 +25,7 @@ from vicur.settings.schema import Layer, schema_of, setting_types
 from vicur.settings.section import PRIVATE, SettingsError, section
 
 COMPONENTS = {command.name: resolve_name(command.settings) for command in COMMANDS}
-VALUES = {"n": 1, "size": "student"}
+VALUES = {"n": 1, "size": "student", "runs": ["x"]}
 REQUIRED = {
     command.name: Layer("", {name: VALUES.get(name, "x") for name in command.needed}) for command in COMMANDS
 }

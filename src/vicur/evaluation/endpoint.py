@@ -82,10 +82,10 @@ class EndpointResponder:
         try:
             async with asyncio.TaskGroup() as group:
                 for sample in samples:
-                    shown = view.show(sample)
+                    question = view.show(sample)
                     tasks.append(
                         [
-                            group.create_task(self._response(free, sample.id, shown, number, seed))
+                            group.create_task(self._response(free, sample.id, question, number, seed))
                             for number in range(count)
                         ]
                     )
@@ -94,11 +94,12 @@ class EndpointResponder:
         return [_joined([task.result() for task in of_problem]) for of_problem in tasks]
 
     async def _response(
-        self, free: asyncio.Semaphore, problem: str, shown: Shown, number: int, seed: int
+        self, free: asyncio.Semaphore, problem: str, question: Shown, number: int, seed: int
     ) -> StoredResponse | Unanswered:
         """One response, or why there is none after all tries."""
+        images = tuple(within(image, self.max_pixels) for image in question.images)
         request = ChatRequest(
-            question=replace(shown, images=tuple(within(image, self.max_pixels) for image in shown.images)),
+            question=replace(question, images=images),
             seed=int(stream_key(seed, 0, problem, number)) % _SEEDS,
             temperature=self.sampling.temperature,
             max_tokens=self.sampling.max_new_tokens,
@@ -111,7 +112,7 @@ class EndpointResponder:
                 async with free:
                     reply = await self.client.ask(request)
                 self._last_reply = time.monotonic()
-                return _stored(problem, number, shown, reply)
+                return _stored(problem, number, question, reply)
             except Hopeless as error:
                 raise ValueError(f"The evaluation stopped: {error}.") from error
             except Unreachable as error:
@@ -132,12 +133,12 @@ def _other_settings(sampling: SamplingConfig) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(off, name)}
 
 
-def _stored(problem: str, number: int, shown: Shown, reply: Reply) -> StoredResponse:
+def _stored(problem: str, number: int, question: Shown, reply: Reply) -> StoredResponse:
     thoughts = f"<think>{reply.thoughts}</think>\n" if reply.thoughts else ""
     return StoredResponse(
         problem,
         number,
-        shown_digest(shown),
+        shown_digest(question),
         thoughts + reply.text,
         None,
         reply.completion_tokens,

@@ -32,6 +32,8 @@ from vicur.vllm.settings import EngineName, VLLMConfig
 
 MAX_NEW_TOKENS = 2048
 """Default length limit of a response: room for a chain of thought."""
+OTHER_FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".arrow", ".txt", ".xlsx")
+"""Suffixes of files that are not written, and that no folder has on purpose."""
 SUMMARY, TABLE = "summary.json", "summary.md"
 """Files of an output folder, beside one parquet file for each model and control."""
 
@@ -96,6 +98,8 @@ class EvaluationSettings:
     """Whether to replace output files that come from another evaluation or another command."""
 
     def __post_init__(self) -> None:
+        if self.output is not None and Path(self.output).suffix.lower() in OTHER_FORMATS:
+            raise ValueError(f"output {self.output} must end in .parquet, or be a folder.")
         if self.output is not None and not self.is_folder and len(self.arms) > 1:
             raise ValueError(
                 f"output {self.output} must be a folder: there is a file for each model and control."
@@ -215,8 +219,8 @@ def settings_of_models(schema: Schema[EvaluationSettings], user: Sequence[Layer]
         layers = [*above, Layer("", {"model": model, "names": [name], "baseline": together.baseline_name})]
         recipe = None if together.endpoint.base_url is not None else recipe_of_model(model)
         if recipe is not None:
-            shown = shown_settings(recipe, sampling=preset == OWN_SAMPLING)
-            layers.insert(0, Layer(f"the recipe of {model}", shown))
+            trained = shown_settings(recipe, sampling=preset == OWN_SAMPLING)
+            layers.insert(0, Layer(f"the recipe of {model}", trained))
         elif preset == OWN_SAMPLING:
             raise SettingsError(f"preset={OWN_SAMPLING}: there is no recipe.yaml with {model} or its run.")
         each.append(schema.load(layers))

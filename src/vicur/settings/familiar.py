@@ -179,6 +179,12 @@ _EVAL = {
         "generate_max_len max_gen_len"
     ),
     "sampling.temperature": "do_sample greedy gen_kwargs generation_kwargs generation_config",
+    "samples": (
+        "n k num_generations num_return_sequences n_samples num_samples repeats num_samples_per_prompt"
+    ),
+    "engine": "use_vllm infer_backend backend",
+    "vllm.gpu_memory_utilization": "gpu_memory_utilization",
+    "endpoint.base_url": "api_base base_url openai_api_base",
     "dtype": "bf16 torch_dtype precision model_dtype",
     "data.system_prompt": "system system_message system_instruction default_system",
     "data.image_dir": "image_folder images_root image_root media_dir media_root",
@@ -195,15 +201,11 @@ _EVAL = {
 }
 
 _EVAL_ABSENT = {
-    "n num_generations num_return_sequences n_samples repeats num_samples_per_prompt": (
-        "each problem is answered once; repeat the command with another seed and output."
-    ),
     "num_fewshot fewshot": "examples are not put into the prompt.",
     "judge judge_model use_judge": (
         "answers are compared by rule; a judge of your own can be called from rewards.function."
     ),
     "resume resume_from": "rerunning the same command with the same output resumes.",
-    "use_vllm tensor_parallel_size gpu_memory_utilization infer_backend": _PYTORCH,
     "num_gpus nproc nproc_per_node num_processes device_map": "evaluation runs in one process on one device.",
     "repetition_penalty frequency_penalty": "only sampling.presence_penalty is supported.",
     "fp16": "float16 is not supported; dtype is float32 or bfloat16.",
