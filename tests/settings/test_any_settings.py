@@ -459,7 +459,7 @@ def test_a_mapping_holds_what_json_has(value, fault, name):
         ("cuebench make", "n", 10**7),
         ("study", "test_problems", 10**7),
         ("train", "student.lora.rank", 65_536),
-        ("train", "validation.max_new_tokens", 2**31 - 1),
+        ("train", "training.evaluate.max_new_tokens", 2**31 - 1),
         ("eval", "sampling.max_new_tokens", 2**31 - 1),
         ("cues build", "asking.max_tokens", 2**31 - 1),
     ],

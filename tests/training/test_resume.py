@@ -22,8 +22,8 @@ from vicur.training.checkpoint import (
 from vicur.training.nonfinite import Dump
 
 STEPS = 6
-NO_VALIDATION = ("validation.data=null", "validation.every=null")
-SETTINGS = ("training.save_model=true", "training.checkpoints.every=2", "validation.every=3")
+NO_VALIDATION = ("training.evaluate.data=null", "training.evaluate.every=null")
+SETTINGS = ("training.save_model=true", "training.checkpoints.every=2", "training.evaluate.every=3")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 
 
 def run_of(folder, data, *overrides, **special):
-    held_out = f"validation.data={data.with_name('validation.parquet')}"
+    held_out = f"training.evaluate.data={data.with_name('validation.parquet')}"
     settings = (*SETTINGS, held_out, "teacher.update=ema", "student.lora=null", *overrides)
     return job("vicur", folder, data, *settings, steps=STEPS, **special)
 

@@ -6,17 +6,16 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from vicur import distributed
 from vicur.data.sources import FileSource
 from vicur.diagnostics.leakage import HintLeakage
-from vicur.evaluation.runner import evaluate
 from vicur.models.devices import available_memory, cpu_notice, machine_memory
 from vicur.models.load import LoadedModel
 from vicur.preflight.checks import Check, Preflight, check_lengths, run_preflight
@@ -31,6 +30,7 @@ from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.progress import Bars, Progress, silent
 from vicur.reporting.run_summary import write_run_summary
 from vicur.rollouts.engines import Engine
+from vicur.run.held_out import HeldOut, during
 from vicur.run.problems import TrainingProblems
 from vicur.run.recipe import Recipe, to_yaml
 from vicur.scoring.scorer import Scorer
@@ -40,8 +40,6 @@ from vicur.training.loop import Trainer
 from vicur.training.nonfinite import Skipped, write_skipped
 from vicur.training.records import Records
 from vicur.training.state import RunState
-
-Result = TypeVar("Result")
 
 
 class InterruptedRunError(KeyboardInterrupt):
@@ -94,7 +92,7 @@ class Run:
         data: the problems.
         student: the model that the trainer changes.
         trainer: trainer that runs the steps.
-        held_out: problems that are answered before, during and after training; None for none.
+        held_out: the problems that are answered before, during and after training.
         engine: engine of the student's responses; PyTorch if not given.
     """
 
@@ -102,7 +100,7 @@ class Run:
     data: TrainingProblems
     student: LoadedModel
     trainer: Trainer
-    held_out: FileSource | None = None
+    held_out: HeldOut
     engine: Engine | None = None
 
     @property
@@ -111,7 +109,7 @@ class Run:
         return self.recipe.training.rollout_batches(len(self.data.problems))
 
     @property
-    def validation_engine(self) -> Engine | None:
+    def evaluation_engine(self) -> Engine | None:
         """The engine of the responses to held-out problems; None for PyTorch, with batches of their own."""
         return None if self.recipe.rollout.engine == "torch" else self.engine
 
@@ -172,6 +170,18 @@ class Run:
         if self.engine is not None:
             self.engine.close()
 
+    def describe_data(self) -> dict[str, Any]:
+        """Where the problems come from and how many there are, for records."""
+        described: dict[str, Any] = {
+            "train": self.recipe.data.train,
+            "problems": len(self.data.problems),
+            "notes": list(self.data.notes()),
+        }
+        for name, source in (("evaluate", self.held_out.evaluated), ("observe", self.held_out.observed)):
+            if source is not None:
+                described[name] = {"data": source.name, "problems": len(source)}
+        return described
+
     def tensors(self) -> Mapping[str, Tensor]:
         """What a checkpoint holds: trained weights, optimizer states, and the weights of an EMA teacher."""
         teacher = self.trainer.scoring.teacher
@@ -201,7 +211,7 @@ class Run:
                 scoring.student,
                 scoring.teacher,
                 self.trainer.objective.needs(1),
-                engine=self.validation_engine,
+                engine=self.evaluation_engine,
                 parity=self.trainer.parity,
                 fitting=plan.fitting,
                 text_only=self.recipe.data.text_only,
@@ -282,6 +292,7 @@ class _Execution:
                 distributed.main_only(lambda: clean(self.folder, self.state.step))
                 distributed.agree(self._check_shared)
                 self.records.expect_memory(plan.memory.parts, plan.available)
+                self.records.describe_data(self.r.describe_data())
                 self._train()
         finally:
             if distributed.is_main() and (self.folder / "status.json").is_file():
@@ -315,7 +326,7 @@ class _Execution:
             )
 
     def _train(self) -> None:
-        self._validate_if_due()  # before the first step, or where a signal stopped the run
+        self._hold_out()  # before the first step, or where a signal stopped the run
         with self.interruption.patient():
             self.r.trainer.train(
                 self.records, self.progress, self.state, self._after_step, self._write_skipped
@@ -336,15 +347,19 @@ class _Execution:
     def _after_step(self, state: RunState) -> bool:
         """Evaluate and save if that is due; whether to continue.
 
-        A run that is asked to stop saves without a validation, which it makes up for when it is resumed.
+        A run that is asked to stop saves without an evaluation, which it makes up for when it is resumed.
         """
         if not self.interruption.on_any_rank():
-            self._validate_if_due()
+            self._hold_out()
         is_stopped = self.interruption.on_any_rank()
         if is_stopped or self.checkpoints.is_due(state.step, self.r.steps):
             self._save()
         self.checkpoints.poll()
         return not is_stopped
+
+    def _hold_out(self) -> None:
+        """Evaluate and observe on held-out problems, if that is due."""
+        self.r.held_out.run_if_due(self.state, self.records, self.r.steps, self.bars)
 
     def _write_skipped(self, skipped: Skipped) -> None:
         """Keep what reproduces an update that was skipped."""
@@ -361,37 +376,6 @@ class _Execution:
         self.checkpoints.save(self.state)
         self.records.count_seconds("checkpoints", time.perf_counter() - started)
 
-    def _validate_if_due(self) -> None:
-        """Validate before the first step, after the last, and every few steps between."""
-        step, every, held_out = self.state.step, self.r.recipe.validation.every, self.r.held_out
-        is_due = step in (0, self.r.steps) or (every is not None and step % every == 0)
-        if held_out is not None and is_due and self.state.validated < step:
-            self._validate(held_out)
-
-    def _validate(self, held_out: FileSource) -> None:
-        """Let the student answer the held-out problems."""
-        recipe = self.r.recipe
-        started = time.perf_counter()
-        evaluation = evaluate(
-            self.r.student,
-            held_out,
-            recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
-            None if self.bars is None else self.bars(f"validation after step {self.state.step}"),
-            grader=self.r.trainer.scoring.grader,
-            limits=recipe.data.pixel_limits(),
-            engine=self.r.validation_engine,
-        )
-        by_id = {sample.id: sample for sample in held_out.outlines()}
-        answered = [by_id[answer.id] for answer in evaluation.answers]
-        accuracy = evaluation.accuracy if evaluation.graded else None
-        if accuracy is not None:
-            self.state.scores[self.state.step] = accuracy.value
-        self.state.validated = self.state.step
-        self.records.write_validation(
-            self.state.step, accuracy, answered, evaluation.responses, evaluation.correct
-        )
-        self.records.count_seconds("validation", time.perf_counter() - started)
-
 
 def _check_lengths(who: str, sizes: PromptSizes, scorer: Scorer, work: Workload) -> Check:
     positions = scorer.policy.model.config.text_config.max_position_embeddings
@@ -402,8 +386,3 @@ def _digest(problems: FileSource) -> str:
     """The number of problems and a digest of their ids."""
     ids = json.dumps([str(name) for name in problems.column("id")])
     return f"{len(problems)} {hashlib.sha256(ids.encode()).hexdigest()[:16]}"
-
-
-def during(bars: Bars | None, title: str, work: Callable[[], Result]) -> Result:
-    """Do something under a progress bar, if there are any."""
-    return work() if bars is None else bars(title).during(work)

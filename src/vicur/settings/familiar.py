@@ -18,7 +18,9 @@ _CHECKPOINTS = (
 _NO_TRACKER = (
     "no experiment tracker is supported yet; every step is a line of metrics.jsonl in training.output."
 )
-_VALIDATION = "validation.every sets the steps between validations on the problems of validation.data."
+_EVALUATION = (
+    "training.evaluate.every sets the steps between evaluations on the problems of training.evaluate.data."
+)
 _PYTORCH = "responses are sampled with PyTorch in this process; other engines are not supported yet."
 
 _TRAIN = {
@@ -91,8 +93,8 @@ _TRAIN = {
         "dataset dataset_name dataset_path dataset_id data_path train_file train_files train_dataset "
         "train_data prompt_data data data_files"
     ),
-    "validation.data": "eval_dataset eval_file val_files val_dataset eval_data validation_file",
-    "validation.prompts_per_batch": "per_device_eval_batch_size eval_batch_size val_batch_size",
+    "training.evaluate.data": "eval_dataset eval_file val_files val_dataset eval_data validation_file",
+    "training.evaluate.prompts_per_batch": "per_device_eval_batch_size eval_batch_size val_batch_size",
     "training.name": "run_name experiment_name exp_name",
     "training.device": "device cuda_device accelerator",
     "data.image_dir": "image_folder images_root image_root media_dir media_root root_image_dir",
@@ -132,7 +134,7 @@ _TRAIN_ABSENT = {
     "resume resume_from_checkpoint resume_mode resume_from resume_path auto_resume": (
         "give --resume to continue the run of a recipe from its newest checkpoint."
     ),
-    "eval_steps eval_strategy evaluation_strategy do_eval test_freq val_freq eval_freq": _VALIDATION,
+    "eval_steps eval_strategy evaluation_strategy do_eval test_freq val_freq eval_freq": _EVALUATION,
     "logging_steps log_interval log_freq logging_strategy logging_first_step": (
         "every step is a line of metrics.jsonl in training.output."
     ),

@@ -353,7 +353,7 @@ class _Seed:
         with closing(build(recipe)) as run:
             leakage = run.execute(self.folder / name, run.plan(), self._bar(name))
             seconds = time.perf_counter() - started
-            evaluations = self._assess(name, run.student, "none", run.validation_engine)
+            evaluations = self._assess(name, run.student, "none", run.evaluation_engine)
         advantage = self._advantage(run.student, evaluations)
         return Outcome(**evaluations, visual_advantage=advantage, leakage=leakage, seconds=seconds)
 

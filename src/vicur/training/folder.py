@@ -26,11 +26,22 @@ ENTRIES = frozenset(
             "recipe.yaml",
             "environment.json",
             "metrics.jsonl",
-            "validation.jsonl",
+            "evaluation.jsonl",
+            "observations.jsonl",
+            "data.json",
             "status.json",
             "memory.json",
         ),
-        *("summary.json", "summary.md", "rollouts", "validation", "checkpoints", "nonfinite", LOCK),
+        *(
+            "summary.json",
+            "summary.md",
+            "rollouts",
+            "evaluation",
+            "observations",
+            "checkpoints",
+            "nonfinite",
+            LOCK,
+        ),
     )
 )
 """Everything that a run writes at the top level of its folder."""
