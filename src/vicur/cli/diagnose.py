@@ -10,11 +10,11 @@ from rich.console import Console
 
 from vicur.cli.command import Arguments
 from vicur.cli.terminal import print_json, print_text
-from vicur.diagnose.drift import DriftSettings, drift_over_training
-from vicur.diagnose.finding import Finding, FindingOutput, check_outputs, finite
-from vicur.diagnose.gap import GapSettings, gap_over_training
-from vicur.diagnose.leakage import LeakageSettings, leakage_over_training
-from vicur.diagnose.time import TimeSettings, time_of_runs
+from vicur.reporting.drift import DriftSettings, drift_over_training
+from vicur.reporting.finding import Finding, FindingOutput, check_outputs, finite
+from vicur.reporting.gap import GapSettings, gap_over_training
+from vicur.reporting.leakage import LeakageSettings, leakage_over_training
+from vicur.reporting.phases import TimeSettings, time_of_runs
 
 Settings = TypeVar("Settings", bound=FindingOutput)
 

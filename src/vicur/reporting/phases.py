@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vicur.diagnose.curves import accuracies, finish
-from vicur.diagnose.finding import Finding, plain_table
-from vicur.diagnose.settings import RunsSettings
+from vicur.reporting.curves import accuracies, finish
 from vicur.reporting.figures import SERIES, draw_series, legend, new_figure, plain_text
+from vicur.reporting.finding import Finding, plain_table
 from vicur.reporting.runs import RecordedRun, is_number
+from vicur.reporting.settings import RunsSettings
 from vicur.settings.section import Text, section
 
 PREFIX = "seconds_"
