@@ -19,7 +19,7 @@ from vicur.objectives.objective import TEACHER, Needs, Weighed
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.term import Term
 from vicur.scoring.terms import entropy
-from vicur.training.metrics import GAP, Update
+from vicur.training.metrics import GAP, TOKEN_LOSS, Update
 from vicur.training.optimizer import Optimizer
 from vicur.training.scoring import ScoredBatch
 
@@ -90,16 +90,18 @@ class Updater:
             tokens |= values
             if needs.measures_scale:
                 norms[stage] = self.optimizer.grad_norm()
-        numbers = dict(weighed.metrics)
+        numbers, scale = dict(weighed.metrics), 1.0
         if needs.measures_scale:
             scale = _measured_scale(norms)
             self.optimizer.scale_gradient(scale)
             numbers["gradient_scale"] = scale
             losses = {name: scale * loss for name, loss in losses.items()}
         tokens |= weighed.tokens
+        weighted = [term.weights * tokens[term.name] for term in terms if term.weights is not None]
+        tokens[TOKEN_LOSS] = scale * torch.stack(weighted).sum(0)
         tokens = {n: distributed.gather_tensor(v) for n, v in _with_gap(tokens, batch).items()}
         losses = {name: distributed.total(loss) for name, loss in losses.items()}
-        return Update(losses, tokens, {**weighed.summaries, GAP: "parts"}, numbers)
+        return Update(losses, tokens, {**weighed.summaries, GAP: "parts", TOKEN_LOSS: "none"}, numbers)
 
     def _accumulate(
         self, batch: ScoredBatch, needs: Needs, terms: Sequence[Term]
