@@ -163,7 +163,7 @@ class Run:
         interruption = Interruption()
         with interruption.handled(), distributed.shared_failures():
             plan = plan or self.plan()
-            self.preflight(plan, bars).raise_if_failed()
+            self.preflight(plan, bars, resumes=resume_from is not None).raise_if_failed()
             execution = _Execution(self, folder, progress or silent(), bars, resume_from, interruption)
             return execution.run(plan, again=again or resume_from is not None)
 
@@ -190,8 +190,14 @@ class Run:
             machine=machine_memory(),
         )
 
-    def preflight(self, plan: Plan, bars: Bars | None = None) -> Preflight:
-        """Check with the real models that teacher and student see exactly what they should."""
+    def preflight(self, plan: Plan, bars: Bars | None = None, *, resumes: bool = False) -> Preflight:
+        """Check with the real models that teacher and student see exactly what they should.
+
+        Args:
+            plan: result of `plan`.
+            bars: progress bars; silent if not given.
+            resumes: whether the weights of a checkpoint will replace the present ones.
+        """
         scoring = self.trainer.scoring
         return during(
             bars,
@@ -206,6 +212,8 @@ class Run:
                 fitting=plan.fitting,
                 text_only=self.recipe.data.text_only,
                 served=scoring.served,
+                max_start_kl=self.recipe.student.recovery.max_start_kl,
+                resumes=resumes,
             ),
         )
 
