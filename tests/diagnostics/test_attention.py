@@ -153,6 +153,19 @@ def test_images_and_videos_in_the_order_of_the_prompt(seeker):
     assert lit(maps) == [("video", 1, 1, 3, 1)]
 
 
+def test_every_head_has_its_own_map(seeker):
+    """Only head 2 looks for white; the scores of the others are all 0, so their maps are even."""
+    loaded = copy.deepcopy(seeker)
+    module = loaded.recovery.layers["0"]
+    rows = torch.arange(len(module.key.weight)) // (len(module.key.weight) // module.heads)
+    module.key.weight.data[rows != 2] = 0.0
+    (maps,) = sink_attention(loaded, [problem([spotted((96, 64), (80, 16, SIDE, SIDE))])])
+    for head in range(4):
+        expected = torch.full((4, 6), 0.0 if head == 2 else 1 / 24)
+        expected[1, 5] = 1.0 if head == 2 else 1 / 24
+        torch.testing.assert_close(maps[0].at(0, head), expected, atol=0.1 if head == 2 else 1e-6, rtol=0)
+
+
 def test_all_maps_of_a_problem_together_are_a_distribution(shared_student, samples):
     several = problem([samples[0].images[0], spotted((96, 64))], [Video((spotted((64, 64)),) * 4, 2.0)])
     for maps in sink_attention(shared_student, [*samples[:2], several]):

@@ -335,7 +335,7 @@ def damaged():
 def test_a_start_that_the_fresh_module_damages(samples):
     student = damaged()
     found, passed = checked(samples, student, None, max_start_kl=1e-4)
-    with pytest.raises(PreflightError, match="student.recovery.max_start_kl=0.0001 nats per token"):
+    with pytest.raises(PreflightError, match=r"student\.recovery\.max_start_kl=0\.0001 nats per token"):
         found.raise_if_failed()
     assert [name for name, ok in passed.items() if ok is False] == ["cue recovery at the start"]
     assert start(samples, student, max_start_kl=None).passed is True

@@ -234,8 +234,8 @@ class _Checks:
         kl_N = divergence(recovering, base, self.student.reading(torch.cat(self.responses)))
         mean = float(kl_N.mean())
         measured = (
-            f"KL between with and without recovery {mean:.2g} nats per token, {float(kl_N.max()):.2g} at most; "
-            f"|change|/|h_sink| {_by_layer(observer)}"
+            f"KL between with and without recovery {mean:.2g} nats per token, {float(kl_N.max()):.2g} at "
+            f"most; |change|/|h_sink| {_by_layer(observer)}"
         )
         if not is_fresh:
             return Check(name, True, f"{measured}. The module is trained, so there is no bound")
@@ -244,8 +244,8 @@ class _Checks:
         return Check(
             name,
             False,
-            f"{measured}. A fresh module may change the predictions by student.recovery.max_start_kl={most:g} "
-            "nats per token. Start with student.recovery.output_init=zero and a higher "
+            f"{measured}. A fresh module may change the predictions by student.recovery.max_start_kl="
+            f"{most:g} nats per token. Start with student.recovery.output_init=zero and a higher "
             "student.recovery.learning_rate, e.g. 1e-4 (with vicur init: --output-init zero), or raise the "
             "bound.",
         )
