@@ -319,7 +319,7 @@ def start(samples, student, **kwargs):
 def test_a_zero_start_is_exactly_the_base(samples):
     check = start(samples, recovering("zero"), max_start_kl=0.0)
     assert check.passed is True
-    assert "recovery 0 nats per token, 0 at most; |change|/|h_sink| 0 (layer 0), 0 (layer 2)" in check.finding
+    assert "recovery 0 nats per token, up to 0; |change|/|h_sink| 0 (layer 0), 0 (layer 2)" in check.finding
 
 
 def damaged():
@@ -353,7 +353,7 @@ def test_the_start_is_measured_as_it_is(samples):
         with context():
             log_p.append(log_probs_by_hand(student, scorer, samples[:2], ids))
     kl = (log_p[0].exp() * (log_p[0] - log_p[1])).sum(-1)
-    assert f"{kl.mean():.2g} nats per token, {kl.max():.2g} at most" in check.finding
+    assert f"{kl.mean():.2g} nats per token, up to {kl.max():.2g};" in check.finding
     assert kl.mean() > 1e-4
 
 

@@ -234,8 +234,8 @@ class _Checks:
         kl_N = divergence(recovering, base, self.student.reading(torch.cat(self.responses)))
         mean = float(kl_N.mean())
         measured = (
-            f"KL between with and without recovery {mean:.2g} nats per token, {float(kl_N.max()):.2g} at "
-            f"most; |change|/|h_sink| {_by_layer(observer)}"
+            f"KL between with and without recovery {mean:.2g} nats per token, up to "
+            f"{float(kl_N.max()):.2g}; |change|/|h_sink| {_by_layer(observer)}"
         )
         if not is_fresh:
             return Check(name, True, f"{measured}. The module is trained, so there is no bound")
