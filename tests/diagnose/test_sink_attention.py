@@ -56,6 +56,8 @@ def test_the_command_writes_numbers_and_figure(data, model, tmp_path, capsys):
     for problem in record["problems"]:
         assert list(problem["layers"]) == ["0", "2", MEAN]
         assert problem["question"] != problem["control_question"] is not None
+        first, second, mean = (torch.tensor(layer["maps"][0]) for layer in problem["layers"].values())
+        torch.testing.assert_close(mean, (first + second) / 2, atol=1e-4, rtol=1e-3)
         for layer in problem["layers"].values():
             assert layer["control_difference"] == 0.0
             assert sum(map(sum, layer["maps"][0])) == pytest.approx(1.0, abs=1e-2)

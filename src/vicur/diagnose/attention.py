@@ -409,8 +409,8 @@ def _label_of_control(seen: Seen) -> str:
     if seen.control is None:
         return "no other question"
     question, largest = _wrapped(question_of(seen.control)), seen.largest_difference
-    size = "difference 0 at all layers" if largest == 0 else f"difference up to {largest:.1e}"
-    return f"{question}\nlayer {seen.first}; {size}"
+    size = "0 at all layers" if largest == 0 else f"up to {largest:.1e}, of all layers"
+    return f"{question}\nlayer {seen.first}; difference {size}"
 
 
 def _wrapped(text: str) -> str:
