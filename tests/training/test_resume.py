@@ -185,6 +185,17 @@ def test_a_finished_run_can_be_made_longer(folder, data, whole):
     assert metrics(folder / "longer") == metrics(whole)
 
 
+def test_only_a_new_run_is_stopped_by_the_start_of_its_recovery_module(tmp_path, data):
+    """The bound may change at a resume, where the module is no longer as it began."""
+    normal = ("student.recovery.output_init=normal", *NO_VALIDATION, "training.checkpoints.every=1")
+    strict = "student.recovery.max_start_kl=0"
+    assert main(command(tmp_path / "new", data, *normal, strict, "training.steps=1")) == 3
+    assert not (tmp_path / "new").exists()
+    launch(1, [run_of(tmp_path / "run", data, *normal, "training.steps=1")], tmp_path)
+    assert main(command(tmp_path / "run", data, *normal, strict, "training.steps=2", "--resume")) == 0
+    assert len(metrics(tmp_path / "run")) == 2
+
+
 def test_a_rank_that_fails_ends_all(folder, data):
     output = launch(2, [run_of(folder / "failing", data, fail="1 2")], folder, succeeds=False)
     assert "rank 1 says: the disk of this rank is on fire." in output

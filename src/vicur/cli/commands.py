@@ -375,6 +375,26 @@ COMMANDS = (
         needed=("size", "output"),
     ),
     Command(
+        "report",
+        "write one HTML page about one or several training runs",
+        run="vicur.cli.report:report",
+        settings="vicur.run.reports:ReportSettings",
+        description=(
+            "Write one self-contained HTML page about one or several training runs: curves, results, alarms, "
+            "and responses token by token. It is made from the folders of the runs and from their data, and "
+            "no model is loaded."
+        ),
+        argument=RUNS,
+        options=(
+            NAMES,
+            Option("--output", "output", "HTML file (default: report.html in the folder of a single run)"),
+            OVERWRITE,
+            Option("--responses", "responses", "maximum number of responses per run", metavar="N"),
+        ),
+        needed=("runs",),
+        example="media=false",
+    ),
+    Command(
         "diagnose gap",
         "teacher-student log-prob gap over training, with train and test accuracy",
         run="vicur.cli.diagnose:gap",
@@ -417,5 +437,26 @@ COMMANDS = (
         switches=(JSON,),
         needed=("runs",),
         example="smooth=10",
+    ),
+    Command(
+        "diagnose attention",
+        "visual tokens that the recovery module's sink attends to",
+        run="vicur.cli.diagnose:attention",
+        settings="vicur.diagnose.attention:AttentionSettings",
+        options=(
+            Option("--model", "model", "model with cue recovery: checkpoint folder, hub id or vicur:NAME"),
+            Option("--dtype", "dtype", "compute dtype (default float32)", choices=DTYPES),
+            Option("--data", "data.train", "problems: file, folder or hub id, with @split"),
+            *DATA_OPTIONS,
+            *PIXEL_OPTIONS,
+            Option("--problems", "problems", "use only the first N problems (default 4)", metavar="N"),
+            Option("--control-question", "control_question", "the other question about each image"),
+            Option("--head", "head", "head whose attention is shown (default: mean)", metavar="N"),
+            *FINDING_OPTIONS,
+        ),
+        switches=(JSON,),
+        needed=("model", "data.train"),
+        columns=True,
+        example="control_question='What is shown?'",
     ),
 )

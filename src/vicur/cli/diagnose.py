@@ -10,6 +10,7 @@ from rich.console import Console
 
 from vicur.cli.command import Arguments
 from vicur.cli.terminal import print_json, print_text
+from vicur.diagnose.attention import AttentionSettings, attention_of_the_sink
 from vicur.reporting.drift import DriftSettings, drift_over_training
 from vicur.reporting.finding import Finding, FindingOutput, check_outputs, finite
 from vicur.reporting.gap import GapSettings, gap_over_training
@@ -37,6 +38,11 @@ def time(settings: TimeSettings, arguments: Arguments, console: Console) -> None
 def drift(settings: DriftSettings, arguments: Arguments, console: Console) -> None:
     """Drift of the responses."""
     _present("drift", drift_over_training, settings, arguments, console)
+
+
+def attention(settings: AttentionSettings, arguments: Arguments, console: Console) -> None:
+    """Attention of the recovery module's sink."""
+    _present("attention", attention_of_the_sink, settings, arguments, console)
 
 
 def _present(

@@ -91,8 +91,8 @@ def _leakage(curves: _Ends, responses: int) -> _Sentences:
     if last >= LEAKAGE and last > LEAKAGE_RISE * first:
         yield (
             "leakage",
-            f'The word "hint" is in {100 * last:.1f} % of the responses, at first in {100 * first:.1f} %: the '
-            "student imitates the teacher's hint.",
+            f'The word "hint" is in {100 * last:.1f} % of the responses, at first in {100 * first:.1f} %: '
+            "the student imitates the teacher's hint.",
         )
 
 
@@ -104,11 +104,17 @@ def _drift(curves: _Ends) -> _Sentences:
     if "truncated" in curves:
         first, last = curves["truncated"]
         if last > max(TRUNCATED, first):
-            yield "truncation", f"{100 * last:.0f} % of the responses are cut off, at first {100 * first:.0f} %."
+            yield (
+                "truncation",
+                f"{100 * last:.0f} % of the responses are cut off, at first {100 * first:.0f} %.",
+            )
     if "repetition" in curves:
         first, last = curves["repetition"]
         if last > max(REPEATED, first):
-            yield "repetition", f"{100 * last:.0f} % of the 4-grams are repeated, at first {100 * first:.0f} %."
+            yield (
+                "repetition",
+                f"{100 * last:.0f} % of the 4-grams are repeated, at first {100 * first:.0f} %.",
+            )
 
 
 def _engine(curves: _Ends) -> _Sentences:
@@ -135,6 +141,6 @@ def _accuracy(curves: _Ends, evaluations: Sequence[Mapping[str, Any]]) -> _Sente
     if last < first - ACCURACY:
         yield (
             "accuracy",
-            f"The {what} accuracy fell from {first:.1f} to {last:.1f} % while the mean absolute gap fell from "
-            f"{first_gap:.3f} to {last_gap:.3f} nats: agreeing with this teacher does not help.",
+            f"The {what} accuracy fell from {first:.1f} to {last:.1f} % while the mean absolute gap fell "
+            f"from {first_gap:.3f} to {last_gap:.3f} nats: agreeing with this teacher does not help.",
         )

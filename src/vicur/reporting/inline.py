@@ -36,9 +36,10 @@ def inline_svg(figure: Figure, prefix: str, description: str) -> str:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     for colour, variable in THEMED.items():
         svg = re.sub(re.escape(colour), variable, svg, flags=re.IGNORECASE)
-    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    width, height = (72 * inches for inches in figure.get_size_inches())
     opening = (
-        f'<svg viewBox="0 0 {72 * width / 96:g} {72 * height / 96:g}" role="img" aria-label="{_attribute(description)}" '
+        f'<svg viewBox="0 0 {width:g} {height:g}" style="max-width: {round(width * 96 / 72)}px" '
+        f'role="img" aria-label="{_attribute(description)}" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     return opening + svg[svg.index(">") + 1 :]

@@ -49,6 +49,4 @@ def _by_problem(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if row["correct"] is not None:
             problems[row["sample"]] = {key: row[key] for key in _COLUMNS}
             right.setdefault(row["sample"], []).append(row["correct"])
-    return {
-        key: problem | {"share": sum(right[key]) / len(right[key])} for key, problem in problems.items()
-    }
+    return {key: problem | {"share": sum(right[key]) / len(right[key])} for key, problem in problems.items()}

@@ -34,7 +34,7 @@ from vicur.reporting.problems import hardest_problems
 from vicur.reporting.responses import Lookup, collect_responses
 from vicur.reporting.runs import RecordedRun, read_columns
 from vicur.reporting.training import draw_training
-from vicur.settings.section import Count, PathText, section
+from vicur.settings.section import Count, section
 from vicur.wording import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -162,8 +162,8 @@ class Report:
             Section(
                 "measures",
                 "What the student's tokens depend on",
-                "Measures of the responses to held-out problems: visual advantage, visual dependency, language "
-                "and visual KL, and where the gap comes from.",
+                "Measures of the responses to held-out problems: visual advantage, visual dependency, "
+                "language and visual KL, and where the gap comes from.",
                 lambda: draw_measures(runs),
             ),
             Section(

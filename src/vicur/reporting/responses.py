@@ -126,7 +126,7 @@ def collect_responses(
     for number, run in enumerate(runs):
         decoder = read_tokenizer(run.folder)
         if decoder is None:
-            collected.notes.append(f"{run.name} has no tokenizer.json, so its responses are shown as one piece.")
+            collected.notes.append(f"{run.name} has no tokenizer.json: its responses are shown as one piece.")
         for split, row in _rows(run, most):
             problem = problems.get((split, row["sample"]))
             if problem is None:

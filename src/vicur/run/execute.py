@@ -29,10 +29,12 @@ from vicur.preflight.memory import (
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.progress import Bars, Progress, silent
 from vicur.reporting.run_summary import write_run_summary
+from vicur.reporting.runs import RecordedRun
 from vicur.rollouts.engines import Engine
 from vicur.run.held_out import HeldOut, during
 from vicur.run.problems import TrainingProblems
 from vicur.run.recipe import Recipe, to_yaml
+from vicur.run.reports import REPORT, lookup_in, report_of
 from vicur.scoring.scorer import Scorer
 from vicur.training.checkpoint import FINAL, FOLDER, Checkpoints, Saved, check_finite, clean
 from vicur.training.interruption import Interruption
@@ -161,7 +163,7 @@ class Run:
         interruption = Interruption()
         with interruption.handled(), distributed.shared_failures():
             plan = plan or self.plan()
-            self.preflight(plan, bars).raise_if_failed()
+            self.preflight(plan, bars, resumes=resume_from is not None).raise_if_failed()
             execution = _Execution(self, folder, progress or silent(), bars, resume_from, interruption)
             return execution.run(plan, again=again or resume_from is not None)
 
@@ -200,8 +202,14 @@ class Run:
             machine=machine_memory(),
         )
 
-    def preflight(self, plan: Plan, bars: Bars | None = None) -> Preflight:
-        """Check with the real models that teacher and student see exactly what they should."""
+    def preflight(self, plan: Plan, bars: Bars | None = None, *, resumes: bool = False) -> Preflight:
+        """Check with the real models that teacher and student see exactly what they should.
+
+        Args:
+            plan: result of `plan`.
+            bars: progress bars; silent if not given.
+            resumes: whether the weights of a checkpoint will replace the present ones.
+        """
         scoring = self.trainer.scoring
         return during(
             bars,
@@ -216,6 +224,8 @@ class Run:
                 fitting=plan.fitting,
                 text_only=self.recipe.data.text_only,
                 served=scoring.served,
+                max_start_kl=self.recipe.student.recovery.max_start_kl,
+                resumes=resumes,
             ),
         )
 
@@ -293,10 +303,12 @@ class _Execution:
                 distributed.agree(self._check_shared)
                 self.records.expect_memory(plan.memory.parts, plan.available)
                 self.records.describe_data(self.r.describe_data())
+                self.records.save_tokenizer(self.r.student.processor.tokenizer)
                 self._train()
         finally:
             if distributed.is_main() and (self.folder / "status.json").is_file():
                 write_run_summary(self.folder)
+                self._report()
         return self.state.leakage
 
     def _check_data(self) -> None:
@@ -358,8 +370,23 @@ class _Execution:
         return not is_stopped
 
     def _hold_out(self) -> None:
-        """Evaluate and observe on held-out problems, if that is due."""
-        self.r.held_out.run_if_due(self.state, self.records, self.r.steps, self.bars)
+        """Evaluate and observe on held-out problems, if that is due, and renew the report."""
+        if self.r.held_out.run_if_due(self.state, self.records, self.r.steps, self.bars):
+            distributed.main_only(self._report)
+
+    def _report(self) -> None:
+        """Write the report of the run so far; a run never fails because of its report."""
+        config = self.training.report
+        if not config.enabled or self.state.step == 0:
+            return
+        self.records.flush()
+        sources = (self.r.held_out.evaluated, self.r.held_out.observed, self.r.data.problems)
+        lookup = lookup_in([source for source in sources if source is not None])
+        run = RecordedRun(self.folder, self.folder.name)
+        try:
+            report_of([run], {run.name: lookup}, config.responses).write(self.folder / REPORT)
+        except (OSError, ValueError, KeyError) as error:
+            self.progress.say(f"The report could not be written: {error}")
 
     def _write_skipped(self, skipped: Skipped) -> None:
         """Keep what reproduces an update that was skipped."""

@@ -41,7 +41,7 @@ class HeldOut:
     observed: FileSource | None = None
     engine: Engine | None = None
 
-    def run_if_due(self, state: RunState, records: Records, steps: int, bars: Bars | None) -> None:
+    def run_if_due(self, state: RunState, records: Records, steps: int, bars: Bars | None) -> bool:
         """Evaluate and observe if that is due after the present step and was not done yet.
 
         Args:
@@ -49,8 +49,12 @@ class HeldOut:
             records: the run's files.
             steps: number of steps of the run.
             bars: progress bars; silent if not given.
+
+        Returns:
+            whether anything was done.
         """
         training, step = self.recipe.training, state.step
+        before = (state.evaluated, state.observed)
         if self.evaluated is not None and _is_due(training.evaluate.every, state.evaluated, step, steps):
             started = time.perf_counter()
             self._evaluate(self.evaluated, state, records, bars)
@@ -61,6 +65,7 @@ class HeldOut:
             self._observe(self.observed, state, records, bars)
             state.observed = step
             records.count_seconds("observation", time.perf_counter() - started)
+        return before != (state.evaluated, state.observed)
 
     def _evaluate(self, problems: FileSource, state: RunState, records: Records, bars: Bars | None) -> None:
         """Let the student answer the held-out problems."""

@@ -18,12 +18,13 @@ MAY_CHANGE = (
     *(
         "training.evaluate",
         "training.observe",
+        "training.report",
         "teacher.offload",
         "optimizer.prompts_per_micro_batch",
         "rollout.prompts_per_batch",
     ),
     *("scoring.prompts_per_batch", "scoring.share_prompts", "scoring.chunk_tokens"),
-    "scoring.gradient_checkpointing",
+    *("scoring.gradient_checkpointing", "student.recovery.max_start_kl"),
 )
 """Settings, or sections of settings, that change no result beyond rounding, and the dropout of adapters; a
 resumed run may change them."""

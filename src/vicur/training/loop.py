@@ -16,6 +16,7 @@ from vicur.evaluation.during import EvaluateConfig
 from vicur.models.devices import check_name
 from vicur.objectives.objective import OLD, Needs, Objective
 from vicur.progress import Progress
+from vicur.reporting.report import ReportConfig
 from vicur.rollouts.randomness import seed_step
 from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.source import RolloutSource
@@ -77,6 +78,8 @@ class TrainingConfig:
     """Held-out problems that the student answers, for the accuracy."""
     observe: ObserveConfig = field(default_factory=ObserveConfig)
     """Held-out problems on which the student's responses are measured, whatever the objective."""
+    report: ReportConfig = field(default_factory=ReportConfig)
+    """The report of the run, an HTML page in its folder."""
     max_skipped_updates: Count = 3
     """Stop the run after this many updates in a row were skipped because the loss or the gradient was not
     finite."""

@@ -8,6 +8,8 @@ evaluation.jsonl      accuracy on held-out problems, if there are any: before, d
 evaluation/*.parquet  the responses to them
 observations.jsonl    measures of responses to held-out problems (training.observe)
 observations/*.parquet  the responses with their measures, token by token
+tokenizer.json        the tokenizer, for the texts of tokens in reports
+report.html, figures/ the report
 data.json             number and source of the problems, and what was skipped
 memory.json           the estimated and the measured peak
 status.json           running, finished, interrupted or failed; the last step; seconds; time of writing
@@ -157,6 +159,11 @@ class Records:
     def seconds(self) -> dict[str, float]:
         """Seconds of the run so far, `total`, and of its phases outside the steps."""
         return {"total": time.perf_counter() - self._started, **self._seconds}
+
+    def save_tokenizer(self, tokenizer: Any) -> None:
+        """Save a fast tokenizer, with which reports turn ids into the texts of tokens."""
+        if self._writes:
+            write_text(self.folder / "tokenizer.json", tokenizer.backend_tokenizer.to_str())
 
     def describe_data(self, description: Mapping[str, Any]) -> None:
         """Record where the problems come from and how many there are, JSON-serialisable."""
