@@ -150,6 +150,6 @@ def test_a_dry_run_names_a_missing_device_before_it_prints_settings(here, capsys
     assert out == "" and "training.device=cuda:99, but " in err
 
 
-def test_validation_every_few_steps_needs_problems(here, capsys):
+def test_evaluation_every_few_steps_needs_problems(here, capsys):
     assert main(["train", "mine.yaml", "training.evaluate.every=5"]) == 1
-    assert "Validation during training needs held-out problems: set training.evaluate.data" in said(capsys)[1]
+    assert "Evaluation during training needs held-out problems: set training.evaluate.data" in said(capsys)[1]

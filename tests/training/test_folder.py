@@ -88,10 +88,10 @@ def test_overwriting_deletes_a_run_and_nothing_else():
     (folder / "checkpoints/final").mkdir(parents=True)
     Path("elsewhere").mkdir()
     Path("elsewhere/model.bin").write_text("keep")
-    (folder / "validation").symlink_to(Path("elsewhere").resolve())
+    (folder / "evaluation").symlink_to(Path("elsewhere").resolve())
     with Records(folder, "another", overwrite=True):
         assert (folder / "recipe.yaml").read_text() == "another"
-        assert not (folder / "checkpoints").exists() and not (folder / "validation").exists()
+        assert not (folder / "checkpoints").exists() and not (folder / "evaluation").exists()
     assert Path("elsewhere/model.bin").read_text() == "keep"
     assert {entry.name for entry in folder.iterdir()} <= ENTRIES
 

@@ -91,8 +91,8 @@ class EvaluateConfig:
             if self.preset == OWN_SAMPLING
             else SamplingConfig(0.0, max_new_tokens=rollout.max_new_tokens)
         )
-        given = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
-        changes = {name: value for name, value in given.items() if value is not None}
+        stated = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+        changes = {name: value for name, value in stated.items() if value is not None}
         sampling = replace(start, **{**(preset.get("sampling") or {}), **changes})
         return EvaluationConfig(
             sampling, self.prompts_per_batch, seed, self.samples or preset.get("samples", 1)

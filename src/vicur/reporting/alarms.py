@@ -1,4 +1,4 @@
-"""Alarms: what in the curves of a run somebody should look at.
+"""Alarms: curves of a run that need a look.
 
 The rules compare the first and the last tenth of the steps; their thresholds are below. An alarm is a hint,
 not a verdict, and changes nothing in the run.
@@ -34,7 +34,7 @@ first value: the student agrees more with a teacher that does not help it."""
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something in a run that somebody should look at.
+    """A curve of a run that needs a look.
 
     Attributes:
         kind: what it is about.

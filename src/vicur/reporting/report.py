@@ -104,7 +104,7 @@ class Report:
         Args:
             figures: its figures.
         """
-        shown = collect_responses(self.runs, self.lookups, self.responses)
+        collected = collect_responses(self.runs, self.lookups, self.responses)
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES),
             autoescape=True,
@@ -120,7 +120,7 @@ class Report:
         return environment.get_template("report.html").render(
             title=", ".join(run.name for run in self.runs),
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            notes=[*self.notes, *shown.notes],
+            notes=[*self.notes, *collected.notes],
             alarms=self.alarms(),
             runs=[describe_run(run) for run in self.runs],
             differences=recipe_differences(self.runs),
@@ -130,8 +130,8 @@ class Report:
             figures=svgs,
             style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
             script=Markup((TEMPLATES / "report.js").read_text("utf-8")),
-            data=Markup(json_for_script(shown.to_json(self.runs))),
-            has_responses=bool(shown.problems),
+            data=Markup(json_for_script(collected.to_json(self.runs))),
+            has_responses=bool(collected.problems),
         )
 
     def alarms(self) -> list[tuple[str, Alarm]]:

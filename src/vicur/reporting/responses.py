@@ -156,8 +156,8 @@ def _rows(run: RecordedRun, most: int) -> Iterable[tuple[str, dict[str, Any]]]:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     names = set(pq.read_schema(path).names)
-    wanted = [name for name in (*_COLUMNS, *MEASURES) if name in names]
-    return pq.read_table(path, columns=wanted).to_pylist()
+    columns = [name for name in (*_COLUMNS, *MEASURES) if name in names]
+    return pq.read_table(path, columns=columns).to_pylist()
 
 
 def _response(row: Mapping[str, Any], run: int, decoder: Decoder | None) -> dict[str, Any]:

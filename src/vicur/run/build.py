@@ -109,8 +109,8 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         parity=_parity(recipe, loaded),
         importance_cap=recipe.rollout.importance_cap,
     )
-    own = None if recipe.rollout.engine == "torch" else engine
-    held_out = HeldOut(recipe, loaded, trainer.scoring, evaluated, observed, own)
+    sampler = None if recipe.rollout.engine == "torch" else engine
+    held_out = HeldOut(recipe, loaded, trainer.scoring, evaluated, observed, sampler)
     return Run(recipe, data, loaded, trainer, held_out, engine)
 
 

@@ -37,7 +37,7 @@
     ends[measure.key] = values.length ? values[Math.min(values.length - 1, Math.floor(0.99 * values.length))] || 1 : 1;
   }
   const colour = (value, key) => {
-    const strength = Math.min(1, Math.abs(value) / ends[key]) * 0.75;
+    const strength = Math.min(1, Math.abs(value) / ends[key]) * 0.6;
     return `rgb(var(${value < 0 ? "--low" : "--high"}) / ${strength.toFixed(3)})`;
   };
 
@@ -84,7 +84,7 @@
   const card = (response) => {
     const verdict = mark(response.correct);
     const label = `${data.runs[response.run]}, step ${response.step}`;
-    const title = element("h4", `${label}: `);
+    const title = element("h3", `${label}: `);
     title.append(element("span", verdict, { class: response.correct === null ? "muted" : verdict }));
     if (response.truncated) title.append(" (cut off)");
     const article = element("article", null, { class: "card" });
