@@ -2,9 +2,9 @@
 
     python benchmarks/report.py
 
-Prints seconds for two runs with 250 responses each, 300 tokens per response and ten numbers per token: writing
-the page (median of 3), and from navigation to the first rendered response (median of 5). Opening needs
-playwright and Chromium (CHROMIUM is its path); without them it is left out.
+Prints seconds for two runs with 250 responses each, 300 tokens per response and ten numbers per token:
+writing the page (median of 3), and from navigation to the first rendered response (median of 5). Opening
+needs playwright and Chromium (CHROMIUM is its path); without them it is left out.
 """
 
 from __future__ import annotations

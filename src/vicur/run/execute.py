@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from vicur.reporting.run_summary import write_run_summary
 from vicur.reporting.runs import RecordedRun
 from vicur.rollouts.engines import Engine
 from vicur.run.held_out import HeldOut, during
+from vicur.run.live import Live
 from vicur.run.problems import TrainingProblems
-from vicur.run.recipe import Recipe, to_yaml
+from vicur.run.recipe import Recipe, recipe_schema, to_yaml
 from vicur.run.reports import REPORT, lookup_in, report_of
 from vicur.scoring.scorer import Scorer
 from vicur.training.checkpoint import FINAL, FOLDER, Checkpoints, Saved, check_finite, clean
@@ -42,6 +43,7 @@ from vicur.training.loop import Trainer
 from vicur.training.nonfinite import Skipped, write_skipped
 from vicur.training.records import Records
 from vicur.training.state import RunState
+from vicur.training.trackers import check_trackers, open_trackers
 
 
 class InterruptedRunError(KeyboardInterrupt):
@@ -162,6 +164,7 @@ class Run:
         """
         interruption = Interruption()
         with interruption.handled(), distributed.shared_failures():
+            check_trackers(self.recipe.training.report_to)
             plan = plan or self.plan()
             self.preflight(plan, bars, resumes=resume_from is not None).raise_if_failed()
             execution = _Execution(self, folder, progress or silent(), bars, resume_from, interruption)
@@ -304,12 +307,23 @@ class _Execution:
                 self.records.expect_memory(plan.memory.parts, plan.available)
                 self.records.describe_data(self.r.describe_data())
                 self.records.save_tokenizer(self.r.student.processor.tokenizer)
+                distributed.main_only(self._open_trackers)
+                self.live = Live(self.folder, self.training, self.records.trackers, self.progress)
                 self._train()
         finally:
+            self.records.trackers.finish()
             if distributed.is_main() and (self.folder / "status.json").is_file():
                 write_run_summary(self.folder)
                 self._report()
         return self.state.leakage
+
+    def _open_trackers(self) -> None:
+        """Open the experiment trackers; only the main process has any."""
+        config = dict(recipe_schema().flatten(asdict(self.r.recipe)))
+        training = self.training
+        self.records.trackers = open_trackers(
+            training.report_to, training.project, self.folder, config, self.progress.say
+        )
 
     def _check_data(self) -> None:
         """Check that a resumed run has the problems that it began with: its position is a place among them.
@@ -361,18 +375,22 @@ class _Execution:
 
         A run that is asked to stop saves without an evaluation, which it makes up for when it is resumed.
         """
-        if not self.interruption.on_any_rank():
-            self._hold_out()
+        is_evaluated = not self.interruption.on_any_rank() and self._hold_out()
+        distributed.main_only(
+            lambda: self.live.after_step(state.step, self.records.latest, is_evaluated=is_evaluated)
+        )
         is_stopped = self.interruption.on_any_rank()
         if is_stopped or self.checkpoints.is_due(state.step, self.r.steps):
             self._save()
         self.checkpoints.poll()
         return not is_stopped
 
-    def _hold_out(self) -> None:
-        """Evaluate and observe on held-out problems, if that is due, and renew the report."""
-        if self.r.held_out.run_if_due(self.state, self.records, self.r.steps, self.bars):
+    def _hold_out(self) -> bool:
+        """Evaluate and observe on held-out problems, if that is due, and renew the report; whether it was."""
+        was_due = self.r.held_out.run_if_due(self.state, self.records, self.r.steps, self.bars)
+        if was_due:
             distributed.main_only(self._report)
+        return was_due
 
     def _report(self) -> None:
         """Write the report of the run so far; a run never fails because of its report."""

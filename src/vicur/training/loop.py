@@ -31,6 +31,7 @@ from vicur.training.observation import ObserveConfig
 from vicur.training.records import Records
 from vicur.training.scoring import BatchScorer, ScoredBatch
 from vicur.training.state import RunState
+from vicur.training.trackers import TrackerName
 from vicur.training.update import Updater
 from vicur.training.whole import part_of, whole_batch, whole_tokens
 
@@ -80,6 +81,13 @@ class TrainingConfig:
     """Held-out problems on which the student's responses are measured, whatever the objective."""
     report: ReportConfig = field(default_factory=ReportConfig)
     """The report of the run, an HTML page in its folder."""
+    report_to: list[TrackerName] = field(default_factory=list)
+    """Experiment trackers that get the numbers of the run: trackio, tensorboard, wandb, mlflow. Each needs
+    its extra, e.g. `pip install 'vicur[trackio]'`; their own environment variables name server and key."""
+    project: Text = "vicur"
+    """Project, or experiment, that the trackers file the run under."""
+    show_responses: Count | None = None
+    """Number of rollout steps between tables of a few responses on the terminal; null for none."""
     max_skipped_updates: Count = 3
     """Stop the run after this many updates in a row were skipped because the loss or the gradient was not
     finite."""

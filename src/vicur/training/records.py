@@ -49,6 +49,7 @@ from vicur.settings.reading import parse_json, read_json
 from vicur.training.checkpoint import FINAL, FOLDER
 from vicur.training.folder import check_run_folder, locked, remove_run
 from vicur.training.state import RunState
+from vicur.training.trackers import Trackers
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 STEPS_PER_FILE = 20
@@ -86,10 +87,15 @@ class Records:
 
     With several ranks only the main one writes; the others do nothing.
 
+    Attributes:
+        folder: the folder.
+        latest: the responses of the last step, as rows; empty on other ranks than the main one.
+
     Args:
         folder: folder to write to; it is created.
         recipe: the resolved recipe as YAML text.
         device: device of the run.
+        trackers: experiment trackers that get the numbers, too.
         overwrite: delete the run that the folder holds.
         resumed: state from which the run in the folder continues; its records are cut back to it.
 
@@ -102,13 +108,16 @@ class Records:
         folder: Path,
         recipe: str,
         device: torch.device | None = None,
+        trackers: Trackers | None = None,
         *,
         overwrite: bool = False,
         resumed: RunState | None = None,
     ) -> None:
         self.folder, self.device = folder, device or torch.device("cpu")
+        self.trackers = trackers or Trackers()
         self._writes = distributed.is_main()
         self._rollouts: list[dict[str, Any]] = []
+        self.latest: list[dict[str, Any]] = []
         self._status: Status = "running"
         self._step = 0 if resumed is None else resumed.step
         self._seconds = {} if resumed is None else dict(resumed.seconds)
@@ -196,7 +205,9 @@ class Records:
         ]
         types = {"correct": pa.bool_(), "answer": pa.string(), "extracted": pa.string()}
         write_rows(self.folder / "evaluation" / f"step-{step:06d}.parquet", rows, types)
-        _append(self._evaluation, {"step": step, "seconds": self.seconds["total"], **_line_of(evaluation)})
+        line = {"step": step, "seconds": self.seconds["total"], **_line_of(evaluation)}
+        _append(self._evaluation, line)
+        self.trackers.log(step, "evaluate", line)
 
     def write_observation(
         self,
@@ -213,6 +224,7 @@ class Records:
         write_rows(self.folder / "observations" / f"step-{step:06d}.parquet", rows, RESPONSE_TYPES)
         count = {"responses": len(rows), "tokens": sum(len(row["ids"]) for row in rows)}
         _append(self._observations, {"step": step, "seconds": self.seconds["total"], **count, **summary})
+        self.trackers.log(step, "observe", summary)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one line of metrics, flushed when this returns. A number that is not finite becomes null."""
@@ -221,6 +233,7 @@ class Records:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         _append(self._metrics, {"step": step, **finite})
+        self.trackers.log(step, "train", metrics)
         self._write_status()
 
     def write_rollouts(
@@ -233,7 +246,8 @@ class Records:
         """Record a step's responses; `tokens` are per-token numbers in the flat order."""
         if not self._writes:
             return
-        self._rollouts += _response_rows(step, rollouts, tokens, grades)
+        self.latest = _response_rows(step, rollouts, tokens, grades)
+        self._rollouts += self.latest
         if step % STEPS_PER_FILE == 0:
             self.flush()
 
