@@ -47,13 +47,8 @@ class Gram:
     @classmethod
     def total(cls, parts: Iterable[Gram]) -> Gram:
         """The inner products of gradients that were split by parameters; at least one part."""
-        first, *others = parts
-        return cls(
-            {
-                pair: value + sum(other.products[pair] for other in others)
-                for pair, value in first.products.items()
-            }
-        )
+        grams = list(parts)
+        return cls({pair: sum(gram.products[pair] for gram in grams) for pair in grams[0].products})
 
     def norm(self, name: str) -> float:
         """|g|."""

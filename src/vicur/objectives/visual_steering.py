@@ -24,6 +24,7 @@ Differences from the textbook methods:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -146,7 +147,8 @@ class VisualSteeringOPD:
         tokens that are preserved."""
         mean = self.fixed_scale * mean_weights(scored.response_index, self.aggregation)
         staged = self.scale == "measured"
-        steered, preserved = partial(visual_term, detach_prior=self.detach_prior), language_term
+        steered: Callable[..., Term] = partial(visual_term, detach_prior=self.detach_prior)
+        preserved: Callable[..., Term] = language_term
         if self.steering == "language":
             steered, preserved = preserved, steered
         terms = [standard_term(None if self.standard == 0 else self.standard * mean)]
