@@ -460,4 +460,33 @@ COMMANDS = (
         columns=True,
         example="alpha=2",
     ),
+    Command(
+        "diagnose tokens",
+        "a response as coloured text: visual advantage and other measures of each token by model",
+        run="vicur.cli.diagnose:tokens",
+        settings="vicur.diagnose.tokens:TokensSettings",
+        description=(
+            "Measure every token of one response under several models: visual advantage, VDS, gap, language "
+            "loss, loss and entropy (VA-OPD figure 6). The figure shows one of them as coloured text."
+        ),
+        options=(
+            Option("--student", "student", "models under which the tokens are measured", many=True),
+            NAMES,
+            Option("--problem", "problem", "ids or positions of problems (default 0)", many=True),
+            Option("--response", "response", "a response (default: that of the first student)"),
+            Option(
+                "--scorer",
+                "scorer",
+                "model that judges visual advantage and VDS (default: each student itself)",
+                choices=("student", "teacher"),
+            ),
+            Option("--measure", "measure", "what the figure shows (default visual_advantage)"),
+            *MODEL_OPTIONS,
+            *FINDING_OPTIONS,
+        ),
+        switches=(JSON,),
+        needed=("student", "data.train"),
+        columns=True,
+        example="most_tokens=200",
+    ),
 )

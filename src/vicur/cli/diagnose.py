@@ -18,6 +18,7 @@ from vicur.diagnose.gap import GapSettings, gap_over_training
 from vicur.diagnose.gradients import GradientsSettings, gradients_by_dependency
 from vicur.diagnose.leakage import LeakageSettings, leakage_over_training
 from vicur.diagnose.time import TimeSettings, time_of_runs
+from vicur.diagnose.tokens import TokensSettings, tokens_of_responses
 
 Settings = TypeVar("Settings", bound=FindingOutput)
 
@@ -52,6 +53,11 @@ def gradients(settings: GradientsSettings, arguments: Arguments, console: Consol
     """Angles between the language, visual and standard gradient."""
     analyse = partial(gradients_by_dependency, bars=passing_bar)
     _present("gradients", analyse, settings, arguments, console)
+
+
+def tokens(settings: TokensSettings, arguments: Arguments, console: Console) -> None:
+    """Measures of every token of a response under several models."""
+    _present("tokens", partial(tokens_of_responses, bars=passing_bar), settings, arguments, console)
 
 
 def _present(

@@ -160,7 +160,7 @@ def measure_model(
         bars: progress bars.
     """
     loaded = model.load()
-    observer = settings.scorer(loaded) if teacher is None else settings.teacher_scorer(loaded, teacher)
+    observer = settings.scorer_of(loaded) if teacher is None else settings.teacher_scorer(loaded, teacher)
     responses = settings.answer(loaded, samples, bars)
     size = settings.prompts_per_batch
     starts = range(0, len(responses), size)

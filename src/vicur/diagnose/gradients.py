@@ -146,7 +146,7 @@ def gradients_by_dependency(settings: GradientsSettings, bars: Bars = silent) ->
     if settings.scoring.gradient_checkpointing:
         checkpoint_activations(loaded.model)
     shard(loaded.policy, "full", loaded.device)  # gradients are float32, whatever the compute dtype
-    student = settings.scorer(loaded)
+    student = settings.scorer_of(loaded)
     edges = [round(i * len(samples) / settings.batches) for i in range(settings.batches + 1)]
     batches: list[dict[str, Row]] = []
     with closing(settings.open_engine(loaded)) as engine:
@@ -401,7 +401,7 @@ def draw_gradients(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], bins: in
         _finish(panel, f"Angle {first}, {second}", "degrees", bins)
         panel.set_xlabel("bin, and its mean VDS in nats")
         ticks = panel.get_xticks().astype(int).tolist()
-        panel.set_xticks(ticks, [f"{n}\n{binned[n]['vds']['mean']:.0e}" for n in ticks], fontsize=8)
+        panel.set_xticks(ticks, [f"{n}\n{_short(binned[n]['vds']['mean'])}" for n in ticks], fontsize=8)
     for panel in panels[3:5]:
         panel.set_yscale("log")
     _draw_numbers(panels[3], binned, [f"norm_{name}" for name in LOSSES])
@@ -434,3 +434,8 @@ def _draw_numbers(
 def _finish(panel: Axes, title: str, unit: str, bins: int) -> None:
     finish(panel, title, unit, "bin of VDS, from the lowest")
     panel.set_xticks(range(0, bins, max(1, bins // 10)))
+
+
+def _short(value: float) -> str:
+    """A number in at most five characters, e.g. 4e-6."""
+    return f"{value:.0e}".replace("e-0", "e-") if value < 0.01 else f"{value:.2g}"

@@ -76,7 +76,7 @@ class ModelsSettings(ProblemsSettings):
             raise ValueError("This needs a teacher: set --teacher.")
         return self.load(self.teacher, bars)
 
-    def scorer(self, loaded: LoadedModel) -> Scorer:
+    def scorer_of(self, loaded: LoadedModel) -> Scorer:
         """Scores responses with a model."""
         return Scorer(loaded, self.scoring, self.data.pixel_limits())
 
@@ -86,7 +86,7 @@ class ModelsSettings(ProblemsSettings):
         Raises:
             ValueError: the vocabularies differ.
         """
-        return self.scorer(as_teacher_of(student, teacher))
+        return self.scorer_of(as_teacher_of(student, teacher))
 
     def open_engine(self, loaded: LoadedModel) -> Engine:
         """The engine that samples a model's responses; the caller closes it."""
