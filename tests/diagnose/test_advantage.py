@@ -112,7 +112,7 @@ def test_students_and_a_run(run, problems, tmp_path, observer):
     # Batches of 4 of 6 problems make no difference.
     loaded = load_model(student)
     samples = settings.open()
-    ids = settings.answer(loaded, samples, silent).ids
+    ids = settings.answer(loaded, samples, silent, group_size=2).ids
     judge = load_model(teacher) if observer == "teacher" else loaded
     values = measure_visual_advantage(Scorer(judge), list(samples), ids)
     assert base["tokens"] == len(values) and base["mean"] == pytest.approx(float(values.mean()), rel=1e-3)

@@ -10,6 +10,7 @@ import torch
 from vicur.data.views import Blind, Degraded, Plain
 from vicur.diagnose.tokens import TokensSettings, draw_tokens, layout_cells, positions, tokens_of_responses
 from vicur.models.load import load_model
+from vicur.progress import silent
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.scorer import Scorer
 
@@ -102,16 +103,10 @@ def test_the_first_student_answers(base_folder, teacher_folder, problems, tmp_pa
     assert [response["problem"] for response in responses] == [source[0].id, source[3].id]
     assert all(1 <= len(response["ids"]) <= 6 for response in responses)
     assert list(responses[0]["models"]["a"]) == ["visual_advantage", "vds", "entropy"]  # without a teacher
-    reply = settings.answer(load_model(base_folder), [source[0]], lambda title: _quiet()).ids[0][0]
+    reply = settings.answer(load_model(base_folder), [source[0]], silent).ids[0][0]
     assert responses[0]["ids"] == reply.tolist()
     finding.write(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "tokens.json").read_text())["responses"] == responses
-
-
-def _quiet():
-    from vicur.progress import silent
-
-    return silent()
 
 
 def test_problems_are_named_by_id_or_position(problems):
@@ -138,6 +133,7 @@ def test_layout():
         (5, 3, 4, "図図", 7),
     ]
     assert lines == 6
+    assert layout_cells(["$x$"], 10)[0][0].width == 3  # escaped only when it is drawn
     assert layout_cells(["a\n"], 10)[1] == 1 and layout_cells([], 10) == ([], 0)
 
 

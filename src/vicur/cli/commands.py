@@ -30,11 +30,11 @@ MODEL_OPTIONS = (
     Option("--teacher", "teacher", "the teacher: checkpoint folder, hub id or vicur:NAME"),
     Option("--dtype", "dtype", "compute dtype (default float32)", choices=DTYPES),
     Option("--problems", "problems", "use only the first N problems", metavar="N"),
-    Option("--group-size", "group_size", "number of responses per problem (default 4)"),
     Option("--max-new-tokens", "sampling.max_new_tokens", "maximum response length (default 256)"),
     Option("--batch", "prompts_per_batch", "number of problems processed together (default 16)"),
     Option("--seed", "seed", "seed for sampling (default 0)"),
 )
+GROUP_SIZE = Option("--group-size", "group_size", "number of responses per problem (default 4)")
 RUN_OPTIONS = (NAMES, Option("--smooth", "smooth", "average curves over N steps", metavar="N"))
 
 GROUPS = {
@@ -425,6 +425,7 @@ COMMANDS = (
             Option("--run", "runs", "runs that recorded visual advantage and accuracy", many=True),
             NAMES,
             *MODEL_OPTIONS,
+            GROUP_SIZE,
             Option(
                 "--observer",
                 "observer",
@@ -450,6 +451,7 @@ COMMANDS = (
         options=(
             Option("--student", "student", "model whose gradients are measured"),
             *MODEL_OPTIONS,
+            GROUP_SIZE,
             Option("--bins", "bins", "number of bins of equal numbers of tokens (default 10)"),
             Option("--batches", "batches", "number of batches of the problems (default 4)"),
             Option("--by-module", "by_module", "also print each part of the model", switch=True),

@@ -23,7 +23,7 @@ from torch import Tensor
 from vicur.data.sources import FileSource
 from vicur.diagnose.curves import finish
 from vicur.diagnose.finding import Finding, plain_table
-from vicur.diagnose.models import ModelsSettings, SavedModel, saved_models
+from vicur.diagnose.models import GroupSize, ModelsSettings, SavedModel, saved_models
 from vicur.diagnostics.dependence import mass_curve, top_mass, top_mass_within
 from vicur.evaluation.statistics import Estimate, accuracy_interval
 from vicur.evaluation.visual_advantage import measure_visual_advantage
@@ -60,6 +60,8 @@ class AdvantageSettings(ModelsSettings):
     """Folders of runs that recorded visual advantage and accuracy on held-out problems; no model is run."""
     names: list[Text] = field(default_factory=list)
     """A name for each student, then for each run, in tables and figures; by default the end of its path."""
+    group_size: GroupSize = 4
+    """Number of responses per problem."""
     observer: Literal["teacher", "student"] = "teacher"
     """Model that judges by how much a token depends on detail in the image: the teacher (VA-OPD eq. 2), or
     the student itself, for its own use of detail."""
@@ -161,7 +163,7 @@ def measure_model(
     """
     loaded = model.load()
     observer = settings.scorer_of(loaded) if teacher is None else settings.teacher_scorer(loaded, teacher)
-    responses = settings.answer(loaded, samples, bars)
+    responses = settings.answer(loaded, samples, bars, group_size=settings.group_size)
     size = settings.prompts_per_batch
     starts = range(0, len(responses), size)
     parts = []

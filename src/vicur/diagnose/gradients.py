@@ -33,7 +33,7 @@ from vicur.data.sample import Sample
 from vicur.data.views import Blind, Plain
 from vicur.diagnose.curves import finish
 from vicur.diagnose.finding import Finding, plain_table
-from vicur.diagnose.models import ModelsSettings
+from vicur.diagnose.models import GroupSize, ModelsSettings
 from vicur.diagnostics.dependence import equal_frequency_bins
 from vicur.diagnostics.geometry import Gram
 from vicur.evaluation.statistics import mean_interval
@@ -88,6 +88,8 @@ class GradientsSettings(ModelsSettings):
     """The student, whose gradients are measured: checkpoint folder, hub id or "vicur:NAME"."""
     problems: Count | None = 64
     """Use only the first N problems; null for all."""
+    group_size: GroupSize = 4
+    """Number of responses per problem."""
     batches: Count = 4
     """Number of batches that the problems are divided into; each is measured by itself, and means have
     intervals from two batches on."""

@@ -29,6 +29,9 @@ from vicur.training.checkpoint import FINAL, FOLDER, Saved, read_checkpoint, ste
 from vicur.vllm.settings import EngineName, VLLMConfig
 from vicur.worth.responses import StudentResponses, sample_responses
 
+GroupSize = Annotated[int, Field(ge=1, le=4096)]
+"""Number of responses to each problem."""
+
 
 @section
 class ModelsSettings(ProblemsSettings):
@@ -38,8 +41,6 @@ class ModelsSettings(ProblemsSettings):
     """The teacher: checkpoint folder, hub id or "vicur:NAME"."""
     dtype: Dtype = "float32"
     """Compute dtype of students and teacher."""
-    group_size: Annotated[int, Field(ge=1, le=4096)] = 4
-    """Number of responses per problem."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Sampling of the responses."""
     engine: EngineName = "torch"
@@ -92,13 +93,22 @@ class ModelsSettings(ProblemsSettings):
         """The engine that samples a model's responses; the caller closes it."""
         return make_engine(loaded, self.engine, self.vllm, prompts_per_batch=self.prompts_per_batch)
 
-    def answer(self, loaded: LoadedModel, samples: Sequence[Sample], bars: Bars) -> StudentResponses:
-        """Let a model answer every problem from its own prompt, and grade the responses."""
+    def answer(
+        self, loaded: LoadedModel, samples: Sequence[Sample], bars: Bars, *, group_size: int = 1
+    ) -> StudentResponses:
+        """Let a model answer every problem from its own prompt, and grade the responses.
+
+        Args:
+            loaded: the model.
+            samples: the problems.
+            bars: progress bars.
+            group_size: number of responses to each problem.
+        """
         with closing(self.open_engine(loaded)) as engine:
             return sample_responses(
                 engine,
                 samples,
-                group_size=self.group_size,
+                group_size=group_size,
                 sampling=self.sampling,
                 seed=self.seed,
                 prompts_per_batch=self.prompts_per_batch,

@@ -42,7 +42,7 @@ from vicur.scoring.scorer import Scorer
 from vicur.scoring.term import Term
 from vicur.scoring.terms import entropy
 from vicur.settings.section import Count, PathText, Positive, Text, section
-from vicur.wording import shortened
+from vicur.wording import printable, shortened
 
 Shown = Literal["visual_advantage", "vds", "gap", "language_kl", "loss", "entropy"]
 TITLES: dict[Shown, str] = {
@@ -299,7 +299,7 @@ def layout_cells(pieces: Sequence[str], columns: int = COLUMNS) -> tuple[list[Ce
     for token, piece in enumerate(pieces):
         for part in _lines_of(piece or "·"):
             text, ends = part.removesuffix("\n"), part.endswith("\n")
-            drawn = plain_text(text.replace("\t", "    ")) + ("↵" if ends else "")
+            drawn = printable(text.replace("\t", "    ")) + ("↵" if ends else "")
             if column and column + _width(drawn) > columns:
                 line, column = line + 1, 0
             for chunk in _chunks(drawn, columns):
@@ -377,7 +377,7 @@ def _draw_cell(panel: Axes, cell: Cell, top: float, shade: Mapping[str, Any]) ->
     panel.text(
         cell.column + offset,
         top + cell.line + 0.5,
-        cell.text.strip(" "),
+        plain_text(cell.text.strip(" ")),
         va="center_baseline",
         family="monospace",
         fontsize=9.6,
