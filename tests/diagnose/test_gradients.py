@@ -99,18 +99,31 @@ def test_a_bin_against_autograd_on_full_logits(base_folder, teacher_folder, roll
         "language": (p0.exp() * (p0 - q0)).sum(-1),
         "visual": (p.exp() * (p - target)).sum(-1),
     }
-    names = [name for name, _ in student.model.named_parameters()]
+    named = dict(student.model.named_parameters())
+    flat: dict[str, torch.Tensor] = {}
+    row = probe.row(mask)
     for name, values in expected.items():
         mean = values[chosen].mean()
-        reference = torch.autograd.grad(
-            mean, list(student.model.parameters()), retain_graph=True, allow_unused=True
-        )
-        loss, gradient = probe.gradient(LOSSES[name](mask.double() / int(mask.sum())))
-        assert loss == pytest.approx(mean.item(), rel=1e-9)
-        largest = max(float(part.abs().max()) for part in reference if part is not None)
-        for parameter, part, own in zip(names, gradient, reference, strict=True):
-            own = torch.zeros_like(part) if own is None else own.float()
-            torch.testing.assert_close(part, own, rtol=1e-5, atol=1e-7 * largest, msg=f"{name} {parameter}")
+        reference = torch.autograd.grad(mean, list(named.values()), retain_graph=True, allow_unused=True)
+        wholes = [
+            torch.zeros_like(p) if g is None else g for g, p in zip(reference, named.values(), strict=True)
+        ]
+        flat[name] = torch.cat([g.flatten() for g in wholes])
+        assert row.losses[name] == pytest.approx(mean.item(), rel=1e-9)
+        _, gradient = probe.gradient(LOSSES[name](mask.double() / len(chosen)))
+        scale = float(flat[name].abs().max())
+        for parameter, part, own in zip(named, gradient, wholes, strict=True):
+            message = f"{name} {parameter}"
+            torch.testing.assert_close(part, own.float(), rtol=1e-5, atol=1e-7 * scale, msg=message)
+    numbers = row.numbers(2.0)
+    assert numbers["tokens"] == len(chosen) and numbers["vds"] == pytest.approx(vds[chosen].mean().item())
+    for name, vector in flat.items():
+        assert numbers[f"norm_{name}"] == pytest.approx(vector.norm().item(), rel=1e-5)
+    cosine = torch.nn.functional.cosine_similarity(flat["language"], flat["visual"], dim=0)
+    angle = math.degrees(math.acos(cosine.item()))
+    assert numbers["angle_language_visual"] == pytest.approx(angle, abs=1e-3)
+    steered = (flat["standard"] + 2 * flat["visual"]).norm()
+    assert numbers["scale"] == pytest.approx((flat["standard"].norm() / steered).item(), rel=1e-5)
 
 
 def test_the_student_is_left_as_it_was(probe):
