@@ -29,7 +29,7 @@ from vicur.data.views import Plain
 from vicur.diagnose.finding import Finding, plain_table
 from vicur.diagnose.models import ModelsSettings
 from vicur.diagnostics.measures import Observer
-from vicur.encoding.pieces import token_texts
+from vicur.diagnostics.pieces import token_texts
 from vicur.models.load import LoadedModel
 from vicur.objectives.divergence import student_reverse_kl
 from vicur.objectives.objective import TEACHER

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicur.encoding.pieces import token_texts
+from vicur.diagnostics.pieces import token_texts
 
 TEXTS = ["x = 3", "Größe é", "図形の角度は 30° です。", "a 🙂👩‍👩‍👧 b\n\n", "\ufffd and \ufffd", "", "नमस्ते"]
 
