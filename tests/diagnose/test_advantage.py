@@ -137,6 +137,9 @@ def test_a_path_from_records(tmp_path):
     assert [point["accuracy"] for point in path] == [40.0, None, 60.0]
     finding = visual_advantage_of(AdvantageSettings(runs=[str(run.folder)]))
     assert finding.values["models"]["a"]["path"] == path
+    assert finding.notes == (
+        "a recorded visual advantage but no accuracy at 1 step (first: 10); these are not drawn.",
+    )
     figure = draw_advantage(finding.values["models"])
     (panel,) = figure.axes
     drawn = panel.get_lines()[0].get_xydata().flatten().tolist()
@@ -162,3 +165,19 @@ def test_a_run_without_records_is_named(tmp_path):
 def test_settings_that_do_not_fit(settings, message):
     with pytest.raises(ValueError, match=message):
         AdvantageSettings(**settings)
+
+
+def test_the_command(base_folder, teacher_folder, problems, tmp_path, capsys):
+    recorded = recorded_run(
+        tmp_path / "r", [{"step": 1, "visual_advantage": 0.1}], [{"step": 1, "accuracy": 50.0}]
+    )
+    models = ["--student", base_folder, "--run", str(recorded.folder), "--names", "model", "record"]
+    options = ["--teacher", teacher_folder, "--data", problems, "--max-new-tokens", "4", "--group-size", "1"]
+    arguments = ["diagnose", "advantage", *models, *options, "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "top 10 %" in text and "record" in text and "Written:" in text
+    values = json.loads((tmp_path / "out" / "advantage.json").read_text())
+    assert list(values["models"]) == ["model", "record"]
+    assert main(arguments) != 0  # the files exist
+    assert "advantage.json" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from vicur.cli.main import main
 from vicur.data.views import Blind, Degraded, Plain
 from vicur.diagnose.tokens import TokensSettings, draw_tokens, layout_cells, positions, tokens_of_responses
 from vicur.models.load import load_model
@@ -163,3 +164,21 @@ def test_the_colour_scale_is_shared(finding, problems):
 def test_settings_that_do_not_fit(settings, message):
     with pytest.raises(ValueError, match=message):
         TokensSettings(**settings)
+
+
+def test_the_command(base_folder, teacher_folder, problems, capsys):
+    models = [
+        "--student",
+        base_folder,
+        teacher_folder,
+        "--names",
+        "base",
+        "taught",
+        "--teacher",
+        teacher_folder,
+    ]
+    options = ["--data", problems, "--problem", "1", "2", "--max-new-tokens", "4", "--scorer", "teacher"]
+    assert main(["diagnose", "tokens", *models, *options, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["scorer"] == "teacher" and len(values["responses"]) == 2
+    assert list(values["responses"][1]["models"]) == ["base", "taught"]

@@ -10,7 +10,7 @@ Shape suffixes: N response tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ from vicur.reporting.figures import (
 )
 from vicur.reporting.runs import RecordedRun, is_number, names_of, open_runs
 from vicur.settings.section import PathText, Positive, Text, section
+from vicur.wording import counted
 from vicur.worth.responses import StudentResponses
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.2)
@@ -127,7 +128,8 @@ def visual_advantage_of(settings: AdvantageSettings, bars: Bars = silent) -> Fin
         "models": models,
     }
     tables = (shares_table(models),) if count else ()
-    return Finding("advantage", values, lambda: draw_advantage(models), (*tables, path_table(models)))
+    tables = (*tables, path_table(models))
+    return Finding("advantage", values, lambda: draw_advantage(models), tables, tuple(_gaps(recorded)))
 
 
 def measure_students(settings: AdvantageSettings, bars: Bars) -> list[list[MeasuredModel]]:
@@ -235,6 +237,17 @@ def recorded_path(run: RecordedRun) -> list[dict[str, Any]]:
         | {name: accuracies.get(step, {}).get(name) for name in ("accuracy", "low", "high")}
         for step, advantage in sorted(advantages.items())
     ]
+
+
+def _gaps(recorded: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """A sentence about each recorded run of which some steps have no accuracy."""
+    for name, path in recorded.items():
+        missing = [place["step"] for place in path if place["accuracy"] is None]
+        if missing:
+            yield (
+                f"{name} recorded visual advantage but no accuracy at {counted(len(missing), 'step')} (first: "
+                f"{missing[0]}); these are not drawn."
+            )
 
 
 def shares_table(models: Mapping[str, Mapping[str, Any]]) -> Any:
