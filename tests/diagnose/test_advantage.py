@@ -12,19 +12,21 @@ from vicur.cli.main import main
 from vicur.diagnose.advantage import (
     AdvantageSettings,
     MeasuredModel,
+    accuracy_of,
     describe,
     draw_advantage,
     recorded_path,
     visual_advantage_of,
 )
 from vicur.diagnose.models import saved_models
-from vicur.evaluation.statistics import Estimate
+from vicur.evaluation.statistics import Estimate, accuracy_interval, mean_interval
 from vicur.evaluation.visual_advantage import measure_visual_advantage
 from vicur.models.load import load_model
 from vicur.progress import silent
 from vicur.reporting.runs import RecordedRun
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.scorer import Scorer
+from vicur.worth.responses import StudentResponses
 
 SMALL = ("training.prompts_per_step=2", "rollout.sampling.max_new_tokens=6", "training.checkpoints.keep=null")
 
@@ -118,6 +120,18 @@ def test_students_and_a_run(run, problems, tmp_path, observer):
     assert base["tokens"] == len(values) and base["mean"] == pytest.approx(float(values.mean()), rel=1e-3)
     finding.write(tmp_path / observer)
     assert json.loads((tmp_path / observer / "advantage.json").read_text())["observer"] == observer
+
+
+def test_accuracies_have_intervals_over_problems():
+    def answered(*correct):
+        ids = tuple(tuple(torch.tensor([1]) for _ in group) for group in correct)
+        texts = tuple(("",) * len(group) for group in correct)
+        return StudentResponses(tuple(range(len(correct))), ids, texts, correct)
+
+    several = accuracy_of(answered((True, True), (True, False), (False, None), (None, None)))
+    assert several == mean_interval([100.0, 50.0, 0.0]) and several.value == 50.0
+    assert accuracy_of(answered((True,), (False,), (True,))) == accuracy_interval([True, False, True])
+    assert accuracy_of(answered((None, None))) is None
 
 
 def recorded_run(folder, observations, evaluations):

@@ -25,7 +25,7 @@ from vicur.diagnose.curves import finish
 from vicur.diagnose.finding import Finding, plain_table
 from vicur.diagnose.models import GroupSize, ModelsSettings, SavedModel, saved_models
 from vicur.diagnostics.dependence import mass_curve, top_mass, top_mass_within
-from vicur.evaluation.statistics import Estimate, accuracy_interval
+from vicur.evaluation.statistics import Estimate, accuracy_interval, mean_interval
 from vicur.evaluation.visual_advantage import measure_visual_advantage
 from vicur.models.load import LoadedModel
 from vicur.progress import Bars, silent
@@ -183,9 +183,17 @@ def response_index(responses: StudentResponses) -> Int[Tensor, " N"]:
 
 
 def accuracy_of(responses: StudentResponses) -> Estimate | None:
-    """Accuracy of all responses in percent; None if none could be graded."""
-    graded = [value for group in responses.correct for value in group if value is not None]
-    return accuracy_interval(graded) if graded else None
+    """Accuracy of all responses in percent; None if none could be graded.
+
+    The interval is over problems, because responses to one problem are not independent: Student's t of their
+    accuracies, or Wilson's with one response each.
+    """
+    graded = [[value for value in group if value is not None] for group in responses.correct]
+    graded = [group for group in graded if group]
+    if len(graded) < 2 or all(len(group) == 1 for group in graded):
+        values = [value for group in graded for value in group]
+        return accuracy_interval(values) if values else None
+    return mean_interval([100 * sum(group) / len(group) for group in graded])
 
 
 def describe(steps: Sequence[MeasuredModel]) -> dict[str, Any]:
@@ -244,9 +252,10 @@ def _gaps(recorded: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     for name, path in recorded.items():
         missing = [place["step"] for place in path if place["accuracy"] is None]
         if missing:
+            steps = counted(len(missing), "step")
             yield (
-                f"{name} recorded visual advantage but no accuracy at {counted(len(missing), 'step')} (first: "
-                f"{missing[0]}); these are not drawn."
+                f"{name} recorded visual advantage but no accuracy at {steps} (first: {missing[0]}); these are "
+                "not drawn."
             )
 
 
