@@ -254,8 +254,8 @@ def _gaps(recorded: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
         if missing:
             steps = counted(len(missing), "step")
             yield (
-                f"{name} recorded visual advantage but no accuracy at {steps} (first: {missing[0]}); these are "
-                "not drawn."
+                f"{name} recorded visual advantage but no accuracy at {steps} (first: {missing[0]}); these "
+                "are not drawn."
             )
 
 
