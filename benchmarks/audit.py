@@ -27,8 +27,8 @@ from vicur.audit.cuebench import CueBenchVerifier
 from vicur.audit.endpoint import EndpointJudge
 from vicur.cuebench.generate import FAMILIES, Family, scenes, to_sample
 from vicur.cuebench.scenes import Scene
-from vicur.cues.clients.endpoint_config import EndpointConfig
 from vicur.data.sample import Sample
+from vicur.endpoints.config import EndpointConfig
 
 Problems = list[tuple[Scene, Sample]]
 Audited = dict[str, tuple[list[Flag], int]]

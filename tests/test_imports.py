@@ -17,6 +17,7 @@ PACKAGES = [
         "rewards",
         "data",
         "encoding",
+        "endpoints",
         "vllm",
         "rollouts",
         "scoring",

@@ -16,7 +16,7 @@ def resolve_packaged(folder: str) -> Path:
     return Path(str(resources.files("vicur") / folder))
 
 
-def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
+def find_packaged(path: str, folder: Literal["recipes", "studies", "presets"]) -> Path:
     """Find a YAML file by its path, or a packaged one by its name.
 
     Raises:
@@ -34,6 +34,6 @@ def find_packaged(path: str, folder: Literal["recipes", "studies"]) -> Path:
     known = sorted(map(str, names))
     if file.suffix in (".yaml", ".yml") and not path.startswith(tuple(known)):
         raise SettingsError(f"There is no file {path}.")
-    kind = {"recipes": "recipe", "studies": "study"}[folder]
+    kind = {"recipes": "recipe", "studies": "study", "presets": "preset"}[folder]
     near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
     raise SettingsError(f"There is no {kind} {path}; did you mean {' or '.join(near)}?")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -145,3 +145,37 @@ def _check_writable(folder: Path, name: str, path: Path) -> None:
     finally:
         for parent in reversed(made):
             parent.rmdir()
+
+
+def names_of(paths: Sequence[str], names: Sequence[str] = ()) -> list[str]:
+    """A name for each of several runs or models.
+
+    Args:
+        paths: their paths or ids.
+        names: the names, as a user gives them; by default the shortest ends of the paths that differ.
+
+    Raises:
+        ValueError: there are more or fewer names than paths, or two are equal.
+    """
+    if names and len(names) != len(paths):
+        raise ValueError(f"There are {len(names)} names for {len(paths)} paths; give one for each.")
+    result = list(names) or _shortest_ends(paths)
+    repeated = next((name for name in result if result.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"Two of the names are {repeated}; give different ones with --names.")
+    return result
+
+
+def _shortest_ends(paths: Sequence[str]) -> list[str]:
+    parts = [_parts(path) for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        ends = ["/".join(part[-length:]) for part in parts]
+        if len(set(ends)) == len(ends):
+            return ends
+    return list(paths)
+
+
+def _parts(path: str) -> list[str]:
+    """The parts of a path; the final model of a run is named after its run."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return parts[:-2] if len(parts) > 2 and parts[-2:] == ["checkpoints", "final"] else parts or [path]

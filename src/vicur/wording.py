@@ -68,3 +68,11 @@ def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
         return "none"
     text = ", ".join(shortened(name, 60) for name in names[:most])
     return text if len(names) <= most else f"{text} and {len(names) - most:,} more"
+
+
+def in_order(text: str) -> tuple[bool, float, str]:
+    """A sort key for labels: numbers by their value, before all other texts."""
+    try:
+        return False, float(text), text
+    except ValueError:
+        return True, 0.0, text

@@ -64,7 +64,10 @@ def test_print_config(capsys):
             ["eval", "--model", "x", "--data", "y", "--top-p", "2"],
             "--top-p 2: sampling.top_p must be at most 1",
         ),
-        (["eval", "--model", "x", "--data", "y", "--output", "r.csv"], "must end in .parquet"),
+        (
+            ["eval", "--model", "x", "--data", "y", "--output", "r.csv"],
+            "must end in .parquet, or be a folder",
+        ),
         (
             ["cuebench", "make", "--n", "1", "--output", "/proc/x/y.parquet"],
             "--output /proc/x/y.parquet cannot be",
@@ -73,7 +76,7 @@ def test_print_config(capsys):
             ["train", "cuebench/opsd_cue", "data.train=gone.parquet"],
             "Data file gone.parquet does not exist",
         ),
-        (["eval", "--model", "./gone", "--data", "x"], "Data file x does not exist"),
+        (["eval", "--model", "./gone", "--data", "x"], "Model folder ./gone does not exist"),
         (["cuebench", "make", "--n", "0", "--output", "x"], "--n 0: n must be at least 1"),
         (["quickstart", "--seeds", "0"], "seeds must be at least 1"),
         (
@@ -218,7 +221,7 @@ def test_shells_can_complete(shell, capsys):
     ("arguments", "answer"),
     [
         (["eval", "--model", "a", "--data", "b", "--batch_size", "3"], "it is prompts_per_batch here"),
-        (["eval", "--model", "a", "--data", "b", "--n", "3"], "each problem is answered once"),
+        (["eval", "--model", "a", "--data", "b", "--n", "3"], "it is samples here"),
         (["train", "cuebench/opsd_cue", "--lr", "1"], "it is optimizer.learning_rate here"),
     ],
 )

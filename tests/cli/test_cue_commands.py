@@ -138,7 +138,7 @@ def test_commands_of_cues_refuse_what_they_do_not_know(problems, capsys):
     assert main(["cues", "audit", "--data", str(problems), "data.colums.answer=x"]) == 1
     assert "there is no setting 'data.colums" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main(["cues", "audit", "--data", str(problems), "--flag", "x", "--imgae-dir", "y"])
+        main(["cues", "audit", "--data", str(problems), "--flags", "x", "--imgae-dir", "y"])
     assert "did you mean --image-dir?" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(SystemExit):
         main(["cues", "worth", "--data", str(problems)])

@@ -151,5 +151,5 @@ def test_a_dry_run_names_a_missing_device_before_it_prints_settings(here, capsys
 
 
 def test_validation_every_few_steps_needs_problems(here, capsys):
-    assert main(["train", "mine.yaml", "validation.every=5"]) == 1
-    assert "Validation during training needs held-out problems: set validation.data" in said(capsys)[1]
+    assert main(["train", "mine.yaml", "training.evaluate.every=5"]) == 1
+    assert "Validation during training needs held-out problems: set training.evaluate.data" in said(capsys)[1]

@@ -8,8 +8,8 @@ import pytest
 from cue_endpoints import FakeEndpoint, TransformersServer
 from cue_problems import problem
 
-from vicur.cues.clients.endpoint_config import EndpointConfig
 from vicur.cues.settings import BuildConfig
+from vicur.endpoints.config import EndpointConfig
 from vicur.models.checkpoints import resolve_checkpoint
 
 

@@ -21,8 +21,8 @@ from vicur.audit import CueRow, Verdict, audit_cues, cue_rows
 from vicur.audit.endpoint import EndpointJudge
 from vicur.audit.judge import parse_verdict
 from vicur.cli.main import main
-from vicur.cues.clients.endpoint_config import EndpointConfig
 from vicur.data.sources import FileSource
+from vicur.endpoints.config import EndpointConfig
 
 CUES = ["A red circle stands on the left.", "A blue square stands on the right.", "A green line runs below."]
 

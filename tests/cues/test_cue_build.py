@@ -17,7 +17,6 @@ from PIL import Image
 
 from vicur.cuebench.generate import write_parquet
 from vicur.cues.build import build_cues, plan_cues
-from vicur.cues.clients.client import Reply, RequestFailed
 from vicur.cues.clients.fixed import ExactClient, NullClient
 from vicur.cues.clients.local import LocalClient
 from vicur.cues.prompts import CuePrompt, load_prompt, packaged_prompts
@@ -28,6 +27,7 @@ from vicur.cues.summary import Tick
 from vicur.data.digests import media_digest
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
+from vicur.endpoints.request import Reply, RequestFailed
 from vicur.media.video import Video
 from vicur.progress import Progress
 

@@ -13,12 +13,12 @@ from cue_endpoints import FakeEndpoint, completion, failure, json_answer, questi
 from cue_problems import ANSWER
 
 from vicur.cues.build import build_cues, plan_cues
-from vicur.cues.clients.client import RequestFailed
-from vicur.cues.clients.endpoint import EndpointClient
-from vicur.cues.clients.endpoint_config import EndpointConfig
-from vicur.cues.clients.limits import RateLimit, backoff
-from vicur.cues.requests import Asking, CueRequest
+from vicur.cues.requests import Asking
 from vicur.data.views import Shown
+from vicur.endpoints.client import EndpointClient
+from vicur.endpoints.config import EndpointConfig
+from vicur.endpoints.limits import RateLimit, backoff
+from vicur.endpoints.request import ChatRequest, RequestFailed
 
 KEY, HEADER = "sk-very-secret-key-0123456789", "tenant-secret-abcdef"
 GOOD = completion('{"cue": "A red square."}')
@@ -30,7 +30,7 @@ def ask(client, text="?"):
 
     async def ask_and_close():
         try:
-            await client.ask(CueRequest(0, "a", shown, 0, 0, 0.0, 5, "cue"))
+            await client.ask(ChatRequest(question=shown, seed=0, temperature=0.0, max_tokens=5, field="cue"))
         finally:
             await client.close()
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicur.cues.clients.client import Reply
 from vicur.cues.parsing import Unusable, cue_of, parse_reply
+from vicur.endpoints.request import Reply
 
 CUE = "Two chords cross; one is labelled 4 and 6."
 

@@ -17,9 +17,9 @@ from cue_endpoints import CountingProxy, wait_until
 
 from vicur.cuebench.generate import write_parquet
 from vicur.cues.build import build_cues
-from vicur.cues.clients.endpoint_config import EndpointConfig
 from vicur.cues.requests import Asking
 from vicur.cues.settings import BuildConfig
+from vicur.endpoints.config import EndpointConfig
 
 PROBLEMS = 24
 SHORT = """\
@@ -89,7 +89,7 @@ def test_a_killed_build_resumes_and_requests_nothing_twice(served, settings):
             "import json, sys\n"
             "from vicur.cues.build import build_cues\n"
             "from vicur.cues.settings import BuildConfig\n"
-            "from vicur.cues.clients.endpoint_config import EndpointConfig\n"
+            "from vicur.endpoints.config import EndpointConfig\n"
             "from vicur.cues.requests import Asking\n"
             "s = json.loads(sys.argv[1])\n"
             "s |= {'endpoint': EndpointConfig(**s['endpoint']), 'asking': Asking(**s['asking'])}\n"

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from vicur.cues.clients.client import Hopeless, RequestFailed
 from vicur.cues.clients.local import LocalClient
 from vicur.cues.parsing import Unusable, cue_of
 from vicur.cues.prompts import load_prompt
@@ -17,6 +16,7 @@ from vicur.cues.requests import Asking, requests_for
 from vicur.data.sample import Sample
 from vicur.data.views import Plain
 from vicur.encoding.prompts import PromptEncoder
+from vicur.endpoints.request import Hopeless, RequestFailed
 from vicur.media.video import Video
 from vicur.rollouts.engines import make_engine
 from vicur.rollouts.generator import ModelGenerator

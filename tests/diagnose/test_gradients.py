@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from vicur.data.views import Blind, Plain
-from vicur.diagnose.finding import finite
 from vicur.diagnose.gradients import (
     ALL,
     LOSSES,
@@ -24,6 +23,7 @@ from vicur.diagnose.gradients import (
 )
 from vicur.diagnostics.geometry import Gram
 from vicur.models.load import RecoveryConfig, StudentConfig, load_model, load_student
+from vicur.reporting.finding import finite
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import as_teacher_of

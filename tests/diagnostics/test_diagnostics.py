@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vicur.diagnostics.attention import mass_in_boxes, sink_attention
 from vicur.diagnostics.dependence import (
     equal_frequency_bins,
     mass_curve,
@@ -51,23 +50,6 @@ def test_visual_advantage_of_a_model(shared_student, samples, responses):
     assert found.shape == (sum(map(len, responses)),) and found.min() == 0 and found.max() > 1e-3
     same = measure_visual_advantage(scorer, samples, ids, ratio=1.0)
     assert not same.any()
-
-
-def test_sink_attention_is_a_distribution_over_the_grid(shared_student, samples):
-    for maps in sink_attention(shared_student, samples[:2]):
-        assert list(maps) == [0, 2]
-        for attention in maps.values():
-            assert attention.shape == (4, 4)
-            assert attention.sum().item() == pytest.approx(1.0, abs=1e-5)
-            everywhere = mass_in_boxes(attention, [(0.0, 0.0, 64.0, 64.0)], (64, 64))
-            assert everywhere == pytest.approx(1.0, abs=1e-5)
-            corner = mass_in_boxes(attention, [(0.0, 0.0, 20.0, 20.0)], (64, 64))
-            assert corner == pytest.approx(attention[0, 0].item(), abs=1e-6)
-
-
-def test_models_without_a_module_have_no_sink_attention(base, samples):
-    with pytest.raises(ValueError, match="no cue recovery module"):
-        sink_attention(base, samples[:1])
 
 
 def test_top_mass_within_responses():

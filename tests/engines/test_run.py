@@ -121,7 +121,7 @@ def test_a_resumed_run_hands_over_the_weights_of_its_checkpoint(start, tmp_path,
 
 
 def test_validation_uses_the_same_engine(start, tmp_path, data, copies):
-    run = start(f"validation.data={data}", "validation.problems=5", "training.steps=1")
+    run = start(f"training.evaluate.data={data}", "training.evaluate.problems=5", "training.steps=1")
     run.execute(tmp_path / "run")
     assert len(copies) == 1
     # Preflight, validation before, the step, validation after.
@@ -157,7 +157,7 @@ def test_observed_terms_have_no_weights_to_multiply():
         ),
         (["rollout.engine=torch", "rollout.importance_cap=2"], "the trainer itself samples"),
         (["rollout.sampling.temperature=2.5", "training.old_log_probs=scored"], "temperatures of at most 2"),
-        (["validation.temperature=3"], "temperatures of at most 2"),
+        (["training.evaluate.temperature=3"], "temperatures of at most 2"),
         (["rollout.vllm.servers=[node7:8000]"], "is a URL such as http://localhost:8000, not 'node7:8000'"),
         (["teacher.servers=[http://a:1]"], "set teacher.model to the checkpoint"),
     ],

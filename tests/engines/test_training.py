@@ -38,12 +38,12 @@ def train(folder, data, *overrides, processes=1):
     """A run of OPSD with a cue and recovery; its metrics and its accuracy at the end."""
     run(
         *("train", "cuebench/opsd_cue_recovery", f"data.train={data / 'train.parquet'}"),
-        *(f"training.output={folder}", f"validation.data={data / 'test.parquet'}", *overrides),
+        *(f"training.output={folder}", f"training.evaluate.data={data / 'test.parquet'}", *overrides),
         processes=processes,
     )
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = max(line["step"] for line in metrics)
-    table = pq.read_table(folder / "validation" / f"step-{steps:06d}.parquet").to_pylist()
+    table = pq.read_table(folder / "evaluation" / f"step-{steps:06d}.parquet").to_pylist()
     return metrics, [row["correct"] for row in table]
 
 
@@ -67,7 +67,7 @@ def test_twenty_steps_on_either_engine(tmp_path, data, report):
 
 
 def test_two_ranks_with_sharded_weights(tmp_path, data):
-    overrides = ("rollout.engine=vllm", "training.steps=2", "validation.problems=20")
+    overrides = ("rollout.engine=vllm", "training.steps=2", "training.evaluate.problems=20")
     one, _ = train(tmp_path / "one", data, *overrides)
     two, _ = train(tmp_path / "two", data, *overrides, processes=2)
     for first, second in zip(one, two, strict=True):

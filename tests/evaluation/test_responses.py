@@ -15,22 +15,12 @@ from vicur.evaluation.responses import METADATA, ResponseStore, StoredResponse
 SETTINGS = {"model": "m", "sampling.temperature": 0.0, "seed": None}
 
 
-def stored(name, text="It is 4."):
-    return StoredResponse(name, f"digest of {name}", text, [1, 2, 3], "stop")
+def stored(name, text="It is 4.", number=0):
+    return StoredResponse(name, number, f"digest of {name}", text, [1, 2, 3], 3, "stop")
 
 
 def table(*responses):
-    rows = [
-        {
-            "id": own.id,
-            "digest": own.digest,
-            "response": own.response,
-            "response_ids": own.response_ids,
-            "finish_reason": own.finish_reason,
-        }
-        for own in responses
-    ]
-    return pa.Table.from_pylist(rows)
+    return pa.Table.from_pylist([vars(response) for response in responses])
 
 
 def test_what_a_killed_process_leaves_is_found_again(tmp_path):
@@ -45,15 +35,15 @@ def test_what_a_killed_process_leaves_is_found_again(tmp_path):
     assert json.loads(lines[1])["response"] == "It is 4."
     first.close()
     with ResponseStore(out, SETTINGS) as second:
-        assert list(second) == ["a", "b", "c"] and second.get("b") == stored("b", "Ä \u2028 {")
-        assert second.get("d") is None and "incomplete" in second.notes[0]
+        assert list(second) == ["a", "b", "c"] and second.get("b") == [stored("b", "Ä \u2028 {")]
+        assert second.get("d") == [] and "incomplete" in second.notes[0]
         second.add([stored("d")])
     with ResponseStore(out, SETTINGS) as third:
         assert list(third) == ["a", "b", "c", "d"] and third.notes == []
-        third.finish(table(*(third.get(own) for own in third)))
+        third.finish(table(*(third.get(own)[0] for own in third)))
     assert [path.name for path in out.parent.iterdir()] == ["r.parquet"]
     with ResponseStore(out, SETTINGS) as fourth:
-        assert fourth.get("c") == stored("c")
+        assert fourth.get("c") == [stored("c")]
     assert [path.name for path in out.parent.iterdir()] == ["r.parquet"]
 
 
@@ -120,7 +110,7 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path, monkeypatch):
             store.finish(table(stored("a")))
     assert len(list(spare.glob("*/r.parquet"))) == 1
     with ResponseStore(out, SETTINGS) as store:
-        assert store.get("a") == stored("a")
+        assert store.get("a") == [stored("a")]
 
 
 def test_a_full_disk_in_the_middle_keeps_what_was_there(tmp_path, monkeypatch):
@@ -155,7 +145,7 @@ def test_any_cut_leaves_whole_responses(tmp_path_factory, texts, cut):
     content = path.read_bytes()
     path.write_bytes(content[: max(0, len(content) - cut)])
     with ResponseStore(out, SETTINGS) as store:
-        found = [store.get(own) for own in store]
+        found = [store.get(own)[0] for own in store]
         assert len(found) <= count
         assert all(own == stored(own.id, texts[int(own.id)] if texts else "It is 4.") for own in found)
 
@@ -178,7 +168,8 @@ def test_a_first_line_that_is_nested_too_deeply_is_not_ours(tmp_path):
         {"id": 1},
         {"response_ids": [1, 2.5]},
         {"response_ids": ["a"]},
-        {"response_ids": None},
+        {"number": "0"},
+        {"response_tokens": 1.5},
         {"finish_reason": "tool"},
     ],
 )
@@ -204,3 +195,14 @@ def test_damaged_metadata_of_an_output(tmp_path, metadata):
     pq.write_table(table(stored("a")).replace_schema_metadata({METADATA: metadata}), out)
     with pytest.raises(ValueError, match="has damaged metadata"):
         ResponseStore(out, SETTINGS)
+
+
+def test_several_responses_to_a_problem_are_kept_by_number(tmp_path):
+    out = tmp_path / "r.parquet"
+    with ResponseStore(out, SETTINGS) as store:
+        store.add([stored("a", "second", 1), stored("a", "first"), stored("b")])
+        assert len(store) == 3 and list(store) == ["a", "b"]
+    with ResponseStore(out, SETTINGS) as store:
+        assert [response.response for response in store.get("a")] == ["first", "second"]
+        store.discard("a")
+        assert len(store) == 1

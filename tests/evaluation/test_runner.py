@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import get_args
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from vicur.bad_rows import BadRow, BadRowError
+from vicur.data.sources import FileSource
+from vicur.data.views import Plain
+from vicur.encoding.prompts import PromptEncoder
+from vicur.evaluation.controls import Control, OtherMedia, control_view
+from vicur.evaluation.responders import ModelResponder
 from vicur.evaluation.responses import ResponseStore
-from vicur.evaluation.runner import SCHEMA, EvaluationConfig, evaluate, resume_evaluation
+from vicur.evaluation.results import SCHEMA
+from vicur.evaluation.runner import EvaluationConfig, evaluate, resume_evaluation
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
 from vicur.rollouts.engines import make_engine
@@ -55,7 +68,11 @@ def run(student, samples, store=None, bar=None, **options):
     bar = bar or Progress("test", transient=True)
     if store is None:
         return evaluate(student, samples, CONFIG, bar, **options)
-    return resume_evaluation(lambda: make_engine(student), samples, CONFIG, bar, store, **options)
+    return resume_evaluation(opens(student), samples, CONFIG, bar, store, **options)
+
+
+def opens(student, config=CONFIG):
+    return lambda: nullcontext(ModelResponder(make_engine(student), config.sampling))
 
 
 def no_model():
@@ -141,3 +158,95 @@ def test_a_function_of_the_users_may_grade_nothing(shared_student, problems, tmp
     found = run(shared_student, problems[2:4], grader=grader)
     assert found.graded == [] and found.excluded == {"rewards.function returned None": 2}
     assert found.unextracted == 0
+
+
+SAMPLED = EvaluationConfig(SamplingConfig(temperature=1.0, max_new_tokens=6), prompts_per_batch=4, samples=3)
+
+
+def test_several_responses_are_averaged_over_problems(shared_student, samples, tmp_path):
+    """avg@3 is the mean of the problems' means; fewer responses are a part of more."""
+    bar = Progress("test", transient=True)
+    whole = evaluate(shared_student, samples, SAMPLED)
+    assert len(whole.answers) == 3 * len(samples) and whole.samples == 3
+    assert [answer.stored.number for answer in whole.answers[:4]] == [0, 1, 2, 0]
+    by_hand = [sum(correct) / 3 for correct in whole.by_problem.values()]
+    assert whole.accuracy.value == pytest.approx(100 * sum(by_hand) / len(by_hand))
+    assert sum(whole.right_counts) == len(samples) and len(whole.right_counts) == 4
+    with ResponseStore(tmp_path / "r.parquet", {}) as store:
+        single = replace(SAMPLED, samples=1)
+        first = resume_evaluation(opens(shared_student, single), samples, single, bar, store)
+        more = resume_evaluation(opens(shared_student, SAMPLED), samples, SAMPLED, bar, store)
+        assert len(store) == 3 * len(samples)
+        again = resume_evaluation(no_model, samples, single, bar, store)
+    assert more.responses == whole.responses
+    assert first.responses == again.responses == tuple(whole.responses[::3])
+
+
+def test_greedy_responses_are_asked_once():
+    with pytest.raises(ValueError, match="all the same at temperature 0"):
+        EvaluationConfig(SamplingConfig(temperature=0.0), samples=2)
+
+
+def test_a_changed_problem_with_too_few_responses_is_refused(shared_student, samples, tmp_path):
+    bar = Progress("test", transient=True)
+    single = replace(SAMPLED, samples=1)
+    with ResponseStore(tmp_path / "r.parquet", {}) as store:
+        resume_evaluation(opens(shared_student, single), samples[:2], single, bar, store)
+        changed = [samples[0], replace(samples[1], images=samples[0].images)]
+        with pytest.raises(ValueError, match="has changed since"):
+            resume_evaluation(opens(shared_student, SAMPLED), changed, SAMPLED, bar, store)
+
+
+def write_samples(samples, path):
+    """Problems with one image as a parquet file."""
+    rows = []
+    for sample in samples:
+        png = io.BytesIO()
+        sample.images[0].save(png, format="PNG")
+        question = sample.messages[-1]["content"][-1]["text"]
+        rows.append(
+            {
+                "id": sample.id,
+                "images": [{"bytes": png.getvalue(), "path": None}],
+                "problem": f"<image>{question}",
+                "answer": sample.answer,
+            }
+        )
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+@pytest.fixture
+def source(samples, tmp_path):
+    path = tmp_path / "data.parquet"
+    write_samples(samples, path)
+    return FileSource(path)
+
+
+def test_controls_keep_the_words_and_the_visual_tokens(shared_student, source):
+    """Black, without detail, another's: the same prompt; without images: fewer tokens."""
+    encoder = PromptEncoder.of(shared_student)
+    plain = encoder.encode([Plain().show(source[0])])[0]
+    for control in ("blank", "degraded"):
+        shown = control_view(control).show(source[0])
+        prompt = encoder.encode([shown])[0]
+        assert prompt.input_ids.tolist() == plain.input_ids.tolist()
+        assert not torch.equal(prompt.media["pixel_values"], plain.media["pixel_values"])
+        assert shown.messages == source[0].messages
+    assert not np.asarray(control_view("blank").show(source[0]).images[0]).any()
+    blind = encoder.encode([control_view("blind").show(source[0])])[0]
+    assert len(blind) < len(plain) and not blind.media
+    other = OtherMedia(source)[0]
+    assert other.id == source[0].id and other.messages == source[0].messages
+    assert np.array_equal(np.asarray(other.images[0]), np.asarray(source[1].images[0]))
+    assert set(get_args(Control)) == {"blank", "degraded", "blind", "other"}
+
+
+def test_another_problem_has_other_pixels(samples, tmp_path):
+    """Neighbours with the same image are passed over; without any other image there is no control."""
+    same = [replace(samples[0], id="a"), replace(samples[1], id="b", images=samples[0].images), samples[2]]
+    write_samples(same, tmp_path / "x.parquet")
+    other = OtherMedia(FileSource(tmp_path / "x.parquet"))
+    assert np.array_equal(np.asarray(other[0].images[0]), np.asarray(samples[2].images[0]))
+    write_samples(same[:2], tmp_path / "y.parquet")
+    with pytest.raises(ValueError, match="no problem near a has other media"):
+        OtherMedia(FileSource(tmp_path / "y.parquet"))[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -13,9 +14,16 @@ from vicur.bad_rows import BadRow, BadRowError
 from vicur.data.sample import Sample
 from vicur.data.views import Hinted, Plain
 from vicur.encoding.lengths import PromptMeter, Reader
+from vicur.models.augment import save_augmented
 from vicur.models.load import RecoveryConfig, StudentConfig, as_base, load_model, load_student
 from vicur.objectives.objective import Look, Needs
-from vicur.preflight.checks import PreflightError, _problems_to_check, check_lengths, run_preflight
+from vicur.preflight.checks import (
+    PreflightError,
+    _problems_to_check,
+    _respond,
+    check_lengths,
+    run_preflight,
+)
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher, TeacherConfig
@@ -46,9 +54,9 @@ def lengths(samples, student, teacher, max_new_tokens):
         yield check_lengths(who, sizes, 4096, max_new_tokens)
 
 
-def checked(samples, student, teacher, needs=NEEDS, max_new_tokens=32, text_only=False):
+def checked(samples, student, teacher, needs=NEEDS, max_new_tokens=32, **kwargs):
     fitting = tuple(lengths(samples, student, teacher, max_new_tokens))
-    found = run_preflight(samples, Scorer(student), teacher, needs, fitting=fitting, text_only=text_only)
+    found = run_preflight(samples, Scorer(student), teacher, needs, fitting=fitting, **kwargs)
     return found, {check.name: check.passed for check in found.checks}
 
 
@@ -296,3 +304,79 @@ def test_a_self_teacher_with_its_modules_is_compared_with_the_student(samples):
         teacher = Teacher.of(TeacherConfig(privilege="cue", keep_modules=keep), student)
         _, passed = checked(samples, student, teacher)
         assert passed["same weights, same view"] is expected
+
+
+def recovering(output_init, model="vicur:tiny-student"):
+    return load_student(StudentConfig(model, RecoveryConfig(True, interval=2, output_init=output_init)))
+
+
+def start(samples, student, **kwargs):
+    """The check of the recovery module."""
+    found, _ = checked(samples, student, None, **kwargs)
+    return next(check for check in found.checks if check.name == "cue recovery at the start")
+
+
+def test_a_zero_start_is_exactly_the_base(samples):
+    check = start(samples, recovering("zero"), max_start_kl=0.0)
+    assert check.passed is True
+    assert "recovery 0 nats per token, up to 0; |change|/|h_sink| 0 (layer 0), 0 (layer 2)" in check.finding
+
+
+def damaged():
+    """A fresh module whose output is 30 times as large as a normal start: at this size that is what it takes
+    to be seen in the predictions."""
+    torch.manual_seed(0)
+    student = recovering("normal")
+    for module in student.recovery.layers.values():
+        module.output.weight.data.mul_(30)
+    return student
+
+
+def test_a_start_that_the_fresh_module_damages(samples):
+    student = damaged()
+    found, passed = checked(samples, student, None, max_start_kl=1e-4)
+    with pytest.raises(PreflightError, match=r"student\.recovery\.max_start_kl=0\.0001 nats per token"):
+        found.raise_if_failed()
+    assert [name for name, ok in passed.items() if ok is False] == ["cue recovery at the start"]
+    assert start(samples, student, max_start_kl=None).passed is True
+    assert start(samples, student, max_start_kl=0.1).passed is True
+
+
+def test_the_start_is_measured_as_it_is(samples):
+    """KL and change of the sink, computed by hand: all responses are scored with and without the module."""
+    student = damaged()
+    scorer = Scorer(student)
+    check = start(samples, student, max_start_kl=None)
+    ids = [[ids] for ids in _respond(scorer, samples[:2])]
+    log_p = []
+    for context in (nullcontext, student.model.without_recovery):
+        with context():
+            log_p.append(log_probs_by_hand(student, scorer, samples[:2], ids))
+    kl = (log_p[0].exp() * (log_p[0] - log_p[1])).sum(-1)
+    assert f"{kl.mean():.2g} nats per token, up to {kl.max():.2g};" in check.finding
+    assert kl.mean() > 1e-4
+
+
+def log_probs_by_hand(student, scorer, samples, ids):
+    sequences = scorer.sequences(scorer.encode(samples, Plain()), ids)
+    with torch.no_grad():
+        logits = student.model(**sequences.model_inputs()).logits
+    predicting = sequences.predicting(logits)
+    return predicting[:, student.vocabulary.scored_ids("shared")].double().log_softmax(-1)
+
+
+def test_a_trained_module_may_differ_from_its_base(samples, tmp_path):
+    """A checkpoint of `vicur init` is fresh, also after it was saved; what a run saves of it is trained."""
+    torch.manual_seed(0)
+    save_augmented(damaged(), "base", RecoveryConfig(True, output_init="normal"), tmp_path / "fresh")
+    fresh = load_student(StudentConfig(str(tmp_path / "fresh")))
+    assert start(samples, fresh, max_start_kl=1e-4).passed is False
+    fresh.save(tmp_path / "trained")
+    trained = load_student(StudentConfig(str(tmp_path / "trained")))
+    check = start(samples, trained, max_start_kl=1e-4)
+    assert check.passed is True and "The module is trained" in check.finding
+
+
+def test_a_resumed_run_is_not_measured_at_its_start(samples):
+    check = start(samples, damaged(), max_start_kl=1e-4, resumes=True)
+    assert check.passed is None and "continues from a checkpoint" in check.finding

@@ -40,18 +40,18 @@ def folder(tmp_path):
     """A run of 20 steps whose loss falls by 1 a step, with 8 held-out problems, written by hand."""
     lines = [
         {"step": s, "loss": 21.0 - s, "gap_whole": -1.0, "response_tokens": 10.0, "seconds": 3.0}
-        | {"seconds_sampling": 1.0, "seconds_update": 2.0}
+        | {"seconds_rollout": 1.0, "seconds_update": 2.0}
         | ({"rollout_accuracy": 5.0 * s} if s % 2 else {})
         for s in range(1, 21)
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     write_json(
         tmp_path / "status.json",
-        {"status": "finished", "step": 20, "seconds": {"total": 100.0, "validation": 30.0}},
+        {"status": "finished", "step": 20, "seconds": {"total": 100.0, "evaluation": 30.0}},
     )
     memory = {"device": "cuda:0", "estimate": 3 * 2**30, "available": None, "peak": 2 * 2**30}
     write_json(tmp_path / "memory.json", memory)
-    validation = tmp_path / "validation"
+    validation = tmp_path / "evaluation"
     write_rows(validation / "step-000000.parquet", answers([True] * 2 + [False] * 6 + [None]))
     write_rows(validation / "step-000010.parquet", answers([True] * 4 + [False] * 4 + [None]))
     write_rows(validation / "step-000020.parquet", answers([True] * 6 + [False] * 2 + [None]))
@@ -63,7 +63,7 @@ def folder(tmp_path):
 def test_numbers(folder):
     found = summarise_run(folder)
     assert (found["status"], found["steps"]) == ("finished", 20)
-    held_out = found["validation"]
+    held_out = found["evaluation"]
     # The ninth problem cannot be graded: 2 and 6 of 8.
     assert held_out["problems"] == 8
     assert (held_out["before"]["value"], held_out["after"]["value"]) == (25.0, 75.0)
@@ -73,27 +73,27 @@ def test_numbers(folder):
     # A tenth of 20 steps is 2: means of 20 and 19, and of 2 and 1.
     assert found["curves"]["loss"] == {"first": 19.5, "last": 1.5, "steps": 2}
     assert found["curves"]["rollout_accuracy"] == {"first": 10.0, "last": 90.0, "steps": 2}
-    assert found["seconds"] == {"total": 100.0, "sampling": 20.0, "update": 40.0, "validation": 30.0}
+    assert found["seconds"] == {"total": 100.0, "rollout": 20.0, "update": 40.0, "evaluation": 30.0}
     assert found["memory"]["relative_error"] == 0.5
     assert [e["sample"] for e in found["examples"]] == ["p0", "p1", "p2", "p3", "p4"]
     assert found["examples"][0]["source"] == "held-out problems after step 20"
 
 
 def test_without_held_out_problems_examples_are_of_the_last_step(folder):
-    for path in (folder / "validation").iterdir():
+    for path in (folder / "evaluation").iterdir():
         path.unlink()
     found = summarise_run(folder)
-    assert found["validation"] is None
+    assert found["evaluation"] is None
     assert [(e["sample"], e["correct"]) for e in found["examples"]] == [("p0", False), ("p1", True)]
     assert found["examples"][0]["source"] == "training problems of step 20"
 
 
 def test_an_interrupted_run_has_no_after(folder):
     for step in (10, 20):
-        (folder / "validation" / f"step-{step:06d}.parquet").unlink()
+        (folder / "evaluation" / f"step-{step:06d}.parquet").unlink()
     (folder / "memory.json").unlink()
     found = summarise_run(folder)
-    assert set(found["validation"]) == {"problems", "before"} and found["memory"] is None
+    assert set(found["evaluation"]) == {"problems", "before"} and found["memory"] is None
     assert "25.0 [" in as_markdown(found)
 
 
@@ -103,7 +103,7 @@ def test_the_page_and_the_terminal(folder):
     assert json.loads((folder / "summary.json").read_text()) == summarise_run(folder)
     assert "| loss | 19.500 | 1.500 |" in page and "+50.0 [" in page
     assert "What is 0 \\| 0?" in page and len(max(page.splitlines(), key=len)) < 500
-    assert "Time: 1 min 40 s (sampling 20.0 s, update 40.0 s, validation 30.0 s)." in page
+    assert "Time: 1 min 40 s (rollout 20.0 s, update 40.0 s, evaluation 30.0 s)." in page
     assert "Peak memory (cuda:0): 2.00 GiB; estimate 3.00 GiB (+50 %)." in page
     console = Console(record=True, width=80, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     print_run_summary(summarise_run(folder), console)
@@ -144,13 +144,22 @@ def settings(files, out, *more):
 
 
 def test_a_run_with_held_out_problems(files, tmp_path):
-    more = (f"validation.data={files / 'test.parquet'}", "validation.problems=3")
+    more = (f"training.evaluate.data={files / 'test.parquet'}", "training.evaluate.problems=3")
     recipe = load_recipe("cuebench/opsd_cue", settings(files, tmp_path / "run", *more))
     run = build(recipe)
     run.execute(tmp_path / "run", run.plan(), Progress("", Console(quiet=True)))
     found = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert found["validation"]["problems"] == 3 and len(found["examples"]) == 3
-    assert {"total", "sampling", "scoring", "update", "validation", "checkpoints"} == set(found["seconds"])
+    assert found["evaluation"]["problems"] == 3 and len(found["examples"]) == 3
+    assert {
+        "total",
+        "rollout",
+        "grading",
+        "teacher",
+        "student",
+        "update",
+        "evaluation",
+        "checkpoints",
+    } == set(found["seconds"])
     parts = found["seconds"]
     assert sum(value for name, value in parts.items() if name != "total") <= parts["total"]
     assert found["memory"]["estimate"] > 0 and found["memory"]["peak"] > 0
@@ -166,9 +175,9 @@ def test_a_run_with_held_out_problems(files, tmp_path):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("validation.problems=0", "validation.problems must be at least 1, not 0"),
-        ("validation.max_new_tokens=0", "validation.max_new_tokens must be at least 1, not 0"),
-        ("validation.temperature=-1", "validation.temperature must be 0 or more"),
+        ("training.evaluate.problems=0", "training.evaluate.problems must be at least 1, not 0"),
+        ("training.evaluate.max_new_tokens=0", "training.evaluate.max_new_tokens must be at least 1, not 0"),
+        ("training.evaluate.temperature=-1", "training.evaluate.temperature must be 0 or more"),
     ],
 )
 def test_mistakes_in_validation(override, message):
@@ -179,6 +188,6 @@ def test_mistakes_in_validation(override, message):
 def test_held_out_problems_without_answers_are_refused(files, tmp_path):
     path = tmp_path / "blank.jsonl"
     path.write_text(json.dumps({"problem": "What?", "images": []}) + "\n")
-    more = (f"validation.data={path}",)
+    more = (f"training.evaluate.data={path}",)
     with pytest.raises(ValueError, match="no problem has an answer to grade against"):
         build(load_recipe("cuebench/opsd_cue", settings(files, tmp_path / "run", *more)))

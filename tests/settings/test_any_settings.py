@@ -25,7 +25,7 @@ from vicur.settings.schema import Layer, schema_of, setting_types
 from vicur.settings.section import PRIVATE, SettingsError, section
 
 COMPONENTS = {command.name: resolve_name(command.settings) for command in COMMANDS}
-VALUES = {"n": 1, "size": "student"}
+VALUES = {"n": 1, "size": "student", "runs": ["x"]}
 REQUIRED = {
     command.name: Layer("", {name: VALUES.get(name, "x") for name in command.needed}) for command in COMMANDS
 }
@@ -459,7 +459,7 @@ def test_a_mapping_holds_what_json_has(value, fault, name):
         ("cuebench make", "n", 10**7),
         ("study", "test_problems", 10**7),
         ("train", "student.lora.rank", 65_536),
-        ("train", "validation.max_new_tokens", 2**31 - 1),
+        ("train", "training.evaluate.max_new_tokens", 2**31 - 1),
         ("eval", "sampling.max_new_tokens", 2**31 - 1),
         ("cues build", "asking.max_tokens", 2**31 - 1),
     ],

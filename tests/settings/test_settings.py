@@ -146,7 +146,9 @@ def test_options_are_settings_under_a_shorter_name():
     )
 
     def typed(values, word=None, overrides=()):
-        return Arguments(command, word, values, (), tuple(overrides), frozenset()).load(Outer)
+        return Arguments(
+            command, () if word is None else (word,), values, (), tuple(overrides), frozenset()
+        ).load(Outer)
 
     assert typed({count: "7", places: ["a", "b"]}, "there", ["inner.kind=b"]) == Outer(
         Inner(1.0, "b"), 7, "there", ["a", "b"]

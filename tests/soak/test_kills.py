@@ -23,7 +23,7 @@ def data(tmp_path_factory):
 def run_of(folder, data, *overrides, **special):
     return job(
         *("vicur", folder, data, "training.save_model=true", "training.checkpoints.every=1"),
-        *(f"validation.data={data.with_name('validation.parquet')}", "validation.every=5"),
+        *(f"training.evaluate.data={data.with_name('validation.parquet')}", "training.evaluate.every=5"),
         *("teacher.update=ema", *overrides),
         steps=STEPS,
         **special,

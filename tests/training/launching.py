@@ -156,7 +156,7 @@ def assert_same_run(folder, reference, tolerance=0.0):
         assert distance <= tolerance * float(theirs[name].abs().max()), name
     texts = [[row["response"] for row in rollouts(each)] for each in (folder, reference)]
     assert texts[0] == texts[1]
-    validation = [(Path(each) / "validation.jsonl").read_text() for each in (folder, reference)]
+    validation = [(Path(each) / "evaluation.jsonl").read_text() for each in (folder, reference)]
     if tolerance:
         assert_same_numbers(folder, reference, tolerance)
     else:

@@ -308,15 +308,20 @@ def test_a_folder_deleted_during_the_run(tmp_path, data):
 
 
 def test_keeping_the_best_needs_the_accuracy_of_every_checkpoint(tmp_path, data):
-    keep = ("training.checkpoints.by=accuracy", f"validation.data={data.with_name('validation.parquet')}")
-    with pytest.raises(SettingsError, match=r"set validation.every to training.checkpoints.every \(2\)"):
-        a_run(tmp_path / "run", data, *keep, "validation.every=4")
-    a_run(tmp_path / "run", data, *keep, "validation.every=1")
+    keep = (
+        "training.checkpoints.by=accuracy",
+        f"training.evaluate.data={data.with_name('validation.parquet')}",
+    )
+    with pytest.raises(
+        SettingsError, match=r"set training.evaluate.every to training.checkpoints.every \(2\)"
+    ):
+        a_run(tmp_path / "run", data, *keep, "training.evaluate.every=4")
+    a_run(tmp_path / "run", data, *keep, "training.evaluate.every=1")
 
 
 def test_the_best_checkpoint_is_kept_and_exported(tmp_path, data, monkeypatch):
-    held_out = f"validation.data={data.with_name('validation.parquet')}"
-    keep = ("training.checkpoints.by=accuracy", "training.checkpoints.every=1", "validation.every=1")
+    held_out = f"training.evaluate.data={data.with_name('validation.parquet')}"
+    keep = ("training.checkpoints.by=accuracy", "training.checkpoints.every=1", "training.evaluate.every=1")
     run = a_run(tmp_path / "run", data, held_out, *keep, steps=4)
     save, weights = Checkpoints.save, {}
 
@@ -335,9 +340,9 @@ def test_the_best_checkpoint_is_kept_and_exported(tmp_path, data, monkeypatch):
     assert all(torch.equal(parameter, weights[2][name]) for name, parameter in exported)
     with pytest.raises(ValueError, match="has no checkpoint of step 3"):
         export(ExportConfig(str(tmp_path / "run"), str(tmp_path / "other"), 3), print)
-    lines = (tmp_path / "run/validation.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run/evaluation.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3, 4]
-    assert (tmp_path / "run/validation/step-000003.parquet").is_file()
+    assert (tmp_path / "run/evaluation/step-000003.parquet").is_file()
 
 
 def test_exports_name_damaged_checkpoints_and_the_final_model(tmp_path, data, capsys):

@@ -22,8 +22,8 @@ from vicur.training.checkpoint import (
 from vicur.training.nonfinite import Dump
 
 STEPS = 6
-NO_VALIDATION = ("validation.data=null", "validation.every=null")
-SETTINGS = ("training.save_model=true", "training.checkpoints.every=2", "validation.every=3")
+NO_VALIDATION = ("training.evaluate.data=null", "training.evaluate.every=null")
+SETTINGS = ("training.save_model=true", "training.checkpoints.every=2", "training.evaluate.every=3")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 
 
 def run_of(folder, data, *overrides, **special):
-    held_out = f"validation.data={data.with_name('validation.parquet')}"
+    held_out = f"training.evaluate.data={data.with_name('validation.parquet')}"
     settings = (*SETTINGS, held_out, "teacher.update=ema", "student.lora=null", *overrides)
     return job("vicur", folder, data, *settings, steps=STEPS, **special)
 
@@ -183,6 +183,17 @@ def test_a_finished_run_can_be_made_longer(folder, data, whole):
     launch(1, [run_of(folder / "longer", data, resume=True)], folder)
     assert rollouts(folder / "longer") == rollouts(whole)
     assert metrics(folder / "longer") == metrics(whole)
+
+
+def test_only_a_new_run_is_stopped_by_the_start_of_its_recovery_module(tmp_path, data):
+    """The bound may change at a resume, where the module is no longer as it began."""
+    normal = ("student.recovery.output_init=normal", *NO_VALIDATION, "training.checkpoints.every=1")
+    strict = "student.recovery.max_start_kl=0"
+    assert main(command(tmp_path / "new", data, *normal, strict, "training.steps=1")) == 3
+    assert not (tmp_path / "new").exists()
+    launch(1, [run_of(tmp_path / "run", data, *normal, "training.steps=1")], tmp_path)
+    assert main(command(tmp_path / "run", data, *normal, strict, "training.steps=2", "--resume")) == 0
+    assert len(metrics(tmp_path / "run")) == 2
 
 
 def test_a_rank_that_fails_ends_all(folder, data):

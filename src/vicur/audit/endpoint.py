@@ -11,16 +11,16 @@ from typing import Any
 from vicur.audit.judge import SCHEMA, Verdict, judge_question, parse_verdict
 from vicur.audit.rows import CueRow
 from vicur.audit.run import READ
-from vicur.cues.clients.client import Hopeless, Reply, RequestFailed, Unreachable
-from vicur.cues.clients.endpoint import EndpointClient
-from vicur.cues.clients.endpoint_config import EndpointConfig, endpoint_identity
-from vicur.cues.clients.limits import backoff
 from vicur.cues.parsing import THINKING_OFF
 from vicur.cues.requests import Asking, CueRequest
 from vicur.cues.store import CueStore
 from vicur.data.digests import shown_digest
 from vicur.data.sample import Sample
 from vicur.data.views import Shown
+from vicur.endpoints.client import EndpointClient
+from vicur.endpoints.config import EndpointConfig, endpoint_identity
+from vicur.endpoints.limits import backoff
+from vicur.endpoints.request import Hopeless, Reply, RequestFailed, Unreachable
 from vicur.rewards.thinking import without_thoughts
 
 ASKING = Asking(temperature=0.0, max_tokens=300)
@@ -66,7 +66,7 @@ class EndpointJudge:
             return asyncio.run(self._judge(rows, store))
 
     async def _judge(self, rows: Sequence[CueRow], store: CueStore | None) -> list[Verdict | None]:
-        client = EndpointClient(self.model, self.config, ASKING)
+        client = EndpointClient(self.model, self.config, ASKING.image_format)
         free = asyncio.Semaphore(self.concurrency)
 
         async def verdict(row: CueRow) -> Verdict | None:

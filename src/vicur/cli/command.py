@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vicur.cli.options import Option, Parser, Switch, add_column_option, as_overrides, nearest
+from vicur.cli.options import Option, Parser, Switch, add_column_option, as_list, as_overrides, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +63,11 @@ class Command:
     def add_to(self, commands: Any) -> None:
         """Declare its parser below that of its group."""
         parser: Parser = commands.add_parser(
-            self.name.split()[-1], help=self.help, description=self.description or self.help, add_help=False
+            self.name.split()[-1],
+            help=self.help,
+            description=self.description or self.help,
+            add_help=False,
+            allow_abbrev=False,
         )
         parser.command = self.name
         parser.add_argument("-h", "--help", action="store_true", help="show this help, with all settings")
@@ -108,7 +112,8 @@ class Command:
         if PRINT_CONFIG.flag in arguments.switches:
             from vicur.settings.schema import as_yaml
 
-            sys.stdout.write(as_yaml(settings))
+            each = settings if isinstance(settings, list) else [settings]
+            sys.stdout.write("---\n".join(map(as_yaml, each)))
             return
         run: Callable[[Any, Arguments, Console], None] = resolve_name(self.run)
         run(settings, arguments, console)
@@ -137,7 +142,6 @@ class Command:
             parser.error(f"the following arguments are required: {', '.join(missing)}")
         return Arguments(
             self,
-            words[0] if words else None,
             words,
             values,
             tuple(parsed.column_pairs) if self.columns else (),
@@ -200,8 +204,7 @@ class Arguments:
 
     Attributes:
         command: the command.
-        word: the word behind it; None if there was none.
-        words: all words behind it.
+        words: the words behind it.
         values: values of short options, as text.
         column_pairs: values of --column, as typed.
         overrides: `key=value` or `--key=value`, in order.
@@ -209,12 +212,16 @@ class Arguments:
     """
 
     command: Command
-    word: str | None
     words: tuple[str, ...]
     values: Mapping[Option, str]
     column_pairs: tuple[str, ...]
     overrides: tuple[str, ...]
     switches: frozenset[str]
+
+    @property
+    def word(self) -> str | None:
+        """The first word behind the command; None if there is none."""
+        return self.words[0] if self.words else None
 
     def load(self, component: type[Settings]) -> Settings:
         """The command's settings.
@@ -232,7 +239,7 @@ class Arguments:
         layers = []
         argument = self.command.argument
         if self.words and argument is not None and argument.setting is not None:
-            text = f"[{', '.join(self.words)}]" if argument.many else self.words[0]
+            text = as_list(self.words) if argument.many else self.words[0]
             layers.append(schema.override(f"{argument.setting}={text}", " ".join(self.words)))
         for option, value in self.values.items():
             layers.append(schema.override(f"{option.setting}={option.text(value)}", option.origin(value)))

@@ -115,21 +115,40 @@ COMMANDS = (
         "measure a model's accuracy",
         run="vicur.cli.evaluate:evaluate",
         settings="vicur.evaluation.settings:EvaluationSettings",
+        load="vicur.cli.evaluate:read_settings",
         description=(
-            "Sample a model's responses to problems, grade them and print the accuracy. Responses are stored "
-            "as they come: rerun the same command to resume an interrupted evaluation, or rerun it with "
-            "different rewards.* settings to regrade the stored responses."
+            "Sample a model's responses to problems, grade them and print the accuracy; of several models, "
+            "also the paired differences. Responses are stored as they come: rerun the same command to "
+            "resume an interrupted evaluation, or rerun it with different rewards.* settings to regrade the "
+            "stored responses."
         ),
         options=(
-            Option("--model", "model", "checkpoint folder, hub id or vicur:NAME"),
+            Option("--model", "model", "checkpoint folders, hub ids or vicur:NAME, to compare", many=True),
+            Option("--names", "names", "a name for each model in tables and files", many=True),
+            Option(
+                "--preset",
+                "preset",
+                "settings to start from: greedy (default), recipe, vicur, va-opd, vgs-greedy, vgs-sampled",
+            ),
             Option("--dtype", "dtype", "compute dtype (default float32)", choices=DTYPES),
             Option("--data", "data.train", "problems with answers: file, folder or hub id, with @split"),
             *DATA_OPTIONS,
             *PIXEL_OPTIONS,
             Option(
-                "--output", "output", "parquet file for responses and verdicts; rerun the command to resume"
+                "--output",
+                "output",
+                "parquet file or folder for responses and verdicts; rerun the command to resume",
             ),
             OVERWRITE,
+            Option("--samples", "samples", "number of responses per problem, for avg@k (default 1)"),
+            Option("--by", "by", "columns of the data by whose values the accuracy is reported", many=True),
+            Option(
+                "--control",
+                "control",
+                "evaluate also with images that cannot help: blank, degraded, blind, other",
+                many=True,
+            ),
+            Option("--base-url", "endpoint.base_url", "URL of an OpenAI-compatible endpoint with the model"),
             Option("--temperature", "sampling.temperature", "sampling temperature (default 0, greedy)"),
             Option("--top-p", "sampling.top_p", "nucleus sampling (default 1, off)"),
             Option(
@@ -147,6 +166,7 @@ COMMANDS = (
             Option("--batch", "prompts_per_batch", "number of problems answered together (default 32)"),
             Option("--problems", "problems", "use only the first N problems", metavar="N"),
         ),
+        switches=(JSON,),
         needed=("model", "data.train"),
         columns=True,
         example="rewards.tolerance=0.01",
@@ -367,10 +387,30 @@ COMMANDS = (
         needed=("size", "output"),
     ),
     Command(
+        "report",
+        "write one HTML page about one or several training runs",
+        run="vicur.cli.report:report",
+        settings="vicur.run.reports:ReportSettings",
+        description=(
+            "Write one self-contained HTML page about one or several training runs: curves, results, alarms, "
+            "and responses token by token. It is made from the folders of the runs and from their data, and "
+            "no model is loaded."
+        ),
+        argument=RUNS,
+        options=(
+            NAMES,
+            Option("--output", "output", "HTML file (default: report.html in the folder of a single run)"),
+            OVERWRITE,
+            Option("--responses", "responses", "maximum number of responses per run", metavar="N"),
+        ),
+        needed=("runs",),
+        example="media=false",
+    ),
+    Command(
         "diagnose gap",
         "teacher-student log-prob gap over training, with train and test accuracy",
         run="vicur.cli.diagnose:gap",
-        settings="vicur.diagnose.gap:GapSettings",
+        settings="vicur.reporting.gap:GapSettings",
         argument=RUNS,
         options=(*RUN_OPTIONS, *FINDING_OPTIONS),
         switches=(JSON,),
@@ -381,7 +421,7 @@ COMMANDS = (
         "diagnose leakage",
         "hint leakage of training runs by epoch",
         run="vicur.cli.diagnose:leakage",
-        settings="vicur.diagnose.leakage:LeakageSettings",
+        settings="vicur.reporting.leakage:LeakageSettings",
         argument=RUNS,
         options=(*RUN_OPTIONS, *FINDING_OPTIONS),
         switches=(JSON,),
@@ -392,7 +432,7 @@ COMMANDS = (
         "diagnose time",
         "time of training runs by phase, and accuracy over wall-clock time",
         run="vicur.cli.diagnose:time",
-        settings="vicur.diagnose.time:TimeSettings",
+        settings="vicur.reporting.phases:TimeSettings",
         argument=RUNS,
         options=(*RUN_OPTIONS, *FINDING_OPTIONS),
         switches=(JSON,),
@@ -403,7 +443,7 @@ COMMANDS = (
         "diagnose drift",
         "length, truncation, format and repetition of responses over training",
         run="vicur.cli.diagnose:drift",
-        settings="vicur.diagnose.drift:DriftSettings",
+        settings="vicur.reporting.drift:DriftSettings",
         argument=RUNS,
         options=(*RUN_OPTIONS, *FINDING_OPTIONS),
         switches=(JSON,),
@@ -490,5 +530,26 @@ COMMANDS = (
         needed=("student", "data.train"),
         columns=True,
         example="most_tokens=200",
+    ),
+    Command(
+        "diagnose attention",
+        "visual tokens that the recovery module's sink attends to",
+        run="vicur.cli.diagnose:attention",
+        settings="vicur.diagnose.attention:AttentionSettings",
+        options=(
+            Option("--model", "model", "model with cue recovery: checkpoint folder, hub id or vicur:NAME"),
+            Option("--dtype", "dtype", "compute dtype (default float32)", choices=DTYPES),
+            Option("--data", "data.train", "problems: file, folder or hub id, with @split"),
+            *DATA_OPTIONS,
+            *PIXEL_OPTIONS,
+            Option("--problems", "problems", "use only the first N problems (default 4)", metavar="N"),
+            Option("--control-question", "control_question", "the other question about each image"),
+            Option("--head", "head", "head whose attention is shown (default: mean)", metavar="N"),
+            *FINDING_OPTIONS,
+        ),
+        switches=(JSON,),
+        needed=("model", "data.train"),
+        columns=True,
+        example="control_question='What is shown?'",
     ),
 )

@@ -12,13 +12,14 @@ from rich.console import Console
 from vicur.cli.command import Arguments
 from vicur.cli.terminal import passing_bar, print_json, print_text
 from vicur.diagnose.advantage import AdvantageSettings, visual_advantage_of
-from vicur.diagnose.drift import DriftSettings, drift_over_training
-from vicur.diagnose.finding import Finding, FindingOutput, check_outputs, finite
-from vicur.diagnose.gap import GapSettings, gap_over_training
+from vicur.diagnose.attention import AttentionSettings, attention_of_the_sink
 from vicur.diagnose.gradients import GradientsSettings, gradients_by_dependency
-from vicur.diagnose.leakage import LeakageSettings, leakage_over_training
-from vicur.diagnose.time import TimeSettings, time_of_runs
 from vicur.diagnose.tokens import TokensSettings, tokens_of_responses
+from vicur.reporting.drift import DriftSettings, drift_over_training
+from vicur.reporting.finding import Finding, FindingOutput, check_outputs, finite
+from vicur.reporting.gap import GapSettings, gap_over_training
+from vicur.reporting.leakage import LeakageSettings, leakage_over_training
+from vicur.reporting.phases import TimeSettings, time_of_runs
 
 Settings = TypeVar("Settings", bound=FindingOutput)
 
@@ -58,6 +59,11 @@ def gradients(settings: GradientsSettings, arguments: Arguments, console: Consol
 def tokens(settings: TokensSettings, arguments: Arguments, console: Console) -> None:
     """Measures of every token of a response under several models."""
     _present("tokens", partial(tokens_of_responses, bars=passing_bar), settings, arguments, console)
+
+
+def attention(settings: AttentionSettings, arguments: Arguments, console: Console) -> None:
+    """Attention of the recovery module's sink."""
+    _present("attention", attention_of_the_sink, settings, arguments, console)
 
 
 def _present(

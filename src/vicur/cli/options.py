@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import itertools
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ class Option:
 
     def text(self, value: str | list[str]) -> str:
         """The value as written in an override."""
-        return f"[{', '.join(value)}]" if isinstance(value, list) else value
+        return as_list(value) if isinstance(value, list) else value
 
     def origin(self, value: str | list[str]) -> str:
         """The option as it was typed."""
@@ -82,6 +83,11 @@ class Switch:
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Declare it in a parser."""
         parser.add_argument(self.flag, dest=self.dest, action="store_true", help=self.help)
+
+
+def as_list(words: Sequence[str]) -> str:
+    """Words as the value of a list in an override; each stays a text, whatever it looks like."""
+    return json.dumps(list(words))
 
 
 DATA_OPTIONS = (

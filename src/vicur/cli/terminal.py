@@ -17,8 +17,6 @@ from vicur.wording import counted, listed, printable
 
 if TYPE_CHECKING:  # what is printed is handed in; no model is needed to print it
     from vicur.encoding.inspect import Inspection, Spread
-    from vicur.evaluation.runner import Evaluation
-    from vicur.evaluation.settings import EvaluationSettings
     from vicur.models.augment import Addition
     from vicur.preflight.checks import Check, Preflight
     from vicur.preflight.memory import MemoryEstimate
@@ -60,34 +58,6 @@ def print_addition(addition: Addition, console: Console) -> None:
         f"({100 * addition.share:.2f} % new).",
         highlight=False,
     )
-
-
-def evaluation_lines(evaluation: Evaluation, settings: EvaluationSettings) -> list[str]:
-    """The accuracy, and everything that a reader must know to trust it."""
-    count, leakage = len(evaluation.answers), evaluation.leakage
-    graded = (
-        f"accuracy {evaluation.accuracy} % on {counted(len(evaluation.graded), 'problem')}"
-        if evaluation.graded
-        else "no accuracy"
-    )
-    lines = [
-        f'{graded}; the word "hint" occurs in {leakage.samples} of {counted(count, "response")}',
-    ]
-    if evaluation.truncated:
-        lines.append(
-            f"Warning: {evaluation.truncated} of {count} responses were cut off at "
-            f"{settings.sampling.max_new_tokens} tokens. Raise --max-new-tokens."
-        )
-    if evaluation.unextracted:
-        lenient = "" if settings.rewards.lenient else " rewards.lenient=true accepts unmarked answers too."
-        lines.append(
-            f"Warning: no answer was found in {evaluation.unextracted} of {count} responses; they count as "
-            f"wrong.{lenient}"
-        )
-    lines += [
-        f"Excluded from the accuracy: {number} ({kind})." for kind, number in evaluation.excluded.items()
-    ]
-    return lines
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:

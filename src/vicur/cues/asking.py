@@ -20,8 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from vicur.bad_rows import BadRowError
-from vicur.cues.clients.client import CueClient, Hopeless, Reply, RequestFailed, Unreachable
-from vicur.cues.clients.limits import RateLimit, backoff
+from vicur.cues.clients.client import CueClient
 from vicur.cues.output import mover, write_output
 from vicur.cues.parsing import Unusable, cue_of
 from vicur.cues.prompts import CuePrompt
@@ -39,6 +38,8 @@ from vicur.data.digests import media_digest
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.tables import Table
+from vicur.endpoints.limits import RateLimit, backoff
+from vicur.endpoints.request import Hopeless, Reply, RequestFailed, Unreachable
 from vicur.files import write_whole
 
 FIRST_PATIENCE = 30.0

@@ -11,8 +11,6 @@ from pathlib import Path
 from vicur.bad_rows import BadRowError
 from vicur.cues.asking import Asker, new_columns, num_problems, requests_of
 from vicur.cues.clients.client import CueClient
-from vicur.cues.clients.endpoint import EndpointClient
-from vicur.cues.clients.endpoint_config import endpoint_identity
 from vicur.cues.clients.fixed import ExactClient, NullClient
 from vicur.cues.clients.local import LocalClient
 from vicur.cues.output import check_output
@@ -30,6 +28,8 @@ from vicur.data.digests import media_digest
 from vicur.data.sources import FileSource, Progress
 from vicur.data.tables import Table, open_table
 from vicur.data.views import Shown
+from vicur.endpoints.client import EndpointClient
+from vicur.endpoints.config import endpoint_identity
 from vicur.paths import check_distinct, check_file
 
 
@@ -157,7 +157,7 @@ def make_client(config: BuildConfig, source: FileSource, prompt: CuePrompt) -> C
     assert config.model is not None
     if config.backend == "local":
         return LocalClient(config.model, engine=config.engine, vllm=config.vllm)
-    return EndpointClient(config.model, config.endpoint, config.asking)
+    return EndpointClient(config.model, config.endpoint, config.asking.image_format)
 
 
 def request_text(question: Shown) -> str:

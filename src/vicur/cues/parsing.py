@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vicur.cues.clients.client import Reply
+from vicur.endpoints.request import Reply
 from vicur.rewards.thinking import without_thoughts
 
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)

@@ -7,13 +7,13 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-from PIL import Image
+from typing import Any
 
 from vicur.cues.prompts import QUESTION, CuePrompt
 from vicur.data.sample import Message, Sample
 from vicur.data.views import Shown
+from vicur.endpoints.request import ChatRequest, ImageFormat
+from vicur.media.pixels import bounded_size, within
 from vicur.settings.section import Count, NonNegative, Seed, TokenCount, section
 
 PIXELS_PER_TOKEN = 28 * 28
@@ -41,38 +41,28 @@ class Asking:
     max_image_pixels: Count | None = 2_000_000
     """Maximum number of pixels of an image or frame; larger ones are scaled down before they are sent. null
     for no limit."""
-    image_format: Literal["png", "jpeg"] = "png"
+    image_format: ImageFormat = "png"
     """Format in which images are sent: PNG preserves thin lines and small print, JPEG makes photographs
     smaller."""
     max_video_frames: Count = 16
     """Maximum number of frames sent per video, evenly spaced."""
 
 
-@dataclass(frozen=True)
-class CueRequest:
-    """One request to a model.
+@dataclass(frozen=True, kw_only=True)
+class CueRequest(ChatRequest):
+    """One request for a cue.
 
     Attributes:
         index: index of the problem in its source.
         sample_id: id of the problem.
-        question: the chat and its media, as they are sent.
         number: number of the cue among those of its problem, from 0.
-        seed: sampling seed.
-        temperature: sampling temperature; None for the model's default.
-        max_tokens: maximum length of the reply, in tokens.
         field: key of the JSON object that is requested as reply.
-        schema: JSON schema of the reply; None for an object with the text `field`.
     """
 
     index: int
     sample_id: str
-    question: Shown
     number: int
-    seed: int
-    temperature: float | None
-    max_tokens: int
     field: str
-    schema: dict[str, Any] | None = None
 
     def again(self, attempt: int) -> CueRequest:
         """The same request with another seed, because the same seed could give the same unusable reply."""
@@ -178,24 +168,10 @@ def _smaller(question: Shown, asking: Asking) -> Shown:
     videos = []
     for video in question.videos:
         fewer = video.evenly(asking.max_video_frames)
-        frames = tuple(_within(frame, asking.max_image_pixels) for frame in fewer.frames)
+        frames = tuple(within(frame, asking.max_image_pixels) for frame in fewer.frames)
         videos.append(replace(fewer, frames=frames))
-    images = tuple(_within(image, asking.max_image_pixels) for image in question.images)
+    images = tuple(within(image, asking.max_image_pixels) for image in question.images)
     return replace(question, images=images, videos=tuple(videos))
-
-
-def bounded_size(size: tuple[int, int], most: int | None) -> tuple[int, int]:
-    """Width and height within a number of pixels, at the same aspect ratio."""
-    width, height = size
-    if most is None or width * height <= most:
-        return size
-    scale = math.sqrt(most / (width * height))
-    return max(1, int(width * scale)), max(1, int(height * scale))
-
-
-def _within(image: Image.Image, most: int | None) -> Image.Image:
-    size = bounded_size(image.size, most)
-    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def request_key(request: CueRequest, identity: str, prompt: CuePrompt, asking: Asking, media: str) -> str:

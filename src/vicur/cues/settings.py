@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vicur.cues.clients.endpoint_config import EndpointConfig
 from vicur.cues.prompts import load_prompt
 from vicur.cues.requests import Asking
 from vicur.data.sample import TextKind
 from vicur.data.sources import DataConfig, skipping_bad_rows
+from vicur.endpoints.config import EndpointConfig
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.teacher import SELF

@@ -320,7 +320,7 @@ class Columns:
         """The value of a field; None where the cell is empty (None, NaN)."""
         value = None
         for column in self._tried[field_name]:
-            value = _at(row, column)
+            value = value_at(row, column)
             if not _is_nothing(value):
                 return value
             if column.partition(".")[0] in row and field_name not in _NEXT_IF_EMPTY:
@@ -410,7 +410,7 @@ class Columns:
         return meta if stated is None else meta | {"options": stated}  # `choices` holds a list
 
 
-def _at(row: Mapping[str, Any], column: str) -> Any:
+def value_at(row: Mapping[str, Any], column: str) -> Any:
     """The value in a column; a dot leads into an object, which may be written as text."""
     if column in row:  # a column may itself have a dot in its name
         return row[column]

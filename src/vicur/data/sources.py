@@ -18,7 +18,7 @@ from pydantic import Field
 
 from vicur.bad_rows import BadRow, BadRowError, RowProblem, reasons_in_words
 from vicur.data.choices import LETTERS, check_format
-from vicur.data.columns import HINTS, Columns, Fields
+from vicur.data.columns import HINTS, Columns, Fields, value_at
 from vicur.data.media import MediaReader
 from vicur.data.readers import Row
 from vicur.data.sample import Privilege, Sample
@@ -396,6 +396,20 @@ class FileSource(Sequence[Sample]):
         if name not in readers:
             raise ValueError(f"A source has no text field {name}; it has question, id, {', '.join(readers)}.")
         return self._each(lambda _, row: readers[name](row), columns.text_columns())
+
+    def values(self, column: str) -> list[Any]:
+        """What a column of the data holds, for all problems; no medium is opened.
+
+        Args:
+            column: a column, whether or not a field is read from it; a dot reads a key of an object.
+
+        Raises:
+            ValueError: the data has no such column.
+        """
+        if column not in (columns := self._table.columns) and column.partition(".")[0] not in columns:
+            raise ValueError(f"{self.name} has no column {column}; it has {listed(columns)}.")
+        read = [column if column in columns else column.partition(".")[0]]
+        return self._each(lambda _, row: value_at(row, column), read)
 
     def _each(self, read: Callable[[int, Row], Item], columns: list[str] | None = None) -> list[Item]:
         """Apply `read` to the row of every problem, in one pass over the table."""

@@ -150,6 +150,21 @@ class BlindHinted:
 
 
 @dataclass(frozen=True)
+class Blank:
+    """The problem with black images and frames of the same size: same words and visual tokens, nothing to
+    see."""
+
+    name = "blank"
+    keeps_tokens = True
+
+    def applies(self, sample: Sample) -> bool:
+        return True
+
+    def show(self, sample: Sample) -> Shown:
+        return _with_media(sample, lambda image, _: Image.new("RGB", image.size))
+
+
+@dataclass(frozen=True)
 class Degraded:
     """The problem with the fine detail of its media destroyed, at the same size (VA-OPD section 2.1).
 

@@ -21,14 +21,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vicur.data.sources import FileSource
-from vicur.diagnose.curves import finish
-from vicur.diagnose.finding import Finding, plain_table
 from vicur.diagnose.models import GroupSize, ModelsSettings, SavedModel, saved_models
 from vicur.diagnostics.dependence import mass_curve, top_mass, top_mass_within
 from vicur.evaluation.statistics import Estimate, accuracy_interval, mean_interval
 from vicur.evaluation.visual_advantage import measure_visual_advantage
 from vicur.models.load import LoadedModel
+from vicur.paths import names_of
 from vicur.progress import Bars, silent
+from vicur.reporting.curves import finish
 from vicur.reporting.figures import (
     MARKERS,
     MUTED,
@@ -39,7 +39,8 @@ from vicur.reporting.figures import (
     plain_text,
     series_style,
 )
-from vicur.reporting.runs import RecordedRun, is_number, names_of, open_runs
+from vicur.reporting.finding import Finding, plain_table
+from vicur.reporting.runs import RecordedRun, is_number, open_runs
 from vicur.settings.section import PathText, Positive, Text, section
 from vicur.wording import counted
 from vicur.worth.responses import StudentResponses

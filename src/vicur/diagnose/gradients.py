@@ -31,8 +31,6 @@ from torch import Tensor
 from vicur.compat import checkpoint_activations
 from vicur.data.sample import Sample
 from vicur.data.views import Blind, Plain
-from vicur.diagnose.curves import finish
-from vicur.diagnose.finding import Finding, plain_table
 from vicur.diagnose.models import GroupSize, ModelsSettings
 from vicur.diagnostics.dependence import equal_frequency_bins
 from vicur.diagnostics.geometry import Gram
@@ -49,7 +47,9 @@ from vicur.objectives.visual_steering import (
     visual_term,
 )
 from vicur.progress import Bars, silent
+from vicur.reporting.curves import finish
 from vicur.reporting.figures import MUTED, SERIES, draw_series, new_figure
+from vicur.reporting.finding import Finding, plain_table
 from vicur.reporting.runs import is_number
 from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.rollout import Rollouts

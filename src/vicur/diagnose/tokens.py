@@ -26,16 +26,16 @@ from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.special_tokens import QuotedTokens
 from vicur.data.views import Plain
-from vicur.diagnose.finding import Finding, plain_table
 from vicur.diagnose.models import ModelsSettings
 from vicur.diagnostics.measures import Observer
-from vicur.diagnostics.pieces import token_texts
 from vicur.models.load import LoadedModel
 from vicur.objectives.divergence import student_reverse_kl
 from vicur.objectives.objective import TEACHER
+from vicur.paths import names_of
 from vicur.progress import Bars, silent
 from vicur.reporting.figures import INK, MUTED, SERIES, plain_text
-from vicur.reporting.runs import names_of
+from vicur.reporting.finding import Finding, plain_table
+from vicur.reporting.pieces import pieces_of
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.chunks import observed_terms
 from vicur.scoring.scorer import Scorer
@@ -201,7 +201,7 @@ def first_responses(
     else:
         responses = [group[0] for group in settings.answer(loaded, samples, bars).ids]
     return [
-        ScoredResponse(sample, token_texts(tokenizer, ids.tolist()), ids)
+        ScoredResponse(sample, pieces_of(ids.tolist(), tokenizer), ids)
         for sample, ids in zip(samples, responses, strict=True)
     ]
 

@@ -64,7 +64,7 @@ class Observer:
         responses: Sequence[Sequence[Tensor]],
         of: Iterable[Measure],
     ) -> dict[str, Float[Tensor, " N"]]:
-        """Measure every token of some responses, in nats.
+        """Measure every token of some responses, in nats. All ranks call this, also those without problems.
 
         Args:
             samples: the problems.
@@ -92,8 +92,8 @@ class Observer:
             return scores[key]
 
         others = {name: look(*looks[name]) for name in looks if name in reads}
-        ids = torch.cat([ids for group in responses for ids in group])
-        reading = self.student.reading(ids)
+        ids = [ids for group in responses for ids in group]
+        reading = self.student.reading(torch.cat(ids) if ids else torch.zeros(0, dtype=torch.long))
         values = observed_terms(look(self.student, Plain()), reading, terms, others)
         return {term.name: row for term, row in zip(terms, values, strict=True)}
 

@@ -1,7 +1,8 @@
 """Responses of an evaluation, stored as they are generated.
 
 While an evaluation runs, `OUTPUT.parquet.responses.jsonl` gets a line for each response: first the settings
-that the responses depend on, then {"id", "digest", "response", "response_ids", "finish_reason"}. When the
+that the responses depend on, then {"id", "number", "digest", "response", "response_ids",
+"response_tokens", "finish_reason"}. When the
 evaluation is done, all responses move to OUTPUT.parquet, with the same settings in its metadata, and the
 JSONL file is removed. A later run with the same settings can resume from either file.
 """
@@ -26,7 +27,7 @@ METADATA = b"vicur.evaluation"
 """Key of the settings in the metadata of the parquet file."""
 FIRST_LINE = b'{"settings": '
 """Beginning of the JSONL file."""
-COLUMNS = ("id", "digest", "response", "response_ids", "finish_reason")
+COLUMNS = ("id", "number", "digest", "response", "response_ids", "response_tokens", "finish_reason")
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,20 @@ class StoredResponse:
 
     Attributes:
         id: id of the problem.
+        number: number of the response among those to the problem, from 0.
         digest: digest of what the model was shown (`data.digests.shown_digest`).
         response: the model's turn as text, with the `<think>` that the prompt may have opened for it.
-        response_ids: its token ids, stop token included.
+        response_ids: its token ids, stop token included; None if an endpoint does not return them.
+        response_tokens: number of its tokens; None if an endpoint does not count them.
         finish_reason: "stop", or "length" where it was cut off.
     """
 
     id: str
+    number: int
     digest: str
     response: str
-    response_ids: list[int]
+    response_ids: list[int] | None
+    response_tokens: int | None
     finish_reason: Literal["stop", "length"]
 
     @classmethod
@@ -58,8 +63,9 @@ class StoredResponse:
         if not (
             set(values) == set(COLUMNS)
             and all(isinstance(text, str) for text in texts)
-            and isinstance(ids, list)
-            and all(type(token) is int for token in ids)
+            and type(values["number"]) is int
+            and (ids is None or (isinstance(ids, list) and all(type(token) is int for token in ids)))
+            and (values["response_tokens"] is None or type(values["response_tokens"]) is int)
             and values["finish_reason"] in ("stop", "length")
         ):
             raise ValueError("not a stored response")
@@ -90,7 +96,7 @@ class ResponseStore:
         self.identity = json.loads(json.dumps(dict(identity or {})))
         self.notes: list[str] = []
         self.overwrite = overwrite
-        self._responses: dict[str, StoredResponse] = {}
+        self._responses: dict[str, dict[int, StoredResponse]] = {}
         self._lines = 0
         self._file = -1
         if output is None:
@@ -106,10 +112,10 @@ class ResponseStore:
         self.close()
 
     def __len__(self) -> int:
-        return len(self._responses)
+        return sum(map(len, self._responses.values()))
 
     def __iter__(self) -> Iterator[str]:
-        """The ids of the problems that have a response."""
+        """The ids of the problems that have responses."""
         return iter(self._responses)
 
     @property
@@ -118,9 +124,9 @@ class ResponseStore:
         assert self.output is not None
         return lines_path(self.output)
 
-    def get(self, problem: str) -> StoredResponse | None:
-        """The response to a problem; None if there is none yet."""
-        return self._responses.get(problem)
+    def get(self, problem: str) -> list[StoredResponse]:
+        """The responses to a problem, in the order of their numbers."""
+        return [response for _, response in sorted(self._responses.get(problem, {}).items())]
 
     def add(self, responses: Sequence[StoredResponse]) -> None:
         """Store responses; they are written to the JSONL file, if there is an output, when this returns.
@@ -151,7 +157,7 @@ class ResponseStore:
         self._take(responses)
 
     def discard(self, problem: str) -> None:
-        """Remove a response, e.g. because the problem has changed."""
+        """Remove the responses to a problem, e.g. because it has changed."""
         del self._responses[problem]
 
     def finish(self, table: pa.Table) -> None:
@@ -189,7 +195,8 @@ class ResponseStore:
         self._file = -1
 
     def _take(self, responses: Sequence[StoredResponse]) -> None:
-        self._responses |= {response.id: response for response in responses}
+        for response in responses:
+            self._responses.setdefault(response.id, {})[response.number] = response
 
     def _from_output(self, output: Path) -> list[StoredResponse]:
         if not output.exists():

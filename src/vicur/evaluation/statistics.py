@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 LEVEL = 0.95
 
@@ -53,20 +54,105 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half_width, mean + half_width)
 
 
-def paired_difference(
-    correct: Sequence[bool], baseline: Sequence[bool], *, resamples: int = 4000, seed: int = 0
+def mean_of_problems(correct: Sequence[Sequence[bool]], *, resamples: int = 4000, seed: int = 0) -> Estimate:
+    """avg@k in percent: the mean over each problem's responses, then over problems, with a bootstrap interval
+    over problems.
+
+    With one response per problem this is the accuracy, with the bootstrap's interval instead of Wilson's.
+
+    Args:
+        correct: for each problem whether each of its responses is right; at least one response each.
+        resamples: number of bootstrap samples.
+        seed: seed of the bootstrap.
+
+    Raises:
+        ValueError: there is no problem, or one without a response.
+    """
+    return bootstrap_mean(100 * problem_means(correct), resamples=resamples, seed=seed)
+
+
+def problem_means(correct: Sequence[Sequence[bool]]) -> Float[np.ndarray, " P"]:
+    """Share of right responses to each problem, 0 to 1.
+
+    Raises:
+        ValueError: there is no problem, or one without a response.
+    """
+    if not correct or not all(correct):
+        raise ValueError("An accuracy needs at least one graded response to each problem.")
+    return np.array([np.mean(responses) for responses in correct], dtype=float)
+
+
+def right_counts(correct: Sequence[Sequence[bool]], samples: int) -> list[int]:
+    """Number of problems with 0, 1, ..., `samples` right responses, of those with that many responses."""
+    complete = [sum(responses) for responses in correct if len(responses) == samples]
+    return np.bincount(complete, minlength=samples + 1).tolist()
+
+
+def bootstrap_mean(
+    values: Sequence[float] | Float[np.ndarray, " P"], *, resamples: int = 4000, seed: int = 0
 ) -> Estimate:
+    """Mean with the bootstrap's percentile interval.
+
+    Args:
+        values: one for each problem; they may have any unit.
+        resamples: number of bootstrap samples.
+        seed: seed of the bootstrap.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not len(values):
+        raise ValueError("A mean needs at least one value.")
+    # A resample is determined by how often each distinct value is drawn: a multinomial draw.
+    distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
+    low, high = np.quantile(drawn @ distinct / len(values), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return Estimate(float(np.mean(values)), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two methods on the same problems.
+
+    Attributes:
+        points: mean difference in points, with a paired bootstrap interval over problems.
+        won, lost: number of problems on which the share of right responses is higher, and lower.
+        p: two-sided p-value of the exact sign test on these (with one response per problem: McNemar's exact
+            test); 1 without any.
+    """
+
+    points: Estimate
+    won: int
+    lost: int
+    p: float
+
+
+def compare(
+    correct: Sequence[Sequence[bool]], baseline: Sequence[Sequence[bool]], *, seed: int = 0
+) -> Difference:
+    """Compare two methods on the same problems.
+
+    Args:
+        correct, baseline: for each problem whether each of its responses is right.
+        seed: seed of the bootstrap.
+
+    Raises:
+        ValueError: the two differ in length, are empty, or have a problem without a response.
+    """
+    if len(correct) != len(baseline) or not correct:
+        raise ValueError(f"Paired results must match: {len(correct)} and {len(baseline)} problems.")
+    gained = problem_means(correct) - problem_means(baseline)
+    won, lost = int((gained > 0).sum()), int((gained < 0).sum())
+    from scipy import stats
+
+    p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return Difference(bootstrap_mean(100 * gained, seed=seed), won, lost, p)
+
+
+def paired_difference(correct: Sequence[bool], baseline: Sequence[bool], *, seed: int = 0) -> Estimate:
     """Accuracy minus that of a baseline on the same problems, in points, with a paired bootstrap.
 
     Raises:
         ValueError: the two differ in length or are empty.
     """
-    if len(correct) != len(baseline) or not correct:
-        raise ValueError(f"Paired results must match: {len(correct)} and {len(baseline)} problems.")
-    gained = np.array(correct, dtype=int) - np.array(baseline, dtype=int)
-    # A resample is determined by the counts of problems lost, unchanged and gained: a multinomial draw.
-    shares = np.bincount(gained + 1, minlength=3) / len(gained)
-    counts = np.random.default_rng(seed).multinomial(len(gained), shares, size=resamples)
-    means = 100.0 * (counts[:, 2] - counts[:, 0]) / len(gained)
-    low, high = np.quantile(means, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    return Estimate(100.0 * float(gained.mean()), float(low), float(high))
+    return compare([[value] for value in correct], [[value] for value in baseline], seed=seed).points

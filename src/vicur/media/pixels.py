@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_video
 
@@ -130,3 +131,18 @@ def _bounds(low: int | None, high: int | None, default_low: int, default_high: i
     if high is None:
         high = max(default_high, low)
     return {"shortest_edge": low, "longest_edge": high}
+
+
+def bounded_size(size: tuple[int, int], most: int | None) -> tuple[int, int]:
+    """Width and height within a number of pixels, at the same aspect ratio."""
+    width, height = size
+    if most is None or width * height <= most:
+        return size
+    scale = math.sqrt(most / (width * height))
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def within(image: Image.Image, most: int | None) -> Image.Image:
+    """An image scaled down to a number of pixels, if it has more."""
+    size = bounded_size(image.size, most)
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)

@@ -113,6 +113,7 @@ def save_augmented(loaded: LoadedModel, base: str, recovery: RecoveryConfig, fol
     Raises:
         OSError: the folder is not empty, or cannot be written.
     """
+    loaded.model.config.recovery_is_fresh = True
     parameters = _count(loaded.model)
     new = _count(loaded.model.recovery)
     card = _CARD.format(

@@ -144,8 +144,12 @@ def saved_dtype(config: Any) -> Dtype:
 
 def stock_settings(config: Any) -> dict[str, Any]:
     """A configuration's settings, without its class names and the settings of recovery."""
-    excluded = {"model_type", "architectures", "recovery_layers", "recovery_output_init"}
-    return {key: value for key, value in config.to_dict().items() if key not in excluded}
+    excluded = {"model_type", "architectures"}
+    return {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in excluded and not key.startswith("recovery_")
+    }
 
 
 def without_weights(config: Any) -> Any:

@@ -62,6 +62,10 @@ class RecoveryConfig:
     learning_rate: NonNegative | None = None
     """Learning rate of the module's parameters; null for optimizer.learning_rate. With output_init=zero and
     1e-6 the module hardly moves, so it usually needs a higher one."""
+    max_start_kl: NonNegative | None = 0.1
+    """Nats per token by which a fresh module may change the student's predictions, as the mean KL of the
+    student with the module to the student without it; a run whose preflight finds more is stopped. null for
+    no bound. A trained module has none."""
 
     @property
     def is_described(self) -> bool:
@@ -110,12 +114,14 @@ class LoadedModel:
         vocabulary: the tokens that are sampled and scored.
         mode: makes the context in which the model is run. Several loaded models may share one model: a
             self-teacher can be the student with adapters and recovery off.
+        has_fresh_recovery: whether it has a recovery module that was never trained.
     """
 
     policy: Policy
     processor: Any
     vocabulary: Vocabulary
     mode: Callable[[], AbstractContextManager[Any]] = nullcontext
+    has_fresh_recovery: bool = False
 
     @classmethod
     def of(cls, model: Any, processor: Any) -> LoadedModel:
@@ -167,7 +173,7 @@ class LoadedModel:
             if "lora_" not in name
         }
 
-    def save(self, folder: Path, card: str | None = None) -> None:
+    def save(self, folder: Path, card: str | None = None, recipe: str | None = None) -> None:
         """Write model and processor in transformers' layout; the folder appears complete or not at all.
 
         A LoRA student is written with its adapter merged; `adapter/` holds the adapter alone. With several
@@ -176,15 +182,17 @@ class LoadedModel:
         Args:
             folder: folder to write to.
             card: text of the model card, written to README.md.
+            recipe: the recipe of its training as YAML, written to recipe.yaml: evaluations take its system
+                prompt and image limits from there.
 
         Raises:
             OSError: the folder cannot be written, or is not empty.
         """
         self.policy.reshard()
         weights = whole_weights(self.model, self.dtype)
-        distributed.main_only(lambda: self._write(folder, weights, card))
+        distributed.main_only(lambda: self._write(folder, weights, card, recipe))
 
-    def _write(self, folder: Path, weights: dict[str, Tensor], card: str | None) -> None:
+    def _write(self, folder: Path, weights: dict[str, Tensor], card: str | None, recipe: str | None) -> None:
         def write(partial: Path) -> None:
             if has_adapters(self.model):
                 self.model.save_pretrained(partial, state_dict=merged_weights(self.model, weights))
@@ -196,6 +204,8 @@ class LoadedModel:
             self.processor.save_pretrained(partial)
             if card is not None:
                 (partial / "README.md").write_text(card, encoding="utf-8")
+            if recipe is not None:
+                (partial / "recipe.yaml").write_text(recipe, encoding="utf-8")
 
         check_free(folder)
         try:
@@ -264,7 +274,16 @@ def load_student(config: StudentConfig, device: torch.device | None = None) -> L
         add_adapter(loaded.model, config.lora)
     if config.freeze_vision:
         loaded.model.model.visual.requires_grad_(False)
-    return loaded
+    return replace(loaded, has_fresh_recovery=is_augmented or _was_fresh(model))
+
+
+def _was_fresh(model: Any) -> bool:
+    """Whether a model's recovery module was saved untrained. What is saved of the model from now on is not
+    marked so, because it is loaded to be trained."""
+    was_fresh = has_recovery(model.config) and bool(model.config.recovery_is_fresh)
+    if was_fresh:
+        model.config.recovery_is_fresh = False
+    return was_fresh
 
 
 def augmented_config(base: Any, recovery: RecoveryConfig) -> Any:

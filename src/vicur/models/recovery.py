@@ -235,8 +235,8 @@ class RecoveryObserver:
 
     Attributes:
         change_ratio: for each layer, |change| / |h_sink| of every sample seen.
-        attention: for each layer, the attention over the visual tokens, averaged over heads, of
-            every sample seen: tensors (N,). Empty unless `keep_attention` is set.
+        attention: for each layer, the attention of each head over the visual tokens of every sample
+            seen: tensors (H, N). Empty unless `keep_attention` is set.
     """
 
     def __init__(self, recovery: CueRecovery | None, *, keep_attention: bool = False) -> None:
@@ -260,9 +260,9 @@ class RecoveryObserver:
         self.change_ratio[layer].append(change.norm(dim=-1) / sink.norm(dim=-1))
         if not self.keep_attention:
             return
-        mean_SN = weight_SHN.mean(1).cpu()
         self.attention[layer] += [
-            row[mask] for row, mask in zip(mean_SN, plan.visual_mask.cpu(), strict=True)
+            weight_HN[:, mask_N]
+            for weight_HN, mask_N in zip(weight_SHN.cpu(), plan.visual_mask.cpu(), strict=True)
         ]
 
     def change_ratios(self) -> dict[int, list[float]]:

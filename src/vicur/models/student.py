@@ -43,12 +43,14 @@ class ViCuRQwen3VLConfig(Qwen3VLConfig):
     Attributes:
         recovery_layers: the decoder layers that are followed by recovery; None for every fifth.
         recovery_output_init: "zero" (a fresh student equals its base) or "normal".
+        recovery_is_fresh: whether the checkpoint's module is untrained, as `vicur init` writes it.
     """
 
     model_type = "vicur_qwen3_vl"
 
     recovery_layers: list[int] | None = None
     recovery_output_init: OutputInit = "zero"
+    recovery_is_fresh: bool = False
 
 
 class ViCuRQwen3VLMoeConfig(Qwen3VLMoeConfig):
@@ -57,12 +59,14 @@ class ViCuRQwen3VLMoeConfig(Qwen3VLMoeConfig):
     Attributes:
         recovery_layers: the decoder layers that are followed by recovery; None for every fifth.
         recovery_output_init: "zero" (a fresh student equals its base) or "normal".
+        recovery_is_fresh: whether the checkpoint's module is untrained, as `vicur init` writes it.
     """
 
     model_type = "vicur_qwen3_vl_moe"
 
     recovery_layers: list[int] | None = None
     recovery_output_init: OutputInit = "zero"
+    recovery_is_fresh: bool = False
 
 
 def layers_with_recovery(config: Any) -> list[int]:

@@ -45,10 +45,10 @@ TEACHER = "teacher"
 TEACHER_PLAIN = "teacher_plain"
 """Name of the teacher's look at the student's prompt."""
 
-Summary = Literal["mean", "parts", "top_mass", "quantiles"]
-"""Reduction of per-token numbers to metrics: "mean"; "parts", the means over whole responses, halves and
-quarters; "top_mass", the mean and the share of the sum in the top 10 % of tokens; "quantiles", the mean and
-quantiles."""
+Summary = Literal["mean", "parts", "top_mass", "quantiles", "none"]
+"""Reduction of per-token numbers to metrics: "none", they are only recorded with the rollouts; "mean";
+"parts", the means over whole responses, halves and quarters; "top_mass", the mean and the share of the sum in
+the top 10 % of tokens; "quantiles", the mean and quantiles."""
 
 
 @dataclass(frozen=True)

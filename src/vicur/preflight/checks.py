@@ -19,6 +19,7 @@ from vicur.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.data.views import Blind, Plain, View, privileged_texts, without_privilege
 from vicur.models.load import LoadedModel
+from vicur.models.recovery import RecoveryObserver
 from vicur.objectives.objective import Needs
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.rollouts.engines import Engine, make_engine
@@ -103,6 +104,8 @@ def run_preflight(
     fitting: Sequence[Check] = (),
     text_only: bool = False,
     served: ServedTeacher | None = None,
+    max_start_kl: float | None = None,
+    resumes: bool = False,
 ) -> Preflight:
     """Run all checks, with the models on a few problems.
 
@@ -119,12 +122,17 @@ def run_preflight(
         fitting: results of `check_lengths`.
         text_only: whether problems without media are intended.
         served: the teacher on servers; None if there is none.
+        max_start_kl: bound on the change of predictions by a fresh recovery module, in nats per token; None
+            for no bound.
+        resumes: whether the run will continue with the weights of a checkpoint, which are not loaded yet.
     """
     problems = _problems_to_check(samples)
     checks = _Checks(problems, student, teacher, needs, text_only, served)
     results = (checks.problems_have_media(), *fitting)
     if all(check.passed is not False for check in results):
         results += tuple(checks.by_models())
+        if student.loaded.recovery is not None:
+            results += (checks.start_of_recovery(max_start_kl, resumes=resumes),)
         if engine is not None and parity is not None:
             results += (checks.engine_agrees(engine, parity),)
     teacher_prompt = None
@@ -210,6 +218,37 @@ class _Checks:
         yield self.same_weights()
         yield self.teacher_sees()
         yield self.same_response()
+
+    def start_of_recovery(self, most: float | None, *, resumes: bool) -> Check:
+        """Check that a fresh recovery module leaves the student able to do what its base can."""
+        name = "cue recovery at the start"
+        if resumes:
+            return Check(name, None, "the run continues from a checkpoint")
+        if not self.has_media:
+            return Check(name, None, "no problem has an image or a video")
+        model, is_fresh = self.student.loaded.model, self.student.loaded.has_fresh_recovery
+        with RecoveryObserver(self.student.loaded.recovery) as observer:
+            recovering = self._scores(self.student, Plain())
+        with model.without_recovery():
+            base = self._scores(self.student, Plain())
+        kl_N = divergence(recovering, base, self.student.reading(torch.cat(self.responses)))
+        mean = float(kl_N.mean())
+        measured = (
+            f"KL between with and without recovery {mean:.2g} nats per token, up to "
+            f"{float(kl_N.max()):.2g}; |change|/|h_sink| {_by_layer(observer)}"
+        )
+        if not is_fresh:
+            return Check(name, True, f"{measured}. The module is trained, so there is no bound")
+        if most is None or mean <= most:
+            return Check(name, True, measured)
+        return Check(
+            name,
+            False,
+            f"{measured}. A fresh module may change the predictions by student.recovery.max_start_kl="
+            f"{most:g} nats per token. Start with student.recovery.output_init=zero and a higher "
+            "student.recovery.learning_rate, e.g. 1e-4 (with vicur init: --output-init zero), or raise the "
+            "bound.",
+        )
 
     def engine_agrees(self, engine: Engine, parity: ParityCheck) -> Check:
         """Check that the engine computes what the student computes, on responses that it samples."""
@@ -400,6 +439,12 @@ def _problems_to_check(samples: Sequence[Sample]) -> list[Sample]:
     if not readable:
         raise unreadable[0]
     return readable
+
+
+def _by_layer(observer: RecoveryObserver) -> str:
+    """The mean of |change| / |h_sink| of each recovery layer, in words."""
+    means = {layer: sum(ratios) / len(ratios) for layer, ratios in observer.change_ratios().items()}
+    return ", ".join(f"{mean:.2g} (layer {layer})" for layer, mean in means.items())
 
 
 def _respond(student: Scorer, samples: Sequence[Sample]) -> list[Tensor]:

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vicur.evaluation.statistics import Estimate, accuracy_interval, paired_difference
+from vicur.evaluation.results import accuracy_of
+from vicur.evaluation.statistics import Estimate, compare
 from vicur.files import write_json, write_whole
-from vicur.settings.reading import parse_json, read_json
+from vicur.reporting.runs import RecordedRun, read_columns
+from vicur.settings.reading import read_json
 from vicur.wording import printable
 
 CURVES = {
@@ -44,49 +44,52 @@ def summarise_run(folder: Path) -> dict[str, Any]:
     """Summarise a run from the files of its folder.
 
     Returns:
-        `status`, `steps`, `validation` (accuracies in percent before and after, with their difference; None
+        `status`, `steps`, `evaluation` (accuracies in percent before and after, with their difference; None
         without held-out problems), `curves` (first and last values), `examples`, `seconds` by phase, and
         `memory` in bytes.
 
     Raises:
         ValueError: it is not the folder of a run.
     """
-    if not (folder / "status.json").is_file():
-        raise ValueError(f"{folder} is not the folder of a run: it has no status.json.")
-    status = read_json(folder / "status.json")
-    lines = [parse_json(line, finite=False) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    run = RecordedRun(folder, folder.name)
+    status, lines = run.status, run.metrics
     return {
         "folder": str(folder),
         "status": status["status"],
         "steps": len(lines),
-        "validation": _validation(folder),
+        "evaluation": _evaluation(run),
         "curves": _curves(lines),
-        "examples": _examples(folder),
+        "examples": _examples(run),
         "seconds": _seconds(lines, status["seconds"]),
         "memory": _memory(folder),
     }
 
 
-def _validation(folder: Path) -> dict[str, Any] | None:
-    """Accuracies of the held-out problems that could be graded, and their paired difference."""
-    files = _validations(folder)
+def _evaluation(run: RecordedRun) -> dict[str, Any] | None:
+    """Accuracies on the held-out problems that could be graded, and their paired difference."""
+    files = run.evaluation_files
     if not files or not (before := _graded(files[0])):
         return None
-    after = _graded(files[-1]) if len(files) > 1 else []
-    summary: dict[str, Any] = {"problems": len(before), "before": _interval(accuracy_interval(before))}
+    after = _graded(files[-1]) if len(files) > 1 else {}
+    summary: dict[str, Any] = {
+        "problems": len(before),
+        "before": _interval(accuracy_of(list(before.values()))),
+    }
     if after:
-        summary["after"] = _interval(accuracy_interval(after))
-        summary["difference"] = _interval(paired_difference(after, before))
+        both = [problem for problem in after if problem in before]
+        difference = compare([after[problem] for problem in both], [before[problem] for problem in both])
+        summary["after"] = _interval(accuracy_of(list(after.values())))
+        summary["difference"] = _interval(difference.points)
     return summary
 
 
-def _validations(folder: Path) -> list[Path]:
-    """The responses to held-out problems, in the order of their steps."""
-    return sorted((folder / "validation").glob("step-*.parquet"))
-
-
-def _graded(file: Path) -> list[bool]:
-    return [row["correct"] for row in _rows(file) if row["correct"] is not None]
+def _graded(file: Path) -> dict[str, list[bool]]:
+    """Whether each response that could be graded is right, by problem."""
+    problems: dict[str, list[bool]] = {}
+    for row in read_columns(file, ["sample", "correct"]):
+        if row["correct"] is not None:
+            problems.setdefault(row["sample"], []).append(row["correct"])
+    return problems
 
 
 def _interval(estimate: Estimate) -> dict[str, float]:
@@ -103,28 +106,19 @@ def _curves(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return curves
 
 
-def _examples(folder: Path) -> list[dict[str, Any]]:
+def _examples(run: RecordedRun) -> list[dict[str, Any]]:
     """The last responses to the first held-out problems, or else to the last step's problems."""
-    validations = _validations(folder)
-    rows = _rows(validations[-1])[:EXAMPLES] if len(validations) > 1 else []
-    source = f"held-out problems after step {int(validations[-1].stem.removeprefix('step-'))}" if rows else ""
-    if not rows:
-        files = sorted((folder / "rollouts").glob("*.parquet"))
-        all_rows = _rows(files[-1]) if files else []
-        last = [row for row in all_rows if row["step"] == all_rows[-1]["step"]]
-        rows = list({row["sample"]: row for row in reversed(last)}.values())[::-1][:EXAMPLES]
-        source = f"training problems of step {rows[0]['step']}" if rows else ""
-    keys = ("sample", "question", "response", "answer", "correct")
-    return [{"source": source, **{key: row[key] for key in keys}} for row in rows]
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
     columns = ["step", "sample", "question", "response", "answer", "correct"]
-    schema = pq.read_schema(path)
-    table: pa.Table = pq.read_table(path, columns=[name for name in columns if name in schema.names])
-    return table.to_pylist()
+    files = run.evaluation_files
+    rows = read_columns(files[-1], columns) if len(files) > 1 else []
+    source = f"held-out problems after step {int(files[-1].stem.removeprefix('step-'))}" if rows else ""
+    if not rows:
+        all_rows = read_columns(run.rollout_files[-1], columns) if run.rollout_files else []
+        rows = [row for row in all_rows if row["step"] == all_rows[-1]["step"]]
+        source = f"training problems of step {rows[0]['step']}" if rows else ""
+    first = list({row["sample"]: row for row in reversed(rows)}.values())[::-1][:EXAMPLES]
+    keys = ("sample", "question", "response", "answer", "correct")
+    return [{"source": source, **{key: row[key] for key in keys}} for row in first]
 
 
 def _seconds(lines: Sequence[dict[str, Any]], outside: dict[str, float]) -> dict[str, float]:
@@ -184,7 +178,7 @@ def as_markdown(summary: dict[str, Any]) -> str:
 
 def _course(summary: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
     """Rows of (title, first value, last value)."""
-    held_out = summary["validation"]
+    held_out = summary["evaluation"]
     if held_out is not None:
         after = _shown(held_out["after"]) if "after" in held_out else ""
         yield f"held-out accuracy, % (n={held_out['problems']})", _shown(held_out["before"]), after

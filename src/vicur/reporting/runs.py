@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vicur.paths import expand
+from vicur.paths import expand, names_of
 from vicur.settings.reading import parse_json, parse_yaml, read_json
 
 
@@ -138,37 +138,3 @@ def open_runs(folders: Sequence[str], names: Sequence[str] = ()) -> list[Recorde
     """
     paths = [Path(expand(folder)) for folder in folders]
     return [RecordedRun(path, name) for path, name in zip(paths, names_of(folders, names), strict=True)]
-
-
-def names_of(paths: Sequence[str], names: Sequence[str] = ()) -> list[str]:
-    """A name for each of several runs or models.
-
-    Args:
-        paths: their paths or ids.
-        names: the names, as a user gives them; by default the shortest ends of the paths that differ.
-
-    Raises:
-        ValueError: there are more or fewer names than paths, or two are equal.
-    """
-    if names and len(names) != len(paths):
-        raise ValueError(f"There are {len(names)} names for {len(paths)} paths; give one for each.")
-    result = list(names) or _shortest_ends(paths)
-    repeated = next((name for name in result if result.count(name) > 1), None)
-    if repeated is not None:
-        raise ValueError(f"Two of the names are {repeated}; give different ones with --names.")
-    return result
-
-
-def _shortest_ends(paths: Sequence[str]) -> list[str]:
-    parts = [_parts(path) for path in paths]
-    for length in range(1, max(map(len, parts)) + 1):
-        ends = ["/".join(part[-length:]) for part in parts]
-        if len(set(ends)) == len(ends):
-            return ends
-    return list(paths)
-
-
-def _parts(path: str) -> list[str]:
-    """The parts of a path; the final model of a run is named after its run."""
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    return parts[:-2] if len(parts) > 2 and parts[-2:] == ["checkpoints", "final"] else parts or [path]

@@ -20,7 +20,8 @@ from vicur.rewards.grader import Grader
 from vicur.rollouts.engines import Engine, make_engine
 from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.source import DatasetSource, GeneratedSource, RolloutSource
-from vicur.run.execute import Run, during
+from vicur.run.execute import Run
+from vicur.run.held_out import HeldOut, during
 from vicur.run.problems import training_problems
 from vicur.run.recipe import Recipe
 from vicur.scoring.parity import ParityCheck
@@ -64,7 +65,9 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     torch.manual_seed(recipe.training.seed)
     readers = _readers(recipe)
     meter = None if recipe.rollout.engine == "torch" else PromptMeter(readers[:1])
-    held_out = recipe.validation.open(recipe.data, meter)
+    training = recipe.training
+    evaluated = training.evaluate.open(recipe.data, meter)
+    observed = training.observe.open(recipe.data, training.evaluate.data, meter)
     grader = Grader(recipe.rewards)
     data = training_problems(recipe, readers, grader, bars)
     # A model that will be sharded or offloaded is loaded on the CPU: it may be too large for one device.
@@ -91,8 +94,9 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         recipe.student.recovery.learning_rate,
     )
     longest = [data.sizes["student"].most_tokens]
-    if meter is not None and held_out is not None:
-        longest.append(PromptSizes.of(meter.measured_of(held_out), "student").most_tokens)
+    for source in (evaluated, observed):
+        if meter is not None and source is not None:
+            longest.append(PromptSizes.of(meter.measured_of(source), "student").most_tokens)
     engine = _engine(recipe, loaded, max(longest))
     trainer = Trainer(
         samples=data.problems,
@@ -105,6 +109,8 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         parity=_parity(recipe, loaded),
         importance_cap=recipe.rollout.importance_cap,
     )
+    own = None if recipe.rollout.engine == "torch" else engine
+    held_out = HeldOut(recipe, loaded, trainer.scoring, evaluated, observed, own)
     return Run(recipe, data, loaded, trainer, held_out, engine)
 
 
@@ -151,8 +157,8 @@ def _encoder(model: str, data: DataConfig) -> PromptEncoder:
 
 def _engine(recipe: Recipe, loaded: LoadedModel, longest_prompt: int) -> Engine:
     """The engine of the student's responses."""
-    rollout, validation = recipe.rollout, recipe.validation
-    new = max(rollout.sampling.max_new_tokens, validation.max_new_tokens or 0)
+    rollout = recipe.rollout
+    new = max(rollout.sampling.max_new_tokens, recipe.evaluation.sampling.max_new_tokens)
     return make_engine(
         loaded,
         rollout.engine,

@@ -6,17 +6,16 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from vicur import distributed
 from vicur.data.sources import FileSource
 from vicur.diagnostics.leakage import HintLeakage
-from vicur.evaluation.runner import evaluate
 from vicur.models.devices import available_memory, cpu_notice, machine_memory
 from vicur.models.load import LoadedModel
 from vicur.preflight.checks import Check, Preflight, check_lengths, run_preflight
@@ -30,9 +29,12 @@ from vicur.preflight.memory import (
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.progress import Bars, Progress, silent
 from vicur.reporting.run_summary import write_run_summary
+from vicur.reporting.runs import RecordedRun
 from vicur.rollouts.engines import Engine
+from vicur.run.held_out import HeldOut, during
 from vicur.run.problems import TrainingProblems
 from vicur.run.recipe import Recipe, to_yaml
+from vicur.run.reports import REPORT, lookup_in, report_of
 from vicur.scoring.scorer import Scorer
 from vicur.training.checkpoint import FINAL, FOLDER, Checkpoints, Saved, check_finite, clean
 from vicur.training.interruption import Interruption
@@ -40,8 +42,6 @@ from vicur.training.loop import Trainer
 from vicur.training.nonfinite import Skipped, write_skipped
 from vicur.training.records import Records
 from vicur.training.state import RunState
-
-Result = TypeVar("Result")
 
 
 class InterruptedRunError(KeyboardInterrupt):
@@ -94,7 +94,7 @@ class Run:
         data: the problems.
         student: the model that the trainer changes.
         trainer: trainer that runs the steps.
-        held_out: problems that are answered before, during and after training; None for none.
+        held_out: the problems that are answered before, during and after training.
         engine: engine of the student's responses; PyTorch if not given.
     """
 
@@ -102,7 +102,7 @@ class Run:
     data: TrainingProblems
     student: LoadedModel
     trainer: Trainer
-    held_out: FileSource | None = None
+    held_out: HeldOut
     engine: Engine | None = None
 
     @property
@@ -111,7 +111,7 @@ class Run:
         return self.recipe.training.rollout_batches(len(self.data.problems))
 
     @property
-    def validation_engine(self) -> Engine | None:
+    def evaluation_engine(self) -> Engine | None:
         """The engine of the responses to held-out problems; None for PyTorch, with batches of their own."""
         return None if self.recipe.rollout.engine == "torch" else self.engine
 
@@ -163,7 +163,7 @@ class Run:
         interruption = Interruption()
         with interruption.handled(), distributed.shared_failures():
             plan = plan or self.plan()
-            self.preflight(plan, bars).raise_if_failed()
+            self.preflight(plan, bars, resumes=resume_from is not None).raise_if_failed()
             execution = _Execution(self, folder, progress or silent(), bars, resume_from, interruption)
             return execution.run(plan, again=again or resume_from is not None)
 
@@ -171,6 +171,18 @@ class Run:
         """Stop the engine of the responses."""
         if self.engine is not None:
             self.engine.close()
+
+    def describe_data(self) -> dict[str, Any]:
+        """Where the problems come from and how many there are, for records."""
+        described: dict[str, Any] = {
+            "train": self.recipe.data.train,
+            "problems": len(self.data.problems),
+            "notes": list(self.data.notes()),
+        }
+        for name, source in (("evaluate", self.held_out.evaluated), ("observe", self.held_out.observed)):
+            if source is not None:
+                described[name] = {"data": source.name, "problems": len(source)}
+        return described
 
     def tensors(self) -> Mapping[str, Tensor]:
         """What a checkpoint holds: trained weights, optimizer states, and the weights of an EMA teacher."""
@@ -190,8 +202,14 @@ class Run:
             machine=machine_memory(),
         )
 
-    def preflight(self, plan: Plan, bars: Bars | None = None) -> Preflight:
-        """Check with the real models that teacher and student see exactly what they should."""
+    def preflight(self, plan: Plan, bars: Bars | None = None, *, resumes: bool = False) -> Preflight:
+        """Check with the real models that teacher and student see exactly what they should.
+
+        Args:
+            plan: result of `plan`.
+            bars: progress bars; silent if not given.
+            resumes: whether the weights of a checkpoint will replace the present ones.
+        """
         scoring = self.trainer.scoring
         return during(
             bars,
@@ -201,11 +219,13 @@ class Run:
                 scoring.student,
                 scoring.teacher,
                 self.trainer.objective.needs(1),
-                engine=self.validation_engine,
+                engine=self.evaluation_engine,
                 parity=self.trainer.parity,
                 fitting=plan.fitting,
                 text_only=self.recipe.data.text_only,
                 served=scoring.served,
+                max_start_kl=self.recipe.student.recovery.max_start_kl,
+                resumes=resumes,
             ),
         )
 
@@ -282,10 +302,13 @@ class _Execution:
                 distributed.main_only(lambda: clean(self.folder, self.state.step))
                 distributed.agree(self._check_shared)
                 self.records.expect_memory(plan.memory.parts, plan.available)
+                self.records.describe_data(self.r.describe_data())
+                self.records.save_tokenizer(self.r.student.processor.tokenizer)
                 self._train()
         finally:
             if distributed.is_main() and (self.folder / "status.json").is_file():
                 write_run_summary(self.folder)
+                self._report()
         return self.state.leakage
 
     def _check_data(self) -> None:
@@ -315,7 +338,7 @@ class _Execution:
             )
 
     def _train(self) -> None:
-        self._validate_if_due()  # before the first step, or where a signal stopped the run
+        self._hold_out()  # before the first step, or where a signal stopped the run
         with self.interruption.patient():
             self.r.trainer.train(
                 self.records, self.progress, self.state, self._after_step, self._write_skipped
@@ -330,21 +353,40 @@ class _Execution:
             started = time.perf_counter()
             check_finite(self.r.tensors())
             final = self.folder / FOLDER / FINAL
-            during(self.bars, "saving", lambda: self.r.student.save(final))
+            during(self.bars, "saving", lambda: self.r.student.save(final, recipe=to_yaml(self.r.recipe)))
             self.records.count_seconds("saving", time.perf_counter() - started)
 
     def _after_step(self, state: RunState) -> bool:
         """Evaluate and save if that is due; whether to continue.
 
-        A run that is asked to stop saves without a validation, which it makes up for when it is resumed.
+        A run that is asked to stop saves without an evaluation, which it makes up for when it is resumed.
         """
         if not self.interruption.on_any_rank():
-            self._validate_if_due()
+            self._hold_out()
         is_stopped = self.interruption.on_any_rank()
         if is_stopped or self.checkpoints.is_due(state.step, self.r.steps):
             self._save()
         self.checkpoints.poll()
         return not is_stopped
+
+    def _hold_out(self) -> None:
+        """Evaluate and observe on held-out problems, if that is due, and renew the report."""
+        if self.r.held_out.run_if_due(self.state, self.records, self.r.steps, self.bars):
+            distributed.main_only(self._report)
+
+    def _report(self) -> None:
+        """Write the report of the run so far; a run never fails because of its report."""
+        config = self.training.report
+        if not config.enabled or self.state.step == 0:
+            return
+        self.records.flush()
+        sources = (self.r.held_out.evaluated, self.r.held_out.observed, self.r.data.problems)
+        lookup = lookup_in([source for source in sources if source is not None])
+        run = RecordedRun(self.folder, self.folder.name)
+        try:
+            report_of([run], {run.name: lookup}, config.responses).write(self.folder / REPORT)
+        except (OSError, ValueError, KeyError) as error:
+            self.progress.say(f"The report could not be written: {error}")
 
     def _write_skipped(self, skipped: Skipped) -> None:
         """Keep what reproduces an update that was skipped."""
@@ -361,37 +403,6 @@ class _Execution:
         self.checkpoints.save(self.state)
         self.records.count_seconds("checkpoints", time.perf_counter() - started)
 
-    def _validate_if_due(self) -> None:
-        """Validate before the first step, after the last, and every few steps between."""
-        step, every, held_out = self.state.step, self.r.recipe.validation.every, self.r.held_out
-        is_due = step in (0, self.r.steps) or (every is not None and step % every == 0)
-        if held_out is not None and is_due and self.state.validated < step:
-            self._validate(held_out)
-
-    def _validate(self, held_out: FileSource) -> None:
-        """Let the student answer the held-out problems."""
-        recipe = self.r.recipe
-        started = time.perf_counter()
-        evaluation = evaluate(
-            self.r.student,
-            held_out,
-            recipe.validation.evaluation(recipe.rollout.sampling.max_new_tokens, recipe.training.seed),
-            None if self.bars is None else self.bars(f"validation after step {self.state.step}"),
-            grader=self.r.trainer.scoring.grader,
-            limits=recipe.data.pixel_limits(),
-            engine=self.r.validation_engine,
-        )
-        by_id = {sample.id: sample for sample in held_out.outlines()}
-        answered = [by_id[answer.id] for answer in evaluation.answers]
-        accuracy = evaluation.accuracy if evaluation.graded else None
-        if accuracy is not None:
-            self.state.scores[self.state.step] = accuracy.value
-        self.state.validated = self.state.step
-        self.records.write_validation(
-            self.state.step, accuracy, answered, evaluation.responses, evaluation.correct
-        )
-        self.records.count_seconds("validation", time.perf_counter() - started)
-
 
 def _check_lengths(who: str, sizes: PromptSizes, scorer: Scorer, work: Workload) -> Check:
     positions = scorer.policy.model.config.text_config.max_position_embeddings
@@ -402,8 +413,3 @@ def _digest(problems: FileSource) -> str:
     """The number of problems and a digest of their ids."""
     ids = json.dumps([str(name) for name in problems.column("id")])
     return f"{len(problems)} {hashlib.sha256(ids.encode()).hexdigest()[:16]}"
-
-
-def during(bars: Bars | None, title: str, work: Callable[[], Result]) -> Result:
-    """Do something under a progress bar, if there are any."""
-    return work() if bars is None else bars(title).during(work)

@@ -59,7 +59,7 @@ def export(config: ExportConfig, say: Callable[[str], None]) -> Saved:
         raise CheckpointError(f"{error}{_final(run)}") from error
     student = initial_student(run)
     load_weights(student, saved)
-    student.save(output)
+    student.save(output, recipe=(run / "recipe.yaml").read_text("utf-8"))
     return saved
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vicur.data.sources import DataConfig
-from vicur.evaluation.validation import ValidationConfig
+from vicur.evaluation.runner import EvaluationConfig
 from vicur.models.load import StudentConfig
 from vicur.objectives.mixture import ObjectiveConfig
 from vicur.objectives.objective import OLD, Needs
 from vicur.packaged import find_packaged, resolve_packaged
 from vicur.paths import expand
 from vicur.rewards.grader import RewardConfig
-from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.source import RolloutConfig
 from vicur.scoring.scorer import ScoringConfig
 from vicur.scoring.teacher import SELF, TeacherConfig
@@ -54,8 +53,6 @@ class Recipe:
     """Optimisation of the student."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Length, batch sizes and output of the training."""
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    """Held-out problems, answered before and after training."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objective", self.objective.written_out())
@@ -95,7 +92,7 @@ class Recipe:
                 "The teacher is the student before training and sees what the student sees: there is nothing "
                 "to learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
             )
-        SamplingConfig(temperature=self.validation.temperature).check_engine(self.rollout.engine)
+        self.evaluation.sampling.check_engine(self.rollout.engine)
         self._check_best_checkpoints()
         self._check_served_teacher()
         if (responses := self.rollout.group_size * self.training.prompts_per_step) > MOST_RESPONSES:
@@ -117,13 +114,13 @@ class Recipe:
 
     def _check_best_checkpoints(self) -> None:
         """Check that every checkpoint has an accuracy, if the best are kept."""
-        validation, every = self.validation, self.training.checkpoints.every
+        evaluate, every = self.training.evaluate, self.training.checkpoints.every
         if self.training.checkpoints.by != "accuracy" or every is None:
             return
-        if validation.data is None or validation.every is None or every % validation.every:
+        if evaluate.data is None or evaluate.every is None or every % evaluate.every:
             raise ValueError(
                 "Keeping the best checkpoints needs the accuracy of each: set "
-                "validation.data, and set validation.every to training.checkpoints.every "
+                "training.evaluate.data, and set training.evaluate.every to training.checkpoints.every "
                 f"({every}) or a divisor of it."
             )
 
@@ -137,6 +134,11 @@ class Recipe:
                 "teacher.servers return log-probs of sampled tokens, and the objective "
                 f"{names} needs the teacher's whole distributions. Remove teacher.servers, or use "
                 "objective.sampled_token."
+            )
+        if self.training.observe.needs_teacher:
+            raise ValueError(
+                "training.observe needs the teacher's whole distributions, and teacher.servers return "
+                "log-probs of sampled tokens. Remove one of them, or set training.observe.scorer=student."
             )
         if self.rollout.source == "teacher":
             raise ValueError(
@@ -158,7 +160,17 @@ class Recipe:
     @property
     def has_teacher(self) -> bool:
         """Whether a teacher is loaded."""
-        return self.needs.teacher or self.rollout.source == "teacher"
+        observed = self.training.observe.needs_teacher
+        return self.needs.teacher or self.rollout.source == "teacher" or observed
+
+    @property
+    def evaluation(self) -> EvaluationConfig:
+        """Settings for sampling the responses to held-out problems.
+
+        Raises:
+            SettingsError: there is no preset of the name, or it does not fit.
+        """
+        return self.training.evaluate.config(self.rollout.sampling, self.training.seed)
 
 
 def recipe_schema() -> Schema[Recipe]:

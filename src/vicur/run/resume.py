@@ -15,9 +15,16 @@ from vicur.training.folder import is_finished, locked, newest_run
 MAY_CHANGE = (
     *("training.name", "training.output", "training.overwrite", "training.device", "training.save_model"),
     *("training.sharding", "training.offload", "training.checkpoints", "training.max_skipped_updates"),
-    *("validation", "teacher.offload", "optimizer.prompts_per_micro_batch", "rollout.prompts_per_batch"),
+    *(
+        "training.evaluate",
+        "training.observe",
+        "training.report",
+        "teacher.offload",
+        "optimizer.prompts_per_micro_batch",
+        "rollout.prompts_per_batch",
+    ),
     *("scoring.prompts_per_batch", "scoring.share_prompts", "scoring.chunk_tokens"),
-    "scoring.gradient_checkpointing",
+    *("scoring.gradient_checkpointing", "student.recovery.max_start_kl"),
 )
 """Settings, or sections of settings, that change no result beyond rounding, and the dropout of adapters; a
 resumed run may change them."""

@@ -188,7 +188,9 @@ class Scorer:
             return torch.cat([self.run(sequences, self._hidden) for sequences, _ in batches])
 
         with self.loaded.mode():  # adapters or recovery off, if this model is a self-teacher
-            hidden_ND = self.batch_size.run(hidden, self.policy.abandon_pass, most=len(samples))
+            # A rank without problems still joins the passes of the others.
+            most = max(1, len(samples))
+            hidden_ND = self.batch_size.run(hidden, self.policy.abandon_pass, most=most)
         self.policy.reshard()
         assert self._head is not None
         return Scores(hidden_ND, self._head)

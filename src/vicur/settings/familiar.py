@@ -18,7 +18,9 @@ _CHECKPOINTS = (
 _NO_TRACKER = (
     "no experiment tracker is supported yet; every step is a line of metrics.jsonl in training.output."
 )
-_VALIDATION = "validation.every sets the steps between validations on the problems of validation.data."
+_EVALUATION = (
+    "training.evaluate.every sets the steps between evaluations on the problems of training.evaluate.data."
+)
 _PYTORCH = "responses are sampled with PyTorch in this process; other engines are not supported yet."
 
 _TRAIN = {
@@ -91,8 +93,8 @@ _TRAIN = {
         "dataset dataset_name dataset_path dataset_id data_path train_file train_files train_dataset "
         "train_data prompt_data data data_files"
     ),
-    "validation.data": "eval_dataset eval_file val_files val_dataset eval_data validation_file",
-    "validation.prompts_per_batch": "per_device_eval_batch_size eval_batch_size val_batch_size",
+    "training.evaluate.data": "eval_dataset eval_file val_files val_dataset eval_data validation_file",
+    "training.evaluate.prompts_per_batch": "per_device_eval_batch_size eval_batch_size val_batch_size",
     "training.name": "run_name experiment_name exp_name",
     "training.device": "device cuda_device accelerator",
     "data.image_dir": "image_folder images_root image_root media_dir media_root root_image_dir",
@@ -132,7 +134,7 @@ _TRAIN_ABSENT = {
     "resume resume_from_checkpoint resume_mode resume_from resume_path auto_resume": (
         "give --resume to continue the run of a recipe from its newest checkpoint."
     ),
-    "eval_steps eval_strategy evaluation_strategy do_eval test_freq val_freq eval_freq": _VALIDATION,
+    "eval_steps eval_strategy evaluation_strategy do_eval test_freq val_freq eval_freq": _EVALUATION,
     "logging_steps log_interval log_freq logging_strategy logging_first_step": (
         "every step is a line of metrics.jsonl in training.output."
     ),
@@ -179,6 +181,12 @@ _EVAL = {
         "generate_max_len max_gen_len"
     ),
     "sampling.temperature": "do_sample greedy gen_kwargs generation_kwargs generation_config",
+    "samples": (
+        "n k num_generations num_return_sequences n_samples num_samples repeats num_samples_per_prompt"
+    ),
+    "engine": "use_vllm infer_backend backend",
+    "vllm.gpu_memory_utilization": "gpu_memory_utilization",
+    "endpoint.base_url": "api_base base_url openai_api_base",
     "dtype": "bf16 torch_dtype precision model_dtype",
     "data.system_prompt": "system system_message system_instruction default_system",
     "data.image_dir": "image_folder images_root image_root media_dir media_root",
@@ -195,15 +203,11 @@ _EVAL = {
 }
 
 _EVAL_ABSENT = {
-    "n num_generations num_return_sequences n_samples repeats num_samples_per_prompt": (
-        "each problem is answered once; repeat the command with another seed and output."
-    ),
     "num_fewshot fewshot": "examples are not put into the prompt.",
     "judge judge_model use_judge": (
         "answers are compared by rule; a judge of your own can be called from rewards.function."
     ),
     "resume resume_from": "rerunning the same command with the same output resumes.",
-    "use_vllm tensor_parallel_size gpu_memory_utilization infer_backend": _PYTORCH,
     "num_gpus nproc nproc_per_node num_processes device_map": "evaluation runs in one process on one device.",
     "repetition_penalty frequency_penalty": "only sampling.presence_penalty is supported.",
     "fp16": "float16 is not supported; dtype is float32 or bfloat16.",

@@ -20,7 +20,8 @@ from vicur.data.sample import TeacherPrivilege, check_privilege
 from vicur.data.sources import FileSource
 from vicur.data.views import teacher_view
 from vicur.diagnostics.leakage import HintLeakage
-from vicur.evaluation.runner import Evaluation, EvaluationConfig, evaluate
+from vicur.evaluation.results import Evaluation
+from vicur.evaluation.runner import EvaluationConfig, evaluate
 from vicur.evaluation.statistics import Estimate, mean_interval, paired_difference
 from vicur.evaluation.visual_advantage import measure_visual_advantage
 from vicur.files import write_json
@@ -352,7 +353,7 @@ class _Seed:
         with closing(build(recipe)) as run:
             leakage = run.execute(self.folder / name, run.plan(), self._bar(name))
             seconds = time.perf_counter() - started
-            evaluations = self._assess(name, run.student, "none", run.validation_engine)
+            evaluations = self._assess(name, run.student, "none", run.evaluation_engine)
         advantage = self._advantage(run.student, evaluations)
         return Outcome(**evaluations, visual_advantage=advantage, leakage=leakage, seconds=seconds)
 

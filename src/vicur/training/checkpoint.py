@@ -59,7 +59,7 @@ class CheckpointConfig:
     """Number of checkpoints to keep; null for all."""
     by: Literal["step", "accuracy"] = "step"
     """Which checkpoints to keep: the newest, or those with the highest accuracy on the held-out problems
-    (validation.every). The newest is kept in any case, to resume from."""
+    (training.evaluate.every). The newest is kept in any case, to resume from."""
 
 
 Tensors = Callable[[], Mapping[str, Tensor]]

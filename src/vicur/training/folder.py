@@ -26,11 +26,25 @@ ENTRIES = frozenset(
             "recipe.yaml",
             "environment.json",
             "metrics.jsonl",
-            "validation.jsonl",
+            "evaluation.jsonl",
+            "observations.jsonl",
+            "data.json",
+            "tokenizer.json",
+            "report.html",
             "status.json",
             "memory.json",
         ),
-        *("summary.json", "summary.md", "rollouts", "validation", "checkpoints", "nonfinite", LOCK),
+        *(
+            "summary.json",
+            "summary.md",
+            "rollouts",
+            "evaluation",
+            "observations",
+            "figures",
+            "checkpoints",
+            "nonfinite",
+            LOCK,
+        ),
     )
 )
 """Everything that a run writes at the top level of its folder."""

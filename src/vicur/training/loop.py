@@ -12,9 +12,11 @@ from torch import Tensor
 from vicur.data.sample import Sample
 from vicur.diagnostics.leakage import hint_leakage
 from vicur.distributed import Sharding
+from vicur.evaluation.during import EvaluateConfig
 from vicur.models.devices import check_name
 from vicur.objectives.objective import OLD, Needs, Objective
 from vicur.progress import Progress
+from vicur.reporting.report import ReportConfig
 from vicur.rollouts.randomness import seed_step
 from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.source import RolloutSource
@@ -25,6 +27,7 @@ from vicur.training.checkpoint import CheckpointConfig
 from vicur.training.clock import Clock
 from vicur.training.metrics import Update, describe_step, join_tokens
 from vicur.training.nonfinite import Skipped
+from vicur.training.observation import ObserveConfig
 from vicur.training.records import Records
 from vicur.training.scoring import BatchScorer, ScoredBatch
 from vicur.training.state import RunState
@@ -71,6 +74,12 @@ class TrainingConfig:
     to the GPU when it runs."""
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints to resume the run from."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """Held-out problems that the student answers, for the accuracy."""
+    observe: ObserveConfig = field(default_factory=ObserveConfig)
+    """Held-out problems on which the student's responses are measured, whatever the objective."""
+    report: ReportConfig = field(default_factory=ReportConfig)
+    """The report of the run, an HTML page in its folder."""
     max_skipped_updates: Count = 3
     """Stop the run after this many updates in a row were skipped because the loss or the gradient was not
     finite."""
@@ -164,7 +173,7 @@ class Trainer:
         state = RunState() if state is None else state
         batches = self._batches(state, progress)
         for step in progress.steps(self.config.rollout_batches(len(self.samples)), done=state.step):
-            clock = Clock()
+            clock = Clock(self.scoring.student.device)
             batch, updates, measured = self._step(step, batches.next(), state, clock, on_skip)
             tokens = join_tokens(updates)
             leaked = hint_leakage(batch.rollouts.flat_texts)
@@ -201,7 +210,7 @@ class Trainer:
 
         # The student responds to each problem; or the teacher or the data set does, see rollout.source.
         rollouts = self.source.rollouts(samples, step)
-        clock.lap("sampling")
+        clock.lap("rollout")
         measured: dict[str, float] = {}
         if self.parity is not None:
             measured = self.parity.check(rollouts, step).metrics()
@@ -210,7 +219,7 @@ class Trainer:
         # The teacher scores the same tokens under its own view, with the hint if it has a privilege, and
         # under any other view that the objective needs. Responses are graded here, too.
         old = self._sampled_log_probs(rollouts, needs)
-        batch = self.scoring.score_rollouts(rollouts, needs, step, old)
+        batch = self.scoring.score_rollouts(rollouts, needs, step, old, clock)
         if self.importance_cap is not None:
             assert self.parity is not None, "without an engine there is nothing to correct"
             ratios = self.parity.ratios(rollouts, self.importance_cap)
@@ -224,7 +233,7 @@ class Trainer:
             # the whole batch, so every rank gathers the scores of all.
             whole, ours = whole_tokens(scored.scored_tokens(self.scoring.student.device))
             weighed = part_of(self.objective.weigh(whole), ours).times(scored.importance)
-            clock.lap("scoring")
+            clock.lap("student")
 
             # One optimizer step; an EMA teacher and the generator then follow the new weights.
             update = self.updater.update(scored, weighed, needs, state.updates)

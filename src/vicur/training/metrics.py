@@ -22,6 +22,8 @@ from vicur.training.scoring import ScoredBatch
 GAP = "gap"
 """Name of log q(y_t) - log p(y_t), teacher minus student. The papers do not state a sign; the mean of its
 absolute value is recorded as gap_absolute."""
+TOKEN_LOSS = "token_loss"
+"""Name of what a token adds to the loss: the sum over terms of weight times value."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def describe_tokens(
 def _summarise(name: str, values: Tensor, response_index: Tensor, summary: Summary) -> dict[str, float]:
     mean = {name: float(values.mean())}
     match summary:
+        case "none":
+            return {}
         case "mean":
             return mean
         case "parts":

@@ -4,8 +4,13 @@ recipe.yaml           the resolved recipe; `vicur train` can run it again
 environment.json      versions, hardware, command
 metrics.jsonl         one line per step
 rollouts/*.parquet    every response with its token statistics
-validation.jsonl      accuracy on held-out problems, if there are any: before, during and after training
-validation/*.parquet  the responses to them
+evaluation.jsonl      accuracy on held-out problems, if there are any: before, during and after training
+evaluation/*.parquet  the responses to them
+observations.jsonl    measures of responses to held-out problems (training.observe)
+observations/*.parquet  the responses with their measures, token by token
+tokenizer.json        the tokenizer, for the texts of tokens in reports
+report.html, figures/ the report
+data.json             number and source of the problems, and what was skipped
 memory.json           the estimated and the measured peak
 status.json           running, finished, interrupted or failed; the last step; seconds; time of writing
 checkpoints/          checkpoints to resume from, and the trained model
@@ -35,7 +40,7 @@ from torch import Tensor
 
 from vicur import distributed
 from vicur.data.sample import Sample
-from vicur.evaluation.statistics import Estimate
+from vicur.evaluation.results import Evaluation
 from vicur.files import is_still, reason_of, write_json, write_rows, write_text, write_whole
 from vicur.models.devices import peak_memory
 from vicur.rewards.grader import Grade
@@ -47,6 +52,8 @@ from vicur.training.state import RunState
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 STEPS_PER_FILE = 20
+RESPONSE_TYPES = {"correct": pa.bool_(), "reward": pa.float64(), "answer": pa.string()}
+"""Types of the columns of responses that may hold only None."""
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -129,7 +136,8 @@ class Records:
         first, *later = environments
         write_json(self.folder / "environment.json", first | ({"resumed": later} if later else {}))
         self._metrics = self._open_files.enter_context((self.folder / "metrics.jsonl").open("a"))
-        self._validation = self._open_files.enter_context((self.folder / "validation.jsonl").open("a"))
+        self._evaluation = self._open_files.enter_context((self.folder / "evaluation.jsonl").open("a"))
+        self._observations = self._open_files.enter_context((self.folder / "observations.jsonl").open("a"))
         self._write_status()
 
     def expect_memory(self, parts: Mapping[str, float], available: int | None) -> None:
@@ -152,21 +160,23 @@ class Records:
         """Seconds of the run so far, `total`, and of its phases outside the steps."""
         return {"total": time.perf_counter() - self._started, **self._seconds}
 
-    def write_validation(
-        self,
-        step: int,
-        accuracy: Estimate | None,
-        samples: Sequence[Sample],
-        responses: Sequence[str],
-        correct: Sequence[bool | None],
-    ) -> None:
+    def save_tokenizer(self, tokenizer: Any) -> None:
+        """Save a fast tokenizer, with which reports turn ids into the texts of tokens."""
+        if self._writes:
+            write_text(self.folder / "tokenizer.json", tokenizer.backend_tokenizer.to_str())
+
+    def describe_data(self, description: Mapping[str, Any]) -> None:
+        """Record where the problems come from and how many there are, JSON-serialisable."""
+        if self._writes:
+            write_json(self.folder / "data.json", dict(description))
+
+    def write_evaluation(self, step: int, evaluation: Evaluation, samples: Sequence[Sample]) -> None:
         """Write the responses to held-out problems and their accuracy.
 
         Args:
             step: steps finished before.
-            accuracy: accuracy in percent; None if no response could be graded.
-            samples: the problems; outlines are enough.
-            responses, correct: one entry for each problem.
+            evaluation: the graded responses.
+            samples: the problem of each response; outlines are enough.
         """
         if not self._writes:
             return
@@ -175,17 +185,34 @@ class Records:
                 "sample": sample.id,
                 "question": _question(sample),
                 "answer": sample.answer,
-                "response": response,
-                "correct": is_correct,
+                "response": stored.response,
+                "extracted": answer.verdict.extracted,
+                "correct": answer.verdict.correct,
+                "number": stored.number,
+                "finish_reason": stored.finish_reason,
+                "response_tokens": stored.response_tokens,
             }
-            for sample, response, is_correct in zip(samples, responses, correct, strict=True)
+            for sample, answer, stored in zip(samples, evaluation.answers, evaluation.stored, strict=True)
         ]
-        types = {"correct": pa.bool_(), "answer": pa.string()}
-        write_rows(self.folder / "validation" / f"step-{step:06d}.parquet", rows, types)
-        line: dict[str, Any] = {"step": step, "problems": sum(value is not None for value in correct)}
-        if accuracy is not None:
-            line |= {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
-        _append(self._validation, line)
+        types = {"correct": pa.bool_(), "answer": pa.string(), "extracted": pa.string()}
+        write_rows(self.folder / "evaluation" / f"step-{step:06d}.parquet", rows, types)
+        _append(self._evaluation, {"step": step, "seconds": self.seconds["total"], **_line_of(evaluation)})
+
+    def write_observation(
+        self,
+        step: int,
+        summary: Mapping[str, float],
+        rollouts: Rollouts,
+        tokens: Mapping[str, Tensor],
+        grades: Sequence[Grade | None],
+    ) -> None:
+        """Write responses to held-out problems with the measures of their tokens, and the means of these."""
+        if not self._writes:
+            return
+        rows = _response_rows(step, rollouts, tokens, grades)
+        write_rows(self.folder / "observations" / f"step-{step:06d}.parquet", rows, RESPONSE_TYPES)
+        count = {"responses": len(rows), "tokens": sum(len(row["ids"]) for row in rows)}
+        _append(self._observations, {"step": step, "seconds": self.seconds["total"], **count, **summary})
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one line of metrics, flushed when this returns. A number that is not finite becomes null."""
@@ -206,24 +233,7 @@ class Records:
         """Record a step's responses; `tokens` are per-token numbers in the flat order."""
         if not self._writes:
             return
-        lengths = [len(response.ids) for response in rollouts.flat_responses]
-        split = {name: tensor.cpu().float().split(lengths) for name, tensor in tokens.items()}
-        samples = [s for s, group in zip(rollouts.samples, rollouts.responses, strict=True) for _ in group]
-        texts = rollouts.flat_texts
-        for i, response in enumerate(rollouts.flat_responses):
-            grade = grades[i]
-            row = {
-                "step": step,
-                "sample": samples[i].id,
-                "question": _question(samples[i]),
-                "answer": samples[i].answer,
-                "response": texts[i],
-                "finish_reason": response.finish_reason,
-                "reward": None if grade is None else grade.reward,
-                "correct": None if grade is None else grade.correct,
-                "ids": response.ids.tolist(),
-            }
-            self._rollouts.append(row | {name: parts[i].tolist() for name, parts in split.items()})
+        self._rollouts += _response_rows(step, rollouts, tokens, grades)
         if step % STEPS_PER_FILE == 0:
             self.flush()
 
@@ -232,8 +242,7 @@ class Records:
         if not self._rollouts:
             return
         path = self.folder / "rollouts" / f"until-step-{self._rollouts[-1]['step']:06d}.parquet"
-        types = {"correct": pa.bool_(), "reward": pa.float64(), "answer": pa.string()}
-        write_rows(path, self._rollouts, types)
+        write_rows(path, self._rollouts, RESPONSE_TYPES)
         self._rollouts = []
 
     def _write_status(self) -> None:
@@ -269,11 +278,14 @@ def cut_back(folder: Path, state: RunState) -> None:
     Raises:
         OSError: a file cannot be read or written.
     """
-    for name, step in (("metrics.jsonl", state.step), ("validation.jsonl", state.validated)):
-        write_whole(folder / name, partial(_copy_lines, folder / name, step))
-    for path in [*(folder / "rollouts").glob("*"), *(folder / "validation").glob("*")]:
+    last = {"metrics": state.step, "evaluation": state.evaluated, "observations": state.observed}
+    for name, step in last.items():
+        file = folder / f"{name}.jsonl"
+        write_whole(file, partial(_copy_lines, file, step))
+    last |= {"rollouts": state.step}
+    for path in [path for name in last for path in (folder / name).glob("*")]:
         number = path.stem.rpartition("-")[2]
-        most = state.step if path.parent.name == "rollouts" else state.validated
+        most = last[path.parent.name]
         if path.suffix != ".parquet" or not number.isdigit() or int(number) > most:
             path.unlink()
     for path in (folder / "nonfinite").glob("*step-*"):
@@ -323,6 +335,49 @@ def _append(file: IO[str], line: Mapping[str, Any]) -> None:
         raise OSError(f"{file.name} cannot be written: {reason_of(error)}.") from error
     if not is_still(file.fileno(), Path(file.name)):
         raise OSError(f"{file.name} was deleted during the run.")
+
+
+def _line_of(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation in numbers; without an accuracy if no response could be graded."""
+    count, leakage = len(evaluation.answers), evaluation.leakage
+    line: dict[str, Any] = {
+        "problems": len(evaluation.by_problem),
+        "samples": evaluation.samples,
+        "response_tokens": evaluation.mean_tokens,
+        "truncated": evaluation.truncated / count if count else None,
+        "without_an_answer": evaluation.unextracted / count if count else None,
+        "hint_samples": leakage.samples,
+        "hint_occurrences": leakage.occurrences,
+    }
+    if evaluation.by_problem:
+        accuracy = evaluation.accuracy
+        line |= {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
+    return line
+
+
+def _response_rows(
+    step: int, rollouts: Rollouts, tokens: Mapping[str, Tensor], grades: Sequence[Grade | None]
+) -> list[dict[str, Any]]:
+    """A row for each response; `tokens` are per-token numbers in the flat order."""
+    lengths = [len(response.ids) for response in rollouts.flat_responses]
+    split = {name: tensor.cpu().float().split(lengths) for name, tensor in tokens.items()}
+    samples = [s for s, group in zip(rollouts.samples, rollouts.responses, strict=True) for _ in group]
+    texts, rows = rollouts.flat_texts, []
+    for i, response in enumerate(rollouts.flat_responses):
+        grade = grades[i]
+        row = {
+            "step": step,
+            "sample": samples[i].id,
+            "question": _question(samples[i]),
+            "answer": samples[i].answer,
+            "response": texts[i],
+            "finish_reason": response.finish_reason,
+            "reward": None if grade is None else grade.reward,
+            "correct": None if grade is None else grade.correct,
+            "ids": response.ids.tolist(),
+        }
+        rows.append(row | {name: parts[i].tolist() for name, parts in split.items()})
+    return rows
 
 
 def _question(sample: Sample) -> str:

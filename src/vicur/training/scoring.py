@@ -26,6 +26,7 @@ from vicur.scoring.scorer import Scorer
 from vicur.scoring.served import ServedTeacher
 from vicur.scoring.teacher import Teacher
 from vicur.scoring.term import Scores
+from vicur.training.clock import Clock
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,12 @@ class BatchScorer:
             self.teacher.update()
 
     def score_rollouts(
-        self, rollouts: Rollouts, needs: Needs, step: int, old_log_probs: Tensor | None
+        self,
+        rollouts: Rollouts,
+        needs: Needs,
+        step: int,
+        old_log_probs: Tensor | None,
+        clock: Clock | None = None,
     ) -> ScoredBatch:
         """Grade a rollout batch, get the old student's log-probs, and run every look of the teacher.
 
@@ -143,18 +149,25 @@ class BatchScorer:
             needs: what the objective needs.
             step: the rollout step.
             old_log_probs: the sampler's log-probs, to use as the old student's; None to score them.
+            clock: measures the time of grading, of the teacher's passes and of the student's.
 
         Raises:
             ValueError: rewards are needed and a response cannot be graded.
         """
+        clock = clock or Clock()
         batch = ScoredBatch(rollouts, grade(rollouts, self.grader))
+        clock.lap("grading")
         if needs.rewards:
             _check_graded(batch)
         if needs.draws:
             batch = replace(batch, draws=rollouts.draws(self.seed, step).to(self.student.device))
         if OLD in needs.log_probs and old_log_probs is not None:
             batch = replace(batch, log_probs={OLD: old_log_probs.float().to(self.student.device)})
-        return self._add_looks(batch, needs, lambda name, look: look.who == "teacher" or name == OLD)
+        batch = self._add_looks(batch, needs, lambda name, look: look.who == "teacher")
+        clock.lap("teacher")
+        batch = self._add_looks(batch, needs, lambda name, look: name == OLD)
+        clock.lap("student")
+        return batch
 
     def score_references(self, batch: ScoredBatch, needs: Needs) -> ScoredBatch:
         """Run the student's reference views with its current weights, and compute the divergences.

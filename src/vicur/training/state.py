@@ -22,9 +22,10 @@ class RunState:
         position: position in the problems.
         leakage: hint leakage of all rollouts.
         skipped_in_a_row: the last updates that were skipped because a number was not finite.
-        seconds: seconds of phases outside the steps, e.g. validation, and of the whole run.
+        seconds: seconds of phases outside the steps, e.g. evaluation, and of the whole run.
         scores: held-out accuracy in percent, by the step at which it was measured.
-        validated: the step of the last validation; -1 before the first.
+        evaluated: the step of the last evaluation on held-out problems; -1 before the first.
+        observed: the step of the last observation; -1 before the first.
         data: number of problems and a digest of their ids; empty before the first step.
     """
 
@@ -35,7 +36,8 @@ class RunState:
     skipped_in_a_row: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
-    validated: int = -1
+    evaluated: int = -1
+    observed: int = -1
     data: str = ""
 
     def count(self, was_taken: bool) -> None:

@@ -20,7 +20,7 @@ from vicur.objectives.objective import TEACHER, Needs, Weighed
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.term import Term
 from vicur.scoring.terms import entropy
-from vicur.training.metrics import GAP, Update
+from vicur.training.metrics import GAP, TOKEN_LOSS, Update
 from vicur.training.optimizer import Optimizer
 from vicur.training.scoring import ScoredBatch
 
@@ -115,16 +115,18 @@ class Updater:
                 self.optimizer.add_gradient(earlier)
                 norms[stage] = StageNorms(alone, float(self.optimizer.grad_norm()))
             del earlier  # the sum holds it now
-        numbers = dict(weighed.metrics)
+        numbers, scale = dict(weighed.metrics), 1.0
         if needs.measures_scale:
             numbers |= _steering_numbers(norms)
             scale = numbers["gradient_scale"]
             self.optimizer.scale_gradient(scale)
             losses = {name: scale * loss for name, loss in losses.items()}
         tokens |= weighed.tokens
+        weighted = [term.weights * tokens[term.name] for term in terms if term.weights is not None]
+        tokens[TOKEN_LOSS] = scale * torch.stack(weighted).sum(0)
         tokens = {n: distributed.gather_tensor(v) for n, v in _with_gap(tokens, batch).items()}
         losses = {name: distributed.total(loss) for name, loss in losses.items()}
-        return Update(losses, tokens, {**weighed.summaries, GAP: "parts"}, numbers)
+        return Update(losses, tokens, {**weighed.summaries, GAP: "parts", TOKEN_LOSS: "none"}, numbers)
 
 
 def accumulate_gradient(

@@ -6,8 +6,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from vicur.cues.clients.client import Reply, RequestFailed
 from vicur.cues.requests import CueRequest
+from vicur.endpoints.request import Reply, RequestFailed
 
 
 class NullClient:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from vicur.cues.clients.client import Hopeless, Reply, RequestFailed
 from vicur.cues.requests import CueRequest
 from vicur.encoding.prompts import EncodedPrompt, PromptEncoder
+from vicur.endpoints.request import Hopeless, Reply, RequestFailed
 from vicur.files import folder_digest
 from vicur.models.load import LoadedModel, load_model
 from vicur.rollouts.engines import Engine, make_engine

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vicur.diagnose.curves import accuracies, finish
-from vicur.diagnose.finding import Finding, plain_table
-from vicur.diagnose.settings import RunsSettings
+from vicur.reporting.curves import accuracies, finish
 from vicur.reporting.figures import SERIES, draw_series, legend, new_figure, plain_text
+from vicur.reporting.finding import Finding, plain_table
 from vicur.reporting.runs import RecordedRun, is_number
+from vicur.reporting.settings import RunsSettings
 from vicur.settings.section import Text, section
 
 PREFIX = "seconds_"
@@ -50,20 +50,13 @@ def time_of_runs(settings: TimeSettings) -> Finding:
         "reference": reference,
         "runs": {run.name: times[run.name] | {"held_out_accuracy": accuracies(run)} for run in runs},
     }
-    table = plain_table(
-        f"Time by phase, seconds; the ratio compares median steps with {reference}",
-        ["run", "total", *phases, "median step", "ratio"],
-        [
-            [
-                name,
-                measured["total"],
-                *(measured["phases"].get(phase) for phase in phases),
-                measured["median_step"],
-                measured["step_ratio"],
-            ]
-            for name, measured in times.items()
-        ],
-    )
+    rows = [
+        ["total", *(measured["total"] for measured in times.values())],
+        *([phase, *(measured["phases"].get(phase) for measured in times.values())] for phase in phases),
+        ["median step", *(measured["median_step"] for measured in times.values())],
+        [f"median step over that of {reference}", *(measured["step_ratio"] for measured in times.values())],
+    ]
+    table = plain_table("Time by phase, seconds", ["", *times], rows)
     return Finding("time", values, lambda: draw_time(runs, times), (table,))
 
 

@@ -1,4 +1,4 @@
-"""Cues from an OpenAI-compatible endpoint.
+"""A chat model behind an OpenAI-compatible endpoint.
 
 Keys and headers never leave this module: they are put on a request as it is sent, and every message that
 comes back is searched for them.
@@ -11,10 +11,16 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from vicur.cues.clients.client import Hopeless, Reply, RequestFailed, Unreachable
-from vicur.cues.clients.endpoint_config import EndpointConfig, Structured, endpoint_identity
-from vicur.cues.clients.messages import chat_messages, response_schema
-from vicur.cues.requests import Asking, CueRequest
+from vicur.endpoints.config import EndpointConfig, Structured, endpoint_identity
+from vicur.endpoints.messages import chat_messages, response_schema
+from vicur.endpoints.request import (
+    ChatRequest,
+    Hopeless,
+    ImageFormat,
+    Reply,
+    RequestFailed,
+    Unreachable,
+)
 from vicur.settings.section import unfit_text
 
 OPENAI = "https://api.openai.com/v1"
@@ -41,7 +47,7 @@ class EndpointClient:
     Args:
         model: name of the model at the endpoint.
         config: settings of the endpoint.
-        asking: settings of the requests, e.g. the image format.
+        image_format: format in which images are sent.
         environ: environment variables that hold keys.
 
     Raises:
@@ -53,7 +59,7 @@ class EndpointClient:
         self,
         model: str,
         config: EndpointConfig,
-        asking: Asking | None = None,
+        image_format: ImageFormat = "png",
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         if (fault := unfit_text(model)) is not None:
@@ -61,12 +67,12 @@ class EndpointClient:
         openai = _openai()
         from httpx2 import InvalidURL  # it comes with openai
 
-        from vicur.cues.clients.bounded import ReplyRefused, bound
+        from vicur.endpoints.bounded import ReplyRefused, bound
 
         self._refused = ReplyRefused
         self.name = model
         self.config = config
-        self._asking = asking or Asking()
+        self._image_format = image_format
         self._errors = openai
         headers, secrets = _headers(config, environ)
         self._secrets = sorted(secrets, key=len, reverse=True)
@@ -105,8 +111,13 @@ class EndpointClient:
     async def close(self) -> None:
         await self._client.close()
 
-    async def ask(self, request: CueRequest) -> Reply:
-        messages = await asyncio.to_thread(chat_messages, request, self._asking.image_format)
+    async def ask(self, request: ChatRequest) -> Reply:
+        """Send one request.
+
+        Raises:
+            Unreachable, RequestFailed, Hopeless: as these say.
+        """
+        messages = await asyncio.to_thread(chat_messages, request, self._image_format)
         while True:
             form, length, seed = self._form, self._length, self._seed
             try:
@@ -143,7 +154,7 @@ class EndpointClient:
     def _too_late(self) -> RequestFailed:
         return RequestFailed(f"no complete reply within {self.config.timeout_seconds:g} seconds", again=True)
 
-    def _body(self, request: CueRequest, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    def _body(self, request: ChatRequest, messages: list[dict[str, Any]]) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.name,
             "messages": messages,
@@ -153,11 +164,12 @@ class EndpointClient:
             body["seed"] = request.seed
         if request.temperature is not None:
             body["temperature"] = request.temperature
-        if self.config.extra_body:
-            body["extra_body"] = self.config.extra_body
-        if self._form == "schema":
+        extra = {**request.sampling, **self.config.extra_body}
+        if extra:  # merged into the body; the SDK refuses names that OpenAI does not have
+            body["extra_body"] = extra
+        if request.field is not None and self._form == "schema":
             body["response_format"] = response_schema(request)
-        elif self._form == "object":
+        elif request.field is not None and self._form == "object":
             body["response_format"] = {"type": "json_object"}
         return body
 

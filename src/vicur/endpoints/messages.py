@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
-from vicur.cues.requests import CueRequest
+from vicur.endpoints.request import ChatRequest, ImageFormat
 
 
-def response_schema(request: CueRequest) -> dict[str, Any]:
+def response_schema(request: ChatRequest) -> dict[str, Any]:
     """`response_format` for the JSON object that a request asks for."""
+    assert request.field is not None, "free text has no schema"
     schema = request.schema or {
         "type": "object",
         "properties": {request.field: {"type": "string"}},
@@ -22,7 +23,7 @@ def response_schema(request: CueRequest) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": request.field, "strict": True, "schema": schema}}
 
 
-def chat_messages(request: CueRequest, image_format: Literal["png", "jpeg"] = "png") -> list[dict[str, Any]]:
+def chat_messages(request: ChatRequest, image_format: ImageFormat = "png") -> list[dict[str, Any]]:
     """A request as the endpoint takes it: images as data URIs, videos as frames with their seconds."""
     images, videos = iter(request.question.images), iter(request.question.videos)
     messages = []
@@ -46,7 +47,7 @@ def chat_messages(request: CueRequest, image_format: Literal["png", "jpeg"] = "p
     return messages
 
 
-def _image_part(image: Image.Image, image_format: Literal["png", "jpeg"]) -> dict[str, Any]:
+def _image_part(image: Image.Image, image_format: ImageFormat) -> dict[str, Any]:
     buffer = io.BytesIO()
     if image_format == "jpeg":
         image.convert("RGB").save(buffer, "JPEG", quality=92)

@@ -8,11 +8,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vicur.diagnose.curves import draw_curves, finish, smoothed
-from vicur.diagnose.finding import Finding, plain_table
-from vicur.diagnose.settings import RunsSettings
+from vicur.reporting.curves import draw_curves, finish, smoothed
 from vicur.reporting.figures import draw_series, legend, new_figure
+from vicur.reporting.finding import Finding, plain_table
 from vicur.reporting.runs import RecordedRun
+from vicur.reporting.settings import RunsSettings
 from vicur.settings.section import Count, section
 
 

@@ -13,11 +13,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vicur.diagnose.curves import accuracies, curve, draw_accuracies, draw_curves, ends, finish, smoothed
-from vicur.diagnose.finding import Finding, plain_table
-from vicur.diagnose.settings import RunsSettings
+from vicur.reporting.curves import accuracies, curve, draw_accuracies, draw_curves, ends, finish, smoothed
 from vicur.reporting.figures import DASHES, SERIES, legend, new_figure, plain_text
+from vicur.reporting.finding import Finding, plain_table
 from vicur.reporting.runs import RecordedRun
+from vicur.reporting.settings import RunsSettings
 from vicur.settings.section import section
 
 UNIT = "nats per token"

@@ -7,11 +7,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vicur.diagnose.curves import curve, draw_curves, ends
-from vicur.diagnose.finding import Finding, plain_table
-from vicur.diagnose.settings import RunsSettings
+from vicur.reporting.curves import curve, draw_curves, ends
 from vicur.reporting.figures import legend, new_figure
+from vicur.reporting.finding import Finding, plain_table
 from vicur.reporting.runs import RecordedRun
+from vicur.reporting.settings import RunsSettings
 from vicur.settings.section import section
 
 CURVES = {

@@ -1,0 +1,33 @@
+"""The command `vicur report`."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from vicur.cli.command import Arguments
+from vicur.cli.terminal import print_text, say
+from vicur.paths import check_file
+from vicur.run.reports import ReportSettings, lookup_of, report_of
+
+
+def report(settings: ReportSettings, arguments: Arguments, console: Console) -> None:
+    """Write the report of one or several runs.
+
+    Raises:
+        ValueError: a folder is not that of a run, or the page cannot be written.
+        OSError: it cannot be written.
+    """
+    runs = settings.open()
+    path = settings.path(runs)
+    check_file(path, "output", overwrite=settings.overwrite or settings.output is None)
+    lookups = {}
+    for run in runs if settings.media else ():
+        try:
+            lookups[run.name] = lookup_of(run)
+        except (ValueError, OSError) as error:
+            say(f"{run.name}: images and hints are left out: {error}")
+    page = report_of(runs, lookups, settings.responses)
+    page.write(path, replace=settings.overwrite or settings.output is None)
+    for name, alarm in page.alarms():
+        print_text(f"Alarm, {name}, {alarm.kind}: {alarm.text}", console)
+    print_text(f"Report: {path}", console)

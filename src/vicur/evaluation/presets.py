@@ -1,0 +1,98 @@
+"""How papers evaluate, and how a model was trained: settings that an evaluation starts from.
+
+Settings come in layers: the defaults, those of the model's own recipe (system prompt and image limits), those
+of the preset, and the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vicur.models.checkpoints import resolve_checkpoint
+from vicur.packaged import find_packaged
+from vicur.settings.reading import LARGEST_YAML, Unreadable, parse_yaml, read_text
+from vicur.settings.section import SettingsError, short
+
+RECIPE_FILE = "recipe.yaml"
+"""File with the resolved recipe: in the folder of a run and in the model that it saves."""
+OWN_SAMPLING = "recipe"
+"""The preset that samples like the training rollouts of the model."""
+SHOWN = ("data.system_prompt", "data.options", "data.min_pixels", "data.max_pixels")
+"""Settings of a recipe that decide what a model is shown; with those of `data.video`."""
+_VIDEO = "data.video."
+
+
+def preset_settings(name: str) -> dict[str, Any]:
+    """The nested settings of a preset.
+
+    Args:
+        name: name of a packaged preset, or a YAML file.
+
+    Raises:
+        SettingsError: there is no such preset, or it cannot be read.
+    """
+    return _read(find_packaged(name, "presets"))
+
+
+def recipe_of_model(model: str) -> Mapping[str, Any] | None:
+    """The nested settings of the recipe that a model was trained with; None if it is not known.
+
+    Args:
+        model: folder, hub id or "vicur:NAME". The recipe is in the folder, or in the folder of its run.
+
+    Raises:
+        SettingsError: the recipe cannot be read.
+        ValueError: there is no such model.
+    """
+    folder = Path(resolve_checkpoint(model))
+    candidates = [folder / RECIPE_FILE]
+    if folder.resolve().parent.name == "checkpoints":
+        candidates.append(folder.resolve().parents[1] / RECIPE_FILE)
+    file = next((path for path in candidates if path.is_file()), None)
+    return None if file is None else _read(file)
+
+
+def shown_settings(recipe: Mapping[str, Any], *, sampling: bool) -> dict[str, Any]:
+    """The settings of a recipe that an evaluation takes over, by dotted name.
+
+    Args:
+        recipe: nested settings.
+        sampling: whether they include the sampling of the training rollouts.
+    """
+    data = recipe.get("data") or {}
+    flat = {name: data.get(name.removeprefix("data.")) for name in SHOWN}
+    flat |= {f"{_VIDEO}{name}": value for name, value in (data.get("video") or {}).items()}
+    if sampling:
+        rollout = (recipe.get("rollout") or {}).get("sampling") or {}
+        flat |= {f"sampling.{name}": value for name, value in rollout.items()}
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+def differences(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Settings that decide what a model is shown and differ from those of its training, in words.
+
+    Args:
+        recipe: nested settings of the training.
+        settings: nested settings of the evaluation.
+    """
+    before, after = recipe.get("data") or {}, settings["data"]
+    pairs = {name: (before.get(key), after.get(key)) for name in SHOWN for key in [name[len("data.") :]]}
+    video = before.get("video") or {}
+    pairs |= {f"{_VIDEO}{key}": (video.get(key), value) for key, value in after["video"].items()}
+    return [
+        f"{name} is {short(now)}, and was {short(trained)} in training"
+        for name, (trained, now) in pairs.items()
+        if trained != now
+    ]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        settings = parse_yaml(read_text(file, LARGEST_YAML))
+    except Unreadable as error:
+        raise SettingsError(f"{file} {error}") from error
+    if not isinstance(settings, dict):
+        raise SettingsError(f"{file} must hold settings by name.")
+    return settings

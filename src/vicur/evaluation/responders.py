@@ -1,0 +1,82 @@
+"""What answers the problems of an evaluation: a model on an engine, or an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from vicur.data.digests import shown_digest
+from vicur.data.sample import Sample
+from vicur.data.views import View
+from vicur.evaluation.responses import StoredResponse
+from vicur.media.pixels import PixelLimits
+from vicur.rollouts.engines import Engine
+from vicur.rollouts.generator import ModelGenerator
+from vicur.rollouts.processors import SamplingConfig
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """The reason why a problem was not answered, as half a sentence."""
+
+    reason: str
+
+
+@runtime_checkable
+class Responder(Protocol):
+    """Answers problems."""
+
+    def respond(
+        self, samples: Sequence[Sample], view: View, count: int, seed: int
+    ) -> Sequence[list[StoredResponse] | Unanswered]:
+        """Responses 0 to `count` - 1 to each problem, or why it was not answered.
+
+        Args:
+            samples: the problems.
+            view: what is shown of them.
+            count: number of responses to each.
+            seed: sampling seed.
+        """
+        ...
+
+
+class ModelResponder:
+    """A model on an engine.
+
+    Args:
+        engine: runs the model.
+        sampling: settings for sampling.
+        limits: pixel limits of what it is shown; the checkpoint's own if not given.
+    """
+
+    def __init__(self, engine: Engine, sampling: SamplingConfig, limits: PixelLimits | None = None) -> None:
+        self.generator = ModelGenerator(engine, sampling, limits=limits)
+
+    def respond(
+        self, samples: Sequence[Sample], view: View, count: int, seed: int
+    ) -> list[list[StoredResponse]]:
+        """Sample responses, as `ModelGenerator.generate` does.
+
+        Raises:
+            EngineError: an engine other than PyTorch failed.
+        """
+        rollouts = self.generator.generate(samples, view, group_size=count, seed=seed)
+        results = []
+        for sample, group, texts in zip(rollouts.samples, rollouts.responses, rollouts.texts, strict=True):
+            digest = shown_digest(view.show(sample))
+            results.append(
+                [
+                    StoredResponse(
+                        sample.id,
+                        number,
+                        digest,
+                        text,
+                        response.ids.tolist(),
+                        len(response.ids),
+                        response.finish_reason,
+                    )
+                    for number, (text, response) in enumerate(zip(texts, group, strict=True))
+                ]
+            )
+        return results

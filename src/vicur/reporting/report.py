@@ -1,0 +1,307 @@
+"""`vicur report`: one self-contained HTML page about one or several runs.
+
+The page is made from the files of the runs alone, no model is loaded, and it loads nothing from anywhere.
+Everything that comes from models and data is escaped: texts by the template, the responses as JSON that the
+page's script shows as text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from vicur.evaluation.results import accuracy_of
+from vicur.evaluation.statistics import compare
+from vicur.files import write_text
+from vicur.reporting.alarms import Alarm, alarms_of
+from vicur.reporting.curves import ends
+from vicur.reporting.drift import draw_drift
+from vicur.reporting.figures import styled, write_figure
+from vicur.reporting.gap import draw_gap
+from vicur.reporting.inline import inline_svg
+from vicur.reporting.leakage import draw_leakage, leakage_by_epoch, responses_per_step
+from vicur.reporting.measures import draw_measures
+from vicur.reporting.phases import draw_time, time_by_phase
+from vicur.reporting.problems import hardest_problems
+from vicur.reporting.responses import Lookup, collect_responses
+from vicur.reporting.runs import RecordedRun, read_columns
+from vicur.reporting.training import draw_training
+from vicur.settings.section import Count, section
+from vicur.wording import printable
+
+TEMPLATES = Path(__file__).parent / "templates"
+FIGURES = "figures"
+"""Folder of a report's figures as SVG files, beside it."""
+
+
+@section
+class ReportConfig:
+    """The report of a run."""
+
+    enabled: bool = True
+    """Whether the run writes report.html at its end, and after every evaluation, observation and
+    checkpoint."""
+    responses: Count = 120
+    """Maximum number of responses in it."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A figure of the report.
+
+    Attributes:
+        key: name of its file and id in the page.
+        title: heading.
+        text: how to read it.
+        draw: makes the figure.
+    """
+
+    key: str
+    title: str
+    text: str
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report, ready to be written.
+
+    Attributes:
+        runs: the runs.
+        lookups: finds the problems of each run, by its name.
+        responses: maximum number of responses of each run.
+        notes: sentences for the beginning of the page.
+    """
+
+    runs: Sequence[RecordedRun]
+    lookups: Mapping[str, Lookup] = field(default_factory=dict)
+    responses: int = 120
+    notes: Sequence[str] = ()
+
+    def write(self, path: Path, *, replace: bool = True) -> None:
+        """Write the page, and its figures as SVG files into the folder `figures` beside it.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        with styled():
+            figures = [(part, part.draw()) for part in self.sections()]
+        for part, figure in figures:
+            write_figure(figure, path.parent / FIGURES / f"{part.key}.svg")
+        write_text(path, self.html(figures), replace=replace)
+
+    def html(self, figures: Sequence[tuple[Section, Figure]]) -> str:
+        """The page.
+
+        Args:
+            figures: its figures.
+        """
+        shown = collect_responses(self.runs, self.lookups, self.responses)
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+        )
+        environment.filters["printable"] = printable
+        svgs = [
+            {"part": part, "svg": Markup(inline_svg(figure, part.key, f"{part.title}. {part.text}"))}
+            for part, figure in figures
+        ]
+        return environment.get_template("report.html").render(
+            title=", ".join(run.name for run in self.runs),
+            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            notes=[*self.notes, *shown.notes],
+            alarms=self.alarms(),
+            runs=[describe_run(run) for run in self.runs],
+            differences=recipe_differences(self.runs),
+            results=result_rows(self.runs),
+            leakage=leakage_rows(self.runs),
+            hardest=[(run.name, hardest_problems(run)) for run in self.runs],
+            figures=svgs,
+            style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
+            script=Markup((TEMPLATES / "report.js").read_text("utf-8")),
+            data=Markup(json_for_script(shown.to_json(self.runs))),
+            has_responses=bool(shown.problems),
+        )
+
+    def alarms(self) -> list[tuple[str, Alarm]]:
+        """The alarms of all runs, with the name of each one's run."""
+        return [
+            (run.name, alarm)
+            for run in self.runs
+            for alarm in alarms_of(run.metrics, run.evaluations, responses_per_step(run))
+        ]
+
+    def sections(self) -> list[Section]:
+        """The figures, as far as the runs have recorded their numbers."""
+        runs = self.runs
+        times = {run.name: time_by_phase(run) for run in runs}
+        sections = [
+            Section(
+                "training",
+                "Training",
+                "Loss, gradient norm, and the accuracy of training responses and held-out problems.",
+                lambda: draw_training(runs),
+            ),
+            Section(
+                "gap",
+                "Teacher-student gap",
+                "log q - log p of the student's tokens, teacher minus student, by part of the response.",
+                lambda: draw_gap(runs),
+            ),
+            Section(
+                "measures",
+                "What the student's tokens depend on",
+                "Measures of the responses to held-out problems: visual advantage, visual dependency, "
+                "language and visual KL, and where the gap comes from.",
+                lambda: draw_measures(runs),
+            ),
+            Section(
+                "leakage",
+                "Hint leakage",
+                'Responses with the word "hint", which the student was never shown.',
+                lambda: draw_leakage(runs),
+            ),
+            Section(
+                "drift",
+                "Drift of the responses",
+                "Length, truncation, marked answers, repetition and entropy.",
+                lambda: draw_drift(runs),
+            ),
+            Section("time", "Time", "Seconds by phase.", lambda: draw_time(runs, times)),
+        ]
+        recorded = {
+            "gap": any(run.series("gap_whole")[0] for run in runs),
+            "measures": any(run.observations for run in runs),
+            "leakage": any(line["hint_samples"] for run in runs for line in run.metrics),
+        }
+        return [part for part in sections if recorded.get(part.key, True)]
+
+
+def json_for_script(value: Any) -> str:
+    """JSON that may stand inside a script element: no text in it can end the element or begin a comment."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def describe_run(run: RecordedRun) -> dict[str, Any]:
+    """What was run: state, length, data, versions and hardware."""
+    recipe, environment = run.recipe, run.environment
+    packages = environment.get("packages", {})
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    data = run.data
+    facts = {
+        "state": f"{run.status['status']} after {run.status['step']} steps",
+        "student": recipe["student"]["model"],
+        "teacher": f"{recipe['teacher']['model']}, shown {recipe['teacher']['privilege']}",
+        "objective": " + ".join(name for name, part in recipe["objective"].items() if part is not None),
+        "training problems": f"{data.get('problems', '?')} from {data.get('train', recipe['data']['train'])}",
+        "held-out problems": _held_out(data),
+        "device": f"{environment.get('device')}, {environment.get('processes', 1)} process(es)",
+        "versions": f"Python {environment.get('python')}, {versions}",
+        "command": " ".join(environment.get("command", [])),
+        "folder": str(run.folder),
+    }
+    return {"name": run.name, "facts": facts, "notes": data.get("notes", [])}
+
+
+def _held_out(data: Mapping[str, Any]) -> str:
+    parts = [
+        f"{data[key]['problems']} from {data[key]['data']} ({what})"
+        for key, what in (("evaluate", "accuracy"), ("observe", "measures"))
+        if key in data
+    ]
+    return ", ".join(parts) or "none"
+
+
+def recipe_differences(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
+    """The settings in which the runs differ, with the value of each run."""
+    ignored = ("training.output", "training.name", "training.overwrite")
+    flat = [dict(_flatten(run.recipe)) for run in runs]
+    names = dict.fromkeys(name for settings in flat for name in settings)
+    return [
+        (name, [_value(settings.get(name)) for settings in flat])
+        for name in names
+        if name not in ignored and len({_value(settings.get(name)) for settings in flat}) > 1
+    ]
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            flat += _flatten(value, f"{prefix}{name}.")
+        else:
+            flat.append((f"{prefix}{name}", value))
+    return flat
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def result_rows(runs: Sequence[RecordedRun]) -> list[dict[str, str]]:
+    """Accuracy of each run on its held-out problems before and after, and compared with the first run."""
+    rows, first = [], None
+    for run in runs:
+        files = run.evaluation_files
+        graded = [_graded(path) for path in (*files[:1], *files[-1:])] if files else []
+        row = {"run": run.name, "before": "", "after": "", "change": "", "against": "", "rollouts": ""}
+        accuracies = run.series("rollout_accuracy")[1]
+        row["rollouts"] = " to ".join(f"{value:.1f}" for value in ends(accuracies) if value is not None)
+        if graded and graded[0]:
+            before, after = graded
+            row["before"], row["after"] = (str(accuracy_of(list(each.values()))) for each in graded)
+            row["change"] = _difference(after, before)
+            if first is not None:
+                row["against"] = _difference(after, first)
+            first = after if first is None else first
+        rows.append(row)
+    return rows
+
+
+def _graded(path: Path) -> dict[str, list[bool]]:
+    problems: dict[str, list[bool]] = {}
+    for row in read_columns(path, ["sample", "correct"]):
+        if row["correct"] is not None:
+            problems.setdefault(row["sample"], []).append(row["correct"])
+    return problems
+
+
+def _difference(after: Mapping[str, list[bool]], before: Mapping[str, list[bool]]) -> str:
+    """Points, interval, won and lost on the problems that both have; "" if there are none."""
+    both = [problem for problem in after if problem in before]
+    if not both:
+        return ""
+    result = compare([after[problem] for problem in both], [before[problem] for problem in both])
+    points = result.points
+    return (
+        f"{points.value:+.1f} [{points.low:+.1f}, {points.high:+.1f}]; won {result.won}, lost {result.lost}, "
+        f"p {result.p:.2g}"
+    )
+
+
+def leakage_rows(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
+    """Hint leakage of each run by epoch: responses with the word, its occurrences, and the share."""
+    return [
+        (
+            run.name,
+            [
+                f"{epoch['samples']:,}/{epoch['occurrences']:,} ({100 * epoch['rate']:.1f} %)"
+                for epoch in leakage_by_epoch(run)
+            ],
+        )
+        for run in runs
+    ]

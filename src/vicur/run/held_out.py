@@ -1,0 +1,112 @@
+"""What a run does with held-out problems: the accuracy of the student, and measures of its responses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from vicur.data.sources import FileSource
+from vicur.evaluation.runner import evaluate
+from vicur.models.load import LoadedModel
+from vicur.progress import Bars, silent
+from vicur.rollouts.engines import Engine, make_engine
+from vicur.run.recipe import Recipe
+from vicur.training.observation import observe
+from vicur.training.records import Records
+from vicur.training.scoring import BatchScorer
+from vicur.training.state import RunState
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out problems, and what they are used with before, during and after training.
+
+    Attributes:
+        recipe: the recipe.
+        student: the model that is trained.
+        scoring: the student and its teacher, as they score responses, and the grader.
+        evaluated: problems for the accuracy; None for none.
+        observed: problems on which responses are measured; None for none.
+        engine: engine of the student's responses; None for PyTorch, with batches of their own.
+    """
+
+    recipe: Recipe
+    student: LoadedModel
+    scoring: BatchScorer
+    evaluated: FileSource | None = None
+    observed: FileSource | None = None
+    engine: Engine | None = None
+
+    def run_if_due(self, state: RunState, records: Records, steps: int, bars: Bars | None) -> bool:
+        """Evaluate and observe if that is due after the present step and was not done yet.
+
+        Args:
+            state: where the run is; what was done at which step is noted there.
+            records: the run's files.
+            steps: number of steps of the run.
+            bars: progress bars; silent if not given.
+
+        Returns:
+            whether anything was done.
+        """
+        training, step = self.recipe.training, state.step
+        before = (state.evaluated, state.observed)
+        if self.evaluated is not None and _is_due(training.evaluate.every, state.evaluated, step, steps):
+            started = time.perf_counter()
+            self._evaluate(self.evaluated, state, records, bars)
+            state.evaluated = step
+            records.count_seconds("evaluation", time.perf_counter() - started)
+        if self.observed is not None and _is_due(training.observe.every, state.observed, step, steps):
+            started = time.perf_counter()
+            self._observe(self.observed, state, records, bars)
+            state.observed = step
+            records.count_seconds("observation", time.perf_counter() - started)
+        return before != (state.evaluated, state.observed)
+
+    def _evaluate(self, problems: FileSource, state: RunState, records: Records, bars: Bars | None) -> None:
+        """Let the student answer the held-out problems."""
+        evaluation = evaluate(
+            self.student,
+            problems,
+            self.recipe.evaluation,
+            None if bars is None else bars(f"evaluation after step {state.step}"),
+            grader=self.scoring.grader,
+            limits=self.recipe.training.evaluate.data_config(self.recipe.data).pixel_limits(),
+            engine=self.engine,
+        )
+        by_id = {sample.id: sample for sample in problems.outlines()}
+        if evaluation.by_problem:
+            state.scores[state.step] = evaluation.accuracy.value
+        records.write_evaluation(state.step, evaluation, [by_id[answer.id] for answer in evaluation.answers])
+
+    def _observe(self, problems: FileSource, state: RunState, records: Records, bars: Bars | None) -> None:
+        """Measure the student's responses to held-out problems."""
+        config = self.recipe.training.observe
+        observed = observe(
+            config,
+            problems,
+            self.engine or make_engine(self.student, prompts_per_batch=config.prompts_per_batch),
+            self.recipe.rollout.sampling,
+            self.scoring.student,
+            self.scoring.teacher,
+            self.scoring.grader,
+            seed=self.recipe.training.seed,
+            progress=silent() if bars is None else bars(f"observation after step {state.step}"),
+        )
+        records.write_observation(
+            state.step, observed.summary, observed.rollouts, observed.tokens, observed.grades
+        )
+
+
+def _is_due(every: int | None, last: int, step: int, steps: int) -> bool:
+    is_due = step in (0, steps) or (every is not None and step % every == 0)
+    return is_due and last < step
+
+
+def during(bars: Bars | None, title: str, work: Callable[[], Result]) -> Result:
+    """Do something under a progress bar, if there are any."""
+    return work() if bars is None else bars(title).during(work)

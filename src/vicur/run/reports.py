@@ -1,0 +1,88 @@
+"""Reports of runs with the images and hints of their problems, which the recipes name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vicur.bad_rows import BadRowError
+from vicur.data.sample import Sample
+from vicur.data.sources import DataConfig, FileSource
+from vicur.reporting.report import Report
+from vicur.reporting.responses import Lookup
+from vicur.reporting.runs import RecordedRun
+from vicur.reporting.settings import RunsSettings
+from vicur.run.recipe import load_recipe
+from vicur.settings.section import Count, section
+
+REPORT = "report.html"
+"""Name of a run's report in its folder."""
+
+
+@section
+class ReportSettings(RunsSettings):
+    """The settings of `vicur report`; `output` is an HTML file."""
+
+    responses: Count = 120
+    """Maximum number of responses of each run in the report."""
+    media: bool = True
+    """Whether the report has the images and hints of the problems, which are read from the data of the
+    recipe."""
+
+    def path(self, runs: Sequence[RecordedRun]) -> Path:
+        """The page: `output`, or report.html in the folder of a single run, else in the current folder."""
+        if self.output is not None:
+            return Path(self.output)
+        return runs[0].folder / REPORT if len(runs) == 1 else Path(REPORT)
+
+
+def report_of(runs: Sequence[RecordedRun], lookups: Mapping[str, Lookup], responses: int) -> Report:
+    """The report of some runs.
+
+    Args:
+        runs: the runs.
+        lookups: finds the problems of each run, by its name.
+        responses: maximum number of responses of each run.
+    """
+    return Report(runs, lookups, responses)
+
+
+def lookup_of(run: RecordedRun) -> Lookup:
+    """Finds the problems of a run in the data that its recipe names.
+
+    Raises:
+        ValueError: the data cannot be read any more.
+    """
+    recipe = load_recipe(str(run.folder / "recipe.yaml"))
+    data, training = recipe.data, recipe.training
+    held_out = (training.evaluate.data, training.observe.data)
+    paths = [path for path in held_out if path is not None]
+    return lookup_in([*(_open(data, path) for path in dict.fromkeys(paths)), _open(data, None)])
+
+
+def _open(data: DataConfig, path: str | None) -> FileSource:
+    lenient = replace(data, bad_rows="skip", check_images=0)
+    return lenient.open(path)
+
+
+def lookup_in(sources: Iterable[FileSource]) -> Lookup:
+    """Finds problems in sources, the first that has the id.
+
+    Args:
+        sources: the sources.
+    """
+    places = [
+        (source, {str(name): index for index, name in enumerate(source.column("id"))}) for source in sources
+    ]
+
+    def find(problem: str) -> Sample | None:
+        for source, index in places:
+            if problem in index:
+                try:
+                    return source[index[problem]]
+                except BadRowError:
+                    return None
+        return None
+
+    return find
