@@ -59,7 +59,8 @@ class AdvantageSettings(ModelsSettings):
     """Students whose responses are measured: checkpoint folders, hub ids, "vicur:NAME", or folders of runs,
     of which every checkpoint is measured."""
     runs: list[PathText] = field(default_factory=list)
-    """Folders of runs that recorded visual advantage and accuracy on held-out problems; no model is run."""
+    """Folders of runs that recorded visual advantage and accuracy on held-out problems; no model is run. Each
+    run's own teacher judged its responses, so only runs with the same teacher can be compared."""
     names: list[Text] = field(default_factory=list)
     """A name for each student, then for each run, in tables and figures; by default the end of its path."""
     group_size: GroupSize = 4
