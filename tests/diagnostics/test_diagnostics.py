@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vicur.diagnostics.dependence import quantiles, top_mass
+from vicur.diagnostics.dependence import (
+    equal_frequency_bins,
+    mass_curve,
+    quantiles,
+    top_mass,
+    top_mass_within,
+)
 from vicur.diagnostics.gap import means_by_part
 from vicur.diagnostics.leakage import HintLeakage, hint_leakage
 from vicur.evaluation.visual_advantage import measure_visual_advantage
@@ -44,3 +50,39 @@ def test_visual_advantage_of_a_model(shared_student, samples, responses):
     assert found.shape == (sum(map(len, responses)),) and found.min() == 0 and found.max() > 1e-3
     same = measure_visual_advantage(scorer, samples, ids, ratio=1.0)
     assert not same.any()
+
+
+def test_top_mass_within_responses():
+    """Shares 0.9 and 0.5 of the highest of ten and of two tokens; a response without mass is left out."""
+    values = torch.tensor([0.0, 9.0, 0.5, 0.5, 0, 0, 0, 0, 0, 0, 1.0, 1.0, 0.0, 0.0])
+    index = torch.tensor([0] * 10 + [1, 1] + [2, 2])
+    assert top_mass_within(values, index, 0.1) == pytest.approx((0.9 + 0.5) / 2)
+    assert top_mass_within(values, index, 1.0) == 1.0
+    assert top_mass_within(torch.zeros(3), torch.tensor([0, 0, 1])) is None
+
+
+def test_mass_curve_of_known_shares():
+    """Of 1,000 tokens 900 are 0, 90 hold a quarter of the mass, and the top 10 the rest."""
+    values = torch.cat([torch.zeros(900), torch.full((90,), 25 / 90), torch.full((10,), 7.5)])
+    curve = mass_curve(values[torch.randperm(1000, generator=torch.Generator().manual_seed(0))])
+    assert len(curve["percentile"]) == 200 == len(curve["value"]) == len(curve["share_above"])
+    assert curve["percentile"][0] == 0 and curve["percentile"][-1] == 100
+    share = dict(zip(curve["percentile"], curve["share_above"], strict=True))
+    value = dict(zip(curve["percentile"], curve["value"], strict=True))
+    assert share[0] == pytest.approx(1) and share[90] == pytest.approx(1) and share[100] == 0
+    near = min(share, key=lambda percentile: abs(percentile - 99))
+    assert share[near] == pytest.approx(0.75, abs=0.01)
+    assert value[0] == 0 and value[90] == pytest.approx(25 / 90) and value[100] == 7.5
+    assert share[90] == pytest.approx(top_mass(values, 0.1))
+    assert set(mass_curve(torch.zeros(3))["share_above"]) == {0.0}
+
+
+def test_bins_have_equal_numbers_of_tokens():
+    values = torch.tensor([5.0, 1.0, 3.0, 0.0, 2.0, 4.0, 6.0])
+    assert equal_frequency_bins(values, 3).tolist() == [2, 0, 1, 0, 0, 1, 2]
+    for count, bins in ((7, 3), (10, 10), (23, 10)):
+        sizes = torch.bincount(equal_frequency_bins(torch.rand(count), bins), minlength=bins)
+        assert sizes.sum() == count and sizes.max() - sizes.min() <= 1
+    assert torch.bincount(equal_frequency_bins(torch.zeros(20), 10)).tolist() == [2] * 10  # ties are divided
+    with pytest.raises(ValueError, match="3 tokens cannot be divided into 4 bins"):
+        equal_frequency_bins(torch.rand(3), 4)

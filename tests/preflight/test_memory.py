@@ -85,6 +85,18 @@ def test_weights_states_and_caches(base_folder):
     assert set(found.resident) < set(found.parts) and found.largest == "optimizer step"
 
 
+def test_a_measured_scale_needs_a_second_gradient(base_folder):
+    scorer = Scorer(load_student(StudentConfig(base_folder)))
+    work = replace(WORK, teacher=None)
+    fixed, measured = (
+        estimate_memory(scorer, None, replace(NEEDS, measures_scale=value), work).phases
+        for value in (False, True)
+    )
+    gradient = fixed["update"]["gradient"]
+    assert sum(measured["update"].values()) == sum(fixed["update"].values()) + gradient > gradient > 0
+    assert measured["optimizer step"] == fixed["optimizer step"]  # by then the two are one
+
+
 def test_half_precision_and_shared_weights(base_folder):
     student = load_student(StudentConfig(base_folder, dtype="bfloat16"))
     count = sum(p.numel() for p in student.model.parameters())
@@ -286,6 +298,8 @@ def test_what_is_offloaded_is_not_on_the_device(base_folder):
     found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
     # float32 weights, gradients and two moments; the teacher in bfloat16
     assert found.cpu == {"offloaded student": 16 * count, "offloaded teacher": 2 * count}
+    measured = estimate_memory(Scorer(student), teacher, replace(NEEDS, measures_scale=True), WORK)
+    assert measured.cpu["offloaded student"] == 20 * count  # and a second gradient
     assert not any(found.resident.values()) and found.phases["update"]["gradient"] == 0
     assert found.phases["sampling"]["gathered weights"] == 2 * count
     assert found.phases["optimizer step"]["temporaries"] == 0

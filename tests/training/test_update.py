@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -27,7 +28,7 @@ from vicur.scoring.scorer import Scorer, ScoringConfig
 from vicur.scoring.teacher import Teacher
 from vicur.training.optimizer import Optimizer, OptimizerConfig
 from vicur.training.scoring import BatchScorer
-from vicur.training.update import Updater
+from vicur.training.update import StageNorms, Updater, _steering_numbers
 
 STEERING = VisualSteeringOPD(beta=0.5)
 OBJECTIVES = {
@@ -174,6 +175,42 @@ def test_the_measured_scale_keeps_the_standard_gradients_norm(shared_student, te
         for name, gradient_ in raw.items():
             expected = update.numbers["gradient_scale"] * gradient_
             torch.testing.assert_close(gradients[name], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_norms_and_angle_of_the_steering_are_recorded(shared_student, teacher, rollouts):
+    """A, B and cos of VGS eq. 23, against the two gradients computed one by one, with and without LP."""
+    alpha = 2.0
+    parts = {}
+    for name, objective in {
+        "standard": VisualSteeringOPD(alpha=0.0, beta=0.0, scale=1.0),
+        "steering": VisualSteeringOPD(standard=0.0, alpha=alpha, beta=0.0, scale=1.0),
+    }.items():
+        _, gradients = gradient(shared_student, teacher, objective, rollouts)
+        parts[name] = {n: g.double() for n, g in gradients.items()}
+    product = sum(float((g * parts["steering"][n]).sum()) for n, g in parts["standard"].items())
+    norms = {name: sum(float(g.square().sum()) for g in part.values()) ** 0.5 for name, part in parts.items()}
+    angle = math.degrees(math.acos(product / (norms["standard"] * norms["steering"])))
+    for beta in (0.0, 0.5):
+        objective = VisualSteeringOPD(alpha=alpha, beta=beta, scale="measured")
+        numbers = gradient(shared_student, teacher, objective, rollouts)[0].numbers
+        assert numbers["gradient_standard"] == pytest.approx(norms["standard"], rel=1e-4)
+        assert numbers["gradient_steering"] == pytest.approx(norms["steering"], rel=1e-4)
+        assert numbers["gradient_angle"] == pytest.approx(angle, abs=0.01) and 1 < angle < 179
+        a, b = numbers["gradient_standard"] ** 2, numbers["gradient_steering"] ** 2
+        c = 2 * (a * b) ** 0.5 * math.cos(math.radians(numbers["gradient_angle"]))
+        assert numbers["gradient_scale"] == pytest.approx((a / (a + b + c)) ** 0.5, rel=1e-4)
+
+
+def test_a_worked_case_of_the_recorded_angle():
+    """|S| = 3, |V| = 4: a right angle if |S + V| = 5, none if V is zero."""
+    numbers = _steering_numbers({0: StageNorms(3.0, 3.0), 1: StageNorms(4.0, 5.0), 2: StageNorms(1.0, 5.5)})
+    expected = {"gradient_standard": 3.0, "gradient_steering": 4.0, "gradient_angle": 90.0}
+    assert numbers == pytest.approx(expected | {"gradient_scale": 0.6})
+    opposite = _steering_numbers({0: StageNorms(3.0, 3.0), 1: StageNorms(4.0, 1.0)})
+    assert opposite["gradient_angle"] == 180.0 and opposite["gradient_scale"] == 3.0
+    zero = _steering_numbers({0: StageNorms(3.0, 3.0), 1: StageNorms(0.0, 3.0)})
+    assert "gradient_angle" not in zero and zero["gradient_scale"] == 1.0
+    assert _steering_numbers({0: StageNorms(3.0, 3.0)})["gradient_scale"] == 1.0
 
 
 def test_the_blind_graph_is_run_after_the_seeing_one(shared_student, teacher, rollouts, monkeypatch):

@@ -23,6 +23,18 @@ FINDING_OPTIONS = (
     OVERWRITE,
 )
 RUNS = Argument("RUN", "folders of training runs", setting="runs", many=True)
+MODEL_OPTIONS = (
+    Option("--data", "data.train", "problems: file, folder or hub id, with @split"),
+    *DATA_OPTIONS,
+    *PIXEL_OPTIONS,
+    Option("--teacher", "teacher", "the teacher: checkpoint folder, hub id or vicur:NAME"),
+    Option("--dtype", "dtype", "compute dtype (default float32)", choices=DTYPES),
+    Option("--problems", "problems", "use only the first N problems", metavar="N"),
+    Option("--max-new-tokens", "sampling.max_new_tokens", "maximum response length (default 256)"),
+    Option("--batch", "prompts_per_batch", "number of problems processed together (default 16)"),
+    Option("--seed", "seed", "seed for sampling (default 0)"),
+)
+GROUP_SIZE = Option("--group-size", "group_size", "number of responses per problem (default 4)")
 RUN_OPTIONS = (NAMES, Option("--smooth", "smooth", "average curves over N steps", metavar="N"))
 
 GROUPS = {
@@ -437,6 +449,87 @@ COMMANDS = (
         switches=(JSON,),
         needed=("runs",),
         example="smooth=10",
+    ),
+    Command(
+        "diagnose advantage",
+        "distribution of visual advantage over tokens, and its path over training with accuracy",
+        run="vicur.cli.diagnose:advantage",
+        settings="vicur.diagnose.advantage:AdvantageSettings",
+        description=(
+            "Let students answer held-out problems, and measure the visual advantage of every token: its "
+            "distribution (VA-OPD figure 2a), and its mean beside accuracy (figure 4b). Of a student that is "
+            "the folder of a run, all checkpoints are measured. --run reads what runs have recorded instead."
+        ),
+        options=(
+            Option("--student", "student", "models or run folders whose responses are measured", many=True),
+            Option("--run", "runs", "runs that recorded visual advantage and accuracy", many=True),
+            NAMES,
+            *MODEL_OPTIONS,
+            GROUP_SIZE,
+            Option(
+                "--observer",
+                "observer",
+                "model that judges the tokens (default teacher)",
+                choices=("teacher", "student"),
+            ),
+            *FINDING_OPTIONS,
+        ),
+        switches=(JSON,),
+        columns=True,
+        example="sampling.temperature=0.7",
+    ),
+    Command(
+        "diagnose gradients",
+        "angles between language, visual and standard gradient by visual dependency of the tokens",
+        run="vicur.cli.diagnose:gradients",
+        settings="vicur.diagnose.gradients:GradientsSettings",
+        description=(
+            "Sample the student's responses, divide their tokens into bins by visual dependency (VDS), and "
+            "measure in each bin the gradients of the standard, the language and the visual loss: their "
+            "angles, norms, and the scale s (VGS figure 3, equations 12 and 15)."
+        ),
+        options=(
+            Option("--student", "student", "model whose gradients are measured"),
+            *MODEL_OPTIONS,
+            GROUP_SIZE,
+            Option("--bins", "bins", "number of bins of equal numbers of tokens (default 10)"),
+            Option("--batches", "batches", "number of batches of the problems (default 4)"),
+            Option("--by-module", "by_module", "also print each part of the model", switch=True),
+            *FINDING_OPTIONS,
+        ),
+        switches=(JSON,),
+        needed=("student", "teacher", "data.train"),
+        columns=True,
+        example="alpha=2",
+    ),
+    Command(
+        "diagnose tokens",
+        "a response as coloured text: visual advantage and other measures of each token by model",
+        run="vicur.cli.diagnose:tokens",
+        settings="vicur.diagnose.tokens:TokensSettings",
+        description=(
+            "Measure every token of one response under several models: visual advantage, VDS, gap, language "
+            "loss, loss and entropy (VA-OPD figure 6). The figure shows one of them as coloured text."
+        ),
+        options=(
+            Option("--student", "student", "models under which the tokens are measured", many=True),
+            NAMES,
+            Option("--problem", "problem", "ids or positions of problems (default 0)", many=True),
+            Option("--response", "response", "a response (default: that of the first student)"),
+            Option(
+                "--scorer",
+                "scorer",
+                "model that judges visual advantage and VDS (default: each student itself)",
+                choices=("student", "teacher"),
+            ),
+            Option("--measure", "measure", "what the figure shows (default visual_advantage)"),
+            *MODEL_OPTIONS,
+            *FINDING_OPTIONS,
+        ),
+        switches=(JSON,),
+        needed=("student", "data.train"),
+        columns=True,
+        example="most_tokens=200",
     ),
     Command(
         "diagnose attention",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 
 from vicur.cli.command import Arguments
-from vicur.cli.terminal import print_json, print_text
+from vicur.cli.terminal import passing_bar, print_json, print_text
+from vicur.diagnose.advantage import AdvantageSettings, visual_advantage_of
 from vicur.diagnose.attention import AttentionSettings, attention_of_the_sink
+from vicur.diagnose.gradients import GradientsSettings, gradients_by_dependency
+from vicur.diagnose.tokens import TokensSettings, tokens_of_responses
 from vicur.reporting.drift import DriftSettings, drift_over_training
 from vicur.reporting.finding import Finding, FindingOutput, check_outputs, finite
 from vicur.reporting.gap import GapSettings, gap_over_training
@@ -38,6 +42,23 @@ def time(settings: TimeSettings, arguments: Arguments, console: Console) -> None
 def drift(settings: DriftSettings, arguments: Arguments, console: Console) -> None:
     """Drift of the responses."""
     _present("drift", drift_over_training, settings, arguments, console)
+
+
+def advantage(settings: AdvantageSettings, arguments: Arguments, console: Console) -> None:
+    """The distribution of visual advantage over tokens, and its path over training."""
+    analyse = partial(visual_advantage_of, bars=passing_bar)
+    _present("advantage", analyse, settings, arguments, console)
+
+
+def gradients(settings: GradientsSettings, arguments: Arguments, console: Console) -> None:
+    """Angles between the language, visual and standard gradient."""
+    analyse = partial(gradients_by_dependency, bars=passing_bar)
+    _present("gradients", analyse, settings, arguments, console)
+
+
+def tokens(settings: TokensSettings, arguments: Arguments, console: Console) -> None:
+    """Measures of every token of a response under several models."""
+    _present("tokens", partial(tokens_of_responses, bars=passing_bar), settings, arguments, console)
 
 
 def attention(settings: AttentionSettings, arguments: Arguments, console: Console) -> None:

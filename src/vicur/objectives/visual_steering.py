@@ -24,6 +24,7 @@ Differences from the textbook methods:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -88,8 +89,9 @@ class VisualSteeringOPD:
     upper_quantile."""
     scale: Positive | Literal["derived", "measured"] = "derived"
     """Scale s of the gradient (VGS eq. 15): a number; "derived" from alpha, norm_ratio and the published
-    angle (eq. 23); or "measured" at every update, which runs the student three times, once per part. In a
-    mixture it must be a number; 1 is no scaling, as in the paper's mixture with GRPO."""
+    angle (eq. 23); or "measured" at every update, which runs the student three times, once per part, keeps a
+    second gradient in memory, and records both norms and their angle. In a mixture it must be a number; 1 is
+    no scaling, as in the paper's mixture with GRPO."""
     norm_ratio: NonNegative = 0.80
     """Ratio of norms |visual gradient| / |standard gradient| for scale=derived. 0.80 gives the published
     scale 0.41 (2B, alpha 2), 0.98 the published 0.36 (4B)."""
@@ -145,17 +147,11 @@ class VisualSteeringOPD:
         tokens that are preserved."""
         mean = self.fixed_scale * mean_weights(scored.response_index, self.aggregation)
         staged = self.scale == "measured"
-        steered, preserved = self._target_visual, _target_language
+        steered: Callable[..., Term] = partial(visual_term, detach_prior=self.detach_prior)
+        preserved: Callable[..., Term] = language_term
         if self.steering == "language":
             steered, preserved = preserved, steered
-        terms = [
-            Term(
-                STANDARD_KL,
-                student_reverse_kl,
-                None if self.standard == 0 else self.standard * mean,
-                reads=(TEACHER,),
-            )
-        ]
+        terms = [standard_term(None if self.standard == 0 else self.standard * mean)]
         tokens = {VDS: scored.divergences[VDS]} if self._uses_vds else {}
         metrics = {} if staged else {"gradient_scale": self.fixed_scale}
         if self.alpha != 0:
@@ -177,13 +173,6 @@ class VisualSteeringOPD:
         steps = [above_quantile(vds, q) for q in (self.lower_quantile, self.upper_quantile)]
         return self.alpha * 0.5 * torch.stack(steps).double().sum(0)
 
-    def _target_visual(self, weights: Tensor, stage: int) -> Term:
-        """l_vis: the gradient flows through the seeing student, and through an undetached prior."""
-        function = partial(_visual_kl, detach_prior=self.detach_prior)
-        reads = (STUDENT_BLIND, TEACHER, TEACHER_BLIND)
-        live = (STUDENT,) if self.detach_prior else (STUDENT, STUDENT_BLIND)
-        return Term("visual_kl", function, weights, reads=reads, live=live, stage=stage)
-
 
 def derived_scale(alpha: float, norm_ratio: float, angle: float = ANGLE) -> float:
     """s = (1 + alpha^2 r^2 + 2 alpha r cos(angle))^-1/2 (VGS eq. 23).
@@ -197,8 +186,21 @@ def derived_scale(alpha: float, norm_ratio: float, angle: float = ANGLE) -> floa
     return (1 + reach**2 + 2 * reach * math.cos(math.radians(angle))) ** -0.5
 
 
-def _target_language(weights: Tensor, stage: int) -> Term:
-    """l_lang: the gradient flows through the blind student."""
+def standard_term(weights: Tensor | None) -> Term:
+    """l_std (VGS eq. 3): the gradient flows through the seeing student."""
+    return Term(STANDARD_KL, student_reverse_kl, weights, reads=(TEACHER,))
+
+
+def visual_term(weights: Tensor, stage: int = 0, *, detach_prior: bool = True) -> Term:
+    """l_vis (VGS eq. 11): the gradient flows through the seeing student, and through an undetached prior."""
+    function = partial(_visual_kl, detach_prior=detach_prior)
+    reads = (STUDENT_BLIND, TEACHER, TEACHER_BLIND)
+    live = (STUDENT,) if detach_prior else (STUDENT, STUDENT_BLIND)
+    return Term("visual_kl", function, weights, reads=reads, live=live, stage=stage)
+
+
+def language_term(weights: Tensor, stage: int = 0) -> Term:
+    """l_lang (VGS eq. 6): the gradient flows through the blind student."""
     reads = (STUDENT_BLIND, TEACHER_BLIND)
     return Term("language_kl", _language_kl, weights, reads=reads, live=(STUDENT_BLIND,), stage=stage)
 

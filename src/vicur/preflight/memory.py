@@ -66,6 +66,7 @@ Bytes = int | float
 
 SAVING = "checkpoint being written"
 HELD = "freed activations kept by the C library"
+SECOND_GRADIENT = "second gradient for the measured scale"
 SMALL_BLOCKS = (
     "activations of the language model",
     "activations of the vision tower",
@@ -187,9 +188,10 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
         "AdamW's moments": work.state_bytes * local_count(here),
         "teacher's weights": 0,
     }
+    gradients = 2 if needs.measures_scale else 1
     cpu: dict[str, Bytes] = {
         "offloaded student": weights.offloaded
-        + (work.state_bytes + FLOAT) * (local_count(trained) - local_count(here)),
+        + (work.state_bytes + gradients * FLOAT) * (local_count(trained) - local_count(here)),
     }
     if teacher is not None and teacher.loaded.policy is not policy:
         teachers = WeightMemory.of(teacher.loaded.policy)
@@ -229,7 +231,12 @@ def _phases(
     return {
         "sampling": _sampling(student, teacher, work),
         "scoring": {**kept, **_scoring(student, teacher, work)},
-        "update": {**kept, "gradient": gradient, **update},
+        "update": {
+            **kept,
+            "gradient": gradient,
+            SECOND_GRADIENT: gradient if needs.measures_scale else 0,
+            **update,
+        },
         "optimizer step": {
             **kept,
             "gradient": gradient,

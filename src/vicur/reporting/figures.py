@@ -6,6 +6,7 @@ and shown on a dark page. Every colour comes from here: `vicur report` replaces 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,7 +133,9 @@ def write_figure(figure: Figure, path: Path, *, replace: bool = True) -> None:
     metadata = {"Date": None} if kind == "svg" else {}
 
     def write(partial: Path) -> None:
-        with styled():
+        with styled(), warnings.catch_warnings():
+            # A character that no font has is a box in the PNG; the SVG has it as text.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(partial, format=kind, dpi=120, metadata=metadata)
 
     write_whole(path, write, replace=replace)

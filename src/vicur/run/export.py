@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from vicur.models.load import check_free, load_student
+from vicur.models.load import LoadedModel, check_free, load_student
 from vicur.run.recipe import load_recipe
 from vicur.settings.section import PathText, section
 from vicur.training.checkpoint import (
@@ -57,17 +57,39 @@ def export(config: ExportConfig, say: Callable[[str], None]) -> Saved:
         saved = _checkpoint(run, config.checkpoint, say)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{_final(run)}") from error
+    student = initial_student(run)
+    load_weights(student, saved)
+    student.save(output, recipe=(run / "recipe.yaml").read_text("utf-8"))
+    return saved
+
+
+def initial_student(run: Path) -> LoadedModel:
+    """The student of a run as it was before the first step, on the CPU.
+
+    Raises:
+        ValueError: the recipe or the student's checkpoint cannot be read.
+    """
     recipe = load_recipe(str(run / "recipe.yaml"))
-    torch.manual_seed(recipe.training.seed)
-    student = load_student(recipe.student, torch.device("cpu"))
+    torch.manual_seed(recipe.training.seed)  # decides the weights of a new module or adapter
+    return load_student(recipe.student, torch.device("cpu"))
+
+
+def load_weights(student: LoadedModel, saved: Saved) -> None:
+    """Load the trained weights of a run's checkpoint into its student, in place.
+
+    Args:
+        student: the student of the same run, as `initial_student` returns it.
+        saved: the checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint lacks a weight, or one has another shape.
+    """
     trained = {
         f"student.{name}": parameter.detach()
         for name, parameter in student.model.named_parameters()
         if parameter.requires_grad
     }
     load_tensors(saved.path, trained)
-    student.save(output, recipe=(run / "recipe.yaml").read_text("utf-8"))
-    return saved
 
 
 def _checkpoint(run: Path, which: str | int, say: Callable[[str], None]) -> Saved:

@@ -194,7 +194,15 @@ def _loading_device(config: TeacherConfig, student: LoadedModel) -> torch.device
 
 
 def _other(config: TeacherConfig, student: LoadedModel) -> LoadedModel:
-    loaded = load_model(config.model, config.dtype, _loading_device(config, student))
+    return as_teacher_of(student, load_model(config.model, config.dtype, _loading_device(config, student)))
+
+
+def as_teacher_of(student: LoadedModel, loaded: LoadedModel) -> LoadedModel:
+    """A model with weights of its own as a student's teacher: frozen, scored over the student's vocabulary.
+
+    Raises:
+        ValueError: the vocabularies differ.
+    """
     check_same_vocabulary(student.processor.tokenizer, loaded.processor.tokenizer)
     if loaded.model.get_output_embeddings().weight.shape[0] < student.vocabulary.size:
         raise ValueError(

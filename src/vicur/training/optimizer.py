@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -138,6 +139,20 @@ class Optimizer:
     def grad_norm(self) -> Tensor:
         """The norm of the current gradient, over all ranks."""
         return whole(torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
+
+    def take_gradient(self) -> list[Tensor | None]:
+        """Remove the present gradient and return it, one tensor for each of `parameters`."""
+        gradient = [p.grad for p in self.parameters]
+        self.clear()
+        return gradient
+
+    def add_gradient(self, gradient: Sequence[Tensor | None]) -> None:
+        """Add what `take_gradient` returned to the present gradient."""
+        for parameter, part in zip(self.parameters, gradient, strict=True):
+            if parameter.grad is None:
+                parameter.grad = part
+            elif part is not None:
+                parameter.grad.add_(part)
 
     def scale_gradient(self, factor: float) -> None:
         """Multiply the gradient by a factor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vicur import distributed
 from vicur.data.views import Plain, View
+from vicur.diagnostics.geometry import angle_of
 from vicur.encoding.layout import Sequences
 from vicur.models.out_of_memory import BatchSize
 from vicur.models.recovery import RecoveryObserver
@@ -24,6 +25,19 @@ from vicur.training.optimizer import Optimizer
 from vicur.training.scoring import ScoredBatch
 
 STUDENT_LOG_PROB, TEACHER_LOG_PROB = "student_log_prob", "teacher_log_prob"
+
+
+@dataclass(frozen=True)
+class StageNorms:
+    """Norms of the gradient, over all ranks.
+
+    Attributes:
+        alone: norm of the gradient of one stage.
+        total: norm of the sum over this stage and all earlier ones.
+    """
+
+    alone: float
+    total: float
 
 
 class Updater:
@@ -77,24 +91,35 @@ class Updater:
             return self.gradient(batch, weighed, needs), observer
 
     def gradient(self, batch: ScoredBatch, weighed: Weighed, needs: Needs) -> Update:
-        """Accumulate the gradient of all terms in the parameters, stage by stage."""
+        """Accumulate the gradient of all terms in the parameters, stage by stage.
+
+        If the scale is measured, each stage's gradient is first computed by itself and then added to that of
+        the earlier stages, so that two gradients are in memory. The norms and the angle of VGS eq. 23 are
+        recorded: gradient_standard, gradient_steering (with alpha), gradient_angle (degrees), and the scale
+        s of eq. 15, gradient_scale.
+        """
         terms = [*weighed.terms, *_always_observed(batch)]
         losses: dict[str, float] = {}
         tokens: dict[str, Tensor] = {}
-        norms: dict[int, Tensor] = {}
+        norms: dict[int, StageNorms] = {}
         self.student.policy.train()
         for stage in sorted({term.stage for term in terms}):
             staged = [term for term in terms if term.stage == stage]
-            stage_losses, values = self._accumulate(batch, needs, staged)
+            earlier = self.optimizer.take_gradient() if needs.measures_scale else []
+            size = self.micro_batch.size
+            stage_losses, values = accumulate_gradient(self.student, batch, needs, staged, size)
             losses |= stage_losses
             tokens |= values
             if needs.measures_scale:
-                norms[stage] = self.optimizer.grad_norm()
+                alone = float(self.optimizer.grad_norm())
+                self.optimizer.add_gradient(earlier)
+                norms[stage] = StageNorms(alone, float(self.optimizer.grad_norm()))
+            del earlier  # the sum holds it now
         numbers, scale = dict(weighed.metrics), 1.0
         if needs.measures_scale:
-            scale = _measured_scale(norms)
+            numbers |= _steering_numbers(norms)
+            scale = numbers["gradient_scale"]
             self.optimizer.scale_gradient(scale)
-            numbers["gradient_scale"] = scale
             losses = {name: scale * loss for name, loss in losses.items()}
         tokens |= weighed.tokens
         weighted = [term.weights * tokens[term.name] for term in terms if term.weights is not None]
@@ -103,47 +128,59 @@ class Updater:
         losses = {name: distributed.total(loss) for name, loss in losses.items()}
         return Update(losses, tokens, {**weighed.summaries, GAP: "parts", TOKEN_LOSS: "none"}, numbers)
 
-    def _accumulate(
-        self, batch: ScoredBatch, needs: Needs, terms: Sequence[Term]
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Accumulate the gradient of some terms, in micro-batches.
 
-        The terms are computed in the student's pass under its plain view. If a term also has a gradient
-        through the student under another view, that pass returns the gradient of the other view's hidden
-        states, and the other view is run and backpropagated afterwards. The graphs of two views are
-        therefore never in memory together.
+def accumulate_gradient(
+    student: Scorer,
+    batch: ScoredBatch,
+    needs: Needs,
+    terms: Sequence[Term],
+    prompts_per_micro_batch: int,
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Accumulate the gradient of some terms in the student's parameters, in micro-batches.
 
-        Returns:
-            the losses of the weighted terms, and the values of all terms at every token.
-        """
-        values: list[Tensor] = []
-        left: dict[str, list[Tensor]] = {}
-        for sequences, tokens in self._micro_batches(batch, Plain()):
-            others = {name: scores.part(tokens) for name, scores in batch.distributions.items()}
-            parts = [term.part(tokens) for term in terms]
-            weighted = self.student.weighted_terms(sequences, parts, others, add_head_gradient=True)
-            weighted.loss.backward()  # type: ignore[no-untyped-call]
-            values.append(weighted.values_JN)
-            for name, gradient_ND in weighted.hidden_gradients.items():
-                left.setdefault(name, []).append(gradient_ND)
-        for name, gradients in left.items():
-            view = needs.distributions[name].view
-            assert view is not None, "a gradient can only flow through the student"
-            for (sequences, _), gradient_ND in zip(self._micro_batches(batch, view), gradients, strict=True):
-                product = partial(_product, gradient_ND=gradient_ND)
-                self.student.run(sequences, product).backward()
-        joined = dict(zip([term.name for term in terms], torch.cat(values, -1), strict=True))
-        losses = {
-            term.name: float((term.weights * joined[term.name]).sum())
-            for term in terms
-            if term.weights is not None
-        }
-        return losses, joined
+    The terms are computed in the student's pass under its plain view. If a term also has a gradient
+    through the student under another view, that pass returns the gradient of the other view's hidden
+    states, and the other view is run and backpropagated afterwards. The graphs of two views are
+    therefore never in memory together.
 
-    def _micro_batches(self, batch: ScoredBatch, view: View) -> Iterator[tuple[Sequences, slice]]:
-        rollouts = batch.rollouts
-        prompts = self.student.encode(rollouts.samples, view)
-        return self.student.batches(prompts, rollouts.response_ids, self.micro_batch.size)
+    Args:
+        student: scores the student with gradient.
+        batch: this rank's responses, with the distributions that the terms read.
+        needs: the views of these distributions.
+        terms: weighted and observed terms.
+        prompts_per_micro_batch: number of problems whose graphs are in memory together.
+
+    Returns:
+        the losses of the weighted terms, and the values of all terms at every token.
+    """
+
+    def micro_batches(view: View) -> Iterator[tuple[Sequences, slice]]:
+        prompts = student.encode(batch.rollouts.samples, view)
+        return student.batches(prompts, batch.rollouts.response_ids, prompts_per_micro_batch)
+
+    values: list[Tensor] = []
+    left: dict[str, list[Tensor]] = {}
+    for sequences, tokens in micro_batches(Plain()):
+        others = {name: scores.part(tokens) for name, scores in batch.distributions.items()}
+        parts = [term.part(tokens) for term in terms]
+        weighted = student.weighted_terms(sequences, parts, others, add_head_gradient=True)
+        weighted.loss.backward()  # type: ignore[no-untyped-call]
+        values.append(weighted.values_JN)
+        for name, gradient_ND in weighted.hidden_gradients.items():
+            left.setdefault(name, []).append(gradient_ND)
+    for name, gradients in left.items():
+        view = needs.distributions[name].view
+        assert view is not None, "a gradient can only flow through the student"
+        for (sequences, _), gradient_ND in zip(micro_batches(view), gradients, strict=True):
+            product = partial(_product, gradient_ND=gradient_ND)
+            student.run(sequences, product).backward()
+    joined = dict(zip([term.name for term in terms], torch.cat(values, -1), strict=True))
+    losses = {
+        term.name: float((term.weights * joined[term.name]).sum())
+        for term in terms
+        if term.weights is not None
+    }
+    return losses, joined
 
 
 def _product(hidden_ND: Tensor, head_WD: Tensor, gradient_ND: Tensor) -> Tensor:
@@ -172,10 +209,23 @@ def _with_gap(tokens: Mapping[str, Tensor], batch: ScoredBatch) -> dict[str, Ten
     return numbers
 
 
-def _measured_scale(norms: Mapping[int, Tensor]) -> float:
-    """|gradient after stage 0| / |gradient after stage 1| (VGS eq. 15); 1 if nothing is steered."""
-    standard, steered = norms[0], norms.get(1, norms[0])
-    return float(standard / steered) if float(steered) > 0 else 1.0
+def _steering_numbers(norms: Mapping[int, StageNorms]) -> dict[str, float]:
+    """The two norms, their angle and the scale s (VGS eq. 15 and 23); s is 1 if nothing is steered.
+
+    The angle is left out where a norm is zero: it is undefined, not 90 degrees.
+    """
+    standard = norms[0].total
+    if 1 not in norms:
+        return {"gradient_standard": standard, "gradient_steering": 0.0, "gradient_scale": 1.0}
+    steering, total = norms[1].alone, norms[1].total
+    numbers = {
+        "gradient_standard": standard,
+        "gradient_steering": steering,
+        "gradient_scale": standard / total if total > 0 else 1.0,
+    }
+    # From the norms, which are over all ranks: |S + V|^2 = |S|^2 + |V|^2 + 2 |S| |V| cos.
+    angle = angle_of((total**2 - standard**2 - steering**2) / 2, standard, steering)
+    return numbers if angle is None else {**numbers, "gradient_angle": angle}
 
 
 def _recovery_changes(observer: RecoveryObserver) -> dict[str, float]:
