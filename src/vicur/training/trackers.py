@@ -153,7 +153,7 @@ class Trackers:
 
     Args:
         trackers: the trackers, by name.
-        say: prints a sentence about one that failed.
+        say: prints a sentence about one that failed; silent if not given.
     """
 
     def __init__(
@@ -186,7 +186,8 @@ class Trackers:
                 act(tracker)
             except Exception as error:  # services fail in any way, and the run is worth more
                 del self.trackers[name]
-                self._say(f"{name} failed, and gets no more numbers of this run: {first_reason(error)}.")
+                if self._say is not None:
+                    self._say(f"{name} failed, and gets no more numbers of this run: {first_reason(error)}.")
 
 
 def open_trackers(
