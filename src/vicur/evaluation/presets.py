@@ -78,9 +78,10 @@ def differences(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> list[
         settings: nested settings of the evaluation.
     """
     before, after = recipe.get("data") or {}, settings["data"]
-    pairs = {name: (before.get(key), after.get(key)) for name in SHOWN for key in [name[len("data.") :]]}
+    keys = [name.removeprefix("data.") for name in SHOWN]
+    pairs = {f"data.{key}": (before[key], after.get(key)) for key in keys if key in before}
     video = before.get("video") or {}
-    pairs |= {f"{_VIDEO}{key}": (video.get(key), value) for key, value in after["video"].items()}
+    pairs |= {f"{_VIDEO}{key}": (video[key], value) for key, value in after["video"].items() if key in video}
     return [
         f"{name} is {short(now)}, and was {short(trained)} in training"
         for name, (trained, now) in pairs.items()

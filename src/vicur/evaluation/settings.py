@@ -104,9 +104,6 @@ class EvaluationSettings:
             raise ValueError(
                 f"output {self.output} must be a folder: there is a file for each model and control."
             )
-        if len(self.models) > 1 and self.baseline is not None and self.baseline not in self.model_names:
-            names = ", ".join(self.model_names)
-            raise ValueError(f"baseline={self.baseline} is none of the models {names}.")
         self.sampling.check_engine(self.engine)
         check_samples(self.samples, self.sampling)
 
@@ -211,9 +208,12 @@ def settings_of_models(schema: Schema[EvaluationSettings], user: Sequence[Layer]
         SettingsError: a setting does not exist or does not fit, also one of the preset or of a recipe.
         ValueError: there is no such model.
     """
-    preset = schema.load(user).preset
+    preset = schema.merged("", user).flat.get("preset", EvaluationSettings().preset)
     above = [Layer(f"preset {preset}", schema.flatten(preset_settings(preset))), *user]
     together = schema.load(above)
+    if together.baseline_name not in together.model_names:
+        names = ", ".join(together.model_names)
+        raise SettingsError(f"baseline={together.baseline} is none of the models {names}.")
     each = []
     for name, model in zip(together.model_names, together.models, strict=True):
         layers = [*above, Layer("", {"model": model, "names": [name], "baseline": together.baseline_name})]
