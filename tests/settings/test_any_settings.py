@@ -25,10 +25,17 @@ from vicur.settings.schema import Layer, schema_of, setting_types
 from vicur.settings.section import PRIVATE, SettingsError, section
 
 COMPONENTS = {command.name: resolve_name(command.settings) for command in COMMANDS}
-VALUES = {"n": 1, "size": "student", "runs": ["x"]}
-REQUIRED = {
-    command.name: Layer("", {name: VALUES.get(name, "x") for name in command.needed}) for command in COMMANDS
-}
+VALUES = {"n": 1, "size": "student"}
+
+
+def required(command):
+    """Values for the settings that a command cannot do without."""
+    kinds = setting_types(COMPONENTS[command.name])
+    texts = {name: ["x"] if kinds[name] == list[str] else "x" for name in command.needed}
+    return Layer("", texts | {name: VALUES[name] for name in command.needed if name in VALUES})
+
+
+REQUIRED = {command.name: required(command) for command in COMMANDS}
 REQUIRED["cues build"] = Layer("", {"data.train": "x", "model": "x", "output": "x"})
 NAMES = sorted(setting_types(Recipe))
 SECTIONS = sorted({name.rpartition(".")[0] for name in NAMES} - {""})

@@ -96,7 +96,7 @@ class Run:
         data: the problems.
         student: the model that the trainer changes.
         trainer: trainer that runs the steps.
-        held_out: the problems that are answered before, during and after training.
+        held_out: problems that are answered before, during and after training; None for none.
         engine: engine of the student's responses; PyTorch if not given.
     """
 
@@ -104,7 +104,7 @@ class Run:
     data: TrainingProblems
     student: LoadedModel
     trainer: Trainer
-    held_out: HeldOut
+    held_out: HeldOut | None = None
     engine: Engine | None = None
 
     @property
@@ -175,6 +175,14 @@ class Run:
         if self.engine is not None:
             self.engine.close()
 
+    @property
+    def held_out_problems(self) -> dict[str, FileSource | None]:
+        """The held-out problems by what they are used for."""
+        held_out = self.held_out
+        if held_out is None:
+            return {}
+        return {"evaluate": held_out.evaluated, "observe": held_out.observed}
+
     def describe_data(self) -> dict[str, Any]:
         """Where the problems come from and how many there are, for records."""
         described: dict[str, Any] = {
@@ -182,7 +190,7 @@ class Run:
             "problems": len(self.data.problems),
             "notes": list(self.data.notes()),
         }
-        for name, source in (("evaluate", self.held_out.evaluated), ("observe", self.held_out.observed)):
+        for name, source in self.held_out_problems.items():
             if source is not None:
                 described[name] = {"data": source.name, "problems": len(source)}
         return described
@@ -387,7 +395,10 @@ class _Execution:
 
     def _hold_out(self) -> bool:
         """Evaluate and observe on held-out problems, if that is due, and renew the report; whether it was."""
-        was_due = self.r.held_out.run_if_due(self.state, self.records, self.r.steps, self.bars)
+        held_out = self.r.held_out
+        if held_out is None:
+            return False
+        was_due = held_out.run_if_due(self.state, self.records, self.r.steps, self.bars)
         if was_due:
             distributed.main_only(self._report)
         return was_due
@@ -398,7 +409,7 @@ class _Execution:
         if not config.enabled or self.state.step == 0:
             return
         self.records.flush()
-        sources = (self.r.held_out.evaluated, self.r.held_out.observed, self.r.data.problems)
+        sources = (*self.r.held_out_problems.values(), self.r.data.problems)
         lookup = lookup_in([source for source in sources if source is not None])
         run = RecordedRun(self.folder, self.folder.name)
         try:

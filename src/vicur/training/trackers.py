@@ -164,7 +164,7 @@ class Trackers:
         self.trackers, self._say = dict(trackers or {}), say
 
     def log(self, step: int, group: str, numbers: Mapping[str, Any]) -> None:
-        """Add numbers under `group/NAME`; what is not a finite number is left out."""
+        """Add numbers under `group/NAME`; anything that is not a finite number is left out."""
         finite = {
             f"{group}/{name}": float(value)
             for name, value in numbers.items()
