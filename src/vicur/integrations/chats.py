@@ -64,7 +64,10 @@ class ChatReader:
                 elif kind == "video":
                     videos.append(self._media.read_video(part["entry"]))
                 elif kind != "text":
-                    raise RowProblem("malformed", f"a message has {kind}; the model reads text, images, video")
+                    raise RowProblem(
+                        "malformed",
+                        f"a message has a part of type {kind}; text, image and video are supported",
+                    )
                 if kind != "text":
                     content.append({"type": kind})
                 elif part["text"]:

@@ -1,4 +1,4 @@
-"""Prints the folder of the tasks, for `lmms-eval --include_path "$(python -m vicur.integrations.lmms_eval)"`."""
+"""Prints the folder of the tasks, for lmms-eval's --include_path."""
 
 from __future__ import annotations
 

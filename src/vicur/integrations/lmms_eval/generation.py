@@ -15,8 +15,8 @@ _NEUTRAL: dict[str, Any] = {"num_beams": 1, "repetition_penalty": 1, "length_pen
 _WITHOUT_EFFECT = ("image_aspect_ratio", "use_cache", "max_agentic_steps")
 """Settings of other models' processing, and of the harness itself."""
 _DEFAULT_STOP = "\n\n"
-"""The harness adds it to every task that names no stop text, and its own Qwen models ignore it too: a chain of
-thought has blank lines."""
+"""The harness adds it to every task that names no stop text. Its own Qwen models ignore it too, because a
+chain of thought has blank lines."""
 
 
 def sampling_of(kwargs: Mapping[str, Any]) -> SamplingConfig:
@@ -39,8 +39,8 @@ def sampling_of(kwargs: Mapping[str, Any]) -> SamplingConfig:
     for key, value in left.items():
         if key not in (*_LENGTHS, *_STOPS) and (key not in _NEUTRAL or float(value) != _NEUTRAL[key]):
             raise ValueError(
-                f"The task samples with {key}={value!r}, which this model cannot. Change it with --gen_kwargs, "
-                "or replace all sampling settings of the task with preset=NAME or sampling.temperature=T in "
+                f"The task samples with {key}={value!r}, which this model cannot; change it with "
+                "--gen_kwargs, or replace all sampling settings of the task with preset=NAME or sampling.temperature=T in "
                 "--model_args."
             )
     if temperature == 0:  # tasks write top_p: 0 and the like beside it

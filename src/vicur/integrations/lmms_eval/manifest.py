@@ -1,6 +1,6 @@
 """What lmms-eval reads at its start: the name of the model and where its class is.
 
-Kept apart from the class, so that `lmms-eval --model another` imports neither torch nor this package's models.
+Kept apart from the class, so that another model of lmms-eval is run without importing this package's models.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ class ViCuR(lmms):  # type: ignore[misc]
         device: "cpu", "cuda" or "cuda:N"; by default a GPU if there is one.
         max_batch_size: not used.
         settings: settings of `vicur eval` by their names, such as preset, dtype, engine, seed,
-            sampling.temperature, data.max_pixels; also min_pixels, max_pixels, system_prompt (a text or a file
-            with it).
+            sampling.temperature, data.max_pixels; also min_pixels, max_pixels, system_prompt (a text, or a
+            file with it).
 
     Raises:
         ValueError: the checkpoint is missing or broken, lacks weights or has unexpected ones; or a setting
@@ -67,7 +67,7 @@ class ViCuR(lmms):  # type: ignore[misc]
         self._replaces_sampling = decides_sampling(settings)
         self.settings = harness_settings(arguments, "--model_args")
         for note in notes(self.settings):
-            error_console().print(note, markup=False, highlight=False)
+            error_console().print(note, markup=False, highlight=False, soft_wrap=True)
         self._answering = Answering(self.settings, None if device is None else torch.device(device))
         self.device = self._answering.device
         self._reader = ChatReader(self.settings.data)
@@ -94,9 +94,7 @@ class ViCuR(lmms):  # type: ignore[misc]
                     results[place] = _result(response, () if self._replaces_sampling else stops_of(kwargs))
         return [result for result in results if result is not None]
 
-    def _batches(
-        self, requests: Sequence[Instance]
-    ) -> Iterator[tuple[list[list[int]], Mapping[str, Any]]]:
+    def _batches(self, requests: Sequence[Instance]) -> Iterator[tuple[list[list[int]], Mapping[str, Any]]]:
         """Requests that are sampled in the same way: for each problem the places of its requests."""
         places: dict[tuple[Any, ...], list[int]] = {}
         for place, request in enumerate(requests):
