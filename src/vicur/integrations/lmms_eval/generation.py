@@ -40,8 +40,8 @@ def sampling_of(kwargs: Mapping[str, Any]) -> SamplingConfig:
         if key not in (*_LENGTHS, *_STOPS) and (key not in _NEUTRAL or float(value) != _NEUTRAL[key]):
             raise ValueError(
                 f"The task samples with {key}={value!r}, which this model cannot; change it with "
-                "--gen_kwargs, or replace all sampling settings of the task with preset=NAME or sampling.temperature=T in "
-                "--model_args."
+                "--gen_kwargs, or replace all sampling settings of the task with preset=NAME or "
+                "sampling.temperature=T in --model_args."
             )
     if temperature == 0:  # tasks write top_p: 0 and the like beside it
         return SamplingConfig(0.0, presence_penalty=presence, max_new_tokens=length)
