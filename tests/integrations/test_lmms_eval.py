@@ -44,13 +44,13 @@ def problems(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def recovering(tmp_path_factory) -> str:
-    """The tiny student with a recovery module that changes what it says."""
-    torch.manual_seed(3)
-    config = RecoveryConfig(enabled=True, interval=2, output_init="normal")
+    """The tiny student with a recovery module that changes a few of its answers."""
+    torch.manual_seed(13)
+    config = RecoveryConfig(enabled=True, interval=1, output_init="normal")
     loaded = load_student(StudentConfig("vicur:tiny-student", config))
     for name, parameter in loaded.model.named_parameters():
         if name.startswith("recovery.layers"):
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=0.3)
     folder = tmp_path_factory.mktemp("recovering")
     loaded.model.save_pretrained(folder)
     loaded.processor.save_pretrained(folder)
@@ -124,7 +124,7 @@ def test_a_packaged_student(run_harness, tiny):
 
 def test_a_checkpoint_with_recovery(run_harness, recovering, tiny, recovered):
     assert_equal(run_harness(f"pretrained={recovering}"), recovered)
-    assert recovered.responses != tiny.responses, "its loss would not show"
+    assert recovered.accuracy != tiny.accuracy, "a recovery module that is dropped would not show"
 
 
 def test_sampling_as_the_paper_does(run_harness, run_ours, recovering, recovered):

@@ -20,6 +20,7 @@ from vicur.media.pixels import PixelLimits
 from vicur.models.load import load_model
 from vicur.rollouts.processors import SamplingConfig
 
+GREEDY = SamplingConfig(0.0, max_new_tokens=2048)
 BASE = '''
 class BaseModel:
     """What VLMEvalKit's class does with a message before a model sees it."""
@@ -129,6 +130,21 @@ def test_the_launcher_answers_as_vicur_eval_does_with_the_papers_settings(kit, q
     assert output["answers"] == [answer.stored.response for answer in result.answers]
     greedy = evaluate(model, samples, EvaluationConfig(), limits=limits)
     assert output["answers"] != [answer.stored.response for answer in greedy.answers]
+
+
+def test_pixel_limits_reach_the_model(kit, questions, tmp_path):
+    data = tmp_path / "questions.json"
+    data.write_text(json.dumps(questions))
+    answers = {}
+    for most in (None, 1024):
+        limit = [] if most is None else ["--set", f"data.max_pixels={most}", "data.min_pixels=512"]
+        command = ["--model", "vicur:tiny-student", "--preset", "greedy", "--name", f"at {most}", *limit]
+        assert main([*command, "--data", str(data)]) == 0
+        answers[most] = json.loads((tmp_path / "questions.json.out").read_text())["answers"]
+    samples = as_samples(questions, ChatReader(harness_settings({"model": "vicur:tiny-student"}, "").data))
+    model = load_model("vicur:tiny-student", device=torch.device("cpu"))
+    result = evaluate(model, samples, EvaluationConfig(GREEDY), limits=PixelLimits(512, 1024))
+    assert answers[1024] == [answer.stored.response for answer in result.answers] != answers[None]
 
 
 @pytest.fixture
