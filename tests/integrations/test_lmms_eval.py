@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from vicur.cli.main import main
 from vicur.cuebench.generate import write_parquet
+from vicur.integrations.suites import benchmarks, suites
 from vicur.models.load import RecoveryConfig, StudentConfig, load_student
 
 pytestmark = pytest.mark.lmms_eval
@@ -209,3 +210,10 @@ def test_likelihoods_and_rounds_are_refused(model):
         model.loglikelihood([request(0)])
     with pytest.raises(NotImplementedError, match="several rounds"):
         model.generate_until_multi_round([request(0)])
+
+
+def test_the_papers_benchmarks_are_tasks():
+    from lmms_eval.tasks import TaskManager
+
+    names = {name for suite in suites() for name in benchmarks(suite, "lmms_eval")}
+    assert not names - set(TaskManager("ERROR").all_tasks)

@@ -6,10 +6,10 @@ checkpoint completely or refuses it, and answers as `vicur eval` does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-import torch
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
@@ -20,6 +20,7 @@ from vicur.integrations.answering import Answering
 from vicur.integrations.chats import ChatReader, Turn
 from vicur.integrations.lmms_eval.generation import cut, sampling_of, stops_of
 from vicur.integrations.settings import decides_sampling, harness_settings, notes
+from vicur.models.devices import choose_device
 from vicur.progress import Progress
 
 MULTI_ROUND = "The model vicur answers a chat once; tasks of several rounds need a model class with rounds."
@@ -68,7 +69,9 @@ class ViCuR(lmms):  # type: ignore[misc]
         self.settings = harness_settings(arguments, "--model_args")
         for note in notes(self.settings):
             error_console().print(note, markup=False, highlight=False, soft_wrap=True)
-        self._answering = Answering(self.settings, None if device is None else torch.device(device))
+        # Of several processes of the harness, each has a GPU of its own.
+        number = int(os.environ.get("LOCAL_RANK", "0"))
+        self._answering = Answering(self.settings, choose_device(device or "auto", number))
         self.device = self._answering.device
         self._reader = ChatReader(self.settings.data)
 
