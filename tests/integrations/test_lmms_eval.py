@@ -217,3 +217,29 @@ def test_the_papers_benchmarks_are_tasks():
 
     names = {name for suite in suites() for name in benchmarks(suite, "lmms_eval")}
     assert not names - set(TaskManager("ERROR").all_tasks)
+
+
+def test_a_part_of_a_video(model, tmp_path):
+    """The second second of a film of three seconds: four of its eight frames."""
+    import av
+    import numpy as np
+    from lmms_eval.api.instance import Instance
+
+    path = str(tmp_path / "film.mp4")
+    with av.open(path, "w") as film:
+        stream = film.add_stream("mpeg4", rate=8, width=64, height=64, pix_fmt="yuv420p")
+        for number in range(24):
+            picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 10 * number, np.uint8), format="rgb24")
+            film.mux(stream.encode(picture))
+        film.mux(stream.encode())
+
+    def messages(image):
+        video = {"type": "video", "url": path, "start_time": 1.0, "end_time": 2.0}
+        return [{"role": "user", "content": [video, {"type": "text", "text": "What happens?"}]}]
+
+    metadata = {"task": "task", "doc_id": 0, "repeats": 1}
+    asked = Instance("generate_until", ("", messages, {}, 0, "task", "test"), 0, metadata)
+    (video,) = model._problem(asked, "id").videos
+    brightness = [np.asarray(frame).mean() for frame in video.frames]
+    assert np.allclose(brightness, [80, 100, 130, 150], atol=12) and video.frames_per_second == 3.0
+    assert len(model.generate_until([asked])) == 1

@@ -18,6 +18,7 @@ from vicur.integrations.suites import HARNESSES, benchmarks, suites
 from vicur.integrations.vlmevalkit.launcher import main, prepare
 from vicur.media.pixels import PixelLimits
 from vicur.models.load import load_model
+from vicur.packaged import resolve_packaged
 from vicur.rollouts.processors import SamplingConfig
 
 GREEDY = SamplingConfig(0.0, max_new_tokens=2048)
@@ -271,6 +272,22 @@ def test_a_suite_is_the_data(kit, tmp_path, monkeypatch):
     argv = json.loads((tmp_path / "argv").read_text())
     data = benchmarks("vgs", HARNESSES[0])
     assert argv[1:] == ["--model", "vicur-tiny-student", "--data", *data, "--mode", "infer"]
+
+
+@pytest.mark.parametrize(
+    "model, name", [("runs/a/checkpoints/final", "runs-a-checkpoints-final"), ("./x y/", "x-y")]
+)
+def test_models_in_different_folders_have_different_names(kit, tmp_path, monkeypatch, model, name):
+    """VLMEvalKit's --reuse would otherwise take the predictions of another run."""
+    (kit / "run.py").write_text(
+        f"import sys, json\njson.dump(sys.argv, open({str(tmp_path / 'argv')!r}, 'w'))"
+    )
+    folder = tmp_path / model
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(resolve_packaged("checkpoints") / "tiny-student")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", model, "--data", "WeMath"]) == 0
+    assert json.loads((tmp_path / "argv").read_text())[1:3] == ["--model", name]
 
 
 def test_keys_differ_with_what_is_shown(model):

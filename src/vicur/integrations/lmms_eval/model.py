@@ -6,13 +6,13 @@ checkpoint completely or refuses it, and answers as `vicur eval` does.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
+from vicur import distributed
 from vicur.consoles import error_console
 from vicur.data.sample import Sample
 from vicur.evaluation.responses import StoredResponse
@@ -70,8 +70,8 @@ class ViCuR(lmms):  # type: ignore[misc]
         for note in notes(self.settings):
             error_console().print(note, markup=False, highlight=False, soft_wrap=True)
         # Of several processes of the harness, each has a GPU of its own.
-        number = int(os.environ.get("LOCAL_RANK", "0"))
-        self._answering = Answering(self.settings, choose_device(device or "auto", number))
+        own_device = choose_device(device or "auto", distributed.local_rank())
+        self._answering = Answering(self.settings, own_device)
         self.device = self._answering.device
         self._reader = ChatReader(self.settings.data)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import runpy
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,6 @@ from vicur.consoles import error_console
 from vicur.evaluation.settings import EvaluationSettings
 from vicur.integrations.settings import harness_settings, notes
 from vicur.integrations.suites import HARNESSES, benchmarks, suites
-from vicur.paths import names_of
 
 INTERFACE = "e8e78f05f3080fe28154f2130321f17951c3be94"
 """Commit of open-compass/VLMEvalKit (18 August 2026) whose interface this was written against."""
@@ -89,8 +89,9 @@ def _model(options: argparse.Namespace) -> tuple[str, EvaluationSettings]:
         if not equals:
             raise ValueError(f"--set {text} must have the form key=value.")
         arguments[key.replace("-", "_")] = value
-    name = options.name or names_of([options.model])[0]
-    return name.replace("/", "-").replace(":", "-"), harness_settings(arguments, "--set")
+    # The whole path: VLMEvalKit's --reuse takes predictions of any model of the same name.
+    name = re.sub(r"[^\w.-]+", "-", options.name or options.model).strip("-.")
+    return name, harness_settings(arguments, "--set")
 
 
 def _imported(module: str) -> Any:
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         help="sampling, system prompt and pixel limits: vicur (default), va-opd, vgs-greedy, vgs-sampled, "
         "greedy, recipe, or a YAML file, as in vicur eval",
     )
-    parser.add_argument("--name", help="name of the model in VLMEvalKit's files (default: end of its path)")
+    parser.add_argument("--name", help="name of the model in VLMEvalKit's files (default: its path)")
     parser.add_argument(
         "--suite", choices=suites(), help="--data with a paper's benchmarks, as far as VLMEvalKit has them"
     )
