@@ -101,3 +101,15 @@ def responses(processor, samples) -> list[torch.Tensor]:
         torch.tensor([*tokenizer(s.target_response)["input_ids"][: 5 + 3 * i], tokenizer.eos_token_id])
         for i, s in enumerate(samples)
     ]
+
+
+@pytest.fixture(autouse=True)
+def no_reports(request, monkeypatch):
+    """Runs of these tests write no report, which takes seconds, unless they ask for `reports`."""
+    if "reports" not in request.fixturenames:
+        monkeypatch.setattr("vicur.run.execute._Execution._report", lambda execution: None)
+
+
+@pytest.fixture
+def reports():
+    """Runs write their reports."""

@@ -176,3 +176,16 @@ def test_pieces_join_to_the_text_whatever_its_bytes(text):
 def test_a_character_belongs_to_its_last_byte():
     assert pieces_of(list("aé€".encode()), Bytes()) == ["a", "", "é", "", "", "€"]
     assert pieces_of(list("é".encode())[:1], Bytes()) == ["\ufffd"]  # cut off inside a character
+
+
+def test_figures_of_analyses_are_images(runs, tmp_path):
+    """Whatever is in the file of a figure, the page shows it as an image."""
+    folder = runs[0].folder / "diagnostics"
+    folder.mkdir()
+    (folder / "attention.svg").write_text(f"<svg onload='alert(1)'>{EVIL}</svg>")
+    (folder / "attention.json").write_text(json.dumps({"notes": ["Difference 0.", EVIL]}))
+    Report(runs).write(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert any(link.startswith("data:image/svg+xml;base64,") for link in page.links)
+    assert "onload" not in text and "Difference 0." in text and page.tags.count("script") == 2

@@ -7,6 +7,7 @@ page's script shows as text.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,12 +35,15 @@ from vicur.reporting.problems import hardest_problems
 from vicur.reporting.responses import Lookup, collect_responses
 from vicur.reporting.runs import RecordedRun, read_columns
 from vicur.reporting.training import draw_training
+from vicur.settings.reading import read_json
 from vicur.settings.section import Count, section
 from vicur.wording import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 FIGURES = "figures"
 """Folder of a report's figures as SVG files, beside it."""
+DIAGNOSTICS = "diagnostics"
+"""Folder in that of a run whose figures are in its report: the output of `vicur diagnose`."""
 
 
 @section
@@ -128,6 +132,7 @@ class Report:
             leakage=leakage_rows(self.runs),
             hardest=[(run.name, hardest_problems(run)) for run in self.runs],
             figures=svgs,
+            diagnostics=[drawn for run in self.runs for drawn in diagnostics_of(run)],
             style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
             script=Markup((TEMPLATES / "report.js").read_text("utf-8")),
             data=Markup(json_for_script(collected.to_json(self.runs))),
@@ -186,6 +191,26 @@ class Report:
             "leakage": any(line["hint_samples"] for run in runs for line in run.metrics),
         }
         return [part for part in sections if recorded.get(part.key, True)]
+
+
+def diagnostics_of(run: RecordedRun) -> list[dict[str, str]]:
+    """The figures of analyses of a run's models: those in the folder `diagnostics` of the run.
+
+    As images they cannot run anything, whatever is in the files.
+    """
+    figures = []
+    for path in sorted((run.folder / DIAGNOSTICS).glob("*.svg")):
+        record = path.with_suffix(".json")
+        notes = read_json(record).get("notes", []) if record.is_file() else []
+        figures.append(
+            {
+                "run": run.name,
+                "name": path.stem,
+                "notes": " ".join(map(str, notes)),
+                "source": f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}",
+            }
+        )
+    return figures
 
 
 def json_for_script(value: Any) -> str:

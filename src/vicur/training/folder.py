@@ -41,6 +41,7 @@ ENTRIES = frozenset(
             "evaluation",
             "observations",
             "figures",
+            "diagnostics",
             "tensorboard",
             "wandb",
             "mlflow_run",
