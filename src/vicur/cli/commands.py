@@ -402,6 +402,13 @@ COMMANDS = (
             Option("--output", "output", "HTML file (default: report.html in the folder of a single run)"),
             OVERWRITE,
             Option("--responses", "responses", "maximum number of responses per run", metavar="N"),
+            Option(
+                "--against-paper",
+                "against_paper",
+                "results beside the paper's, as BENCHMARK=FILE of vicur eval or lmms-eval",
+                many=True,
+                metavar="BENCHMARK=FILE",
+            ),
         ),
         needed=("runs",),
         example="media=false",

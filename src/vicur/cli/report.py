@@ -7,6 +7,7 @@ from rich.console import Console
 from vicur.cli.command import Arguments
 from vicur.cli.terminal import print_text, say
 from vicur.paths import check_file
+from vicur.reporting.papers import tables_against_paper
 from vicur.run.reports import ReportSettings, lookup_of, report_of
 
 
@@ -26,8 +27,18 @@ def report(settings: ReportSettings, arguments: Arguments, console: Console) -> 
             lookups[run.name] = lookup_of(run)
         except (ValueError, OSError) as error:
             say(f"{run.name}: images and hints are left out: {error}")
-    page = report_of(runs, lookups, settings.responses)
+    scores = []
+    if settings.against_paper:
+        scores = tables_against_paper(
+            runs[0].name, runs[0].recipe["training"]["name"], settings.against_paper
+        )
+    page = report_of(runs, lookups, settings.responses, scores)
     page.write(path, replace=settings.overwrite or settings.output is None)
     for name, alarm in page.alarms():
         print_text(f"Alarm, {name}, {alarm.kind}: {alarm.text}", console)
+    for scored in scores:
+        print_text(f"{scored.title}: harness {scored.harness}; judge {scored.judge}", console)
+        for score in scored.scores:
+            interval = "" if score.interval is None else " [{:.1f}, {:.1f}]".format(*score.interval)
+            print_text(f"  {score.benchmark} {score.value:.2f}{interval}", console)
     print_text(f"Report: {path}", console)

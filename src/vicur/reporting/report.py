@@ -30,6 +30,7 @@ from vicur.reporting.gap import draw_gap
 from vicur.reporting.inline import inline_svg
 from vicur.reporting.leakage import draw_leakage, leakage_by_epoch, responses_per_step
 from vicur.reporting.measures import draw_measures
+from vicur.reporting.papers import ScoreTable
 from vicur.reporting.phases import draw_time, time_by_phase
 from vicur.reporting.problems import hardest_problems
 from vicur.reporting.responses import Lookup, collect_responses
@@ -83,12 +84,14 @@ class Report:
         lookups: finds the problems of each run, by its name.
         responses: maximum number of responses of each run.
         notes: sentences for the beginning of the page.
+        scores: benchmark scores, ours and published, a table for each harness.
     """
 
     runs: Sequence[RecordedRun]
     lookups: Mapping[str, Lookup] = field(default_factory=dict)
     responses: int = 120
     notes: Sequence[str] = ()
+    scores: Sequence[ScoreTable] = ()
 
     def write(self, path: Path, *, replace: bool = True) -> None:
         """Write the page, and its figures as SVG files into the folder `figures` beside it.
@@ -129,6 +132,7 @@ class Report:
             runs=[describe_run(run) for run in self.runs],
             differences=recipe_differences(self.runs),
             results=result_rows(self.runs),
+            scores=self.scores,
             leakage=leakage_rows(self.runs),
             hardest=[(run.name, hardest_problems(run)) for run in self.runs],
             figures=svgs,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from vicur.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.data.sources import DataConfig, FileSource
+from vicur.reporting.papers import ScoreTable
 from vicur.reporting.report import Report
 from vicur.reporting.responses import Lookup
 from vicur.reporting.runs import RecordedRun
 from vicur.reporting.settings import RunsSettings
 from vicur.run.recipe import load_recipe
-from vicur.settings.section import Count, section
+from vicur.settings.section import Count, Text, section
 
 REPORT = "report.html"
 """Name of a run's report in its folder."""
@@ -26,6 +27,10 @@ class ReportSettings(RunsSettings):
 
     responses: Count = 120
     """Maximum number of responses of each run in the report."""
+    against_paper: list[Text] = field(default_factory=list)
+    """Results to show beside the scores that the paper published for the recipe of the first run, each as
+    BENCHMARK=FILE: the summary.json of `vicur eval`, or a results file of lmms-eval. Scores of different
+    harnesses are never in one table."""
     media: bool = True
     """Whether the report has the images and hints of the problems, which are read from the data of the
     recipe."""
@@ -37,15 +42,21 @@ class ReportSettings(RunsSettings):
         return runs[0].folder / REPORT if len(runs) == 1 else Path(REPORT)
 
 
-def report_of(runs: Sequence[RecordedRun], lookups: Mapping[str, Lookup], responses: int) -> Report:
+def report_of(
+    runs: Sequence[RecordedRun],
+    lookups: Mapping[str, Lookup],
+    responses: int,
+    scores: Sequence[ScoreTable] = (),
+) -> Report:
     """The report of some runs.
 
     Args:
         runs: the runs.
         lookups: finds the problems of each run, by its name.
         responses: maximum number of responses of each run.
+        scores: benchmark scores, ours and published.
     """
-    return Report(runs, lookups, responses)
+    return Report(runs, lookups, responses, scores=tuple(scores))
 
 
 def lookup_of(run: RecordedRun) -> Lookup:
