@@ -40,7 +40,7 @@ class Page(HTMLParser):
             self.scripts.append(data)
 
 
-def problem(name, colour=(9, 9, 9)):
+def problem(name, split="held-out", colour=(9, 9, 9)):
     content = [{"type": "image"}, {"type": "text", "text": "?"}]
     image = Image.new("RGB", (20, 10), colour)
     privilege = Privilege(answer="4", cue=f"cue of {name} {EVIL}")
@@ -83,7 +83,7 @@ def test_everything_from_outside_is_text(runs, tmp_path):
         r"http://www\.w3\.org/[\w/]*|http-equiv", "", text
     )
     names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
-    assert names == {f"{n}.svg" for n in ("training", "gap", "measures", "leakage", "drift", "time")}
+    assert names >= {f"{n}.svg" for n in ("training", "gap", "measures", "leakage", "drift", "time")}
 
 
 def test_the_responses_of_runs_to_one_problem_are_together(runs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from io import StringIO
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ class Remembers:
     def alert(self, alarm):
         self.alerts.append(alarm)
 
-    def finish(self):
+    def finish(self, outcome):
         self.finished += 1
 
 
@@ -41,7 +42,7 @@ def test_numbers_are_grouped_and_finite():
     trackers = Trackers({"ours": tracker})
     trackers.log(3, "train", {"step": 3, "loss": 0.5, "bad": float("nan"), "name": "x", "none": None})
     trackers.alert(Alarm("length", 3, "Long."))
-    trackers.finish()
+    trackers.finish("finished")
     assert tracker.logged == [(3, {"train/loss": 0.5})]
     assert tracker.alerts[0].kind == "length" and tracker.finished == 1
 
@@ -92,14 +93,14 @@ def test_each_tracker_is_called_as_its_library_wants(tmp_path, monkeypatch):
     trackers = open_trackers(["trackio", "wandb", "mlflow"], "p", tmp_path, {"a": 1}, print)
     trackers.log(4, "train", {"loss": 1.0})
     trackers.alert(Alarm("length", 4, "Long."))
-    trackers.finish()
+    trackers.finish("finished")
     assert ("log", ({"train/loss": 1.0},), {"step": 4}) in calls
     assert ("run.log", ({"train/loss": 1.0, "step": 4},), {}) in calls
     assert ("log_metrics", ({"train/loss": 1.0},), {"step": 4}) in calls
     assert ("alert", (), {"title": "length", "text": "Long."}) in calls
     assert ("set_tag", ("alarm.length", "Long."), {}) in calls
     assert {"finish", "run.finish", "end_run"} <= {name for name, *_ in calls}
-    assert (tmp_path / "mlflow_run").read_text() == "7"
+    assert json.loads((tmp_path / "trackers.json").read_text())["mlflow"] == "7"
     calls.clear()
     open_trackers(["mlflow"], "p", tmp_path, {}, print)  # a resumed run continues the same one
     assert ("start_run", (), {"run_id": "7", "run_name": None}) in calls

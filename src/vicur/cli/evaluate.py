@@ -65,7 +65,8 @@ def evaluate(settings: list[EvaluationSettings], arguments: Arguments, console: 
     prefixed = len(settings) > 1 or bool(first.control)
     for each in settings:
         evaluations = _Model(each, None if as_json else console, prefixed=prefixed)
-        categories = evaluations.categories()
+        for column, values in evaluations.categories().items():  # models may be asked other problems
+            categories[column] = {**categories.get(column, {}), **values}
         arms += evaluations.arms()
     results = summarise(arms, first.baseline_name, categories)
     summary = {

@@ -20,7 +20,8 @@ def report(settings: ReportSettings, arguments: Arguments, console: Console) -> 
     """
     runs = settings.open()
     path = settings.path(runs)
-    check_file(path, "output", overwrite=settings.overwrite or settings.output is None)
+    renews = settings.overwrite or path.parent in [run.folder for run in runs]  # a run's own page
+    check_file(path, "output", overwrite=renews)
     lookups = {}
     for run in runs if settings.media else ():
         try:
@@ -32,8 +33,8 @@ def report(settings: ReportSettings, arguments: Arguments, console: Console) -> 
         scores = tables_against_paper(
             runs[0].name, runs[0].recipe["training"]["name"], settings.against_paper
         )
-    page = report_of(runs, lookups, settings.responses, scores)
-    page.write(path, replace=settings.overwrite or settings.output is None)
+    page = report_of(runs, lookups, settings.responses, scores, settings.smooth)
+    page.write(path, replace=renews)
     for name, alarm in page.alarms():
         print_text(f"Alarm, {name}, {alarm.kind}: {alarm.text}", console)
     for scored in scores:

@@ -28,6 +28,22 @@ def control_view(control: Control | None) -> View:
     return views.get(control, Plain())
 
 
+class NoOtherMedia(ValueError):
+    """A problem for which no other has as many images and videos of other pixels.
+
+    Args:
+        problem: its id.
+        counts: number of its images and videos.
+    """
+
+    def __init__(self, problem: str, counts: tuple[int, int]) -> None:
+        super().__init__(
+            f"no problem near {problem} has other media, and as many: {counts[0]} image(s) and {counts[1]} "
+            "video(s)"
+        )
+        self.problem = problem
+
+
 class OtherMedia(Sequence[Sample]):
     """Problems with the images and videos of another problem, the next one with as many.
 
@@ -46,7 +62,7 @@ class OtherMedia(Sequence[Sample]):
 
         Raises:
             BadRowError: it cannot be read.
-            ValueError: no other problem has as many images and videos of other pixels.
+            NoOtherMedia: no problem near it has as many images and videos of other pixels.
         """
         sample: Sample = self.source[index]
         counts, pixels = (len(sample.images), len(sample.videos)), media_digest(sample)
@@ -59,10 +75,7 @@ class OtherMedia(Sequence[Sample]):
                 continue
             if (len(other.images), len(other.videos)) == counts and media_digest(other) != pixels:
                 return replace(sample, images=other.images, videos=other.videos)
-        raise ValueError(
-            f"control=other: no problem near {sample.id} has other media, and as many: "
-            f"{counts[0]} image(s) and {counts[1]} video(s)."
-        )
+        raise NoOtherMedia(sample.id, counts)
 
     def column(self, name: str) -> list[str | None]:
         """Same as `FileSource.column`."""

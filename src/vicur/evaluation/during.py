@@ -11,6 +11,7 @@ from vicur.data.sources import DataConfig, FileSource
 from vicur.data.sources import Observer as RowObserver
 from vicur.evaluation.presets import OWN_SAMPLING, preset_settings
 from vicur.evaluation.runner import EvaluationConfig
+from vicur.rewards.grader import Grader
 from vicur.rollouts.processors import SamplingConfig
 from vicur.settings.section import Count, NonNegative, PathText, TokenCount, section
 
@@ -46,20 +47,26 @@ class EvaluateConfig:
                 "training.evaluate.every=null."
             )
 
-    def open(self, data: DataConfig, observe: RowObserver | None = None) -> FileSource | None:
+    def open(self, data: DataConfig, grader: Grader, observe: RowObserver | None = None) -> FileSource | None:
         """The held-out problems; None if there are none.
 
         Args:
             data: settings for reading the training problems.
+            grader: grades the responses.
             observe: called with every problem, as in `FileSource`.
 
         Raises:
-            ValueError: they cannot be read, or none has an answer.
+            ValueError: they cannot be read, none can be graded, or their images would not be shown.
         """
         if self.data is None:
             return None
-        source = first_problems(self.data_config(data).open(self.data, observe=observe), self.problems)
-        if all(answer is None for answer in source.column("answer")):
+        source = self.data_config(data).open(self.data, observe=observe)
+        check_media(source, data, "training.evaluate.data")
+        source = first_problems(source, self.problems)
+        answers = source.column("answer")
+        if grader.config.function is None and not any(
+            answer is not None and grader.can_grade(answer) for answer in answers
+        ):
             raise ValueError(
                 f"training.evaluate.data={self.data}: no problem has an answer to grade against."
             )
@@ -100,6 +107,17 @@ class EvaluateConfig:
 
     def _preset(self) -> dict[str, Any]:
         return preset_settings(self.preset)
+
+
+def check_media(source: FileSource, data: DataConfig, setting: str) -> None:
+    """Check that images of held-out problems are not left unread.
+
+    Raises:
+        ValueError: a column holds images, and no problem shows one.
+    """
+    unused = None if data.text_only else source.unused_media()
+    if unused is not None:
+        raise ValueError(f"{setting}: {unused}")
 
 
 def first_problems(source: FileSource, count: int | None) -> FileSource:

@@ -64,29 +64,29 @@ class EndpointResponder:
             self._runner.run(self.client.close())
 
     def respond(
-        self, samples: Sequence[Sample], view: View, count: int, seed: int
+        self, samples: Sequence[Sample], view: View, count: int, seed: int, present: Sequence[int]
     ) -> Sequence[list[StoredResponse] | Unanswered]:
         """Send a request for every response, several at a time.
 
         Raises:
             ValueError: the endpoint cannot be reached, or will answer no request.
         """
-        return self._runner.run(self._respond(samples, view, count, seed))
+        return self._runner.run(self._respond(samples, view, count, seed, present))
 
     async def _respond(
-        self, samples: Sequence[Sample], view: View, count: int, seed: int
+        self, samples: Sequence[Sample], view: View, count: int, seed: int, present: Sequence[int]
     ) -> list[list[StoredResponse] | Unanswered]:
         free = asyncio.Semaphore(self.concurrency)
         self._last_reply = time.monotonic()
         tasks: list[list[asyncio.Task[StoredResponse | Unanswered]]] = []
         try:
             async with asyncio.TaskGroup() as group:
-                for sample in samples:
+                for sample, first in zip(samples, present, strict=True):
                     question = view.show(sample)
                     tasks.append(
                         [
                             group.create_task(self._response(free, sample.id, question, number, seed))
-                            for number in range(count)
+                            for number in range(first, count)
                         ]
                     )
         except ExceptionGroup as failures:

@@ -67,7 +67,12 @@ def shown_settings(recipe: Mapping[str, Any], *, sampling: bool) -> dict[str, An
     if sampling:
         rollout = (recipe.get("rollout") or {}).get("sampling") or {}
         flat |= {f"sampling.{name}": value for name, value in rollout.items()}
-    return {name: value for name, value in flat.items() if value is not None}
+    # A null is the default of all of these but the options, which it leaves out.
+    return {
+        name: value
+        for name, value in flat.items()
+        if value is not None or (name == "data.options" and "options" in data)
+    }
 
 
 def differences(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:

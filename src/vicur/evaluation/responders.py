@@ -28,15 +28,16 @@ class Responder(Protocol):
     """Answers problems."""
 
     def respond(
-        self, samples: Sequence[Sample], view: View, count: int, seed: int
+        self, samples: Sequence[Sample], view: View, count: int, seed: int, present: Sequence[int]
     ) -> Sequence[list[StoredResponse] | Unanswered]:
-        """Responses 0 to `count` - 1 to each problem, or why it was not answered.
+        """The missing responses to each problem, up to number `count` - 1, or why it was not answered.
 
         Args:
             samples: the problems.
             view: what is shown of them.
             count: number of responses to each.
             seed: sampling seed.
+            present: number of responses that each has already; they have the numbers from 0.
         """
         ...
 
@@ -54,7 +55,7 @@ class ModelResponder:
         self.generator = ModelGenerator(engine, sampling, limits=limits)
 
     def respond(
-        self, samples: Sequence[Sample], view: View, count: int, seed: int
+        self, samples: Sequence[Sample], view: View, count: int, seed: int, present: Sequence[int]
     ) -> list[list[StoredResponse]]:
         """Sample responses, as `ModelGenerator.generate` does.
 
@@ -63,7 +64,8 @@ class ModelResponder:
         """
         rollouts = self.generator.generate(samples, view, group_size=count, seed=seed)
         results = []
-        for sample, group, texts in zip(rollouts.samples, rollouts.responses, rollouts.texts, strict=True):
+        groups = zip(rollouts.samples, rollouts.responses, rollouts.texts, present, strict=True)
+        for sample, group, texts, first in groups:
             digest = shown_digest(view.show(sample))
             results.append(
                 [
@@ -77,6 +79,7 @@ class ModelResponder:
                         response.finish_reason,
                     )
                     for number, (text, response) in enumerate(zip(texts, group, strict=True))
+                    if number >= first
                 ]
             )
         return results

@@ -13,7 +13,7 @@ from vicur.data.digests import shown_digest
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Plain, View
-from vicur.evaluation.controls import OtherMedia
+from vicur.evaluation.controls import NoOtherMedia, OtherMedia
 from vicur.evaluation.responders import ModelResponder, Responder, Unanswered
 from vicur.evaluation.responses import ResponseStore, StoredResponse
 from vicur.evaluation.results import Answer, Evaluation
@@ -171,6 +171,12 @@ class _Evaluating:
                 missing.append(index)
             elif len(stored) < self.config.samples:
                 missing.append(index)
+            elif len(stored) > self.config.samples and not self.store.overwrite:
+                raise ValueError(
+                    f"{self.store.output} holds {len(stored)} responses per problem, and samples="
+                    f"{self.config.samples} would drop some. Set samples={len(stored)}, choose another "
+                    "output, or set overwrite=true."
+                )
             else:
                 self._grade(index, sample, stored[: self.config.samples])
         return missing
@@ -188,15 +194,17 @@ class _Evaluating:
             batch = list(self._readable(missing[start : start + size]))
             if not batch:
                 continue
-            responses = responder.respond([sample for _, sample in batch], self.view, count, seed)
+            samples = [sample for _, sample in batch]
+            stored = [self.store.get(sample.id) for sample in samples]
+            responses = responder.respond(samples, self.view, count, seed, [len(group) for group in stored])
             answered = [group for group in responses if not isinstance(group, Unanswered)]
             self.store.add([response for group in answered for response in group])
-            for (index, sample), group in zip(batch, responses, strict=True):
+            for (index, sample), before, group in zip(batch, stored, responses, strict=True):
                 if isinstance(group, Unanswered):
                     verdict = Verdict.unasked("not answered by the endpoint", group.reason)
                     self.unasked[index] = Answer(sample.id, sample.answer, None, verdict)
                 else:
-                    self._grade(index, sample, group)
+                    self._grade(index, sample, [*before, *group])
 
     def joined(self) -> Evaluation:
         """All answers of all ranks in the order of the data."""
@@ -222,6 +230,10 @@ class _Evaluating:
             return None
         try:
             return self.samples[index]
+        except NoOtherMedia as error:
+            verdict = Verdict.unasked("no other media for the control", str(error))
+            self.unasked[index] = Answer(error.problem, None, None, verdict)
+            return None
         except BadRowError as error:
             if not self.skip_bad_rows:
                 raise

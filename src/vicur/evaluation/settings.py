@@ -23,7 +23,7 @@ from vicur.evaluation.responses import lines_path
 from vicur.evaluation.runner import EvaluationConfig, check_samples
 from vicur.files import folder_digest
 from vicur.models.checkpoints import Dtype, resolve_checkpoint
-from vicur.paths import check_file, check_folder, names_of
+from vicur.paths import check_distinct, check_file, check_folder, names_of
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.processors import SamplingConfig
 from vicur.settings.schema import Layer, Schema
@@ -84,9 +84,9 @@ class EvaluationSettings:
     """With endpoint.base_url set: an OpenAI-compatible endpoint that runs the models, whose names at the
     endpoint are then given as `model`. Other settings of it do nothing without base_url."""
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 16
-    """Number of requests in flight at an endpoint."""
+    """Number of requests in flight at an endpoint; at most prompts_per_batch * samples are."""
     tries: Count = 5
-    """Number of times that a request to an endpoint is sent before the evaluation stops."""
+    """Number of times that a request to an endpoint is sent before its problem is excluded and counted."""
     seed: Seed = 0
     """Sampling seed; it has no effect on greedy decoding."""
     problems: Count | None = None
@@ -191,6 +191,7 @@ class EvaluationSettings:
         if self.is_folder:
             check_folder(Path(self.output), "--output")
         files = [file for name, *_ in self.arms if (file := self.output_of(name)) is not None]
+        check_distinct({name: file for name, *_ in self.arms if (file := self.output_of(name)) is not None})
         for file in files:
             # Both may exist: `ResponseStore` refuses those that another evaluation or command has written.
             check_file(file, "--output", inputs, overwrite=True)
@@ -208,9 +209,12 @@ def settings_of_models(schema: Schema[EvaluationSettings], user: Sequence[Layer]
         SettingsError: a setting does not exist or does not fit, also one of the preset or of a recipe.
         ValueError: there is no such model.
     """
-    preset = schema.merged("", user).flat.get("preset", EvaluationSettings().preset)
+    flat = schema.merged("", user).flat
+    preset = str(flat.get("preset", EvaluationSettings().preset))
     above = [Layer(f"preset {preset}", schema.flatten(preset_settings(preset))), *user]
-    together = schema.load(above)
+    # With the sampling of the recipes, whether the number of samples fits is known for each model only.
+    sampled = [Layer("", {"sampling.temperature": 1.0})] if preset == OWN_SAMPLING else []
+    together = schema.load([*sampled, *above])
     if together.baseline_name not in together.model_names:
         names = ", ".join(together.model_names)
         raise SettingsError(f"baseline={together.baseline} is none of the models {names}.")

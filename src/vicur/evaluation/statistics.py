@@ -58,7 +58,8 @@ def mean_of_problems(correct: Sequence[Sequence[bool]], *, resamples: int = 4000
     """avg@k in percent: the mean over each problem's responses, then over problems, with a bootstrap interval
     over problems.
 
-    With one response per problem this is the accuracy, with the bootstrap's interval instead of Wilson's.
+    With one response per problem this is the accuracy, with the bootstrap's interval instead of Wilson's. If
+    all responses are right, or none is, the interval is Wilson's over the problems.
 
     Args:
         correct: for each problem whether each of its responses is right; at least one response each.
@@ -68,7 +69,10 @@ def mean_of_problems(correct: Sequence[Sequence[bool]], *, resamples: int = 4000
     Raises:
         ValueError: there is no problem, or one without a response.
     """
-    return bootstrap_mean(100 * problem_means(correct), resamples=resamples, seed=seed)
+    means = problem_means(correct)
+    if set(means) <= {0.0} or set(means) <= {1.0}:  # a bootstrap would claim certainty
+        return accuracy_interval([bool(mean) for mean in means])
+    return bootstrap_mean(100 * means, resamples=resamples, seed=seed)
 
 
 def problem_means(correct: Sequence[Sequence[bool]]) -> Float[np.ndarray, " P"]:

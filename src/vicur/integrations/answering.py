@@ -68,7 +68,8 @@ class Answering:
             self._responders[sampling] = ModelResponder(self._engine, sampling, limits)
         once = sampling.temperature == 0
         responder = self._responders[sampling]
-        groups = responder.respond(problems, Plain(), 1 if once else count, self.settings.seed)
+        present = [0] * len(problems)
+        groups = responder.respond(problems, Plain(), 1 if once else count, self.settings.seed, present)
         return [group * count if once else group for group in groups]
 
     def close(self) -> None:

@@ -114,4 +114,5 @@ def _draw_bars(panel: Axes, times: Mapping[str, Mapping[str, Any]]) -> None:
     panel.set_yticks(range(len(names)), [plain_text(name) for name in names])
     finish(panel, "Time by phase", "", x="seconds")
     panel.set_ylim(len(names) - 0.5, -0.5 - 0.5 * len(names))  # room for the legend
-    panel.legend(fontsize=8, ncols=3, loc="upper center")
+    if phases:
+        panel.legend(fontsize=8, ncols=3, loc="upper center")

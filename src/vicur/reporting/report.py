@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from vicur.evaluation.results import accuracy_of
 from vicur.evaluation.statistics import compare
 from vicur.files import write_text
-from vicur.reporting.alarms import Alarm, alarms_of
+from vicur.reporting.alarms import FEWEST_STEPS, Alarm, alarms_of
 from vicur.reporting.curves import ends
 from vicur.reporting.drift import draw_drift
 from vicur.reporting.figures import styled, write_figure
@@ -52,8 +52,7 @@ class ReportConfig:
     """The report of a run."""
 
     enabled: bool = True
-    """Whether the run writes report.html at its end, and after every evaluation, observation and
-    checkpoint."""
+    """Whether the run writes report.html at its end, and after every evaluation and observation."""
     responses: Count = 120
     """Maximum number of responses in it."""
 
@@ -85,6 +84,7 @@ class Report:
         responses: maximum number of responses of each run.
         notes: sentences for the beginning of the page.
         scores: benchmark scores, ours and published, a table for each harness.
+        smooth: number of steps over which curves are averaged.
     """
 
     runs: Sequence[RecordedRun]
@@ -92,9 +92,11 @@ class Report:
     responses: int = 120
     notes: Sequence[str] = ()
     scores: Sequence[ScoreTable] = ()
+    smooth: int = 1
 
     def write(self, path: Path, *, replace: bool = True) -> None:
-        """Write the page, and its figures as SVG files into the folder `figures` beside it.
+        """Write the page, and its figures as SVG files into a folder beside it: `figures`, or NAME_figures
+        for a page that is not called report.html.
 
         Raises:
             OSError: a file cannot be written.
@@ -102,7 +104,7 @@ class Report:
         with styled():
             figures = [(part, part.draw()) for part in self.sections()]
         for part, figure in figures:
-            write_figure(figure, path.parent / FIGURES / f"{part.key}.svg")
+            write_figure(figure, figures_of(path) / f"{part.key}.svg", replace=replace)
         write_text(path, self.html(figures), replace=replace)
 
     def html(self, figures: Sequence[tuple[Section, Figure]]) -> str:
@@ -129,6 +131,8 @@ class Report:
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             notes=[*self.notes, *collected.notes],
             alarms=self.alarms(),
+            unjudged=[run.name for run in self.runs if len(run.metrics) < FEWEST_STEPS],
+            epochs=max((len(epochs) for _, epochs in leakage_rows(self.runs)), default=0),
             runs=[describe_run(run) for run in self.runs],
             differences=recipe_differences(self.runs),
             results=result_rows(self.runs),
@@ -153,20 +157,20 @@ class Report:
 
     def sections(self) -> list[Section]:
         """The figures, as far as the runs have recorded their numbers."""
-        runs = self.runs
+        runs, smooth = self.runs, self.smooth
         times = {run.name: time_by_phase(run) for run in runs}
         sections = [
             Section(
                 "training",
                 "Training",
-                "Loss, gradient norm, and the accuracy of training responses and held-out problems.",
-                lambda: draw_training(runs),
+                "Loss, and the accuracy of training responses and held-out problems.",
+                lambda: draw_training(runs, smooth),
             ),
             Section(
                 "gap",
                 "Teacher-student gap",
                 "log q - log p of the student's tokens, teacher minus student, by part of the response.",
-                lambda: draw_gap(runs),
+                lambda: draw_gap(runs, smooth),
             ),
             Section(
                 "measures",
@@ -179,13 +183,13 @@ class Report:
                 "leakage",
                 "Hint leakage",
                 'Responses with the word "hint", which the student was never shown.',
-                lambda: draw_leakage(runs),
+                lambda: draw_leakage(runs, smooth),
             ),
             Section(
                 "drift",
                 "Drift of the responses",
                 "Length, truncation, marked answers, repetition and entropy.",
-                lambda: draw_drift(runs),
+                lambda: draw_drift(runs, smooth),
             ),
             Section("time", "Time", "Seconds by phase.", lambda: draw_time(runs, times)),
         ]
@@ -215,6 +219,11 @@ def diagnostics_of(run: RecordedRun) -> list[dict[str, str]]:
             }
         )
     return figures
+
+
+def figures_of(page: Path) -> Path:
+    """The folder of the figures of a page."""
+    return page.with_name(FIGURES if page.stem == "report" else f"{page.stem}_{FIGURES}")
 
 
 def json_for_script(value: Any) -> str:
@@ -282,34 +291,43 @@ def _value(value: Any) -> str:
 
 
 def result_rows(runs: Sequence[RecordedRun]) -> list[dict[str, str]]:
-    """Accuracy of each run on its held-out problems before and after, and compared with the first run."""
-    rows, first = [], None
+    """Accuracy of each run on its held-out problems before and after training, and compared with that of the
+    first run that has both."""
+    rows: list[dict[str, str]] = []
+    reference: tuple[str, dict[tuple[str, ...], list[bool]]] | None = None
     for run in runs:
         files = run.evaluation_files
-        graded = [_graded(path) for path in (*files[:1], *files[-1:])] if files else []
         row = {"run": run.name, "before": "", "after": "", "change": "", "against": "", "rollouts": ""}
         accuracies = run.series("rollout_accuracy")[1]
         row["rollouts"] = " to ".join(f"{value:.1f}" for value in ends(accuracies) if value is not None)
-        if graded and graded[0]:
-            before, after = graded
-            row["before"], row["after"] = (str(accuracy_of(list(each.values()))) for each in graded)
+        before = _graded(files[0]) if files else {}
+        after = _graded(files[-1]) if len(files) > 1 else {}
+        if before:
+            row["before"] = str(accuracy_of(list(before.values())))
+        if after:
+            row["after"] = str(accuracy_of(list(after.values())))
             row["change"] = _difference(after, before)
-            if first is not None:
-                row["against"] = _difference(after, first)
-            first = after if first is None else first
+            if reference is not None:
+                row["against"] = _difference(after, reference[1], reference[0])
+            reference = reference or (run.name, after)
         rows.append(row)
     return rows
 
 
-def _graded(path: Path) -> dict[str, list[bool]]:
-    problems: dict[str, list[bool]] = {}
-    for row in read_columns(path, ["sample", "correct"]):
+def _graded(path: Path) -> dict[tuple[str, ...], list[bool]]:
+    """Whether each response that could be graded is right, by id, question and gold answer: data sets of
+    different runs may share their ids."""
+    problems: dict[tuple[str, ...], list[bool]] = {}
+    for row in read_columns(path, ["sample", "question", "answer", "correct"]):
         if row["correct"] is not None:
-            problems.setdefault(row["sample"], []).append(row["correct"])
+            key = (row["sample"], row["question"], str(row["answer"]))
+            problems.setdefault(key, []).append(row["correct"])
     return problems
 
 
-def _difference(after: Mapping[str, list[bool]], before: Mapping[str, list[bool]]) -> str:
+def _difference(
+    after: Mapping[tuple[str, ...], list[bool]], before: Mapping[tuple[str, ...], list[bool]], name: str = ""
+) -> str:
     """Points, interval, won and lost on the problems that both have; "" if there are none."""
     both = [problem for problem in after if problem in before]
     if not both:
@@ -317,8 +335,8 @@ def _difference(after: Mapping[str, list[bool]], before: Mapping[str, list[bool]
     result = compare([after[problem] for problem in both], [before[problem] for problem in both])
     points = result.points
     return (
-        f"{points.value:+.1f} [{points.low:+.1f}, {points.high:+.1f}]; won {result.won}, lost {result.lost}, "
-        f"p {result.p:.2g}"
+        f"{points.value:+.1f} [{points.low:+.1f}, {points.high:+.1f}]{f' to {name}' if name else ''}; won "
+        f"{result.won}, lost {result.lost}, p {result.p:.2g}"
     )
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -22,8 +25,9 @@ from vicur.media.pixels import within
 from vicur.reporting.pieces import Decoder, pieces_of, read_tokenizer
 from vicur.reporting.runs import RecordedRun
 
-Lookup = Callable[[str], Sample | None]
-"""Finds a problem by its id; None if it cannot be read any more."""
+Split = Literal["held-out", "training"]
+Lookup = Callable[[str, Split], Sample | None]
+"""Finds a problem by its id among those of a split; None if it cannot be read any more."""
 
 SHOWN_PIXELS = 320 * 320
 """Maximum number of pixels of an image in a report."""
@@ -79,7 +83,7 @@ class ShownProblem:
     id: str
     question: str
     answer: str | None
-    split: str
+    split: Split
     hint: dict[str, str] = field(default_factory=dict)
     images: list[int] = field(default_factory=list)
     responses: list[dict[str, Any]] = field(default_factory=list)
@@ -122,16 +126,18 @@ def collect_responses(
         most: maximum number of responses of each run.
     """
     collected = ShownResponses()
-    problems: dict[tuple[str, str], ShownProblem] = {}
+    problems: dict[tuple[str, ...], ShownProblem] = {}
     for number, run in enumerate(runs):
         decoder = read_tokenizer(run.folder)
         if decoder is None:
             collected.notes.append(f"{run.name} has no tokenizer.json: its responses are shown as one piece.")
         for split, row in _rows(run, most):
-            problem = problems.get((split, row["sample"]))
+            # Data sets of different runs may share their ids.
+            key = (split, row["sample"], row["question"], str(row["answer"]))
+            problem = problems.get(key)
             if problem is None:
                 problem = ShownProblem(row["sample"], row["question"], row["answer"], split)
-                problems[split, row["sample"]] = problem
+                problems[key] = problem
                 _add_media(collected, problem, lookups.get(run.name))
             problem.responses.append(_response(row, number, decoder))
     collected.problems = list(problems.values())
@@ -140,24 +146,26 @@ def collect_responses(
     return collected
 
 
-def _rows(run: RecordedRun, most: int) -> Iterable[tuple[str, dict[str, Any]]]:
+def _rows(run: RecordedRun, most: int) -> Iterator[tuple[Split, dict[str, Any]]]:
     """The rows to show, with their split: observed before and after training, then the last step's."""
     observed = sorted((run.folder / "observations").glob("step-*.parquet"))
     ends = list(dict.fromkeys([*observed[:1], *observed[-1:]]))
     share = most // (len(ends) + 1)
     for path in ends:
-        yield from (("held-out", row) for row in _read(path)[:share])
+        for row in _read(path, share):
+            yield "held-out", row
     if run.rollout_files:
-        rows = _read(run.rollout_files[-1])
-        last = rows[-1]["step"] if rows else 0
-        training = [row for row in rows if row["step"] == last]
-        yield from (("training", row) for row in training[: most - share * len(ends)])
+        for row in _read(run.rollout_files[-1], most - share * len(ends)):
+            yield "training", row
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path, most: int) -> list[dict[str, Any]]:
+    """The first rows of a file's last step; no others become Python objects."""
     names = set(pq.read_schema(path).names)
     columns = [name for name in (*_COLUMNS, *MEASURES) if name in names]
-    return pq.read_table(path, columns=columns).to_pylist()
+    table: pa.Table = pq.read_table(path, columns=columns)
+    last = pc.max(table.column("step"))
+    return table.filter(pc.equal(table.column("step"), last)).slice(0, most).to_pylist()
 
 
 def _response(row: Mapping[str, Any], run: int, decoder: Decoder | None) -> dict[str, Any]:
@@ -165,7 +173,7 @@ def _response(row: Mapping[str, Any], run: int, decoder: Decoder | None) -> dict
     ids = row["ids"]
     pieces = [row["response"]] if decoder is None else pieces_of(ids, decoder)
     values = {
-        name: [float(f"{value:.{DIGITS}g}") for value in row[name]]
+        name: [_rounded(value) for value in row[name]]
         for name in MEASURES
         if row.get(name) is not None and len(row[name]) == len(pieces)
     }
@@ -179,9 +187,16 @@ def _response(row: Mapping[str, Any], run: int, decoder: Decoder | None) -> dict
     }
 
 
+def _rounded(value: float | None) -> float | None:
+    """A number of a token; None if it is not finite, as in an update that was skipped."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{DIGITS}g}")
+
+
 def _add_media(collected: ShownResponses, problem: ShownProblem, lookup: Lookup | None) -> None:
     """Add the images and the hints of a problem, if it can be found."""
-    sample = None if lookup is None else lookup(problem.id)
+    sample = None if lookup is None else lookup(problem.id, problem.split)
     if sample is None:
         return
     problem.hint = {kind: text for kind, text in privileged_texts(sample).items() if kind != "answer"}

@@ -76,10 +76,11 @@ def _evaluation(run: RecordedRun) -> dict[str, Any] | None:
         "before": _interval(accuracy_of(list(before.values()))),
     }
     if after:
-        both = [problem for problem in after if problem in before]
-        difference = compare([after[problem] for problem in both], [before[problem] for problem in both])
         summary["after"] = _interval(accuracy_of(list(after.values())))
-        summary["difference"] = _interval(difference.points)
+        both = [problem for problem in after if problem in before]
+        if both:
+            pairs = ([each[problem] for problem in both] for each in (after, before))
+            summary["difference"] = _interval(compare(*pairs).points)
     return summary
 
 

@@ -66,9 +66,11 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     readers = _readers(recipe)
     meter = None if recipe.rollout.engine == "torch" else PromptMeter(readers[:1])
     training = recipe.training
-    evaluated = training.evaluate.open(recipe.data, meter)
-    observed = training.observe.open(recipe.data, training.evaluate.data, meter)
     grader = Grader(recipe.rewards)
+    evaluated = training.evaluate.open(recipe.data, grader, meter)
+    skipped = recipe.teacher.missing_privilege == "skip" and training.observe.needs_teacher
+    only_for = recipe.teacher.view if skipped else None
+    observed = training.observe.open(recipe.data, training.evaluate.data, only_for, meter)
     data = training_problems(recipe, readers, grader, bars)
     # A model that will be sharded or offloaded is loaded on the CPU: it may be too large for one device.
     alone = distributed.size() == 1 and not recipe.training.offload
@@ -136,7 +138,7 @@ def _readers(recipe: Recipe) -> list[Reader]:
     data, teacher = recipe.data, recipe.teacher
     encoder = _encoder(recipe.student.model, data)
     readers = [Reader("student", Plain(), encoder, data.max_prompt_tokens)]
-    if recipe.has_teacher:
+    if recipe.teaches:
         if teacher.model != SELF:
             encoder = _encoder(teacher.model, data)
         # A problem without the privilege is measured too: whether that is an error is decided later.

@@ -44,6 +44,7 @@ from vicur.training.nonfinite import Skipped, write_skipped
 from vicur.training.records import Records
 from vicur.training.state import RunState
 from vicur.training.trackers import check_trackers, open_trackers
+from vicur.wording import first_reason
 
 
 class InterruptedRunError(KeyboardInterrupt):
@@ -318,8 +319,11 @@ class _Execution:
                 distributed.main_only(self._open_trackers)
                 self.live = Live(self.folder, self.training, self.records.trackers, self.progress)
                 self._train()
+        except BaseException:
+            self.records.trackers.finish("failed")
+            raise
         finally:
-            self.records.trackers.finish()
+            self.records.trackers.finish("finished")
             if distributed.is_main() and (self.folder / "status.json").is_file():
                 write_run_summary(self.folder)
                 self._report()
@@ -408,14 +412,14 @@ class _Execution:
         config = self.training.report
         if not config.enabled or self.state.step == 0:
             return
-        self.records.flush()
-        sources = (*self.r.held_out_problems.values(), self.r.data.problems)
-        lookup = lookup_in([source for source in sources if source is not None])
-        run = RecordedRun(self.folder, self.folder.name)
         try:
+            self.records.flush()
+            held_out = [source for source in self.r.held_out_problems.values() if source is not None]
+            lookup = lookup_in(held_out, self.r.data.problems)
+            run = RecordedRun(self.folder, self.folder.name)
             report_of([run], {run.name: lookup}, config.responses).write(self.folder / REPORT)
-        except (OSError, ValueError, KeyError) as error:
-            self.progress.say(f"The report could not be written: {error}")
+        except Exception as error:  # of any library that draws or reads: the training is worth more
+            self.progress.say(f"The report could not be written: {first_reason(error)}")
 
     def _write_skipped(self, skipped: Skipped) -> None:
         """Keep what reproduces an update that was skipped."""

@@ -77,6 +77,7 @@ class HeldOut:
             grader=self.scoring.grader,
             limits=self.recipe.training.evaluate.data_config(self.recipe.data).pixel_limits(),
             engine=self.engine,
+            skip_bad_rows=self.recipe.data.bad_rows == "skip",
         )
         by_id = {sample.id: sample for sample in problems.outlines()}
         if evaluation.by_problem:
@@ -96,6 +97,7 @@ class HeldOut:
             self.scoring.grader,
             seed=self.recipe.training.seed,
             progress=silent() if bars is None else bars(f"observation after step {state.step}"),
+            skip_bad_rows=self.recipe.data.bad_rows == "skip",
         )
         records.write_observation(
             state.step, observed.summary, observed.rollouts, observed.tokens, observed.grades

@@ -16,7 +16,7 @@ from vicur.reporting.leakage import responses_per_step
 from vicur.reporting.runs import RecordedRun
 from vicur.training.loop import TrainingConfig
 from vicur.training.trackers import Trackers
-from vicur.wording import printable, shortened
+from vicur.wording import first_reason, printable, shortened
 
 EVERY = 10
 """Number of steps after which the curves are judged again."""
@@ -53,7 +53,10 @@ class Live:
         if every is not None and step % every == 0 and latest:
             self.progress.console.print(response_table(step, latest))
         if is_evaluated or step % EVERY == 0:
-            self._ring()
+            try:
+                self._ring()
+            except (OSError, ValueError, KeyError) as error:  # e.g. a folder that is being moved
+                self.progress.say(f"The curves could not be judged: {first_reason(error)}")
 
     def _ring(self) -> None:
         """Report each kind of alarm once."""

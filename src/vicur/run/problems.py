@@ -81,7 +81,7 @@ class _RowObserver:
     """
 
     def __init__(self, recipe: Recipe, readers: Sequence[Reader]) -> None:
-        self._view = recipe.teacher.view if recipe.has_teacher else Plain()
+        self._view = recipe.teacher.view if recipe.teaches else Plain()
         self.meter = PromptMeter(readers)
         self.facts: dict[int, _Facts] = {}
 
@@ -130,7 +130,7 @@ def training_problems(
     observer = _RowObserver(recipe, readers)
     try:
         problems = recipe.data.open(
-            only_for=view if recipe.has_teacher and recipe.teacher.missing_privilege == "skip" else None,
+            only_for=view if recipe.teaches and recipe.teacher.missing_privilege == "skip" else None,
             progress=None if bars is None else bars("checking the data").over,
             observe=observer,
         )

@@ -158,10 +158,14 @@ class Recipe:
         return itself and self.teacher.privilege == "none" and self.needs.only_imitates
 
     @property
+    def teaches(self) -> bool:
+        """Whether the student learns from a teacher."""
+        return self.needs.teacher or self.rollout.source == "teacher"
+
+    @property
     def has_teacher(self) -> bool:
-        """Whether a teacher is loaded."""
-        observed = self.training.observe.needs_teacher
-        return self.needs.teacher or self.rollout.source == "teacher" or observed
+        """Whether a teacher is loaded: also one that only judges held-out responses."""
+        return self.teaches or self.training.observe.needs_teacher
 
     @property
     def evaluation(self) -> EvaluationConfig:

@@ -11,7 +11,7 @@ from vicur.data.sample import Sample
 from vicur.data.sources import DataConfig, FileSource
 from vicur.reporting.papers import ScoreTable
 from vicur.reporting.report import Report
-from vicur.reporting.responses import Lookup
+from vicur.reporting.responses import Lookup, Split
 from vicur.reporting.runs import RecordedRun
 from vicur.reporting.settings import RunsSettings
 from vicur.run.recipe import load_recipe
@@ -47,6 +47,7 @@ def report_of(
     lookups: Mapping[str, Lookup],
     responses: int,
     scores: Sequence[ScoreTable] = (),
+    smooth: int = 1,
 ) -> Report:
     """The report of some runs.
 
@@ -55,8 +56,9 @@ def report_of(
         lookups: finds the problems of each run, by its name.
         responses: maximum number of responses of each run.
         scores: benchmark scores, ours and published.
+        smooth: number of steps over which curves are averaged.
     """
-    return Report(runs, lookups, responses, scores=tuple(scores))
+    return Report(runs, lookups, responses, scores=tuple(scores), smooth=smooth)
 
 
 def lookup_of(run: RecordedRun) -> Lookup:
@@ -67,28 +69,29 @@ def lookup_of(run: RecordedRun) -> Lookup:
     """
     recipe = load_recipe(str(run.folder / "recipe.yaml"))
     data, training = recipe.data, recipe.training
-    held_out = (training.evaluate.data, training.observe.data)
-    paths = [path for path in held_out if path is not None]
-    return lookup_in([*(_open(data, path) for path in dict.fromkeys(paths)), _open(data, None)])
+    held_out = [training.evaluate.data, training.observe.data]
+    opened = [_open(data, path) for path in dict.fromkeys(held_out) if path is not None]
+    return lookup_in(opened, _open(data, None))
 
 
 def _open(data: DataConfig, path: str | None) -> FileSource:
-    lenient = replace(data, bad_rows="skip", check_images=0)
-    return lenient.open(path)
+    return replace(data, bad_rows="skip", check_images=0).open(path)
 
 
-def lookup_in(sources: Iterable[FileSource]) -> Lookup:
-    """Finds problems in sources, the first that has the id.
+def lookup_in(held_out: Iterable[FileSource], training: FileSource) -> Lookup:
+    """Finds problems in sources, the first of a split that has the id.
 
     Args:
-        sources: the sources.
+        held_out: the held-out problems.
+        training: the training problems.
     """
-    places = [
-        (source, {str(name): index for index, name in enumerate(source.column("id"))}) for source in sources
-    ]
+    places: dict[Split, list[tuple[FileSource, dict[str, int]]]] = {
+        "held-out": [(source, _index(source)) for source in held_out],
+        "training": [(training, _index(training))],
+    }
 
-    def find(problem: str) -> Sample | None:
-        for source, index in places:
+    def find(problem: str, split: Split) -> Sample | None:
+        for source, index in places[split]:
             if problem in index:
                 try:
                     return source[index[problem]]
@@ -97,3 +100,7 @@ def lookup_in(sources: Iterable[FileSource]) -> Lookup:
         return None
 
     return find
+
+
+def _index(source: FileSource) -> dict[str, int]:
+    return {str(name): index for index, name in enumerate(source.column("id"))}

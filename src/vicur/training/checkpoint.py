@@ -44,7 +44,7 @@ FINAL = "final"
 STATE = "state.json"
 PARTIAL, DELETED, DAMAGED = ".partial", ".deleted", ".damaged"
 _NAME = re.compile(r"step-(\d{6,})")
-FORMAT = 1
+FORMAT = 2
 """Version of the layout, stored with each checkpoint."""
 
 

@@ -44,7 +44,7 @@ ENTRIES = frozenset(
             "diagnostics",
             "tensorboard",
             "wandb",
-            "mlflow_run",
+            "trackers.json",
             "checkpoints",
             "nonfinite",
             LOCK,

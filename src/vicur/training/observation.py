@@ -15,12 +15,13 @@ from pydantic import Field
 from torch import Tensor
 
 from vicur import distributed
+from vicur.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.data.sources import DataConfig, FileSource
 from vicur.data.sources import Observer as RowObserver
-from vicur.data.views import Plain
+from vicur.data.views import Plain, View
 from vicur.diagnostics.measures import Measure, Observer, summarise_measures
-from vicur.evaluation.during import first_problems
+from vicur.evaluation.during import check_media, first_problems
 from vicur.progress import Progress
 from vicur.rewards.grader import Grade, Grader
 from vicur.rollouts.engines import Engine
@@ -57,19 +58,31 @@ class ObserveConfig:
     degraded_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Side lengths of the degraded image relative to the original, for visual_advantage."""
 
+    def __post_init__(self) -> None:
+        if self.scorer == "student" and "gap_split" in self.of:
+            raise ValueError(
+                "training.observe.of=gap_split compares the student with its teacher: leave it out, or set "
+                "training.observe.scorer=teacher."
+            )
+
     @property
     def needs_teacher(self) -> bool:
         """Whether the teacher of the run judges."""
         return bool(self.of) and self.scorer == "teacher"
 
     def open(
-        self, data: DataConfig, held_out: PathText | None, observe: RowObserver | None = None
+        self,
+        data: DataConfig,
+        held_out: PathText | None,
+        only_for: View | None = None,
+        observe: RowObserver | None = None,
     ) -> FileSource | None:
         """The problems; None if nothing is measured.
 
         Args:
             data: settings for reading the training problems.
             held_out: the held-out problems of the evaluations.
+            only_for: leave out problems that lack what this view shows.
             observe: called with every problem, as in `FileSource`.
 
         Raises:
@@ -82,7 +95,9 @@ class ObserveConfig:
             raise ValueError(
                 "training.observe needs problems: set training.observe.data or training.evaluate.data."
             )
-        return first_problems(data.open(path, observe=observe), self.problems)
+        source = data.open(path, only_for, observe=observe)
+        check_media(source, data, "training.observe.data")
+        return first_problems(source, self.problems)
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,7 @@ def observe(
     *,
     seed: int,
     progress: Progress,
+    skip_bad_rows: bool = False,
 ) -> Observed:
     """Let the student answer the problems, and measure its responses. Ranks share the problems.
 
@@ -126,25 +142,32 @@ def observe(
         grader: grades the responses.
         seed: seed of the responses; the same at every step, so that only the student changes.
         progress: progress bar.
+        skip_bad_rows: whether a problem that turns out unreadable is left out.
+
+    Raises:
+        BadRowError: a problem cannot be read, and such rows are not skipped.
     """
     judge = student if config.scorer == "student" or teacher is None else teacher.scorer
     view = Plain() if config.scorer == "student" or teacher is None else teacher.view
     observer = Observer(student, judge, view, config.degraded_ratio)
-    ours = range(len(samples))[distributed.share(len(samples))]
+    for scorer in (student, judge):  # a changing teacher keeps the head of the step before
+        scorer.clear_cache()
+    ours = [
+        sample
+        for index in range(len(samples))[distributed.share(len(samples))]
+        if (sample := _readable(samples, index, skip=skip_bad_rows)) is not None
+    ]
     starts = range(0, len(ours), config.prompts_per_batch)
     batches = [ours[start : start + config.prompts_per_batch] for start in starts]
     generator = ModelGenerator(engine, sampling, encode=student.encode)
     with engine.awake():  # ranks have different numbers of batches
-        parts = [
-            _without_media(generator.generate([samples[index] for index in batch], Plain(), seed=seed))
-            for batch in batches
-        ]
+        parts = [_without_media(generator.generate(batch, Plain(), seed=seed)) for batch in batches]
     measured: list[dict[str, Tensor]] = []
     count = distributed.largest(len(batches))
     for number in progress.over(range(count), count):
-        batch = batches[number] if number < len(batches) else range(0)
+        batch = batches[number] if number < len(batches) else []
         responses = parts[number].response_ids if number < len(batches) else []
-        measured.append(observer.measure([samples[index] for index in batch], responses, config.of))
+        measured.append(observer.measure(batch, responses, config.of))
     for scorer in (student, judge):
         scorer.clear_cache()
     tokens = {
@@ -152,6 +175,15 @@ def observe(
     }
     whole = Rollouts.joined([part for rank in distributed.gather(parts) for part in rank])
     return Observed(whole, grade(whole, grader), tokens, summarise_measures(tokens))
+
+
+def _readable(samples: Sequence[Sample], index: int, *, skip: bool) -> Sample | None:
+    try:
+        return samples[index]
+    except BadRowError:
+        if not skip:
+            raise
+        return None
 
 
 def _without_media(rollouts: Rollouts) -> Rollouts:

@@ -7,19 +7,23 @@ them.
 
 from __future__ import annotations
 
-import hashlib
 import math
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from vicur.files import write_json
 from vicur.reporting.alarms import Alarm
+from vicur.settings.reading import read_json
 from vicur.wording import first_reason, listed
 
 TrackerName = Literal["trackio", "tensorboard", "wandb", "mlflow"]
-_STATE = "mlflow_run"
-"""File in the folder of a run with the id that MLflow gave it."""
+Outcome = Literal["finished", "failed"]
+"""How a run ended, for the trackers."""
+_STATE = "trackers.json"
+"""File in the folder of a run with its id in each tracker, so that a resumed run continues its curves."""
 
 
 class Tracker(Protocol):
@@ -33,7 +37,7 @@ class Tracker(Protocol):
         """Show an alarm."""
         ...
 
-    def finish(self) -> None:
+    def finish(self, outcome: Outcome) -> None:
         """Send everything and close."""
         ...
 
@@ -43,7 +47,8 @@ class Trackio:
 
     def __init__(self, project: str, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         self._trackio = _imported("trackio", "trackio")
-        self._trackio.init(project=project, name=name, config=dict(config), resume="allow", embed=False)
+        unique = f"{name}-{_own_id(folder, 'trackio')}"  # runs of one name would share their curves
+        self._trackio.init(project=project, name=unique, config=dict(config), resume="allow", embed=False)
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         self._trackio.log(dict(numbers), step=step)
@@ -51,7 +56,7 @@ class Trackio:
     def alert(self, alarm: Alarm) -> None:
         self._trackio.alert(title=alarm.kind, text=alarm.text)
 
-    def finish(self) -> None:
+    def finish(self, outcome: Outcome) -> None:
         self._trackio.finish()
 
 
@@ -70,18 +75,22 @@ class TensorBoard:
     def alert(self, alarm: Alarm) -> None:
         self._writer.add_text(f"alarms/{alarm.kind}", alarm.text, alarm.step)
 
-    def finish(self) -> None:
+    def finish(self, outcome: Outcome) -> None:
         self._writer.close()
 
 
 class WandB:
-    """Weights & Biases. The id follows from the run's folder, so a resumed run continues its curves."""
+    """Weights & Biases."""
 
     def __init__(self, project: str, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         wandb = _imported("wandb", "wandb")
-        run_id = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
         self._run = wandb.init(
-            project=project, name=name, id=run_id, resume="allow", dir=str(folder), config=dict(config)
+            project=project,
+            name=name,
+            id=_own_id(folder, "wandb"),
+            resume="allow",
+            dir=str(folder),
+            config=dict(config),
         )
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -90,8 +99,8 @@ class WandB:
     def alert(self, alarm: Alarm) -> None:
         self._run.alert(title=alarm.kind, text=alarm.text)
 
-    def finish(self) -> None:
-        self._run.finish()
+    def finish(self, outcome: Outcome) -> None:
+        self._run.finish(exit_code=int(outcome == "failed"))
 
 
 class MLflow:
@@ -100,10 +109,9 @@ class MLflow:
     def __init__(self, project: str, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         self._mlflow = _imported("mlflow", "mlflow")
         self._mlflow.set_experiment(project)
-        state = folder / _STATE
-        known = state.read_text().strip() if state.is_file() else None
+        known = _ids(folder).get("mlflow")
         run = self._mlflow.start_run(run_id=known, run_name=None if known else name)
-        state.write_text(run.info.run_id)
+        _keep_id(folder, "mlflow", run.info.run_id)
         if known is None:
             self._mlflow.log_params({key: str(value)[:500] for key, value in config.items()})
 
@@ -113,8 +121,8 @@ class MLflow:
     def alert(self, alarm: Alarm) -> None:
         self._mlflow.set_tag(f"alarm.{alarm.kind}", alarm.text)
 
-    def finish(self) -> None:
-        self._mlflow.end_run()
+    def finish(self, outcome: Outcome) -> None:
+        self._mlflow.end_run(outcome.upper())
 
 
 TRACKERS: dict[TrackerName, Callable[[str, str, Path, Mapping[str, Any]], Tracker]] = {
@@ -176,9 +184,10 @@ class Trackers:
         """Show an alarm."""
         self._each(lambda tracker: tracker.alert(alarm))
 
-    def finish(self) -> None:
-        """Close all trackers."""
-        self._each(lambda tracker: tracker.finish())
+    def finish(self, outcome: Outcome) -> None:
+        """Close all trackers, once."""
+        self._each(lambda tracker: tracker.finish(outcome))
+        self.trackers.clear()
 
     def _each(self, act: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self.trackers.items()):
@@ -216,6 +225,23 @@ def open_trackers(
         except Exception as error:  # of any library: a server that is down, a key that is missing
             raise ValueError(f"training.report_to={name}: {first_reason(error)}.") from error
     return Trackers(opened, say)
+
+
+def _ids(folder: Path) -> dict[str, str]:
+    """The run's id in each tracker that has had it."""
+    path = folder / _STATE
+    return {name: str(value) for name, value in read_json(path).items()} if path.is_file() else {}
+
+
+def _keep_id(folder: Path, tracker: TrackerName, value: str) -> None:
+    write_json(folder / _STATE, {**_ids(folder), tracker: value})
+
+
+def _own_id(folder: Path, tracker: TrackerName) -> str:
+    """An id of the run, made at its start and kept in its folder."""
+    known = _ids(folder).get(tracker) or secrets.token_hex(4)
+    _keep_id(folder, tracker, known)
+    return known
 
 
 def _imported(module: str, extra: str) -> Any:

@@ -13,7 +13,7 @@
     return node;
   };
   const option = (value, text) => element("option", text, { value });
-  const number = (value) => (value === undefined ? "no number" : Number(value.toPrecision(3)).toString());
+  const number = (value) => (value === undefined || value === null ? "no number" : Number(value.toPrecision(3)).toString());
   const mark = (correct) => (correct === null ? "not graded" : correct ? "right" : "wrong");
 
   const matches = (problem) => {
@@ -32,7 +32,7 @@
     const values = [];
     for (const problem of data.problems)
       for (const response of problem.responses)
-        for (const value of response.values[measure.key] || []) values.push(Math.abs(value));
+        for (const value of response.values[measure.key] || []) if (value !== null) values.push(Math.abs(value));
     values.sort((a, b) => a - b);
     ends[measure.key] = values.length ? values[Math.min(values.length - 1, Math.floor(0.99 * values.length))] || 1 : 1;
   }
@@ -64,7 +64,7 @@
     };
     response.pieces.forEach((piece, position) => {
       const token = element("span", piece, { "data-token": position });
-      if (values) token.style.backgroundColor = colour(values[position], state.measure);
+      if (values && values[position] !== null) token.style.backgroundColor = colour(values[position], state.measure);
       box.append(token);
     });
     box.addEventListener("mouseover", (event) => {
