@@ -298,6 +298,12 @@ COMMANDS = (
             Option("--kinds", "kinds", "kinds of text to measure (default: all in the data)", many=True),
             Option("--problems", "problems", "use only the first N problems", metavar="N"),
             Option("--group-size", "group_size", "number of responses per problem (default 4)"),
+            Option(
+                "--student-loss",
+                "student_loss",
+                "split the student's loss: the part about the texts alone, and the rest",
+                switch=True,
+            ),
             Option("--batch", "prompts_per_batch", "number of problems scored together (default 16)"),
             Option("--seed", "seed", "seed for sampling and for choosing other problems' texts (default 0)"),
             Option("--output", "output", "folder for worth.json and tokens.parquet"),
