@@ -208,9 +208,7 @@ def worth(settings: WorthSettings, arguments: Arguments, console: Console) -> No
     )
     learner = Scorer(student, limits=limits) if settings.student_loss else None
     scoring = Progress("scoring")
-    tokens = measure_privileges(
-        teacher.scorer, samples, responses, config, student=learner, progress=scoring
-    )
+    tokens = measure_privileges(teacher.scorer, samples, responses, config, student=learner, progress=scoring)
     result = privilege_worth(tokens, seed=settings.seed)
     for table in (worth_table(result), student_loss_table(result)):
         if table is not None:
