@@ -63,11 +63,11 @@ def _sweep(planned: Sweep, terminal: Terminal) -> None:
     check_folder(planned.folder, "--output")
     check_results(planned.folder)
     categories_in(planned)  # a wrong column is noticed before anything is trained
-    said: set[str] = set()
+    sentences: set[str] = set()
 
     def say_once(sentence: str) -> None:
-        if sentence not in said:
-            said.add(sentence)
+        if sentence not in sentences:
+            sentences.add(sentence)
             terminal.say(sentence)
 
     runs = planned.runs

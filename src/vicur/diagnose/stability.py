@@ -40,6 +40,8 @@ NO_ANSWER = "(no answer)"
 RIGHT = SERIES[2]
 WRONG = (SERIES[1], SERIES[4], SERIES[3], SERIES[5])
 """Colours of right and wrong answers; right ones are outlined, too, so that no reader depends on colour."""
+LIGHT = (SERIES[3], SERIES[5])
+"""Colours on which text is dark."""
 LONGEST = 16
 """Maximum number of characters of an answer in the figure."""
 VERDICTS = {True: "right", False: "wrong", None: "not graded"}
@@ -275,9 +277,11 @@ def _draw_problem(panel: Axes, models: Mapping[str, Repeated]) -> None:
             answer, count, is_right = part["answer"], part["count"], bool(part["correct"])
             colour = RIGHT if is_right else MUTED if answer is None else colours[answer]
             edge, width = (INK, 1.6) if is_right else (PAPER, 1.0)
-            panel.barh(row, count, left=left, height=0.6, color=colour, edgecolor=edge, linewidth=width)
-            text = _fitting(_name(part), count / most)
-            panel.text(left + count / 2, row, text, ha="center", va="center", color=PAPER, fontsize=8.5)
+            style: dict[str, Any] = {"color": colour, "edgecolor": edge, "linewidth": width}
+            panel.barh(row, count, left=left, height=0.6, zorder=3 if is_right else 2, **style)
+            place, text = (left + count / 2, row), _fitting(_name(part), count / most)
+            ink = INK if colour in LIGHT else PAPER
+            panel.text(*place, text, ha="center", va="center", color=ink, fontsize=8.5, zorder=4)
             left += count
         panel.text(left + 0.015 * most, row, f"{each.share} right", va="center")
     panel.set_yticks(range(len(models)), [plain_text(name) for name in models])

@@ -308,7 +308,7 @@ def draw_sweeps(sweeps: Sequence[DrawnSweep]) -> Figure:
     """A panel for all problems, and one for each category; lines as in `DrawnSweep.lines`, baselines and the
     accuracy before training as horizontal lines."""
     categories = _category_names([sweep.values for sweep in sweeps])
-    panels_in_a_row = min(3, 1 + len(categories))
+    panels_in_a_row = min(2 if len(categories) == 3 else 3, 1 + len(categories))
     rows = -(-(1 + len(categories)) // panels_in_a_row)
     figure, panels = new_figure(rows, panels_in_a_row, sharey=True)
     for index, panel in enumerate(panels):
@@ -366,17 +366,13 @@ def _draw_bars(
     style: Mapping[str, Any],
 ) -> None:
     """Draw one of several lines: points with intervals."""
+    values = [value for value, _, _ in ends]
     below = [value - low for value, low, _ in ends]
     above = [high - value for value, _, high in ends]
     panel.errorbar(
-        x,
-        [value for value, _, _ in ends],
-        yerr=[below, above],
-        capsize=2.5,
-        elinewidth=1,
-        label=plain_text(label),
-        **style,
+        x, values, yerr=[below, above], fmt="none", capsize=2.5, elinewidth=1, ecolor=style["color"]
     )
+    panel.plot(x, values, label=plain_text(label), **style)
 
 
 def _draw_references(panel: Axes, sweeps: Sequence[DrawnSweep], lines: int, category: str | None) -> None:
@@ -422,7 +418,7 @@ class _XAxis:
 
     @property
     def beside(self) -> float:
-        """How far the points of neighbouring lines are apart, so that their intervals can be told apart."""
+        """How far the points of neighbouring lines are apart, so that their intervals do not overlap."""
         if not self.is_numeric:
             return 0.08
         return 0.0 if self.is_log else 0.01 * (self.values[-1] - self.values[0])
