@@ -8,7 +8,7 @@ import json
 import pytest
 
 from vicur.bench.inputs import InputSize, encoded, grid_of
-from vicur.bench.latency import Arm, LatencySettings, _described, latency_of_models, load_arms
+from vicur.bench.latency import Arm, LatencySettings, Timed, _described, latency_of_models, load_arms
 from vicur.bench.timing import Spread, in_turns
 from vicur.cli.main import main
 
@@ -60,6 +60,22 @@ def test_a_fixed_response_does_not_stop_and_a_free_one_may(base):
     assert set(arm.free.loaded.vocabulary.kept_ids.tolist()) == allowed
     numbers = arm.measure(prompt, settings, seed=0)
     assert numbers["prefill_ms"] > 0 and 1 <= numbers["free_tokens"] <= 3
+
+
+def test_times_of_a_response():
+    """The prompt takes 0.5 s; three tokens more are read until 0.8 s."""
+    times = Timed((0.5, 0.6, 0.75, 0.8), 0.81, 4)
+    assert times.prefill_ms == 500 and times.decode_ms == pytest.approx(100) and times.total_ms == 810
+    assert Timed((0.5,), 0.51, 1).decode_ms is None
+
+
+def test_every_pass_of_the_model_is_timed(base):
+    arm = Arm.of("m", base)
+    sampling = LatencySettings(**SMALL).sampling
+    times = arm._answer(arm.fixed, encoded(InputSize(6, 40), base), sampling, 0)
+    assert len(times.ends) == 3 == times.tokens
+    assert 0 < times.ends[0] < times.ends[1] < times.ends[2] < times.total
+    assert not base.model._forward_hooks
 
 
 def test_overheads_are_medians_over_pairs():

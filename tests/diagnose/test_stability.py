@@ -45,6 +45,7 @@ def test_answers_are_counted_right_ones_first():
         ("8", 3, False),
         (None, 1, False),
     ]
+    assert one_model(correct=(None, *CORRECT[1:])).right == 2  # without a verdict it is not right
     values = each.as_dict()
     assert values["mean_tokens"] == pytest.approx(38 / 7) and len(values["each"]) == 7
 

@@ -51,6 +51,7 @@ def test_only_several_values_are_swept():
         "data.system_prompt=First, look. Then, answer.",
         "student.recovery.layers=[0,5]",
         "data.max_pixels=null,1000",
+        "optimizer.learning_rate=1e-5,1e-4",
     ]
     axes, fixed = swept_settings(pairs)
     assert axes == {
@@ -58,6 +59,7 @@ def test_only_several_values_are_swept():
         "teacher.privilege": ["none", "cue"],
         "objective.visual_steering.adaptive": ["true", "false"],
         "data.max_pixels": ["null", "1000"],
+        "optimizer.learning_rate": ["1e-5", "1e-4"],
     }
     assert fixed == [pairs[1], pairs[4], pairs[5]]
 
@@ -116,6 +118,8 @@ def test_every_combination_and_seed_is_a_run_in_its_folder(here):
     steering, training = last.recipe.objective.visual_steering, last.recipe.training
     assert (steering.alpha, steering.beta, training.seed, training.output) == (1, 0.01, 1, str(last.folder))
     assert sweep.points[0].settings == {ALPHA: 0.5, "objective.visual_steering.beta": 0}
+    rates = plan("optimizer.learning_rate=1e-5,1e-4")
+    assert [list(point.settings.values()) for point in rates.points] == [[1e-5], [1e-4]]
     assert plan(f"{ALPHA}=0.5,1", "training.seed=7").runs[0].folder.name == "seed-7"
     assert plan(f"{ALPHA}=0.5,1").folder == Path("runs/sweeps/mine")
 

@@ -1,14 +1,15 @@
 """`vicur bench latency`: what cue recovery costs when a model answers (ViCuR table 7).
 
-Prompts of exact sizes are answered one at a time, by a model and its base in turn. Prefill is the time to the
-first token, vision tower included, and preparing the image excluded. Decoding is measured twice: over a fixed
-number of tokens, at which a response cannot stop, and over responses of free length, as in the paper. The
-number of tokens differs between models, and so does the time of a free response; decoding at a fixed length
-can be compared.
+Prompts of exact sizes are answered one at a time, by a model and its base in turn. Prefill is the time until
+the model has read the prompt, vision tower included, and preparing the image excluded. Decoding is measured
+twice: over a fixed number of tokens, at which a response cannot stop, and over responses of free length, as
+in the paper. The number of tokens differs between models, and so does the time of a free response; decoding
+at a fixed length can be compared.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from pydantic import Field
 from rich.table import Table
 
 from vicur.bench.inputs import InputSize, encoded
-from vicur.bench.timing import Spread, hardware, in_turns, timed
+from vicur.bench.timing import Spread, hardware, in_turns, synchronise
 from vicur.encoding.prompts import EncodedPrompt
 from vicur.evaluation.presets import preset_settings
 from vicur.models.checkpoints import Dtype
@@ -124,7 +125,7 @@ class Arm:
         return cls(name, loaded, make_engine(loaded), make_engine(endless))
 
     def measure(self, prompt: EncodedPrompt, settings: LatencySettings, seed: int) -> dict[str, float | None]:
-        """Answer a prompt three times: with one token, with a fixed number, and with a free number.
+        """Answer a prompt twice: with a fixed number of tokens, and with a free number.
 
         Args:
             prompt: the prompt.
@@ -134,31 +135,71 @@ class Arm:
         Returns:
             the measures of `MEASURES`; None where a free response has a single token.
         """
-        assert settings.decode_tokens is not None
-        first, _ = self._answer(self.fixed, prompt, replace(settings.sampling, max_new_tokens=1), seed)
         length = settings.decode_tokens
-        fixed, tokens = self._answer(
-            self.fixed, prompt, replace(settings.sampling, max_new_tokens=length), seed
-        )
-        assert tokens == length, "without stop tokens a response has its maximum length"
-        free, count = self._answer(self.free, prompt, settings.sampling, seed)
+        assert length is not None
+        fixed = self._answer(self.fixed, prompt, replace(settings.sampling, max_new_tokens=length), seed)
+        assert fixed.tokens == length, "without stop tokens a response has its maximum length"
+        free = self._answer(self.free, prompt, settings.sampling, seed)
         return {
-            "prefill_ms": 1000 * first,
-            "decode_ms": 1000 * (fixed - first) / (length - 1),
-            "free_decode_ms": 1000 * (free - first) / (count - 1) if count > 1 else None,
-            "free_tokens": float(count),
-            "free_total_ms": 1000 * free,
+            "prefill_ms": fixed.prefill_ms,
+            "decode_ms": fixed.decode_ms,
+            "free_decode_ms": free.decode_ms,
+            "free_tokens": float(free.tokens),
+            "free_total_ms": free.total_ms,
         }
 
-    def _answer(
-        self, engine: Engine, prompt: EncodedPrompt, sampling: SamplingConfig, seed: int
-    ) -> tuple[float, int]:
-        """Seconds of a response and its number of tokens."""
-        with engine.awake():
-            seconds, responses = timed(
-                lambda: engine.sample([prompt], ["latency"], sampling, seed=seed), self.loaded.device
-            )
-        return seconds, len(responses[0][0].ids)
+    def _answer(self, engine: Engine, prompt: EncodedPrompt, sampling: SamplingConfig, seed: int) -> Timed:
+        """Sample a response, and note when each pass of the model ends."""
+        device, ends = self.loaded.device, list[float]()
+
+        def note(*passed: object) -> None:
+            synchronise(device)
+            ends.append(time.perf_counter())
+
+        hook = self.loaded.model.register_forward_hook(note)
+        try:
+            with engine.awake():
+                synchronise(device)
+                started = time.perf_counter()
+                [[response]] = engine.sample([prompt], ["latency"], sampling, seed=seed)
+                total = time.perf_counter() - started
+        finally:
+            hook.remove()
+        return Timed(tuple(end - started for end in ends), total, len(response.ids))
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The times of one response, in seconds since its start.
+
+    Attributes:
+        ends: end of each pass of the model: that of the prompt, then one for each token but the last.
+        total: end of the response.
+        tokens: number of tokens.
+    """
+
+    ends: tuple[float, ...]
+    total: float
+    tokens: int
+
+    def __post_init__(self) -> None:
+        assert len(self.ends) == self.tokens, "every token but the last is read by the model"
+
+    @property
+    def prefill_ms(self) -> float:
+        """Milliseconds until the prompt has been read."""
+        return 1000 * self.ends[0]
+
+    @property
+    def decode_ms(self) -> float | None:
+        """Milliseconds per token after that; None for a single token."""
+        steps = len(self.ends) - 1
+        return 1000 * (self.ends[-1] - self.ends[0]) / steps if steps else None
+
+    @property
+    def total_ms(self) -> float:
+        """Milliseconds of the whole response."""
+        return 1000 * self.total
 
 
 def latency_of_models(settings: LatencySettings, bars: Bars = silent) -> Finding:

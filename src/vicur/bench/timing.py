@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from vicur.training.records import environment
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -41,15 +38,6 @@ class Spread:
     def as_dict(self) -> dict[str, Any]:
         """The numbers for JSON."""
         return asdict(self)
-
-
-def timed(work: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
-    """Seconds that some work takes, until the device has finished, and its result."""
-    synchronise(device)
-    started = time.perf_counter()
-    result = work()
-    synchronise(device)
-    return time.perf_counter() - started, result
 
 
 def synchronise(device: torch.device) -> None:

@@ -27,7 +27,7 @@ from vicur.run.build import build, start_processes
 from vicur.run.execute import InterruptedRunError
 from vicur.run.recipe import Recipe, load_recipe, recipe_name, recipe_schema
 from vicur.run.resume import Resumption, find_run
-from vicur.settings.reading import Unreadable, parse_yaml, read_json
+from vicur.settings.reading import read_json
 from vicur.settings.section import Count, PathText, SettingsError, Text, section
 from vicur.training.folder import RUNS
 
@@ -249,17 +249,18 @@ def _is_value(key: str, text: str) -> bool:
         return True
     if not kinds & {int, float, bool}:
         return False
-    try:
-        value = parse_yaml(text)
-    except Unreadable:
-        return False
-    return value is None or isinstance(value, int | float)
+    return text in ("true", "false", "null") or isinstance(_parsed(key, text), int | float)
 
 
 def _parsed(key: str, text: str) -> Any:
-    """A value as the recipe has it, for tables and axes."""
+    """A value for tables and axes: a number if it is one, as 1e-5 is, which YAML reads as a text."""
     value = recipe_schema().override(f"{key}={text}").flat.get(key, text)
-    return value if value is None or isinstance(value, bool | int | float) else str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    try:
+        return float(str(value))
+    except ValueError:
+        return str(value)
 
 
 def _in_a_path(text: str) -> str:
