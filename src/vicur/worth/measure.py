@@ -203,13 +203,7 @@ def measure_privileges(
     """
     config = config or PrivilegeConfig()
     outlines = [outline(samples, i) for i in responses.index]
-    kinds = config.kinds or tuple(k for k in TEXT_KINDS if all(text_of(s, k) for s in outlines))
-    if not kinds:
-        raise ValueError(
-            f"No kind of text is present in all {len(outlines)} answered problems ("
-            + ", ".join(f"{k} in {sum(text_of(s, k) is not None for s in outlines)}" for k in TEXT_KINDS)
-            + "). Set kinds to measure those problems that have them."
-        )
+    kinds = config.kinds or _common_kinds(outlines)
     places = [i for i, s in enumerate(outlines) if all(text_of(s, k) for k in kinds)]
     if not places:
         raise ValueError(f"No answered problem has all of: {', '.join(kinds)}.")
@@ -235,6 +229,22 @@ def measure_privileges(
     if student is not None:
         student.clear_cache()
     return _joined(problems, kept, kinds, parts, texts, len(outlines) - len(places))
+
+
+def _common_kinds(outlines: Sequence[Sample]) -> tuple[TextKind, ...]:
+    """The kinds of text that all problems have.
+
+    Raises:
+        ValueError: there is none.
+    """
+    kinds = tuple(k for k in TEXT_KINDS if all(text_of(s, k) for s in outlines))
+    if not kinds:
+        raise ValueError(
+            f"No kind of text is present in all {len(outlines)} answered problems ("
+            + ", ".join(f"{k} in {sum(text_of(s, k) is not None for s in outlines)}" for k in TEXT_KINDS)
+            + "). Set kinds to measure those problems that have them."
+        )
+    return kinds
 
 
 @dataclass(frozen=True)
