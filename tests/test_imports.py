@@ -25,7 +25,7 @@ PACKAGES = [
         "diagnostics",
     ),
     *("evaluation", "reporting", "preflight", "training", "run"),
-    *("cuebench", "cues", "audit", "worth", "diagnose", "studies", "integrations", "cli"),
+    *("cuebench", "cues", "audit", "worth", "diagnose", "bench", "studies", "integrations", "cli"),
 ]
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if not path.relative_to(ROOT).parts[0].startswith("__")]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vicur.cli.command import Argument, Command
-from vicur.cli.options import DATA_OPTIONS, PIXEL_OPTIONS, Option, Switch
+from vicur.cli.options import DATA_OPTIONS, GRID, PIXEL_OPTIONS, Option, Switch
 
 DTYPES = ("float32", "bfloat16")
 STUDY_OPTIONS = (
@@ -42,6 +42,7 @@ GROUPS = {
     "data": "inspect data before training on it",
     "cuebench": "synthetic problems and tiny models",
     "diagnose": "the papers' analyses: numbers, figure and table",
+    "bench": "how long models and training steps take",
 }
 """The first words of commands that have two."""
 
@@ -298,6 +299,12 @@ COMMANDS = (
             Option("--kinds", "kinds", "kinds of text to measure (default: all in the data)", many=True),
             Option("--problems", "problems", "use only the first N problems", metavar="N"),
             Option("--group-size", "group_size", "number of responses per problem (default 4)"),
+            Option(
+                "--student-loss",
+                "student_loss",
+                "split the student's loss: the part about the texts alone, and the rest",
+                switch=True,
+            ),
             Option("--batch", "prompts_per_batch", "number of problems scored together (default 16)"),
             Option("--seed", "seed", "seed for sampling and for choosing other problems' texts (default 0)"),
             Option("--output", "output", "folder for worth.json and tokens.parquet"),
@@ -414,6 +421,36 @@ COMMANDS = (
         example="media=false",
     ),
     Command(
+        "sweep",
+        "train a recipe once for each value of a setting, and compare the accuracies",
+        run="vicur.cli.sweep:sweep",
+        settings="vicur.studies.sweep:SweepSettings",
+        load="vicur.cli.sweep:read_sweep_settings",
+        description=(
+            "Train a recipe once for each combination of values, e.g. "
+            "objective.visual_steering.alpha=0.5,1,2,4, each run evaluated on the held-out problems of "
+            "training.evaluate.data. The values of the first swept setting are the x axis; other swept "
+            "settings give a line for each value. Overrides with a single value apply to all runs. Rerun the "
+            "same command to resume, or with more values or seeds to extend the sweep."
+        ),
+        argument=Argument("RECIPE", "YAML file, or the name of a packaged recipe"),
+        options=(
+            Option(
+                GRID,
+                "grid",
+                "a setting with a text or a list as values, e.g. teacher.model=A,B",
+                metavar="KEY=A,B",
+                repeated=True,
+            ),
+            Option("--output", "output", "folder of the runs and results (default runs/sweeps/RECIPE)"),
+            Option("--seeds", "seeds", "number of seeds of each run (default: the recipe's seed)"),
+            Option("--baseline", "baseline", "recipe that is drawn as a horizontal line", metavar="RECIPE"),
+            Option("--by", "by", "column of the held-out data by whose values the accuracy is also shown"),
+        ),
+        switches=(Switch("--dry-run", "print the runs and whether they have finished, without training"),),
+        example="objective.visual_steering.alpha=0.5,1,2,4",
+    ),
+    Command(
         "diagnose gap",
         "teacher-student log-prob gap over training, with train and test accuracy",
         run="vicur.cli.diagnose:gap",
@@ -456,6 +493,23 @@ COMMANDS = (
         switches=(JSON,),
         needed=("runs",),
         example="smooth=10",
+    ),
+    Command(
+        "diagnose sweep",
+        "several finished sweeps in one figure",
+        run="vicur.cli.diagnose:sweeps",
+        settings="vicur.reporting.sweep:SweepsSettings",
+        argument=Argument("SWEEP", "folders of sweeps", setting="sweeps", many=True),
+        options=(
+            NAMES,
+            Option(
+                "--left", "left", "names of sweeps that are drawn on the left, with a minus sign", many=True
+            ),
+            *FINDING_OPTIONS,
+        ),
+        switches=(JSON,),
+        needed=("sweeps",),
+        example="overwrite=true",
     ),
     Command(
         "diagnose advantage",
@@ -539,6 +593,36 @@ COMMANDS = (
         example="most_tokens=200",
     ),
     Command(
+        "diagnose stability",
+        "repeated answers of models to the same problem",
+        run="vicur.cli.diagnose:stability",
+        settings="vicur.diagnose.stability:StabilitySettings",
+        load="vicur.cli.diagnose:read_stability",
+        description=(
+            "Let models answer the same problem many times, and show how many responses are right, the "
+            "distinct final answers, and the responses (ViCuR appendix E.1)."
+        ),
+        options=(
+            Option("--model", "model", "models that are asked", many=True),
+            NAMES,
+            Option("--problem", "problem", "ids or positions of problems (default 0)", many=True),
+            Option("--samples", "samples", "number of responses per model and problem (default 10)"),
+            Option("--preset", "preset", "settings to start from (default vicur)"),
+            Option("--data", "data.train", "problems: file, folder or hub id, with @split"),
+            *DATA_OPTIONS,
+            *PIXEL_OPTIONS,
+            Option("--dtype", "dtype", "compute dtype (default float32)", choices=DTYPES),
+            Option("--temperature", "sampling.temperature", "sampling temperature"),
+            Option("--max-new-tokens", "sampling.max_new_tokens", "maximum response length"),
+            Option("--seed", "seed", "seed for sampling (default 0)"),
+            *FINDING_OPTIONS,
+        ),
+        switches=(JSON,),
+        needed=("model", "data.train"),
+        columns=True,
+        example="sampling.top_p=0.95",
+    ),
+    Command(
         "diagnose attention",
         "visual tokens that the recovery module's sink attends to",
         run="vicur.cli.diagnose:attention",
@@ -558,5 +642,59 @@ COMMANDS = (
         needed=("model", "data.train"),
         columns=True,
         example="control_question='What is shown?'",
+    ),
+    Command(
+        "bench latency",
+        "time of prefill and decoding, of a model and its base",
+        run="vicur.cli.bench:latency",
+        settings="vicur.bench.latency:LatencySettings",
+        description=(
+            "Measure prefill and decoding of a model and its base, one prompt at a time and in turn, on "
+            "prompts of exact sizes (ViCuR table 7)."
+        ),
+        options=(
+            Option("--model", "model", "checkpoint folder, hub id or vicur:NAME"),
+            Option(
+                "--base", "base", "another checkpoint, or self: the model without recovery (default self)"
+            ),
+            NAMES,
+            Option(
+                "--input",
+                "input",
+                "sizes of prompts: visual/prompt tokens (default 64/88 1782/1821)",
+                many=True,
+                metavar="V/P",
+            ),
+            Option("--dtype", "dtype", "compute dtype (default bfloat16 on a GPU)", choices=DTYPES),
+            Option("--runs", "runs", "number of runs that are counted (default 10)"),
+            Option("--max-new-tokens", "max_new_tokens", "maximum length of free responses"),
+            Option("--decode-tokens", "decode_tokens", "length of the responses of fixed length"),
+            *FINDING_OPTIONS,
+        ),
+        switches=(JSON,),
+        needed=("model",),
+        example="warm_up=3",
+    ),
+    Command(
+        "bench step",
+        "time of a training step of several recipes",
+        run="vicur.cli.bench:step",
+        settings="vicur.bench.step:StepSettings",
+        load="vicur.cli.bench:read_step_settings",
+        description=(
+            "Train several recipes for a few steps in turn, on the same problems, and compare the time of a "
+            "step with that of the first (VGS figure 9). A recipe setting, such as data.train=FILE, applies "
+            "to all of them."
+        ),
+        argument=Argument("RECIPE", "recipes to compare", setting="recipes", many=True),
+        options=(
+            NAMES,
+            Option("--steps", "steps", "number of steps of each round that are counted (default 3)"),
+            Option("--rounds", "rounds", "number of rounds (default 2)"),
+            *FINDING_OPTIONS,
+        ),
+        switches=(JSON,),
+        needed=("recipes",),
+        example="data.train=train.parquet",
     ),
 )

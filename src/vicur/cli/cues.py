@@ -30,10 +30,11 @@ from vicur.paths import check_distinct, check_file, check_folder
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
 from vicur.rollouts.engines import make_engine
+from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher, TeacherConfig
 from vicur.wording import counted
 from vicur.worth.measure import PrivilegeConfig, measure_privileges
-from vicur.worth.report import rank_lines, reading, worth_table
+from vicur.worth.report import rank_lines, reading, student_loss_table, worth_table
 from vicur.worth.responses import read_responses, regraded, sample_responses
 from vicur.worth.summary import privilege_worth
 
@@ -205,9 +206,13 @@ def worth(settings: WorthSettings, arguments: Arguments, console: Console) -> No
         seed=settings.seed,
         prompts_per_batch=settings.prompts_per_batch,
     )
-    tokens = measure_privileges(teacher.scorer, samples, responses, config, progress=Progress("scoring"))
+    learner = Scorer(student, limits=limits) if settings.student_loss else None
+    scoring = Progress("scoring")
+    tokens = measure_privileges(teacher.scorer, samples, responses, config, student=learner, progress=scoring)
     result = privilege_worth(tokens, seed=settings.seed)
-    console.print(worth_table(result))
+    for table in (worth_table(result), student_loss_table(result)):
+        if table is not None:
+            console.print(table)
     for line in [*rank_lines(result), reading(result)]:
         print_text(line, console)
     if settings.output is not None:

@@ -31,6 +31,7 @@ class Option:
         metavar: placeholder for the value in the help.
         switch: whether it is given without a value, for true.
         many: whether it takes several values, for a list.
+        repeated: whether it may be given several times, with a value each, for a list.
     """
 
     flag: str
@@ -40,6 +41,7 @@ class Option:
     metavar: str | None = None
     switch: bool = False
     many: bool = False
+    repeated: bool = False
 
     @property
     def dest(self) -> str:
@@ -53,6 +55,15 @@ class Option:
             return
         metavar = self.metavar or (None if self.choices else self.flag.removeprefix("--").upper())
         count = "+" if self.many else None
+        if self.repeated:
+            parser.add_argument(
+                self.flag,
+                dest=self.dest,
+                metavar=metavar,
+                action="append",
+                help=f"{self.help}; may be repeated",
+            )
+            return
         parser.add_argument(
             self.flag, dest=self.dest, choices=self.choices, metavar=metavar, nargs=count, help=self.help
         )
@@ -157,7 +168,7 @@ def nearest(word: str, known: Sequence[str], cutoff: float = 0.6) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-COLUMN = "--column"
+COLUMN, GRID = "--column", "--grid"
 _SETTING = re.compile(r"[a-z_]+(\.\w+)*=")
 
 
@@ -172,7 +183,7 @@ def canonical(words: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = iter(words)
     for word in rest:
         flag, equals, value = word.partition("=")
-        if flag == COLUMN and not equals:  # its value looks like a setting
+        if flag in (COLUMN, GRID) and not equals:  # its value looks like a setting
             flags += [word, *itertools.islice(rest, 1)]
         elif _SETTING.match(word):
             settings.append(word)

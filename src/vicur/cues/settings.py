@@ -170,6 +170,10 @@ class WorthSettings:
     """Use only the first N problems; null for all."""
     group_size: Annotated[int, Field(ge=1, le=4096)] = 4
     """Number of responses per problem."""
+    student_loss: bool = False
+    """Whether to split the student's loss into the part about the texts alone and the part that it can learn
+    (ViCuR eq. 18). Needs several texts per problem (columns cues, rationales, answers), and costs a pass of
+    the student."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Sampling of the responses."""
     engine: EngineName = "torch"

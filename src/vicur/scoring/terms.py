@@ -214,6 +214,30 @@ def mixture_information_above(log_q: Sequence[Float[Tensor, "C V"]]) -> Float[Te
     return torch.stack(divergences).mean(0)
 
 
+def divergence_of_each(log_q: Sequence[Float[Tensor, "C V"]], log_p: LogProbs) -> PerToken:
+    """mean_j KL(q^{z_j} || p) at every token: the loss of a student that never sees the texts, averaged over
+    them (the left side of ViCuR eq. 18).
+
+    It is `mixture_information` plus `divergence_of_mixture`, exactly.
+
+    Args:
+        log_q: log-probabilities of the teacher under each text; at least one.
+        log_p: log-probabilities of the student.
+    """
+    return torch.stack([forward_kl(log_p, member) for member in log_q]).mean(0)
+
+
+def divergence_of_mixture(log_q: Sequence[Float[Tensor, "C V"]], log_p: LogProbs) -> PerToken:
+    """KL(mean_j q^{z_j} || p) at every token: the part of `divergence_of_each` that a student without the
+    texts can reduce to 0 (the second term of ViCuR eq. 18).
+
+    Args:
+        log_q: log-probabilities of the teacher under each text; at least one.
+        log_p: log-probabilities of the student.
+    """
+    return forward_kl(log_p, _log_mean(torch.stack(list(log_q))))
+
+
 def _log_mean(log_q: Float[Tensor, "n C V"]) -> Float[Tensor, "C V"]:
     # Unlike logsumexp - log n, this is exact for n equal numbers.
     highest = log_q.amax(0)

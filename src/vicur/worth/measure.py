@@ -28,11 +28,21 @@ from vicur.progress import Progress
 from vicur.scoring.chunks import observed_terms
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.term import STUDENT, Block, Scores, Term
-from vicur.scoring.terms import mixture_information, mixture_information_above, reverse_kl
+from vicur.scoring.terms import (
+    divergence_of_each,
+    divergence_of_mixture,
+    mixture_information,
+    mixture_information_above,
+    reverse_kl,
+)
 from vicur.worth.responses import StudentResponses
 from vicur.worth.texts import others, outline, several_texts, text_of, with_text
 
 PLAIN, BLIND = "plain", "blind"
+LEARNER = "learner"
+"""Name of the student's own distribution on the plain problem, if its loss is measured."""
+FROM_SEVERAL = ("information", "information_above", "student_loss", "student_rest")
+"""Quantities that need several texts per problem."""
 
 
 def another(kind: TextKind) -> str:
@@ -95,6 +105,9 @@ class PrivilegeTokens:
         information: estimate of I(y_t; z | v, q, y_<t) by condition; NaN if a problem has fewer than
             two texts.
         information_above: its leave-one-out counterpart, which overestimates it.
+        student_loss: mean_j KL(q^{z_j} || p), the student's loss over the texts that the information is
+            estimated from; NaN where that is. Empty if it was not measured.
+        student_rest: KL(mean_j q^{z_j} || p), which with the information sums to the loss.
         num_texts: number of texts of each response's problem that the information is estimated from; 0 for
             none.
         left_out: number of answered problems that lack a measured privilege.
@@ -111,13 +124,16 @@ class PrivilegeTokens:
     shifts: Mapping[str, Float[Tensor, " N"]]
     information: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
     information_above: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    student_loss: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    student_rest: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
     num_texts: Mapping[str, Int[Tensor, " R"]] = field(default_factory=dict)
     left_out: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per response: sample, response_number, correct, response, ids, and arrays with one number
-        per token: `log_prob_<condition>`, `shift_<condition>`, `information_<condition>` and
-        `information_above_<condition>`; the last two may be None."""
+        per token: `log_prob_<condition>`, `shift_<condition>`, `information_<condition>`,
+        `information_above_<condition>`, `student_loss_<condition>` and `student_rest_<condition>`; the last
+        four may be None."""
         lengths = torch.bincount(self.response_index_N, minlength=len(self.samples)).tolist()
         columns = {
             f"{name}_{condition}": [part.numpy() for part in values.split(lengths)]
@@ -126,6 +142,8 @@ class PrivilegeTokens:
                 ("shift", self.shifts),
                 ("information", self.information),
                 ("information_above", self.information_above),
+                ("student_loss", self.student_loss),
+                ("student_rest", self.student_rest),
             )
             for condition, values in by_condition.items()
         }
@@ -139,7 +157,7 @@ class PrivilegeTokens:
                 "ids": ids[r].numpy(),
             }
             | {
-                name: None if name.startswith("information") and math.isnan(parts[r][0]) else parts[r]
+                name: None if name.startswith(FROM_SEVERAL) and math.isnan(parts[r][0]) else parts[r]
                 for name, parts in columns.items()
             }
             for r in range(len(self.samples))
@@ -157,6 +175,7 @@ def measure_privileges(
     config: PrivilegeConfig | None = None,
     *,
     several: Mapping[TextKind, Mapping[str, Sequence[str]]] | None = None,
+    student: Scorer | None = None,
     progress: Progress | None = None,
 ) -> PrivilegeTokens:
     """Score responses with a teacher under every condition.
@@ -174,37 +193,58 @@ def measure_privileges(
         config: the conditions to measure.
         several: texts to estimate information from, by kind and sample id; they replace the data's own of
             that kind.
+        student: the student, to split its loss over several texts (ViCuR eq. 18); it costs one more pass of
+            the student. None to leave the loss out. Its vocabulary must be the teacher's.
         progress: progress bar; silent if not given.
 
     Raises:
-        ValueError: no answered problem has the privileges asked for, or the shuffled control is impossible.
+        ValueError: no answered problem has the privileges asked for, the shuffled control is impossible, or
+            the student's loss is to be split and no problem has several texts.
     """
     config = config or PrivilegeConfig()
     outlines = [outline(samples, i) for i in responses.index]
-    kinds = config.kinds or tuple(k for k in TEXT_KINDS if all(text_of(s, k) for s in outlines))
+    kinds = config.kinds or _common_kinds(outlines)
+    places = [i for i, s in enumerate(outlines) if all(text_of(s, k) for k in kinds)]
+    if not places:
+        raise ValueError(f"No answered problem has all of: {', '.join(kinds)}.")
+    problems = [outlines[i] for i in places]
+    texts = _Texts.of(problems, kinds, config, several)
+    if student is not None and not any(texts.several):
+        raise ValueError(
+            "The student's loss is split by several texts per problem: the data needs a column "
+            f"{' or '.join(f'{kind}s' for kind in kinds)} with a list of texts."
+        )
+    kept = responses.part(places)
+    parts: dict[int, dict[tuple[str, str], Tensor]] = {}
+    batches = list(_batches(texts.signatures, config.prompts_per_batch))
+    for batch in batches if progress is None else progress.over(batches, len(batches)):
+        batch_samples = [samples[kept.index[i]] for i in batch]
+        part = (batch_samples, kept.part(batch), texts.part(batch))
+        numbers = _measure_batch(teacher, student, *part, kinds, config)
+        tokens = [sum(map(len, kept.ids[i])) for i in batch]
+        for place, i in enumerate(batch):
+            first = sum(tokens[:place])
+            parts[i] = {name: values[first : first + tokens[place]] for name, values in numbers.items()}
+    teacher.clear_cache()
+    if student is not None:
+        student.clear_cache()
+    return _joined(problems, kept, kinds, parts, texts, len(outlines) - len(places))
+
+
+def _common_kinds(outlines: Sequence[Sample]) -> tuple[TextKind, ...]:
+    """The kinds of text that all problems have.
+
+    Raises:
+        ValueError: there is none.
+    """
+    kinds = tuple(k for k in TEXT_KINDS if all(text_of(s, k) for s in outlines))
     if not kinds:
         raise ValueError(
             f"No kind of text is present in all {len(outlines)} answered problems ("
             + ", ".join(f"{k} in {sum(text_of(s, k) is not None for s in outlines)}" for k in TEXT_KINDS)
             + "). Set kinds to measure those problems that have them."
         )
-    places = [i for i, s in enumerate(outlines) if all(text_of(s, k) for k in kinds)]
-    if not places:
-        raise ValueError(f"No answered problem has all of: {', '.join(kinds)}.")
-    problems = [outlines[i] for i in places]
-    texts = _Texts.of(problems, kinds, config, several)
-    kept = responses.part(places)
-    parts: dict[int, dict[tuple[str, str], Tensor]] = {}
-    batches = list(_batches(texts.signatures, config.prompts_per_batch))
-    for batch in batches if progress is None else progress.over(batches, len(batches)):
-        batch_samples = [samples[kept.index[i]] for i in batch]
-        numbers = _measure_batch(teacher, batch_samples, kept.part(batch), texts.part(batch), kinds, config)
-        tokens = [sum(map(len, kept.ids[i])) for i in batch]
-        for place, i in enumerate(batch):
-            first = sum(tokens[:place])
-            parts[i] = {name: values[first : first + tokens[place]] for name, values in numbers.items()}
-    teacher.clear_cache()
-    return _joined(problems, kept, kinds, parts, texts, len(outlines) - len(places))
+    return kinds
 
 
 @dataclass(frozen=True)
@@ -291,6 +331,7 @@ def _batches(signatures: Sequence[object], size: int) -> Iterator[list[int]]:
 
 def _measure_batch(
     teacher: Scorer,
+    student: Scorer | None,
     samples: Sequence[Sample],
     responses: StudentResponses,
     texts: _Texts,
@@ -323,6 +364,8 @@ def _measure_batch(
         if name != PLAIN:
             terms["log_prob", name] = Term("", partial(_log_prob, name), reads=(name,))
             terms["shift", name] = Term("", partial(_shift, name), reads=(name,))
+    if student is not None and texts.several[0]:
+        scored[LEARNER] = student.scores(samples, responses.ids, Plain())
     for name, alternatives in texts.several[0].items():
         names = tuple(f"{name}/{j}" for j in range(len(alternatives)))
         kind = next(kind for kind in kinds if name in (kind, another(kind)))
@@ -332,6 +375,10 @@ def _measure_batch(
             )
         terms["information", name] = Term("", partial(_information, names), reads=names)
         terms["information_above", name] = Term("", partial(_information_above, names), reads=names)
+        if student is not None:
+            reads = (*names, LEARNER)
+            terms["student_loss", name] = Term("", partial(_student_loss, names), reads=reads)
+            terms["student_rest", name] = Term("", partial(_student_rest, names), reads=reads)
     reading = teacher.reading(torch.cat([ids for group in responses.ids for ids in group]))
     values_JN = observed_terms(scored.pop(PLAIN), reading, list(terms.values()), scored)
     return dict(zip(terms, values_JN.cpu(), strict=True))
@@ -351,6 +398,16 @@ def _information(names: Sequence[str], block: Block) -> Tensor:
 
 def _information_above(names: Sequence[str], block: Block) -> Tensor:
     return mixture_information_above([block.distribution(name) for name in names])
+
+
+def _student_loss(names: Sequence[str], block: Block) -> Tensor:
+    log_p = block.distribution(LEARNER)
+    return divergence_of_each([block.distribution(name) for name in names], log_p)
+
+
+def _student_rest(names: Sequence[str], block: Block) -> Tensor:
+    log_p = block.distribution(LEARNER)
+    return divergence_of_mixture([block.distribution(name) for name in names], log_p)
 
 
 def _joined(
@@ -401,6 +458,8 @@ def _joined(
         shifts=values_of("shift"),
         information=information,
         information_above=values_of("information_above"),
+        student_loss=values_of("student_loss"),
+        student_rest=values_of("student_rest"),
         num_texts=num_texts,
         left_out=left_out,
     )

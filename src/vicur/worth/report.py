@@ -70,6 +70,34 @@ def worth_table(worth: PrivilegeWorth, title: str = "Worth of privileges") -> Ta
     return table
 
 
+def student_loss_table(worth: PrivilegeWorth) -> Table | None:
+    """The split of the student's loss by condition, in nats per token; None if it was not measured."""
+    measured = [condition for condition in worth.conditions if condition.student_loss is not None]
+    if not measured:
+        return None
+    table = Table(
+        title="Student's loss over the texts",
+        caption="nats per token, ± half-width of the 95 % bootstrap interval over problems; loss: mean over "
+        "the texts of KL(teacher shown the text || student); information: the part about the texts alone, "
+        "which no student that does not see them can reduce; rest: KL(mean teacher || student); share: "
+        "information over loss",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("shown", no_wrap=True)
+    for name in ("loss", "= information", "+ rest", "share, %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for condition in measured:
+        split = condition.student_loss
+        assert split is not None
+        share = Estimate(*(100 * end for end in (split.share.value, split.share.low, split.share.high)))
+        numbers = [_cell(number, "") for number in (split.loss, split.information, split.rest)]
+        percent = f"{share.value:.0f} ±{(share.high - share.low) / 2:.0f}"
+        table.add_row(escape(condition_title(condition)), *numbers, percent)
+    return table
+
+
 def reading(worth: PrivilegeWorth) -> str:
     """What the numbers show of the first kind, and what they do not show."""
     condition = next(c for c in worth.conditions if c.shows == "own")

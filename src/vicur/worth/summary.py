@@ -91,6 +91,27 @@ class Information:
 
 
 @dataclass(frozen=True)
+class StudentLoss:
+    """The loss of a student that is taught with n texts per problem, split (ViCuR eq. 18), in nats per token.
+
+        mean_j KL(q^{z_j} || p)  =  information  +  KL(mean_j q^{z_j} || p)
+
+    The first part is about the texts alone: no student that does not see them can reduce it.
+
+    Attributes:
+        loss: the left side.
+        information: the same as the estimate of `Information`.
+        rest: the second part, which a student can learn.
+        share: information as a share of the loss, 0 to 1; from means over all tokens, not token by token.
+    """
+
+    loss: Estimate
+    information: Estimate
+    rest: Estimate
+    share: Estimate
+
+
+@dataclass(frozen=True)
 class ConditionWorth:
     """A teacher's scores of student responses under one condition.
 
@@ -105,6 +126,7 @@ class ConditionWorth:
         discrimination: certainty per token of correct responses minus that of incorrect ones.
         shift: shift from the plain view; None for the plain view itself.
         information: None if no problem has two texts.
+        student_loss: None if no problem has two texts, or it was not measured.
     """
 
     name: str
@@ -116,6 +138,7 @@ class ConditionWorth:
     discrimination: Estimate | None
     shift: Shift | None
     information: Information | None
+    student_loss: StudentLoss | None = None
 
 
 @dataclass(frozen=True)
@@ -249,6 +272,7 @@ def _condition(
         discrimination=discrimination,
         shift=shift,
         information=_information(tokens, sums, name),
+        student_loss=_student_loss(tokens, sums, name),
     )
 
 
@@ -266,6 +290,22 @@ def _information(tokens: PrivilegeTokens, sums: _Sums, name: str) -> Information
         bound=float(np.log(counts[mask]).mean()),
         problems=len(np.unique(sums.problem[mask])),
         num_texts=(int(counts[mask].min()), int(counts[mask].max())),
+    )
+
+
+def _student_loss(tokens: PrivilegeTokens, sums: _Sums, name: str) -> StudentLoss | None:
+    if name not in tokens.student_loss:
+        return None
+    mask = tokens.num_texts[name].numpy()[sums.response] > 0
+    loss, information, rest = (
+        np.where(mask, by_text[name].double().numpy(), 0.0)
+        for by_text in (tokens.student_loss, tokens.information, tokens.student_rest)
+    )
+    return StudentLoss(
+        loss=sums.per_token(loss, mask),
+        information=sums.per_token(information, mask),
+        rest=sums.per_token(rest, mask),
+        share=sums.ratio(information, loss),
     )
 
 
@@ -342,6 +382,10 @@ class _Sums:
     def per_token(self, values: Float[np.ndarray, " N"], mask: Bool[np.ndarray, " N"]) -> Estimate:
         """Mean of the values over the tokens in `mask`."""
         return self._ratio(self._by_problem(values * mask), self._by_problem(mask))
+
+    def ratio(self, numerator: Float[np.ndarray, " N"], denominator: Float[np.ndarray, " N"]) -> Estimate:
+        """The sum of some numbers over that of others, e.g. a share of a loss."""
+        return self._ratio(self._by_problem(numerator), self._by_problem(denominator))
 
     def difference(
         self,
