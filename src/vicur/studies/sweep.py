@@ -23,6 +23,7 @@ from vicur.evaluation.comparison import categories_of
 from vicur.packaged import find_packaged
 from vicur.progress import Bars, Progress
 from vicur.reporting.sweep import SWEEP, accuracy_before, measured, short_keys
+from vicur.rewards.grader import Grader
 from vicur.run.build import build, start_processes
 from vicur.run.execute import InterruptedRunError
 from vicur.run.recipe import Recipe, load_recipe, recipe_name, recipe_schema
@@ -401,7 +402,7 @@ def categories_in(sweep: Sweep) -> dict[str, str] | None:
     if sweep.by is None:
         return None
     recipe = sweep.runs[0].recipe
-    source = recipe.training.evaluate.open(recipe.data)
+    source = recipe.training.evaluate.open(recipe.data, Grader(recipe.rewards))
     assert source is not None, "check_evaluations came first"
     return categories_of(source, [sweep.by])[sweep.by]
 
