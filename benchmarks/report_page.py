@@ -1,6 +1,6 @@
 """How long a report with many responses takes to write, and to open in Chromium.
 
-    python benchmarks/report.py
+    python benchmarks/report_page.py
 
 Prints seconds for two runs with 250 responses each, 300 tokens per response and ten numbers per token:
 writing the page (median of 3), and from navigation to the first rendered response (median of 5). Opening
