@@ -223,6 +223,33 @@ def test_a_preset_of_your_own(tmp_path):
     (settings,) = settings_for(f"preset={tmp_path / 'mine.yaml'}")
     assert (settings.samples, settings.sampling.temperature) == (2, 0.3)
     (tmp_path / "bad.yaml").write_text("sampling: {temprature: 0.3}\n")
-    with pytest.raises(SettingsError, match="temprature"):
-        settings_for(f"preset={tmp_path / 'bad.yaml'}")
+    for use in (
+        lambda: settings_for(f"preset={tmp_path / 'bad.yaml'}"),
+        lambda: EvaluateConfig(preset=str(tmp_path / "bad.yaml")).data_config(DataConfig()),
+    ):
+        with pytest.raises(SettingsError, match=r"bad\.yaml.*temprature.*did you mean .sampling\.temperature"):
+            use()
     assert preset_settings("va-opd")["samples"] == 8
+
+
+def test_a_preset_of_your_own_during_training(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "data: {max_pixels: 9000, video: {max_frames: 5}}\nsampling: {temperature: 1, top_k: '7'}"
+    )
+    assert preset_settings(str(file))["sampling.top_k"] == 7
+    config = EvaluateConfig(preset=str(file))
+    data = config.data_config(DataConfig(min_pixels=100))
+    assert (data.min_pixels, data.max_pixels, data.video.max_frames) == (100, 9000, 5)
+    sampling = config.config(SamplingConfig(0.8, 0.9, max_new_tokens=99), 0).sampling
+    assert sampling == SamplingConfig(1.0, top_k=7, max_new_tokens=99)
+
+
+def test_a_preset_holds_nothing_else(tmp_path):
+    (tmp_path / "mine.yaml").write_text("rewards: {tolerance: 0.1}\n")
+    for use in (
+        lambda: settings_for(f"preset={tmp_path / 'mine.yaml'}"),
+        lambda: EvaluateConfig(preset=str(tmp_path / "mine.yaml")).config(SamplingConfig(), 0),
+    ):
+        with pytest.raises(SettingsError, match=r"rewards\.tolerance"):
+            use()

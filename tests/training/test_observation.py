@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -159,6 +160,31 @@ def test_mistakes_are_explained(data, tmp_path):
         build(recipe(data, tmp_path / "x", "training.observe.of=[vds]", "training.observe.data=null"))
     with pytest.raises(SettingsError, match=r"training\.observe\.of must be one of visual_advantage, vds"):
         recipe(data, tmp_path / "x", "training.observe.of=[vdss]")
+
+
+def test_observed_problems_without_the_privilege(data, tmp_path):
+    table = pq.read_table(data.with_name("validation.parquet")).to_pylist()
+    for count, row in enumerate(table):
+        row["cue"] = None if count < 2 else row["cue"]
+    mixed, bare = tmp_path / "mixed.parquet", tmp_path / "bare.parquet"
+    pq.write_table(pa.Table.from_pylist(table), mixed)
+    pq.write_table(pa.Table.from_pylist([{**row, "cue": None} for row in table]), bare)
+
+    def built(file, missing, of="gap_split"):
+        settings = (f"training.observe.data={file}", f"teacher.missing_privilege={missing}")
+        return build(recipe(data, tmp_path / "run", *settings, f"training.observe.of=[{of}]")).held_out
+
+    size = len(table)
+    plain, skip = built(mixed, "plain"), built(mixed, "skip")
+    assert f"2 of {size} observed problems" in " ".join(plain.notes()) and len(plain.observed) == size
+    assert "Skipped 2 observed problems" in " ".join(skip.notes()) and len(skip.observed) == size - 2
+    with pytest.raises(ValueError, match=f"2 of {size} problems .* lack the privilege cue"):
+        built(mixed, "error")
+    with pytest.raises(ValueError, match=f"{size} of {size} problems .* lack the privilege cue"):
+        built(bare, "plain")
+    for missing in ("plain", "skip", "error"):  # nothing but the split needs it
+        other = built(bare, missing, of="vds")
+        assert len(other.observed) == size and other.notes() == []
 
 
 def test_two_processes_observe_what_one_does(data, tmp_path):

@@ -22,7 +22,7 @@ from rich.table import Table
 from vicur.bench.inputs import InputSize, encoded
 from vicur.bench.timing import Spread, hardware, in_turns, synchronise
 from vicur.encoding.prompts import EncodedPrompt
-from vicur.evaluation.presets import preset_settings
+from vicur.evaluation.presets import part_of, preset_settings
 from vicur.models.checkpoints import Dtype
 from vicur.models.devices import choose_device
 from vicur.models.load import LoadedModel, copy_of, load_model
@@ -97,7 +97,7 @@ class LatencySettings(FindingOutput):
             SettingsError: there is no such preset.
         """
         limit = {"max_new_tokens": self.max_new_tokens or CPU_LENGTHS[0]}
-        return SamplingConfig(**{**(preset_settings(self.preset).get("sampling") or {}), **limit})
+        return SamplingConfig(**{**part_of(preset_settings(self.preset), "sampling"), **limit})
 
 
 @dataclass(frozen=True)

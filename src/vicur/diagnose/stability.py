@@ -84,9 +84,8 @@ def stability_settings(schema: Schema[StabilitySettings], user: Sequence[Layer])
     preset = schema.load([*user, sampling]).preset
     if preset == OWN_SAMPLING:
         raise SettingsError(f"preset={OWN_SAMPLING} differs between models; choose another preset.")
-    settings = preset_settings(preset)
-    layer = schema.flatten({name: settings[name] for name in ("data", "sampling") if name in settings})
-    return schema.load([Layer(f"preset {preset}", layer), *user])
+    stated = {name: value for name, value in preset_settings(preset).items() if name != "samples"}
+    return schema.load([Layer(f"preset {preset}", stated), *user])
 
 
 @dataclass(frozen=True)

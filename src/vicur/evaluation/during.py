@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from vicur.data.sources import DataConfig, FileSource
 from vicur.data.sources import Observer as RowObserver
-from vicur.evaluation.presets import OWN_SAMPLING, preset_settings
+from vicur.evaluation.presets import OWN_SAMPLING, part_of, preset_settings
 from vicur.evaluation.runner import EvaluationConfig
 from vicur.rewards.grader import Grader
 from vicur.rollouts.processors import SamplingConfig
@@ -78,9 +78,10 @@ class EvaluateConfig:
         Raises:
             SettingsError: there is no such preset, or it does not fit.
         """
-        preset = dict(self._preset().get("data") or {})
-        video = replace(data.video, **preset.pop("video", {}))
-        return replace(data, video=video, **preset)
+        preset = part_of(preset_settings(self.preset), "data")
+        video = part_of(preset, "video")
+        stated = {name: value for name, value in preset.items() if not name.startswith("video.")}
+        return replace(data, video=replace(data.video, **video), **stated)
 
     def config(self, rollout: SamplingConfig, seed: int) -> EvaluationConfig:
         """Settings for sampling the student's responses.
@@ -92,7 +93,7 @@ class EvaluateConfig:
         Raises:
             SettingsError: there is no such preset, or it does not fit.
         """
-        preset = self._preset()
+        preset = preset_settings(self.preset)
         start = (
             rollout
             if self.preset == OWN_SAMPLING
@@ -100,13 +101,10 @@ class EvaluateConfig:
         )
         stated = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
         changes = {name: value for name, value in stated.items() if value is not None}
-        sampling = replace(start, **{**(preset.get("sampling") or {}), **changes})
+        sampling = replace(start, **{**part_of(preset, "sampling"), **changes})
         return EvaluationConfig(
             sampling, self.prompts_per_batch, seed, self.samples or preset.get("samples", 1)
         )
-
-    def _preset(self) -> dict[str, Any]:
-        return preset_settings(self.preset)
 
 
 def check_media(source: FileSource, data: DataConfig, setting: str) -> None:

@@ -7,13 +7,19 @@ of the preset, and the user's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from vicur.data.sources import DataConfig
 from vicur.models.checkpoints import resolve_checkpoint
 from vicur.packaged import find_packaged
+from vicur.rollouts.processors import SamplingConfig
 from vicur.settings.reading import LARGEST_YAML, Unreadable, parse_yaml, read_text
-from vicur.settings.section import SettingsError, short
+from vicur.settings.schema import Layer, schema_of, settings_in
+from vicur.settings.section import SettingsError, section, short
 
 RECIPE_FILE = "recipe.yaml"
 """File with the resolved recipe: in the folder of a run and in the model that it saves."""
@@ -24,16 +30,44 @@ SHOWN = ("data.system_prompt", "data.options", "data.min_pixels", "data.max_pixe
 _VIDEO = "data.video."
 
 
+@section
+class Preset:
+    """What a preset can set."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """System prompt, format of options, and limits of images and videos."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Sampling of the responses."""
+    samples: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Number of responses per problem."""
+
+
 def preset_settings(name: str) -> dict[str, Any]:
-    """The nested settings of a preset.
+    """The settings that a preset states, by dotted name.
 
     Args:
         name: name of a packaged preset, or a YAML file.
 
     Raises:
-        SettingsError: there is no such preset, or it cannot be read.
+        SettingsError: there is no such preset, it cannot be read, or it has a setting that does not exist,
+            does not fit, or has no place in a preset.
     """
-    return _read(find_packaged(name, "presets"))
+    file = find_packaged(name, "presets")
+    schema = schema_of(Preset, "preset")
+    stated = schema.flatten(_read(file))
+    checked = schema.load([Layer(str(file), stated)])
+    return {key: value for key, value in settings_in(checked) if key in stated}
+
+
+def part_of(settings: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """The settings of one section without its name, e.g. {"temperature": 1.0} for "sampling".
+
+    Args:
+        settings: settings by dotted name.
+        section: name of the section.
+    """
+    prefix = f"{section}."
+    return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
 
 
 def recipe_of_model(model: str) -> Mapping[str, Any] | None:

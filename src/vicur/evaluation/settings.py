@@ -211,7 +211,7 @@ def settings_of_models(schema: Schema[EvaluationSettings], user: Sequence[Layer]
     """
     flat = schema.merged("", user).flat
     preset = str(flat.get("preset", EvaluationSettings().preset))
-    above = [Layer(f"preset {preset}", schema.flatten(preset_settings(preset))), *user]
+    above = [Layer(f"preset {preset}", preset_settings(preset)), *user]
     # With the sampling of the recipes, whether the number of samples fits is known for each model only.
     sampled = [Layer("", {"sampling.temperature": 1.0})] if preset == OWN_SAMPLING else []
     together = schema.load([*sampled, *above])

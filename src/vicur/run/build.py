@@ -21,7 +21,7 @@ from vicur.rollouts.engines import Engine, make_engine
 from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.source import DatasetSource, GeneratedSource, RolloutSource
 from vicur.run.execute import Run
-from vicur.run.held_out import HeldOut, during
+from vicur.run.held_out import HeldOut, during, observed_problems
 from vicur.run.problems import training_problems
 from vicur.run.recipe import Recipe
 from vicur.scoring.parity import ParityCheck
@@ -68,9 +68,7 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     training = recipe.training
     grader = Grader(recipe.rewards)
     evaluated = training.evaluate.open(recipe.data, grader, meter)
-    skipped = recipe.teacher.missing_privilege == "skip" and training.observe.needs_teacher
-    only_for = recipe.teacher.view if skipped else None
-    observed = training.observe.open(recipe.data, training.evaluate.data, only_for, meter)
+    observed = observed_problems(recipe, meter)
     data = training_problems(recipe, readers, grader, bars)
     # A model that will be sharded or offloaded is loaded on the CPU: it may be too large for one device.
     alone = distributed.size() == 1 and not recipe.training.offload

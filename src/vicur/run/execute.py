@@ -122,7 +122,8 @@ class Run:
     def notices(self) -> list[str]:
         """Notices about skipped problems, and about running on a CPU."""
         cpu = cpu_notice(self.recipe.training.device, self.trainer.scoring.student.device)
-        return [*self.data.notes(), *([] if cpu is None else [cpu]), *self._engine_notices()]
+        held_out = [] if self.held_out is None else self.held_out.notes()
+        return [*self.data.notes(), *held_out, *([] if cpu is None else [cpu]), *self._engine_notices()]
 
     def _engine_notices(self) -> list[str]:
         """What the estimate of memory leaves out: vLLM in this process."""

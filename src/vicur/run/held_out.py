@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from vicur.data.sources import FileSource
+from vicur.data.sources import Observer as RowObserver
 from vicur.evaluation.runner import evaluate
 from vicur.models.load import LoadedModel
 from vicur.progress import Bars, silent
@@ -67,6 +68,23 @@ class HeldOut:
             records.count_seconds("observation", time.perf_counter() - started)
         return before != (state.evaluated, state.observed)
 
+    def notes(self) -> list[str]:
+        """Sentences about observed problems that are skipped, or lack what the teacher is shown."""
+        if self.observed is None or not _splits_gap(self.recipe):
+            return []
+        name, notes = self.observed.name, []
+        if self.observed.inapplicable:
+            notes.append(
+                f"Skipped {self.observed.inapplicable} observed problems of {name} without the teacher's "
+                "privilege."
+            )
+        if lacking := _lacking(self.observed, self.recipe):
+            notes.append(
+                f"{lacking} of {len(self.observed)} observed problems of {name} lack the teacher's "
+                "privilege; for these the teacher sees the student's prompt, and privilege_gap is 0."
+            )
+        return notes
+
     def _evaluate(self, problems: FileSource, state: RunState, records: Records, bars: Bars | None) -> None:
         """Let the student answer the held-out problems."""
         evaluation = evaluate(
@@ -102,6 +120,41 @@ class HeldOut:
         records.write_observation(
             state.step, observed.summary, observed.rollouts, observed.tokens, observed.grades
         )
+
+
+def observed_problems(recipe: Recipe, observe: RowObserver | None = None) -> FileSource | None:
+    """The problems on which responses are measured; None for none.
+
+    Args:
+        recipe: the recipe.
+        observe: called with every problem, as in `FileSource`.
+
+    Raises:
+        ValueError: they cannot be read, or the gap is split and no problem has the teacher's privilege, or
+            one lacks it and `teacher.missing_privilege` is "error".
+    """
+    training, missing = recipe.training, recipe.teacher.missing_privilege
+    splits = _splits_gap(recipe)
+    only_for = recipe.teacher.view if splits and missing == "skip" else None
+    source = training.observe.open(recipe.data, training.evaluate.data, only_for, observe)
+    lacking = _lacking(source, recipe) if source is not None and splits else 0
+    if source is not None and lacking and (lacking == len(source) or missing == "error"):
+        raise ValueError(
+            f"training.observe.of=gap_split: {lacking} of {len(source)} problems of {source.name} lack the "
+            f"privilege {recipe.teacher.privilege}. Choose other problems with training.observe.data, or "
+            "leave out gap_split."
+        )
+    return source
+
+
+def _splits_gap(recipe: Recipe) -> bool:
+    """Whether the part of the gap that comes from the teacher's privilege is measured."""
+    return "gap_split" in recipe.training.observe.of
+
+
+def _lacking(problems: FileSource, recipe: Recipe) -> int:
+    """Number of problems without what the teacher is shown."""
+    return sum(not recipe.teacher.view.applies(outline) for outline in problems.outlines())
 
 
 def _is_due(every: int | None, last: int, step: int, steps: int) -> bool:

@@ -139,7 +139,7 @@ class Schema(Generic[Component]):
             else:
                 origin = self._origin_of_conflict(layers, sentence)
             raise _blamed(origin, sentence) from error
-        for key, value in _settings_in(component):
+        for key, value in settings_in(component):
             if (fault := _unfit_number(value)) is not None:
                 raise _blamed(merged.origin_of(key) if key in merged.flat else "", f"{key} must be {fault}.")
         return component
@@ -316,12 +316,12 @@ def _parents(key: str) -> Iterator[str]:
     return (".".join(parts[:end]) for end in range(1, len(parts)))
 
 
-def _settings_in(component: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def settings_in(component: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The value of every setting of a component by dotted name."""
     for item in fields(component):
         value = getattr(component, item.name)
         if is_dataclass(value):
-            yield from _settings_in(value, f"{prefix}{item.name}.")
+            yield from settings_in(value, f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", value
 
