@@ -74,6 +74,18 @@ def figures(folder: Path, runs: dict[str, str]) -> dict[str, list[str]]:
         "advantage": ["diagnose", "advantage", *students, *names, *teacher, "--group-size", "4"],
         "advantage_path": ["diagnose", "advantage", "--run", *(runs[n] for n in larger), "--names", *larger],
         "tokens": ["diagnose", "tokens", *students, *names, *teacher, "--problem", "3"],
+        "stability": [
+            *(
+                "diagnose",
+                "stability",
+                "--model",
+                "vicur:tiny-student",
+                final["OPSD cue"],
+                "vicur:tiny-teacher",
+            ),
+            *("--names", "base", "OPSD cue", "teacher", "--data", test, "--problem", "3", "5"),
+            *("--preset", "greedy", "sampling.temperature=1", "sampling.max_new_tokens=256"),
+        ],
         "gradients": ["diagnose", "gradients", "--student", "vicur:tiny-student", *teacher],
         "attention": ["diagnose", "attention", "--model", final["OPSD cue + recovery"], "--data", test],
     }

@@ -12,7 +12,9 @@ from vicur.diagnose.stability import (
     Repeated,
     StabilitySettings,
     _notes,
+    answers_table,
     draw_stability,
+    responses_table,
     stability_settings,
 )
 from vicur.reporting.figures import styled
@@ -59,6 +61,16 @@ def test_the_bars_are_the_counts():
     texts = [text.get_text() for text in panel.texts]
     assert "3/7 right" in texts and "0/7 right" in texts and "7" in texts
     assert NO_ANSWER[:3] in " ".join(texts)
+
+
+def test_long_answers_are_cut_in_tables_only():
+    long = "1 + 1\n" * 50
+    each = one_model(answers=(long,) * 7, texts=(long,) * 7)
+    for table in (responses_table("m", each), answers_table({"m": [each]})):
+        cells = [str(cell) for column in table.columns for cell in column.cells]
+        assert any("1 + 1" in cell for cell in cells)
+        assert all(len(cell) < 100 and "\n" not in cell for cell in cells)
+    assert each.as_dict()["each"][0]["answer"] == long
 
 
 def test_the_preset_is_below_the_users_settings():

@@ -227,7 +227,9 @@ def test_a_preset_of_your_own(tmp_path):
         lambda: settings_for(f"preset={tmp_path / 'bad.yaml'}"),
         lambda: EvaluateConfig(preset=str(tmp_path / "bad.yaml")).data_config(DataConfig()),
     ):
-        with pytest.raises(SettingsError, match=r"bad\.yaml.*temprature.*did you mean .sampling\.temperature"):
+        with pytest.raises(
+            SettingsError, match=r"bad\.yaml.*temprature.*did you mean .sampling\.temperature"
+        ):
             use()
     assert preset_settings("va-opd")["samples"] == 8
 

@@ -33,6 +33,7 @@ from vicur.rewards.grader import Grader
 from vicur.rollouts.grading import grade_response
 from vicur.settings.schema import Layer, Schema
 from vicur.settings.section import PathText, SettingsError, Text, section
+from vicur.wording import shortened
 from vicur.worth.responses import StudentResponses
 
 NO_ANSWER = "(no answer)"
@@ -45,8 +46,8 @@ LIGHT = (SERIES[3], SERIES[5])
 LONGEST = 16
 """Maximum number of characters of an answer in the figure."""
 VERDICTS = {True: "right", False: "wrong", None: "not graded"}
-BEGINNING = 54
-"""Number of characters of each response that are printed."""
+BEGINNING, ANSWER = 54, 24
+"""Maximum number of characters of a response and of an answer in the tables."""
 
 
 @section
@@ -241,7 +242,12 @@ def responses_table(name: str, responses: Repeated) -> Table:
     """The beginning of each response of a model to a problem; the JSON has all of it."""
     each = zip(responses.texts, responses.lengths, responses.answers, responses.correct, strict=True)
     rows = [
-        [" ".join(text.split())[:BEGINNING], length, "-" if answer is None else answer, VERDICTS[correct]]
+        [
+            shortened(" ".join(text.split()), BEGINNING),
+            length,
+            "-" if answer is None else _one_line(answer),
+            VERDICTS[correct],
+        ]
         for text, length, answer, correct in each
     ]
     title = f"{name}, problem {responses.problem}: {responses.share} right"
@@ -249,7 +255,11 @@ def responses_table(name: str, responses: Repeated) -> Table:
 
 
 def _name(part: Mapping[str, Any]) -> str:
-    return NO_ANSWER if part["answer"] is None else str(part["answer"])
+    return NO_ANSWER if part["answer"] is None else _one_line(part["answer"])
+
+
+def _one_line(answer: str) -> str:
+    return shortened(" ".join(answer.split()), ANSWER)
 
 
 def _count(part: Mapping[str, Any]) -> str:
