@@ -43,10 +43,13 @@ def test_ratios_are_of_medians_overall_and_by_round():
 
 def test_only_the_steps_are_run_and_on_the_same_data():
     settings = StepSettings(recipes=RECIPES, steps=3, warm_up=2)
-    recipes = load_recipes(settings, ["data.train=a.parquet", "training.evaluate.data=b.parquet"])
+    recipes = load_recipes(
+        settings, ["data.train=a.parquet", "training.evaluate.data=b.parquet", "training.observe.of=[vds]"]
+    )
     for recipe in recipes.values():
         training = recipe.training
         assert training.steps == 5 and training.evaluate.data is None and not training.report.enabled
+        assert not training.observe.of
         assert not training.save_model and training.checkpoints.every is None
     with pytest.raises(ValueError, match="at least one recipe"):
         load_recipes(StepSettings(), [])
