@@ -37,13 +37,9 @@ from vicur.settings.section import Count, PathText, Text, section
 from vicur.training.records import Records
 
 ALONE = (
-    *("training.evaluate.every=null", "training.evaluate.data=null", "training.observe.of=[]"),
-    *(
-        "training.observe.every=null",
-        "training.observe.data=null",
-        "training.report.enabled=false",
-        "training.report_to=[]",
-    ),
+    *("training.evaluate.every=null", "training.evaluate.data=null"),
+    *("training.observe.of=[]", "training.observe.every=null", "training.observe.data=null"),
+    *("training.report.enabled=false", "training.report_to=[]"),
     *("training.checkpoints.every=null", "training.save_model=false", "training.show_responses=null"),
 )
 """Settings of every recipe: only the steps are of interest."""

@@ -347,7 +347,7 @@ def _finding(batches: Sequence[Mapping[str, Row]], settings: GradientsSettings) 
             "angle": "degrees",
             "vds": "nats",
             "loss": "nats per token",
-            "norm": "nats per unit weight",
+            "norm": NORM_UNIT,
         },
         "student": settings.student,
         "teacher": settings.teacher,
