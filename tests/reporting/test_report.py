@@ -134,6 +134,42 @@ def test_a_run_without_a_step_has_a_page(tmp_path):
     assert "finished after 0 steps" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite(tmp_path, value):
+    # An update whose loss is not finite is skipped, and recorded with that loss.
+    lines = [metrics(step, loss=value if step == 6 else 1.0, gap_whole=value) for step in range(1, 13)]
+    held_out = {0: [response(0, "a", gap=value, vds=1.0)], 12: [response(12, "a", gap=1.0, vds=value)]}
+    run = write_run(tmp_path / "run", lines, [response(12, "t", gap=value)], held_out)
+    save_tokenizer(run.folder, ["It is 4."])
+    Report([run]).write(tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text())
+    data = [text for text in page.scripts if text.lstrip().startswith(("{", "["))]
+    assert data
+    for text in data:  # JSON has no NaN, and the browser's parser refuses it
+        json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the page's data"))
+
+
+def test_a_run_that_was_evaluated_once_has_no_after(runs, tmp_path):
+    lines = [metrics(step) for step in range(1, 13)]
+    begun = write_run(tmp_path / "begun", lines, evaluations={0: {"a": True, "b": False}})
+    row, first, second = result_rows([begun, *runs])
+    assert row["before"].startswith("50.0 [") and (row["after"], row["change"], row["against"]) == (
+        "",
+        "",
+        "",
+    )
+    assert first["against"] == "" and second["against"].startswith("+50.0 [")  # to the first with both
+
+
+def test_pages_in_one_folder_have_figures_of_their_own(runs, tmp_path):
+    folder = tmp_path / "pages"
+    for name in ("report.html", "first.html", "second.html"):
+        Report(runs[:1]).write(folder / name)
+    folders = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert folders == {"figures", "first_figures", "second_figures"}
+    assert all(list((folder / name).glob("*.svg")) for name in folders)
+
+
 def test_the_command_writes_a_page_into_the_folder_of_a_run(runs, capsys):
     assert main(["report", str(runs[0].folder), "media=false"]) == 0
     assert (runs[0].folder / "report.html").is_file() and "Report:" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -183,6 +184,19 @@ def test_a_run_with_held_out_problems(files, tmp_path):
 def test_mistakes_in_validation(override, message):
     with pytest.raises(SettingsError, match=message):
         load_recipe("cuebench/opsd_cue", [override])
+
+
+@pytest.mark.parametrize("use", ["evaluate", "observe"])
+def test_held_out_images_that_nothing_reads_are_refused(files, tmp_path, use):
+    table = pq.read_table(files / "test.parquet")
+    names = ["picture" if name == "images" else name for name in table.column_names]
+    problem = [text.replace("<image>", "") for text in table["problem"].to_pylist()]
+    table = table.rename_columns(names).set_column(names.index("problem"), "problem", [problem])
+    path = tmp_path / "renamed.parquet"
+    pq.write_table(table, path)
+    more = (f"training.{use}.data={path}", "training.observe.of=[vds]")
+    with pytest.raises(ValueError, match=rf"training\.{use}\.data: .*column picture holds images"):
+        build(load_recipe("cuebench/opsd_cue", settings(files, tmp_path / "run", *more)))
 
 
 def test_held_out_problems_without_answers_are_refused(files, tmp_path):
