@@ -169,9 +169,10 @@ def test_a_model_is_shown_what_it_was_trained_with(tmp_path, base_folder):
     assert settings.data.system_prompt == "You are a helpful assistant." and settings.data.max_pixels == 9000
     notes = notes_on(settings)
     assert any(
-        "data.system_prompt is 'You are a helpful assistant.', and was 'Think first.'" in n for n in notes
+        "data.system_prompt is 'You are a helpful assistant.', but 'Think first.' in training" in n
+        for n in notes
     )
-    assert any("data.max_pixels is 9000, and was 50000 in training" in note for note in notes)
+    assert any("data.max_pixels is 9000, but 50000 in training" in note for note in notes)
 
 
 def test_the_recipe_is_looked_for_with_the_model_and_in_its_run(tmp_path, base_folder):

@@ -186,6 +186,18 @@ def test_mistakes_in_validation(override, message):
         load_recipe("cuebench/opsd_cue", [override])
 
 
+def test_evaluations_that_show_other_prompts_are_announced(files, tmp_path):
+    def notices(*more):
+        held_out = f"training.evaluate.data={files / 'test.parquet'}"
+        recipe = load_recipe("cuebench/opsd_cue", settings(files, tmp_path / "run", held_out, *more))
+        return [text for text in build(recipe).notices if text.startswith("In evaluations")]
+
+    changed = notices("training.evaluate.preset=vicur", "data.max_pixels=9000")
+    assert "In evaluations data.max_pixels is 401408, but 9000 in training." in changed
+    assert any("data.system_prompt is 'You are a helpful assistant.'" in text for text in changed)
+    assert notices("training.evaluate.preset=greedy") == []
+
+
 @pytest.mark.parametrize("use", ["evaluate", "observe"])
 def test_held_out_images_that_nothing_reads_are_refused(files, tmp_path, use):
     table = pq.read_table(files / "test.parquet")

@@ -122,7 +122,7 @@ def differences(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> list[
     video = before.get("video") or {}
     pairs |= {f"{_VIDEO}{key}": (video[key], value) for key, value in after["video"].items() if key in video}
     return [
-        f"{name} is {short(now)}, and was {short(trained)} in training"
+        f"{name} is {short(now)}, but {short(trained)} in training"
         for name, (trained, now) in pairs.items()
         if trained != now
     ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from vicur.data.sources import FileSource
 from vicur.data.sources import Observer as RowObserver
+from vicur.evaluation.presets import differences
 from vicur.evaluation.runner import evaluate
 from vicur.models.load import LoadedModel
 from vicur.progress import Bars, silent
@@ -69,10 +70,16 @@ class HeldOut:
         return before != (state.evaluated, state.observed)
 
     def notes(self) -> list[str]:
-        """Sentences about observed problems that are skipped, or lack what the teacher is shown."""
+        """Sentences about evaluations that show other prompts than the training, and about observed problems
+        without the teacher's privilege."""
+        notes = []
+        if self.evaluated is not None:
+            shown = self.recipe.training.evaluate.data_config(self.recipe.data)
+            changed = differences({"data": asdict(self.recipe.data)}, {"data": asdict(shown)})
+            notes += [f"In evaluations {text}." for text in changed]
         if self.observed is None or not _splits_gap(self.recipe):
-            return []
-        name, notes = self.observed.name, []
+            return notes
+        name = self.observed.name
         if self.observed.inapplicable:
             notes.append(
                 f"Skipped {self.observed.inapplicable} observed problems of {name} without the teacher's "
