@@ -1,9 +1,9 @@
-"""The papers' figures on CueBench: trains seven tiny students and draws every figure in docs/figures.
+"""The papers' figures on CueBench: trains 14 tiny students and draws every figure in docs/figures.
 
     python benchmarks/paper_figures.py FOLDER [--only NAME ...]
 
-FOLDER gets the data and the runs; a run that is finished there is not repeated. Takes about a quarter of an
-hour on two idle cores. docs/diagnostics.md shows the figures and says what they show here.
+FOLDER gets the data and the runs; a run that is finished there is not repeated. Takes about half an hour on
+two idle cores. docs/diagnostics.md shows the figures and says what they show here.
 """
 
 from __future__ import annotations
@@ -39,6 +39,16 @@ RUNS: dict[str, tuple[str, ...]] = {
     "VGS + LP": ("cuebench/vgs", "objective.visual_steering.scale=measured"),
 }
 """Recipe and settings of each run, by its name in the figures."""
+SWEEPS = {
+    "visual": ("--baseline", "cuebench/opd_cue", "objective.visual_steering.steering=visual"),
+    "language": ("objective.visual_steering.steering=language",),
+}
+"""Options and settings of each sweep of the steering coefficient."""
+SWEPT = (
+    *("objective.visual_steering.alpha=0.5,2,4", "objective.visual_steering.beta=0"),
+    *("objective.visual_steering.scale=measured", "teacher.privilege=none", "training.device=cpu"),
+    *("training.checkpoints.every=null", "training.save_model=false"),
+)
 
 
 def run(*words: str) -> None:
@@ -91,6 +101,24 @@ def figures(folder: Path, runs: dict[str, str]) -> dict[str, list[str]]:
     }
 
 
+def sweep(folder: Path, data: tuple[str, ...]) -> None:
+    """Accuracy over the steering coefficient, visual and language (VGS figure 5)."""
+    folders = {name: folder / "sweeps" / name for name in SWEEPS}
+    for name, settings in SWEEPS.items():
+        run("sweep", "cuebench/vgs", *SWEPT, *settings, *data, "--output", str(folders[name]))
+    output = folder / "figures" / "sweep"
+    left = ("--names", *SWEEPS, "--left", "language", "--output", str(output), "--overwrite")
+    run("diagnose", "sweep", *map(str, folders.values()), *left)
+    copy_to_docs(output)
+
+
+def copy_to_docs(drawn: Path) -> None:
+    """Copy the one figure of a folder into the docs, under the name of the folder."""
+    DOCS.mkdir(exist_ok=True)
+    (picture,) = drawn.glob("*.png")
+    shutil.copy(picture, DOCS / f"{drawn.name}.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -111,9 +139,9 @@ def main() -> None:
     for name, words in figures(folder, runs).items():
         if arguments.only is None or name in arguments.only:
             run(*words, "--output", str(folder / "figures" / name), "--overwrite")
-            DOCS.mkdir(exist_ok=True)
-            (drawn,) = (folder / "figures" / name).glob("*.png")
-            shutil.copy(drawn, DOCS / f"{name}.png")
+            copy_to_docs(folder / "figures" / name)
+    if arguments.only is None or "sweep" in arguments.only:
+        sweep(folder, data)
     run("report", *runs.values(), "--names", *runs, "--output", str(folder / "report.html"), "--overwrite")
 
 

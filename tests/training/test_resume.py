@@ -13,6 +13,7 @@ from launching import assert_same_run, job, kill, launch, metrics, rollouts, sta
 from vicur.cli.main import main
 from vicur.reporting.run_summary import summarise_run
 from vicur.training.checkpoint import (
+    FORMAT,
     CheckpointError,
     DamagedError,
     newest_whole,
@@ -112,10 +113,10 @@ def test_what_cannot_be_used_is_never_deleted(tmp_path, data):
     launch(1, [run_of(run, data, "training.steps=2", *NO_VALIDATION)], tmp_path)
     (checkpoint,) = step_folders(run / "checkpoints")
     state = json.loads((checkpoint / "state.json").read_text())
-    of_another_version = state | {"format": 2}
+    of_another_version = state | {"format": FORMAT + 1}
     without_position = state | {"run": {k: v for k, v in state["run"].items() if k != "position"}}
     for content, message in (
-        (of_another_version, "has format 2; this version reads 1"),
+        (of_another_version, f"has format {FORMAT + 1}; this version reads {FORMAT}"),
         (without_position, "All checkpoints in .* are damaged"),
     ):
         (checkpoint / "state.json").write_text(json.dumps(content))
