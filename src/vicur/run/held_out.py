@@ -74,8 +74,8 @@ class HeldOut:
         without the teacher's privilege."""
         notes = []
         if self.evaluated is not None:
-            shown = self.recipe.training.evaluate.data_config(self.recipe.data)
-            changed = differences({"data": asdict(self.recipe.data)}, {"data": asdict(shown)})
+            evaluated = self.recipe.training.evaluate.data_config(self.recipe.data)
+            changed = differences({"data": asdict(self.recipe.data)}, {"data": asdict(evaluated)})
             notes += [f"In evaluations {text}." for text in changed]
         if self.observed is None or not _splits_gap(self.recipe):
             return notes
