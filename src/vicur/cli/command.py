@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -126,7 +126,7 @@ class Command:
             if (
                 flag.startswith("--")
                 and nearest(flag, parser.flags, cutoff=0.8)
-                and not self._is_setting(flag)
+                and not self.is_setting(flag)
             ):
                 parser.refuse(word)
         overrides = [*as_overrides(rest, parser), *settings]
@@ -149,8 +149,8 @@ class Command:
             frozenset(switch.flag for switch in (*self.switches, PRINT_CONFIG) if vars(parsed)[switch.dest]),
         )
 
-    def _is_setting(self, flag: str) -> bool:
-        """Whether an option that argparse does not know is the name of a setting."""
+    def is_setting(self, flag: str) -> bool:
+        """Whether an option or key is the name of a setting."""
         from vicur.settings.schema import schema_of
 
         return flag.removeprefix("--").replace("-", "_") in schema_of(resolve_name(self.settings)).kinds
@@ -233,6 +233,21 @@ class Arguments:
 
         schema = schema_of(component, self.command.name)
         return schema.load([*self.layers(schema), *schema.overrides(self.overrides)])
+
+    def load_own(self, component: type[Settings]) -> Settings:
+        """The settings of a command that runs recipes, without those of the recipes.
+
+        Raises:
+            SettingsError: a setting does not exist or does not fit.
+        """
+        recipes = self.recipe_overrides
+        kept = tuple(pair for pair in self.overrides if pair not in recipes)
+        return replace(self, overrides=kept).load(component)
+
+    @property
+    def recipe_overrides(self) -> list[str]:
+        """The overrides that are not settings of the command itself, but of the recipes that it runs."""
+        return [pair for pair in self.overrides if not self.command.is_setting(pair.partition("=")[0])]
 
     def layers(self, schema: Schema[Any]) -> list[Layer]:
         """The settings given by the command's word, by short options and by --column."""

@@ -101,6 +101,11 @@ def as_list(words: Sequence[str]) -> str:
     return json.dumps(list(words))
 
 
+DTYPES = ("float32", "bfloat16")
+"""Choices of a compute dtype."""
+OVERWRITE = Option("--overwrite", "overwrite", "replace output files that exist", switch=True)
+JSON = Switch("--json", "print JSON")
+NAMES = Option("--names", "names", "a name for each of them in tables and figures", many=True)
 DATA_OPTIONS = (
     Option("--system-prompt", "data.system_prompt", "system prompt of every problem"),
     Option("--image-dir", "data.image_dir", "folder that paths of images and videos are relative to"),

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from vicur.cli.command import Arguments
 from vicur.cli.terminal import print_text
-from vicur.settings.schema import schema_of
 from vicur.studies.quickstart import run_quickstart
 from vicur.studies.study import Study, StudyConfig, load_study, run_study, summarise
 from vicur.studies.tables import headlines, study_table
@@ -34,9 +33,7 @@ def quickstart(config: StudyConfig, arguments: Arguments, console: Console) -> N
 def study_config(arguments: Arguments) -> StudyConfig:
     """The size of a study; its results go to a folder of its name unless set otherwise."""
     assert arguments.word is not None, "the command requires it"
-    schema = schema_of(StudyConfig, arguments.command.name)
-    layers = schema.overrides(pair for pair in arguments.overrides if _is_of_study(pair))
-    config = schema.load([*arguments.layers(schema), *layers])
+    config = arguments.load_own(StudyConfig)
     _study(arguments)  # the settings for its recipes are checked, too
     return _with_folder(config, f"studies/{Path(arguments.word).stem}")
 
@@ -56,16 +53,11 @@ def study(config: StudyConfig, arguments: Arguments, console: Console) -> None:
 def _study(arguments: Arguments) -> Study:
     """The study, its recipes with the overrides that are not settings of the study itself."""
     assert arguments.word is not None, "the command requires it"
-    return load_study(arguments.word, [pair for pair in arguments.overrides if not _is_of_study(pair)])
+    return load_study(arguments.word, arguments.recipe_overrides)
 
 
 def _with_folder(config: StudyConfig, folder: str) -> StudyConfig:
     return config if config.output is not None else replace(config, output=folder)
-
-
-def _is_of_study(pair: str) -> bool:
-    """Whether an override is a setting of the study, and not of its recipes."""
-    return pair.removeprefix("--").partition("=")[0].replace("-", "_") in schema_of(StudyConfig).kinds
 
 
 def _print_summary(summary: dict[str, Any], console: Console) -> None:

@@ -13,7 +13,6 @@ from vicur.files import write_text
 from vicur.paths import check_folder
 from vicur.reporting.finding import plain_table
 from vicur.reporting.sweep import SWEEP, measured, sweep_finding, sweep_markdown
-from vicur.settings.schema import schema_of
 from vicur.studies.sweep import (
     PlannedRun,
     Sweep,
@@ -35,9 +34,7 @@ def read_sweep_settings(arguments: Arguments) -> SweepSettings:
     Raises:
         SettingsError: a setting does not exist or does not fit.
     """
-    schema = schema_of(SweepSettings, arguments.command.name)
-    layers = schema.overrides(pair for pair in arguments.overrides if _is_of_sweep(pair))
-    settings = schema.load([*arguments.layers(schema), *layers])
+    settings = arguments.load_own(SweepSettings)
     _plan(settings, arguments)
     return settings
 
@@ -115,10 +112,4 @@ def _state(folder: Path) -> str:
 
 def _plan(settings: SweepSettings, arguments: Arguments) -> Sweep:
     assert arguments.word is not None, "the command requires it"
-    overrides = [pair for pair in arguments.overrides if not _is_of_sweep(pair)]
-    return plan_sweep(arguments.word, settings, overrides)
-
-
-def _is_of_sweep(pair: str) -> bool:
-    """Whether an override is a setting of the sweep, and not of its recipes."""
-    return pair.removeprefix("--").partition("=")[0].replace("-", "_") in schema_of(SweepSettings).kinds
+    return plan_sweep(arguments.word, settings, arguments.recipe_overrides)
