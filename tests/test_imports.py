@@ -9,7 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "vicur"
 PACKAGES = [
-    *("registration", "wording", "paths", "compat", "files", "consoles", "progress", "bad_rows", "settings"),
+    *(
+        "registration",
+        "wording",
+        "tables",
+        "paths",
+        "compat",
+        "files",
+        "consoles",
+        "progress",
+        "bad_rows",
+        "settings",
+    ),
     *("packaged", "user_code", "distributed"),
     *(
         "models",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
-from recorded import metrics
+from recorded import metrics, write_run
 
 from vicur.reporting.alarms import alarms_of
+from vicur.run.live import Live
+from vicur.training.loop import TrainingConfig
+from vicur.training.trackers import Trackers
 
 
 def curve(name, first, last, steps=20):
@@ -45,6 +50,32 @@ def test_quiet_curves_ring_nothing(name, first, last):
     assert alarms_of(curve(name, first, last), [], responses_per_step=100) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "quiet", "rings"),
+    [
+        ("hint_samples", 0.5, 1.9, 2.1),  # of 100 responses
+        ("hint_samples", 3.0, 5.9, 6.1),
+        ("response_tokens", 20.0, 29.0, 31.0),
+        ("response_tokens", 30.0, 21.0, 19.0),
+        ("truncated", 0.0, 0.09, 0.11),
+        ("repetition", 0.0, 0.29, 0.31),
+        ("engine_difference", 1e-6, 2.9e-6, 3.1e-6),
+    ],
+)
+def test_thresholds(name, first, quiet, rings):
+    assert alarms_of(curve(name, first, quiet), [], responses_per_step=100) == []
+    assert len(alarms_of(curve(name, first, rings), [], responses_per_step=100)) == 1
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "gap", "rings"), [(57.9, 0.44, True), (58.1, 0.44, False), (57.9, 0.46, False)]
+)
+def test_thresholds_of_accuracy_and_gap(accuracy, gap, rings):
+    lines = curve("gap_absolute_whole", 0.5, gap)
+    measured = [{"step": 0, "accuracy": 60.0}, {"step": 20, "accuracy": accuracy}]
+    assert bool(alarms_of(lines, measured, 100)) is rings
+
+
 def test_a_gap_that_falls_with_the_accuracy():
     """The student agrees more with the teacher, and is right less often."""
     lines = [metrics(step, gap_absolute_whole=0.5 if step <= 10 else 0.2) for step in range(1, 21)]
@@ -65,3 +96,20 @@ def test_few_steps_are_not_judged_but_skipped_updates_are():
     (alarm,) = alarms_of(lines, [], 100)
     assert (alarm.kind, alarm.step) == ("skipped", 2)
     assert alarms_of(curve("response_tokens", 20.0, 90.0, steps=8), [], 100) == []
+
+
+def test_an_alarm_rings_once_and_when_curves_are_judged(tmp_path):
+    lines = [metrics(step, response_tokens=10.0 * step) for step in range(1, 13)]
+    run = write_run(tmp_path / "run", lines)
+    sentences, alerts = [], []
+    tracker = SimpleNamespace(alert=alerts.append)
+    progress = SimpleNamespace(say=sentences.append)
+    live = Live(run.folder, TrainingConfig(), Trackers({"ours": tracker}), progress)
+    due = [step for step in range(1, 31) if live.is_due(step, is_evaluated=False)]
+    assert due == [10, 20, 30] and live.is_due(3, is_evaluated=True)
+    live.after_step(3, [], is_evaluated=False)
+    assert alerts == []
+    for step in (10, 20):
+        live.after_step(step, [], is_evaluated=False)
+    assert [alarm.kind for alarm in alerts] == ["length"]
+    assert sentences == ["Alarm (length): Responses went from 10 to 120 tokens."]

@@ -10,12 +10,12 @@ from recorded import metrics, write_run
 
 from vicur.cli.main import main
 from vicur.paths import names_of
-from vicur.reporting.curves import smoothed
 from vicur.reporting.drift import DriftSettings, drift_over_training
 from vicur.reporting.gap import GapSettings, gap_over_training
 from vicur.reporting.leakage import LeakageSettings, leakage_by_epoch, leakage_over_training
 from vicur.reporting.phases import TimeSettings, time_of_runs
 from vicur.reporting.runs import RecordedRun
+from vicur.reporting.series import smoothed
 
 
 @pytest.fixture

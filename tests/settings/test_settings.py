@@ -246,7 +246,7 @@ def test_other_optimizers_lead_to_8_bit_states():
 
 
 @pytest.mark.parametrize(
-    "name", ["save_steps", "--resume", "beta", "trainer.save_freq", "eval_steps", "use_vllm"]
+    "name", ["save_steps", "--resume", "beta", "trainer.save_freq", "eval_steps", "use_sglang"]
 )
 def test_unknown_settings_are_reported(name):
     answer = answer_for(name, "train")

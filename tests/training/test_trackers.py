@@ -58,7 +58,7 @@ def test_a_tracker_that_fails_is_dropped_and_the_others_stay():
 
 
 def test_a_tracker_that_is_missing_or_cannot_be_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("vicur.training.trackers.find_spec", lambda name: None)
     with pytest.raises(
         ValueError, match=r"names wandb, which is not installed: pip install 'vicur\[wandb\]'"
     ):
@@ -71,7 +71,7 @@ def test_a_tracker_that_is_missing_or_cannot_be_opened(tmp_path, monkeypatch):
 
 
 def test_each_tracker_is_called_as_its_library_wants(tmp_path, monkeypatch):
-    """The calls, with stand-ins for the libraries: make test-trackers runs the real ones."""
+    """The calls, with stand-ins for the libraries; docs/report.md says which real ones were tried."""
     calls = []
 
     def note(name):
@@ -81,6 +81,7 @@ def test_each_tracker_is_called_as_its_library_wants(tmp_path, monkeypatch):
                 log=note("run.log"),
                 alert=note("run.alert"),
                 finish=note("run.finish"),
+                define_metric=note("run.define_metric"),
                 info=SimpleNamespace(run_id="7"),
             )
         )
@@ -96,6 +97,7 @@ def test_each_tracker_is_called_as_its_library_wants(tmp_path, monkeypatch):
     trackers.finish("finished")
     assert ("log", ({"train/loss": 1.0},), {"step": 4}) in calls
     assert ("run.log", ({"train/loss": 1.0, "step": 4},), {}) in calls
+    assert ("run.define_metric", ("*",), {"step_metric": "step"}) in calls
     assert ("log_metrics", ({"train/loss": 1.0},), {"step": 4}) in calls
     assert ("alert", (), {"title": "length", "text": "Long."}) in calls
     assert ("set_tag", ("alarm.length", "Long."), {}) in calls
@@ -107,12 +109,42 @@ def test_each_tracker_is_called_as_its_library_wants(tmp_path, monkeypatch):
     assert set(TRACKERS) == {"trackio", "tensorboard", "wandb", "mlflow"}
 
 
-def test_a_run_logs_shows_responses_and_rings(tmp_path, monkeypatch, capsys):
-    """Ten steps with a grader that is never right, and responses that are all cut off."""
+@pytest.mark.parametrize(
+    ("outcome", "code", "state"),
+    [("finished", 0, "FINISHED"), ("failed", 1, "FAILED"), ("interrupted", 1, "KILLED")],
+)
+def test_trackers_learn_how_a_run_ended(tmp_path, monkeypatch, outcome, code, state):
+    calls = []
+    run = SimpleNamespace(
+        finish=lambda exit_code: calls.append(exit_code),
+        define_metric=lambda *_, **__: None,
+        info=SimpleNamespace(run_id="7"),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run))
+    flow = SimpleNamespace(
+        set_experiment=lambda name: None,
+        start_run=lambda **_: run,
+        log_params=lambda params: None,
+        end_run=calls.append,
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", flow)
+    open_trackers(["wandb", "mlflow"], "p", tmp_path, {}, print).finish(outcome)
+    assert calls == [code, state]
+
+
+def test_a_tracker_that_cannot_be_opened_closes_those_before_it(tmp_path, monkeypatch):
+    first = Remembers()
+    monkeypatch.setitem(TRACKERS, "trackio", lambda *_: first)
+    monkeypatch.setitem(TRACKERS, "wandb", lambda *_: (_ for _ in ()).throw(RuntimeError("no key")))
+    with pytest.raises(ValueError, match="no key"):
+        open_trackers(["trackio", "wandb"], "p", tmp_path, {}, print)
+    assert first.finished == 1
+
+
+def test_a_run_logs_and_shows_responses(tmp_path, monkeypatch, capsys):
     tracker = Remembers()
     monkeypatch.setitem(TRACKERS, "trackio", lambda *_: tracker)
-    monkeypatch.setattr("vicur.run.execute.check_trackers", lambda names: None)
-    monkeypatch.setattr("vicur.run.live.EVERY", 10)
+    monkeypatch.setattr("vicur.run.build.check_trackers", lambda names: None)
     data = write_problems(tmp_path, 16, validation=3)
     held_out = data.with_name("validation.parquet")
     arguments = [

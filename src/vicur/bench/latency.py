@@ -30,10 +30,11 @@ from vicur.paths import names_of
 from vicur.progress import Bars, silent
 from vicur.reporting.curves import finish
 from vicur.reporting.figures import INK, SERIES, legend, new_figure, plain_text
-from vicur.reporting.finding import Finding, FindingOutput, plain_table
+from vicur.reporting.finding import Finding, FindingOutput
 from vicur.rollouts.engines import Engine, make_engine
 from vicur.rollouts.processors import SamplingConfig
 from vicur.settings.section import Count, PathText, Seed, Text, TokenCount, section
+from vicur.tables import plain_table
 
 SELF = "self"
 """Name of the base that is the model itself without its recovery module."""

@@ -28,12 +28,13 @@ from vicur.paths import names_of
 from vicur.progress import Bars, silent
 from vicur.reporting.curves import finish
 from vicur.reporting.figures import SERIES, legend, new_figure, plain_text
-from vicur.reporting.finding import Finding, FindingOutput, plain_table
+from vicur.reporting.finding import Finding, FindingOutput
 from vicur.reporting.phases import PREFIX
 from vicur.reporting.runs import RecordedRun
 from vicur.run.build import build, start_processes
 from vicur.run.recipe import Recipe, load_recipe, to_yaml
 from vicur.settings.section import Count, PathText, Text, section
+from vicur.tables import plain_table
 from vicur.training.records import Records
 
 ALONE = (

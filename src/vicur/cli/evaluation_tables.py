@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
-from vicur.wording import counted, in_order, printable
+from vicur.tables import markdown_table, plain_table
+from vicur.wording import counted, in_order
 
 if TYPE_CHECKING:
     from vicur.evaluation.results import Evaluation
@@ -60,18 +59,19 @@ def comparison_tables(arms: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
         arms: as `vicur.evaluation.comparison.summarise` returns them.
     """
     if len(arms) > 1:
-        yield _table(["", *COLUMNS], [[arm["name"], *_cells(arm)] for arm in arms])
-    columns = list(dict.fromkeys(category["column"] for arm in arms for category in arm["by"]))
-    for column in columns:
-        yield _table([column, "problems", *(arm["name"] for arm in arms)], list(_by_rows(arms, column)))
+        yield plain_table("", ["", *COLUMNS], [[arm["name"], *_cells(arm)] for arm in arms])
+    for column in _categorised(arms):
+        yield plain_table(
+            "", [column, "problems", *(arm["name"] for arm in arms)], list(_by_rows(arms, column))
+        )
 
 
 def markdown_of(arms: Sequence[Mapping[str, Any]]) -> str:
     """The same tables in Markdown, the comparison also for a single model."""
-    blocks = [_markdown(["", *COLUMNS], [[arm["name"], *_cells(arm)] for arm in arms])]
-    for column in dict.fromkeys(category["column"] for arm in arms for category in arm["by"]):
+    blocks = [markdown_table(["", *COLUMNS], [[arm["name"], *_cells(arm)] for arm in arms])]
+    for column in _categorised(arms):
         blocks.append(
-            _markdown([column, "problems", *(arm["name"] for arm in arms)], list(_by_rows(arms, column)))
+            markdown_table([column, "problems", *(arm["name"] for arm in arms)], list(_by_rows(arms, column)))
         )
     references = [f"{arm['name']} minus {arm['difference']['from']}" for arm in arms if "difference" in arm]
     if references:
@@ -80,6 +80,11 @@ def markdown_of(arms: Sequence[Mapping[str, Any]]) -> str:
             "with a higher and a lower share of right responses; p: exact sign test."
         )
     return "\n\n".join(blocks) + "\n"
+
+
+def _categorised(arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of the data whose values are categories."""
+    return list(dict.fromkeys(category["column"] for arm in arms for category in arm["by"]))
 
 
 def _cells(arm: Mapping[str, Any]) -> list[str]:
@@ -115,24 +120,3 @@ def _accuracy(category: Mapping[str, Any] | None) -> str:
 
 def _interval(estimate: Mapping[str, float], form: str = ".1f") -> str:
     return f"[{estimate['low']:{form}}, {estimate['high']:{form}}]"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(
-            escape(printable(column)), justify="left" if index == 0 else "right", overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*(escape(printable(cell)) for cell in row))
-    return table
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
-
-
-def _plain(text: str) -> str:
-    """Text for a cell of a Markdown table."""
-    return printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

@@ -32,13 +32,18 @@ def present(
     if "--json" in arguments.switches:
         print_json(finite(finding.values))
     else:
-        for table in finding.tables:
-            print_text(table.title or "", console)  # as a title it would be wrapped to the table's width
-            table.title = None
-            console.print(table)
-        for note in finding.notes:
-            print_text(note, console)
+        print_finding(finding, console)
     if settings.output is not None:
         paths = finding.write(Path(settings.output), replace=settings.overwrite)
         if "--json" not in arguments.switches:
             print_text(f"Written: {', '.join(map(str, paths))}", console)
+
+
+def print_finding(finding: Finding, console: Console) -> None:
+    """Print the tables and notes of a result."""
+    for table in finding.tables:
+        print_text(str(table.title or ""), console)  # as a title it would be wrapped to the table's width
+        table.title = None
+        console.print(table)
+    for note in finding.notes:
+        print_text(note, console)

@@ -8,7 +8,8 @@ from vicur.cli.command import Arguments
 from vicur.cli.terminal import print_text, say
 from vicur.paths import check_file
 from vicur.reporting.papers import tables_against_paper
-from vicur.run.reports import ReportSettings, lookup_of, report_of
+from vicur.reporting.report import Report
+from vicur.run.reports import REPORT, ReportSettings, lookup_of
 
 
 def report(settings: ReportSettings, arguments: Arguments, console: Console) -> None:
@@ -20,7 +21,7 @@ def report(settings: ReportSettings, arguments: Arguments, console: Console) -> 
     """
     runs = settings.open()
     path = settings.path(runs)
-    renews = settings.overwrite or path.parent in [run.folder for run in runs]  # a run's own page
+    renews = settings.overwrite or path in [run.folder / REPORT for run in runs]  # a run's own page
     check_file(path, "output", overwrite=renews)
     lookups = {}
     for run in runs if settings.media else ():
@@ -33,7 +34,7 @@ def report(settings: ReportSettings, arguments: Arguments, console: Console) -> 
         scores = tables_against_paper(
             runs[0].name, runs[0].recipe["training"]["name"], settings.against_paper
         )
-    page = report_of(runs, lookups, settings.responses, scores, settings.smooth)
+    page = Report(runs, lookups, settings.responses, scores, settings.smooth)
     page.write(path, replace=renews)
     for name, alarm in page.alarms():
         print_text(f"Alarm, {name}, {alarm.kind}: {alarm.text}", console)

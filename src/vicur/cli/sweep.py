@@ -8,10 +8,11 @@ from rich.console import Console
 
 from vicur import distributed
 from vicur.cli.command import Arguments
+from vicur.cli.findings import print_finding
 from vicur.cli.train import Terminal
+from vicur.evaluation.statistics import Estimate
 from vicur.files import write_text
 from vicur.paths import check_folder
-from vicur.reporting.finding import plain_table
 from vicur.reporting.sweep import SWEEP, measured, sweep_finding, sweep_markdown
 from vicur.studies.sweep import (
     PlannedRun,
@@ -24,6 +25,7 @@ from vicur.studies.sweep import (
     plan_sweep,
     results_of,
 )
+from vicur.tables import plain_table
 from vicur.training.folder import is_finished
 from vicur.wording import counted
 
@@ -78,10 +80,9 @@ def _sweep(planned: Sweep, terminal: Terminal) -> None:
 
 
 def _print_run(run: PlannedRun, title: str, terminal: Terminal, *, is_new: bool) -> None:
-    accuracy = measured([run.folder])["accuracy"]
+    accuracy = Estimate(**measured([run.folder])["accuracy"])
     before = "" if is_new else ", trained before"
-    interval = f"[{accuracy['low']:.1f}, {accuracy['high']:.1f}]"
-    terminal.print(f"{title}, {run.folder}{before}: held-out accuracy {accuracy['value']:.1f} {interval} %")
+    terminal.print(f"{title}, {run.folder}{before}: held-out accuracy {accuracy} %")
 
 
 def _finish(planned: Sweep, terminal: Terminal) -> None:
@@ -90,10 +91,7 @@ def _finish(planned: Sweep, terminal: Terminal) -> None:
     finding = sweep_finding(values)
     finding.write(planned.folder, replace=True)
     write_text(planned.folder / f"{SWEEP}.md", sweep_markdown(values))
-    for table in finding.tables:
-        terminal.print(table.title)
-        table.title = None
-        terminal.console.print(table)
+    print_finding(finding, terminal.console)
     terminal.print(f"Results: {planned.folder}/{SWEEP}.json, .svg, .png and .md")
 
 

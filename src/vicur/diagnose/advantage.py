@@ -39,9 +39,10 @@ from vicur.reporting.figures import (
     plain_text,
     series_style,
 )
-from vicur.reporting.finding import Finding, plain_table
+from vicur.reporting.finding import Finding
 from vicur.reporting.runs import RecordedRun, is_number, open_runs
 from vicur.settings.section import PathText, Positive, Text, section
+from vicur.tables import plain_table
 from vicur.wording import counted
 from vicur.worth.responses import StudentResponses
 

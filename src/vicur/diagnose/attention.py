@@ -31,8 +31,9 @@ from vicur.diagnostics.attention import Picture, SinkMap, cells_in_boxes, mass_i
 from vicur.models.checkpoints import Dtype, has_recovery, read_config
 from vicur.models.load import LoadedModel, load_model
 from vicur.reporting.figures import PAPER, new_figure, plain_text
-from vicur.reporting.finding import Finding, plain_table
+from vicur.reporting.finding import Finding
 from vicur.settings.section import Count, PathText, Text, section
+from vicur.tables import plain_table
 from vicur.wording import counted, shortened
 
 COLOURS = "viridis"

@@ -49,7 +49,7 @@ from vicur.objectives.visual_steering import (
 from vicur.progress import Bars, silent
 from vicur.reporting.curves import finish
 from vicur.reporting.figures import MUTED, SERIES, draw_series, new_figure
-from vicur.reporting.finding import Finding, plain_table
+from vicur.reporting.finding import Finding
 from vicur.reporting.runs import is_number
 from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.rollout import Rollouts
@@ -57,6 +57,7 @@ from vicur.scoring.chunks import divergence
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.term import Term
 from vicur.settings.section import Count, NonNegative, PathText, Share, section
+from vicur.tables import plain_table
 from vicur.training.scoring import ScoredBatch
 from vicur.training.update import accumulate_gradient
 

@@ -28,11 +28,12 @@ from vicur.paths import names_of
 from vicur.progress import Bars, silent
 from vicur.reporting.curves import finish
 from vicur.reporting.figures import INK, MUTED, PAPER, SERIES, new_figure, plain_text
-from vicur.reporting.finding import Finding, plain_table
+from vicur.reporting.finding import Finding
 from vicur.rewards.grader import Grader
 from vicur.rollouts.grading import grade_response
 from vicur.settings.schema import Layer, Schema
 from vicur.settings.section import PathText, SettingsError, Text, section
+from vicur.tables import plain_table
 from vicur.wording import shortened
 from vicur.worth.responses import StudentResponses
 

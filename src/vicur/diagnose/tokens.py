@@ -34,7 +34,7 @@ from vicur.objectives.objective import TEACHER
 from vicur.paths import names_of
 from vicur.progress import Bars, silent
 from vicur.reporting.figures import INK, MUTED, SERIES, plain_text
-from vicur.reporting.finding import Finding, plain_table
+from vicur.reporting.finding import Finding
 from vicur.reporting.pieces import pieces_of
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.chunks import observed_terms
@@ -42,6 +42,7 @@ from vicur.scoring.scorer import Scorer
 from vicur.scoring.term import Term
 from vicur.scoring.terms import entropy
 from vicur.settings.section import Count, PathText, Positive, Text, section
+from vicur.tables import plain_table
 from vicur.wording import printable, shortened
 
 Shown = Literal["visual_advantage", "vds", "gap", "language_kl", "loss", "entropy"]

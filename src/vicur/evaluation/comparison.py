@@ -9,7 +9,7 @@ from typing import Any
 from vicur.data.sources import FileSource
 from vicur.evaluation.controls import Control
 from vicur.evaluation.results import Evaluation, accuracy_of
-from vicur.evaluation.statistics import Difference, Estimate, compare
+from vicur.evaluation.statistics import Estimate, compare_shared
 from vicur.wording import in_order
 
 WITHOUT = "(none)"
@@ -88,15 +88,6 @@ def by_category(evaluation: Evaluation, categories: Mapping[str, Mapping[str, st
     return results
 
 
-def difference_of(arm: Evaluation, baseline: Evaluation) -> Difference | None:
-    """The paired difference on the problems that both have graded responses to; None if there are none."""
-    theirs = baseline.by_problem
-    shared = [problem for problem in arm.by_problem if problem in theirs]
-    if not shared:
-        return None
-    return compare([arm.by_problem[problem] for problem in shared], [theirs[problem] for problem in shared])
-
-
 def reference_of(arm: Arm, arms: Sequence[Arm], baseline: str) -> Arm | None:
     """What an arm is compared with: a control with the model's own problems, a model with the baseline; None
     for the baseline itself.
@@ -145,7 +136,8 @@ def _summary(arm: Arm, reference: Arm | None, categories: Mapping[str, Mapping[s
         "by": [asdict(category) for category in by_category(evaluation, categories)],
         "settings": dict(arm.settings),
     }
-    difference = None if reference is None else difference_of(evaluation, reference.evaluation)
-    if reference is not None and difference is not None:
-        summary["difference"] = {"from": reference.name, **asdict(difference)}
+    if reference is not None:
+        difference = compare_shared(evaluation.by_problem, reference.evaluation.by_problem)
+        if difference is not None:
+            summary["difference"] = {"from": reference.name, **asdict(difference)}
     return summary

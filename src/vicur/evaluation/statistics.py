@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
+
+Key = TypeVar("Key", bound=Hashable)
 
 LEVEL = 0.95
 
@@ -151,6 +154,20 @@ def compare(
 
     p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
     return Difference(bootstrap_mean(100 * gained, seed=seed), won, lost, p)
+
+
+def compare_shared(
+    correct: Mapping[Key, Sequence[bool]], baseline: Mapping[Key, Sequence[bool]]
+) -> Difference | None:
+    """Compare two methods on the problems that both have; None if there are none.
+
+    Args:
+        correct, baseline: for each problem whether each of its responses is right.
+    """
+    shared = [problem for problem in correct if problem in baseline]
+    if not shared:
+        return None
+    return compare([correct[problem] for problem in shared], [baseline[problem] for problem in shared])
 
 
 def paired_difference(correct: Sequence[bool], baseline: Sequence[bool], *, seed: int = 0) -> Estimate:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vicur.reporting.curves import ends
 from vicur.reporting.runs import is_number
+from vicur.reporting.series import ends
 
 Kind = Literal["leakage", "length", "truncation", "repetition", "engine", "accuracy", "skipped"]
 
@@ -101,20 +101,14 @@ def _drift(curves: _Ends) -> _Sentences:
         first, last = curves["response_tokens"]
         if first > 0 and not 1 / LENGTH <= last / first <= LENGTH:
             yield "length", f"Responses went from {first:.0f} to {last:.0f} tokens."
-    if "truncated" in curves:
-        first, last = curves["truncated"]
-        if last > max(TRUNCATED, first):
-            yield (
-                "truncation",
-                f"{100 * last:.0f} % of the responses are cut off, at first {100 * first:.0f} %.",
-            )
-    if "repetition" in curves:
-        first, last = curves["repetition"]
-        if last > max(REPEATED, first):
-            yield (
-                "repetition",
-                f"{100 * last:.0f} % of the 4-grams are repeated, at first {100 * first:.0f} %.",
-            )
+    shares: tuple[tuple[Kind, str, float, str], ...] = (
+        ("truncation", "truncated", TRUNCATED, "of the responses are cut off"),
+        ("repetition", "repetition", REPEATED, "of the 4-grams are repeated"),
+    )
+    for kind, name, bound, what in shares:
+        first, last = curves.get(name, (0.0, 0.0))
+        if last > max(bound, first):
+            yield kind, f"{100 * last:.0f} % {what}, at first {100 * first:.0f} %."
 
 
 def _engine(curves: _Ends) -> _Sentences:

@@ -1,39 +1,21 @@
-"""Curves of recorded runs: smoothing, accuracies, and the means at the start and the end."""
+"""Curves of recorded runs, and the labels of their panels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from vicur.reporting.figures import draw_band, draw_series
 from vicur.reporting.runs import RecordedRun, is_number
-
-WINDOW = 10
-"""First and last values are means over a tenth of the steps, so no single batch decides them."""
-
-
-def smoothed(values: Sequence[float], width: int) -> list[float]:
-    """The mean of each value and its neighbours: `width` values, fewer at the ends."""
-    array = np.asarray(values, dtype=float)
-    before, after = (width - 1) // 2, width // 2
-    return [float(array[max(0, index - before) : index + after + 1].mean()) for index in range(len(array))]
+from vicur.reporting.series import smoothed
 
 
 def curve(run: RecordedRun, name: str) -> dict[str, list[Any]]:
     """A metric of a run by step, for JSON."""
     steps, values = run.series(name)
     return {"steps": steps, "values": values}
-
-
-def ends(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Means over the first and the last tenth of the values; None without values."""
-    if not values:
-        return None, None
-    window = max(1, len(values) // WINDOW)
-    return float(np.mean(values[:window])), float(np.mean(values[-window:]))
 
 
 def accuracies(run: RecordedRun) -> dict[str, list[Any]]:
@@ -55,14 +37,14 @@ def draw_curves(
     finish(panel, title, unit)
 
 
-def draw_accuracies(panel: Axes, runs: Sequence[RecordedRun], title: str = "Held-out accuracy") -> None:
+def draw_accuracies(panel: Axes, runs: Sequence[RecordedRun]) -> None:
     """Draw the held-out accuracies of several runs with their intervals."""
     for index, run in enumerate(runs):
         measured = accuracies(run)
         if measured["steps"]:
             draw_band(panel, measured["steps"], measured["low"], measured["high"], index)
             draw_series(panel, measured["steps"], measured["values"], index, run.name)
-    finish(panel, title, "%")
+    finish(panel, "Held-out accuracy", "%")
 
 
 def finish(panel: Axes, title: str, unit: str, x: str = "step") -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vicur.reporting.curves import curve, draw_curves, ends
+from vicur.reporting.curves import curve, draw_curves
 from vicur.reporting.figures import legend, new_figure
-from vicur.reporting.finding import Finding, plain_table
+from vicur.reporting.finding import Finding
 from vicur.reporting.runs import RecordedRun
+from vicur.reporting.series import ends
 from vicur.reporting.settings import RunsSettings
 from vicur.settings.section import section
+from vicur.tables import plain_table
 
 CURVES = {
     "response_tokens": ("Response length", "tokens"),

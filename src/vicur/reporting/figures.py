@@ -6,6 +6,7 @@ and shown on a dark page. Every colour comes from here: `vicur report` replaces 
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vicur.files import write_whole
+from vicur.files import write_text, write_whole
 from vicur.wording import printable
 
 INK, MUTED, GRID, PAPER = "#1b1f24", "#5b6470", "#d9dde2", "#ffffff"
@@ -123,19 +124,34 @@ def plain_text(text: str) -> str:
     return printable(text).replace("$", r"\$")
 
 
+def svg_of(figure: Figure) -> str:
+    """A figure, drawn inside `styled`, as SVG; characters that no font has are text in it, too."""
+    buffer = io.StringIO()
+    with _saving():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+@contextmanager
+def _saving() -> Iterator[None]:
+    with styled(), warnings.catch_warnings():
+        # A character that no font has is a box in the PNG; the SVG has it as text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
 def write_figure(figure: Figure, path: Path, *, replace: bool = True) -> None:
     """Write a figure, drawn inside `styled`, in the format of the path's suffix, .svg or .png.
 
     Raises:
         OSError: the file cannot be written.
     """
-    kind = path.suffix.removeprefix(".")
-    metadata = {"Date": None} if kind == "svg" else {}
+    if path.suffix == ".svg":
+        write_text(path, svg_of(figure), replace=replace)
+        return
 
     def write(partial: Path) -> None:
-        with styled(), warnings.catch_warnings():
-            # A character that no font has is a box in the PNG; the SVG has it as text.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure.savefig(partial, format=kind, dpi=120, metadata=metadata)
+        with _saving():
+            figure.savefig(partial, format="png", dpi=120)
 
     write_whole(path, write, replace=replace)

@@ -13,12 +13,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vicur.reporting.curves import accuracies, curve, draw_accuracies, draw_curves, ends, finish, smoothed
+from vicur.reporting.curves import accuracies, curve, draw_accuracies, draw_curves, finish
 from vicur.reporting.figures import DASHES, SERIES, legend, new_figure, plain_text
-from vicur.reporting.finding import Finding, plain_table
+from vicur.reporting.finding import Finding
 from vicur.reporting.runs import RecordedRun
+from vicur.reporting.series import ends, smoothed
 from vicur.reporting.settings import RunsSettings
 from vicur.settings.section import section
+from vicur.tables import plain_table
 
 UNIT = "nats per token"
 WHOLE, ABSOLUTE = "gap_whole", "gap_absolute_whole"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import re
+from html import escape
 
-from matplotlib.figure import Figure
-
-from vicur.reporting.figures import GRID, INK, MUTED, PAPER, SERIES, styled
+from vicur.reporting.figures import GRID, INK, MUTED, PAPER, SERIES
 
 THEMED = {
     INK: "var(--ink)",
@@ -19,31 +17,23 @@ THEMED = {
 """The page's variable for each colour of a figure; the page defines them for light and for dark."""
 
 
-def inline_svg(figure: Figure, prefix: str, description: str) -> str:
+def inline_svg(svg: str, prefix: str, description: str) -> str:
     """A figure as an SVG element.
 
     Args:
-        figure: the figure, drawn inside `styled`.
+        svg: the figure, as `svg_of` gives it.
         prefix: put before every id, so that the figures of a page do not share any.
         description: text for readers who do not see it.
     """
-    buffer = io.StringIO()
-    with styled():
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
+    width, height = map(float, re.findall(r'\b(?:width|height)="([\d.]+)pt"', svg[: svg.index(">")]))
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     for colour, variable in THEMED.items():
         svg = re.sub(re.escape(colour), variable, svg, flags=re.IGNORECASE)
-    width, height = (72 * inches for inches in figure.get_size_inches())
     opening = (
         f'<svg viewBox="0 0 {width:g} {height:g}" style="max-width: {round(width * 96 / 72)}px" '
-        f'role="img" aria-label="{_attribute(description)}" '
+        f'role="img" aria-label="{escape(description)}" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     return opening + svg[svg.index(">") + 1 :]
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

@@ -3,17 +3,19 @@ table 8)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from vicur.reporting.curves import draw_curves, finish, smoothed
+from vicur.reporting.curves import draw_curves, finish
 from vicur.reporting.figures import draw_series, legend, new_figure
-from vicur.reporting.finding import Finding, plain_table
+from vicur.reporting.finding import Finding
 from vicur.reporting.runs import RecordedRun
+from vicur.reporting.series import smoothed
 from vicur.reporting.settings import RunsSettings
 from vicur.settings.section import Count, section
+from vicur.tables import plain_table
 
 
 @section
@@ -37,14 +39,9 @@ def leakage_over_training(settings: LeakageSettings) -> Finding:
         "units": {"samples": "responses with the word", "occurrences": "of the word", "rate": "0 to 1"},
         "runs": by_run,
     }
-    epochs = max((len(rows) for rows in by_run.values()), default=0)
-    rows = [
-        [name, *(_cell(epochs_of, index) for index in range(epochs))] for name, epochs_of in by_run.items()
-    ]
     table = plain_table(
         'Hint leakage by epoch: responses with the word "hint" / its occurrences (share of responses)',
-        ["run", *(f"epoch {index + 1}" for index in range(epochs))],
-        rows,
+        *leakage_table(runs, settings.steps_per_epoch),
     )
     return Finding("leakage", values, lambda: draw_leakage(runs, settings.smooth), (table,))
 
@@ -93,8 +90,23 @@ def draw_leakage(runs: Sequence[RecordedRun], smooth: int = 1) -> Figure:
     return figure
 
 
-def _cell(epochs: Sequence[dict[str, Any]], index: int) -> str | None:
-    if index >= len(epochs):
-        return None
-    counts = epochs[index]
+def leakage_table(
+    runs: Sequence[RecordedRun], steps_per_epoch: int | None = None
+) -> tuple[list[str], list[list[str | None]]]:
+    """Heads of the columns, and a row for each run: responses with the word / its occurrences (share of the
+    responses) by epoch; None for an epoch that a run has not reached.
+
+    Args:
+        runs: the runs.
+        steps_per_epoch: as in `leakage_by_epoch`.
+    """
+    cells = [list(map(_cell, leakage_by_epoch(run, steps_per_epoch))) for run in runs]
+    epochs = max(map(len, cells), default=0)
+    rows: list[list[str | None]] = [
+        [run.name, *each, *[None] * (epochs - len(each))] for run, each in zip(runs, cells, strict=True)
+    ]
+    return ["run", *(f"epoch {index + 1}" for index in range(epochs))], rows
+
+
+def _cell(counts: Mapping[str, Any]) -> str:
     return f"{counts['samples']:,}/{counts['occurrences']:,} ({100 * counts['rate']:.1f} %)"

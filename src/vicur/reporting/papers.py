@@ -10,9 +10,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vicur.packaged import resolve_packaged
+from vicur.reporting.runs import is_number
 from vicur.settings.reading import Unreadable, read_json
+from vicur.wording import listed
 
 OURS = "vicur eval"
 HARNESSES = {
@@ -136,16 +139,31 @@ def _read(benchmark: str, path: Path) -> tuple[str, Score]:
         accuracy = arm["accuracy"]
         interval = (accuracy["low"], accuracy["high"])
         return OURS, Score(benchmark, accuracy["value"], interval, arm["problems"])
-    for numbers in content.get("results", {}).values():
-        for name, value in numbers.items():
-            if isinstance(value, float | int) and "stderr" not in name and name != "alias":
-                scale = 100.0 if 0 <= value <= 1 else 1.0
-                return f"lmms-eval, {name}", Score(benchmark, scale * value)
-    raise ValueError(f"{path} is neither a summary.json of vicur eval nor a results file of lmms-eval.")
+    return _of_lmms_eval(benchmark, path, content.get("results"))
+
+
+def _of_lmms_eval(benchmark: str, path: Path, results: Any) -> tuple[str, Score]:
+    """The first metric, named METRIC,FILTER, of the only task of a results file of lmms-eval.
+
+    Raises:
+        ValueError: it is no such file, it has several tasks, or its task has no metric that is a number.
+    """
+    if not isinstance(results, dict) or not results:
+        raise ValueError(f"{path} is neither a summary.json of vicur eval nor a results file of lmms-eval.")
+    if len(results) > 1:
+        raise ValueError(
+            f"{path} has several tasks, {listed(list(results))}; give a file for each benchmark."
+        )
+    (numbers,) = results.values()
+    for name, value in numbers.items():
+        if "," in name and "_stderr," not in name and is_number(value):
+            scale = 100.0 if 0 <= value <= 1 else 1.0  # most metrics are shares, some are percentages
+            return f"lmms-eval, {name}", Score(benchmark, scale * value)
+    raise ValueError(f"{path} has no metric that is a number.")
 
 
 def tables_against_paper(run: str, recipe: str, results: Sequence[str]) -> list[ScoreTable]:
-    """Our tables and the paper's; scores of one harness and one judge share a table.
+    """Our tables, one for each harness, and the paper's.
 
     Args:
         run: name of the run.

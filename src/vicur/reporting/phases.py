@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from vicur.reporting.curves import accuracies, finish
 from vicur.reporting.figures import SERIES, draw_series, legend, new_figure, plain_text
-from vicur.reporting.finding import Finding, plain_table
+from vicur.reporting.finding import Finding
 from vicur.reporting.runs import RecordedRun, is_number
 from vicur.reporting.settings import RunsSettings
 from vicur.settings.section import Text, section
+from vicur.tables import plain_table
 
 PREFIX = "seconds_"
 HOUR = 3600.0

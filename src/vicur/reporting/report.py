@@ -20,24 +20,24 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from vicur.evaluation.results import accuracy_of
-from vicur.evaluation.statistics import compare
+from vicur.evaluation.statistics import compare_shared
 from vicur.files import write_text
 from vicur.reporting.alarms import FEWEST_STEPS, Alarm, alarms_of
-from vicur.reporting.curves import ends
+from vicur.reporting.config import ReportConfig
 from vicur.reporting.drift import draw_drift
-from vicur.reporting.figures import styled, write_figure
+from vicur.reporting.figures import styled, svg_of
 from vicur.reporting.gap import draw_gap
 from vicur.reporting.inline import inline_svg
-from vicur.reporting.leakage import draw_leakage, leakage_by_epoch, responses_per_step
+from vicur.reporting.leakage import draw_leakage, leakage_table, responses_per_step
 from vicur.reporting.measures import draw_measures
 from vicur.reporting.papers import ScoreTable
 from vicur.reporting.phases import draw_time, time_by_phase
 from vicur.reporting.problems import hardest_problems
 from vicur.reporting.responses import Lookup, collect_responses
-from vicur.reporting.runs import RecordedRun, read_columns
+from vicur.reporting.runs import Graded, RecordedRun
+from vicur.reporting.series import ends
 from vicur.reporting.training import draw_training
 from vicur.settings.reading import read_json
-from vicur.settings.section import Count, section
 from vicur.wording import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -45,16 +45,6 @@ FIGURES = "figures"
 """Folder of a report's figures as SVG files, beside it."""
 DIAGNOSTICS = "diagnostics"
 """Folder in that of a run whose figures are in its report: the output of `vicur diagnose`."""
-
-
-@section
-class ReportConfig:
-    """The report of a run."""
-
-    enabled: bool = True
-    """Whether the run writes report.html at its end, and after every evaluation and observation."""
-    responses: Count = 120
-    """Maximum number of responses in it."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +72,13 @@ class Report:
         runs: the runs.
         lookups: finds the problems of each run, by its name.
         responses: maximum number of responses of each run.
-        notes: sentences for the beginning of the page.
         scores: benchmark scores, ours and published, a table for each harness.
         smooth: number of steps over which curves are averaged.
     """
 
     runs: Sequence[RecordedRun]
     lookups: Mapping[str, Lookup] = field(default_factory=dict)
-    responses: int = 120
-    notes: Sequence[str] = ()
+    responses: int = ReportConfig.responses
     scores: Sequence[ScoreTable] = ()
     smooth: int = 1
 
@@ -102,16 +90,16 @@ class Report:
             OSError: a file cannot be written.
         """
         with styled():
-            figures = [(part, part.draw()) for part in self.sections()]
-        for part, figure in figures:
-            write_figure(figure, figures_of(path) / f"{part.key}.svg", replace=replace)
+            figures = [(part, svg_of(part.draw())) for part in self.sections()]
+        for part, svg in figures:
+            write_text(figures_of(path) / f"{part.key}.svg", svg, replace=replace)
         write_text(path, self.html(figures), replace=replace)
 
-    def html(self, figures: Sequence[tuple[Section, Figure]]) -> str:
+    def html(self, figures: Sequence[tuple[Section, str]]) -> str:
         """The page.
 
         Args:
-            figures: its figures.
+            figures: its figures as SVG.
         """
         collected = collect_responses(self.runs, self.lookups, self.responses)
         environment = jinja2.Environment(
@@ -123,21 +111,22 @@ class Report:
         )
         environment.filters["printable"] = printable
         svgs = [
-            {"part": part, "svg": Markup(inline_svg(figure, part.key, f"{part.title}. {part.text}"))}
-            for part, figure in figures
+            {"part": part, "svg": Markup(inline_svg(svg, part.key, f"{part.title}. {part.text}"))}
+            for part, svg in figures
         ]
         return environment.get_template("report.html").render(
             title=", ".join(run.name for run in self.runs),
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            notes=[*self.notes, *collected.notes],
+            notes=collected.notes,
             alarms=self.alarms(),
+            judged=[run.name for run in self.runs if len(run.metrics) >= FEWEST_STEPS],
             unjudged=[run.name for run in self.runs if len(run.metrics) < FEWEST_STEPS],
-            epochs=max((len(epochs) for _, epochs in leakage_rows(self.runs)), default=0),
+            fewest_steps=FEWEST_STEPS,
             runs=[describe_run(run) for run in self.runs],
             differences=recipe_differences(self.runs),
             results=result_rows(self.runs),
             scores=self.scores,
-            leakage=leakage_rows(self.runs),
+            leakage=leakage_table(self.runs),
             hardest=[(run.name, hardest_problems(run)) for run in self.runs],
             figures=svgs,
             diagnostics=[drawn for run in self.runs for drawn in diagnostics_of(run)],
@@ -294,61 +283,31 @@ def result_rows(runs: Sequence[RecordedRun]) -> list[dict[str, str]]:
     """Accuracy of each run on its held-out problems before and after training, and compared with that of the
     first run that has both."""
     rows: list[dict[str, str]] = []
-    reference: tuple[str, dict[tuple[str, ...], list[bool]]] | None = None
+    reference: RecordedRun | None = None
     for run in runs:
-        files = run.evaluation_files
+        before, after = run.graded_before, run.graded_after
         row = {"run": run.name, "before": "", "after": "", "change": "", "against": "", "rollouts": ""}
         accuracies = run.series("rollout_accuracy")[1]
         row["rollouts"] = " to ".join(f"{value:.1f}" for value in ends(accuracies) if value is not None)
-        before = _graded(files[0]) if files else {}
-        after = _graded(files[-1]) if len(files) > 1 else {}
         if before:
             row["before"] = str(accuracy_of(list(before.values())))
         if after:
             row["after"] = str(accuracy_of(list(after.values())))
             row["change"] = _difference(after, before)
             if reference is not None:
-                row["against"] = _difference(after, reference[1], reference[0])
-            reference = reference or (run.name, after)
+                row["against"] = _difference(after, reference.graded_after, f" against {reference.name}")
+            reference = reference or run
         rows.append(row)
     return rows
 
 
-def _graded(path: Path) -> dict[tuple[str, ...], list[bool]]:
-    """Whether each response that could be graded is right, by id, question and gold answer: data sets of
-    different runs may share their ids."""
-    problems: dict[tuple[str, ...], list[bool]] = {}
-    for row in read_columns(path, ["sample", "question", "answer", "correct"]):
-        if row["correct"] is not None:
-            key = (row["sample"], row["question"], str(row["answer"]))
-            problems.setdefault(key, []).append(row["correct"])
-    return problems
-
-
-def _difference(
-    after: Mapping[tuple[str, ...], list[bool]], before: Mapping[tuple[str, ...], list[bool]], name: str = ""
-) -> str:
+def _difference(after: Graded, before: Graded, name: str = "") -> str:
     """Points, interval, won and lost on the problems that both have; "" if there are none."""
-    both = [problem for problem in after if problem in before]
-    if not both:
+    result = compare_shared(after, before)
+    if result is None:
         return ""
-    result = compare([after[problem] for problem in both], [before[problem] for problem in both])
     points = result.points
     return (
-        f"{points.value:+.1f} [{points.low:+.1f}, {points.high:+.1f}]{f' to {name}' if name else ''}; won "
-        f"{result.won}, lost {result.lost}, p {result.p:.2g}"
+        f"{points.value:+.1f} [{points.low:+.1f}, {points.high:+.1f}]{name}; won {result.won}, "
+        f"lost {result.lost}, p {result.p:.2g}"
     )
-
-
-def leakage_rows(runs: Sequence[RecordedRun]) -> list[tuple[str, list[str]]]:
-    """Hint leakage of each run by epoch: responses with the word, its occurrences, and the share."""
-    return [
-        (
-            run.name,
-            [
-                f"{epoch['samples']:,}/{epoch['occurrences']:,} ({100 * epoch['rate']:.1f} %)"
-                for epoch in leakage_by_epoch(run)
-            ],
-        )
-        for run in runs
-    ]

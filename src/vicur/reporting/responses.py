@@ -148,7 +148,7 @@ def collect_responses(
 
 def _rows(run: RecordedRun, most: int) -> Iterator[tuple[Split, dict[str, Any]]]:
     """The rows to show, with their split: observed before and after training, then the last step's."""
-    observed = sorted((run.folder / "observations").glob("step-*.parquet"))
+    observed = run.observation_files
     ends = list(dict.fromkeys([*observed[:1], *observed[-1:]]))
     share = most // (len(ends) + 1)
     for path in ends:

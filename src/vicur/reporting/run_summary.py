@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from vicur.evaluation.results import accuracy_of
-from vicur.evaluation.statistics import Estimate, compare
+from vicur.evaluation.statistics import compare_shared
 from vicur.files import write_json, write_whole
+from vicur.reporting.phases import time_by_phase
 from vicur.reporting.runs import RecordedRun, read_columns
+from vicur.reporting.series import ends, window_of
 from vicur.settings.reading import read_json
-from vicur.wording import printable
+from vicur.tables import markdown_table
+from vicur.wording import printable, shortened
 
 CURVES = {
     "loss": "loss",
@@ -25,8 +29,6 @@ CURVES = {
     "response_tokens": "response tokens",
 }
 """Metrics that are summarised, with their titles."""
-WINDOW = 10
-"""A curve's first and last values are means over a tenth of the steps, so no single batch decides them."""
 EXAMPLES = 5
 GIB = 2**30
 
@@ -52,58 +54,43 @@ def summarise_run(folder: Path) -> dict[str, Any]:
         ValueError: it is not the folder of a run.
     """
     run = RecordedRun(folder, folder.name)
-    status, lines = run.status, run.metrics
+    times = time_by_phase(run)
     return {
         "folder": str(folder),
-        "status": status["status"],
-        "steps": len(lines),
+        "status": run.status["status"],
+        "steps": len(run.metrics),
         "evaluation": _evaluation(run),
-        "curves": _curves(lines),
+        "curves": _curves(run),
         "examples": _examples(run),
-        "seconds": _seconds(lines, status["seconds"]),
+        "seconds": {"total": times["total"], **times["phases"]},
         "memory": _memory(folder),
     }
 
 
 def _evaluation(run: RecordedRun) -> dict[str, Any] | None:
     """Accuracies on the held-out problems that could be graded, and their paired difference."""
-    files = run.evaluation_files
-    if not files or not (before := _graded(files[0])):
+    before, after = run.graded_before, run.graded_after
+    if not before:
         return None
-    after = _graded(files[-1]) if len(files) > 1 else {}
     summary: dict[str, Any] = {
         "problems": len(before),
-        "before": _interval(accuracy_of(list(before.values()))),
+        "before": asdict(accuracy_of(list(before.values()))),
     }
     if after:
-        summary["after"] = _interval(accuracy_of(list(after.values())))
-        both = [problem for problem in after if problem in before]
-        if both:
-            pairs = ([each[problem] for problem in both] for each in (after, before))
-            summary["difference"] = _interval(compare(*pairs).points)
+        summary["after"] = asdict(accuracy_of(list(after.values())))
+        difference = compare_shared(after, before)
+        if difference is not None:
+            summary["difference"] = asdict(difference.points)
     return summary
 
 
-def _graded(file: Path) -> dict[str, list[bool]]:
-    """Whether each response that could be graded is right, by problem."""
-    problems: dict[str, list[bool]] = {}
-    for row in read_columns(file, ["sample", "correct"]):
-        if row["correct"] is not None:
-            problems.setdefault(row["sample"], []).append(row["correct"])
-    return problems
-
-
-def _interval(estimate: Estimate) -> dict[str, float]:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-
-
-def _curves(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    window = max(1, len(lines) // WINDOW)
-    curves = {}
+def _curves(run: RecordedRun) -> dict[str, dict[str, Any]]:
+    curves, window = {}, window_of(run.metrics)
     for name in CURVES:
-        values = [line[name] for line in lines if line.get(name) is not None]  # null: not finite
+        _, values = run.series(name)
         if values:
-            curves[name] = {"first": _mean(values[:window]), "last": _mean(values[-window:]), "steps": window}
+            first, last = ends(values, window)
+            curves[name] = {"first": first, "last": last, "steps": window}
     return curves
 
 
@@ -120,17 +107,6 @@ def _examples(run: RecordedRun) -> list[dict[str, Any]]:
     first = list({row["sample"]: row for row in reversed(rows)}.values())[::-1][:EXAMPLES]
     keys = ("sample", "question", "response", "answer", "correct")
     return [{"source": source, **{key: row[key] for key in keys}} for row in first]
-
-
-def _seconds(lines: Sequence[dict[str, Any]], outside: dict[str, float]) -> dict[str, float]:
-    """The whole run, the phases of its steps, and what came before and after them."""
-    phases: dict[str, float] = {}
-    for line in lines:
-        for name, value in line.items():
-            if name.startswith("seconds_"):
-                phase = name.removeprefix("seconds_")
-                phases[phase] = phases.get(phase, 0.0) + value
-    return {"total": outside["total"], **phases, **{k: v for k, v in outside.items() if k != "total"}}
 
 
 def _memory(folder: Path) -> dict[str, Any] | None:
@@ -164,16 +140,14 @@ def as_markdown(summary: dict[str, Any]) -> str:
     """The summary as a page of Markdown."""
     title = printable(summary["folder"])
     lines = [f"# {title}", "", f"{summary['status']} after {summary['steps']} steps.", ""]
-    lines += ["| | first | last |", "|---|---|---|"]
-    lines += [f"| {title} | {first} | {last} |" for title, first, last in _course(summary)]
+    lines.append(markdown_table(["", "first", "last"], _course(summary)))
     if summary["examples"]:
         lines += ["", f"## Examples: {summary['examples'][0]['source']}", ""]
-        lines += ["| question | response | gold | verdict |", "|---|---|---|---|"]
-        lines += [
-            f"| {_cell(e['question'])} | {_cell(e['response'])} | {_cell(e['answer'])} | "
-            f"{_verdict(e['correct'])} |"
+        rows = [
+            [_short(e["question"]), _short(e["response"]), e["answer"] or "", _verdict(e["correct"])]
             for e in summary["examples"]
         ]
+        lines.append(markdown_table(["question", "response", "gold", "verdict"], rows))
     return "\n".join([*lines, "", *_footer(summary)]) + "\n"
 
 
@@ -223,15 +197,5 @@ def _verdict(correct: bool | None) -> str:
     return {True: "right", False: "wrong", None: "not graded"}[correct]
 
 
-def _short(text: str, length: int = 300) -> str:
-    joined = " ".join(text.split())
-    return joined if len(joined) <= length else f"{joined[: length - 2]} …"
-
-
-def _cell(text: str | None) -> str:
-    """Text for a cell of a Markdown table."""
-    return "" if text is None else printable(_short(text)).replace("\\", "\\\\").replace("|", "\\|")
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _short(text: str) -> str:
+    return shortened(" ".join(text.split()), 300)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,10 @@ import pyarrow.parquet as pq
 
 from vicur.paths import expand, names_of
 from vicur.settings.reading import parse_json, parse_yaml, read_json
+
+Graded = dict[tuple[str, str, str], list[bool]]
+"""Whether each response is right, by id, question and gold answer of its problem: data sets of different runs
+may share their ids."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,6 @@ class RecordedRun:
         per_step = self.recipe["training"]["prompts_per_step"]
         return max(1, problems // per_step) if problems else len(self.metrics)
 
-    def epoch(self, step: int) -> int:
-        """The epoch that a step belongs to, from 1."""
-        return (step - 1) // self.steps_per_epoch + 1
-
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of a metric, without steps that lack it or where it is not finite."""
         points = [(line["step"], line[name]) for line in self.metrics if is_number(line.get(name))]
@@ -96,10 +96,22 @@ class RecordedRun:
         """The responses to held-out problems, in the order of their steps."""
         return sorted((self.folder / "evaluation").glob("step-*.parquet"))
 
-    def rollouts(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The training responses with some of their columns, in the order of their steps."""
-        for path in self.rollout_files:
-            yield from read_columns(path, columns)
+    @property
+    def observation_files(self) -> list[Path]:
+        """The observed responses to held-out problems, in the order of their steps."""
+        return sorted((self.folder / "observations").glob("step-*.parquet"))
+
+    @cached_property
+    def graded_before(self) -> Graded:
+        """Which responses to held-out problems were right at the first evaluation."""
+        files = self.evaluation_files
+        return graded(files[0]) if files else {}
+
+    @cached_property
+    def graded_after(self) -> Graded:
+        """Which were right at the last evaluation; empty if there was only one."""
+        files = self.evaluation_files
+        return graded(files[-1]) if len(files) > 1 else {}
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
@@ -119,6 +131,16 @@ def read_columns(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     present = set(pq.read_schema(path).names)
     table: pa.Table = pq.read_table(path, columns=[name for name in columns if name in present])
     return table.to_pylist()
+
+
+def graded(path: Path) -> Graded:
+    """Whether each response of a file that could be graded is right, by problem."""
+    problems: Graded = {}
+    for row in read_columns(path, ["sample", "question", "answer", "correct"]):
+        if row["correct"] is not None:
+            key = (row["sample"], row["question"], str(row["answer"]))
+            problems.setdefault(key, []).append(row["correct"])
+    return problems
 
 
 def is_number(value: object) -> bool:

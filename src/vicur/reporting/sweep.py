@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,11 @@ from vicur.reporting.figures import (
     plain_text,
     series_style,
 )
-from vicur.reporting.finding import Finding, FindingOutput, plain_table
+from vicur.reporting.finding import Finding, FindingOutput
 from vicur.reporting.runs import RecordedRun, is_number, read_columns
 from vicur.settings.reading import read_json
 from vicur.settings.section import PathText, Text, section
+from vicur.tables import markdown_table, plain_table
 from vicur.wording import in_order, printable
 
 SWEEP = "sweep"
@@ -178,21 +179,13 @@ def _cell(point: Mapping[str, Any], category: str) -> str:
 
 def sweep_markdown(values: Mapping[str, Any]) -> str:
     """The tables of a sweep in Markdown, and how it was made."""
-    tables = []
-    for columns, rows in _tables_of(values):
-        lines = [columns, ["---"] * len(columns), *rows]
-        tables.append("\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines))
-    table = "\n\n".join(tables)
+    table = "\n\n".join(markdown_table(columns, rows) for columns, rows in _tables_of(values))
     seeds = ", ".join(map(str, values["seeds"]))
     over = "seeds" if len(values["seeds"]) > 1 else "problems"
     return (
         f"{table}\n\nRecipe {printable(str(values['recipe']))}, training.seed {seeds}: held-out accuracy "
         f"after training in percent, with its 95 % interval over {over}.\n"
     )
-
-
-def _markdown_cell(text: str) -> str:
-    return printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
@@ -231,10 +224,11 @@ def sweeps_together(settings: SweepsSettings) -> Finding:
         raise ValueError(f"left={min(unknown)} is none of the sweeps {', '.join(names)}.")
     drawn = []
     for name, folder in zip(names, settings.sweeps, strict=True):
-        sweep = DrawnSweep(name, read_sweep(Path(expand(folder))), is_left=name in settings.left)
-        if sweep.is_left and not all(is_number(value) for value in sweep.x_values):
+        sweep = DrawnSweep(name, read_sweep(Path(expand(folder))))
+        is_left = name in settings.left
+        if is_left and not all(map(_is_coordinate, sweep.x_values)):
             raise ValueError(f"left={name}: the values of {sweep.key} are not numbers.")
-        drawn.append(sweep)
+        drawn.append(replace(sweep, is_left=is_left))
     tables = tuple(table for sweep in drawn for table in sweep_tables(sweep.values, sweep.name))
     values = {
         "units": {"accuracy": "percent"},

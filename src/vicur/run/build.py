@@ -31,6 +31,7 @@ from vicur.scoring.teacher import SELF, Teacher
 from vicur.training.loop import Trainer
 from vicur.training.optimizer import Optimizer
 from vicur.training.scoring import BatchScorer
+from vicur.training.trackers import check_trackers
 from vicur.training.update import Updater
 from vicur.vllm.installed import check_installed
 from vicur.wording import counted
@@ -58,8 +59,9 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         bars: progress bars for lengthy work; silent if not given.
 
     Raises:
-        ValueError: a model or the data is missing or does not fit.
+        ValueError: a model, the data, or the package of a tracker is missing or does not fit.
     """
+    check_trackers(recipe.training.report_to)
     device = start_processes(recipe)
     reset_peak_memory(device)
     torch.manual_seed(recipe.training.seed)
@@ -67,6 +69,8 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     meter = None if recipe.rollout.engine == "torch" else PromptMeter(readers[:1])
     training = recipe.training
     grader = Grader(recipe.rewards)
+    evaluation, reading = recipe.evaluation, training.evaluate.data_config(recipe.data)
+    evaluation.sampling.check_engine(recipe.rollout.engine)
     evaluated = training.evaluate.open(recipe.data, grader, meter)
     observed = observed_problems(recipe, meter)
     data = training_problems(recipe, readers, grader, bars)
@@ -110,7 +114,7 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         importance_cap=recipe.rollout.importance_cap,
     )
     sampler = None if recipe.rollout.engine == "torch" else engine
-    held_out = HeldOut(recipe, loaded, trainer.scoring, evaluated, observed, sampler)
+    held_out = HeldOut(recipe, loaded, trainer.scoring, evaluated, evaluation, reading, observed, sampler)
     return Run(recipe, data, loaded, trainer, held_out, engine)
 
 

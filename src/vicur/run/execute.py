@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from vicur.preflight.memory import (
 )
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.progress import Bars, Progress, silent
+from vicur.reporting.report import Report
+from vicur.reporting.responses import Lookup
 from vicur.reporting.run_summary import write_run_summary
 from vicur.reporting.runs import RecordedRun
 from vicur.rollouts.engines import Engine
@@ -35,7 +38,7 @@ from vicur.run.held_out import HeldOut, during
 from vicur.run.live import Live
 from vicur.run.problems import TrainingProblems
 from vicur.run.recipe import Recipe, recipe_schema, to_yaml
-from vicur.run.reports import REPORT, lookup_in, report_of
+from vicur.run.reports import REPORT, lookup_in
 from vicur.scoring.scorer import Scorer
 from vicur.training.checkpoint import FINAL, FOLDER, Checkpoints, Saved, check_finite, clean
 from vicur.training.interruption import Interruption
@@ -43,7 +46,7 @@ from vicur.training.loop import Trainer
 from vicur.training.nonfinite import Skipped, write_skipped
 from vicur.training.records import Records
 from vicur.training.state import RunState
-from vicur.training.trackers import check_trackers, open_trackers
+from vicur.training.trackers import open_trackers
 from vicur.wording import first_reason
 
 
@@ -97,7 +100,7 @@ class Run:
         data: the problems.
         student: the model that the trainer changes.
         trainer: trainer that runs the steps.
-        held_out: problems that are answered before, during and after training; None for none.
+        held_out: problems that are answered before, during and after training.
         engine: engine of the student's responses; PyTorch if not given.
     """
 
@@ -105,7 +108,7 @@ class Run:
     data: TrainingProblems
     student: LoadedModel
     trainer: Trainer
-    held_out: HeldOut | None = None
+    held_out: HeldOut
     engine: Engine | None = None
 
     @property
@@ -122,8 +125,8 @@ class Run:
     def notices(self) -> list[str]:
         """Notices about skipped problems, and about running on a CPU."""
         cpu = cpu_notice(self.recipe.training.device, self.trainer.scoring.student.device)
-        held_out = [] if self.held_out is None else self.held_out.notes()
-        return [*self.data.notes(), *held_out, *([] if cpu is None else [cpu]), *self._engine_notices()]
+        notes = [*self.data.notes(), *self.held_out.notes()]
+        return [*notes, *([] if cpu is None else [cpu]), *self._engine_notices()]
 
     def _engine_notices(self) -> list[str]:
         """What the estimate of memory leaves out: vLLM in this process."""
@@ -166,7 +169,6 @@ class Run:
         """
         interruption = Interruption()
         with interruption.handled(), distributed.shared_failures():
-            check_trackers(self.recipe.training.report_to)
             plan = plan or self.plan()
             self.preflight(plan, bars, resumes=resume_from is not None).raise_if_failed()
             execution = _Execution(self, folder, progress or silent(), bars, resume_from, interruption)
@@ -180,17 +182,14 @@ class Run:
     @property
     def held_out_problems(self) -> dict[str, FileSource | None]:
         """The held-out problems by what they are used for."""
-        held_out = self.held_out
-        if held_out is None:
-            return {}
-        return {"evaluate": held_out.evaluated, "observe": held_out.observed}
+        return {"evaluate": self.held_out.evaluated, "observe": self.held_out.observed}
 
     def describe_data(self) -> dict[str, Any]:
         """Where the problems come from and how many there are, for records."""
         described: dict[str, Any] = {
             "train": self.recipe.data.train,
             "problems": len(self.data.problems),
-            "notes": list(self.data.notes()),
+            "notes": [*self.data.notes(), *self.held_out.notes()],
         }
         for name, source in self.held_out_problems.items():
             if source is not None:
@@ -320,11 +319,8 @@ class _Execution:
                 distributed.main_only(self._open_trackers)
                 self.live = Live(self.folder, self.training, self.records.trackers, self.progress)
                 self._train()
-        except BaseException:
-            self.records.trackers.finish("failed")
-            raise
         finally:
-            self.records.trackers.finish("finished")
+            self.records.finish_trackers()
             if distributed.is_main() and (self.folder / "status.json").is_file():
                 write_run_summary(self.folder)
                 self._report()
@@ -389,9 +385,10 @@ class _Execution:
         A run that is asked to stop saves without an evaluation, which it makes up for when it is resumed.
         """
         is_evaluated = not self.interruption.on_any_rank() and self._hold_out()
-        distributed.main_only(
-            lambda: self.live.after_step(state.step, self.records.latest, is_evaluated=is_evaluated)
-        )
+        if self.live.is_due(state.step, is_evaluated=is_evaluated):
+            distributed.main_only(
+                lambda: self.live.after_step(state.step, self.records.latest, is_evaluated=is_evaluated)
+            )
         is_stopped = self.interruption.on_any_rank()
         if is_stopped or self.checkpoints.is_due(state.step, self.r.steps):
             self._save()
@@ -400,13 +397,17 @@ class _Execution:
 
     def _hold_out(self) -> bool:
         """Evaluate and observe on held-out problems, if that is due, and renew the report; whether it was."""
-        held_out = self.r.held_out
-        if held_out is None:
-            return False
-        was_due = held_out.run_if_due(self.state, self.records, self.r.steps, self.bars)
-        if was_due:
+        was_due = self.r.held_out.run_if_due(self.state, self.records, self.r.steps, self.bars)
+        if was_due and 0 < self.state.step < self.r.steps:  # at the end it is written in any case
+            started = time.perf_counter()
             distributed.main_only(self._report)
+            self.records.count_seconds("report", time.perf_counter() - started)
         return was_due
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        held_out = [source for source in self.r.held_out_problems.values() if source is not None]
+        return lookup_in(held_out, self.r.data.problems)
 
     def _report(self) -> None:
         """Write the report of the run so far; a run never fails because of its report."""
@@ -415,10 +416,8 @@ class _Execution:
             return
         try:
             self.records.flush()
-            held_out = [source for source in self.r.held_out_problems.values() if source is not None]
-            lookup = lookup_in(held_out, self.r.data.problems)
             run = RecordedRun(self.folder, self.folder.name)
-            report_of([run], {run.name: lookup}, config.responses).write(self.folder / REPORT)
+            Report([run], {run.name: self._lookup}, config.responses).write(self.folder / REPORT)
         except Exception as error:  # of any library that draws or reads: the training is worth more
             self.progress.say(f"The report could not be written: {first_reason(error)}")
 

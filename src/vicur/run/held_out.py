@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from vicur.data.sources import FileSource
+from vicur.data.sources import DataConfig, FileSource
 from vicur.data.sources import Observer as RowObserver
 from vicur.evaluation.presets import differences
-from vicur.evaluation.runner import evaluate
+from vicur.evaluation.runner import EvaluationConfig, evaluate
 from vicur.models.load import LoadedModel
 from vicur.progress import Bars, silent
 from vicur.rollouts.engines import Engine, make_engine
@@ -32,6 +32,8 @@ class HeldOut:
         student: the model that is trained.
         scoring: the student and its teacher, as they score responses, and the grader.
         evaluated: problems for the accuracy; None for none.
+        evaluation: sampling of the responses to them, read once: its preset may be a file that changes.
+        reading: settings that they are read with.
         observed: problems on which responses are measured; None for none.
         engine: engine of the student's responses; None for PyTorch, with batches of their own.
     """
@@ -39,8 +41,10 @@ class HeldOut:
     recipe: Recipe
     student: LoadedModel
     scoring: BatchScorer
-    evaluated: FileSource | None = None
-    observed: FileSource | None = None
+    evaluated: FileSource | None
+    evaluation: EvaluationConfig
+    reading: DataConfig
+    observed: FileSource | None
     engine: Engine | None = None
 
     def run_if_due(self, state: RunState, records: Records, steps: int, bars: Bars | None) -> bool:
@@ -74,8 +78,7 @@ class HeldOut:
         without the teacher's privilege."""
         notes = []
         if self.evaluated is not None:
-            evaluated = self.recipe.training.evaluate.data_config(self.recipe.data)
-            changed = differences({"data": asdict(self.recipe.data)}, {"data": asdict(evaluated)})
+            changed = differences({"data": asdict(self.recipe.data)}, {"data": asdict(self.reading)})
             notes += [f"In evaluations {text}." for text in changed]
         if self.observed is None or not _splits_gap(self.recipe):
             return notes
@@ -97,10 +100,10 @@ class HeldOut:
         evaluation = evaluate(
             self.student,
             problems,
-            self.recipe.evaluation,
+            self.evaluation,
             None if bars is None else bars(f"evaluation after step {state.step}"),
             grader=self.scoring.grader,
-            limits=self.recipe.training.evaluate.data_config(self.recipe.data).pixel_limits(),
+            limits=self.reading.pixel_limits(),
             engine=self.engine,
             skip_bad_rows=self.recipe.data.bad_rows == "skip",
         )

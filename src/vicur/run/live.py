@@ -41,6 +41,18 @@ class Live:
         self.trackers, self.progress = trackers, progress
         self._rung: set[str] = set()
 
+    def is_due(self, step: int, *, is_evaluated: bool) -> bool:
+        """Whether anything is shown or judged after a step; the same on all ranks."""
+        return self._shows(step) or self._judges(step, is_evaluated)
+
+    def _shows(self, step: int) -> bool:
+        every = self.config.show_responses
+        return every is not None and step % every == 0
+
+    @staticmethod
+    def _judges(step: int, is_evaluated: bool) -> bool:
+        return is_evaluated or step % EVERY == 0
+
     def after_step(self, step: int, latest: Sequence[Mapping[str, Any]], *, is_evaluated: bool) -> None:
         """Show what is due after a step.
 
@@ -49,10 +61,9 @@ class Live:
             latest: its responses.
             is_evaluated: whether held-out problems were just evaluated.
         """
-        every = self.config.show_responses
-        if every is not None and step % every == 0 and latest:
+        if self._shows(step) and latest:
             self.progress.console.print(response_table(step, latest))
-        if is_evaluated or step % EVERY == 0:
+        if self._judges(step, is_evaluated):
             try:
                 self._ring()
             except (OSError, ValueError, KeyError) as error:  # e.g. a folder that is being moved

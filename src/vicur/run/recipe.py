@@ -92,7 +92,6 @@ class Recipe:
                 "The teacher is the student before training and sees what the student sees: there is nothing "
                 "to learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
             )
-        self.evaluation.sampling.check_engine(self.rollout.engine)
         self._check_best_checkpoints()
         self._check_served_teacher()
         if (responses := self.rollout.group_size * self.training.prompts_per_step) > MOST_RESPONSES:

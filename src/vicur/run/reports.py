@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 
 from vicur.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.data.sources import DataConfig, FileSource
-from vicur.reporting.papers import ScoreTable
-from vicur.reporting.report import Report
+from vicur.reporting.config import ReportConfig
 from vicur.reporting.responses import Lookup, Split
 from vicur.reporting.runs import RecordedRun
 from vicur.reporting.settings import RunsSettings
 from vicur.run.recipe import load_recipe
-from vicur.settings.section import Count, Text, section
+from vicur.settings.section import Count, PathText, Text, section
 
 REPORT = "report.html"
 """Name of a run's report in its folder."""
@@ -23,9 +22,15 @@ REPORT = "report.html"
 
 @section
 class ReportSettings(RunsSettings):
-    """The settings of `vicur report`; `output` is an HTML file."""
+    """The settings of `vicur report`."""
 
-    responses: Count = 120
+    output: PathText | None = None
+    """HTML file; null for report.html in the folder of a single run, otherwise in the current folder."""
+    overwrite: bool = False
+    """Whether to replace the file and its figures if they exist. A run's own report is always renewed."""
+    smooth: Count = 1
+    """Number of steps over which curves are averaged; 1 for no smoothing."""
+    responses: Count = ReportConfig.responses
     """Maximum number of responses of each run in the report."""
     against_paper: list[Text] = field(default_factory=list)
     """Results to show beside the scores that the paper published for the recipe of the first run, each as
@@ -40,25 +45,6 @@ class ReportSettings(RunsSettings):
         if self.output is not None:
             return Path(self.output)
         return runs[0].folder / REPORT if len(runs) == 1 else Path(REPORT)
-
-
-def report_of(
-    runs: Sequence[RecordedRun],
-    lookups: Mapping[str, Lookup],
-    responses: int,
-    scores: Sequence[ScoreTable] = (),
-    smooth: int = 1,
-) -> Report:
-    """The report of some runs.
-
-    Args:
-        runs: the runs.
-        lookups: finds the problems of each run, by its name.
-        responses: maximum number of responses of each run.
-        scores: benchmark scores, ours and published.
-        smooth: number of steps over which curves are averaged.
-    """
-    return Report(runs, lookups, responses, scores=tuple(scores), smooth=smooth)
 
 
 def lookup_of(run: RecordedRun) -> Lookup:

@@ -15,13 +15,9 @@ _PROCESSES = (
 _CHECKPOINTS = (
     "training.checkpoints.every sets the steps between checkpoints, training.checkpoints.keep their number."
 )
-_NO_TRACKER = (
-    "no experiment tracker is supported yet; every step is a line of metrics.jsonl in training.output."
-)
 _EVALUATION = (
     "training.evaluate.every sets the steps between evaluations on the problems of training.evaluate.data."
 )
-_PYTORCH = "responses are sampled with PyTorch in this process; other engines are not supported yet."
 
 _TRAIN = {
     "training.prompts_per_step": (
@@ -96,6 +92,10 @@ _TRAIN = {
     "training.evaluate.data": "eval_dataset eval_file val_files val_dataset eval_data validation_file",
     "training.evaluate.prompts_per_batch": "per_device_eval_batch_size eval_batch_size val_batch_size",
     "training.name": "run_name experiment_name exp_name",
+    "training.report_to": "report_to logger loggers use_wandb wandb tensorboard mlflow trackio",
+    "training.project": "wandb_project project_name project trackio_project",
+    "rollout.engine": "use_vllm vllm_mode infer_backend rollout.name",
+    "rollout.vllm.gpu_memory_utilization": "vllm_gpu_memory_utilization gpu_memory_utilization",
     "training.device": "device cuda_device accelerator",
     "data.image_dir": "image_folder images_root image_root media_dir media_root root_image_dir",
     "data.columns": "image_key answer_key prompt_key video_key input_key label_key column_mapping",
@@ -138,14 +138,15 @@ _TRAIN_ABSENT = {
     "logging_steps log_interval log_freq logging_strategy logging_first_step": (
         "every step is a line of metrics.jsonl in training.output."
     ),
-    "report_to logger wandb_project project_name use_wandb tensorboard swanlab": _NO_TRACKER,
+    "swanlab use_swanlab": (
+        "training.report_to takes trackio, tensorboard, wandb and mlflow; every step is also a line of "
+        "metrics.jsonl in training.output."
+    ),
     "num_gpus n_gpus n_gpus_per_node nnodes num_nodes nproc_per_node world_size deepspeed fsdp fsdp_config "
     "tensor_parallel_size tensor_model_parallel_size ulysses_sequence_parallel_size device_map ddp": (
         _PROCESSES
     ),
-    "use_vllm vllm_mode vllm_gpu_memory_utilization gpu_memory_utilization infer_backend sglang use_sglang": (
-        _PYTORCH
-    ),
+    "sglang use_sglang": "responses are sampled with PyTorch or vLLM: rollout.engine.",
     "fp16": "float16 is not supported; student.dtype is float32 or bfloat16.",
     "load_in_8bit": "a frozen base can be quantised to 4 bits (QLoRA): student.lora.quantize=nf4.",
     "lora_target_modules target_modules lora_target": (

@@ -11,7 +11,7 @@ import gc
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -290,21 +290,23 @@ def check_evaluations(recipes: Sequence[Recipe]) -> None:
             name = changed[0]
             raise ValueError(
                 f"The runs would be evaluated differently: {name} is {first[name]} in one and {now[name]} in "
-                "another. Set training.evaluate.* to the same for all."
+                "another. Set it to the same for all."
             )
 
 
 def evaluation_of(recipe: Recipe) -> dict[str, Any]:
-    """The settings that the accuracy of a model on held-out problems depends on."""
+    """The problems, the sampling and the grading of an evaluation. What a model is shown is not among them:
+    each is evaluated with the system prompt and the image limits of its own training."""
     evaluate, config = recipe.training.evaluate, recipe.evaluation
-    sampling = config.sampling
+    sampling = asdict(config.sampling)
     return {
         "training.evaluate.data": evaluate.data,
         "training.evaluate.problems": evaluate.problems,
         "training.evaluate.samples": config.samples,
-        "training.evaluate.temperature": sampling.temperature,
-        "training.evaluate.max_new_tokens": sampling.max_new_tokens,
-        "training.evaluate.preset": (sampling.top_p, sampling.top_k, sampling.presence_penalty),
+        "training.evaluate.temperature": sampling.pop("temperature"),
+        "training.evaluate.max_new_tokens": sampling.pop("max_new_tokens"),
+        **{f"training.evaluate.preset, {name}": value for name, value in sampling.items()},
+        **{f"rewards.{name}": value for name, value in asdict(recipe.rewards).items()},
     }
 
 

@@ -16,7 +16,7 @@ from vicur.evaluation.during import EvaluateConfig
 from vicur.models.devices import check_name
 from vicur.objectives.objective import OLD, Needs, Objective
 from vicur.progress import Progress
-from vicur.reporting.report import ReportConfig
+from vicur.reporting.config import ReportConfig
 from vicur.rollouts.randomness import seed_step
 from vicur.rollouts.rollout import Rollouts
 from vicur.rollouts.source import RolloutSource

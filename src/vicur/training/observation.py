@@ -147,8 +147,11 @@ def observe(
     Raises:
         BadRowError: a problem cannot be read, and such rows are not skipped.
     """
-    judge = student if config.scorer == "student" or teacher is None else teacher.scorer
-    view = Plain() if config.scorer == "student" or teacher is None else teacher.view
+    judge: Scorer = student
+    view: View = Plain()
+    if config.scorer == "teacher":
+        assert teacher is not None, "a recipe that observes by its teacher has one"
+        judge, view = teacher.scorer, teacher.view
     observer = Observer(student, judge, view, config.degraded_ratio)
     for scorer in (student, judge):  # a changing teacher keeps the head of the step before
         scorer.clear_cache()
@@ -173,8 +176,10 @@ def observe(
     tokens = {
         name: distributed.gather_tensor(torch.cat([part[name] for part in measured])) for name in measured[0]
     }
-    whole = Rollouts.joined([part for rank in distributed.gather(parts) for part in rank])
-    return Observed(whole, grade(whole, grader), tokens, summarise_measures(tokens))
+    graded = [(part, grade(part, grader)) for part in parts]
+    both = [pair for rank in distributed.gather(graded) for pair in rank]
+    whole = Rollouts.joined([part for part, _ in both])
+    return Observed(whole, tuple(g for _, each in both for g in each), tokens, summarise_measures(tokens))
 
 
 def _readable(samples: Sequence[Sample], index: int, *, skip: bool) -> Sample | None:

@@ -89,13 +89,13 @@ class Records:
 
     Attributes:
         folder: the folder.
+        trackers: experiment trackers that get the numbers, too; none until they are set.
         latest: the responses of the last step, as rows; empty on other ranks than the main one.
 
     Args:
         folder: folder to write to; it is created.
         recipe: the resolved recipe as YAML text.
         device: device of the run.
-        trackers: experiment trackers that get the numbers, too.
         overwrite: delete the run that the folder holds.
         resumed: state from which the run in the folder continues; its records are cut back to it.
 
@@ -108,13 +108,12 @@ class Records:
         folder: Path,
         recipe: str,
         device: torch.device | None = None,
-        trackers: Trackers | None = None,
         *,
         overwrite: bool = False,
         resumed: RunState | None = None,
     ) -> None:
         self.folder, self.device = folder, device or torch.device("cpu")
-        self.trackers = trackers or Trackers()
+        self.trackers = Trackers()
         self._writes = distributed.is_main()
         self._rollouts: list[dict[str, Any]] = []
         self.latest: list[dict[str, Any]] = []
@@ -267,6 +266,7 @@ class Records:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._status = "failed"
         if not self._writes:
             return
         with self._open_files:
@@ -274,7 +274,6 @@ class Records:
                 self._finish(kind)
 
     def _finish(self, kind: type[BaseException] | None) -> None:
-        self._status = "failed"
         try:
             self.flush()
             if kind is None:
@@ -284,6 +283,10 @@ class Records:
         finally:
             self._write_status()
             write_json(self.folder / "memory.json", self._memory | {"peak": peak_memory(self.device)})
+
+    def finish_trackers(self) -> None:
+        """Close the trackers, and tell them how the run ended; after its records are closed."""
+        self.trackers.finish("failed" if self._status == "running" else self._status)
 
 
 def cut_back(folder: Path, state: RunState) -> None:

@@ -11,6 +11,7 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,7 +21,7 @@ from vicur.settings.reading import read_json
 from vicur.wording import first_reason, listed
 
 TrackerName = Literal["trackio", "tensorboard", "wandb", "mlflow"]
-Outcome = Literal["finished", "failed"]
+Outcome = Literal["finished", "failed", "interrupted"]
 """How a run ended, for the trackers."""
 _STATE = "trackers.json"
 """File in the folder of a run with its id in each tracker, so that a resumed run continues its curves."""
@@ -46,7 +47,7 @@ class Trackio:
     """trackio: a local data base with a dashboard, `trackio show`."""
 
     def __init__(self, project: str, name: str, folder: Path, config: Mapping[str, Any]) -> None:
-        self._trackio = _imported("trackio", "trackio")
+        self._trackio: Any = import_module("trackio")
         unique = f"{name}-{_own_id(folder, 'trackio')}"  # runs of one name would share their curves
         self._trackio.init(project=project, name=unique, config=dict(config), resume="allow", embed=False)
 
@@ -64,7 +65,7 @@ class TensorBoard:
     """TensorBoard: event files in the folder `tensorboard` of the run."""
 
     def __init__(self, project: str, name: str, folder: Path, config: Mapping[str, Any]) -> None:
-        module = _imported("torch.utils.tensorboard", "tensorboard")
+        module: Any = import_module("torch.utils.tensorboard")
         self._writer = module.SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -83,7 +84,7 @@ class WandB:
     """Weights & Biases."""
 
     def __init__(self, project: str, name: str, folder: Path, config: Mapping[str, Any]) -> None:
-        wandb = _imported("wandb", "wandb")
+        wandb: Any = import_module("wandb")
         self._run = wandb.init(
             project=project,
             name=name,
@@ -92,6 +93,7 @@ class WandB:
             dir=str(folder),
             config=dict(config),
         )
+        self._run.define_metric("*", step_metric="step")  # by default each call of log is a step
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         self._run.log({**numbers, "step": step})
@@ -100,14 +102,14 @@ class WandB:
         self._run.alert(title=alarm.kind, text=alarm.text)
 
     def finish(self, outcome: Outcome) -> None:
-        self._run.finish(exit_code=int(outcome == "failed"))
+        self._run.finish(exit_code=int(outcome != "finished"))
 
 
 class MLflow:
     """MLflow: an experiment of the project's name. Alarms become tags of the run."""
 
     def __init__(self, project: str, name: str, folder: Path, config: Mapping[str, Any]) -> None:
-        self._mlflow = _imported("mlflow", "mlflow")
+        self._mlflow: Any = import_module("mlflow")
         self._mlflow.set_experiment(project)
         known = _ids(folder).get("mlflow")
         run = self._mlflow.start_run(run_id=known, run_name=None if known else name)
@@ -122,7 +124,7 @@ class MLflow:
         self._mlflow.set_tag(f"alarm.{alarm.kind}", alarm.text)
 
     def finish(self, outcome: Outcome) -> None:
-        self._mlflow.end_run(outcome.upper())
+        self._mlflow.end_run("KILLED" if outcome == "interrupted" else outcome.upper())
 
 
 TRACKERS: dict[TrackerName, Callable[[str, str, Path, Mapping[str, Any]], Tracker]] = {
@@ -132,23 +134,15 @@ TRACKERS: dict[TrackerName, Callable[[str, str, Path, Mapping[str, Any]], Tracke
     "mlflow": MLflow,
 }
 """The class of each tracker; called with project, name and folder of the run, and its flat settings."""
-PACKAGES: dict[TrackerName, str] = {
-    "trackio": "trackio",
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-    "mlflow": "mlflow",
-}
 
 
 def check_trackers(names: Sequence[TrackerName]) -> None:
     """Check that trackers are installed, before anything else is loaded.
 
     Raises:
-        ValueError: the package of one is missing.
+        ValueError: the package of one, which has its name, is missing.
     """
-    from importlib.util import find_spec
-
-    missing = [name for name in names if find_spec(PACKAGES[name]) is None]
+    missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise ValueError(
             f"training.report_to names {listed(missing)}, which is not installed: pip install "
@@ -195,8 +189,7 @@ class Trackers:
                 act(tracker)
             except Exception as error:  # services fail in any way, and the run is worth more
                 del self.trackers[name]
-                if self._say is not None:
-                    self._say(f"{name} failed, and gets no more numbers of this run: {first_reason(error)}.")
+                self._say(f"{name} failed, and gets no more numbers of this run: {first_reason(error)}.")
 
 
 def open_trackers(
@@ -223,6 +216,7 @@ def open_trackers(
         try:
             opened[name] = TRACKERS[name](project, folder.name, folder, config)
         except Exception as error:  # of any library: a server that is down, a key that is missing
+            Trackers(opened).finish("failed")
             raise ValueError(f"training.report_to={name}: {first_reason(error)}.") from error
     return Trackers(opened, say)
 
@@ -242,12 +236,3 @@ def _own_id(folder: Path, tracker: TrackerName) -> str:
     known = _ids(folder).get(tracker) or secrets.token_hex(4)
     _keep_id(folder, tracker, known)
     return known
-
-
-def _imported(module: str, extra: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ValueError(
-            f"training.report_to={extra} needs a package that is not installed: pip install 'vicur[{extra}]'."
-        ) from error
