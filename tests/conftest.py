@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are about the CPU, also where there is a GPU
+if not os.environ.get("VICUR_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are about the CPU, also where there is a GPU
 
 from jaxtyping import install_import_hook
 
