@@ -11,8 +11,9 @@ with 2,048 prompt tokens, 1,800 of them visual, and responses of 1,024 tokens. T
 `vicur train`; only the weights are made instead of read. Further arguments are settings of the recipe.
 
 Responses are sampled in the first steps only (`--sampled-steps`). Later steps use the last ones again, which
-changes no size: random weights hardly ever produce a stop token. Before a step that would exceed `--minutes`
-the run ends; the result says how many steps there were.
+changes no size: random weights hardly ever produce a stop token. With `--sampled-steps 0` responses are
+random tokens, and only scoring and update are measured. Before a step that would exceed `--minutes` the run
+ends; the result says how many steps there were. `--profile FILE` records what the last step's update does.
 
 The package must be installed, or `PYTHONPATH=src` be set. Times are medians over the steps after the first,
 each phase up to the moment at which the GPU has finished. Results: a table, and a JSON file in the current
@@ -31,6 +32,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -38,6 +40,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from PIL import Image
+from torch.profiler import ProfilerActivity
 
 from flops import Reading, forward_flops, peak_of, update_flops
 from random_models import (
@@ -57,7 +60,7 @@ from vicur.encoding.prompts import PromptEncoder
 from vicur.media.pixels import PixelLimits
 from vicur.models.devices import choose_device, peak_memory, reset_peak_memory
 from vicur.progress import Progress
-from vicur.rollouts.rollout import Rollouts, texts_of
+from vicur.rollouts.rollout import Response, Rollouts, texts_of
 from vicur.rollouts.source import RolloutSource
 from vicur.run.build import build
 from vicur.run.execute import Plan, Run
@@ -182,10 +185,13 @@ class FirstRollouts:
         source: samples the responses.
         student: encodes the prompts, which sampling otherwise does.
         may_sample: whether responses are sampled at a step.
+        length: number of tokens of a random response, for problems that have none yet.
     """
 
-    def __init__(self, source: RolloutSource, student: Scorer, may_sample: Callable[[int], bool]) -> None:
-        self.source, self.student, self.may_sample = source, student, may_sample
+    def __init__(
+        self, source: RolloutSource, student: Scorer, may_sample: Callable[[int], bool], length: int
+    ) -> None:
+        self.source, self.student, self.may_sample, self.length = source, student, may_sample, length
         self.sampled: list[int] = []
         self._responses: dict[str, Any] = {}
 
@@ -197,9 +203,18 @@ class FirstRollouts:
             self.sampled.append(step)
             return rollouts
         self.student.encode(samples, Plain())
-        responses = tuple(self._responses[sample.id] for sample in samples)
         tokenizer = self.student.loaded.processor.tokenizer
+        for sample in samples:
+            if sample.id not in self._responses:
+                self._responses[sample.id] = (self._random(tokenizer, len(self._responses)),)
+        responses = tuple(self._responses[sample.id] for sample in samples)
         return Rollouts(tuple(samples), responses, texts_of(responses, tokenizer, [""] * len(samples)))
+
+    def _random(self, tokenizer: Any, seed: int) -> Response:
+        """A response of words of the alphabet, which every tokenizer has, drawn at random."""
+        letters = tokenizer("a b c d e f g h", add_special_tokens=False)["input_ids"]
+        drawn = np.random.default_rng(seed).choice(letters, self.length)
+        return Response(torch.as_tensor(drawn), None, "length")
 
     def sync(self) -> None:
         """Same as the source's."""
@@ -278,15 +293,17 @@ class Limit:
 
     def may_sample(self, step: int) -> bool:
         """Whether a step samples: the first always, others only in the first half of the time."""
-        last = self.meter.steps[-1]["sampling"] if self.meter.steps else 0.0
+        last = self.meter.steps[-1].get("sampling", 0.0) if self.meter.steps else 0.0
         in_time = time.monotonic() - STARTED + last < self.seconds / 2
-        return step == 1 or (step <= self.sampled_steps and in_time)
+        return step <= self.sampled_steps and (step == 1 or in_time)
 
     def continues(self, state: RunState) -> bool:
         """Whether there is time for another step like the last; called after each step."""
         now = time.monotonic()
         took, self._step_started = now - self._step_started, now
-        self.meter.end_step()
+        step = self.meter.end_step()
+        if not self.may_sample(len(self.meter.steps) + 1):
+            took -= step.get("sampling", 0.0)
         return now - STARTED + took < self.seconds
 
 
@@ -311,7 +328,7 @@ class Outcome:
     built: float
 
 
-def measure(recipe: Recipe, visual: int, minutes: float, sampled_steps: int) -> Outcome:
+def measure(recipe: Recipe, size: Size, options: argparse.Namespace) -> Outcome:
     """Build the run and train until the steps or the minutes are over."""
     device = choose_device(recipe.training.device)
     with patch("vicur.models.load.read_model", RandomCheckpoints(device)):
@@ -319,14 +336,14 @@ def measure(recipe: Recipe, visual: int, minutes: float, sampled_steps: int) -> 
     scoring, updater = run.trainer.scoring, run.trainer.updater
     plan = run.plan()
     meter = Meter(device)
-    limit = Limit(minutes, sampled_steps, meter)
-    source = FirstRollouts(run.trainer.source, scoring.student, limit.may_sample)
+    limit = Limit(options.minutes, options.sampled_steps, meter)
+    source = FirstRollouts(run.trainer.source, scoring.student, limit.may_sample, size.response)
     lengths: list[Reading] = []
 
-    def count(rollouts: Rollouts) -> None:
+    def read_lengths(rollouts: Rollouts) -> None:
         prompts = scoring.student.encode(rollouts.samples, Plain())
         lengths[:] = [
-            Reading(len(prompt), visual, len(response.ids))
+            Reading(len(prompt), size.visual, len(response.ids))
             for prompt, group in zip(prompts, rollouts.responses, strict=True)
             for response in group
         ]
@@ -337,11 +354,13 @@ def measure(recipe: Recipe, visual: int, minutes: float, sampled_steps: int) -> 
     meter.watch(updater, "update", "update")
     meter.watch(updater, "gradient", "gradient")
     meter.watch(updater.optimizer, "step", "optimizer step")
+    if options.profile:
+        profile_last(updater, options.steps, options.profile)
     trainer = replace(run.trainer, source=source)
     inner = scoring.score_rollouts
 
     def score_rollouts(rollouts: Rollouts, *args: Any) -> Any:
-        count(rollouts)
+        read_lengths(rollouts)
         return inner(rollouts, *args)
 
     scoring.score_rollouts = score_rollouts  # type: ignore[method-assign]
@@ -352,9 +371,32 @@ def measure(recipe: Recipe, visual: int, minutes: float, sampled_steps: int) -> 
     return Outcome(run, plan, meter, source.sampled, lengths, built)
 
 
-def median_of(steps: Sequence[dict[str, float]], phase: str) -> dict[str, float]:
+def profile_last(updater: Any, steps: int, path: Path) -> None:
+    """Record the update of the last step: its operations by their time on the device and on the CPU."""
+    inner, calls = updater.update, count(1)
+
+    def profiled(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) < steps:
+            return inner(*args, **kwargs)
+        kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+        with torch.profiler.profile(activities=kinds, record_shapes=True) as profile:
+            result = inner(*args, **kwargs)
+        averages = profile.key_averages(group_by_input_shape=True)
+        tables = [
+            averages.table(sort_by=key, row_limit=40, max_name_column_width=60, max_shapes_column_width=60)
+            for key in ("self_device_time_total", "self_cpu_time_total")
+        ]
+        path.write_text("\n\n".join(tables) + "\n")
+        return result
+
+    updater.update = profiled
+
+
+def median_of(steps: Sequence[dict[str, float]], phase: str) -> dict[str, float] | None:
     """The median seconds of a phase, and over how many steps; the first step only if there is no other."""
     values = [step[phase] for step in steps]
+    if not values:
+        return None
     values = values[1:] or values
     return {"median": statistics.median(values), "steps": len(values)}
 
@@ -366,8 +408,9 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
         step | {"sampled": number in outcome.sampled} for number, step in enumerate(meter.steps, start=1)
     ]
     taken = [step for step in steps if "optimizer step" in step]  # other updates were not finite
+    sampling = median_of([step for step in steps if step["sampled"]], "sampling")
     seconds = {
-        "sampling": median_of([step for step in steps if step["sampled"]], "sampling"),
+        "sampling": sampling,
         "scoring": median_of(steps, "scoring"),
         **{name: median_of(taken, name) for name in ("update", "gradient", "optimizer step")},
     }
@@ -405,7 +448,7 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
         },
         "seconds": seconds | {"until_first_step": outcome.built, "whole": time.monotonic() - STARTED},
         "seconds_of_steps": steps,
-        "sampled_tokens_per_second": responses / seconds["sampling"]["median"],
+        "sampled_tokens_per_second": sampling and responses / sampling["median"],
         "memory": _memory_of(outcome),
         "update_flops": flops,
         "forward_flops_of_a_sequence": forward_flops(config, outcome.readings[0]),
@@ -453,7 +496,9 @@ def _memory_of(outcome: Outcome) -> dict[str, Any]:
 def table_of(result: dict[str, Any]) -> str:
     """The result as a table for reading."""
     seconds, memory, tokens = result["seconds"], result["memory"], result["tokens"]
-    step = sum(seconds[phase]["median"] for phase in PHASES)
+    rate = result["sampled_tokens_per_second"]
+    phases = [phase for phase in (*PHASES, "gradient", "optimizer step") if seconds[phase]]
+    step = sum(seconds[phase]["median"] for phase in PHASES if seconds[phase])
     rows = [
         ("device", result["hardware"]["device"]),
         ("steps", f"{result['steps']['run']} of {result['steps']['planned']}"),
@@ -462,10 +507,10 @@ def table_of(result: dict[str, Any]) -> str:
         ("tokens of the longest response", f"{tokens['longest_response']:,}"),
         *(
             (f"{phase}, median of {seconds[phase]['steps']} steps", f"{seconds[phase]['median']:.3f} s")
-            for phase in (*PHASES, "gradient", "optimizer step")
+            for phase in phases
         ),
-        ("step with sampling, sum of medians", f"{step:.3f} s"),
-        ("sampled tokens per second", f"{result['sampled_tokens_per_second']:,.0f}"),
+        (f"step with{'' if seconds['sampling'] else 'out'} sampling, sum of medians", f"{step:.3f} s"),
+        *([("sampled tokens per second", f"{rate:,.0f}")] if rate else []),
         ("peak memory, allocated", _gib(memory["allocated_bytes"])),
         ("peak memory, reserved", _gib(memory["reserved_bytes"])),
         ("estimated peak", _gib(memory["estimate_bytes"])),
@@ -496,8 +541,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", help="further settings of the recipe, key=value")
     parser.add_argument("--small", action="store_true", help="tiny models on the CPU: tests the code only")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--sampled-steps", type=int, default=3, help="steps that sample new responses")
+    parser.add_argument(
+        "--sampled-steps", type=int, default=3, help="steps that sample new responses; 0 for random ones"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="the whole run ends within this time")
+    parser.add_argument("--profile", type=Path, help="text file for a profile of the last step's update")
     parser.add_argument("--output", type=Path, help="JSON file; default: ./gpu-DEVICE.json")
     options = parser.parse_args(arguments)
     if not options.small and not torch.cuda.is_available():
@@ -508,7 +556,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = [f"training.steps={options.steps}", *(["training.device=cpu"] if options.small else [])]
     with tempfile.TemporaryDirectory() as folder:
         recipe = write_inputs(size, Path(folder), [*settings, *options.settings])
-        outcome = measure(recipe, size.visual, options.minutes, options.sampled_steps)
+        outcome = measure(recipe, size, options)
         result = result_of(outcome, size, recipe, options)
     path = options.output or result_file(result)
     path.parent.mkdir(parents=True, exist_ok=True)

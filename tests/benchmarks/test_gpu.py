@@ -50,7 +50,22 @@ def test_the_time_limit_ends_the_run_before_a_step_that_exceeds_it(monkeypatch):
     now += 31
     meter._current = {"sampling": 12.0}
     assert not limit.may_sample(3)
-    assert not limit.continues(RunState())  # 61 seconds used, and the last step took 31
+    assert limit.continues(RunState())  # 61 seconds used; the next step takes 31 - 12 without sampling
+    now += 19
+    assert not limit.continues(RunState())  # 80 seconds used, and the last step took 19
+
+
+def test_random_responses_and_a_profile(tmp_path):
+    """Without sampling, scoring and update are measured; the profile is of the last step."""
+    path, profile = tmp_path / "result.json", tmp_path / "profile.txt"
+    gpu.main(
+        ["--small", "--steps", "2", "--sampled-steps", "0", "--profile", str(profile), "--output", str(path)]
+    )
+    result = json.loads(path.read_text())
+    assert result["steps"] == {"planned": 2, "run": 2, "sampled": [], "updates": 2}
+    assert result["seconds"]["sampling"] is None and result["sampled_tokens_per_second"] is None
+    assert result["tokens"]["longest_response"] == gpu.SMALL.response
+    assert "aten::" in profile.read_text()
 
 
 def test_the_shapes_are_those_of_qwen3_vl():

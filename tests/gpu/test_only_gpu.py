@@ -49,7 +49,7 @@ def reference(hidden, head, teacher, reading):
     ("dtype", "bound", "gradient_bound"), [("float32", 1e-5, 1e-4), ("bfloat16", 1e-5, 1e-2)]
 )
 def test_chunks_against_float64(dtype, bound, gradient_bound):
-    """Log-probs of bfloat16 states are as exact as those of float32 ones; gradients are rounded to the dtype."""
+    """Log-probs of bfloat16 states are as exact as those of float32 ones; gradients are rounded."""
     hidden, head, teacher, reading = case(getattr(torch, dtype))
     sampled, loss, gradients = reference(hidden, head, teacher, reading)
     scores = Scores(hidden.detach(), head.detach())

@@ -60,7 +60,7 @@ def test_runs(tmp_path, data, method, variant):
         settings = (*settings[:2], *VARIANTS[variant])  # without a teacher nothing is observed
     jobs = [
         job(method, tmp_path / device, data, f"training.device={device}", *settings)
-        for device in ("cpu", "cuda")
+        for device in ("cuda", "cpu")  # in this order: its process group serves both
     ]
     launch(1, jobs, tmp_path)
     cpu, cuda = tmp_path / "cpu", tmp_path / "cuda"
