@@ -14,6 +14,7 @@ PACKAGES = [
         "wording",
         "tables",
         "paths",
+        "isolated",
         "compat",
         "files",
         "consoles",

@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from launching import METHODS, job, launch, metrics, write_problems
+from launching import METHODS, job, launch, metrics
 
 from vicur.models.out_of_memory import BatchSize
 from vicur.scoring.chunks import Reading, observed_terms, sampled_log_probs, weighted_terms
@@ -15,11 +15,6 @@ from vicur.scoring.term import Scores, Term
 from vicur.scoring.terms import reverse_kl
 
 TOKENS, SIZE, WORDS = 300, 256, 4096
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_problems(tmp_path_factory.mktemp("data"), 24)
 
 
 def case(dtype):
@@ -84,12 +79,12 @@ def test_memory_that_runs_out_halves_the_batch(capsys):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_bfloat16_runs(tmp_path, data, method):
+def test_bfloat16_runs(tmp_path, data, train, method):
     """As the published recipes compute: bfloat16, gradient checkpointing, sharded by NCCL in one process."""
     settings = ("training.device=cuda", "student.dtype=bfloat16", "scoring.gradient_checkpointing=true")
     if method != "grpo":
         settings += ("teacher.dtype=bfloat16",)
-    launch(1, [job(method, tmp_path / "run", data, *settings)], tmp_path)
+    train(method, tmp_path / "run", data, *settings)
     assert not any(line.get("skipped_updates") for line in metrics(tmp_path / "run"))
 
 
@@ -103,14 +98,14 @@ def test_a_killed_run_continues(tmp_path, data):
             assert one[name] == pytest.approx(other[name], rel=1e-5), name
 
 
-def test_qlora(tmp_path, data):
+def test_qlora(tmp_path, data, train):
     pytest.importorskip("bitsandbytes")
     settings = ("training.device=cuda", "student.lora.rank=4", "student.lora.quantize=nf4")
-    launch(1, [job("vicur", tmp_path / "run", data, *settings)], tmp_path)
+    train("vicur", tmp_path / "run", data, *settings)
     assert len(metrics(tmp_path / "run")) == 3
 
 
-def test_eight_bit_states(tmp_path, data):
+def test_eight_bit_states(tmp_path, data, train):
     pytest.importorskip("torchao")
     launch(
         1, [job("vicur", tmp_path / "run", data, "training.device=cuda", "optimizer.states=8bit")], tmp_path
@@ -118,8 +113,8 @@ def test_eight_bit_states(tmp_path, data):
     assert len(metrics(tmp_path / "run")) == 3
 
 
-def test_environment_names_the_gpu(tmp_path, data):
-    launch(1, [job("vicur", tmp_path / "run", data, "training.device=auto")], tmp_path)
+def test_environment_names_the_gpu(tmp_path, data, train):
+    train("vicur", tmp_path / "run", data, "training.device=auto")
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["device"] == torch.cuda.get_device_name() != "cpu"
     assert "CUDA_VISIBLE_DEVICES" not in os.environ or os.environ["CUDA_VISIBLE_DEVICES"]

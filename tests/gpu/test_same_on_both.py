@@ -15,7 +15,6 @@ from launching import (
     launch,
     metrics,
     rollouts,
-    write_problems,
 )
 
 from vicur.cli.main import main
@@ -41,14 +40,9 @@ UNLIKE = ("seconds", "device", "command", "date", "memory", "hardware", "environ
 """Names of values that differ between devices by nature."""
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_problems(tmp_path_factory.mktemp("data"), 24, validation=4)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("method", METHODS)
-def test_runs(tmp_path, data, method, variant):
+def test_runs(tmp_path, data, train, method, variant):
     """The same responses, losses, gradients and evaluations."""
     held_out = data.with_name("validation.parquet")
     settings = (
@@ -58,11 +52,8 @@ def test_runs(tmp_path, data, method, variant):
     )
     if method == "grpo":
         settings = (*settings[:2], *VARIANTS[variant])  # without a teacher nothing is observed
-    jobs = [
-        job(method, tmp_path / device, data, f"training.device={device}", *settings)
-        for device in ("cuda", "cpu")  # in this order: its process group serves both
-    ]
-    launch(1, jobs, tmp_path)
+    for device in ("cuda", "cpu"):  # in this order: its process group serves both
+        train(method, tmp_path / device, data, f"training.device={device}", *settings)
     cpu, cuda = tmp_path / "cpu", tmp_path / "cuda"
     assert_same_numbers(cuda, cpu, tolerance=1e-3)
     assert len(metrics(cuda)) == 3
@@ -76,7 +67,7 @@ def test_commands(tmp_path, data, monkeypatch, name):
     assert_commands_alike(tmp_path, monkeypatch, *COMMANDS[name], "--data", str(data))
 
 
-def test_attention(tmp_path, data, monkeypatch):
+def test_attention(tmp_path, data, train, monkeypatch):
     launch(
         1, [job("vicur", tmp_path / "run", data, "training.save_model=true", "student.lora=null")], tmp_path
     )

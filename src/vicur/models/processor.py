@@ -7,7 +7,6 @@ import json
 import math
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from transformers import Qwen3VLProcessor
 
 from vicur.compat import video_processor_options
+from vicur.isolated import isolated_command
 from vicur.models.stored import refused
 
 _WORKER = Path(__file__).with_name("template_worker.py")
@@ -84,8 +84,7 @@ def _template_fault(template: str, placeholder: str, variables: str) -> str | No
     }
     try:
         done = subprocess.run(
-            # Neither the working folder nor PYTHONPATH can shadow a module.
-            [sys.executable, "-E", "-P", str(_WORKER)],
+            isolated_command(_WORKER),
             input=json.dumps(question).encode() + b"\n",
             capture_output=True,
             timeout=_START_LIMIT + _SECONDS,

@@ -15,6 +15,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from vicur.isolated import isolated_command
+
 _SCRIPT = Path(__file__).with_name("worker.py")
 _START_LIMIT = 120.0
 """Time limit in seconds for importing sympy: half a second, but much longer from a cold network disk."""
@@ -117,8 +119,7 @@ class LatexComparer:
     def _start(self) -> subprocess.Popen[bytes]:
         settings = json.dumps({"start_limit": _START_LIMIT, "memory": _MEMORY})
         process = subprocess.Popen(
-            # Isolated: neither the working folder nor PYTHONPATH can shadow a module.
-            [sys.executable, "-I", str(_SCRIPT), settings],
+            isolated_command(_SCRIPT, settings),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

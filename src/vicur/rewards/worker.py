@@ -1,6 +1,6 @@
 """Compares LaTeX answers with math-verify: a script that runs in a process that may be killed.
 
-Run as `python -I worker.py '{"start_limit": 60, "memory": 4294967296}'`, it answers each line of JSON on
+Run as `python worker.py '{"start_limit": 60, "memory": 4294967296}'`, it answers each line of JSON on
 its input with a line on its output, and ends when its input ends. It imports nothing from this package,
 which would load torch, and uses no multiprocessing, which would import the user's main script again.
 
