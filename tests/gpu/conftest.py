@@ -27,7 +27,6 @@ def pytest_collection_modifyitems(items):
 def gpu():
     if not torch.cuda.is_available():
         pytest.fail("there is no GPU, or VICUR_TEST_GPU is not set; `make test-gpu` sets it")
-    torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,9 @@ def test_runs(tmp_path, data, train, method, variant):
     for device in ("cuda", "cpu"):  # in this order: its process group serves both
         train(method, tmp_path / device, data, f"training.device={device}", *settings)
     cpu, cuda = tmp_path / "cpu", tmp_path / "cuda"
-    assert_same_numbers(cuda, cpu, tolerance=1e-3)
+    # GRPO's loss is zero up to rounding while there is one update per rollout.
+    names = ("grad_norm", "response_tokens", *(() if method == "grpo" else ("loss",)))
+    assert_same_numbers(cuda, cpu, tolerance=1e-3, names=names)
     assert len(metrics(cuda)) == 3
     texts = [[row["response"] for row in rollouts(folder)] for folder in (cuda, cpu)]
     assert texts[0] == texts[1]

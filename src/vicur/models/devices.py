@@ -16,7 +16,7 @@ DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 def choose_device(name: str = "auto", number: int = 0) -> torch.device:
-    """The device of a setting.
+    """The device of a setting. With a GPU, float32 convolutions are computed in float32 from then on.
 
     Args:
         name: "auto" for a GPU if torch finds one, otherwise the CPU; or "cpu", "cuda", "cuda:N".
@@ -47,6 +47,8 @@ def choose_device(name: str = "auto", number: int = 0) -> torch.device:
         raise ValueError(
             f"training.device={name}, but torch finds {count} GPU(s): cuda:0 to cuda:{count - 1}."
         )
+    # By default cuDNN rounds the inputs of float32 convolutions, here the patch embedding's, to 10 bits.
+    torch.backends.cudnn.allow_tf32 = False
     return device
 
 
