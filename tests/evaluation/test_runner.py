@@ -15,7 +15,7 @@ import torch
 
 from vicur.bad_rows import BadRow, BadRowError
 from vicur.data.sources import FileSource
-from vicur.data.views import Plain
+from vicur.data.views import Degraded, Plain
 from vicur.encoding.prompts import PromptEncoder
 from vicur.evaluation.controls import Control, OtherMedia, control_view
 from vicur.evaluation.responders import ModelResponder
@@ -239,6 +239,7 @@ def test_controls_keep_the_words_and_the_visual_tokens(shared_student, source):
     other = OtherMedia(source)[0]
     assert other.id == source[0].id and other.messages == source[0].messages
     assert np.array_equal(np.asarray(other.images[0]), np.asarray(source[1].images[0]))
+    assert control_view("degraded") == Degraded(0.1)  # VA-OPD's view
     assert set(get_args(Control)) == {"blank", "degraded", "blind", "other"}
 
 

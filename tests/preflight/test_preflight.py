@@ -346,7 +346,9 @@ def test_the_start_is_measured_as_it_is(samples):
     """KL and change of the sink, computed by hand: all responses are scored with and without the module."""
     student = damaged()
     scorer = Scorer(student)
+    changes, remove = changes_of_sinks(student.recovery)
     check = start(samples, student, max_start_kl=None)
+    remove()
     ids = [[ids] for ids in _respond(scorer, samples[:2])]
     log_p = []
     for context in (nullcontext, student.model.without_recovery):
@@ -355,6 +357,25 @@ def test_the_start_is_measured_as_it_is(samples):
     kl = (log_p[0].exp() * (log_p[0] - log_p[1])).sum(-1)
     assert f"{kl.mean():.2g} nats per token, up to {kl.max():.2g};" in check.finding
     assert kl.mean() > 1e-4
+    means = [f"{mean:.2g} (layer {layer})" for layer, mean in changes.items()]
+    assert len(means) == 2 and check.finding.endswith(f"|change|/|h_sink| {', '.join(means)}")
+
+
+def changes_of_sinks(recovery):
+    """|change| / |h_sink| of each layer's first pass, filled in while the model runs; how to stop that."""
+    sinks, changes = [], {}
+    hooks = [recovery.query_norm.register_forward_hook(lambda _, inputs, __: sinks.append(inputs[0]))]
+
+    def note(layer):
+        def hook(_, __, output):
+            if layer not in changes:
+                ratios = output[0].norm(dim=-1) / sinks[-1].norm(dim=-1)
+                changes[layer] = float(ratios.mean())
+
+        return hook
+
+    hooks += [module.register_forward_hook(note(layer)) for layer, module in recovery.layers.items()]
+    return changes, lambda: [hook.remove() for hook in hooks]
 
 
 def log_probs_by_hand(student, scorer, samples, ids):

@@ -10,7 +10,7 @@ from recorded import metrics, write_run
 
 from vicur.cli.main import main
 from vicur.paths import names_of
-from vicur.reporting.drift import DriftSettings, drift_over_training
+from vicur.reporting.drift import CURVES, DriftSettings, drift_over_training
 from vicur.reporting.gap import GapSettings, gap_over_training
 from vicur.reporting.leakage import LeakageSettings, leakage_by_epoch, leakage_over_training
 from vicur.reporting.phases import TimeSettings, time_of_runs
@@ -63,6 +63,26 @@ def test_time_is_split_into_phases_and_compared(run, tmp_path):
 def test_drift_reports_every_curve(run):
     finding = drift_over_training(DriftSettings(runs=[str(run.folder)]))
     assert finding.values["runs"]["ours"]["response_tokens"]["values"] == [20.0] * 10
+
+
+def test_drift_of_planted_curves(tmp_path):
+    """Every curve has numbers of its own; the table has the first and the last tenth."""
+    names = [*CURVES]
+    lines = [
+        metrics(step, **{name: 100.0 * place + step for place, name in enumerate(names)})
+        for step in range(1, 21)
+    ]
+    run = write_run(tmp_path / "planted", lines)
+    finding = drift_over_training(DriftSettings(runs=[str(run.folder)]))
+    curves = finding.values["runs"]["planted"]
+    assert {name: curve["values"] for name, curve in curves.items()} == {
+        name: [100.0 * place + step for step in range(1, 21)] for place, name in enumerate(names)
+    }
+    (table,) = finding.tables
+    for place, row in enumerate(table.columns[2].cells):
+        assert float(row) == pytest.approx(100 * place + 1.5, abs=0.5)
+    for place, row in enumerate(table.columns[3].cells):
+        assert float(row) == pytest.approx(100 * place + 19.5, abs=0.5)
 
 
 @pytest.mark.parametrize("analysis", ["gap", "leakage", "time", "drift"])

@@ -9,12 +9,17 @@ from recorded import metrics, write_run
 
 from vicur.cli.main import main
 from vicur.packaged import resolve_packaged
-from vicur.reporting.papers import OURS, published_scores, tables_against_paper
+from vicur.reporting.papers import OURS, our_scores, published_scores, tables_against_paper
 
 
 def vicur_summary(path, accuracy):
     arm = {"accuracy": accuracy, "problems": 600}
     path.write_text(json.dumps({"graded_by": "vicur", "arms": [arm]}))
+    return path
+
+
+def lmms_results(path, results):
+    path.write_text(json.dumps({"results": results}))
     return path
 
 
@@ -63,13 +68,31 @@ def test_mistakes_are_explained(tmp_path):
     empty = vicur_summary(tmp_path / "empty.json", None)
     other = tmp_path / "other.json"
     other.write_text("{}")
+    two = tmp_path / "two.json"
+    arms = [{"accuracy": None, "problems": 1}] * 2
+    two.write_text(json.dumps({"graded_by": "vicur", "arms": arms}))
+    tasks = {name: {"acc,none": 0.5} for name in ("mathvista_testmini", "mathverse")}
+    several = lmms_results(tmp_path / "several.json", tasks)
+    words = lmms_results(tmp_path / "words.json", {"mathvista": {"samples": 600, "acc,none": "N/A"}})
     for entry, message in (
         ("MathVista", "takes BENCHMARK=FILE"),
         (f"MathVista={empty}", "no response could be graded"),
         (f"MathVista={other}", "is neither a summary"),
+        (f"MathVista={two}", "has 2 models; give a file for each"),
+        (f"MathVista={several}", "has several tasks, mathvista_testmini, mathverse"),
+        (f"MathVista={words}", "has no metric that is a number"),
     ):
         with pytest.raises(ValueError, match=message):
             tables_against_paper("run", "x", [entry])
+
+
+def test_scores_of_lmms_eval_are_metrics_and_not_counts(tmp_path):
+    """Metrics are named METRIC,FILTER; shares become percentages, and percentages stay."""
+    for value, percent in ((0.5, 50.0), (1, 100.0), (61.5, 61.5)):
+        numbers = {"samples": 600, "acc_stderr,none": 0.1, "acc,none": value, "other,none": 0.9}
+        path = lmms_results(tmp_path / f"{percent}.json", {"mathvista": numbers})
+        (table,) = our_scores("run", [f"MathVista={path}"])
+        assert table.harness == "lmms-eval, acc,none" and table.scores[0].value == percent
 
 
 def test_the_report_shows_them(tmp_path, capsys):

@@ -177,6 +177,13 @@ def test_the_command_writes_a_page_into_the_folder_of_a_run(runs, capsys):
     assert "images and hints are left out" in capsys.readouterr().err
 
 
+def test_a_report_never_replaces_another_file_of_a_run(runs, capsys):
+    metrics_file = runs[0].folder / "metrics.jsonl"
+    before = metrics_file.read_bytes()
+    assert main(["report", str(runs[0].folder), "media=false", "--output", str(metrics_file)]) == 1
+    assert "already exists" in capsys.readouterr().err and metrics_file.read_bytes() == before
+
+
 def test_large_images_are_scaled_down_and_jpeg():
     assert data_uri(Image.new("L", (64, 64))).startswith("data:image/png")
     large = data_uri(Image.effect_noise((2000, 1000), 50))

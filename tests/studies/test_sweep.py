@@ -312,6 +312,10 @@ def test_several_sweeps_in_one_figure(tmp_path):
     assert list(lines).count("standard") == 1 and "left of 0: language" in panel.get_xlabel()
     with pytest.raises(ValueError, match="left=other is none of the sweeps visual, language"):
         sweeps_together(SweepsSettings(sweeps=folders, left=["other"]))
+    for name, values in (("words", ["none", "cue"]), ("switches", [True, False])):
+        write_sweep(tmp_path / name, values, key="teacher.privilege")
+        with pytest.raises(ValueError, match=f"left={name}: the values of .* are not numbers"):
+            sweeps_together(SweepsSettings(sweeps=[str(tmp_path / name)], left=[name]))
     with pytest.raises(ValueError, match="not the folder of a finished sweep"):
         sweeps_together(SweepsSettings(sweeps=[str(tmp_path)]))
     out = tmp_path / "out"

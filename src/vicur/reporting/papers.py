@@ -133,7 +133,9 @@ def _read(benchmark: str, path: Path) -> tuple[str, Score]:
     except Unreadable as error:
         raise ValueError(f"{path} {error}") from error
     if content.get("graded_by") == "vicur":
-        arm = content["arms"][0]
+        if len(content["arms"]) != 1:
+            raise ValueError(f"{path} has {len(content['arms'])} models; give a file for each.")
+        (arm,) = content["arms"]
         if arm["accuracy"] is None:
             raise ValueError(f"{path} has no accuracy: no response could be graded.")
         accuracy = arm["accuracy"]
