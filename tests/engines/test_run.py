@@ -157,7 +157,6 @@ def test_observed_terms_have_no_weights_to_multiply():
         ),
         (["rollout.engine=torch", "rollout.importance_cap=2"], "the trainer itself samples"),
         (["rollout.sampling.temperature=2.5", "training.old_log_probs=scored"], "temperatures of at most 2"),
-        (["training.evaluate.temperature=3"], "temperatures of at most 2"),
         (["rollout.vllm.servers=[node7:8000]"], "is a URL such as http://localhost:8000, not 'node7:8000'"),
         (["teacher.servers=[http://a:1]"], "set teacher.model to the checkpoint"),
     ],
@@ -165,6 +164,14 @@ def test_observed_terms_have_no_weights_to_multiply():
 def test_settings_that_do_not_fit_are_refused(overrides, message):
     with pytest.raises(SettingsError, match=message):
         load_recipe("cuebench/opsd_cue", ["rollout.engine=vllm", *overrides])
+
+
+def test_an_evaluation_that_the_engine_cannot_sample_is_refused(tmp_path):
+    data = tmp_path / "train.parquet"
+    write_parquet("segments", "train", 4, data)
+    settings = ["rollout.engine=vllm", "training.evaluate.temperature=3", f"data.train={data}"]
+    with pytest.raises(ValueError, match="temperatures of at most 2"):
+        build(load_recipe("cuebench/opsd_cue", settings))
 
 
 def test_a_served_teacher_is_asked_only_for_sampled_tokens():

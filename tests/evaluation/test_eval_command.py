@@ -16,6 +16,7 @@ from cue_endpoints import FakeEndpoint, completion, failure, question_of
 
 from vicur.cli.main import main
 from vicur.cuebench.generate import write_parquet
+from vicur.evaluation.responses import lines_path
 from vicur.evaluation.statistics import accuracy_interval
 
 COMMON = ("--max-new-tokens", "12")
@@ -186,7 +187,7 @@ def test_what_an_endpoint_refuses_is_left_out_and_said(data, endpoint, capsys, m
 
 def test_a_request_that_fails_once_is_sent_again(data, endpoint, capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr("vicur.evaluation.endpoint.backoff", lambda *_: 0.0)
+    monkeypatch.setattr("vicur.endpoints.patience.backoff", lambda *_: 0.0)
     gold, _ = answers_of(data)
     seen = set()
 
@@ -200,6 +201,51 @@ def test_a_request_that_fails_once_is_sent_again(data, endpoint, capsys, monkeyp
     assert evaluate(data, "--model", "m", "--base-url", endpoint.url) == 0
     assert "accuracy 100.0" in capsys.readouterr().out and len(endpoint.bodies) == 16
     assert asyncio.run(_nothing()) is None  # the loop of the evaluation is closed
+
+
+def test_responses_of_a_problem_that_lacks_one_are_kept(data, endpoint, tmp_path, capsys, monkeypatch):
+    """They are not graded; a rerun asks for the missing one only, also after the endpoint gave up."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("vicur.endpoints.patience.backoff", lambda *_: 0.0)
+    gold, _ = answers_of(data)
+    seeds, refuse = [], failure(400, "refused")
+
+    def answer(body, number):
+        seeds.append(body["seed"])
+        return refuse if body["seed"] == seeds[0] else completion(gold[question_of(body)])
+
+    endpoint.answer = answer
+    out = tmp_path / "out.parquet"
+    sampled = ["--samples", "2", "--preset", "vicur", "--output", str(out)]
+    command = ["--model", "m", "--base-url", endpoint.url, *sampled]
+    assert evaluate(data, *command) == 0
+    assert "Excluded from the accuracy: 1 (not answered by the endpoint)" in capsys.readouterr().out
+    rows = pq.read_table(out).to_pylist()
+    assert len(rows) == 15 and sum(row["correct"] is None for row in rows) == 1
+    (partial,) = [row for row in rows if row["correct"] is None]
+    assert partial["response"] and "refused" in partial["excluded"]
+    refuse = failure(401, "no key")
+    assert evaluate(data, *command) == 1 and "does not accept the key" in capsys.readouterr().err
+    seeds[0] = None
+    assert evaluate(data, *command) == 0 and len(endpoint.bodies) == 16 + 1 + 1
+    rows = pq.read_table(out).to_pylist()
+    assert len(rows) == 16 and all(row["correct"] for row in rows)
+
+
+def test_replies_before_the_endpoint_gives_up_are_kept(data, endpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    gold, _ = answers_of(data)
+    endpoint.answer = lambda body, number: (
+        completion(gold[question_of(body)]) if number < 6 else failure(402, "no money")
+    )
+    out = tmp_path / "out.parquet"
+    command = ["--model", "m", "--base-url", endpoint.url, "--output", str(out), "concurrency=1"]
+    assert evaluate(data, *command) == 1 and "asks for payment" in capsys.readouterr().err
+    kept = len(lines_path(out).read_text().splitlines()) - 1
+    assert kept >= 5
+    endpoint.answer = lambda body, number: completion(gold[question_of(body)])
+    before = len(endpoint.bodies)
+    assert evaluate(data, *command) == 0 and len(endpoint.bodies) - before == 8 - kept
 
 
 async def _nothing():

@@ -25,6 +25,7 @@ from vicur.evaluation.runner import EvaluationConfig, evaluate, resume_evaluatio
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
 from vicur.rollouts.engines import make_engine
+from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.processors import SamplingConfig
 
 CONFIG = EvaluationConfig(SamplingConfig(temperature=0.0, max_new_tokens=4), prompts_per_batch=2)
@@ -163,7 +164,7 @@ def test_a_function_of_the_users_may_grade_nothing(shared_student, problems, tmp
 SAMPLED = EvaluationConfig(SamplingConfig(temperature=1.0, max_new_tokens=6), prompts_per_batch=4, samples=3)
 
 
-def test_several_responses_are_averaged_over_problems(shared_student, samples, tmp_path):
+def test_several_responses_are_averaged_over_problems(shared_student, samples, tmp_path, monkeypatch):
     """avg@3 is the mean of the problems' means; fewer responses are a part of more."""
     bar = Progress("test", transient=True)
     whole = evaluate(shared_student, samples, SAMPLED)
@@ -175,12 +176,26 @@ def test_several_responses_are_averaged_over_problems(shared_student, samples, t
     with ResponseStore(tmp_path / "r.parquet", {}) as store:
         single = replace(SAMPLED, samples=1)
         first = resume_evaluation(opens(shared_student, single), samples, single, bar, store)
+        sampled = numbers_sampled(monkeypatch)
         more = resume_evaluation(opens(shared_student, SAMPLED), samples, SAMPLED, bar, store)
         assert len(store) == 3 * len(samples)
         with pytest.raises(ValueError, match="holds 3 responses per problem, and samples=1 would drop some"):
             resume_evaluation(no_model, samples, single, bar, store)
     assert more.responses == whole.responses
     assert first.responses == tuple(whole.responses[::3])
+    assert set(sampled) == {(1, 2)}  # not number 0, which is stored
+
+
+def numbers_sampled(monkeypatch):
+    """The first number and the count of every call that generates, filled in as they come."""
+    calls, inner = [], ModelGenerator.generate
+
+    def generate(self, *arguments, **settings):
+        calls.append((settings["first"], settings["group_size"]))
+        return inner(self, *arguments, **settings)
+
+    monkeypatch.setattr(ModelGenerator, "generate", generate)
+    return calls
 
 
 def test_greedy_responses_are_asked_once():

@@ -55,6 +55,15 @@ def test_sampled_log_probs_equal_a_later_scoring(shared_student, samples):
     torch.testing.assert_close(scored, sampled.float(), rtol=1e-4, atol=1e-4)
 
 
+def test_more_responses_continue_the_numbers(shared_student, samples):
+    prompts = Scorer(shared_student).encode(samples, Plain())
+    ids, config = [s.id for s in samples], SamplingConfig(max_new_tokens=8)
+    whole = sample(shared_student, prompts, ids, config, group_size=5)
+    more = sample(shared_student, prompts, ids, config, group_size=2, first=3)
+    for all_of_them, last in zip(whole, more, strict=True):
+        assert [r.ids.tolist() for r in last] == [r.ids.tolist() for r in all_of_them[3:]]
+
+
 def test_same_seed_same_responses_whatever_the_batch(shared_student, samples):
     prompts = Scorer(shared_student).encode(samples, Plain())
     ids, config = [s.id for s in samples], SamplingConfig(max_new_tokens=8)

@@ -19,7 +19,7 @@ from vicur.data.sample import Sample
 from vicur.data.views import Shown
 from vicur.endpoints.client import EndpointClient
 from vicur.endpoints.config import EndpointConfig, endpoint_identity
-from vicur.endpoints.limits import backoff
+from vicur.endpoints.patience import Patience
 from vicur.endpoints.request import Hopeless, Reply, RequestFailed, Unreachable
 from vicur.rewards.thinking import without_thoughts
 
@@ -50,7 +50,7 @@ class EndpointJudge:
         concurrency: int = 16,
     ) -> None:
         self.model, self.config, self.store = model, config, store
-        self.tries, self.backoff_seconds, self.concurrency = tries, backoff_seconds, concurrency
+        self.concurrency, self._patience = concurrency, Patience(tries, backoff_seconds)
 
     def __call__(self, rows: Sequence[CueRow]) -> list[Verdict | None]:
         """A verdict for each row; None if the model gave none.
@@ -68,6 +68,7 @@ class EndpointJudge:
     async def _judge(self, rows: Sequence[CueRow], store: CueStore | None) -> list[Verdict | None]:
         client = EndpointClient(self.model, self.config, ASKING.image_format)
         free = asyncio.Semaphore(self.concurrency)
+        self._patience.start()
 
         async def verdict(row: CueRow) -> Verdict | None:
             async with free:  # only the images of cues in flight are decoded
@@ -82,28 +83,24 @@ class EndpointJudge:
 
         try:
             return list(await asyncio.gather(*map(verdict, rows)))
-        except Hopeless as error:
+        except (Hopeless, Unreachable) as error:
             raise ValueError(f"The verifier {self.model} cannot be used: {error}.") from error
         finally:
             await client.close()
 
     async def _reply(self, client: EndpointClient, request: CueRequest) -> str | None:
         """A reply with a verdict; None if no attempt gave one."""
-        for attempt in range(self.tries):
-            after = None
-            try:
-                text = self._text(await client.ask(request.again(attempt)))
-                if parse_verdict(text) is not None:
-                    return text
-            except RequestFailed as error:
-                if not error.again:
-                    return None
-            except Unreachable as error:
-                after = error.after
-                if attempt + 1 == self.tries:
-                    raise ValueError(f"The verifier {self.model} cannot be used: {error}.") from error
-            await asyncio.sleep(backoff(attempt, self.backoff_seconds, after))
-        return None
+
+        async def send(attempt: int) -> str:
+            text = self._text(await client.ask(request.again(attempt)))
+            if parse_verdict(text) is None:
+                raise RequestFailed("the reply has no verdict", again=True)
+            return text
+
+        try:
+            return await self._patience.ask(send)
+        except RequestFailed:
+            return None
 
     def _text(self, reply: Reply) -> str:
         """A reply without the model's thoughts.

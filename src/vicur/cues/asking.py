@@ -39,12 +39,9 @@ from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.tables import Table
 from vicur.endpoints.limits import RateLimit, backoff
+from vicur.endpoints.patience import FIRST_SILENCE
 from vicur.endpoints.request import Hopeless, Reply, RequestFailed, Unreachable
 from vicur.files import write_whole
-
-FIRST_PATIENCE = 30.0
-"""Seconds that an endpoint may be unreachable before its first reply; after a longer silence the address is
-probably wrong."""
 
 
 def new_columns(config: BuildConfig, prompt: CuePrompt) -> dict[str, pa.DataType]:
@@ -309,7 +306,7 @@ class Asker:
     def _out_of_patience(self, error: Unreachable) -> bool:
         patience = self.config.patience_seconds
         if not self._has_replied:
-            patience = min(patience, FIRST_PATIENCE)
+            patience = min(patience, FIRST_SILENCE)
         if time.monotonic() - self.last_reply < patience:
             return False
         # No problem is at fault, so none is set aside.

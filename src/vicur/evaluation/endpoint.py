@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from vicur.data.digests import shown_digest
 from vicur.data.sample import Sample
 from vicur.data.views import Shown, View
 from vicur.endpoints.client import EndpointClient
-from vicur.endpoints.limits import backoff
+from vicur.endpoints.patience import Patience
 from vicur.endpoints.request import ChatRequest, Hopeless, Reply, RequestFailed, Unreachable
-from vicur.evaluation.responders import Unanswered
+from vicur.evaluation.responders import Keep
 from vicur.evaluation.responses import StoredResponse
 from vicur.media.pixels import within
 from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.randomness import stream_key
 
-PATIENCE = 300.0
-"""Seconds without any reply after which an endpoint that cannot be reached is given up."""
 _SEEDS = 2**31
 """Number of seeds: some servers take 32 bits with a sign."""
 
@@ -51,10 +49,10 @@ class EndpointResponder:
         max_pixels: int | None = None,
         backoff_seconds: float = 1.0,
     ) -> None:
-        self.client, self.sampling, self.tries = client, sampling, tries
-        self.concurrency, self.max_pixels, self.backoff_seconds = concurrency, max_pixels, backoff_seconds
+        self.client, self.sampling = client, sampling
+        self.concurrency, self.max_pixels = concurrency, max_pixels
+        self._patience = Patience(tries, backoff_seconds)
         self._runner = asyncio.Runner()
-        self._last_reply = time.monotonic()
 
     def __enter__(self) -> EndpointResponder:
         return self
@@ -64,66 +62,87 @@ class EndpointResponder:
             self._runner.run(self.client.close())
 
     def respond(
-        self, samples: Sequence[Sample], view: View, count: int, seed: int, present: Sequence[int]
-    ) -> Sequence[list[StoredResponse] | Unanswered]:
+        self, samples: Sequence[Sample], view: View, missing: Sequence[Sequence[int]], seed: int, keep: Keep
+    ) -> Sequence[str | None]:
         """Send a request for every response, several at a time.
 
         Raises:
             ValueError: the endpoint cannot be reached, or will answer no request.
         """
-        return self._runner.run(self._respond(samples, view, count, seed, present))
+        return self._runner.run(self._respond(samples, view, missing, seed, keep))
 
     async def _respond(
-        self, samples: Sequence[Sample], view: View, count: int, seed: int, present: Sequence[int]
-    ) -> list[list[StoredResponse] | Unanswered]:
+        self, samples: Sequence[Sample], view: View, missing: Sequence[Sequence[int]], seed: int, keep: Keep
+    ) -> list[str | None]:
         free = asyncio.Semaphore(self.concurrency)
-        self._last_reply = time.monotonic()
-        tasks: list[list[asyncio.Task[StoredResponse | Unanswered]]] = []
+        self._patience.start()
+        tasks: list[list[asyncio.Task[str | None]]] = []
         try:
             async with asyncio.TaskGroup() as group:
-                for sample, first in zip(samples, present, strict=True):
-                    question = view.show(sample)
+                for sample, numbers in zip(samples, missing, strict=True):
+                    question = _Question(sample, view, self.max_pixels)
                     tasks.append(
                         [
-                            group.create_task(self._response(free, sample.id, question, number, seed))
-                            for number in range(first, count)
+                            group.create_task(self._response(free, question, number, seed, keep))
+                            for number in numbers
                         ]
                     )
         except ExceptionGroup as failures:
             raise ValueError(str(failures.exceptions[0])) from failures
-        return [_joined([task.result() for task in of_problem]) for of_problem in tasks]
+        return [next(filter(None, (task.result() for task in of_one)), None) for of_one in tasks]
 
     async def _response(
-        self, free: asyncio.Semaphore, problem: str, question: Shown, number: int, seed: int
-    ) -> StoredResponse | Unanswered:
-        """One response, or why there is none after all tries."""
-        images = tuple(within(image, self.max_pixels) for image in question.images)
-        request = ChatRequest(
-            question=replace(question, images=images),
-            seed=int(stream_key(seed, 0, problem, number)) % _SEEDS,
+        self, free: asyncio.Semaphore, question: _Question, number: int, seed: int, keep: Keep
+    ) -> str | None:
+        """Get and keep one response; why there is none after all tries."""
+
+        async def send(_: int) -> Reply:
+            async with free:
+                return await self.client.ask(self._request(question, number, seed))
+
+        try:
+            reply = await self._patience.ask(send)
+        except Hopeless as error:
+            raise ValueError(f"The evaluation stopped: {error}.") from error
+        except Unreachable as error:
+            raise ValueError(f"The evaluation stopped: {error}.") from error
+        except RequestFailed as error:
+            return str(error)
+        keep([_stored(question, number, reply)])
+        return None
+
+    def _request(self, question: _Question, number: int, seed: int) -> ChatRequest:
+        return ChatRequest(
+            question=question.sent,
+            seed=int(stream_key(seed, 0, question.problem, number)) % _SEEDS,
             temperature=self.sampling.temperature,
             max_tokens=self.sampling.max_new_tokens,
             sampling=_other_settings(self.sampling),
         )
-        tries = waits = 0
-        while True:
-            after = None
-            try:
-                async with free:
-                    reply = await self.client.ask(request)
-                self._last_reply = time.monotonic()
-                return _stored(problem, number, question, reply)
-            except Hopeless as error:
-                raise ValueError(f"The evaluation stopped: {error}.") from error
-            except Unreachable as error:
-                if time.monotonic() - self._last_reply > PATIENCE:
-                    raise ValueError(f"No reply for {PATIENCE:g} s: {error}.") from error
-                waits, after = waits + 1, error.after
-            except RequestFailed as error:
-                tries += 1
-                if not error.again or tries >= self.tries:
-                    return Unanswered(str(error))
-            await asyncio.sleep(backoff(max(tries, waits) - 1, self.backoff_seconds, after))
+
+
+class _Question:
+    """What is shown of a problem. It is made when the first of its requests is sent.
+
+    Args:
+        sample: the problem.
+        view: what is shown of it.
+        max_pixels: upper bound on the pixels of an image that is sent; None for no bound.
+    """
+
+    def __init__(self, sample: Sample, view: View, max_pixels: int | None) -> None:
+        self.problem, self._sample, self._view, self._max_pixels = sample.id, sample, view, max_pixels
+
+    @cached_property
+    def sent(self) -> Shown:
+        """The chat with images that are not too large. Frames of videos are sent as they are."""
+        chat = self._view.show(self._sample)
+        return replace(chat, images=tuple(within(image, self._max_pixels) for image in chat.images))
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of what is shown, before images are scaled down."""
+        return shown_digest(self._view.show(self._sample))
 
 
 def _other_settings(sampling: SamplingConfig) -> dict[str, Any]:
@@ -133,22 +152,14 @@ def _other_settings(sampling: SamplingConfig) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(off, name)}
 
 
-def _stored(problem: str, number: int, question: Shown, reply: Reply) -> StoredResponse:
+def _stored(question: _Question, number: int, reply: Reply) -> StoredResponse:
     thoughts = f"<think>{reply.thoughts}</think>\n" if reply.thoughts else ""
     return StoredResponse(
-        problem,
+        question.problem,
         number,
-        shown_digest(question),
+        question.digest,
         thoughts + reply.text,
         None,
         reply.completion_tokens,
         "length" if reply.cut_off else "stop",
     )
-
-
-def _joined(responses: Sequence[StoredResponse | Unanswered]) -> list[StoredResponse] | Unanswered:
-    """The responses to a problem; if one is missing, why."""
-    failed = next((response for response in responses if isinstance(response, Unanswered)), None)
-    if failed is not None:
-        return failed
-    return [response for response in responses if isinstance(response, StoredResponse)]

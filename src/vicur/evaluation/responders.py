@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from vicur.data.digests import shown_digest
@@ -15,12 +14,8 @@ from vicur.rollouts.engines import Engine
 from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.processors import SamplingConfig
 
-
-@dataclass(frozen=True)
-class Unanswered:
-    """The reason why a problem was not answered, as half a sentence."""
-
-    reason: str
+Keep = Callable[[Sequence[StoredResponse]], None]
+"""Takes responses as they come."""
 
 
 @runtime_checkable
@@ -28,16 +23,19 @@ class Responder(Protocol):
     """Answers problems."""
 
     def respond(
-        self, samples: Sequence[Sample], view: View, count: int, seed: int, present: Sequence[int]
-    ) -> Sequence[list[StoredResponse] | Unanswered]:
-        """The missing responses to each problem, up to number `count` - 1, or why it was not answered.
+        self, samples: Sequence[Sample], view: View, missing: Sequence[Sequence[int]], seed: int, keep: Keep
+    ) -> Sequence[str | None]:
+        """Get responses to problems.
 
         Args:
             samples: the problems.
             view: what is shown of them.
-            count: number of responses to each.
+            missing: numbers of the responses that each lacks, ascending, from 0.
             seed: sampling seed.
-            present: number of responses that each has already; they have the numbers from 0.
+            keep: is given every response, also those before an error.
+
+        Returns:
+            for each problem why a response is missing, as half a sentence; None if none is.
         """
         ...
 
@@ -55,31 +53,28 @@ class ModelResponder:
         self.generator = ModelGenerator(engine, sampling, limits=limits)
 
     def respond(
-        self, samples: Sequence[Sample], view: View, count: int, seed: int, present: Sequence[int]
-    ) -> list[list[StoredResponse]]:
+        self, samples: Sequence[Sample], view: View, missing: Sequence[Sequence[int]], seed: int, keep: Keep
+    ) -> list[str | None]:
         """Sample responses, as `ModelGenerator.generate` does.
 
         Raises:
             EngineError: an engine other than PyTorch failed.
         """
-        rollouts = self.generator.generate(samples, view, group_size=count, seed=seed)
-        results = []
-        groups = zip(rollouts.samples, rollouts.responses, rollouts.texts, present, strict=True)
-        for sample, group, texts, first in groups:
+        for numbers in dict.fromkeys(map(tuple, missing)):  # the problems that lack the same responses
+            alike = [s for s, lacking in zip(samples, missing, strict=True) if tuple(lacking) == numbers]
+            keep(list(self._sample(alike, view, numbers, seed)))
+        return [None] * len(samples)
+
+    def _sample(
+        self, samples: Sequence[Sample], view: View, numbers: Sequence[int], seed: int
+    ) -> Iterator[StoredResponse]:
+        """Responses with these numbers, and with any between them, to every problem."""
+        if not numbers:
+            return
+        first, end = numbers[0], numbers[-1] + 1
+        rollouts = self.generator.generate(samples, view, group_size=end - first, first=first, seed=seed)
+        for sample, group, texts in zip(rollouts.samples, rollouts.responses, rollouts.texts, strict=True):
             digest = shown_digest(view.show(sample))
-            results.append(
-                [
-                    StoredResponse(
-                        sample.id,
-                        number,
-                        digest,
-                        text,
-                        response.ids.tolist(),
-                        len(response.ids),
-                        response.finish_reason,
-                    )
-                    for number, (text, response) in enumerate(zip(texts, group, strict=True))
-                    if number >= first
-                ]
-            )
-        return results
+            for number, text, response in zip(range(first, end), texts, group, strict=True):
+                ids = response.ids.tolist()
+                yield StoredResponse(sample.id, number, digest, text, ids, len(ids), response.finish_reason)

@@ -45,7 +45,7 @@ class Answer:
     Attributes:
         id: id of the problem.
         gold: its gold answer.
-        stored: the response; None if the model was not asked.
+        stored: the response; None if there is none.
         verdict: the grader's verdict.
     """
 
@@ -79,7 +79,8 @@ class Evaluation:
 
     Attributes:
         answers: the graded responses, in the order of the data; those to a problem together.
-        unasked: problems without a response, because their row is unreadable or their prompt too long.
+        unasked: problems that do not count: their row is unreadable, their prompt too long, or the endpoint
+            did not give all responses; an answer for each response that there is, or one without any.
     """
 
     answers: tuple[Answer, ...]

@@ -14,7 +14,7 @@ from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Plain, View
 from vicur.evaluation.controls import NoOtherMedia, OtherMedia
-from vicur.evaluation.responders import ModelResponder, Responder, Unanswered
+from vicur.evaluation.responders import ModelResponder, Responder
 from vicur.evaluation.responses import ResponseStore, StoredResponse
 from vicur.evaluation.results import Answer, Evaluation
 from vicur.evaluation.verdicts import Verdict, verdict_of
@@ -145,7 +145,7 @@ class _Evaluating:
         self.samples, self.view, self.config = samples, view, config
         self.grader, self.store, self.skip_bad_rows = grader, store, skip_bad_rows
         self.answers: dict[int, list[Answer]] = {}
-        self.unasked: dict[int, Answer] = {}
+        self.unasked: dict[int, list[Answer]] = {}
 
     def reuse(self, progress: Progress) -> list[int]:
         """Grade the stored responses, and return the indices of the problems that lack some."""
@@ -195,16 +195,14 @@ class _Evaluating:
             if not batch:
                 continue
             samples = [sample for _, sample in batch]
-            stored = [self.store.get(sample.id) for sample in samples]
-            responses = responder.respond(samples, self.view, count, seed, [len(group) for group in stored])
-            answered = [group for group in responses if not isinstance(group, Unanswered)]
-            self.store.add([response for group in answered for response in group])
-            for (index, sample), before, group in zip(batch, stored, responses, strict=True):
-                if isinstance(group, Unanswered):
-                    verdict = Verdict.unasked("not answered by the endpoint", group.reason)
-                    self.unasked[index] = Answer(sample.id, sample.answer, None, verdict)
+            present = [{response.number for response in self.store.get(sample.id)} for sample in samples]
+            lacking = [[n for n in range(count) if n not in numbers] for numbers in present]
+            reasons = responder.respond(samples, self.view, lacking, seed, self.store.add)
+            for (index, sample), reason in zip(batch, reasons, strict=True):
+                if reason is None:
+                    self._grade(index, sample, self.store.get(sample.id)[:count])
                 else:
-                    self._grade(index, sample, [*before, *group])
+                    self._leave_out(index, sample, reason)
 
     def joined(self) -> Evaluation:
         """All answers of all ranks in the order of the data."""
@@ -216,7 +214,8 @@ class _Evaluating:
     def result(self) -> Evaluation:
         """All answers in the order of the data."""
         answers = [answer for _, group in sorted(self.answers.items()) for answer in group]
-        return Evaluation(tuple(answers), tuple(answer for _, answer in sorted(self.unasked.items())))
+        left_out = [answer for _, group in sorted(self.unasked.items()) for answer in group]
+        return Evaluation(tuple(answers), tuple(left_out))
 
     def _readable(self, indices: Sequence[int]) -> Iterator[tuple[int, Sample]]:
         for index in indices:
@@ -232,15 +231,21 @@ class _Evaluating:
             return self.samples[index]
         except NoOtherMedia as error:
             verdict = Verdict.unasked("no other media for the control", str(error))
-            self.unasked[index] = Answer(error.problem, None, None, verdict)
+            self.unasked[index] = [Answer(error.problem, None, None, verdict)]
             return None
         except BadRowError as error:
             if not self.skip_bad_rows:
                 raise
             bad = error.bad
             verdict = Verdict.unasked("unreadable rows", str(bad))
-            self.unasked[index] = Answer(bad.id or f"row {bad.row}", None, None, verdict)
+            self.unasked[index] = [Answer(bad.id or f"row {bad.row}", None, None, verdict)]
             return None
+
+    def _leave_out(self, index: int, sample: Sample, reason: str) -> None:
+        """Keep the responses to a problem that lacks some, but do not grade them."""
+        verdict = Verdict.unasked("not answered by the endpoint", reason)
+        present: Sequence[StoredResponse | None] = self.store.get(sample.id) or [None]
+        self.unasked[index] = [Answer(sample.id, sample.answer, stored, verdict) for stored in present]
 
     def _grade(self, index: int, sample: Sample, responses: Sequence[StoredResponse]) -> None:
         self.answers[index] = [

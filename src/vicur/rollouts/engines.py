@@ -44,6 +44,7 @@ class Engine(Protocol):
         sampling: SamplingConfig,
         *,
         group_size: int = 1,
+        first: int = 0,
         seed: int = 0,
         step: int = 0,
     ) -> list[list[Response]]:
@@ -57,6 +58,7 @@ class Engine(Protocol):
             ids: for each prompt the id that its random numbers are keyed by.
             sampling: temperature and the like.
             group_size: number of responses to each prompt.
+            first: number of the first of them; 8 for eight more after eight.
             seed: another seed, other responses.
             step: rollout step; another step, other responses.
 

@@ -77,11 +77,20 @@ class ModelGenerator:
         self._encode = encode or prompts_of(engine.loaded, limits)
 
     def generate(
-        self, samples: Sequence[Sample], view: View, *, group_size: int = 1, seed: int = 0, step: int = 0
+        self,
+        samples: Sequence[Sample],
+        view: View,
+        *,
+        group_size: int = 1,
+        first: int = 0,
+        seed: int = 0,
+        step: int = 0,
     ) -> Rollouts:
-        """Generate as described in `Generator.generate`."""
+        """Generate as described in `Generator.generate`; the first response has the number `first`."""
         prompts, ids = self._encode(samples, view), [sample.id for sample in samples]
-        responses, texts = self.respond(prompts, ids, group_size=group_size, seed=seed, step=step)
+        responses, texts = self.respond(
+            prompts, ids, group_size=group_size, first=first, seed=seed, step=step
+        )
         return Rollouts(tuple(samples), responses, texts)
 
     def respond(
@@ -90,6 +99,7 @@ class ModelGenerator:
         ids: Sequence[str],
         *,
         group_size: int = 1,
+        first: int = 0,
         seed: int = 0,
         step: int = 0,
     ) -> tuple[tuple[tuple[Response, ...], ...], tuple[tuple[str, ...], ...]]:
@@ -97,7 +107,7 @@ class ModelGenerator:
 
         Args:
             prompts: the model's prompts.
-            ids, group_size, seed, step: as in `Engine.sample`.
+            ids, group_size, first, seed, step: as in `Engine.sample`.
 
         Returns:
             for each prompt its responses, on the CPU, and their texts without special tokens. If the prompt
@@ -108,7 +118,7 @@ class ModelGenerator:
             EngineError: an engine other than "torch" failed.
         """
         responses = self.engine.sample(
-            prompts, ids, self.sampling, group_size=group_size, seed=seed, step=step
+            prompts, ids, self.sampling, group_size=group_size, first=first, seed=seed, step=step
         )
         tokenizer = self.engine.loaded.processor.tokenizer
         ends = [tokenizer.decode(prompt.input_ids[-PROMPT_END:]) for prompt in prompts]

@@ -69,6 +69,7 @@ class TorchEngine:
         sampling: SamplingConfig,
         *,
         group_size: int = 1,
+        first: int = 0,
         seed: int = 0,
         step: int = 0,
     ) -> list[list[Response]]:
@@ -84,7 +85,7 @@ class TorchEngine:
             keys = [
                 stream_key(seed, step, sample_id, number)
                 for sample_id in ids[part]
-                for number in range(group_size)
+                for number in range(first, first + group_size)
             ]
             flat = self._sample_batch(prompts[part], keys, group_size, sampling)
             return [flat[i : i + group_size] for i in range(0, len(flat), group_size)]

@@ -77,6 +77,7 @@ class VLLMEngine:
         sampling: SamplingConfig,
         *,
         group_size: int = 1,
+        first: int = 0,
         seed: int = 0,
         step: int = 0,
     ) -> list[list[Response]]:
@@ -87,8 +88,9 @@ class VLLMEngine:
         """
         sampling.check_engine("vllm")
         # In a row, so that a server gets one request for all responses to a prompt.
+        numbers = range(first, first + group_size)
         seeds = [
-            [(stream_key(seed, step, sample_id, 0) + number) % 2**63 for number in range(group_size)]
+            [(stream_key(seed, step, sample_id, 0) + number) % 2**63 for number in numbers]
             for sample_id in ids
         ]
         longest = max((len(prompt) for prompt in prompts), default=0) + sampling.max_new_tokens
