@@ -40,12 +40,12 @@ RUNS: dict[str, tuple[str, ...]] = {
 }
 """Recipe and settings of each run, by its name in the figures."""
 SWEEPS = {
-    "visual": ("--baseline", "cuebench/opd_cue", "objective.visual_steering.steering=visual"),
-    "language": ("objective.visual_steering.steering=language",),
+    "visual": ("objective.visual_steering.steering=visual", "objective.visual_steering.alpha=0,0.5,2,4"),
+    "language": ("objective.visual_steering.steering=language", "objective.visual_steering.alpha=0.5,2,4"),
 }
-"""Options and settings of each sweep of the steering coefficient."""
+"""Settings of each sweep of the steering coefficient, which is 0 for Standard OPD."""
 SWEPT = (
-    *("objective.visual_steering.alpha=0.5,2,4", "objective.visual_steering.beta=0"),
+    "objective.visual_steering.beta=0",
     *("objective.visual_steering.scale=measured", "teacher.privilege=none", "training.device=cpu"),
     *("training.checkpoints.every=null", "training.save_model=false"),
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from vicur.files import write_text, write_whole
@@ -115,8 +116,14 @@ def draw_band(
 def legend(figure: Figure, panel: Axes) -> None:
     """One legend for all panels, below them, if there is more than one series."""
     handles, labels = panel.get_legend_handles_labels()
-    if len(handles) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(handles)))
+    if len(handles) < 2:
+        return
+    canvas = FigureCanvasAgg(figure)  # measures the texts
+    for columns in range(min(4, len(handles)), 0, -1):
+        drawn = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        if columns == 1 or drawn.get_window_extent(canvas.get_renderer()).width <= figure.bbox.width:
+            return
+        drawn.remove()
 
 
 def plain_text(text: str) -> str:
