@@ -25,6 +25,8 @@ import pyarrow.parquet as pq
 
 from vicur.paths import written_file
 
+RECIPE_FILE = "recipe.yaml"
+"""The resolved recipe, in the folder of a run and in the model that it saves."""
 ROW_GROUP = 1000
 """Number of rows in a group of a parquet file, which are written, and later read, together."""
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vicur.paths import expand
+from vicur.settings.reading import LARGEST_YAML, Unreadable, parse_yaml, read_text
 from vicur.settings.section import SettingsError
+
+Folder = Literal["recipes", "studies", "presets"]
+_KINDS: dict[Folder, str] = {"recipes": "recipe", "studies": "study", "presets": "preset"}
 
 
 def resolve_packaged(folder: str) -> Path:
@@ -16,7 +20,7 @@ def resolve_packaged(folder: str) -> Path:
     return Path(str(resources.files("vicur") / folder))
 
 
-def find_packaged(path: str, folder: Literal["recipes", "studies", "presets"]) -> Path:
+def find_packaged(path: str, folder: Folder) -> Path:
     """Find a YAML file by its path, or a packaged one by its name.
 
     Raises:
@@ -34,6 +38,35 @@ def find_packaged(path: str, folder: Literal["recipes", "studies", "presets"]) -
     known = sorted(map(str, names))
     if file.suffix in (".yaml", ".yml") and not path.startswith(tuple(known)):
         raise SettingsError(f"There is no file {path}.")
-    kind = {"recipes": "recipe", "studies": "study", "presets": "preset"}[folder]
     near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
-    raise SettingsError(f"There is no {kind} {path}; did you mean {' or '.join(near)}?")
+    raise SettingsError(f"There is no {_KINDS[folder]} {path}; did you mean {' or '.join(near)}?")
+
+
+def display_path(file: Path) -> str:
+    """A settings file's name in messages: the name of a packaged one, the path of any other."""
+    for folder, kind in _KINDS.items():
+        root = resolve_packaged(folder)
+        if file.resolve().is_relative_to(root.resolve()):
+            name = file.resolve().relative_to(root.resolve()).with_suffix("").as_posix()
+            return f"{kind} {name}"
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Settings by name from a YAML file.
+
+    Raises:
+        SettingsError: it is not YAML, sets a key twice, or does not hold settings by name.
+    """
+    try:
+        settings = parse_yaml(read_text(file, LARGEST_YAML))
+    except Unreadable as error:
+        raise SettingsError(f"{display_path(file)} {error}") from error
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise SettingsError(
+            f"{display_path(file)} must hold settings by name, not a {type(settings).__name__}."
+        )
+    return {str(key): value for key, value in settings.items()}

@@ -173,7 +173,7 @@ def test_a_run_without_records_is_named(tmp_path):
         ({}, "at least one --student or --run"),
         ({"student": ["x"]}, "set --teacher, or observer=student"),
         ({"runs": ["x"], "observer": "student"}, "needs --student"),
-        ({"student": ["x"], "teacher": "y", "ratio": 2.0}, "ratio must be at most 1"),
+        ({"student": ["x"], "teacher": "y", "degraded_ratio": 2.0}, "degraded_ratio must be at most 1"),
     ],
 )
 def test_settings_that_do_not_fit(settings, message):

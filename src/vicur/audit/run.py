@@ -14,7 +14,7 @@ from vicur.audit.judge import Judge, judged_findings
 from vicur.audit.reasoning import reasoning_findings
 from vicur.audit.rows import CueRow, cue_rows
 from vicur.audit.shape import duplicates, shape_findings
-from vicur.data.sample import Sample
+from vicur.data.sample import Sample, TextKind
 from vicur.data.sources import FileSource
 
 READ = 4000

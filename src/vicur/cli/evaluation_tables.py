@@ -97,8 +97,12 @@ def _cells(arm: Mapping[str, Any]) -> list[str]:
         points = difference["points"]
         cells.append(f"{points['value']:+.1f} {_interval(points, '+.1f')}")
         cells += [str(difference["won"]), str(difference["lost"]), f"{difference['p']:.2g}"]
-    cut = 100 * arm["truncated"] / arm["responses"] if arm["responses"] else 0.0
-    return [*cells, "-" if tokens is None else f"{tokens:.0f}", f"{cut:.0f} %"]
+    cut = arm["truncated"]
+    return [
+        *cells,
+        "-" if tokens is None else f"{tokens:.0f}",
+        "-" if cut is None else f"{100 * cut:.0f} %",
+    ]
 
 
 def _by_rows(arms: Sequence[Mapping[str, Any]], column: str) -> Iterator[list[str]]:

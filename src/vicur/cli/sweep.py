@@ -11,7 +11,7 @@ from vicur.cli.command import Arguments
 from vicur.cli.findings import print_finding
 from vicur.cli.train import Terminal
 from vicur.evaluation.statistics import Estimate
-from vicur.files import write_text
+from vicur.files import RECIPE_FILE, write_text
 from vicur.paths import check_folder
 from vicur.reporting.sweep import SWEEP, measured, sweep_finding, sweep_markdown
 from vicur.studies.sweep import (
@@ -105,7 +105,7 @@ def _print_runs(planned: Sweep, console: Console) -> None:
 def _state(folder: Path) -> str:
     if is_finished(folder):
         return "finished"
-    return "begun" if (folder / "recipe.yaml").is_file() else "new"
+    return "begun" if (folder / RECIPE_FILE).is_file() else "new"
 
 
 def _plan(settings: SweepSettings, arguments: Arguments) -> Sweep:

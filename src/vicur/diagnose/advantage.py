@@ -41,7 +41,7 @@ from vicur.reporting.figures import (
 )
 from vicur.reporting.finding import Finding
 from vicur.reporting.runs import RecordedRun, is_number, open_runs
-from vicur.settings.section import PathText, Positive, Text, section
+from vicur.settings.section import PathText, PositiveShare, Text, section
 from vicur.tables import plain_table
 from vicur.wording import counted
 from vicur.worth.responses import StudentResponses
@@ -69,8 +69,8 @@ class AdvantageSettings(ModelsSettings):
     observer: Literal["teacher", "student"] = "teacher"
     """Model that judges by how much a token depends on detail in the image: the teacher (VA-OPD eq. 2), or
     the student itself, for its own use of detail."""
-    ratio: Positive = 0.1
-    """Ratio of side lengths of the degraded image, at most 1."""
+    degraded_ratio: PositiveShare = 0.1
+    """Ratio of side lengths of the degraded image."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,8 +80,6 @@ class AdvantageSettings(ModelsSettings):
             raise ValueError("The teacher judges the tokens: set --teacher, or observer=student.")
         if self.runs and self.observer == "student":
             raise ValueError("Runs record the teacher's judgement: observer=student needs --student.")
-        if self.ratio > 1:
-            raise ValueError(f"ratio must be at most 1, not {self.ratio:g}.")
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def measure_model(
     for start in bars("scoring").over(starts, len(starts)):
         part = responses.part(range(start, min(start + size, len(responses))))
         problems = [samples[i] for i in part.index]
-        parts.append(measure_visual_advantage(observer, problems, part.ids, settings.ratio).cpu())
+        parts.append(measure_visual_advantage(observer, problems, part.ids, settings.degraded_ratio).cpu())
     return MeasuredModel(model.step, torch.cat(parts), response_index(responses), accuracy_of(responses))
 
 

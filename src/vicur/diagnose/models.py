@@ -13,6 +13,7 @@ from pydantic import Field
 
 from vicur.data.sample import Sample
 from vicur.diagnose.settings import ProblemsSettings
+from vicur.files import RECIPE_FILE
 from vicur.models.checkpoints import Dtype
 from vicur.models.devices import choose_device
 from vicur.models.load import LoadedModel, load_model
@@ -133,7 +134,7 @@ class SavedModel:
 
 def is_run(name: str) -> bool:
     """Whether a name is the folder of a training run."""
-    return (Path(name) / "status.json").is_file() and (Path(name) / "recipe.yaml").is_file()
+    return (Path(name) / "status.json").is_file() and (Path(name) / RECIPE_FILE).is_file()
 
 
 def saved_models(name: str, settings: ModelsSettings, bars: Bars) -> list[SavedModel]:

@@ -41,7 +41,7 @@ from vicur.scoring.chunks import observed_terms
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.term import Term
 from vicur.scoring.terms import entropy
-from vicur.settings.section import Count, PathText, Positive, Text, section
+from vicur.settings.section import Count, PathText, PositiveShare, Text, section
 from vicur.tables import plain_table
 from vicur.wording import printable, shortened
 
@@ -89,8 +89,8 @@ class TokensSettings(ModelsSettings):
     teacher (VA-OPD eq. 2, VGS eq. 12)."""
     measure: Shown = "visual_advantage"
     """Measure that the figure shows; the JSON has all."""
-    ratio: Positive = 0.1
-    """Ratio of side lengths of the degraded image, at most 1."""
+    degraded_ratio: PositiveShare = 0.1
+    """Ratio of side lengths of the degraded image."""
     most_tokens: Count = 600
     """Number of tokens of a response that the figure shows at most."""
 
@@ -98,8 +98,6 @@ class TokensSettings(ModelsSettings):
         super().__post_init__()
         if not self.student:
             raise ValueError("Give at least one --student.")
-        if self.ratio > 1:
-            raise ValueError(f"ratio must be at most 1, not {self.ratio:g}.")
         if self.response is not None and len(self.problem) > 1:
             raise ValueError("A given response answers one problem; set one --problem.")
         if self.teacher is None and self.scorer == "teacher":
@@ -225,7 +223,7 @@ def measure_tokens(
     student = settings.scorer_of(loaded)
     teacher = None if teacher_model is None else settings.teacher_scorer(loaded, teacher_model)
     judge = teacher if settings.scorer == "teacher" and teacher is not None else student
-    observer = Observer(student, judge, ratio=settings.ratio)
+    observer = Observer(student, judge, ratio=settings.degraded_ratio)
     measures = observer.measure(samples, ids, ["visual_advantage", "vds"])
     if teacher is not None:
         of_teacher = Observer(student, teacher).measure(samples, ids, ["language_kl", "gap_split"])

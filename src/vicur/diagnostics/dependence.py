@@ -9,6 +9,8 @@ from torch import Tensor
 from vicur.objectives.reduction import quantile
 
 QUANTILES = (0.1, 0.4, 0.5, 0.7, 0.9)
+POINTS = 200
+"""Number of points of a curve of mass; half of them in the top 10 %, where most of the mass is."""
 
 
 def top_mass(values: Float[Tensor, " N"], fraction: float = 0.1) -> float:
@@ -34,21 +36,20 @@ def top_mass_within(
     return sum(top_mass(part, fraction) for part in parts) / len(parts) if parts else None
 
 
-def mass_curve(values: Float[Tensor, " N"], points: int = 200) -> dict[str, list[float]]:
+def mass_curve(values: Float[Tensor, " N"]) -> dict[str, list[float]]:
     """The distribution of a heavy-tailed value over tokens (VA-OPD figure 2a).
 
     Args:
         values: one for each token, none negative; at least one.
-        points: number of points; half of them in the top 10 %, where most of the mass is.
 
     Returns:
         `percentile` of the tokens from the lowest (0) to the highest (100), `value` of the token at that
         percentile, and `share_above`: share of the sum, 0 to 1, that the tokens above it hold.
     """
     ordered = values.double().sort().values
-    count, half = len(ordered), points // 2
+    count, half = len(ordered), POINTS // 2
     percentiles = [90 * i / half for i in range(half)]
-    percentiles += [90 + 10 * i / (points - half - 1) for i in range(points - half)]
+    percentiles += [90 + 10 * i / (POINTS - half - 1) for i in range(POINTS - half)]
     below = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
     total = float(below[-1])
     starts = [count - round((100 - percentile) / 100 * count) for percentile in percentiles]

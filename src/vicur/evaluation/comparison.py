@@ -117,21 +117,13 @@ def summarise(
 
 def _summary(arm: Arm, reference: Arm | None, categories: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     evaluation = arm.evaluation
-    responses, leakage = len(evaluation.answers), evaluation.leakage
     summary: dict[str, Any] = {
         "name": arm.name,
         "model": arm.model,
         "control": arm.control,
-        "samples": evaluation.samples,
-        "problems": len(evaluation.by_problem),
-        "responses": responses,
+        **evaluation.numbers(),
         "accuracy": asdict(evaluation.accuracy) if evaluation.by_problem else None,
         "right_counts": evaluation.right_counts,
-        "response_tokens": evaluation.mean_tokens,
-        "truncated": evaluation.truncated,
-        "without_an_answer": evaluation.unextracted,
-        "hint_samples": leakage.samples,
-        "hint_occurrences": leakage.occurrences,
         "excluded": dict(evaluation.excluded),
         "by": [asdict(category) for category in by_category(evaluation, categories)],
         "settings": dict(arm.settings),

@@ -14,15 +14,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from vicur.data.sources import DataConfig
+from vicur.files import RECIPE_FILE
 from vicur.models.checkpoints import resolve_checkpoint
-from vicur.packaged import find_packaged
+from vicur.packaged import find_packaged, read_settings
 from vicur.rollouts.processors import SamplingConfig
-from vicur.settings.reading import LARGEST_YAML, Unreadable, parse_yaml, read_text
 from vicur.settings.schema import Layer, schema_of, settings_in
-from vicur.settings.section import SettingsError, section, short
+from vicur.settings.section import section, short
 
-RECIPE_FILE = "recipe.yaml"
-"""File with the resolved recipe: in the folder of a run and in the model that it saves."""
 OWN_SAMPLING = "recipe"
 """The preset that samples like the training rollouts of the model."""
 SHOWN = ("data.system_prompt", "data.options", "data.min_pixels", "data.max_pixels")
@@ -54,7 +52,7 @@ def preset_settings(name: str) -> dict[str, Any]:
     """
     file = find_packaged(name, "presets")
     schema = schema_of(Preset, "preset")
-    stated = schema.flatten(_read(file))
+    stated = schema.flatten(read_settings(file))
     checked = schema.load([Layer(str(file), stated)])
     return {key: value for key, value in settings_in(checked) if key in stated}
 
@@ -85,7 +83,7 @@ def recipe_of_model(model: str) -> Mapping[str, Any] | None:
     if folder.resolve().parent.name == "checkpoints":
         candidates.append(folder.resolve().parents[1] / RECIPE_FILE)
     file = next((path for path in candidates if path.is_file()), None)
-    return None if file is None else _read(file)
+    return None if file is None else read_settings(file)
 
 
 def shown_settings(recipe: Mapping[str, Any], *, sampling: bool) -> dict[str, Any]:
@@ -126,13 +124,3 @@ def differences(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> list[
         for name, (trained, now) in pairs.items()
         if trained != now
     ]
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        settings = parse_yaml(read_text(file, LARGEST_YAML))
-    except Unreadable as error:
-        raise SettingsError(f"{file} {error}") from error
-    if not isinstance(settings, dict):
-        raise SettingsError(f"{file} must hold settings by name.")
-    return settings

@@ -178,6 +178,24 @@ class Evaluation:
                 kinds.setdefault(answer.id, answer.verdict.kind)
         return Counter(kinds.values())
 
+    def numbers(self) -> dict[str, Any]:
+        """The evaluation in numbers, for JSON.
+
+        Lengths are in tokens; `truncated` and `without_an_answer` are shares of the responses, None without
+        any.
+        """
+        count, leakage = len(self.answers), self.leakage
+        return {
+            "problems": len(self.by_problem),
+            "responses": count,
+            "samples": self.samples,
+            "response_tokens": self.mean_tokens,
+            "truncated": self.truncated / count if count else None,
+            "without_an_answer": self.unextracted / count if count else None,
+            "hint_samples": leakage.samples,
+            "hint_occurrences": leakage.occurrences,
+        }
+
     def table(self) -> pa.Table:
         """One row for each response and each problem without any, with the columns of `SCHEMA`."""
         return pa.Table.from_pylist(

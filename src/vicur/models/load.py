@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from vicur import distributed
-from vicur.files import write_folder
+from vicur.files import RECIPE_FILE, write_folder
 from vicur.models.adapters import (
     LoRAConfig,
     adapter_active,
@@ -205,7 +205,7 @@ class LoadedModel:
             if card is not None:
                 (partial / "README.md").write_text(card, encoding="utf-8")
             if recipe is not None:
-                (partial / "recipe.yaml").write_text(recipe, encoding="utf-8")
+                (partial / RECIPE_FILE).write_text(recipe, encoding="utf-8")
 
         check_free(folder)
         try:

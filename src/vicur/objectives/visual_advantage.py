@@ -18,11 +18,10 @@ Differences from the textbook methods:
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor
 
 from vicur.data.views import Degraded, Plain
@@ -44,7 +43,7 @@ from vicur.objectives.reduction import (
 )
 from vicur.scoring.term import Term
 from vicur.scoring.terms import visual_advantage
-from vicur.settings.section import NonNegative, Positive, Share, section
+from vicur.settings.section import NonNegative, Positive, PositiveShare, Share, section
 
 TEACHER_DEGRADED = "teacher_degraded"
 """Name of the teacher's look at degraded media: q-tilde."""
@@ -58,7 +57,7 @@ class VisualAdvantageOPD:
 
     weight: Positive = 1.0
     """Coefficient of this objective in the total loss."""
-    degraded_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    degraded_ratio: PositiveShare = 0.1
     """Factor by which the sides of the image are downsampled, before it is upsampled again, to degrade it."""
     rollout_weights: bool = True
     """Whether to weight the responses to a problem by their mean VA; false for equal weights. It must be

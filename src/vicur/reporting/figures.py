@@ -28,6 +28,8 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#9a6c00", "#56b4e9", "#5b
 combined with other line styles and markers, so that no reader depends on colour."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MOST_MARKERS = 40
+"""Number of points of a series up to which each has a marker."""
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "vicur",
@@ -88,9 +90,7 @@ def series_style(index: int) -> dict[str, Any]:
     }
 
 
-def draw_series(
-    panel: Axes, x: Sequence[float], y: Sequence[float], index: int, label: str, *, most_markers: int = 40
-) -> None:
+def draw_series(panel: Axes, x: Sequence[float], y: Sequence[float], index: int, label: str) -> None:
     """Draw a series as a line; markers only where they would not merge.
 
     Args:
@@ -98,10 +98,9 @@ def draw_series(
         x, y: the points.
         index: number of the series, which decides its style.
         label: name in the legend.
-        most_markers: number of points up to which each has a marker.
     """
     style = series_style(index)
-    if len(x) > most_markers:
+    if len(x) > MOST_MARKERS:
         style["marker"] = ""
     panel.plot(x, y, label=plain_text(label), **style)
 

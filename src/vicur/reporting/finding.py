@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def paths_of(name: str, folder: Path) -> list[Path]:
     return [folder / f"{name}{suffix}" for suffix in (".json", *FIGURE_FORMATS)]
 
 
-def check_outputs(name: str, to: FindingOutput, inputs: Iterable[Path] = ()) -> None:
+def check_outputs(name: str, to: FindingOutput) -> None:
     """Make sure, before anything expensive runs, that the files can be written.
 
     Raises:
@@ -77,9 +77,8 @@ def check_outputs(name: str, to: FindingOutput, inputs: Iterable[Path] = ()) -> 
     """
     if to.output is None:
         return
-    inputs = list(inputs)
     for path in paths_of(name, Path(to.output)):
-        check_file(path, "output", inputs, overwrite=to.overwrite)
+        check_file(path, "output", overwrite=to.overwrite)
 
 
 def finite(value: Any) -> Any:

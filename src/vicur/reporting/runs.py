@@ -12,8 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vicur.files import RECIPE_FILE
+from vicur.packaged import read_settings
 from vicur.paths import expand, names_of
-from vicur.settings.reading import parse_json, parse_yaml, read_json
+from vicur.settings.reading import parse_json, read_json
 
 Graded = dict[tuple[str, str, str], list[bool]]
 """Whether each response is right, by id, question and gold answer of its problem: data sets of different runs
@@ -62,7 +64,7 @@ class RecordedRun:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe as nested settings."""
-        return dict(parse_yaml((self.folder / "recipe.yaml").read_text("utf-8")) or {})
+        return read_settings(self.folder / RECIPE_FILE)
 
     @cached_property
     def environment(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from vicur.settings.section import NonNegative, Number, TokenCount, section
+from vicur.settings.section import NonNegative, Number, PositiveShare, TokenCount, section
 from vicur.vllm.settings import EngineName
 
 
@@ -22,7 +22,7 @@ class SamplingConfig:
 
     temperature: NonNegative = 1.0
     """Sampling temperature; 0 for greedy decoding."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: PositiveShare = 1.0
     """Nucleus sampling: sample from the smallest set of most likely tokens whose probabilities sum to at
     least this; 1 to disable."""
     top_k: Annotated[int, Field(ge=0)] = 0

@@ -74,22 +74,8 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     evaluated = training.evaluate.open(recipe.data, grader, meter)
     observed = observed_problems(recipe, meter)
     data = training_problems(recipe, readers, grader, bars)
-    # A model that will be sharded or offloaded is loaded on the CPU: it may be too large for one device.
-    alone = distributed.size() == 1 and not recipe.training.offload
-    loading = device if alone else torch.device("cpu")
-    loaded = during(bars, "loading the student", lambda: load_student(recipe.student, loading))
-    if recipe.scoring.gradient_checkpointing:
-        checkpoint_activations(loaded.model)
-    limits = recipe.data.pixel_limits()
-    teacher = None
-    served = _served(recipe, loaded, data.sizes.get("teacher"))
-    if recipe.has_teacher and served is None:
-        settings = (recipe.teacher, loaded, recipe.scoring, recipe.student.lora, limits)
-        teacher = during(bars, "loading the teacher", lambda: Teacher.of(*settings))
-    shard(loaded.policy, recipe.training.sharding, device, offload=recipe.training.offload)
-    if teacher is not None and teacher.loaded.policy is not loaded.policy:
-        teacher.shard(recipe.training.sharding, device)
-    student = Scorer(loaded, recipe.scoring, limits)
+    loaded, teacher, served = _models(recipe, device, data.sizes.get("teacher"), bars)
+    student = Scorer(loaded, recipe.scoring, recipe.data.pixel_limits())
     objective = recipe.objective.build()
     optimizer = Optimizer(
         loaded.model,
@@ -116,6 +102,28 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     sampler = None if recipe.rollout.engine == "torch" else engine
     held_out = HeldOut(recipe, loaded, trainer.scoring, evaluated, evaluation, reading, observed, sampler)
     return Run(recipe, data, loaded, trainer, held_out, engine)
+
+
+def _models(
+    recipe: Recipe, device: torch.device, sizes: PromptSizes | None, bars: Bars | None
+) -> tuple[LoadedModel, Teacher | None, ServedTeacher | None]:
+    """The student and its teacher, sharded: a teacher in this process, one on servers, or none."""
+    # A model that will be sharded or offloaded is loaded on the CPU: it may be too large for one device.
+    alone = distributed.size() == 1 and not recipe.training.offload
+    loading = device if alone else torch.device("cpu")
+    loaded = during(bars, "loading the student", lambda: load_student(recipe.student, loading))
+    if recipe.scoring.gradient_checkpointing:
+        checkpoint_activations(loaded.model)
+    teacher = None
+    served = _served(recipe, loaded, sizes)
+    if recipe.has_teacher and served is None:
+        limits = recipe.data.pixel_limits()
+        settings = (recipe.teacher, loaded, recipe.scoring, recipe.student.lora, limits)
+        teacher = during(bars, "loading the teacher", lambda: Teacher.of(*settings))
+    shard(loaded.policy, recipe.training.sharding, device, offload=recipe.training.offload)
+    if teacher is not None and teacher.loaded.policy is not loaded.policy:
+        teacher.shard(recipe.training.sharding, device)
+    return loaded, teacher, served
 
 
 def check_processes(update: int, processes: int) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from vicur import distributed
 from vicur.data.sources import FileSource
 from vicur.diagnostics.leakage import HintLeakage
+from vicur.files import RECIPE_FILE
 from vicur.models.devices import available_memory, cpu_notice, machine_memory
 from vicur.models.load import LoadedModel
 from vicur.preflight.checks import Check, Preflight, check_lengths, run_preflight
@@ -354,7 +355,7 @@ class _Execution:
         Raises:
             ValueError: it does not.
         """
-        if not (self.folder / "recipe.yaml").is_file():
+        if not (self.folder / RECIPE_FILE).is_file():
             raise ValueError(
                 f"{self.folder.resolve()} on {platform.node()} is not the run's folder of the main process. "
                 "Set training.output to a folder on a file system that all nodes share."

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from vicur.files import RECIPE_FILE
 from vicur.models.load import LoadedModel, check_free, load_student
 from vicur.run.recipe import load_recipe
 from vicur.settings.section import PathText, section
@@ -50,7 +51,7 @@ def export(config: ExportConfig, say: Callable[[str], None]) -> Saved:
         OSError: the folder cannot be written, or is not empty.
     """
     run, output = Path(config.run), Path(config.output)
-    if not (run / "recipe.yaml").is_file():
+    if not (run / RECIPE_FILE).is_file():
         raise ValueError(f"{run} is not the folder of a run: it has no recipe.yaml.")
     check_free(output)
     try:
@@ -59,7 +60,7 @@ def export(config: ExportConfig, say: Callable[[str], None]) -> Saved:
         raise CheckpointError(f"{error}{_final(run)}") from error
     student = initial_student(run)
     load_weights(student, saved)
-    student.save(output, recipe=(run / "recipe.yaml").read_text("utf-8"))
+    student.save(output, recipe=(run / RECIPE_FILE).read_text("utf-8"))
     return saved
 
 
@@ -69,7 +70,7 @@ def initial_student(run: Path) -> LoadedModel:
     Raises:
         ValueError: the recipe or the student's checkpoint cannot be read.
     """
-    recipe = load_recipe(str(run / "recipe.yaml"))
+    recipe = load_recipe(str(run / RECIPE_FILE))
     torch.manual_seed(recipe.training.seed)  # decides the weights of a new module or adapter
     return load_student(recipe.student, torch.device("cpu"))
 

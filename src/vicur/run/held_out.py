@@ -110,7 +110,8 @@ class HeldOut:
         by_id = {sample.id: sample for sample in problems.outlines()}
         if evaluation.by_problem:
             state.scores[state.step] = evaluation.accuracy.value
-        records.write_evaluation(state.step, evaluation, [by_id[answer.id] for answer in evaluation.answers])
+        answered = [by_id[answer.id] for answer in evaluation.answers]
+        records.write_evaluation(state.step, evaluation, answered, self.evaluation.sampling)
 
     def _observe(self, problems: FileSource, state: RunState, records: Records, bars: Bars | None) -> None:
         """Measure the student's responses to held-out problems."""

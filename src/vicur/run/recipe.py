@@ -13,13 +13,12 @@ from vicur.evaluation.runner import EvaluationConfig
 from vicur.models.load import StudentConfig
 from vicur.objectives.mixture import ObjectiveConfig
 from vicur.objectives.objective import OLD, Needs
-from vicur.packaged import find_packaged, resolve_packaged
+from vicur.packaged import display_path, find_packaged, read_settings, resolve_packaged
 from vicur.paths import expand
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.source import RolloutConfig
 from vicur.scoring.scorer import ScoringConfig
 from vicur.scoring.teacher import SELF, TeacherConfig
-from vicur.settings.reading import LARGEST_YAML, Unreadable, parse_yaml, read_text
 from vicur.settings.schema import Layer, Schema, as_yaml, schema_of
 from vicur.settings.section import SettingsError, section, short
 from vicur.training.loop import TrainingConfig
@@ -271,36 +270,6 @@ def _base_names(file: Path, bases: object) -> list[str]:
             )
         names.append(name)
     return names
-
-
-def display_path(file: Path) -> str:
-    """A settings file's name in messages: the name of a packaged one, the path of any other."""
-    for folder in ("recipes", "studies"):
-        root = resolve_packaged(folder)
-        if file.resolve().is_relative_to(root.resolve()):
-            name = file.resolve().relative_to(root.resolve()).with_suffix("").as_posix()
-            return f"{'recipe' if folder == 'recipes' else 'study'} {name}"
-    here = Path.cwd()
-    return str(file.relative_to(here) if file.is_relative_to(here) else file)
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """Settings by name from a YAML file.
-
-    Raises:
-        SettingsError: it is not YAML, sets a key twice, or does not hold settings by name.
-    """
-    try:
-        settings = parse_yaml(read_text(file, LARGEST_YAML))
-    except Unreadable as error:
-        raise SettingsError(f"{display_path(file)} {error}") from error
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise SettingsError(
-            f"{display_path(file)} must hold settings by name, not a {type(settings).__name__}."
-        )
-    return {str(key): value for key, value in settings.items()}
 
 
 def to_yaml(recipe: Recipe) -> str:

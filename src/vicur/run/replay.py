@@ -11,6 +11,7 @@ from torch import Tensor
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Plain
+from vicur.files import RECIPE_FILE
 from vicur.objectives.objective import OLD
 from vicur.progress import Bars
 from vicur.rollouts.randomness import seed_step
@@ -54,7 +55,7 @@ def replay(folder: Path, bars: Bars | None = None) -> list[Finding]:
         ValueError: the folder holds no such update, or the data lack its problems.
     """
     dump = Dump.read(folder)
-    recipe = load_recipe(str(dump.run / "recipe.yaml"))
+    recipe = load_recipe(str(dump.run / RECIPE_FILE))
     # Nothing is sampled, so no engine is needed.
     rollout = replace(recipe.rollout, engine="torch", importance_cap=None)
     run = build(replace(recipe, rollout=rollout), bars)

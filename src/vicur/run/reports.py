@@ -9,6 +9,7 @@ from pathlib import Path
 from vicur.bad_rows import BadRowError
 from vicur.data.sample import Sample
 from vicur.data.sources import DataConfig, FileSource
+from vicur.files import RECIPE_FILE
 from vicur.reporting.config import ReportConfig
 from vicur.reporting.responses import Lookup, Split
 from vicur.reporting.runs import RecordedRun
@@ -53,7 +54,7 @@ def lookup_of(run: RecordedRun) -> Lookup:
     Raises:
         ValueError: the data cannot be read any more.
     """
-    recipe = load_recipe(str(run.folder / "recipe.yaml"))
+    recipe = load_recipe(str(run.folder / RECIPE_FILE))
     data, training = recipe.data, recipe.training
     held_out = [training.evaluate.data, training.observe.data]
     opened = [_open(data, path) for path in dict.fromkeys(held_out) if path is not None]

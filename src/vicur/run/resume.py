@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from vicur.files import RECIPE_FILE
 from vicur.run.recipe import Recipe, load_recipe, recipe_schema, to_yaml
 from vicur.training.checkpoint import Saved, newest_whole
 from vicur.training.folder import is_finished, locked, newest_run
@@ -63,7 +64,7 @@ def find_run(recipe: Recipe, say: Callable[[str], None]) -> Resumption | None:
     """
     training = recipe.training
     folder = newest_run(training.name, training.output, overwrite=training.overwrite)
-    if not (folder / "recipe.yaml").is_file():
+    if not (folder / RECIPE_FILE).is_file():
         return None
     with locked(folder):
         changed = check_same(recipe, folder)
@@ -88,7 +89,7 @@ def check_same(recipe: Recipe, folder: Path) -> set[str]:
     Raises:
         ValueError: another setting differs; the message lists all that do, with both values.
     """
-    before, now = _settings(load_recipe(str(folder / "recipe.yaml"))), _settings(recipe)
+    before, now = _settings(load_recipe(str(folder / RECIPE_FILE))), _settings(recipe)
     allowed: tuple[str, ...] = MAY_CHANGE
     if recipe.optimizer.schedule == "constant" and recipe.optimizer.warmup == 0:
         allowed = (*allowed, *LENGTH)

@@ -108,6 +108,8 @@ NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 """A number, 0 or more."""
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+"""A number above 0 and at most 1."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """A number of at least 0 and below 1."""
 

@@ -26,14 +26,14 @@ from vicur.evaluation.statistics import Estimate, mean_interval, paired_differen
 from vicur.evaluation.visual_advantage import measure_visual_advantage
 from vicur.files import write_json
 from vicur.models.load import LoadedModel, load_model
-from vicur.packaged import find_packaged
+from vicur.packaged import display_path, find_packaged, read_settings
 from vicur.paths import check_folder
 from vicur.progress import Progress
 from vicur.rewards.grader import Grader, RewardConfig
 from vicur.rollouts.engines import Engine
 from vicur.rollouts.processors import SamplingConfig
 from vicur.run.build import build
-from vicur.run.recipe import Recipe, display_path, load_recipe, read_settings, recipe_of
+from vicur.run.recipe import Recipe, load_recipe, recipe_of
 from vicur.scoring.scorer import Scorer
 from vicur.settings.schema import Layer, schema_of
 from vicur.settings.section import Count, JsonTable, PathText, SettingsError, Text, section

@@ -20,6 +20,7 @@ import torch
 
 from vicur import distributed
 from vicur.evaluation.comparison import categories_of
+from vicur.files import RECIPE_FILE
 from vicur.packaged import find_packaged
 from vicur.progress import Bars, Progress
 from vicur.reporting.sweep import SWEEP, accuracy_before, measured, short_keys
@@ -334,7 +335,7 @@ def carry_out(
     start_processes(run.recipe)
     previous = distributed.main_value(lambda: _find(run, say))
     if previous is not None and previous.finished:
-        check_evaluations([load_recipe(str(run.folder / "recipe.yaml")), run.recipe])
+        check_evaluations([load_recipe(str(run.folder / RECIPE_FILE)), run.recipe])
         return False
     saved = None if previous is None else previous.saved
     if saved is not None:

@@ -10,20 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vicur import distributed
-from vicur.files import open_locked
+from vicur.files import RECIPE_FILE, open_locked
 from vicur.paths import check_folder
 from vicur.settings.reading import read_json
 
 RUNS = Path("runs")
 """Parent of the folders of runs that do not set training.output."""
-ALWAYS_PRESENT = ("recipe.yaml", "status.json")
+ALWAYS_PRESENT = (RECIPE_FILE, "status.json")
 """Files that a run's folder has from the start."""
 LOCK = "lock"
 """File that a run keeps locked while it writes to its folder."""
 ENTRIES = frozenset(
     (
         *(
-            "recipe.yaml",
+            RECIPE_FILE,
             "environment.json",
             "metrics.jsonl",
             "evaluation.jsonl",
@@ -85,7 +85,7 @@ def check_run_folder(folder: Path, *, overwrite: bool) -> None:
         _check_only_a_run(folder, old)
     elif (old & ENTRIES) - {LOCK}:
         others = "Set training.overwrite=true to delete that run, or choose another training.output."
-        if (folder / "recipe.yaml").is_file() and not is_finished(folder):
+        if (folder / RECIPE_FILE).is_file() and not is_finished(folder):
             others = f"It has not finished: continue it with vicur train --resume. {others}"
         raise ValueError(f"{folder} already holds a run. {others}")
 

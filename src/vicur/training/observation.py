@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from vicur import distributed
@@ -31,7 +30,7 @@ from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.rollout import Rollouts
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.teacher import Teacher
-from vicur.settings.section import Count, PathText, section
+from vicur.settings.section import Count, PathText, PositiveShare, section
 
 
 @section
@@ -55,7 +54,7 @@ class ObserveConfig:
     scorer: Literal["teacher", "student"] = "teacher"
     """Model that judges the responses as q: the teacher of the run (which is loaded for this even if the
     objective needs none), or the student itself, for its own use of the image."""
-    degraded_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    degraded_ratio: PositiveShare = 0.1
     """Side lengths of the degraded image relative to the original, for visual_advantage."""
 
     def __post_init__(self) -> None:

@@ -41,9 +41,10 @@ from torch import Tensor
 from vicur import distributed
 from vicur.data.sample import Sample
 from vicur.evaluation.results import Evaluation
-from vicur.files import is_still, reason_of, write_json, write_rows, write_text, write_whole
+from vicur.files import RECIPE_FILE, is_still, reason_of, write_json, write_rows, write_text, write_whole
 from vicur.models.devices import peak_memory
 from vicur.rewards.grader import Grade
+from vicur.rollouts.processors import SamplingConfig
 from vicur.rollouts.rollout import Rollouts
 from vicur.settings.reading import parse_json, read_json
 from vicur.training.checkpoint import FINAL, FOLDER
@@ -140,7 +141,7 @@ class Records:
         elif overwrite:
             remove_run(self.folder)
         (self.folder / "rollouts").mkdir(exist_ok=True)
-        write_text(self.folder / "recipe.yaml", recipe)
+        write_text(self.folder / RECIPE_FILE, recipe)
         first, *later = environments
         write_json(self.folder / "environment.json", first | ({"resumed": later} if later else {}))
         self._metrics = self._open_files.enter_context((self.folder / "metrics.jsonl").open("a"))
@@ -178,13 +179,16 @@ class Records:
         if self._writes:
             write_json(self.folder / "data.json", dict(description))
 
-    def write_evaluation(self, step: int, evaluation: Evaluation, samples: Sequence[Sample]) -> None:
+    def write_evaluation(
+        self, step: int, evaluation: Evaluation, samples: Sequence[Sample], sampling: SamplingConfig
+    ) -> None:
         """Write the responses to held-out problems and their accuracy.
 
         Args:
             step: steps finished before.
             evaluation: the graded responses.
             samples: the problem of each response; outlines are enough.
+            sampling: sampling of the responses, which a resumed run may have changed.
         """
         if not self._writes:
             return
@@ -205,7 +209,8 @@ class Records:
         types = {"correct": pa.bool_(), "answer": pa.string(), "extracted": pa.string()}
         write_rows(self.folder / "evaluation" / f"step-{step:06d}.parquet", rows, types)
         line = {"step": step, "seconds": self.seconds["total"], **_line_of(evaluation)}
-        _append(self._evaluation, line)
+        used = {"temperature": sampling.temperature, "max_new_tokens": sampling.max_new_tokens}
+        _append(self._evaluation, line | used)
         self.trackers.log(step, "evaluate", line)
 
     def write_observation(
@@ -356,16 +361,7 @@ def _append(file: IO[str], line: Mapping[str, Any]) -> None:
 
 def _line_of(evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation in numbers; without an accuracy if no response could be graded."""
-    count, leakage = len(evaluation.answers), evaluation.leakage
-    line: dict[str, Any] = {
-        "problems": len(evaluation.by_problem),
-        "samples": evaluation.samples,
-        "response_tokens": evaluation.mean_tokens,
-        "truncated": evaluation.truncated / count if count else None,
-        "without_an_answer": evaluation.unextracted / count if count else None,
-        "hint_samples": leakage.samples,
-        "hint_occurrences": leakage.occurrences,
-    }
+    line = evaluation.numbers()
     if evaluation.by_problem:
         accuracy = evaluation.accuracy
         line |= {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}

@@ -18,7 +18,7 @@ from vicur.models.checkpoints import (
     saved_dtype,
 )
 from vicur.models.stored import folder_of
-from vicur.settings.section import Count, PathText, Text, section
+from vicur.settings.section import Count, PathText, PositiveShare, Text, section
 from vicur.vllm.plugin import PLAIN
 from vicur.vllm.settings import BATCHED_TOKENS, DEFAULT_LENGTH, WeightTransfer
 from vicur.vllm.words import SETTING
@@ -45,7 +45,7 @@ class ServeSettings:
     """Maximum number of responses that are decoded together."""
     max_num_batched_tokens: Count | None = None
     """Maximum number of tokens in a forward pass; null for 8,192, or max_model_len if that is larger."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gpu_memory_utilization: PositiveShare = 0.9
     """Share of the GPU's memory for weights and key-value cache."""
     kv_cache_gib: Count = 1
     """GiB of the key-value cache on a CPU."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from vicur.settings.section import Count, PathText, Positive, Text, section
+from vicur.settings.section import Count, PathText, Positive, PositiveShare, Text, section
 
 EngineName = Literal["torch", "vllm"]
 """What runs a model that responds: "torch" PyTorch in this process, "vllm" vLLM."""
@@ -31,7 +29,7 @@ class VLLMConfig:
     max_num_batched_tokens: Count | None = None
     """Maximum number of tokens in a forward pass; null for 8,192, or max_model_len if that is larger. With
     cue recovery every prompt is prefilled in one pass."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
+    gpu_memory_utilization: PositiveShare = 0.4
     """Share of the GPU's memory for weights and key-value cache of the engine."""
     kv_cache_gib: Count = 1
     """GiB of the key-value cache on a CPU."""
