@@ -13,7 +13,7 @@ with 2,048 prompt tokens, 1,800 of them visual, and responses of 1,024 tokens. T
 Responses are sampled in the first steps only (`--sampled-steps`). Later steps use the last ones again, which
 changes no size: random weights hardly ever produce a stop token. With `--sampled-steps 0` responses are
 random tokens, and only scoring and update are measured. Before a step that would exceed `--minutes` the run
-ends; the result says how many steps there were. `--profile FILE` records what the last step's update does.
+ends; the result says how many steps there were. `--profile FILE` records what the second step's update does.
 
 The package must be installed, or `PYTHONPATH=src` be set. Times are medians over the steps after the first,
 each phase up to the moment at which the GPU has finished. Results: a table, and a JSON file in the current
@@ -76,6 +76,8 @@ GIB = 2**30
 SIDE = PATCH * MERGE
 """Pixels of a visual token's side."""
 PHASES = ("sampling", "scoring", "update")
+PROFILED = 2
+"""The step whose update `--profile` records; it is left out of the medians."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class FirstRollouts:
         return Rollouts(tuple(samples), responses, texts_of(responses, tokenizer, [""] * len(samples)))
 
     def _random(self, tokenizer: Any, seed: int) -> Response:
-        """A response of words of the alphabet, which every tokenizer has, drawn at random."""
+        """A response of random letters, which every tokenizer has as tokens."""
         letters = tokenizer("a b c d e f g h", add_special_tokens=False)["input_ids"]
         drawn = np.random.default_rng(seed).choice(letters, self.length)
         return Response(torch.as_tensor(drawn), None, "length")
@@ -292,7 +294,7 @@ class Limit:
         self._step_started = time.monotonic()
 
     def may_sample(self, step: int) -> bool:
-        """Whether a step samples: the first always, others only in the first half of the time."""
+        """Whether a step samples: the first if any does, others only in the first half of the time."""
         last = self.meter.steps[-1].get("sampling", 0.0) if self.meter.steps else 0.0
         in_time = time.monotonic() - STARTED + last < self.seconds / 2
         return step <= self.sampled_steps and (step == 1 or in_time)
@@ -301,8 +303,8 @@ class Limit:
         """Whether there is time for another step like the last; called after each step."""
         now = time.monotonic()
         took, self._step_started = now - self._step_started, now
-        step = self.meter.end_step()
-        if not self.may_sample(len(self.meter.steps) + 1):
+        step, number = self.meter.end_step(), len(self.meter.steps)
+        if number <= self.sampled_steps and not self.may_sample(number + 1):
             took -= step.get("sampling", 0.0)
         return now - STARTED + took < self.seconds
 
@@ -337,7 +339,8 @@ def measure(recipe: Recipe, size: Size, options: argparse.Namespace) -> Outcome:
     plan = run.plan()
     meter = Meter(device)
     limit = Limit(options.minutes, options.sampled_steps, meter)
-    source = FirstRollouts(run.trainer.source, scoring.student, limit.may_sample, size.response)
+    length = recipe.rollout.sampling.max_new_tokens
+    source = FirstRollouts(run.trainer.source, scoring.student, limit.may_sample, length)
     lengths: list[Reading] = []
 
     def read_lengths(rollouts: Rollouts) -> None:
@@ -355,7 +358,7 @@ def measure(recipe: Recipe, size: Size, options: argparse.Namespace) -> Outcome:
     meter.watch(updater, "gradient", "gradient")
     meter.watch(updater.optimizer, "step", "optimizer step")
     if options.profile:
-        profile_last(updater, options.steps, options.profile)
+        profile_update(updater, options.profile)
     trainer = replace(run.trainer, source=source)
     inner = scoring.score_rollouts
 
@@ -371,12 +374,13 @@ def measure(recipe: Recipe, size: Size, options: argparse.Namespace) -> Outcome:
     return Outcome(run, plan, meter, source.sampled, lengths, built)
 
 
-def profile_last(updater: Any, steps: int, path: Path) -> None:
-    """Record the update of the last step: its operations by their time on the device and on the CPU."""
+def profile_update(updater: Any, path: Path) -> None:
+    """Record the update of step `PROFILED`: its operations by their time on the device and on the CPU."""
     inner, calls = updater.update, count(1)
+    path.parent.mkdir(parents=True, exist_ok=True)
 
     def profiled(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) < steps:
+        if next(calls) != PROFILED:
             return inner(*args, **kwargs)
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         with torch.profiler.profile(activities=kinds, record_shapes=True) as profile:
@@ -407,11 +411,14 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
     steps = [
         step | {"sampled": number in outcome.sampled} for number, step in enumerate(meter.steps, start=1)
     ]
-    taken = [step for step in steps if "optimizer step" in step]  # other updates were not finite
-    sampling = median_of([step for step in steps if step["sampled"]], "sampling")
+    timed = [
+        step for number, step in enumerate(steps, start=1) if not (options.profile and number == PROFILED)
+    ]
+    taken = [step for step in timed if "optimizer step" in step]  # other updates were not finite
+    sampling = median_of([step for step in timed if step["sampled"]], "sampling")
     seconds = {
         "sampling": sampling,
-        "scoring": median_of(steps, "scoring"),
+        "scoring": median_of(timed, "scoring"),
         **{name: median_of(taken, name) for name in ("update", "gradient", "optimizer step")},
     }
     config = outcome.run.student.model.config
@@ -444,7 +451,7 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
             "planned": options.steps,
             "run": len(steps),
             "sampled": outcome.sampled,
-            "updates": len(taken),
+            "updates": sum("optimizer step" in step for step in steps),
         },
         "seconds": seconds | {"until_first_step": outcome.built, "whole": time.monotonic() - STARTED},
         "seconds_of_steps": steps,
@@ -545,7 +552,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--sampled-steps", type=int, default=3, help="steps that sample new responses; 0 for random ones"
     )
     parser.add_argument("--minutes", type=float, default=9.0, help="the whole run ends within this time")
-    parser.add_argument("--profile", type=Path, help="text file for a profile of the last step's update")
+    parser.add_argument("--profile", type=Path, help="text file for a profile of the second step's update")
     parser.add_argument("--output", type=Path, help="JSON file; default: ./gpu-DEVICE.json")
     options = parser.parse_args(arguments)
     if not options.small and not torch.cuda.is_available():
@@ -562,6 +569,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(table_of(result))
+    if options.profile and len(outcome.meter.steps) < PROFILED:
+        print(f"No profile: the run ended before step {PROFILED}.")
     print(f"Written to {path}")
 
 

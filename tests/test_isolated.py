@@ -50,3 +50,12 @@ def test_the_working_folder_is_not_searched(tmp_path, monkeypatch, script):
     for entry in ("", str(tmp_path)):
         monkeypatch.setattr(sys, "path", [entry, *sys.path])
         assert run(script, "only_here") == ["missing"]
+
+
+def test_paths_of_other_kinds_and_a_deleted_working_folder(tmp_path, monkeypatch, script):
+    monkeypatch.setattr(sys, "path", [tmp_path, *sys.path])  # an import would ignore a Path
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert run(script, "numbers")[0].endswith("numbers.py")

@@ -26,6 +26,13 @@ def isolated_command(script: Path, *arguments: str) -> list[str]:
         script: the script.
         arguments: its arguments.
     """
-    here = os.getcwd()
-    folders = [folder for folder in sys.path if folder and os.path.abspath(folder) != here]
+    folders = [folder for folder in sys.path if isinstance(folder, str) and folder and not _is_here(folder)]
     return [sys.executable, "-I", "-c", _RUN, str(script), os.pathsep.join(folders), *arguments]
+
+
+def _is_here(folder: str) -> bool:
+    """Whether a folder is the working folder, which may have been deleted."""
+    try:
+        return os.path.samefile(folder, os.curdir)
+    except OSError:
+        return False

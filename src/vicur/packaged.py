@@ -53,8 +53,12 @@ def display_path(file: Path) -> str:
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
-def read_settings(file: Path) -> dict[str, Any]:
+def read_settings(file: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
     """Settings by name from a YAML file.
+
+    Args:
+        file: the file.
+        may_be_empty: whether an empty file holds no settings instead of raising an error.
 
     Raises:
         SettingsError: it is not YAML, sets a key twice, or does not hold settings by name.
@@ -63,10 +67,12 @@ def read_settings(file: Path) -> dict[str, Any]:
         settings = parse_yaml(read_text(file, LARGEST_YAML))
     except Unreadable as error:
         raise SettingsError(f"{display_path(file)} {error}") from error
-    if settings is None:
+    if settings is None and may_be_empty:
         return {}
     if not isinstance(settings, dict):
-        raise SettingsError(
-            f"{display_path(file)} must hold settings by name, not a {type(settings).__name__}."
-        )
+        raise SettingsError(f"{display_path(file)} must hold settings by name, not {_kind_of(settings)}.")
     return {str(key): value for key, value in settings.items()}
+
+
+def _kind_of(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

@@ -56,13 +56,14 @@ def test_the_time_limit_ends_the_run_before_a_step_that_exceeds_it(monkeypatch):
 
 
 def test_random_responses_and_a_profile(tmp_path):
-    """Without sampling, scoring and update are measured; the profile is of the last step."""
+    """Without sampling, scoring and update are measured; the profile's step is not in the medians."""
     path, profile = tmp_path / "result.json", tmp_path / "profile.txt"
     gpu.main(
         ["--small", "--steps", "2", "--sampled-steps", "0", "--profile", str(profile), "--output", str(path)]
     )
     result = json.loads(path.read_text())
     assert result["steps"] == {"planned": 2, "run": 2, "sampled": [], "updates": 2}
+    assert result["seconds"]["update"]["steps"] == 1
     assert result["seconds"]["sampling"] is None and result["sampled_tokens_per_second"] is None
     assert result["tokens"]["longest_response"] == gpu.SMALL.response
     assert "aten::" in profile.read_text()

@@ -256,3 +256,9 @@ def test_a_preset_holds_nothing_else(tmp_path):
     ):
         with pytest.raises(SettingsError, match=r"rewards\.tolerance"):
             use()
+
+
+def test_an_empty_preset_is_a_mistake(tmp_path):
+    (tmp_path / "mine.yaml").write_text("")
+    with pytest.raises(SettingsError, match=r"must hold settings by name, not nothing"):
+        settings_for(f"preset={tmp_path / 'mine.yaml'}")

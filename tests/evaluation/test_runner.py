@@ -186,6 +186,19 @@ def test_several_responses_are_averaged_over_problems(shared_student, samples, t
     assert set(sampled) == {(1, 2)}  # not number 0, which is stored
 
 
+def test_stored_responses_may_lack_any_number(shared_student, samples, tmp_path):
+    """An endpoint may have left out one in the middle."""
+    bar = Progress("test", transient=True)
+    whole = evaluate(shared_student, samples, SAMPLED)
+    with ResponseStore(tmp_path / "r.parquet", {}, overwrite=True) as store:
+        store.add([response for response in whole.stored if response.number != 1])
+        pair = replace(SAMPLED, samples=2)
+        two = resume_evaluation(opens(shared_student, pair), samples, pair, bar, store)
+        assert [response.number for response in two.stored] == [0, 1] * len(samples) and two.samples == 2
+        again = resume_evaluation(no_model, samples, SAMPLED, bar, store)
+    assert again.responses == whole.responses
+
+
 def numbers_sampled(monkeypatch):
     """The first number and the count of every call that generates, filled in as they come."""
     calls, inner = [], ModelGenerator.generate

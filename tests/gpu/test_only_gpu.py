@@ -1,4 +1,4 @@
-"""What only a GPU does: bfloat16 products with float32 sums, its memory, its commands, several processes."""
+"""What only a GPU does: bfloat16 products with float32 sums, its memory, its checkpoints."""
 
 from __future__ import annotations
 
@@ -107,9 +107,7 @@ def test_qlora(tmp_path, data, train):
 
 def test_eight_bit_states(tmp_path, data, train):
     pytest.importorskip("torchao")
-    launch(
-        1, [job("vicur", tmp_path / "run", data, "training.device=cuda", "optimizer.states=8bit")], tmp_path
-    )
+    train("vicur", tmp_path / "run", data, "training.device=cuda", "optimizer.states=8bit")
     assert len(metrics(tmp_path / "run")) == 3
 
 

@@ -120,7 +120,7 @@ class _Model:
             for sentence in _about_store(store):
                 say(sentence)
             evaluation = self._evaluation(name, control, store, stack)
-            evaluation = Evaluation(evaluation.answers, (*self.left_out, *evaluation.unasked))
+            evaluation = Evaluation(evaluation.answers, (*self.left_out, *evaluation.left_out))
             # Before anything can go wrong in writing: the result of the whole evaluation.
             if self.console is not None:
                 for line in arm_lines(evaluation, settings):

@@ -305,7 +305,7 @@ class Asker:
 
     def _out_of_patience(self, error: Unreachable) -> bool:
         patience = self.config.patience_seconds
-        if not self._has_replied:
+        if not (self._has_replied or error.answered):
             patience = min(patience, FIRST_SILENCE)
         if time.monotonic() - self.last_reply < patience:
             return False

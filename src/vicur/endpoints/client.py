@@ -217,9 +217,8 @@ class EndpointClient:
         if status == 429 and error.code == "insufficient_quota":
             return Hopeless(f"the endpoint says that the quota is used up: {reason}")
         if status in _BUSY:
-            return Unreachable(
-                f"the endpoint answers {status}: {reason}", _retry_after(error.response.headers)
-            )
+            after = _retry_after(error.response.headers)
+            return Unreachable(f"the endpoint answers {status}: {reason}", after, answered=True)
         if status in _HOPELESS:
             return Hopeless(f"the endpoint answers {status}, it {_HOPELESS[status]}: {reason}")
         again = status in _AGAIN or status > 504

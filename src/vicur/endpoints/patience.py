@@ -11,8 +11,8 @@ from vicur.endpoints.limits import backoff
 from vicur.endpoints.request import RequestFailed, Unreachable
 
 SILENCE, FIRST_SILENCE = 300.0, 30.0
-"""Seconds without any reply after which an endpoint that cannot be reached is given up; the second before the
-first reply, as the address is probably wrong."""
+"""Seconds without any reply after which an endpoint is given up; the second if there never was a connection,
+as the address is probably wrong."""
 Result = TypeVar("Result")
 
 
@@ -27,7 +27,7 @@ class Patience:
     def __init__(self, tries: int, backoff_seconds: float = 1.0) -> None:
         self.tries, self.backoff_seconds = tries, backoff_seconds
         self._last_reply = time.monotonic()
-        self._has_replied = False
+        self._has_answered = False
 
     def start(self) -> None:
         """Count silence from now: nothing was asked for a while."""
@@ -50,14 +50,16 @@ class Patience:
             after = None
             try:
                 result = await send(tries)
-                self._last_reply, self._has_replied = time.monotonic(), True
+                self._last_reply, self._has_answered = time.monotonic(), True
                 return result
             except Unreachable as error:
-                silence = SILENCE if self._has_replied else FIRST_SILENCE
+                self._has_answered |= error.answered
+                silence = SILENCE if self._has_answered else FIRST_SILENCE
                 if time.monotonic() - self._last_reply > silence:
                     raise Unreachable(f"no reply for {silence:g} s: {error}") from error
                 waits, after = waits + 1, error.after
             except RequestFailed as error:
+                self._last_reply, self._has_answered = time.monotonic(), True
                 tries += 1
                 if not error.again or tries >= self.tries:
                     raise

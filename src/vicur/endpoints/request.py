@@ -23,11 +23,12 @@ class Unreachable(Exception):
     Args:
         reason: the reason, as half a sentence.
         after: seconds to wait, if it said so.
+        answered: whether it answered that it is busy; otherwise there was no connection.
     """
 
-    def __init__(self, reason: str, after: float | None = None) -> None:
+    def __init__(self, reason: str, after: float | None = None, *, answered: bool = False) -> None:
         super().__init__(reason)
-        self.after = after
+        self.after, self.answered = after, answered
 
 
 class RequestFailed(Exception):

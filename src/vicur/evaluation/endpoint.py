@@ -68,6 +68,7 @@ class EndpointResponder:
 
         Raises:
             ValueError: the endpoint cannot be reached, or will answer no request.
+            OSError: the responses cannot be stored.
         """
         return self._runner.run(self._respond(samples, view, missing, seed, keep))
 
@@ -88,7 +89,9 @@ class EndpointResponder:
                         ]
                     )
         except ExceptionGroup as failures:
-            raise ValueError(str(failures.exceptions[0])) from failures
+            first = failures.exceptions[0]
+            kind = OSError if isinstance(first, OSError) else ValueError  # the store may fail, too
+            raise kind(str(first)) from failures
         return [next(filter(None, (task.result() for task in of_one)), None) for of_one in tasks]
 
     async def _response(
@@ -102,9 +105,7 @@ class EndpointResponder:
 
         try:
             reply = await self._patience.ask(send)
-        except Hopeless as error:
-            raise ValueError(f"The evaluation stopped: {error}.") from error
-        except Unreachable as error:
+        except (Hopeless, Unreachable) as error:
             raise ValueError(f"The evaluation stopped: {error}.") from error
         except RequestFailed as error:
             return str(error)
@@ -134,15 +135,19 @@ class _Question:
         self.problem, self._sample, self._view, self._max_pixels = sample.id, sample, view, max_pixels
 
     @cached_property
+    def _chat(self) -> Shown:
+        return self._view.show(self._sample)
+
+    @cached_property
     def sent(self) -> Shown:
         """The chat with images that are not too large. Frames of videos are sent as they are."""
-        chat = self._view.show(self._sample)
-        return replace(chat, images=tuple(within(image, self._max_pixels) for image in chat.images))
+        images = tuple(within(image, self._max_pixels) for image in self._chat.images)
+        return replace(self._chat, images=images)
 
     @cached_property
     def digest(self) -> str:
-        """Digest of what is shown, before images are scaled down."""
-        return shown_digest(self._view.show(self._sample))
+        """Digest of the chat before images are scaled down."""
+        return shown_digest(self._chat)
 
 
 def _other_settings(sampling: SamplingConfig) -> dict[str, Any]:

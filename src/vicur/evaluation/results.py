@@ -79,12 +79,13 @@ class Evaluation:
 
     Attributes:
         answers: the graded responses, in the order of the data; those to a problem together.
-        unasked: problems that do not count: their row is unreadable, their prompt too long, or the endpoint
-            did not give all responses; an answer for each response that there is, or one without any.
+        left_out: problems that do not count: their row is unreadable, their prompt too long, or the endpoint
+            did not give all responses. One entry for each stored response; one without a response if there is
+            none.
     """
 
     answers: tuple[Answer, ...]
-    unasked: tuple[Answer, ...] = ()
+    left_out: tuple[Answer, ...] = ()
 
     @property
     def stored(self) -> list[StoredResponse]:
@@ -173,7 +174,7 @@ class Evaluation:
     def excluded(self) -> Counter[str]:
         """Number of problems left out of the accuracy, by reason: no response to them could be graded."""
         kinds: dict[str, str] = {}
-        for answer in (*self.answers, *self.unasked):
+        for answer in (*self.answers, *self.left_out):
             if answer.verdict.kind is not None and answer.id not in self.by_problem:
                 kinds.setdefault(answer.id, answer.verdict.kind)
         return Counter(kinds.values())
@@ -199,7 +200,7 @@ class Evaluation:
     def table(self) -> pa.Table:
         """One row for each response and each problem without any, with the columns of `SCHEMA`."""
         return pa.Table.from_pylist(
-            [answer.row() for answer in (*self.answers, *self.unasked)], schema=SCHEMA
+            [answer.row() for answer in (*self.answers, *self.left_out)], schema=SCHEMA
         )
 
     def write(self, path: Path) -> None:

@@ -145,7 +145,7 @@ class _Evaluating:
         self.samples, self.view, self.config = samples, view, config
         self.grader, self.store, self.skip_bad_rows = grader, store, skip_bad_rows
         self.answers: dict[int, list[Answer]] = {}
-        self.unasked: dict[int, list[Answer]] = {}
+        self.left_out: dict[int, list[Answer]] = {}
 
     def reuse(self, progress: Progress) -> list[int]:
         """Grade the stored responses, and return the indices of the problems that lack some."""
@@ -169,16 +169,18 @@ class _Evaluating:
             if any(response.digest != digest for response in stored):
                 self._discard(name, "has changed since")
                 missing.append(index)
-            elif len(stored) < self.config.samples:
-                missing.append(index)
-            elif len(stored) > self.config.samples and not self.store.overwrite:
+                continue
+            numbers = {response.number for response in stored}
+            if (most := max(numbers) + 1) > self.config.samples and not self.store.overwrite:
                 raise ValueError(
-                    f"{self.store.output} holds {len(stored)} responses per problem, and samples="
-                    f"{self.config.samples} would drop some. Set samples={len(stored)}, choose another "
+                    f"{self.store.output} holds {most} responses per problem, and samples="
+                    f"{self.config.samples} would drop some. Set samples={most}, choose another "
                     "output, or set overwrite=true."
                 )
-            else:
-                self._grade(index, sample, stored[: self.config.samples])
+            if numbers.issuperset(range(self.config.samples)):
+                self._grade(index, sample, stored)
+            else:  # an endpoint may have left out any of them
+                missing.append(index)
         return missing
 
     def _names(self) -> list[str]:
@@ -200,21 +202,21 @@ class _Evaluating:
             reasons = responder.respond(samples, self.view, lacking, seed, self.store.add)
             for (index, sample), reason in zip(batch, reasons, strict=True):
                 if reason is None:
-                    self._grade(index, sample, self.store.get(sample.id)[:count])
+                    self._grade(index, sample, self.store.get(sample.id))
                 else:
                     self._leave_out(index, sample, reason)
 
     def joined(self) -> Evaluation:
         """All answers of all ranks in the order of the data."""
-        for answers, unasked in distributed.gather((self.answers, self.unasked)):
+        for answers, left_out in distributed.gather((self.answers, self.left_out)):
             self.answers |= answers
-            self.unasked |= unasked
+            self.left_out |= left_out
         return self.result()
 
     def result(self) -> Evaluation:
         """All answers in the order of the data."""
         answers = [answer for _, group in sorted(self.answers.items()) for answer in group]
-        left_out = [answer for _, group in sorted(self.unasked.items()) for answer in group]
+        left_out = [answer for _, group in sorted(self.left_out.items()) for answer in group]
         return Evaluation(tuple(answers), tuple(left_out))
 
     def _readable(self, indices: Sequence[int]) -> Iterator[tuple[int, Sample]]:
@@ -225,32 +227,33 @@ class _Evaluating:
 
     def _sample(self, index: int) -> Sample | None:
         """A problem; None if it cannot be read, which is recorded."""
-        if index in self.unasked:
+        if index in self.left_out:
             return None
         try:
             return self.samples[index]
         except NoOtherMedia as error:
             verdict = Verdict.unasked("no other media for the control", str(error))
-            self.unasked[index] = [Answer(error.problem, None, None, verdict)]
+            self.left_out[index] = [Answer(error.problem, None, None, verdict)]
             return None
         except BadRowError as error:
             if not self.skip_bad_rows:
                 raise
             bad = error.bad
             verdict = Verdict.unasked("unreadable rows", str(bad))
-            self.unasked[index] = [Answer(bad.id or f"row {bad.row}", None, None, verdict)]
+            self.left_out[index] = [Answer(bad.id or f"row {bad.row}", None, None, verdict)]
             return None
 
     def _leave_out(self, index: int, sample: Sample, reason: str) -> None:
         """Keep the responses to a problem that lacks some, but do not grade them."""
         verdict = Verdict.unasked("not answered by the endpoint", reason)
         present: Sequence[StoredResponse | None] = self.store.get(sample.id) or [None]
-        self.unasked[index] = [Answer(sample.id, sample.answer, stored, verdict) for stored in present]
+        self.left_out[index] = [Answer(sample.id, sample.answer, stored, verdict) for stored in present]
 
     def _grade(self, index: int, sample: Sample, responses: Sequence[StoredResponse]) -> None:
         self.answers[index] = [
             Answer(sample.id, sample.answer, stored, verdict_of(self.grader, sample, stored.response))
             for stored in responses
+            if stored.number < self.config.samples
         ]
 
     def _discard(self, problem: str, reason: str) -> None:

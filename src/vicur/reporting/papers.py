@@ -133,9 +133,10 @@ def _read(benchmark: str, path: Path) -> tuple[str, Score]:
     except Unreadable as error:
         raise ValueError(f"{path} {error}") from error
     if content.get("graded_by") == "vicur":
-        if len(content["arms"]) != 1:
-            raise ValueError(f"{path} has {len(content['arms'])} models; give a file for each.")
-        (arm,) = content["arms"]
+        arms = [arm for arm in content["arms"] if arm.get("control") is None]
+        if len(arms) != 1:
+            raise ValueError(f"{path} has {len(arms)} models; give a file for each.")
+        (arm,) = arms
         if arm["accuracy"] is None:
             raise ValueError(f"{path} has no accuracy: no response could be graded.")
         accuracy = arm["accuracy"]

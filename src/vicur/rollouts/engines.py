@@ -58,7 +58,7 @@ class Engine(Protocol):
             ids: for each prompt the id that its random numbers are keyed by.
             sampling: temperature and the like.
             group_size: number of responses to each prompt.
-            first: number of the first of them; 8 for eight more after eight.
+            first: number of the first of them, e.g. 8 to continue after responses 0 to 7.
             seed: another seed, other responses.
             step: rollout step; another step, other responses.
 

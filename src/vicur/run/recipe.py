@@ -247,7 +247,7 @@ def _inherited(file: Path, inheriting: tuple[Path, ...], read: dict[Path, Layer]
         raise SettingsError(f"{display_path(file)} is its own base, through {display_path(inheriting[-1])}.")
     if len(inheriting) >= _LONGEST_CHAIN:
         raise SettingsError(f"{display_path(inheriting[0])} has bases of bases, {_LONGEST_CHAIN} deep.")
-    settings = read_settings(file)
+    settings = read_settings(file, may_be_empty=True)
     layers: list[Layer] = []
     for name in _base_names(file, settings.pop("base", None)):
         base = Path(os.path.abspath(file.parent / expand(name)))

@@ -201,7 +201,7 @@ def load_study(path: str, overrides: Sequence[str] = ()) -> Study:
     """
     file = find_packaged(path, "studies")
     source = display_path(file)
-    written = _load(_StudyFile, read_settings(file), source)
+    written = _load(_StudyFile, read_settings(file, may_be_empty=True), source)
     untrained = {name: _load(Untrained, row, f"{source}, {name}") for name, row in written.untrained.items()}
     trained = {
         name: _trained(written.base, row, overrides, f"{source}, {name}")
