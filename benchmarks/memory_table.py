@@ -37,6 +37,7 @@ from vicur.models.student import ViCuRQwen3VLForConditionalGeneration
 from vicur.preflight.memory import GIB, MemoryEstimate
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.run.execute import Run
+from vicur.run.held_out import HeldOut
 from vicur.run.problems import TrainingProblems
 from vicur.run.recipe import Recipe, load_recipe
 from vicur.scoring.scorer import Scorer
@@ -178,7 +179,9 @@ def estimate(entry: Entry, processor: Any, shapes: dict[str, Shape] = SHAPES) ->
         )
         sizes = {"student": PROMPT, "teacher": TEACHER_PROMPT}
         problems = TrainingProblems(problems=[], sizes=sizes)  # type: ignore[arg-type]
-        return Run(recipe, problems, student, trainer).plan().memory
+        reading = training.evaluate.data_config(recipe.data)
+        held_out = HeldOut(recipe, student, trainer.scoring, None, recipe.evaluation, reading, None)
+        return Run(recipe, problems, student, trainer, held_out).plan().memory
 
 
 def print_table(title: str, columns: Sequence[str], rows: dict[str, list[Entry]], processor: Any) -> None:
