@@ -366,7 +366,7 @@ def measure(recipe: Recipe, size: Size, options: argparse.Namespace) -> Outcome:
         read_lengths(rollouts)
         return inner(rollouts, *args)
 
-    scoring.score_rollouts = score_rollouts  # type: ignore[method-assign]
+    scoring.score_rollouts = score_rollouts  # type: ignore[method-assign, assignment]
     built = time.monotonic() - STARTED
     folder = Path(str(recipe.training.output))
     with Records(folder, to_yaml(recipe), device) as records:
@@ -460,8 +460,9 @@ def result_of(outcome: Outcome, size: Size, recipe: Recipe, options: argparse.Na
         "update_flops": flops,
         "forward_flops_of_a_sequence": forward_flops(config, outcome.readings[0]),
         "utilisation": {
-            name: None if peak is None else flops / seconds[name]["median"] / peak
+            name: flops / timing["median"] / peak if peak is not None and timing is not None else None
             for name in ("update", "gradient")
+            for timing in (seconds[name],)
         },
     }
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reporting"))
 
@@ -23,21 +24,22 @@ from recorded import metrics, response, save_tokenizer, write_run
 
 from vicur.reporting.report import Report
 from vicur.reporting.responses import MEASURES
+from vicur.reporting.runs import RecordedRun
 
 PROBLEMS, TOKENS = 125, 300
 
 
-def planted_run(folder: Path, name: str):
+def planted_run(folder: Path, name: str) -> RecordedRun:
     """A run with a response to each problem before and after training."""
     numbers = random.Random(name)
-    observed = {}
+    observed: dict[int, list[dict[str, Any]]] = {}
     for step in (0, 500):
         observed[step] = []
         for problem in range(PROBLEMS):
             row = response(step, f"problem {problem}", "reasoning " * (TOKENS // 10), problem % 2 == 0)
             row |= {measure: [numbers.gauss(0, 1) for _ in row["ids"]] for measure in MEASURES}
             observed[step].append(row)
-    run = write_run(folder / name, [metrics(step) for step in range(1, 501)], observed=observed)
+    run: RecordedRun = write_run(folder / name, [metrics(step) for step in range(1, 501)], observed=observed)
     save_tokenizer(run.folder, ["reasoning "])
     return run
 

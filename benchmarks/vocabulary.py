@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ def our_loss(
     blind: Scores | None,
     teachers: dict[str, Scores],
     chunk_size: int | None,
-    head_gradient: Tensor,
+    head_gradient: Tensor | None,
 ) -> Tensor:
     """The library's own objectives; the blind student's hidden states get their gradient as well."""
     device, tokens = live.hidden_ND.device, len(live.hidden_ND)
@@ -100,6 +101,7 @@ def our_loss(
     terms = [term for term in objective.weigh(scored).terms if term.weights is not None]
     result = weighted_terms(live.hidden_ND, live.head_WD, reading, terms, others, head_gradient)
     for gradient_ND in result.hidden_gradients.values():
+        assert blind is not None
         blind.hidden_ND.grad = gradient_ND.to(blind.hidden_ND.dtype)
     return result.loss
 
@@ -121,6 +123,7 @@ def worker(options: argparse.Namespace) -> None:
     teachers = {name: scores for name, scores in distributions.items() if name.startswith("teacher")}
     trained = [live.hidden_ND, live.head_WD]
     if options.task == "vgs_lp":
+        assert blind is not None
         trained.append(blind.hidden_ND)
     for tensor in trained:
         tensor.requires_grad_()
@@ -144,11 +147,11 @@ def worker(options: argparse.Namespace) -> None:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
     peak = (torch.cuda.max_memory_allocated() if on_gpu else high_water()) - before
-    norms = [float(tensor.grad.float().norm()) for tensor in trained]
+    norms = [float(tensor.grad.float().norm()) for tensor in trained if tensor.grad is not None]
     print(json.dumps({"peak": peak, "seconds": seconds, "loss": loss.item(), "norms": norms}))
 
 
-def run_worker(options: argparse.Namespace, task: str, tokens: int, variant: str) -> dict:
+def run_worker(options: argparse.Namespace, task: str, tokens: int, variant: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--worker", "--task", task, "--variant", variant]
     command += ["--tokens", str(tokens), "--hidden", str(options.hidden), "--dtype", options.dtype]
     command += ["--device", options.device]
@@ -157,12 +160,13 @@ def run_worker(options: argparse.Namespace, task: str, tokens: int, variant: str
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-1] if done.stderr else f"exit {done.returncode}"}
-    return json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def compare(options: argparse.Namespace, task: str, tokens: int) -> str:
     """One row of the table."""
-    results: dict[str, list[dict]] = {"plain": [], "ours": []}
+    results: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
     for _ in range(options.rounds):
         for variant, runs in results.items():
             runs.append(run_worker(options, task, tokens, variant))
