@@ -176,6 +176,7 @@ def test_failures_name_the_server(start, student):
     engine = RemoteEngine(student, VLLMConfig(servers=[fixed.url]), 100)
     with pytest.raises(EngineError, match=r"does not accept new weights. Start it with .*trainable=true"):
         engine.load()
+    engine.close()
     with pytest.raises(EngineError, match=r"http://127.0.0.1:9 cannot be reached"):
         ServedModel(["http://127.0.0.1:9"], merge=2, max_model_len=100, timeout=30)
 

@@ -33,14 +33,17 @@ class BaseModel:
 RUN = """
 import json
 import sys
+from pathlib import Path
+
 from vlmeval.config import supported_VLM
 
 assert sys.argv[1] == "--model" and sys.argv[3] == "--data"
 name, data = sys.argv[2], sys.argv[4:]
 model = supported_VLM[name]()
-questions = json.load(open(data[-1]))
+questions = json.loads(Path(data[-1]).read_text())
 answers = [model.generate(message=question, dataset="MathVista_MINI") for question in questions]
-json.dump({"name": name, "data": data, "answers": answers}, open(data[-1] + ".out", "w"))
+written = json.dumps({"name": name, "data": data, "answers": answers})
+Path(data[-1] + ".out").write_text(written)
 """
 
 
@@ -263,11 +266,14 @@ def test_the_suites():
     assert sizes == [6, 6, 8, 8, 5, 7]
 
 
+def keeping_arguments(path):
+    """A run.py that writes its arguments."""
+    return f"import json, pathlib, sys\npathlib.Path({str(path)!r}).write_text(json.dumps(sys.argv))"
+
+
 def test_a_suite_is_the_data(kit, tmp_path, monkeypatch):
     """The names of the benchmarks precede what the user passes on."""
-    (kit / "run.py").write_text(
-        f"import sys, json\njson.dump(sys.argv, open({str(tmp_path / 'argv')!r}, 'w'))"
-    )
+    (kit / "run.py").write_text(keeping_arguments(tmp_path / "argv"))
     assert main(["--model", "vicur:tiny-student", "--suite", "vgs", "--mode", "infer"]) == 0
     argv = json.loads((tmp_path / "argv").read_text())
     data = benchmarks("vgs", HARNESSES[0])
@@ -279,9 +285,7 @@ def test_a_suite_is_the_data(kit, tmp_path, monkeypatch):
 )
 def test_models_in_different_folders_have_different_names(kit, tmp_path, monkeypatch, model, name):
     """VLMEvalKit's --reuse would otherwise take the predictions of another run."""
-    (kit / "run.py").write_text(
-        f"import sys, json\njson.dump(sys.argv, open({str(tmp_path / 'argv')!r}, 'w'))"
-    )
+    (kit / "run.py").write_text(keeping_arguments(tmp_path / "argv"))
     folder = tmp_path / model
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.symlink_to(resolve_packaged("checkpoints") / "tiny-student")
