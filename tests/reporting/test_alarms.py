@@ -113,3 +113,7 @@ def test_an_alarm_rings_once_and_when_curves_are_judged(tmp_path):
         live.after_step(step, [], is_evaluated=False)
     assert [alarm.kind for alarm in alerts] == ["length"]
     assert sentences == ["Alarm (length): Responses went from 10 to 120 tokens."]
+    resumed = Live(run.folder, TrainingConfig(), Trackers({"ours": tracker}), progress)
+    resumed.pass_over_present()
+    resumed.after_step(20, [], is_evaluated=False)
+    assert len(alerts) == 1

@@ -75,6 +75,7 @@ def test_a_grid_divides_texts_and_lists():
     "pairs, grid, message",
     [
         (["training.steps=3"], [], "Nothing to sweep"),
+        (["optimizer.learning_rate=1,x"], [], r"optimizer\.learning_rate=1,x is one value: 'x' is a text"),
         (["training.steps=3,4", "training.steps=5"], [], "both swept and set"),
         (["training.steps=3,4"], ["training.steps=5,6"], "swept twice"),
         (["training.seed=0,1"], [], "use --seeds"),

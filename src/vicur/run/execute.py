@@ -319,6 +319,8 @@ class _Execution:
                 self.records.save_tokenizer(self.r.student.processor.tokenizer)
                 distributed.main_only(self._open_trackers)
                 self.live = Live(self.folder, self.training, self.records.trackers, self.progress)
+                if self.state.step:
+                    distributed.main_only(self.live.pass_over_present)
                 self._train()
         finally:
             self.records.finish_trackers()

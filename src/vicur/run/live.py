@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vicur.progress import Progress
-from vicur.reporting.alarms import alarms_of
+from vicur.reporting.alarms import Alarm, alarms_of
 from vicur.reporting.leakage import responses_per_step
 from vicur.reporting.runs import RecordedRun
 from vicur.training.loop import TrainingConfig
@@ -40,6 +40,10 @@ class Live:
         self.folder, self.config = folder, config
         self.trackers, self.progress = trackers, progress
         self._rung: set[str] = set()
+
+    def pass_over_present(self) -> None:
+        """Do not report alarms that the curves raise now: a run that is resumed has reported them before."""
+        self._rung |= {alarm.kind for alarm in self._alarms()}
 
     def is_due(self, step: int, *, is_evaluated: bool) -> bool:
         """Whether anything is shown or judged after a step; the same on all ranks."""
@@ -71,12 +75,15 @@ class Live:
 
     def _ring(self) -> None:
         """Report each kind of alarm once."""
-        run = RecordedRun(self.folder, self.folder.name)
-        for alarm in alarms_of(run.metrics, run.evaluations, responses_per_step(run)):
+        for alarm in self._alarms():
             if alarm.kind not in self._rung:
                 self._rung.add(alarm.kind)
                 self.progress.say(f"Alarm ({alarm.kind}): {alarm.text}")
                 self.trackers.alert(alarm)
+
+    def _alarms(self) -> list[Alarm]:
+        run = RecordedRun(self.folder, self.folder.name)
+        return alarms_of(run.metrics, run.evaluations, responses_per_step(run))
 
 
 def response_table(step: int, rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -209,8 +209,16 @@ def swept_settings(
     if not axes:
         raise ValueError(
             "Nothing to sweep: give a setting several values, e.g. objective.visual_steering.alpha=0.5,1,2."
+            + "".join(map(_why_whole, fixed))
         )
     return axes, fixed
+
+
+def _why_whole(pair: str) -> str:
+    """Why an override is not divided, as a sentence; "" if it has no commas."""
+    values = divided(pair.partition("=")[2])
+    text = next((value for value in values if not _is_value(_key(pair), value)), None)
+    return f" {pair} is one value: {text!r} is a text." if len(values) > 1 and text is not None else ""
 
 
 def _add_axis(axes: dict[str, list[str]], key: str, values: list[str]) -> None:
