@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ SHOWN = 3
 """Number of responses in a table."""
 LONGEST = 300
 """Maximum length of a text in a table, in characters."""
+_UNREADABLE = (OSError, ValueError, KeyError)
+"""Errors of curves that cannot be read, e.g. because their folder is being moved."""
 
 
 class Live:
@@ -43,7 +46,8 @@ class Live:
 
     def pass_over_present(self) -> None:
         """Do not report alarms that the curves raise now: a run that is resumed has reported them before."""
-        self._rung |= {alarm.kind for alarm in self._alarms()}
+        with suppress(*_UNREADABLE):
+            self._rung |= {alarm.kind for alarm in self._alarms()}
 
     def is_due(self, step: int, *, is_evaluated: bool) -> bool:
         """Whether anything is shown or judged after a step; the same on all ranks."""
@@ -70,7 +74,7 @@ class Live:
         if self._judges(step, is_evaluated):
             try:
                 self._ring()
-            except (OSError, ValueError, KeyError) as error:  # e.g. a folder that is being moved
+            except _UNREADABLE as error:
                 self.progress.say(f"The curves could not be judged: {first_reason(error)}")
 
     def _ring(self) -> None:
