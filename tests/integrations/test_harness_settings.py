@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,8 @@ import yaml
 from PIL import Image
 
 from vicur.data.sources import DataConfig
+from vicur.evaluation.settings import EvaluationSettings
+from vicur.integrations.answering import Answering
 from vicur.integrations.chats import ChatReader
 from vicur.integrations.lmms_eval.generation import cut, sampling_of, stops_of
 from vicur.integrations.settings import decides_sampling, harness_settings, notes
@@ -32,6 +34,17 @@ from vicur.rollouts.processors import SamplingConfig
 )
 def test_sampling_of_a_task(kwargs, sampling):
     assert sampling_of(kwargs) == sampling
+
+
+def test_problems_of_two_tasks_may_share_an_id(samples):
+    """Data sets number their problems from 0, and a harness asks for several of them together."""
+    answering = Answering(EvaluationSettings(model="vicur:tiny-student"))
+    sampling = SamplingConfig(1.0, max_new_tokens=8)
+    alone = [answering.answer([replace(sample, id="0")], sampling, 2)[0] for sample in samples[:2]]
+    together = answering.answer([replace(sample, id="0") for sample in samples[:2]], sampling, 2)
+    answering.close()
+    assert [[r.response for r in group] for group in together] == [[r.response for r in g] for g in alone]
+    assert together[0] != together[1] and [r.number for r in together[1]] == [0, 1]
 
 
 @pytest.mark.parametrize("kwargs", [{"num_beams": 4}, {"repetition_penalty": 1.2}, {"min_p": 0.1}])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from vicur.data.digests import shown_digest
@@ -13,6 +13,7 @@ from vicur.media.pixels import PixelLimits
 from vicur.rollouts.engines import Engine
 from vicur.rollouts.generator import ModelGenerator
 from vicur.rollouts.processors import SamplingConfig
+from vicur.rollouts.rollout import Response
 
 Keep = Callable[[Sequence[StoredResponse]], None]
 """Takes responses as they come."""
@@ -62,19 +63,42 @@ class ModelResponder:
         """
         for numbers in dict.fromkeys(map(tuple, missing)):  # the problems that lack the same responses
             alike = [s for s, lacking in zip(samples, missing, strict=True) if tuple(lacking) == numbers]
-            keep(list(self._sample(alike, view, numbers, seed)))
+            if numbers:
+                between = range(numbers[0], numbers[-1] + 1)
+                sampled = self.sample(alike, view, between, seed)
+                keep([response for group in sampled for response in group if response.number in numbers])
         return [None] * len(samples)
 
-    def _sample(
-        self, samples: Sequence[Sample], view: View, numbers: Sequence[int], seed: int
-    ) -> Iterator[StoredResponse]:
-        """Responses with these numbers, and with any between them, to every problem."""
-        if not numbers:
-            return
-        first, end = numbers[0], numbers[-1] + 1
-        rollouts = self.generator.generate(samples, view, group_size=end - first, first=first, seed=seed)
-        for sample, group, texts in zip(rollouts.samples, rollouts.responses, rollouts.texts, strict=True):
-            digest = shown_digest(view.show(sample))
-            for number, text, response in zip(range(first, end), texts, group, strict=True):
-                ids = response.ids.tolist()
-                yield StoredResponse(sample.id, number, digest, text, ids, len(ids), response.finish_reason)
+    def sample(
+        self, samples: Sequence[Sample], view: View, numbers: range, seed: int
+    ) -> list[list[StoredResponse]]:
+        """Responses to each problem, by its place: problems of several data sets may share an id.
+
+        Args:
+            samples: the problems.
+            view: what is shown of them.
+            numbers: numbers of the responses to each.
+            seed: sampling seed.
+
+        Raises:
+            EngineError: an engine other than PyTorch failed.
+        """
+        rollouts = self.generator.generate(
+            samples, view, group_size=len(numbers), first=numbers.start, seed=seed
+        )
+        return [
+            _stored(sample.id, shown_digest(view.show(sample)), numbers, texts, group)
+            for sample, group, texts in zip(rollouts.samples, rollouts.responses, rollouts.texts, strict=True)
+        ]
+
+
+def _stored(
+    problem: str, digest: str, numbers: range, texts: Sequence[str], responses: Sequence[Response]
+) -> list[StoredResponse]:
+    """The responses to one problem as they are stored."""
+    return [
+        StoredResponse(
+            problem, number, digest, text, response.ids.tolist(), len(response.ids), response.finish_reason
+        )
+        for number, text, response in zip(numbers, texts, responses, strict=True)
+    ]

@@ -68,15 +68,9 @@ class Answering:
             self._responders[sampling] = ModelResponder(self._engine, sampling, limits)
         once = sampling.temperature == 0
         responder = self._responders[sampling]
-        groups: dict[str, list[StoredResponse]] = {problem.id: [] for problem in problems}
-
-        def keep(responses: Sequence[StoredResponse]) -> None:
-            for response in responses:
-                groups[response.id].append(response)
-
-        numbers = [range(1 if once else count)] * len(problems)
-        responder.respond(problems, Plain(), numbers, self.settings.seed, keep)
-        return [groups[problem.id] * (count if once else 1) for problem in problems]
+        numbers = range(1 if once else count)
+        groups = responder.sample(problems, Plain(), numbers, self.settings.seed)
+        return [group * count if once else group for group in groups]
 
     def close(self) -> None:
         """Free the engine."""
