@@ -44,6 +44,17 @@ SMALL = TinySize(hidden=64, layers=4, heads=4, vision_hidden=32, vision_layers=2
 """Untrained and smaller than the shipped ones: for tests of mechanics, not of learning."""
 
 
+WITH_TARGETS = ("gpu", "soak")
+"""Folders whose tests `make test` leaves out. Each test there has its folder's name as a marker."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in WITH_TARGETS:
+            item.add_marker(folder)
+
+
 @pytest.fixture(scope="session")
 def processor():
     return build_processor()

@@ -16,13 +16,6 @@ from ranks import run_job
 from vicur.run.recipe import load_recipe
 
 
-def pytest_collection_modifyitems(items):
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.gpu)
-
-
 @pytest.fixture(autouse=True)
 def gpu():
     if not torch.cuda.is_available():

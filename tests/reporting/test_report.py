@@ -115,6 +115,7 @@ def test_results_and_differences_between_runs(runs):
     first, second = result_rows(runs)
     assert first["before"].startswith("100.0 [") and first["after"].startswith("50.0 [")
     assert first["change"].startswith("-50.0 [") and "won 0, lost 1" in first["change"]
+    assert [line.split()[0] for line in first["change"].splitlines()] == ["-50.0", "won"]
     assert first["against"] == "" and second["against"].startswith("+50.0 [")
     assert ("optimizer.learning_rate", ["1e-06", "0.001"]) in recipe_differences(runs)
     assert all(name != "training.output" for name, _ in recipe_differences(runs))

@@ -16,7 +16,7 @@ from pydantic import Field
 from vicur.data.sources import DataConfig
 from vicur.files import RECIPE_FILE
 from vicur.models.checkpoints import resolve_checkpoint
-from vicur.packaged import find_packaged, read_settings
+from vicur.packaged import display_path, find_packaged, read_settings
 from vicur.rollouts.processors import SamplingConfig
 from vicur.settings.schema import Layer, schema_of, settings_in
 from vicur.settings.section import section, short
@@ -53,7 +53,7 @@ def preset_settings(name: str) -> dict[str, Any]:
     file = find_packaged(name, "presets")
     schema = schema_of(Preset, "preset")
     stated = schema.flatten(read_settings(file))
-    checked = schema.load([Layer(str(file), stated)])
+    checked = schema.load([Layer(display_path(file), stated)])
     return {key: value for key, value in settings_in(checked) if key in stated}
 
 

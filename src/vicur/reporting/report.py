@@ -302,12 +302,13 @@ def result_rows(runs: Sequence[RecordedRun]) -> list[dict[str, str]]:
 
 
 def _difference(after: Graded, before: Graded, name: str = "") -> str:
-    """Points, interval, won and lost on the problems that both have; "" if there are none."""
+    """A line with points and interval, and one with won and lost, on the problems that both have; "" if there
+    are none."""
     result = compare_shared(after, before)
     if result is None:
         return ""
     points = result.points
     return (
-        f"{points.value:+.1f} [{points.low:+.1f}, {points.high:+.1f}]{name}; won {result.won}, "
+        f"{points.value:+.1f} [{points.low:+.1f}, {points.high:+.1f}]{name}\nwon {result.won}, "
         f"lost {result.lost}, p {result.p:.2g}"
     )
