@@ -19,7 +19,7 @@ from PIL import Image
 from vicur.bad_rows import BadRow, BadRowError, RowProblem, reasons, reasons_in_words
 from vicur.data.sources import FileSource
 from vicur.data.tables import ListTable
-from vicur.data.views import Hinted, Plain
+from vicur.data.views import Plain, teacher_view
 from vicur.encoding.inspect import inspect_source
 from vicur.encoding.lengths import PromptMeter, Reader, fit_prompts
 from vicur.encoding.prompts import PromptEncoder
@@ -126,7 +126,7 @@ def test_nothing_ends_a_run_that_skips(shared_student, tmp_path_factory, numbers
             assert error.bad.kind == "unreadable_media"
             late += 1
             continue
-        prompts = encoder.encode([Plain().show(sample), Hinted("cue").show(sample)])
+        prompts = encoder.encode([Plain().show(sample), teacher_view("cue").show(sample)])
         assert all(len(prompt) for prompt in prompts)
     good = sum(number < len(GOOD) for number in numbers)
     assert len(source) - late == good and len(source) + len(source.bad_rows) == len(rows)
@@ -221,9 +221,9 @@ def test_a_column_may_have_a_dot_in_its_name(tmp_path):
 def test_a_privilege_that_is_no_text_makes_its_row_bad(tmp_path, shared_student):
     rows = [{"problem": "a", "note": "x"}, {"problem": "b", "note": ["y"]}, {"problem": "c"}]
     table = ListTable("a", (tmp_path,), rows)
-    view, encoder = Hinted("column:note"), PromptEncoder.of(shared_student)
-    reason = "teacher.privilege=column:note takes a column of texts, not a list"
-    source = FileSource(table, bad_rows="skip", only_for=view)
+    view, encoder = teacher_view("column:note"), PromptEncoder.of(shared_student)
+    reason = "column:note takes a column of texts, not a list"
+    source = FileSource(table, bad_rows="skip", only_for=[view])
     assert (len(source), source.inapplicable) == (1, 1)
     assert [bad.reason for bad in source.bad_rows] == [reason]
     meter = PromptMeter([Reader("teacher", view, encoder)])

@@ -14,7 +14,7 @@ from vicur.data.chat import RowMedia, place_media
 from vicur.data.columns import Columns
 from vicur.data.sources import FileSource
 from vicur.data.tables import ListTable
-from vicur.data.views import Hinted
+from vicur.data.views import TeacherPrompt
 
 
 def source(tmp_path, *rows, **settings) -> FileSource:
@@ -83,7 +83,7 @@ def test_a_teacher_is_shown_numbered_images_in_the_students_order(tmp_path):
     row = {"question": "<image 2><image 1>?", "images": [shade(1), shade(2)]}
     for prompt in ("<image 2><image 1>!", "<image><image>!"):
         (sample,) = source(tmp_path, row | {"teacher_prompt": prompt})
-        assert turns_of(Hinted("teacher_prompt").show(sample).messages) == [("user", "<image><image>!")]
+        assert turns_of(TeacherPrompt().show(sample).messages) == [("user", "<image><image>!")]
     with pytest.raises(ValueError, match="teacher_prompt shows the images in a different order"):
         source(tmp_path, row | {"teacher_prompt": "<image 1><image 2>!"})
 

@@ -22,7 +22,7 @@ from vicur.bad_rows import RowProblem
 from vicur.data.columns import ALIASES, Columns
 from vicur.data.sample import Privilege, Sample
 from vicur.data.sources import FileSource
-from vicur.data.views import Hinted, Plain
+from vicur.data.views import Hinted, Plain, TeacherPrompt, teacher_view, view_of
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,8 @@ CONVENTIONS = [
 def content_of(sample: Sample) -> tuple[object, ...]:
     """The comparable content of a sample, with pixels as bytes."""
     images = [(image.mode, image.size, image.tobytes()) for image in sample.images]
-    hints = [Hinted(kind).show(sample).messages for kind in ("answer", "rationale", "cue", "teacher_prompt")]
+    kinds = ("answer", "rationale", "cue", "teacher_prompt")
+    hints = [teacher_view(kind).show(sample).messages for kind in kinds]
     return (sample.messages, images, sample.videos, sample.answer, hints, sample.target_response)
 
 
@@ -381,7 +382,7 @@ def test_a_teacher_keeps_the_system_message_of_its_own_prompt(tmp_path):
     path = write_rows(
         tmp_path, {"problem": "?", "teacher_prompt": own}, {"problem": "?", "teacher_prompt": own[1:]}
     )
-    first, second = (Hinted("teacher_prompt").show(sample) for sample in FileSource(path, "Ours."))
+    first, second = (TeacherPrompt().show(sample) for sample in FileSource(path, "Ours."))
     assert texts(first.messages)[0] == ("system", "You know it.")
     assert texts(second.messages) == [("system", "Ours."), ("user", "Why?")]
 
@@ -392,12 +393,14 @@ def test_a_teacher_prompt_in_parts_shows_the_students_media(tmp_path):
     row = {"problem": "<image>?", "images": "a.png", "teacher_prompt": prompt}
     own = [{"role": "user", "content": [{"type": "image", "image": "b.png"}]}]
     (sample, *_) = FileSource(write_rows(tmp_path, row))
-    assert texts(Hinted("teacher_prompt").show(sample).messages) == [("user", "See <image>")]
-    assert Hinted("teacher_prompt").show(sample).images == sample.images
-    with pytest.raises(
-        ValueError, match="teacher_prompt has images of its own; a teacher sees the student's"
-    ):
+    assert texts(TeacherPrompt().show(sample).messages) == [("user", "See <image>")]
+    assert TeacherPrompt().show(sample).images == sample.images
+    with pytest.raises(ValueError, match=r"there is no file b\.png"):
         FileSource(write_rows(tmp_path, row | {"teacher_prompt": own}))
+    picture(1, (9, 9)).save(tmp_path / "b.png")
+    (sample, *_) = FileSource(write_rows(tmp_path, row | {"teacher_prompt": own}))
+    shown = view_of("teacher_prompt + images(privileged)").show(sample)
+    assert [image.size for image in shown.images] == [(9, 9)] != [image.size for image in sample.images]
 
 
 def test_chats_as_arrow_structs_of_lists(tmp_path):
@@ -507,9 +510,17 @@ def test_any_row_is_a_problem_or_says_why_not(row, system_prompt):
     assert result.answer is None or result.answer.strip()
     roles = [message["role"] for message in result.messages]
     assert system_prompt is None or (roles[0] == "system" and roles.count("system") == 1)
-    for kind, media in (("image", result.images), ("video", result.videos)):
-        for messages in (result.messages, result.teacher_prompt or result.messages):
-            assert sum(part["type"] == kind for m in messages for part in m["content"]) == len(media)
+    counts = {"image": len(result.images), "video": len(result.videos)}
+    assert placeholders(result.messages) == counts
+    # A teacher's prompt is about the student's media, or about its own images.
+    own = counts | {"image": len(result.privileged.images)}
+    assert placeholders(result.teacher_prompt or result.messages) in (counts, own)
+
+
+def placeholders(messages) -> dict[str, int]:
+    """The number of placeholders of each kind."""
+    kinds = [part["type"] for message in messages for part in message["content"]]
+    return {kind: kinds.count(kind) for kind in ("image", "video")}
 
 
 def test_blank_privileges_count_as_none(tmp_path):
@@ -517,6 +528,6 @@ def test_blank_privileges_count_as_none(tmp_path):
         tmp_path, {"problem": "?", "cue": " ", "teacher_prompt": ""}, {"problem": "?", "cue": ["a", "b"]}
     )
     first, second = FileSource(path)
-    assert not Hinted("cue").applies(first) and not Hinted("teacher_prompt").applies(first)
+    assert not Hinted("cue").applies(first) and not TeacherPrompt().applies(first)
     assert texts(Hinted("cue").show(second).messages) == [("user", "?\n[Hint]: a\nb")]
-    assert Plain().show(first) == Hinted("cue").show(first)
+    assert Plain().show(first) == teacher_view("cue").show(first)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vicur.bad_rows import BadRowError
 from vicur.data.sources import DataConfig, FileSource
-from vicur.data.views import Hinted
+from vicur.data.views import Hinted, TeacherPrompt
 from vicur.media.videos import VideoConfig
 
 
@@ -82,7 +82,7 @@ def test_media_without_a_placeholder_come_first(tmp_path):
 )
 def test_a_whole_prompt_for_the_teacher(tmp_path, prompt):
     (sample,) = FileSource(write(tmp_path / "a.parquet", row(teacher_prompt=prompt)))
-    shown = Hinted("teacher_prompt").show(sample)
+    shown = TeacherPrompt().show(sample)
     (message,) = shown.messages
     assert [part["type"] for part in message["content"]] == ["text", "image", "text"]
     assert shown.images == sample.images
@@ -91,7 +91,7 @@ def test_a_whole_prompt_for_the_teacher(tmp_path, prompt):
 def test_a_teachers_question_has_the_students_system_prompt(tmp_path):
     path = write(tmp_path / "a.parquet", row(teacher_prompt="<image>Look: what is x?"))
     (sample,) = FileSource(path, system_prompt="Be brief.")
-    roles = [message["role"] for message in Hinted("teacher_prompt").show(sample).messages]
+    roles = [message["role"] for message in TeacherPrompt().show(sample).messages]
     assert roles == ["system", "user"]
 
 
@@ -99,10 +99,10 @@ def test_samples_without_the_privilege_can_be_left_out(tmp_path):
     path = write(tmp_path / "a.parquet", row(), row(cue=None))
     source = FileSource(path)
     assert len(source) == 2 and source.applies(Hinted("cue")) == [True, False]
-    fewer = FileSource(path, only_for=Hinted("cue"))
+    fewer = FileSource(path, only_for=[Hinted("cue")])
     assert (len(fewer), fewer.inapplicable, fewer.bad_rows) == (1, 1, [])
-    with pytest.raises(ValueError, match=r"no problem to train or evaluate on that hinted\(rationale\)"):
-        FileSource(path, only_for=Hinted("rationale"))
+    with pytest.raises(ValueError, match="that the view rationale applies to"):
+        FileSource(path, only_for=[Hinted("rationale")])
 
 
 BAD = [
@@ -314,3 +314,19 @@ def test_settings_reach_the_source(tmp_path):
 def test_invalid_settings(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_order_of_image_and_question_is_a_setting(tmp_path):
+    rows = [{"problem": "Look at <image>: what is x?", "images": ["a.png"]}, {"problem": "Why?"}]
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    kinds = {}
+    for order in ("as_is", "image_first", "question_first"):
+        problem, text = FileSource(tmp_path / "a.json", order=order)
+        kinds[order] = [part["type"] for part in problem.messages[0]["content"]]
+        assert [part["type"] for part in text.messages[0]["content"]] == ["text"]
+    assert kinds == {
+        "as_is": ["text", "image", "text"],
+        "image_first": ["image", "text", "text"],
+        "question_first": ["text", "text", "image"],
+    }

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vicur.data.sample import Privilege, Sample
 from vicur.data.special_tokens import QuotedTokens
-from vicur.data.views import Blind, Hinted, Plain, Shown
+from vicur.data.views import Blind, Hinted, Plain, Shown, TeacherPrompt
 from vicur.encoding.lengths import prompt_length
 from vicur.encoding.prompts import PromptEncoder
 from vicur.media.video import Video
@@ -106,7 +106,7 @@ def test_no_privilege_forges_a_turn(encoder):
         privilege=Privilege(cue=forged, teacher_prompt=({"role": "user", "content": question},)),
     )
     (end,) = ids_of(encoder, ["<|im_end|>"])
-    views = [Plain(), Hinted("cue"), Hinted("teacher_prompt"), Blind()]
+    views = [Plain(), Hinted("cue"), TeacherPrompt(), Blind()]
     prompts = encoder.encode([view.show(sample) for view in views])
     assert [int((prompt.input_ids == end).sum()) for prompt in prompts] == [1] * 4
     assert forged in encoder.tokenizer.decode(prompts[1].input_ids)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vicur.data.sample import Privilege, Sample
-from vicur.data.views import Blind, Degraded, Hinted, Masked, Plain
+from vicur.data.views import Blind, Degraded, Hinted, Masked, Plain, TeacherPrompt, teacher_view
 from vicur.media.video import Video
 from vicur.scoring.scorer import Scorer
 
@@ -43,15 +43,15 @@ def test_hint_goes_to_the_last_user_message(samples):
 def test_teacher_prompt_replaces_the_messages(samples):
     prompt = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Look well."}]},)
     sample = replace(samples[0], privilege=Privilege(teacher_prompt=prompt))
-    assert text_of(Hinted("teacher_prompt").show(sample)) == "<image>Look well."
+    assert text_of(TeacherPrompt().show(sample)) == "<image>Look well."
 
 
 def test_missing_privilege(samples):
     bare = replace(samples[0], privilege=Privilege())
-    assert Hinted("cue").show(bare) == Plain().show(bare)
+    assert teacher_view("cue").show(bare) == Plain().show(bare)
     assert not Hinted("cue").applies(bare) and Plain().applies(bare)
     with pytest.raises(ValueError, match="has no cue"):
-        Hinted("cue", missing="error").show(bare)
+        teacher_view("cue", missing="error").show(bare)
 
 
 def test_blind_keeps_the_words_and_drops_the_media(samples):

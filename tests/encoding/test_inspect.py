@@ -10,7 +10,7 @@ from PIL import Image
 
 from vicur.data.sources import FileSource
 from vicur.data.tables import ListTable
-from vicur.data.views import Hinted, Plain
+from vicur.data.views import PRIVILEGED, Plain, teacher_view
 from vicur.encoding.inspect import Spread, inspect_source
 from vicur.encoding.prompts import PromptEncoder
 
@@ -38,7 +38,7 @@ def source(tmp_path) -> FileSource:
 
 
 def test_counts(source):
-    result = inspect_source(source, teacher_view=Hinted("cue"))
+    result = inspect_source(source, teacher_view=teacher_view("cue"))
     assert result.name == "a.json" and (result.rows, result.problems) == (8, 6)
     assert result.schema == {
         "question": "problem",
@@ -62,21 +62,23 @@ def test_counts(source):
     assert (result.image_height.low, result.image_height.high) == (8, 50)
     assert (result.image_megapixels.low, result.image_megapixels.high) == (0.000064, 0.005)
     assert result.video_frames == Spread(3.0, 3.0, 3.0, 3.0, 3.0)
-    assert result.privileges == {"answer": 2, "rationale": 0, "cue": 1, "teacher_prompt": 1}
+    assert result.privileges == dict.fromkeys(PRIVILEGED, 0) | {"answer": 2, "cue": 1, "teacher_prompt": 1}
     assert result.prompt_tokens is None and result.teacher_prompt_tokens is None
     assert result.example_id == "a" and result.student_sees == "user: <image>Why?"
     assert result.teacher_sees == "user: <image>Why?\n[Hint]: x"
     assert (
-        inspect_source(source, teacher_view=Hinted("teacher_prompt"), example=5).teacher_sees
+        inspect_source(source, teacher_view=teacher_view("teacher_prompt"), example=5).teacher_sees
         == "user: <image>Look!"
     )
 
 
 def test_lengths_and_the_chat_template_of_a_model(base, source):
     encoder = PromptEncoder(base.processor, base.model.model.get_rope_index)
-    result = inspect_source(source, encoder, Hinted("cue"))
+    result = inspect_source(source, encoder, teacher_view("cue"))
     plain = [len(prompt) for prompt in encoder.encode([Plain().show(sample) for sample in source])]
-    hinted = [len(prompt) for prompt in encoder.encode([Hinted("cue").show(sample) for sample in source])]
+    hinted = [
+        len(prompt) for prompt in encoder.encode([teacher_view("cue").show(sample) for sample in source])
+    ]
     assert (result.prompt_tokens.low, result.prompt_tokens.high) == (min(plain), max(plain))
     assert (result.teacher_prompt_tokens.low, result.teacher_prompt_tokens.high) == (min(hinted), max(hinted))
     assert result.student_sees == encoder.render(Plain().show(source[0]))

@@ -14,7 +14,7 @@ from PIL import Image
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.tables import ListTable
-from vicur.data.views import Hinted, Plain, Shown
+from vicur.data.views import Plain, Shown, teacher_view
 from vicur.encoding.lengths import PromptMeter, Reader, fit_prompts, prompt_length, visual_tokens
 from vicur.encoding.prompts import PromptEncoder
 from vicur.media.images import SizeOnly
@@ -81,7 +81,7 @@ def lengths(own, table, view) -> list[int]:
 
 def fitting(table, own, student=None, teacher=None, overlong="drop", **options):
     """The problems whose prompts fit limits, and what was dropped; the teacher is shown the cue."""
-    readers = [Reader("student", Plain(), own, student), Reader("teacher", Hinted("cue"), own, teacher)]
+    readers = [Reader("student", Plain(), own, student), Reader("teacher", teacher_view("cue"), own, teacher)]
     meter = PromptMeter(readers)
     return fit_prompts(FileSource(table, observe=meter, **options), meter, overlong)
 
@@ -92,7 +92,7 @@ def ids(source) -> list[str]:
 
 def test_prompts_over_a_limit_are_found(base, table):
     own = encoder(base)
-    plain, hinted = lengths(own, table, Plain()), lengths(own, table, Hinted("cue"))
+    plain, hinted = lengths(own, table, Plain()), lengths(own, table, teacher_view("cue"))
     assert plain[1] - plain[0] == 12 and plain[2] - plain[0] == 60 and hinted[2] == plain[2]
     fitted, overlong = fitting(table, own, student=plain[1])
     assert ids(fitted) == ["0", "1"]
@@ -118,11 +118,11 @@ def test_what_becomes_of_long_prompts(base, table):
 
 def test_sizes_are_those_of_every_reader(base, table):
     own = encoder(base)
-    meter = PromptMeter([Reader("student", Plain(), own), Reader("teacher", Hinted("cue"), own)])
+    meter = PromptMeter([Reader("student", Plain(), own), Reader("teacher", teacher_view("cue"), own)])
     source = FileSource(table, observe=meter)
     measured = meter.measured_of(source)
     assert [problem.id for problem in measured] == ["0", "1", "2"]
-    for role, view in (("student", Plain()), ("teacher", Hinted("cue"))):
+    for role, view in (("student", Plain()), ("teacher", teacher_view("cue"))):
         sizes = [problem.sizes[role] for problem in measured]
         assert [size.tokens for size in sizes] == lengths(own, table, view)
         assert [size.visual_tokens for size in sizes] == [4, 16, 64]

@@ -98,7 +98,12 @@ def to_sample(scene: Scene) -> Sample:
         messages=({"role": "user", "content": content},),
         images=(scene.draw(),),
         answer=scene.answer,
-        privilege=Privilege(answer=scene.answer, rationale=scene.rationale, cue=scene.cue),
+        privilege=Privilege(
+            answer=scene.answer,
+            rationale=scene.rationale,
+            cue=scene.cue,
+            regions=(tuple(box.box for box in scene.cue_boxes()),),
+        ),
         target_response=scene.solution,
         meta={"cue_boxes": [[b.name, b.value, *b.box] for b in scene.cue_boxes()]},
     )

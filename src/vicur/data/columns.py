@@ -8,9 +8,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from vicur.bad_rows import RowProblem
 from vicur.data.chat import (
@@ -35,7 +35,9 @@ from vicur.data.choices import (
     stated_options,
     states_options,
 )
+from vicur.data.privileged import PrivilegedMedia
 from vicur.data.readers import QUESTIONS, UNREADABLE
+from vicur.data.regions import boxes_by_image, intervals_by_video
 from vicur.data.responses import answer_in_response
 from vicur.data.sample import TEXT_KINDS, Message
 from vicur.data.written import parse_if_written, texts_in
@@ -54,7 +56,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
     ),
     "cue": ("cue", "visual_cue", "visual_cues", "privileged_context", "hint"),
     "rationale": ("rationale", "reasoning", "explanation"),
-    "teacher_prompt": ("teacher_prompt",),
+    "teacher_prompt": ("teacher_prompt", "teacher_raw_prompt"),
+    "privileged_images": ("privileged_images", "teacher_images", "bbox_images", "crop_images"),
+    "privileged_videos": ("privileged_videos", "teacher_videos"),
+    "negative_images": ("negative_images", "teacher_neg_images", "null_images"),
+    "regions": ("regions", "boxes", "bbox", "bboxes", "bboxs", "bbox_2d", "cue_boxes"),
+    "clips": ("clips", "clue_intervals"),
     "target_response": ("target_response", "completion", "response"),
     "choices": ("choices", "options"),
     "id": ("id", "qid", "uid", "pid", "question_id", "index", "extra_info.index"),
@@ -68,8 +75,14 @@ HINTS = tuple(kind for kind in TEXT_KINDS if kind != "answer")
 """Privileges that are read as plain texts. The answer is not among them: it is read as the gold answer."""
 _NEXT_IF_EMPTY = ("question", "images", "videos")
 """Fields for which the next column is tried also if the first one is empty."""
+MEDIA = ("images", "videos", "privileged_images", "privileged_videos", "negative_images")
+"""Fields that are media."""
+PLACES = ("regions", "clips")
+"""Fields that say where to look. Their columns also stay in `meta`, for reward functions and records, and a
+column that only has such a name may hold something else."""
 _LONGEST_ID = 1000
 """Maximum number of characters of an id."""
+_Read = TypeVar("_Read")
 _NUMBERED = re.compile(r"(image|img|picture|video)[ _]?(\d{1,3})", re.IGNORECASE)
 
 
@@ -85,6 +98,7 @@ class Fields:
         texts: the other texts that only a teacher may see, by kind.
         teacher_prompt: messages that only a teacher may see.
         target_response: a response to learn from.
+        privileged: media that only a teacher may see, and where to look.
         meta: all other columns, and `choices`.
     """
 
@@ -96,6 +110,7 @@ class Fields:
     texts: Mapping[str, str | None] = field(default_factory=dict)
     teacher_prompt: tuple[Message, ...] | None = None
     target_response: str | None = None
+    privileged: PrivilegedMedia = field(default_factory=PrivilegedMedia)
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -144,6 +159,7 @@ class Columns:
             else tuple(alias for alias in aliases if alias in names)
             for field_name, aliases in ALIASES.items()
         }
+        self._named = frozenset(overrides)
         self._families = self._find_families(names, overrides)
         if not self._tried["question"]:
             raise ValueError(
@@ -159,6 +175,10 @@ class Columns:
     def columns_of(self, field_name: str) -> tuple[str, ...]:
         """All columns that a field is read from."""
         return self._tried[field_name] or tuple(self._families.get(field_name, {}).values())
+
+    def is_named(self, field_name: str) -> bool:
+        """Whether the user named the column of a field."""
+        return field_name in self._named
 
     def read_from(self, field_name: str, column: str) -> None:
         """Make a column the first one from which a field is read."""
@@ -177,7 +197,7 @@ class Columns:
         kept = (
             column
             for field_name in ALIASES
-            if field_name not in ("images", "videos")
+            if field_name not in MEDIA
             for column in self.columns_of(field_name)
         )
         return list(dict.fromkeys(name for column in kept for name in (column, column.partition(".")[0])))
@@ -274,6 +294,10 @@ class Columns:
         media = self.media(row, chat)
         messages, images, videos = place_media(chat, *media)
         _check_question(messages, images, videos)
+        privileged = self._privileged(row, media, images, videos)
+        teacher_prompt, inside = self._teacher_prompt(row, media, images, videos, privileged)
+        if inside:
+            privileged = replace(privileged, images=inside, in_prompt=True)
         return Fields(
             id=self.id(row),
             messages=messages,
@@ -281,8 +305,9 @@ class Columns:
             videos=tuple(videos),
             answer=self.answer(row),
             texts={kind: self.text(row, kind) for kind in HINTS},
-            teacher_prompt=self._teacher_prompt(row, media, images, videos),
+            teacher_prompt=teacher_prompt,
             target_response=self.target_response(row),
+            privileged=privileged,
             meta=self._meta(row, choices),
         )
 
@@ -362,47 +387,110 @@ class Columns:
         stated = stated_options(self._value(row, "choices"))
         return None if stated is None or stated in question else stated
 
-    def _teacher_prompt(
+    def _privileged(
         self, row: Mapping[str, Any], media: tuple[RowMedia, RowMedia], images: list[Any], videos: list[Any]
-    ) -> tuple[Message, ...] | None:
-        """A ready-made prompt for the teacher, with the student's media.
+    ) -> PrivilegedMedia:
+        """The media that only a teacher may see, and where to look.
+
+        Raises:
+            RowProblem: a column that the user named for regions or clips holds something else.
+        """
+        places = {
+            "regions": lambda value: _in_order(boxes_by_image, value, media[0].entries, images),
+            "clips": lambda value: _in_order(intervals_by_video, value, media[1].entries, videos),
+        }
+        read: dict[str, Any] = {}
+        unread: list[tuple[str, str]] = []
+        for place, read_place in places.items():
+            value = self._value(row, place)
+            try:
+                read[place] = () if value is None else read_place(value)
+            except RowProblem as problem:
+                if place in self._named:
+                    raise
+                read[place] = ()
+                unread.append((place, problem.reason))
+        return PrivilegedMedia(
+            images=tuple(_entries(self._value(row, "privileged_images"))),
+            videos=tuple(_videos(_entries(self._value(row, "privileged_videos")), len(videos))),
+            negative_images=tuple(_entries(self._value(row, "negative_images"))),
+            boxes=read["regions"],
+            clips=read["clips"],
+            unread=tuple(unread),
+        )
+
+    def _teacher_prompt(
+        self,
+        row: Mapping[str, Any],
+        media: tuple[RowMedia, RowMedia],
+        images: list[Any],
+        videos: list[Any],
+        privileged: PrivilegedMedia,
+    ) -> tuple[tuple[Message, ...] | None, tuple[Any, ...]]:
+        """A ready-made prompt for the teacher, with the student's media or the privileged ones.
 
         It keeps its own system message; otherwise it gets the configured system prompt.
 
+        Returns:
+            its messages, None if there is none; and the images inside it that are not the student's.
+
         Raises:
-            RowProblem: it has no user message, or does not show every medium once in the student's order.
+            RowProblem: it has no user message, or placeholders for neither the student's media, each once in
+                the student's order, nor the privileged ones.
         """
         value = self._value(row, "teacher_prompt")
         if value is None or (isinstance(value, str) and not value.strip()):
-            return None
+            return None, ()
         chat = as_turns(value, "teacher_prompt")
         if not any(turn["role"] == "user" for turn in chat):
             raise RowProblem("malformed", "teacher_prompt has no user message")
         if self.system_prompt is not None and chat[0]["role"] != "system":
             chat = [{"role": "system", "content": self.system_prompt}, *chat]
+        try:
+            return self._with_students(chat, media, images, videos, privileged)
+        except RowProblem:
+            messages = self._with_privileged(chat, privileged.images, videos) if privileged.images else None
+            if messages is None:
+                raise
+            return messages, ()
+
+    def _with_students(
+        self,
+        chat: list[Turn],
+        media: tuple[RowMedia, RowMedia],
+        images: list[Any],
+        videos: list[Any],
+        privileged: PrivilegedMedia,
+    ) -> tuple[tuple[Message, ...], tuple[Any, ...]]:
+        """A teacher prompt with placeholders for the student's media, and the images inside it that are not
+        the student's.
+
+        Raises:
+            RowProblem: it has placeholders for others, or in another order.
+        """
         if not is_numbered(chat):
             media = RowMedia(tuple(images)), RowMedia(tuple(videos))
         messages, placed_images, placed_videos = place_media(chat, *media)
-        for kind, expected, placed in (("image", images, placed_images), ("video", videos, placed_videos)):
-            placeholders = sum(part["type"] == kind for message in messages for part in message["content"])
-            if _has_own_media(chat, kind) and placed[:placeholders] != expected:
-                raise RowProblem(
-                    "malformed", f"teacher_prompt has {kind}s of its own; a teacher sees the student's"
-                )
-            if placeholders != len(expected):
-                raise RowProblem(
-                    "placeholders",
-                    f"teacher_prompt has {placeholders} <{kind}> placeholder(s) for {len(expected)} "
-                    f"{kind}(s)",
-                )
-            if placed[:placeholders] != expected:
-                raise RowProblem(
-                    "placeholders", f"teacher_prompt shows the {kind}s in a different order from the question"
-                )
-        return messages
+        _check_same("video", messages, videos, placed_videos)
+        inside = placed_images[: _placeholders(messages, "image")]
+        if _has_own_media(chat, "image") and inside != images and not privileged.images:
+            return messages, tuple(inside)
+        _check_same("image", messages, images, placed_images)
+        return messages, ()
+
+    def _with_privileged(
+        self, chat: list[Turn], images: tuple[Any, ...], videos: list[Any]
+    ) -> tuple[Message, ...] | None:
+        """A teacher prompt with placeholders for the privileged images; None if it has others."""
+        try:
+            messages, placed, _ = place_media(chat, RowMedia(images), RowMedia(tuple(videos)))
+        except RowProblem:
+            return None
+        fits = _placeholders(messages, "image") == len(images) and placed == list(images)
+        return messages if fits and _placeholders(messages, "video") == len(videos) else None
 
     def _meta(self, row: Mapping[str, Any], choices: Choices | None) -> dict[str, Any]:
-        used = self.used
+        used = self.used - {column for place in PLACES for column in self.columns_of(place)}
         meta = {key: value for key, value in row.items() if key not in used}
         if choices is not None:
             return meta | {"choices": list(choices.texts)}
@@ -498,6 +586,51 @@ def _videos(entries: list[Any], placeholders: int) -> list[Any]:
     return [entries] if frames and not (placeholders == len(entries) > 1) else entries
 
 
+def _in_order(
+    read: Callable[[Any, int], list[list[_Read]]], value: Any, entries: Sequence[Any], placed: Sequence[Any]
+) -> tuple[tuple[_Read, ...], ...]:
+    """What a column has for each medium of a row, in the order in which the problem shows the media.
+
+    Args:
+        read: reads the column, given the number of media.
+        value: what the column holds.
+        entries: the media outside the chat, to which it refers; those in the chat if there are none.
+        placed: the media in the problem's order.
+    """
+    by_medium = read(value, len(entries) or len(placed))
+    if not any(by_medium):
+        return ()
+    if not entries:
+        return tuple(map(tuple, by_medium))
+    left = list(range(len(entries)))
+    ordered = []
+    for medium in placed:
+        same = [number for number, entry in enumerate(entries) if entry is medium]
+        number = next((number for number in same if number in left), next(iter(same), None))
+        if number in left:
+            left.remove(number)
+        ordered.append(() if number is None else tuple(by_medium[number]))
+    return tuple(ordered) if any(ordered) else ()
+
+
+def _placeholders(messages: Sequence[Message], kind: str) -> int:
+    return sum(part["type"] == kind for message in messages for part in message["content"])
+
+
+def _check_same(kind: str, messages: Sequence[Message], expected: list[Any], placed: list[Any]) -> None:
+    """Check that a teacher prompt shows the student's media of a kind, each once and in the same order."""
+    count = _placeholders(messages, kind)
+    if count != len(expected):
+        raise RowProblem(
+            "placeholders",
+            f"teacher_prompt has {count} <{kind}> placeholder(s) for {len(expected)} {kind}(s)",
+        )
+    if placed[:count] != expected:
+        raise RowProblem(
+            "placeholders", f"teacher_prompt shows the {kind}s in a different order from the question"
+        )
+
+
 def _has_own_media(chat: Sequence[Turn], kind: str) -> bool:
     """Whether a part of a chat holds its own medium."""
     media_parts = (part for turn in chat for part in parts(turn["content"]) if part["type"] == kind)
@@ -506,7 +639,7 @@ def _has_own_media(chat: Sequence[Turn], kind: str) -> bool:
 
 def _check_question(messages: Sequence[Message], images: Sequence[Any], videos: Sequence[Any]) -> None:
     for kind, media in (("image", images), ("video", videos)):
-        placeholders = sum(part["type"] == kind for message in messages for part in message["content"])
+        placeholders = _placeholders(messages, kind)
         if placeholders != len(media):
             raise RowProblem(
                 "placeholders",

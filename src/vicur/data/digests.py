@@ -33,6 +33,8 @@ def _add_media(digest: Any, images: Sequence[Image.Image], videos: Sequence[Vide
         _add_image(digest, "image", image)
     for video in videos:
         digest.update(f"video {video.frames_per_second!r} {len(video.frames)}\n".encode())
+        if video.numbers is not None:
+            digest.update(f"numbers {video.numbers}\n".encode())
         for frame in video.frames:
             _add_image(digest, "frame", frame)
 

@@ -47,6 +47,10 @@ class MediaReader:
         """Width and height of the image that `read_image` would return, from the header."""
         return self.images.size(entry)
 
+    def raw_image_size(self, entry: Any) -> tuple[int, int]:
+        """Width and height of the image in its file; see `ImageReader.raw_size`."""
+        return self.images.raw_size(entry)
+
     def read_video(self, entry: Any) -> Video:
         """The frames; see `VideoReader.read`."""
         return self.videos.read(entry)

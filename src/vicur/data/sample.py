@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -10,7 +9,6 @@ from typing import Any, Literal, get_args
 from PIL import Image
 
 from vicur.media.video import Video
-from vicur.settings.section import Text
 
 Message = dict[str, Any]
 """A chat message: {"role": str, "content": [{"type": "image" | "video"} | {"type": "text", "text": str}]}.
@@ -21,52 +19,43 @@ Media entries are placeholders; the n-th image entry refers to the n-th image of
 TextKind = Literal["cue", "rationale", "answer"]
 """The privileges that are a single text. To add a kind, name it here (this is the only list), add a field to
 `Privilege`, and name its columns in `vicur.data.columns.ALIASES`."""
-PrivilegeKind = Literal[TextKind, "teacher_prompt"]
-"""All privileges with a field of their own. A ready-made teacher prompt contains the problem too, so it
-cannot be shown with another problem or compared as a text."""
-TeacherPrivilege = Literal["none", PrivilegeKind] | Text
-"""The privileges a teacher can be given: none, a kind of privilege, or `column:NAME`, the text in another
-column."""
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels of the image."""
+Interval = tuple[float, float]
+"""Start and end in seconds of the video."""
 COLUMN = "column:"
 """Prefix of a privilege that is the text in any other column, e.g. "column:caption"."""
 TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
-PRIVILEGES: tuple[PrivilegeKind, ...] = get_args(PrivilegeKind)
-
-
-def check_privilege(kind: str, setting: str = "A privilege") -> None:
-    """Check that a teacher can be given a privilege.
-
-    Args:
-        kind: the privilege.
-        setting: the setting that names it, for the message.
-
-    Raises:
-        ValueError: it is none of "none", a kind of privilege and `column:NAME`.
-    """
-    if kind in ("none", *PRIVILEGES) or (kind.startswith(COLUMN) and kind != COLUMN):
-        return
-    near = difflib.get_close_matches(kind, PRIVILEGES, n=1)
-    raise ValueError(
-        f"{setting} must be one of none, {', '.join(PRIVILEGES)}, or {COLUMN}NAME for the text in a column"
-        f"{f' ({near[0]}?)' if near else ''}, not {kind!r}."
-    )
 
 
 @dataclass(frozen=True)
 class Privilege:
-    """Training-time text that only a teacher may see. Only `vicur.data.views` reads it.
+    """What only a teacher may see in training: texts, media, and where to look. Only `vicur.data.views` reads
+    it.
 
     Attributes:
         answer: the reference answer.
         rationale: a solution in words.
         cue: visible details that matter for the question, without answer or solution step.
         teacher_prompt: a complete list of messages that the teacher is shown instead of the problem.
+        images, videos: media that show the evidence, e.g. a crop.
+        prompt_has_images: whether the images are those of the teacher prompt.
+        negative_images: images that do not show it, as a control.
+        regions: for each image of the problem the boxes that matter for the question; empty if there are
+            none for any.
+        clips: for each video the intervals that matter; empty if there are none for any.
     """
 
     answer: str | None = None
     rationale: str | None = None
     cue: str | None = None
     teacher_prompt: tuple[Message, ...] | None = None
+    images: tuple[Image.Image, ...] = ()
+    videos: tuple[Video, ...] = ()
+    negative_images: tuple[Image.Image, ...] = ()
+    regions: tuple[tuple[Box, ...], ...] = ()
+    clips: tuple[tuple[Interval, ...], ...] = ()
+    prompt_has_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +68,7 @@ class Sample:
         images: images in the order of the image entries of `messages`.
         videos: videos in the order of the video entries.
         answer: the gold answer for grading, never shown to a model.
-        privilege: texts that only a teacher may see.
+        privilege: what only a teacher may see.
         target_response: a response to learn from directly; None if the source has none.
         meta: the other columns of the source, for records and for teachers given `column:NAME`.
 
@@ -102,7 +91,8 @@ class Sample:
             {**message, "content": [part for part in message["content"] if part["type"] == "text"]}
             for message in self.messages
         )
-        return replace(self, messages=messages, images=(), videos=())
+        privilege = replace(self.privilege, images=(), videos=(), negative_images=(), regions=(), clips=())
+        return replace(self, messages=messages, images=(), videos=(), privilege=privilege)
 
     def __post_init__(self) -> None:
         for kind, count in (("image", len(self.images)), ("video", len(self.videos))):

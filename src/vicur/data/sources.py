@@ -18,12 +18,15 @@ from pydantic import Field
 
 from vicur.bad_rows import BadRow, BadRowError, RowProblem, reasons_in_words
 from vicur.data.choices import LETTERS, check_format
-from vicur.data.columns import HINTS, Columns, Fields, value_at
+from vicur.data.columns import HINTS, MEDIA, PLACES, Columns, Fields, value_at
 from vicur.data.media import MediaReader
+from vicur.data.privileged import scaled_regions
 from vicur.data.readers import Row
-from vicur.data.sample import Privilege, Sample
+from vicur.data.regions import BoxConfig
+from vicur.data.sample import Box, Privilege, Sample
 from vicur.data.tables import JoinedTable, Table, name_of, open_table
 from vicur.data.views import View
+from vicur.data.views.replaced import in_order
 from vicur.data.written import parse_if_written
 from vicur.media.images import KEPT_PIXELS, PIL_LIMIT, SizeOnly, is_picture
 from vicur.media.pixels import PixelLimits
@@ -61,6 +64,11 @@ class DataConfig:
     columns: dict[Text, Text] = field(default_factory=dict)
     """Column of each field whose column has an unusual name, e.g. `answer: label.text`. A dot reads a key of
     an object; "" ignores the field."""
+    boxes: BoxConfig = field(default_factory=BoxConfig)
+    """The boxes of `regions`, for the views crop and erased."""
+    order: Literal["as_is", "image_first", "question_first"] = "as_is"
+    """Order of the media and the text of each of the user's turns, for all models and also in evaluations: as
+    in the data, media first, or text first. A ready-made `teacher_prompt` stays as it is."""
     options: Text | None = "letters"
     """Format in which options that are in separate columns are appended to the question, one per line, unless
     it lists them already: `letters` ("A. 3 cm"), or a format with {letter}, {number} and {text}, such as
@@ -117,7 +125,7 @@ class DataConfig:
     def open(
         self,
         path: str | Path | Sequence[str] | Table | None = None,
-        only_for: View | None = None,
+        only_for: Sequence[View] = (),
         progress: Progress | None = None,
         *,
         observe: Observer | None = None,
@@ -138,6 +146,8 @@ class DataConfig:
             only_for,
             image_dir=self.image_dir,
             columns=self.columns,
+            boxes=self.boxes,
+            order=self.order,
             options=self.options,
             answer_from_response=self.answer_from_response,
             bad_rows=self.bad_rows,
@@ -181,9 +191,11 @@ class FileSource(Sequence[Sample]):
     Args:
         path: one or more names, as in `tables.open_table`, or a table.
         system_prompt: put before every problem, in place of a system message of the data.
-        only_for: keep only samples that have what this view shows.
+        only_for: keep only samples that have what these views show.
         image_dir: folder that paths of media start from; that of the data if not given.
         columns: field of a problem -> its column, instead of the alias table.
+        boxes: meaning of the numbers of a box.
+        order: order of the media and the text of each of the user's turns.
         options: format of options with columns of their own after a question, as `DataConfig.options`.
         answer_from_response: whether a missing gold answer is read from the response to learn from.
         bad_rows: whether a bad row is an error or is left out.
@@ -204,7 +216,7 @@ class FileSource(Sequence[Sample]):
         notes: sentences for the user on how the columns were read.
         bad_rows: the rows that were left out.
         skips_bad_rows: whether bad rows are left out; otherwise they are an error.
-        inapplicable: number of problems left out because `only_for` does not apply to them.
+        inapplicable: number of problems left out because a view of `only_for` does not apply to them.
         num_seeing: number of problems in the files with an image or a video.
         decoded: number of images decoded in the check.
         repeated_ids: number of rows with the id of an earlier row; a number was appended to their ids.
@@ -219,10 +231,12 @@ class FileSource(Sequence[Sample]):
         self,
         path: str | Path | Sequence[str] | Table,
         system_prompt: str | None = None,
-        only_for: View | None = None,
+        only_for: Sequence[View] = (),
         *,
         image_dir: str | Path | None = None,
         columns: Mapping[str, str] | None = None,
+        boxes: BoxConfig | None = None,
+        order: Literal["as_is", "image_first", "question_first"] = "as_is",
         options: str | None = "letters",
         answer_from_response: bool = False,
         bad_rows: Literal["error", "skip"] = "error",
@@ -257,6 +271,7 @@ class FileSource(Sequence[Sample]):
             options=option_format(options),
             answer_from_response=answer_from_response,
         )
+        self._boxes, self._order = boxes or BoxConfig(), order
         self.notes: list[str] = []
         if "images" not in (columns or {}):
             self._find_pictures(peeked)
@@ -267,7 +282,9 @@ class FileSource(Sequence[Sample]):
         self._new_ids: dict[int, str] = {}
         self.num_seeing = 0
         self._check_images = check_images
+        self._unread: dict[str, dict[int, str]] = {place: {} for place in PLACES}
         self._rows = self._check(only_for, observe, progress)
+        self.notes += self.unread_notes()
         if self.bad_rows and not self.skips_bad_rows:
             raise ValueError(self._complaint())
         if not self._rows and not may_be_empty:
@@ -435,9 +452,8 @@ class FileSource(Sequence[Sample]):
         stated = {n: list(self._columns.media(row)[0].entries) for n, row in enumerate(peeked)}
         if not any(stated.values()) or any(self._opens(n, entries) for n, entries in stated.items()):
             return
-        others = [
-            name for name in dict.fromkeys(name for row in peeked for name in row) if name not in current
-        ]
+        media = {name for field_name in MEDIA for name in self._columns.columns_of(field_name)}
+        others = [name for name in dict.fromkeys(name for row in peeked for name in row) if name not in media]
         for name in others:
             pictures = {n: row[name] for n, row in enumerate(peeked) if _holds_pictures(row.get(name))}
             if pictures and all(self._opens(n, _listed(entry)) for n, entry in pictures.items()):
@@ -456,7 +472,9 @@ class FileSource(Sequence[Sample]):
             return False
         return bool(entries)
 
-    def _check(self, only_for: View | None, observe: Observer | None, progress: Progress | None) -> list[int]:
+    def _check(
+        self, only_for: Sequence[View], observe: Observer | None, progress: Progress | None
+    ) -> list[int]:
         """The rows that are problems; the others go to `bad_rows`."""
         good: list[int] = []
         first_of: dict[str, int] = {}
@@ -467,7 +485,7 @@ class FileSource(Sequence[Sample]):
             self._note_id(number, row, first_of)
             try:
                 outline = self._checked(number, self._columns.read(row), sized=observe is not None)
-                applies = only_for is None or only_for.applies(outline)
+                applies = all(view.applies(outline) for view in only_for)
                 if applies and observe is not None:
                     observe(number, outline)
             except RowProblem as problem:
@@ -492,13 +510,17 @@ class FileSource(Sequence[Sample]):
             RowProblem: an image or a video is missing, broken or too large.
         """
         media = self._media(number)
-        images = tuple(SizeOnly(self._checked_size(media, entry)) for entry in fields.images)
-        if sized:
-            videos = tuple(media.outline_video(entry) for entry in fields.videos)
-            return self._build(number, fields, images, videos)
-        for entry in fields.videos:
+
+        def image(entry: Any) -> Image.Image:
+            return SizeOnly(self._checked_size(media, entry))
+
+        def video(entry: Any) -> Video:
+            if sized:
+                return media.outline_video(entry)
             media.check_video(entry)
-        return self._without_media(number, fields)
+            return Video((SizeOnly((1, 1)),), 1.0)
+
+        return self._build(number, fields, image, video)
 
     def _checked_size(self, media: MediaReader, entry: Any) -> tuple[int, int]:
         if self._check_images is None or self.decoded < self._check_images:
@@ -530,8 +552,9 @@ class FileSource(Sequence[Sample]):
             f"{reasons_in_words(self.bad_rows)}. {fix}"
         )
 
-    def _emptiness(self, only_for: View | None) -> str:
-        condition = f" that {only_for.name} applies to" if only_for is not None and self.inapplicable else ""
+    def _emptiness(self, only_for: Sequence[View]) -> str:
+        names = " and ".join(view.name for view in only_for)
+        condition = f" that the view {names} applies to" if self.inapplicable else ""
         why = ""
         if self.bad_rows:
             count = "all rows" if len(self.bad_rows) == self.num_rows else f"{len(self.bad_rows):,} rows"
@@ -554,18 +577,16 @@ class FileSource(Sequence[Sample]):
     ) -> Sample:
         values = self._table[row]
         try:
-            fields = self._columns.read(values)
-            images = tuple(read_image(entry) for entry in fields.images)
-            videos = tuple(read_video(entry) for entry in fields.videos)
+            return self._build(row, self._columns.read(values), read_image, read_video)
         except RowProblem as problem:
             raise BadRowError(self.name, self._bad(row, values, problem)) from problem
-        return self._build(row, fields, images, videos)
 
     def _without_media(self, row: int, fields: Fields) -> Sample:
         """The sample with placeholders of one pixel in place of its media, for checks that read only text."""
+        whole = (0.0, 0.0, 1.0, 1.0)
+        regions = [(whole,) * len(boxes) for boxes in fields.privileged.boxes]
         nothing = SizeOnly((1, 1))
-        images = (nothing,) * len(fields.images)
-        return self._build(row, fields, images, (Video((nothing,), 1.0),) * len(fields.videos))
+        return self._build(row, fields, lambda _: nothing, lambda _: Video((nothing,), 1.0), regions)
 
     def _id(self, row: int, stated: str | None) -> str:
         if row in self._new_ids:
@@ -578,18 +599,65 @@ class FileSource(Sequence[Sample]):
         return f"{self._table.name}:{row}"
 
     def _build(
-        self, row: int, fields: Fields, images: tuple[Image.Image, ...], videos: tuple[Video, ...]
+        self,
+        row: int,
+        fields: Fields,
+        image: Callable[[Any], Image.Image],
+        video: Callable[[Any], Video],
+        regions: list[tuple[Box, ...]] | None = None,
     ) -> Sample:
+        """The problem of a row.
+
+        Args:
+            row: its number.
+            fields: its fields.
+            image, video: open an entry.
+            regions: the boxes of each image; by default those of the row.
+
+        Raises:
+            RowProblem: a medium cannot be opened, or a box does not fit its image.
+        """
+        images = tuple(map(image, fields.images))
+        privileged = fields.privileged
+        for place, reason in privileged.unread:
+            self._unread[place][row] = reason
+        if regions is None:
+            regions = self._regions(row, fields, images)
+        texts: dict[str, Any] = {**fields.texts, "answer": fields.answer}
+        privilege = Privilege(teacher_prompt=fields.teacher_prompt, **texts)
         return Sample(
             id=self._id(row, fields.id),
-            messages=fields.messages,
+            messages=fields.messages if self._order == "as_is" else in_order(fields.messages, self._order),
             images=images,
-            videos=videos,
+            videos=tuple(map(video, fields.videos)),
             answer=fields.answer,
-            privilege=Privilege(answer=fields.answer, teacher_prompt=fields.teacher_prompt, **fields.texts),
+            privilege=privileged.opened(privilege, image, video, regions),
             target_response=fields.target_response,
             meta=fields.meta,
         )
+
+    def _regions(self, row: int, fields: Fields, images: Sequence[Image.Image]) -> list[tuple[Box, ...]]:
+        """The boxes of each image in its pixels."""
+        boxes = fields.privileged.boxes
+        if not boxes:
+            return []
+        raw_sizes = [self._media(row).raw_image_size(entry) for entry in fields.images]
+        try:
+            return scaled_regions(boxes, [image.size for image in images], raw_sizes, self._boxes)
+        except RowProblem as problem:
+            if self._columns.is_named("regions"):
+                raise
+            self._unread["regions"][row] = problem.reason
+            return []
+
+    def unread_notes(self) -> list[str]:
+        """Says which columns have the name of regions or clips and hold something else."""
+        return [
+            f"{place} are not read from the column {self._columns.columns_of(place)[0]} in "
+            f"{counted(len(rows), 'row')}, the first: {next(iter(rows.values()))}."
+            for place, rows in self._unread.items()
+            if rows
+        ]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -12,12 +12,12 @@ from pydantic import Field
 
 from vicur.bad_rows import BadRow, BadRowError, RowProblem, reasons
 from vicur.data.responses import answer_in_response
-from vicur.data.sample import PRIVILEGES, Sample, TeacherPrivilege, check_privilege
+from vicur.data.sample import Sample
 from vicur.data.sources import DataConfig, FileSource, skipping_bad_rows
-from vicur.data.views import Hinted, Plain, Shown, View
+from vicur.data.views import PRIVILEGED, Plain, Shown, View, teacher_view, view_of
 from vicur.encoding.lengths import prompt_length
 from vicur.encoding.prompts import PromptEncoder
-from vicur.settings.section import PathText, section
+from vicur.settings.section import PathText, Text, section
 from vicur.wording import counted
 
 
@@ -29,14 +29,13 @@ class InspectSettings:
     """The data; `data.train` is the file, folder or hub id."""
     model: PathText | None = None
     """Checkpoint whose chat template and tokenizer are used for prompts and lengths; null for neither."""
-    privilege: TeacherPrivilege = "cue"
-    """Privilege in the teacher's prompt: none, a kind of privilege, or column:NAME for the text in a
-    column."""
+    privilege: Text = "cue"
+    """What the teacher is shown, as for teacher.privilege: none, or a view, e.g. "crop + cue"."""
     example: Annotated[int, Field(ge=0)] = 0
     """Index of the problem to print, from 0."""
 
     def __post_init__(self) -> None:
-        check_privilege(self.privilege, "privilege")
+        teacher_view(self.privilege, setting="privilege")
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Inspection:
         video_frames: number of frames taken from each video.
         prompt_tokens: length of the student's prompt, media included; None without an encoder.
         teacher_prompt_tokens: length of the teacher's prompt, likewise.
-        privileges: number of problems with each privilege.
+        privileges: number of problems with each privilege, by the view that shows it.
         example_id: id of the rendered problem; None if there is none.
         student_sees, teacher_sees: its prompt as text with placeholders for media; with an encoder, rendered
             with the model's chat template.
@@ -185,7 +184,7 @@ def inspect_source(
         video_frames=Spread.of([len(video.frames) for sample in samples for video in sample.videos]),
         prompt_tokens=Spread.of(read.prompt_lengths),
         teacher_prompt_tokens=Spread.of(read.teacher_prompt_lengths),
-        privileges={kind: sum(Hinted(kind).applies(sample) for sample in samples) for kind in PRIVILEGES},
+        privileges={name: sum(map(view_of(name).applies, samples)) for name in PRIVILEGED},
         example_id=None if example_problem is None else example_problem.id,
         student_sees="" if example_problem is None else render(Plain().show(example_problem)),
         teacher_sees="" if example_problem is None else render(view.show(example_problem)),

@@ -20,8 +20,8 @@ from vicur.data.sources import FileSource
 from vicur.data.views import Shown, View
 from vicur.encoding.prompts import PromptEncoder
 
-Role = Literal["student", "teacher"]
-"""The models that read prompts."""
+Role = str
+"""The models that read prompts: "student", "teacher", or the name of another teacher of the recipe."""
 SAMPLED = 1_000
 """Problems that are measured at least where no length is limited. About a millisecond each."""
 
@@ -87,16 +87,24 @@ class Reader:
     """A model that reads prompts, as far as their length depends on it.
 
     Attributes:
-        role: student or teacher.
+        role: the model.
         view: what the model is shown.
         encoder: encoder of its prompts, with the limits on pixels that apply.
         max_tokens: maximum length of its prompts; None for no limit.
+        more: tokens by which a prompt may be longer than what the view shows of the problem alone, because it
+            shows a response too.
     """
 
     role: Role
     view: View
     encoder: PromptEncoder
     max_tokens: int | None = None
+    more: int = 0
+
+    def size(self, outline: Sample) -> PromptSize:
+        """The size of a problem's prompt."""
+        size = PromptSize.of(self.encoder, self.view.show(outline))
+        return replace(size, tokens=size.tokens + self.more)
 
 
 @dataclass(frozen=True)
@@ -188,10 +196,7 @@ class PromptMeter:
         ]
 
     def _measure(self, outline: Sample) -> MeasuredProblem:
-        sizes = {
-            reader.role: PromptSize.of(reader.encoder, reader.view.show(outline)) for reader in self.readers
-        }
-        return MeasuredProblem(outline.id, sizes)
+        return MeasuredProblem(outline.id, {reader.role: reader.size(outline) for reader in self.readers})
 
     def overlong(self, row: int) -> Overlong | None:
         """The first prompt of a problem that is over its reader's limit, if there is one."""

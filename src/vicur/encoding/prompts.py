@@ -185,9 +185,9 @@ class PromptEncoder:
         options = video_processor_options(self.processor.video_processor)
         options["video_metadata"] = [
             {
-                "total_num_frames": len(video.frames),
+                "total_num_frames": len(video.frames) if video.numbers is None else video.numbers[-1] + 1,
                 "fps": video.frames_per_second,
-                "frames_indices": list(range(len(video.frames))),
+                "frames_indices": list(range(len(video.frames)) if video.numbers is None else video.numbers),
             }
             for video in videos
         ]

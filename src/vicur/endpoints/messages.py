@@ -34,8 +34,7 @@ def chat_messages(request: ChatRequest, image_format: ImageFormat = "png") -> li
                 content.append(_image_part(next(images), image_format))
             elif part["type"] == "video":
                 video = next(videos)
-                for number, frame in enumerate(video.frames):
-                    second = number / video.frames_per_second
+                for second, frame in zip(video.seconds, video.frames, strict=True):
                     content.append({"type": "text", "text": f"\nFrame at {second:.1f} s: "})
                     content.append(_image_part(frame, image_format))
             else:

@@ -182,6 +182,15 @@ class ImageReader:
         with self.opened(entry) as (image, orientation):
             return self.final_size(upright_size(image, orientation), request)
 
+    def raw_size(self, entry: Any) -> tuple[int, int]:
+        """Width and height of the image in its file, upright: the pixels that boxes in the data refer to.
+
+        Raises:
+            RowProblem: there is no such image, or its header shows that it cannot be read.
+        """
+        with self.opened(entry) as (image, orientation):
+            return upright_size(image, orientation)
+
     def final_size(
         self, size: tuple[int, int], request: SizeRequest, most: int | None = None
     ) -> tuple[int, int]:
