@@ -141,10 +141,10 @@ def test_the_importance_ratio_multiplies_the_weights(start, tmp_path, copies):
 
 def test_observed_terms_have_no_weights_to_multiply():
     terms = [Term("a", lambda block: block, torch.ones(2)), Term("b", lambda block: block)]
-    weighed = Weighed(terms).times(torch.tensor([0.5, 2.0]))
+    weighed = Weighed(terms).times(torch.tensor([0.5, 2.0]), "importance")
     assert weighed.terms[0].weights.tolist() == [0.5, 2.0] and weighed.terms[1].weights is None
     assert weighed.tokens["importance"].tolist() == [0.5, 2.0]
-    assert Weighed(terms).times(None).terms == terms
+    assert Weighed(terms).times(None, "importance").terms == terms
 
 
 @pytest.mark.parametrize(

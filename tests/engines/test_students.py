@@ -43,12 +43,14 @@ def student_of(kind, folder, experts_folder):
         return load_student(StudentConfig(folder))
     if kind == "adapters":
         return load_student(StudentConfig(folder, RECOVERY, lora=LoRAConfig(rank=4, alpha=8.0, vision=True)))
+    if kind == "question":
+        return load_student(StudentConfig(folder, replace(RECOVERY, sink="question")))
     if kind == "experts":
         return load_student(StudentConfig(experts_folder, RECOVERY))
     return load_student(StudentConfig(experts_folder))
 
 
-@pytest.mark.parametrize("kind", ["plain", "adapters", "experts", "plain experts"])
+@pytest.mark.parametrize("kind", ["plain", "adapters", "question", "experts", "plain experts"])
 def test_each_kind_of_student(kind, engine_folder, experts_folder, kinds, engine_settings, report):
     from vicur.vllm.local import LocalEngine
 

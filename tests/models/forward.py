@@ -7,6 +7,7 @@ import torch
 from vicur.data.views import Plain
 from vicur.encoding.layout import build_sequences
 from vicur.encoding.prompts import PromptEncoder
+from vicur.models.load import RecoveryConfig, StudentConfig, load_student
 
 
 def prompts_of(loaded, samples):
@@ -22,3 +23,14 @@ def logits_of(loaded, samples, **kwargs):
     sequences = build_sequences(prompts, [()] * len(prompts), pad_id=loaded.vocabulary.pad_id, **kwargs)
     inputs = sequences.model_inputs(loaded.dtype)
     return loaded.policy.decode(**inputs).logits[sequences.attention_mask]
+
+
+def student_gathering_in(sink, folder, interval=2):
+    """A student with a recovery module that does something, and this sink."""
+    torch.manual_seed(1)
+    config = RecoveryConfig(enabled=True, interval=interval, output_init="normal", sink=sink)
+    loaded = load_student(StudentConfig(folder, config))
+    for name, parameter in loaded.model.named_parameters():
+        if name.startswith("recovery.layers"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    return loaded

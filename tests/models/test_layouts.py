@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from forward import student_gathering_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -44,6 +45,12 @@ PROBLEMS = [
     ),
     problem("text only", "List all segments."),
 ]
+
+
+@pytest.fixture(scope="module", params=["first", "question"])
+def shared_student(base_folder, request):
+    """A student whose first token gathers, and one in which the end of the question does."""
+    return student_gathering_in(request.param, base_folder)
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,7 @@ def save_augmented(loaded: LoadedModel, base: str, recovery: RecoveryConfig, fol
     new = _count(loaded.model.recovery)
     card = _CARD.format(
         base=base,
+        sink=_SINKS[loaded.model.config.recovery_sink],
         layers=", ".join(map(str, layers_with_recovery(loaded.model.config))),
         init=recovery.output_init,
         state="equals its base in every logit" if recovery.output_init == "zero" else "differs from its base",
@@ -135,6 +136,10 @@ def _count(module: Any) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+_SINKS = {
+    "first": "The first token of a prompt",
+    "question": "The last token of the user's turn",
+}
 _CARD = """---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -143,7 +148,7 @@ tags: [vicur, cue-recovery]
 ---
 # {base} with cue recovery
 
-The first token of a prompt gathers visual evidence by cross-attention during prefill, after the decoder
+{sink} gathers visual evidence by cross-attention during prefill, after the decoder
 layers {layers} (ViCuR, arXiv 2606.05718, section 3.2). The module is new and untrained: its output
 projections start as `{init}`, so the model {state}. It adds {new} parameters, {share} % of {total}.
 

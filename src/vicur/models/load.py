@@ -38,11 +38,11 @@ from vicur.models.checkpoints import (
 from vicur.models.devices import choose_device
 from vicur.models.policy import Policy
 from vicur.models.quantised import check_quantisable, quantise
-from vicur.models.recovery import CueRecovery, OutputInit
+from vicur.models.recovery import TURN_TOKENS, CueRecovery, OutputInit, Sink
 from vicur.models.sharding import stored_tensors, whole_shape, whole_weight, whole_weights
 from vicur.models.student import INTERVAL, layers_with_recovery
 from vicur.models.vocabulary import Vocabulary
-from vicur.settings.section import Count, NonNegative, PathText, section
+from vicur.settings.section import Count, NonNegative, PathText, Text, section
 
 
 @section
@@ -56,6 +56,10 @@ class RecoveryConfig:
     checkpoint's configuration, or an interval of 5 for a fresh module."""
     layers: list[int] | None = None
     """Indices of the decoder layers after which the module acts, instead of an interval."""
+    sink: Sink | None = None
+    """Token that gathers the visual evidence: "first", the first token of the prompt, as in the paper, or
+    "question", the last token of the user's turn, which depends on the question also where the image comes
+    first. null for that of the checkpoint, or "first" for a fresh module."""
     output_init: OutputInit = "zero"
     """Initialisation of the module's output projection. "zero": a fresh student equals its base exactly.
     "normal": N(0, 0.02), the default of transformers."""
@@ -70,7 +74,7 @@ class RecoveryConfig:
     @property
     def is_described(self) -> bool:
         """Whether anything but `enabled` was set."""
-        return any(x is not None for x in (self.interval, self.layers, self.learning_rate))
+        return any(x is not None for x in (self.interval, self.layers, self.sink, self.learning_rate))
 
     def layers_of(self, config: Any) -> list[int]:
         """The decoder layers of a model after which the module acts."""
@@ -96,6 +100,10 @@ class StudentConfig:
     """Whether to freeze the vision tower. The published runs train it."""
     lora: LoRAConfig | None = None
     """Train low-rank adapters (and the cue recovery module, if enabled) instead of all weights."""
+    view: Text = "plain"
+    """What the student is shown in rollouts and updates: plain, or a view with less to see (docs/views.md):
+    degraded(ratio), masked(probability, patch), augmented(strength), blank, frames(count). Evaluations show
+    the plain problem."""
 
     def __post_init__(self) -> None:
         if self.freeze_vision and self.lora is not None and self.lora.vision:
@@ -264,7 +272,9 @@ def load_student(config: StudentConfig, device: torch.device | None = None) -> L
             "student.recovery.enabled=true, or remove the other settings of student.recovery."
         )
     is_augmented = bool(config.recovery.enabled) and not has_recovery(saved)
-    settings = augmented_config(saved, config.recovery) if is_augmented else None
+    settings = None
+    if is_augmented:
+        settings = augmented_config(saved, config.recovery, read_processor(config.model).tokenizer)
     model = read_model(config.model, settings, config.dtype)
     device = device or choose_device()
     if quantised:
@@ -286,18 +296,39 @@ def _was_fresh(model: Any) -> bool:
     return was_fresh
 
 
-def augmented_config(base: Any, recovery: RecoveryConfig) -> Any:
+def augmented_config(base: Any, recovery: RecoveryConfig, tokenizer: Any = None) -> Any:
     """The configuration of a base with cue recovery.
 
+    Args:
+        base: configuration of the base.
+        recovery: settings of the module.
+        tokenizer: tokenizer of the model, for the sink "question".
+
     Raises:
-        ValueError: the model has no such layer.
+        ValueError: the model has no such layer, or the tokenizer has no tokens around a turn.
     """
-    config = AUGMENTED[kind_of(base)][0].from_dict(  # type: ignore[attr-defined]
-        stock_settings(base)
-        | {"recovery_layers": recovery.layers_of(base), "recovery_output_init": recovery.output_init}
-    )
+    added: dict[str, Any] = {
+        "recovery_layers": recovery.layers_of(base),
+        "recovery_sink": recovery.sink or "first",
+        "recovery_output_init": recovery.output_init,
+    }
+    if recovery.sink == "question" and tokenizer is not None:
+        added["recovery_turn_ids"] = _turn_ids(tokenizer)
+    config = AUGMENTED[kind_of(base)][0].from_dict(stock_settings(base) | added)  # type: ignore[attr-defined]
     layers_with_recovery(config)
     return config
+
+
+def _turn_ids(tokenizer: Any) -> list[int]:
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in TURN_TOKENS if token not in vocabulary]
+    if missing:
+        raise ValueError(
+            "student.recovery.sink=question needs a tokenizer with the tokens "
+            f"{' and '.join(TURN_TOKENS)} around a turn; this one has no {missing[0]}. Set "
+            "student.recovery.sink=first."
+        )
+    return [int(vocabulary[token]) for token in TURN_TOKENS]
 
 
 def _check_same_recovery(config: StudentConfig, saved: Any) -> None:
@@ -311,6 +342,11 @@ def _check_same_recovery(config: StudentConfig, saved: Any) -> None:
         raise ValueError(
             f"{config.model} has cue recovery after layers {saved_layers}, but the settings place it after "
             f"{layers}. Remove student.recovery.interval and student.recovery.layers."
+        )
+    if config.recovery.sink not in (None, saved.recovery_sink):
+        raise ValueError(
+            f"The recovery module of {config.model} gathers in the sink {saved.recovery_sink}, not "
+            f"{config.recovery.sink}. Remove student.recovery.sink."
         )
 
 

@@ -4,10 +4,13 @@ At the chosen decoder layers, after the layer and its DeepStack addition, in pre
 
     h_sink <- h_sink + W_o MHA(query = W_q N_q(h_sink), keys = W_k N_kv(V), values = W_u N_kv(V))
 
-with V the hidden states, at this layer, of all visual tokens of the same sample, and the sink the
-sample's first token. There is one query per sample, so W_k and W_u never meet the visual tokens:
-W_k is folded into the query and W_u is applied after pooling. Same function, same four matrices,
-about 4 H N D operations instead of 4 N D^2.
+with V the hidden states, at this layer, of all visual tokens of the same sample. The sink is the sample's
+first token, as in the paper, or the last token of the user's turn (our addition): where the image comes
+before the question, only the latter can depend on the question.
+
+There is one query per sample, so W_k and W_u never meet the visual tokens: W_k is folded into the query and
+W_u is applied after pooling. Same function, same four matrices, about 4 H N D operations instead of
+4 N D^2.
 
 Shape suffixes: B sequences, L sequence length, S samples, N visual tokens of the largest sample, D hidden
 size, H heads, E head size (D / H).
@@ -23,6 +26,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 OutputInit = Literal["zero", "normal"]
+Sink = Literal["first", "question"]
+TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
+"""The tokens around a turn in the chats of Qwen."""
 
 
 class ContinuedPromptError(ValueError):
@@ -36,7 +42,7 @@ class ContinuedPromptError(ValueError):
     def __init__(self, count: int, has_visual: bool) -> None:
         what = f"{count} token(s){', some of an image or video,' if has_visual else ''}"
         super().__init__(
-            "With cue recovery the whole prompt must be in one prefill, because the first token gathers from "
+            "With cue recovery the whole prompt must be in one prefill, because one token gathers from "
             f"every visual token, but {what} came on top of a cache. Chunked prefill, a reused prefix cache "
             "and an image in a later turn are not supported: pass the whole conversation without a cache."
         )
@@ -67,8 +73,9 @@ class RecoveryPlan:
         text_positions_BL: Int[Tensor, "B L"] | None,
         shape: tuple[int, int],
         device: torch.device,
+        turns: Turns | None = None,
     ) -> RecoveryPlan:
-        """Find each visual token's sink: the first token that it may attend to.
+        """Find each visual token's sink: the first token that it may attend to, or the end of the question.
 
         This works for every causal layout: padding on either side, several samples packed in a
         sequence, responses that share a prompt.
@@ -79,9 +86,12 @@ class RecoveryPlan:
             text_positions_BL: read only if there is no mask; in each sequence, a new sample starts at each 0.
             shape: (B, L).
             device: device of the hidden states.
+            turns: where turns begin and end, for sinks at the end of the question; None for sinks at the
+                first token.
 
         Raises:
-            ValueError: the attention mask is of another kind.
+            ValueError: the attention mask is of another kind, or a prompt has no question that ends before
+                the answer.
         """
         if visual_BL is None:
             none = torch.zeros(0, dtype=torch.long, device=device)
@@ -101,7 +111,49 @@ class RecoveryPlan:
         visual_mask = torch.zeros_like(visual_column, dtype=torch.bool)
         visual_column[owner_M[order], slot] = column_M[order]
         visual_mask[owner_M[order], slot] = True
-        return cls(keys // shape[1], keys % shape[1], visual_column, visual_mask)
+        sequence, column = keys // shape[1], keys % shape[1]
+        if turns is not None:
+            column = turns.question_ends(first_BL, sequence, column)
+        return cls(sequence, column, visual_column, visual_mask)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Where the turns of chats begin and end.
+
+    Attributes:
+        ids_BL: the tokens.
+        start, end: ids of the tokens that begin and end a turn; a response contains no token that begins one.
+    """
+
+    ids_BL: Int[Tensor, "B L"]
+    start: int
+    end: int
+
+    def question_ends(
+        self, first_BL: Int[Tensor, "B L"], sequence_S: Int[Tensor, " S"], first_S: Int[Tensor, " S"]
+    ) -> Int[Tensor, " S"]:
+        """The column of the token that ends the last turn before the one in which the model answers.
+
+        Args:
+            first_BL: column of the first token of each token's sample.
+            sequence_S, first_S: sequence and first column of each sample.
+
+        Raises:
+            ValueError: a sample has no such token.
+        """
+        ids_SL = self.ids_BL.to(first_BL.device)[sequence_S]
+        columns_L = torch.arange(ids_SL.shape[1], device=ids_SL.device)
+        own_SL = (first_BL[sequence_S] == first_S[:, None]) & (columns_L >= first_S[:, None])
+        answer_S = torch.where(own_SL & (ids_SL == self.start), columns_L, -1).amax(-1)
+        before_SL = own_SL & (ids_SL == self.end) & (columns_L < answer_S[:, None])
+        end_S = torch.where(before_SL, columns_L, -1).amax(-1)
+        if bool((end_S < 0).any()):
+            raise ValueError(
+                f"With student.recovery.sink=question a prompt must be a chat whose turns begin with "
+                f"{TURN_TOKENS[0]} and end with {TURN_TOKENS[1]}, and end in the beginning of the answer."
+            )
+        return end_S
 
 
 def _first_attended(

@@ -31,6 +31,8 @@ from vicur.models.recovery import (
     OutputInit,
     OutputProjection,
     RecoveryPlan,
+    Sink,
+    Turns,
 )
 
 INTERVAL = 5
@@ -42,6 +44,8 @@ class ViCuRQwen3VLConfig(Qwen3VLConfig):
 
     Attributes:
         recovery_layers: the decoder layers that are followed by recovery; None for every fifth.
+        recovery_sink: "first" (the first token gathers) or "question" (the last token of the question).
+        recovery_turn_ids: ids of the tokens that begin and end a turn, for the sink "question".
         recovery_output_init: "zero" (a fresh student equals its base) or "normal".
         recovery_is_fresh: whether the checkpoint's module is untrained, as `vicur init` writes it.
     """
@@ -49,6 +53,8 @@ class ViCuRQwen3VLConfig(Qwen3VLConfig):
     model_type = "vicur_qwen3_vl"
 
     recovery_layers: list[int] | None = None
+    recovery_sink: Sink = "first"
+    recovery_turn_ids: list[int] | None = None
     recovery_output_init: OutputInit = "zero"
     recovery_is_fresh: bool = False
 
@@ -58,6 +64,8 @@ class ViCuRQwen3VLMoeConfig(Qwen3VLMoeConfig):
 
     Attributes:
         recovery_layers: the decoder layers that are followed by recovery; None for every fifth.
+        recovery_sink: "first" (the first token gathers) or "question" (the last token of the question).
+        recovery_turn_ids: ids of the tokens that begin and end a turn, for the sink "question".
         recovery_output_init: "zero" (a fresh student equals its base) or "normal".
         recovery_is_fresh: whether the checkpoint's module is untrained, as `vicur init` writes it.
     """
@@ -65,6 +73,8 @@ class ViCuRQwen3VLMoeConfig(Qwen3VLMoeConfig):
     model_type = "vicur_qwen3_vl_moe"
 
     recovery_layers: list[int] | None = None
+    recovery_sink: Sink = "first"
+    recovery_turn_ids: list[int] | None = None
     recovery_output_init: OutputInit = "zero"
     recovery_is_fresh: bool = False
 
@@ -86,6 +96,21 @@ def layers_with_recovery(config: Any) -> list[int]:
     return layers
 
 
+def turn_ids_of(config: Any) -> tuple[int, int]:
+    """Ids of the tokens that begin and end a turn, as a configuration has them for the sink "question".
+
+    Raises:
+        ValueError: it has none.
+    """
+    ids = config.recovery_turn_ids
+    if ids is None or len(ids) != 2:
+        raise ValueError(
+            f"A model with recovery_sink=question needs recovery_turn_ids, the ids of the tokens that begin "
+            f"and end a turn, not {ids}."
+        )
+    return int(ids[0]), int(ids[1])
+
+
 class _GathersCues:
     """Attaches cue recovery to a Qwen3-VL model: mixed in before the stock class.
 
@@ -105,6 +130,7 @@ class _GathersCues:
             text.hidden_size, text.num_attention_heads, layers_with_recovery(config), text.rms_norm_eps
         )
         self._plan: RecoveryPlan | None = None
+        self._ids: Tensor | None = None
         self._recovery_is_off = False
         self._attach()
         self.post_init()  # type: ignore[attr-defined]
@@ -131,6 +157,8 @@ class _GathersCues:
 
     def _attach(self) -> None:
         text = self.model.language_model
+        if self.config.recovery_sink == "question":
+            self.model.register_forward_pre_hook(self._see_ids, with_kwargs=True)
         text.register_forward_pre_hook(self._begin, with_kwargs=True)
         for layer in layers_with_recovery(self.config):
             last = layer + 1 == len(text.layers)
@@ -138,6 +166,22 @@ class _GathersCues:
             # the input of the next layer contains them.
             after = text.norm if last else text.layers[layer + 1]
             after.register_forward_pre_hook(partial(self._recover, layer))
+
+    def _see_ids(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the token ids: the language model is given only their embeddings."""
+        self._ids = args[0] if args else kwargs.get("input_ids")
+
+    def _turns(self) -> Turns | None:
+        """Where the turns of this pass begin and end; None for sinks at the first token.
+
+        Raises:
+            ValueError: the model was called with embeddings instead of token ids.
+        """
+        if self.config.recovery_sink == "first":
+            return None
+        if self._ids is None:
+            raise ValueError("With student.recovery.sink=question the model must be called with input_ids.")
+        return Turns(self._ids, *turn_ids_of(self.config))
 
     def _begin(self, text: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decide whether this is a prefill, before the layers fill the cache."""
@@ -160,7 +204,9 @@ class _GathersCues:
             positions[0] if has_text_positions else None,  # type: ignore[index]
             (embeds.shape[0], embeds.shape[1]),
             embeds.device,
+            None if visual is None else self._turns(),
         )
+        self._ids = None
 
     def _recover(self, layer: int, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """With gradient checkpointing, transformers before 5.20 runs this again in the backward pass, with
@@ -172,7 +218,7 @@ class _GathersCues:
 
 
 class ViCuRQwen3VLForConditionalGeneration(_GathersCues, Qwen3VLForConditionalGeneration):
-    """Qwen3-VL whose first token gathers visual evidence during prefill (ViCuR section 3.2).
+    """Qwen3-VL, one of whose tokens gathers visual evidence during prefill (ViCuR section 3.2).
 
     Loads, saves and generates like any transformers model.
     """

@@ -30,8 +30,8 @@ from vllm.model_executor.models.qwen3_vl_moe import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.platforms import current_platform
 
-from vicur.models.recovery import CueRecovery, RecoveryPlan
-from vicur.models.student import layers_with_recovery
+from vicur.models.recovery import CueRecovery, RecoveryPlan, Turns
+from vicur.models.student import layers_with_recovery, turn_ids_of
 from vicur.vllm.salts import Medium, prompt_digest
 from vicur.vllm.words import excluded_ids
 
@@ -105,6 +105,7 @@ class _GathersCues(_SamplesWords):
         layers = layers_with_recovery(model.config)
         self.recovery = CueRecovery(text.hidden_size, text.num_attention_heads, layers, text.rms_norm_eps)
         self._visual_T: Tensor | None = None
+        self._ids_T: Tensor | None = None
         self._plan: RecoveryPlan | None = None
         decoder = model.language_model.model
         for layer in layers:
@@ -119,6 +120,7 @@ class _GathersCues(_SamplesWords):
         """Embed a step's tokens, and remember which of them are visual."""
         has_media = multimodal_embeddings is not None and len(multimodal_embeddings) > 0
         self._visual_T = is_multimodal if has_media else None
+        self._ids_T = input_ids if has_media else None
         embedded: Tensor = super().embed_input_ids(  # type: ignore[misc]
             input_ids, multimodal_embeddings, is_multimodal=is_multimodal
         )
@@ -127,11 +129,22 @@ class _GathersCues(_SamplesWords):
     def forward(self, input_ids: Any, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the model over a step's tokens."""
         visual_T, self._visual_T = self._visual_T, None
-        self._plan = None if visual_T is None else plan_of_step(visual_T, positions.device)
+        if visual_T is None:
+            self._plan = None
+        else:
+            self._plan = plan_of_step(visual_T, positions.device, self._turns(positions.device))
         try:
             return super().forward(input_ids, positions, *args, **kwargs)  # type: ignore[misc]
         finally:
             self._plan = None
+
+    def _turns(self, device: torch.device) -> Turns | None:
+        """Where the turns of a step's prompts begin and end; None for sinks at the first token."""
+        config: Any = self.config  # type: ignore[attr-defined]
+        if config.recovery_sink == "first":
+            return None
+        assert self._ids_T is not None
+        return Turns(self._ids_T.to(device)[None], *turn_ids_of(config))
 
     def _recover(self, layer: int, place: int, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if self._plan is None:
@@ -148,22 +161,25 @@ def residual_stream(hidden_TD: Tensor, residual_TD: Tensor) -> Tensor:
     return hidden_TD + residual_TD
 
 
-def plan_of_step(visual_T: Tensor, device: torch.device) -> RecoveryPlan | None:
+def plan_of_step(visual_T: Tensor, device: torch.device, turns: Turns | None = None) -> RecoveryPlan | None:
     """The sinks of a step and what they gather from; None in vLLM's trial runs.
 
     Args:
         visual_T: true at visual tokens.
         device: device of the hidden states.
+        turns: where turns begin and end, for sinks at the end of the question.
     """
     metadata = get_forward_context().attn_metadata
     if metadata is None:
         return None
     first = next(iter((metadata[0] if isinstance(metadata, list) else metadata).values()))
     starts_B, lengths_B = first.query_start_loc.to(device).long(), first.seq_lens.to(device).long()
-    return plan_of_batch(visual_T.to(device), starts_B, lengths_B)
+    return plan_of_batch(visual_T.to(device), starts_B, lengths_B, turns)
 
 
-def plan_of_batch(visual_T: Tensor, starts_B: Tensor, lengths_B: Tensor) -> RecoveryPlan:
+def plan_of_batch(
+    visual_T: Tensor, starts_B: Tensor, lengths_B: Tensor, turns: Turns | None = None
+) -> RecoveryPlan:
     """The sinks of a batch, and what they gather from.
 
     A sink gathers in the step that computes it. Where a request continues, on what an earlier step or another
@@ -173,6 +189,7 @@ def plan_of_batch(visual_T: Tensor, starts_B: Tensor, lengths_B: Tensor) -> Reco
         visual_T: true at visual tokens.
         starts_B: where each request begins, and the end: one more than there are requests.
         lengths_B: length of each request with what was computed before.
+        turns: where turns begin and end, for sinks at the end of the question.
     """
     device = visual_T.device
     queries_B = starts_B.diff()
@@ -183,7 +200,8 @@ def plan_of_batch(visual_T: Tensor, starts_B: Tensor, lengths_B: Tensor) -> Reco
     gathered_T[:used] = visual_T[:used] & is_new_B[request_T]
     position_T = torch.ones(len(visual_T), dtype=torch.long, device=device)
     position_T[starts_B[:-1][queries_B > 0]] = 0
-    return RecoveryPlan.of(gathered_T[None], None, position_T[None], (1, len(visual_T)), device)
+    shape = (1, len(visual_T))
+    return RecoveryPlan.of(gathered_T[None], None, position_T[None], shape, device, turns)
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -1,6 +1,6 @@
 """Settings of an engine that runs cue recovery: every prompt is prefilled in one step.
 
-The first token gathers from all visual tokens of its prompt, so all of them must be in the same forward pass.
+One token gathers from all visual tokens of its prompt, so all of them must be in the same forward pass.
 A prompt that is split has no recovery, and nothing else would tell.
 """
 
@@ -42,6 +42,10 @@ class WholePrompts(VerifyAndUpdateConfig):
             raise ValueError("Cue recovery was never tried with speculative decoding: remove it.")
         _choose_attention(vllm_config)
         scheduler.enable_chunked_prefill = False
+        if vllm_config.model_config.hf_config.recovery_sink == "question":
+            # Another response to the prompt would find its beginning in the cache, and compute its end, where
+            # the sink is, without the visual tokens.
+            vllm_config.cache_config.enable_prefix_caching = False
         scheduler.scheduler_cls = SCHEDULER
         # A step's visual tokens are at most its tokens. Twice as many fit, because those of the step before
         # may not be freed yet.
