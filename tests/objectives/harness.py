@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vicur.objectives.objective import (
     OLD,
+    REFERENCE,
     TEACHER,
     TEACHER_PLAIN,
     ScoredTokens,
@@ -67,6 +68,7 @@ class Batch:
         log_probs = {name: sampled_log_probs(self.scores[name], self.reading) for name in LOOKS}
         log_probs |= {
             OLD: flatten(batch, "old_log_probs"),
+            REFERENCE: log_probs[TEACHER_PLAIN],
             STUDENT_MASKED: flatten(batch, "masked_log_probs"),
         }
         kl = Term("kl", lambda b: reverse_kl(b.log_p_CV, b.distribution("blind")), reads=("blind",))

@@ -14,11 +14,13 @@ Differences from the textbook methods:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import field
 from functools import partial
 from typing import Literal
 
 from torch import Tensor
 
+from vicur.objectives.gates import Gate
 from vicur.objectives.objective import TEACHER, Look, Needs, ScoredTokens, Summary, Weighed
 from vicur.objectives.reduction import Aggregation, mean_weights
 from vicur.scoring.term import Block, Term
@@ -46,13 +48,20 @@ class DivergenceOPD:
     generalized Jensen-Shannon divergence."""
     beta: Share = 0.5
     """Interpolation of kind=jsd: 0 is the forward KL, 1 the reverse KL."""
+    gate: Gate = field(default_factory=Gate)
+    """Factors on the weights of responses and tokens."""
     aggregation: Aggregation = "sequence"
     """Reduction: "sequence", the mean over responses of their token means (both papers), or "token", the
     mean over all tokens."""
 
     def needs(self, step: int) -> Needs:
-        """The teacher's distributions."""
-        return Needs(distributions={TEACHER: Look("teacher")}, only_imitates=True)
+        """The teacher's distributions, and what the gates compare."""
+        return Needs(
+            log_probs=self.gate.needs(),
+            distributions={TEACHER: Look("teacher")},
+            group_size=self.gate.group_size,
+            only_imitates=True,
+        )
 
     def weigh(self, scored: ScoredTokens) -> Weighed:
         """Weigh the mean divergence; also observe the reverse KL if another divergence is trained."""
@@ -60,7 +69,7 @@ class DivergenceOPD:
         terms = [Term(self.kind, divergence_term(self.kind, self.beta), weights, reads=(TEACHER,))]
         if self.kind != REVERSE_KL:
             terms.append(Term(REVERSE_KL, student_reverse_kl, reads=(TEACHER,)))
-        return Weighed(terms, summaries=REVERSE_KL_SUMMARY)
+        return self.gate.apply(Weighed(terms, summaries=REVERSE_KL_SUMMARY), scored)
 
 
 def divergence_term(kind: DivergenceKind, beta: float) -> Callable[[Block], Tensor]:

@@ -13,6 +13,7 @@ from vicur.objectives.objective import Needs, Objective, ScoredTokens, Weighed, 
 from vicur.objectives.policy import GRPO, PAPO
 from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
+from vicur.objectives.target import TargetOPD
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
 from vicur.objectives.visual_steering import VisualSteeringOPD
 from vicur.settings.section import JsonTable, section
@@ -31,6 +32,9 @@ class ObjectiveConfig:
     """ViCuR's sampled-token distillation."""
     divergence: DivergenceOPD | None = None
     """Divergence over the whole vocabulary: Standard OPD, forward KL, JSD, off-policy KD."""
+    target: TargetOPD | None = None
+    """Divergence from a target that is made of several distributions: contrasts, mixtures, projections,
+    several teachers, segments."""
     visual_advantage: VisualAdvantageOPD | None = None
     """VA-OPD (visual advantage) and its ablations."""
     visual_steering: VisualSteeringOPD | None = None
@@ -117,6 +121,7 @@ class Mixture:
             distributions=_union(need.distributions for need in needs),
             divergences=_union(need.divergences for need in needs),
             draws=any(need.draws for need in needs),
+            segments=_union(need.segments for need in needs),
             rewards=any(need.rewards for need in needs),
             group_size=max(need.group_size for need in needs),
             sources=_common_sources(needs),

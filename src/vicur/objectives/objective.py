@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vicur.data.views import View
+from vicur.data.views import View, on_top
 from vicur.scoring.term import Term
 
 
@@ -30,12 +30,25 @@ class Look:
     """One scoring pass: a model reads the responses under a view.
 
     Attributes:
-        who: the model.
-        view: the model's view; None for the teacher's view in the recipe.
+        who: the model: "student", "teacher", or the name of another teacher of the recipe.
+        view: what it is shown; None for its own view in the recipe, "student" for what the student is shown.
+            A student's look with a view adds it to what the student is shown.
     """
 
-    who: Literal["student", "teacher"]
-    view: View | None = None
+    who: str
+    view: View | Literal["student"] | None = None
+
+    def resolved(self, views: Mapping[str, View]) -> View:
+        """The view of this look.
+
+        Args:
+            views: the view of each model in the recipe.
+        """
+        if self.view is None:
+            return views[self.who]
+        if isinstance(self.view, str):
+            return views["student"]
+        return on_top(views["student"], self.view) if self.who == "student" else self.view
 
 
 OLD = "old"
@@ -43,7 +56,11 @@ OLD = "old"
 TEACHER = "teacher"
 """Name of the teacher's look under the recipe's view, with a hint if there is a privilege: q, or q^z."""
 TEACHER_PLAIN = "teacher_plain"
-"""Name of the teacher's look at the student's prompt."""
+"""Name of the teacher's look at the plain problem: q."""
+REFERENCE = "reference"
+"""Name of the reference policy's look, which is the teacher's at the student's prompt."""
+UNPRIVILEGED = "unprivileged"
+"""Name of the teacher's look at the student's prompt, for the split of the gap."""
 
 Summary = Literal["mean", "parts", "top_mass", "quantiles", "none"]
 """Reduction of per-token numbers to metrics: "none", they are only recorded with the rollouts; "mean";
@@ -61,6 +78,7 @@ class Needs:
         divergences: names (first, second) of two such distributions, by the name under which
             KL(first || second) is passed to `weigh`.
         draws: whether a uniform number for each token is needed.
+        segments: patterns of the text of responses by the name of the segment that they match.
         rewards: whether responses are graded against gold answers.
         group_size: minimum number of responses to a problem.
         sources: allowed sources of responses.
@@ -76,6 +94,7 @@ class Needs:
     distributions: Mapping[str, Look] = field(default_factory=dict)
     divergences: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     draws: bool = False
+    segments: Mapping[str, str] = field(default_factory=dict)
     rewards: bool = False
     group_size: int = 1
     sources: frozenset[str] = frozenset({"student", "teacher", "dataset"})
@@ -91,7 +110,7 @@ class Needs:
     @property
     def teacher(self) -> bool:
         """Whether a teacher is needed."""
-        return any(look.who == "teacher" for look in self.looks)
+        return any(look.who != "student" for look in self.looks)
 
 
 @dataclass(frozen=True)
@@ -104,7 +123,10 @@ class ScoredTokens:
         log_probs: log-probs of the response tokens by `Needs.log_probs`, in nats.
         divergences: KL at each token by `Needs.divergences`, in nats.
         draws: uniform numbers that depend only on seed, step, sample, response number and position.
-        rewards: reward of each response.
+        segments: whether each token is in a segment, by the segment's name.
+        lacking: whether each response's problem lacks what a look of `log_probs` shows, so that the look
+            showed the plain problem, by the look's name.
+        rewards: reward of each response; None if one of them cannot be graded.
     """
 
     response_index: Int[Tensor, " N"]
@@ -112,6 +134,8 @@ class ScoredTokens:
     log_probs: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
     divergences: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
     draws: Float[Tensor, " N"] | None = None
+    segments: Mapping[str, Bool[Tensor, " N"]] = field(default_factory=dict)
+    lacking: Mapping[str, Bool[Tensor, " R"]] = field(default_factory=dict)
     rewards: Float[Tensor, " R"] | None = None
 
     def __len__(self) -> int:
@@ -134,19 +158,20 @@ class Weighed:
     metrics: Mapping[str, float] = field(default_factory=dict)
     summaries: Mapping[str, Summary] = field(default_factory=dict)
 
-    def times(self, importance: Float[Tensor, " N"] | None) -> Weighed:
+    def times(self, factors: Float[Tensor, " N"] | None, name: str) -> Weighed:
         """The same with every weight multiplied by a factor for its token, which is recorded.
 
         Args:
-            importance: the factors; None for 1.
+            factors: the factors; None for 1.
+            name: name under which they are recorded.
         """
-        if importance is None:
+        if factors is None:
             return self
         terms = [
-            term if term.weights is None else replace(term, weights=term.weights * importance)
+            term if term.weights is None else replace(term, weights=term.weights * factors)
             for term in self.terms
         ]
-        return replace(self, terms=terms, tokens={**self.tokens, "importance": importance})
+        return replace(self, terms=terms, tokens={**self.tokens, name: factors})
 
 
 def check_weight(name: str, weight: float) -> None:

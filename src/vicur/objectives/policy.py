@@ -20,13 +20,15 @@ from dataclasses import field, replace
 from functools import partial
 from typing import Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
-from vicur.data.views import Masked, Plain
+from vicur.data.views import Masked
 from vicur.objectives.clipping import Clipping
 from vicur.objectives.objective import (
     OLD,
-    TEACHER_PLAIN,
+    REFERENCE,
+    TEACHER,
     Look,
     Needs,
     ScoredTokens,
@@ -34,7 +36,7 @@ from vicur.objectives.objective import (
 )
 from vicur.objectives.reduction import Aggregation, mean_weights, standardised
 from vicur.scoring.term import Block, Term
-from vicur.scoring.terms import cross_entropy, k2, k3
+from vicur.scoring.terms import cross_entropy, k2, k3, reward_direction
 from vicur.settings.section import Count, NonNegative, Positive, Share, section
 
 STUDENT_MASKED = "student_masked"
@@ -44,6 +46,22 @@ clamped_k3 = partial(k3, max_log_ratio=20.0, max_value=10.0)
 either bound has no gradient."""
 Estimator = Literal["k2", "k3"]
 ESTIMATORS: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {"k2": k2, "k3": clamped_k3}
+
+
+@section
+class RewardDirection:
+    """Weights of tokens within a response: the reward decides the direction of the update, the privileged
+    teacher how much each token takes part (RLSD, arXiv 2604.03128; the defaults are our choice)."""
+
+    share: Share = 0.5
+    """Part of a token's weight that the teacher decides (lambda); 0 is GRPO."""
+    clip: Share = 0.2
+    """How far the teacher may move a token's weight from 1 (epsilon)."""
+
+    def weights(self, advantage_N: Float[Tensor, " N"], scored: ScoredTokens) -> Float[Tensor, " N"]:
+        """The weight of every token."""
+        teacher, student = scored.log_probs[TEACHER], scored.log_probs[OLD]
+        return reward_direction(advantage_N, teacher, student, self.share, self.clip)
 
 
 @section
@@ -60,6 +78,8 @@ class GRPO:
     """Constant added to the standard deviation of a group's rewards."""
     clip: Clipping = field(default_factory=Clipping)
     """PPO's clip, without a dual clip."""
+    direction: RewardDirection | None = None
+    """Weight of every token by what the privileged teacher thinks of it (RLSD); null for equal weights."""
     kl_weight: NonNegative = 0.0
     """Coefficient of the KL penalty to the reference policy, which is the recipe's teacher on the student's
     own prompt; with teacher.model=self and teacher.update=frozen it is the student's initial weights."""
@@ -74,9 +94,11 @@ class GRPO:
     def needs(self, step: int) -> Needs:
         """Rewards, several responses to a problem, and the old student's log-probs; with a KL penalty also
         the reference's log-probs."""
-        looks = {OLD: Look("student", Plain())}
+        looks = {OLD: Look("student")}
         if self.kl_weight != 0:
-            looks[TEACHER_PLAIN] = Look("teacher", Plain())
+            looks[REFERENCE] = Look("teacher", "student")
+        if self.direction is not None:
+            looks[TEACHER] = Look("teacher")
         return Needs(
             log_probs=looks,
             rewards=True,
@@ -91,13 +113,15 @@ class GRPO:
         mean = mean_weights(scored.response_index, self.aggregation)
         advantage_R = standardised(scored.rewards, scored.prompt_index, ddof=1, epsilon=self.epsilon)
         advantage_N = advantage_R[scored.response_index]
+        if self.direction is not None:
+            advantage_N = advantage_N * self.direction.weights(advantage_N, scored)
         inputs = {"old": scored.log_probs[OLD], "advantage": advantage_N}
         terms = [
             Term("policy", self._policy, mean, inputs),
             Term("clip_fraction", self._clipped, inputs=inputs),
         ]
         if self.kl_weight != 0:
-            reference = {"reference": scored.log_probs[TEACHER_PLAIN]}
+            reference = {"reference": scored.log_probs[REFERENCE]}
             penalty = partial(_penalty, estimator=self.kl_estimator)
             terms.append(Term("reference_kl", penalty, self.kl_weight * mean, reference))
         metrics = {

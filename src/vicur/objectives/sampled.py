@@ -19,8 +19,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from vicur.data.views import Plain
 from vicur.objectives.clipping import Clipping
+from vicur.objectives.gates import Gate
 from vicur.objectives.objective import OLD, TEACHER, Look, Needs, ScoredTokens, Weighed
 from vicur.objectives.reduction import Aggregation, mean_weights
 from vicur.scoring.term import Block, Term
@@ -41,14 +41,18 @@ class SampledTokenOPD:
     policy at the start of the rollout step. With one update per rollout step they are the same."""
     clip: Clipping = field(default_factory=lambda: Clipping(dual=3.0))
     """PPO's clip, with a dual clip of 3."""
+    gate: Gate = field(default_factory=Gate)
+    """Factors on the weights of responses and tokens."""
     aggregation: Aggregation = "token"
     """Reduction: "token", the mean over the tokens of the global batch (the authors' code), or "sequence",
     the mean over responses of their token means (the paper's formula)."""
 
     def needs(self, step: int) -> Needs:
-        """The teacher's and the old student's log-probs of the tokens that the student sampled."""
+        """The teacher's and the old student's log-probs of the tokens that the student sampled, and what the
+        gates compare."""
         return Needs(
-            log_probs={OLD: Look("student", Plain()), TEACHER: Look("teacher")},
+            log_probs={OLD: Look("student"), TEACHER: Look("teacher"), **self.gate.needs()},
+            group_size=self.gate.group_size,
             sources=frozenset({"student"}),
             only_imitates=True,
         )
@@ -60,14 +64,13 @@ class SampledTokenOPD:
         """
         weights = mean_weights(scored.response_index, self.aggregation)
         inputs = {"old": scored.log_probs[OLD], "teacher": scored.log_probs[TEACHER]}
-        return Weighed(
-            [
-                Term("policy", self._policy, weights, inputs),
-                Term("advantage", self._advantage, inputs=inputs),
-                Term("clip_fraction", self._clipped, inputs=inputs),
-                Term("reverse_kl_k1", _k1, inputs={"teacher": inputs["teacher"]}),
-            ]
-        )
+        terms = [
+            Term("policy", self._policy, weights, inputs),
+            Term("advantage", self._advantage, inputs=inputs),
+            Term("clip_fraction", self._clipped, inputs=inputs),
+            Term("reverse_kl_k1", _k1, inputs={"teacher": inputs["teacher"]}),
+        ]
+        return self.gate.apply(Weighed(terms), scored)
 
     def _advantage(self, block: Block, old: Tensor, teacher: Tensor) -> Tensor:
         student = block.log_prob_C if self.advantage_at == "current" else old

@@ -10,7 +10,7 @@ import torch
 
 from vicur.data.sample import Sample
 from vicur.data.special_tokens import QuotedTokens
-from vicur.data.views import View
+from vicur.data.views import View, at_step
 from vicur.models.vocabulary import Vocabulary
 from vicur.rollouts.generator import Generator
 from vicur.rollouts.processors import SamplingConfig
@@ -91,9 +91,8 @@ class GeneratedSource:
 
     def rollouts(self, samples: Sequence[Sample], step: int) -> Rollouts:
         """A group of responses to each problem."""
-        return self.generator.generate(
-            samples, self.view, group_size=self.group_size, seed=self.seed, step=step
-        )
+        view = at_step(self.view, step)
+        return self.generator.generate(samples, view, group_size=self.group_size, seed=self.seed, step=step)
 
     def sync(self) -> None:
         """Let the generator load the student's current weights."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vicur.scoring.term import STUDENT, Block, Scores, Term
@@ -44,11 +44,18 @@ class Reading:
         kept_V: ids of the scoring vocabulary, ascending. Other ids are removed by index from every
             distribution; a logit of minus infinity would make the KL NaN.
         chunk_size: number of tokens in a chunk; by default from `CHUNK_BYTES`.
+        end_ids: ids of the tokens that end a response.
     """
 
     ids_N: Int[Tensor, " N"]
     kept_V: Int[Tensor, " V"]
     chunk_size: int | None = None
+    end_ids: tuple[int, ...] = ()
+
+    @property
+    def ends_V(self) -> Bool[Tensor, " V"]:
+        """Which entries of the scoring vocabulary end a response."""
+        return torch.isin(self.kept_V, self.kept_V.new_tensor(self.end_ids))
 
     def slots(self) -> Int[Tensor, " N"]:
         """Index of each response token among the kept vocabulary entries.
@@ -228,7 +235,7 @@ class _Run:
         self.scores = {STUDENT: student, **{name: others[name] for name in read}}
         self.groups = _by_head(self.scores)
         self.kept = _KeptEntries(reading.kept_V)
-        self.slot_N = reading.slots()
+        self.slot_N, self.ends_V = reading.slots(), reading.ends_V
         # The head's gradient needs that of the student's logits, even if nothing else does.
         self.live = {*gradients, STUDENT} if head_gradient is not None else set(gradients)
         # At least float32: a sum over thousands of tokens in bfloat16 would stop growing.
@@ -267,7 +274,7 @@ class _Run:
                 if term.weights is not None:
                     # A term reads every distribution, but only those it names as live carry its gradient.
                     live = {k: leaf for k, leaf in leaves.items() if k in term.live}
-                    values_C = term.function(Block({**log_probs, **live}, slot_C), **term.inputs)
+                    values_C = term.function(Block({**log_probs, **live}, slot_C, self.ends_V), **term.inputs)
                     self.values_JN[row, tokens] = values_C.detach()
                     loss = loss + (term.weights * values_C).sum()
         if leaves:
@@ -276,7 +283,7 @@ class _Run:
                 self.kept.put(_through_softmax(log_probs[name], gradient_CV), logits[name])
         self.loss += loss.detach()
         # Observed terms run outside enable_grad, so that no graph is built for them.
-        block = Block(log_probs, slot_C)
+        block = Block(log_probs, slot_C, self.ends_V)
         for row, term in enumerate(terms):
             if term.weights is None:
                 self.values_JN[row, tokens] = term.function(block, **term.inputs)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vicur import distributed
-from vicur.data.views import Plain
+from vicur.data.views import View
 from vicur.media.pixels import PixelLimits
 from vicur.models.load import LoadedModel
 from vicur.rollouts.rollout import Rollouts
@@ -72,6 +72,7 @@ class ParityCheck:
         responses: number of responses on each rank that are compared.
         bound: bound of the mean difference in nats, instead of the one for the dtype.
         limits: pixel limits of images and frames; by default the checkpoint's own.
+        view: what the student is shown.
     """
 
     def __init__(
@@ -82,11 +83,12 @@ class ParityCheck:
         responses: int,
         bound: float | None = None,
         limits: PixelLimits | None = None,
+        view: View | None = None,
     ) -> None:
         self.engine, self.responses = engine, responses
         default = BOUNDS[loaded.dtype]
         self.bounds = default if bound is None else Bounds(bound, max(default.largest, 10 * bound))
-        self.scorer = Scorer(loaded, replace(scoring, vocabulary="sampleable"), limits)
+        self.scorer = Scorer(loaded, replace(scoring, vocabulary="sampleable"), limits, view)
 
     def check(self, rollouts: Rollouts, step: int) -> Parity:
         """Check that engine and trainer agree; all ranks must call this.
@@ -98,6 +100,7 @@ class ParityCheck:
         Raises:
             EngineError: they do not.
         """
+        self.scorer.begin_step(step)
         parity = self.measure(rollouts)
         if self.passes(parity):
             return parity
@@ -142,7 +145,7 @@ class ParityCheck:
 
     def log_probs(self, rollouts: Rollouts) -> Float[Tensor, " N"]:
         """The trainer's log-probs of the tokens, in nats, over the tokens that can be sampled."""
-        values = self.scorer.log_probs(rollouts.samples, rollouts.response_ids, Plain())
+        values = self.scorer.log_probs(rollouts.samples, rollouts.response_ids, self.scorer.view)
         self.scorer.clear_cache()
         return values.float().cpu()
 

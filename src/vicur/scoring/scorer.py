@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vicur import distributed
 from vicur.data.sample import Sample
-from vicur.data.views import View
+from vicur.data.views import Attempt, Plain, View, at_step, in_hindsight, show
 from vicur.encoding.layout import Sequences, build_sequences, responses_per_sequence
 from vicur.encoding.prompts import EncodedPrompt, PromptEncoder
 from vicur.media.pixels import PixelLimits
@@ -56,6 +56,7 @@ class Scorer:
         loaded: the model with its processor and vocabulary.
         config: settings for scoring.
         limits: pixel limits of images and frames; by default the checkpoint's own.
+        view: what the recipe shows the model.
         keep_head: whether to keep the head of the first scores until `clear_cache`, for a model that changes
             in between: old hidden states must not be combined with a new head.
     """
@@ -65,9 +66,11 @@ class Scorer:
         loaded: LoadedModel,
         config: ScoringConfig | None = None,
         limits: PixelLimits | None = None,
+        view: View | None = None,
         *,
         keep_head: bool = False,
     ) -> None:
+        self.view: View = view or Plain()
         self.config = config or ScoringConfig()
         self.batch_size = BatchSize(self.config.prompts_per_batch, "scoring.prompts_per_batch")
         self.loaded = loaded
@@ -91,6 +94,11 @@ class Scorer:
         """
         return self._prompts.get(samples, view, self.encoder)
 
+    def begin_step(self, step: int) -> None:
+        """Start a step of training: views that change at random are drawn anew, and nothing is cached."""
+        self.view = at_step(self.view, step)
+        self.clear_cache()
+
     def clear_cache(self) -> None:
         """Drop the cached prompts, which would pile up from step to step, and the kept head."""
         self._prompts = _PromptMemory()
@@ -104,7 +112,8 @@ class Scorer:
     def reading(self, response_ids: Tensor) -> Reading:
         """The response tokens together with the scoring vocabulary."""
         kept = self.vocabulary.scored_ids(self.config.vocabulary).to(self.device)
-        return Reading(response_ids.to(self.device), kept, self.config.chunk_tokens)
+        ends = self.vocabulary.stop_ids
+        return Reading(response_ids.to(self.device), kept, self.config.chunk_tokens, ends)
 
     def sequences(self, prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Tensor]]) -> Sequences:
         """Lay out prompts and the responses to each, on the model's device, in the flat order."""
@@ -171,16 +180,31 @@ class Scorer:
         )
 
     @torch.no_grad()
-    def scores(self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View) -> Scores:
+    def scores(
+        self,
+        samples: Sequence[Sample],
+        responses: Sequence[Sequence[Tensor]],
+        view: View,
+        attempts: Sequence[Sequence[Attempt]] | None = None,
+    ) -> Scores:
         """The next-token distributions at the tokens of the responses, under a view, without gradient.
 
         If memory runs out, the batches are halved, also for later calls.
+
+        Args:
+            samples: the problems.
+            responses: the responses to each problem.
+            view: what the model is shown.
+            attempts: the same responses, for a view in hindsight, under which each has its own prompt.
 
         Raises:
             OutOfMemory: memory is exhausted even with batches of one problem.
         """
         self.policy.eval()
-        prompts = self.encode(samples, view)
+        if in_hindsight(view):
+            prompts, responses = prompts_in_hindsight(self.encoder, samples, responses, view, attempts)
+        else:
+            prompts = self.encode(samples, view)
 
         def hidden(size: int) -> Tensor:
             # Only hidden states are kept: (N, D) numbers; logits would be (N, V), 75 times as many for 2B.
@@ -189,7 +213,7 @@ class Scorer:
 
         with self.loaded.mode():  # adapters or recovery off, if this model is a self-teacher
             # A rank without problems still joins the passes of the others.
-            most = max(1, len(samples))
+            most = max(1, len(prompts))
             hidden_ND = self.batch_size.run(hidden, self.policy.abandon_pass, most=most)
         self.policy.reshard()
         assert self._head is not None
@@ -236,6 +260,21 @@ class Scorer:
             return weighted_terms(hidden_ND, head_WD, reading, terms, others, gradient_WD)
 
         return self.run(sequences, read)
+
+
+def prompts_in_hindsight(
+    encoder: PromptEncoder,
+    samples: Sequence[Sample],
+    responses: Sequence[Sequence[Tensor]],
+    view: View,
+    attempts: Sequence[Sequence[Attempt]] | None,
+) -> tuple[list[EncodedPrompt], list[list[Tensor]]]:
+    """The prompt of every response under a view in hindsight, and the response as its only one, in the flat
+    order."""
+    assert attempts is not None, "a view in hindsight needs the responses and their grades"
+    pairs = zip(samples, attempts, strict=True)
+    prompts = encoder.encode([show(view, sample, attempt) for sample, group in pairs for attempt in group])
+    return prompts, [[ids] for group in responses for ids in group]
 
 
 def _gradient_of(head_WD: Tensor) -> Tensor | None:

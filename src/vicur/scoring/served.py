@@ -11,12 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vicur.data.sample import Sample
-from vicur.data.views import View
+from vicur.data.views import Attempt, View, in_hindsight
 from vicur.encoding.prompts import EncodedPrompt, PromptEncoder
 from vicur.media.pixels import PixelLimits
 from vicur.models.checkpoints import read_config, read_processor, without_weights
 from vicur.models.load import LoadedModel
 from vicur.models.vocabulary import ScoringVocabulary, Vocabulary, check_same_vocabulary
+from vicur.scoring.scorer import prompts_in_hindsight
 from vicur.scoring.teacher import TeacherConfig
 from vicur.vllm.backend import EngineError
 from vicur.vllm.settings import VLLMConfig
@@ -69,14 +70,24 @@ class ServedTeacher:
         self._check_servers(student.vocabulary, settings, vocabulary)
 
     def log_probs(
-        self, samples: Sequence[Sample], responses: Sequence[Sequence[Tensor]], view: View
+        self,
+        samples: Sequence[Sample],
+        responses: Sequence[Sequence[Tensor]],
+        view: View,
+        attempts: Sequence[Sequence[Attempt]] | None = None,
     ) -> Float[Tensor, " N"]:
         """log q(y_t) of the responses under a view, in nats, in the flat order.
+
+        Args:
+            samples, responses, view, attempts: as in `Scorer.scores`.
 
         Raises:
             EngineError: a server fails.
         """
-        prompts = self.encoder.encode([view.show(sample) for sample in samples])
+        if in_hindsight(view):
+            prompts, responses = prompts_in_hindsight(self.encoder, samples, responses, view, attempts)
+        else:
+            prompts = self.encoder.encode([view.show(sample) for sample in samples])
         return torch.cat(self._served.score(prompts, responses))
 
     def _check_servers(self, vocabulary: Vocabulary, settings: Any, which: ScoringVocabulary) -> None:

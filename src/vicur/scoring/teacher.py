@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vicur.data.sample import TeacherPrivilege, check_privilege
 from vicur.data.views import View, teacher_view
 from vicur.distributed import Sharding
 from vicur.media.pixels import PixelLimits
@@ -53,13 +52,13 @@ class TeacherConfig:
     """URLs of servers of vLLM that run teacher.model instead of this process, each started with `vicur serve
     CHECKPOINT`. They return log-probs of sampled tokens, which is enough for objective.sampled_token and
     objective.grpo."""
-    privilege: TeacherPrivilege = "cue"
-    """Text that only the teacher sees. cue, rationale, answer: that field of the problem as a hint after the
-    question. teacher_prompt: a whole prompt instead of the student's. `column:NAME`: the text in that column
-    of the data as a hint."""
+    privilege: Text = "cue"
+    """What the teacher is shown instead of the student's prompt: a view (docs/views.md), or none. Texts: cue,
+    rationale, answer, `column:NAME` as a hint after the question; teacher_prompt. Media: crop,
+    images(privileged), frames. Joined by " + ", e.g. "crop + cue"."""
     missing_privilege: Literal["plain", "skip", "error"] = "plain"
-    """What to do with a problem without a text for teacher.privilege: show the teacher the student's
-    prompt (plain), skip the problem, or stop."""
+    """What to do with a problem that lacks what the teacher is to be shown: show it the plain problem
+    (plain), skip the problem, or stop."""
 
     def __post_init__(self) -> None:
         if self.model != SELF and (self.update != "frozen" or self.keep_modules):
@@ -74,7 +73,7 @@ class TeacherConfig:
                 "teacher.servers run a teacher with a checkpoint of its own: set teacher.model to the "
                 "checkpoint that they were started with, and remove teacher.offload."
             )
-        check_privilege(self.privilege, "teacher.privilege")
+        teacher_view(self.privilege, setting="privilege")
 
     @property
     def view(self) -> View:
@@ -108,9 +107,13 @@ class Teacher:
     ) -> None:
         self.loaded = loaded
         self.offload = offload
-        self.scorer = Scorer(loaded, scoring, limits, keep_head=changes)
-        self.view = view
+        self.scorer = Scorer(loaded, scoring, limits, view, keep_head=changes)
         self.average = average
+
+    @property
+    def view(self) -> View:
+        """What the recipe shows the teacher."""
+        return self.scorer.view
 
     @classmethod
     def of(
@@ -142,6 +145,11 @@ class Teacher:
         changes = config.update != "frozen"
         return cls(loaded, config.view, scoring, average, limits, changes=changes, offload=config.offload)
 
+    def under(self, view: View, scoring: ScoringConfig | None, limits: PixelLimits | None) -> Teacher:
+        """A teacher with the same weights under another view. The weights are updated through this one."""
+        changes = self.scorer.keep_head
+        return Teacher(self.loaded, view, scoring, None, limits, changes=changes, offload=self.offload)
+
     def shard(self, sharding: Sharding, device: torch.device) -> None:
         """Shard the weights, which must not be the student's own; those of a moving average in float32."""
         float32 = self.average is not None
@@ -156,6 +164,42 @@ class Teacher:
         """Move an EMA teacher one step towards the student; call it after each update of the student."""
         if self.average is not None:
             self.average.update()
+
+
+def load_teachers(
+    configs: Mapping[str, TeacherConfig],
+    student: LoadedModel,
+    scoring: ScoringConfig | None = None,
+    lora: LoRAConfig | None = None,
+    limits: PixelLimits | None = None,
+) -> dict[str, Teacher]:
+    """Several teachers by name; those that differ only in what they are shown share their weights.
+
+    Args:
+        configs: their settings.
+        student, scoring, lora, limits: as in `Teacher.of`.
+
+    Raises:
+        ValueError: as in `Teacher.of`, or a LoRA student has two different moving averages.
+    """
+    teachers: dict[str, Teacher] = {}
+    known: list[tuple[dict[str, object], Teacher]] = []
+    for name, config in configs.items():
+        of_view = ("privilege", "missing_privilege")
+        weights = {key: value for key, value in vars(config).items() if key not in of_view}
+        same = next((teacher for settings, teacher in known if settings == weights), None)
+        if same is None:
+            averages = config.model == SELF and config.update == "ema"
+            if averages and has_adapters(student.model) and any(t.average for _, t in known):
+                raise ValueError(
+                    "A LoRA student has one moving average: give all teachers with update=ema the same "
+                    "ema_decay."
+                )
+            teachers[name] = Teacher.of(config, student, scoring, lora, limits)
+            known.append((weights, teachers[name]))
+        else:
+            teachers[name] = same.under(config.view, scoring, limits)
+    return teachers
 
 
 Weights = Callable[[], Mapping[str, Tensor]]

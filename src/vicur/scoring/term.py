@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 STUDENT = "student"
@@ -40,10 +40,13 @@ class Block:
     Args:
         log_probs: log-probabilities (C, V) of each distribution in the term's `reads`.
         slot_C: index of each response token among the kept vocabulary entries.
+        ends_V: which of these entries end a response; None if that is not known.
     """
 
-    def __init__(self, log_probs: Mapping[str, Tensor], slot_C: Tensor) -> None:
-        self._log_probs, self._slot_C = log_probs, slot_C
+    def __init__(
+        self, log_probs: Mapping[str, Tensor], slot_C: Tensor, ends_V: Bool[Tensor, " V"] | None = None
+    ) -> None:
+        self._log_probs, self._slot_C, self.ends_V = log_probs, slot_C, ends_V
 
     @property
     def log_p_CV(self) -> Tensor:

@@ -12,11 +12,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 PerToken = Float[Tensor, " C"]
 LogProbs = Float[Tensor, "C V"]
+FLAT = 1e-10
+"""Mean square, in nats^2, below which a difference of log-probs is rounding."""
 
 # --------------------------------------------------------------- divergences of whole distributions
 
@@ -51,10 +53,118 @@ def generalized_jsd(log_p: LogProbs, log_q: LogProbs, beta: float) -> PerToken:
     return beta * reverse_kl(log_q, log_m) + (1 - beta) * reverse_kl(log_p, log_m)
 
 
+# ------------------------------------------------------------ targets made of several distributions
+
+
+def linear_target(
+    log_d: Sequence[LogProbs],
+    times: Sequence[float],
+    *,
+    reference: LogProbs | None = None,
+    beta: float = 0.0,
+    always: Bool[Tensor, " V"] | None = None,
+) -> LogProbs:
+    """log softmax(sum_i a_i log d_i) over the words with d_ref >= beta max d_ref.
+
+    One formula for the targets of several methods: VGS (a = 1, 1, -1 of the blind student, the teacher and
+    the blind teacher), VCSD (a = 1 + alpha, -alpha of the teacher with and without the image), and any other
+    sum of distributions in logarithms.
+
+    Args:
+        log_d: log-probs of each distribution; at least one.
+        times: coefficient a_i of each.
+        reference: log-probs of the distribution that decides which words are kept; needed if beta > 0.
+        beta: a word is left out if its probability is below this share of the most likely word's; 0 keeps
+            all words.
+        always: words that are kept in any case, e.g. the tokens that end a response.
+
+    Returns:
+        log-probs; minus infinity for words that are left out.
+    """
+    total = times[0] * log_d[0]
+    for factor, log_probs in zip(times[1:], log_d[1:], strict=True):
+        total = total + factor * log_probs
+    if beta > 0:
+        assert reference is not None, "the words that are kept follow from a reference"
+        kept = reference >= reference.amax(-1, keepdim=True) + math.log(beta)
+        if always is not None:
+            kept = kept | always
+        total = total.masked_fill(~kept, -math.inf)
+    return total.log_softmax(-1)
+
+
+def mixture_target(log_d: Sequence[LogProbs], shares: Sequence[PerToken]) -> LogProbs:
+    """log sum_i w_i d_i: a mixture of distributions with weights that sum to 1 at every token (M-OPSD).
+
+    Args:
+        log_d: log-probs of each distribution; at least one.
+        shares: weight of each at every token.
+    """
+    logs = [share.log()[:, None] + log_probs for share, log_probs in zip(shares, log_d, strict=True)]
+    return torch.stack(logs).logsumexp(0)
+
+
+def projected_target(log_p: LogProbs, log_q: LogProbs, direction: LogProbs) -> LogProbs:
+    """log softmax(log p + <c, u> u / |u|^2): the student's prediction, moved towards the teacher's only along
+    a direction (our reading of VAD, arXiv 2607.28590, of which we know the abstract).
+
+    u is the direction minus its mean over the words, c likewise the correction log q - log p. A direction
+    that is flat up to rounding moves nothing.
+
+    Args:
+        log_p: log-probs of the student, which anchor the target; give them detached.
+        log_q: log-probs of the teacher.
+        direction: e.g. the teacher's log-probs with the evidence minus those without.
+    """
+    u = direction - direction.mean(-1, keepdim=True)
+    correction = log_q - log_p
+    c = correction - correction.mean(-1, keepdim=True)
+    length = u.square().mean(-1, keepdim=True)
+    along = (c * u).mean(-1, keepdim=True) / length.clamp(min=FLAT)
+    return (log_p + torch.where(length > FLAT, along, 0.0) * u).log_softmax(-1)
+
+
+def forward_kl_to(log_p: LogProbs, log_target: LogProbs) -> PerToken:
+    """KL(target || p), where a target may have left out words."""
+    kept = log_target > -math.inf
+    ratio = torch.where(kept, log_target, log_p) - log_p
+    return (log_target.exp() * ratio).sum(-1)
+
+
+def reverse_kl_to(log_p: LogProbs, log_target: LogProbs) -> PerToken:
+    """KL(p' || target) - log P, where a target may have left out words: P is the probability that the student
+    gives to the words that the target keeps, and p' its distribution over these.
+
+    KL(p || target) itself would be infinite where the target leaves out a word. Without the second term the
+    student could move probability to such words at no cost. The sum is 0 only at p = target.
+    """
+    kept = log_target > -math.inf
+    log_share = log_p.masked_fill(~kept, -math.inf).logsumexp(-1, keepdim=True)
+    log_kept = log_p - log_share
+    ratio = log_kept - torch.where(kept, log_target, log_kept)
+    # Filled before the exponential, which would overflow for a word that is left out and likely.
+    p_kept = log_kept.masked_fill(~kept, -math.inf).exp()
+    return (p_kept * ratio).sum(-1) - log_share[..., 0]
+
+
+def margin_kl(log_p: LogProbs, log_positive: LogProbs, log_negative: LogProbs, margin: float) -> PerToken:
+    """KL(p || q+) + max(0, m + KL(p || q+) - KL(p || q-)): towards the teacher that sees the evidence, and
+    away from the one that does not, until the divergences differ by the margin (CV-OPD, of which we know the
+    README).
+
+    Args:
+        log_p: log-probs of the student.
+        log_positive, log_negative: log-probs of the teacher with and without the evidence.
+        margin: m, in nats.
+    """
+    pull, push = reverse_kl(log_p, log_positive), reverse_kl(log_p, log_negative)
+    return pull + (margin + pull - push).clamp(min=0)
+
+
 def visual_target(log_p_blind: LogProbs, log_q: LogProbs, log_q_blind: LogProbs) -> LogProbs:
     """log q* = log p0 + log q - log q0 - log Z: the blind student's prediction, shifted by what the teacher
     sees (VGS eq. 9 and 10)."""
-    return (log_p_blind + log_q - log_q_blind).log_softmax(-1)
+    return linear_target([log_p_blind, log_q, log_q_blind], [1.0, 1.0, -1.0])
 
 
 def visual_target_kl(
@@ -131,6 +241,36 @@ def log_prob_advantage(
 def visual_advantage(log_prob: PerToken, degraded_log_prob: PerToken) -> PerToken:
     """a_t = max(log q(y_t | v) - log q(y_t | degraded v), 0) (VA-OPD eq. 2). Detached."""
     return (log_prob - degraded_log_prob).detach().clamp(min=0)
+
+
+def evidence_gain(log_prob: PerToken, other_log_prob: PerToken, gamma: float) -> PerToken:
+    """relu(d) - gamma relu(-d) with d = log q(y_t | evidence) - log q(y_t | no evidence) (V-Zero, arXiv
+    2606.25319). Detached."""
+    difference = (log_prob - other_log_prob).detach()
+    return difference.clamp(min=0) - gamma * (-difference).clamp(min=0)
+
+
+def reward_direction(
+    advantage: PerToken, teacher_log_prob: PerToken, student_log_prob: PerToken, share: float, clip: float
+) -> PerToken:
+    """w_t = (1 - share) + share clip(exp(sign(A) (log q^z - log p)), 1 - clip, 1 + clip): the reward decides
+    the direction of a token's update, and the privileged teacher its size (RLSD, arXiv 2604.03128). Detached.
+
+    Args:
+        advantage: the reward's advantage A of the token; only its sign matters.
+        teacher_log_prob, student_log_prob: log-probs of the token that was sampled.
+        share: part of the weight that the teacher decides, 0 to 1.
+        clip: how far the teacher may move the weight from 1.
+    """
+    gap = (teacher_log_prob - student_log_prob).detach()
+    ratio = (advantage.sign() * gap).exp().clamp(1 - clip, 1 + clip)
+    return (1 - share) + share * ratio
+
+
+def endorsement(teacher_log_prob: PerToken, student_log_prob: PerToken, beta: float) -> PerToken:
+    """sigmoid(beta (log q^z - log p)): near 1 for tokens that the privileged teacher endorses (SDAR).
+    Detached."""
+    return (beta * (teacher_log_prob - student_log_prob).detach()).sigmoid()
 
 
 def clipped_policy(
