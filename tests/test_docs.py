@@ -128,6 +128,7 @@ def test_the_page_of_settings_is_up_to_date():
 
 def test_every_setting_of_both_commands_is_on_it():
     named = re.findall(r"^- \*\*`([\w.]+)`\*\*", page(), flags=re.MULTILINE)
+    named = [name for name in named if ".NAME." not in name]  # sections of tables
     assert sorted(named) == sorted({*setting_types(Recipe), *setting_types(BuildConfig)})
 
 

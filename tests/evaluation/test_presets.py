@@ -199,6 +199,8 @@ def test_shown_settings_leave_out_what_is_null():
     recipe = {"data": {"system_prompt": None, "max_pixels": 5}, "rollout": {"sampling": {"top_k": 3}}}
     assert shown_settings(recipe, sampling=False) == {"data.max_pixels": 5}
     assert shown_settings(recipe, sampling=True) == {"data.max_pixels": 5, "sampling.top_k": 3}
+    ordered = {"data": {"order": "question_first"}}
+    assert shown_settings(ordered, sampling=False) == {"data.order": "question_first"}
     (settings,) = settings_for()
     now = {"data": {"system_prompt": "x", "video": {}}}
     assert differences({"data": {}}, now) == []

@@ -40,7 +40,7 @@ WORK = Workload(
     prompts=8,
     group_size=1,
     student=SIZES,
-    teacher=replace(SIZES, mean_tokens=110.0, most_tokens=120),
+    teachers={"teacher": replace(SIZES, mean_tokens=110.0, most_tokens=120)},
     response_tokens=50,
     micro_batch=2,
     scoring_batch=1,
@@ -54,7 +54,7 @@ MICRO = "optimizer.prompts_per_micro_batch=1 or less (now 2)"
 CHECKPOINTING = "scoring.gradient_checkpointing=true"
 CHUNK = "scoring.chunk_tokens=50 or less (now 100)"
 TOKENS, PIXELS = "a lower rollout.sampling.max_new_tokens", "a lower data.max_pixels"
-NEEDS = Needs(log_probs={"old": Look("student", Plain())}, distributions={"teacher": Look("teacher", None)})
+NEEDS = Needs(log_probs={"old": Look("student")}, distributions={"teacher": Look("teacher", None)})
 
 
 def test_tokens_of_a_step():
@@ -68,7 +68,7 @@ def test_weights_states_and_caches(base_folder):
     student = load_student(StudentConfig(base_folder))
     count = sum(p.numel() for p in student.model.parameters())
     teacher = Teacher.of(TeacherConfig(), student)
-    found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
+    found = estimate_memory(Scorer(student), {"teacher": teacher}, NEEDS, WORK)
     assert found.resident["student's weights"] == found.resident["teacher's weights"] == 4 * count
     assert found.resident["AdamW's moments"] == 8 * count
     assert found.resident["Python and its libraries"] == PROCESS
@@ -87,9 +87,9 @@ def test_weights_states_and_caches(base_folder):
 
 def test_a_measured_scale_needs_a_second_gradient(base_folder):
     scorer = Scorer(load_student(StudentConfig(base_folder)))
-    work = replace(WORK, teacher=None)
+    work = replace(WORK, teachers={})
     fixed, measured = (
-        estimate_memory(scorer, None, replace(NEEDS, measures_scale=value), work).phases
+        estimate_memory(scorer, {}, replace(NEEDS, measures_scale=value), work).phases
         for value in (False, True)
     )
     gradient = fixed["update"]["gradient"]
@@ -101,7 +101,7 @@ def test_half_precision_and_shared_weights(base_folder):
     student = load_student(StudentConfig(base_folder, dtype="bfloat16"))
     count = sum(p.numel() for p in student.model.parameters())
     teacher = Teacher.of(TeacherConfig(update="live"), student)
-    found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
+    found = estimate_memory(Scorer(student), {"teacher": teacher}, NEEDS, WORK)
     assert found.resident["student's weights"] == 2 * count
     assert "teacher's weights" not in found.parts
     # float32 while it is computed, and then in bfloat16
@@ -111,7 +111,7 @@ def test_half_precision_and_shared_weights(base_folder):
     assert chunk == pytest.approx((96 + 12 * 2) * 2**20 + 4 * 484 * 64, rel=1e-3)
     assert found.phases["scoring"]["vocabulary chunk"] == chunk  # a tiny model's passes need less
     shard(student.policy, "full", CPU)
-    sharded = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
+    sharded = estimate_memory(Scorer(student), {"teacher": teacher}, NEEDS, WORK)
     parts = [sum(p.numel() for p in unit.parameters()) for unit in units(student.policy)]
     root, largest = count - sum(parts), max(parts)
     assert sharded.resident["student's weights"] == 4 * count  # in float32
@@ -171,7 +171,7 @@ def test_activations_are_what_autograd_keeps(wide_folder, samples, dtype, recove
     for row, sample in enumerate(chosen):
         meter(row, sample)
     sizes = PromptSizes.of([*meter.measured.values()], "student")
-    found = estimate_memory(scorer, None, NEEDS, replace(WORK, student=sizes, teacher=None, micro_batch=4))
+    found = estimate_memory(scorer, {}, NEEDS, replace(WORK, student=sizes, teachers={}, micro_batch=4))
     parts = found.phases["update"]
     ours = parts["activations of the language model"] + parts["activations of the vision tower"]
     if (
@@ -184,7 +184,7 @@ def test_activations_are_what_autograd_keeps(wide_folder, samples, dtype, recove
 
 def test_fewer_tokens_per_chunk(base_folder):
     scorer = Scorer(load_student(StudentConfig(base_folder)), ScoringConfig(chunk_tokens=10))
-    found = estimate_memory(scorer, None, NEEDS, replace(WORK, teacher=None))
+    found = estimate_memory(scorer, {}, NEEDS, replace(WORK, teachers={}))
     words = len(scorer.vocabulary.kept_ids)
     assert found.phases["update"]["vocabulary chunk"] == (2 + 12) * 10 * words * 4
     assert found.chunk_tokens == 10
@@ -193,8 +193,8 @@ def test_fewer_tokens_per_chunk(base_folder):
 def test_checkpointing_keeps_the_inputs_of_layers(base_folder, samples):
     scorer = Scorer(load_student(StudentConfig(base_folder)))
     checkpoint_activations(scorer.policy.model)
-    plain = estimate_memory(scorer, None, NEEDS, replace(WORK, teacher=None)).phases["update"]
-    found = estimate_memory(scorer, None, NEEDS, replace(WORK, teacher=None, checkpointing=True))
+    plain = estimate_memory(scorer, {}, NEEDS, replace(WORK, teachers={})).phases["update"]
+    found = estimate_memory(scorer, {}, NEEDS, replace(WORK, teachers={}, checkpointing=True))
     name = "activations of the language model"
     # per token: 4 layers' inputs of 64 float32 numbers, the last norm's input and result, one layer's inside
     tokens, last = 2 * 150, 2 * 150 * 2 * 64 * 4
@@ -270,7 +270,7 @@ def test_levers_on_a_gpu(base_folder):
     teacher = Teacher.of(TeacherConfig(model=base_folder, privilege="none"), student)
     count = sum(p.numel() for p in student.model.parameters())
     on_gpu(student), on_gpu(teacher.loaded)
-    found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
+    found = estimate_memory(Scorer(student), {"teacher": teacher}, NEEDS, WORK)
     assert names_of(found.levers) == [
         "student.dtype=bfloat16",
         "teacher.dtype=bfloat16",
@@ -295,10 +295,12 @@ def test_what_is_offloaded_is_not_on_the_device(base_folder):
     teacher.shard("full", CPU)
     count = sum(p.numel() for p in student.model.parameters())
     on_gpu(student, stored=False), on_gpu(teacher.loaded, stored=False)
-    found = estimate_memory(Scorer(student), teacher, NEEDS, WORK)
+    found = estimate_memory(Scorer(student), {"teacher": teacher}, NEEDS, WORK)
     # float32 weights, gradients and two moments; the teacher in bfloat16
     assert found.cpu == {"offloaded student": 16 * count, "offloaded teacher": 2 * count}
-    measured = estimate_memory(Scorer(student), teacher, replace(NEEDS, measures_scale=True), WORK)
+    measured = estimate_memory(
+        Scorer(student), {"teacher": teacher}, replace(NEEDS, measures_scale=True), WORK
+    )
     assert measured.cpu["offloaded student"] == 20 * count  # and a second gradient
     assert not any(found.resident.values()) and found.phases["update"]["gradient"] == 0
     assert found.phases["sampling"]["gathered weights"] == 2 * count
@@ -310,12 +312,15 @@ def test_a_checkpoint_is_copied_twice_while_it_is_written(base_folder):
     student = load_student(StudentConfig(base_folder))
     teacher = Teacher.of(TeacherConfig(update="ema"), student)
     count = sum(p.numel() for p in student.model.parameters())
-    found = estimate_memory(Scorer(student), teacher, NEEDS, replace(WORK, saves=True))
+    found = estimate_memory(Scorer(student), {"teacher": teacher}, NEEDS, replace(WORK, saves=True))
     # float32 weights and two moments, and the averaged weights
     assert found.resident["checkpoint being written"] == 2 * (12 + 4) * count and found.cpu == {}
-    assert "checkpoint being written" not in estimate_memory(Scorer(student), teacher, NEEDS, WORK).parts
+    assert (
+        "checkpoint being written"
+        not in estimate_memory(Scorer(student), {"teacher": teacher}, NEEDS, WORK).parts
+    )
     on_gpu(student), on_gpu(teacher.loaded)
-    found = estimate_memory(Scorer(student), None, NEEDS, replace(WORK, saves=True, teacher=None))
+    found = estimate_memory(Scorer(student), {}, NEEDS, replace(WORK, saves=True, teachers={}))
     assert found.cpu == {"checkpoint being written": 24 * count}
     assert "checkpoint being written" not in found.parts
 
@@ -340,7 +345,7 @@ def test_quantised_bases_and_8_bit_states(base_folder):
     lora = LoRAConfig(rank=4, quantize="nf4")
     student = load_student(StudentConfig(base_folder, dtype="bfloat16", lora=lora))
     shard(student.policy, "full", CPU)
-    found = estimate_memory(Scorer(student), None, NEEDS, replace(WORK, teacher=None, state_bytes=2.25))
+    found = estimate_memory(Scorer(student), {}, NEEDS, replace(WORK, teachers={}, state_bytes=2.25))
     weights = dict(student.model.named_parameters())
     adapters = sum(p.numel() for name, p in weights.items() if "lora_" in name)
     matrices = sum(2 * p.numel() for p in weights.values() if is_quantised(p))
@@ -362,7 +367,7 @@ def test_a_plan_measures_the_prompts_of_all_problems(base_folder, tmp_path):
     plan = run.plan()
     lengths = plan.work.student
     assert lengths.problems == 8 and lengths.mean_visual == lengths.most_visual == 16
-    assert plan.work.teacher.most_tokens > lengths.most_tokens > 16
+    assert plan.work.sizes("teacher").most_tokens > lengths.most_tokens > 16
     assert [check.passed for check in plan.fitting] == [True, True]
     assert plan.warnings == [] and plan.memory.total > PROCESS
     shorter = [*overrides, "training.checkpoints.every=9"]

@@ -12,11 +12,11 @@ import torch
 
 from vicur.bad_rows import BadRow, BadRowError
 from vicur.data.sample import Sample
-from vicur.data.views import Hinted, Plain
+from vicur.data.views import Plain, teacher_view, view_of
 from vicur.encoding.lengths import PromptMeter, Reader
 from vicur.models.augment import save_augmented
 from vicur.models.load import RecoveryConfig, StudentConfig, as_base, load_model, load_student
-from vicur.objectives.objective import Look, Needs
+from vicur.objectives.objective import TEACHER, Look, Needs
 from vicur.preflight.checks import (
     PreflightError,
     _problems_to_check,
@@ -54,9 +54,10 @@ def lengths(samples, student, teacher, max_new_tokens):
         yield check_lengths(who, sizes, 4096, max_new_tokens)
 
 
-def checked(samples, student, teacher, needs=NEEDS, max_new_tokens=32, **kwargs):
+def checked(samples, student, teacher, needs=NEEDS, max_new_tokens=32, others=None, **kwargs):
     fitting = tuple(lengths(samples, student, teacher, max_new_tokens))
-    found = run_preflight(samples, Scorer(student), teacher, needs, fitting=fitting, **kwargs)
+    teachers = ({} if teacher is None else {TEACHER: teacher}) | (others or {})
+    found = run_preflight(samples, Scorer(student), teachers, needs, fitting=fitting, **kwargs)
     return found, {check.name: check.passed for check in found.checks}
 
 
@@ -75,7 +76,7 @@ def test_all_is_well(samples, student, teacher):
 
 
 def hint(sample):
-    shown = Hinted("cue").show(sample).messages[-1]["content"][-1]["text"]
+    shown = teacher_view("cue").show(sample).messages[-1]["content"][-1]["text"]
     return shown.removeprefix("\n[Hint]: ")
 
 
@@ -155,10 +156,25 @@ def test_a_self_teacher_with_other_weights(samples, student, teacher):
     assert names == ["same weights, same view"] and "nats per token at the start" in message
 
 
-def test_a_hint_in_a_student_view(samples, student, teacher):
-    needs = Needs(log_probs={"old": Look("student", Hinted("cue"))})
+def test_a_teacher_by_name_is_checked_too(samples, student, teacher, base_folder):
+    blank = Teacher(load_model(base_folder), Plain())
+    for parameter in blank.loaded.model.parameters():
+        parameter.data.zero_()
+    names, message = failure(samples, student, teacher, others={"large": blank})
+    assert "teacher large's entropy is plausible" in names and "the teacher large sees the image" in names
+    assert "uniform distribution" in message
+
+
+def test_a_view_in_hindsight_is_no_view_of_a_student(samples, student, teacher):
+    needs = Needs(log_probs={"old": Look("student", view_of("verdict"))})
     names, message = failure(samples, student, teacher, needs=needs)
-    assert names == ["no privilege reaches the student"] and "hinted(cue) shows the student a hint" in message
+    assert names == ["no privilege reaches the student"] and "verdict shows the student a hint" in message
+
+
+def test_a_hint_in_a_student_view(samples, student, teacher):
+    needs = Needs(log_probs={"old": Look("student", teacher_view("cue"))})
+    names, message = failure(samples, student, teacher, needs=needs)
+    assert names == ["no privilege reaches the student"] and "cue shows the student a hint" in message
 
 
 def test_a_hint_in_the_problem_itself(samples, student, teacher):
@@ -211,7 +227,7 @@ def test_the_teachers_limit_is_a_setting_of_its_own():
 
 
 def test_a_privilege_that_nobody_has_and_one_that_says_nothing(samples, student):
-    view = Hinted("cue")
+    view = teacher_view("cue")
     teacher = Teacher(as_base(student), view)
     bare = [replace(s, privilege=replace(s.privilege, cue=None)) for s in samples]
     _, passed = checked(bare, student, teacher)

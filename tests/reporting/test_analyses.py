@@ -11,7 +11,7 @@ from recorded import metrics, write_run
 from vicur.cli.main import main
 from vicur.paths import names_of
 from vicur.reporting.drift import CURVES, DriftSettings, drift_over_training
-from vicur.reporting.gap import GapSettings, gap_over_training
+from vicur.reporting.gap import GapSettings, draw_gap, gap_over_training
 from vicur.reporting.leakage import LeakageSettings, leakage_by_epoch, leakage_over_training
 from vicur.reporting.phases import TimeSettings, time_of_runs
 from vicur.reporting.runs import RecordedRun
@@ -46,6 +46,22 @@ def test_the_gap_keeps_its_sign_and_its_absolute_value(run):
     assert ours["gap_absolute_whole"]["values"][-1] == pytest.approx(0.4)
     assert ours["held_out_accuracy"]["values"] == [50.0, 100.0]
     assert "teacher minus student" in finding.values["units"]["gap"]
+
+
+def test_the_gap_is_split_where_a_teacher_was_shown_more(run, tmp_path):
+    parts = {"privilege_gap_whole": -0.1, "capability_gap_whole": -0.3}
+    write_run(tmp_path / "hinted", [metrics(step, **parts) for step in range(1, 4)])
+    finding = gap_over_training(GapSettings(runs=[str(run.folder), str(tmp_path / "hinted")]))
+    hinted = finding.values["runs"]["hinted"]
+    assert hinted["privilege_gap_whole"]["values"] == [-0.1] * 3
+    assert finding.values["runs"]["ours"]["privilege_gap_whole"]["values"] == []
+    assert (
+        len(finding.tables) == 2 and len(gap_over_training(GapSettings(runs=[str(run.folder)])).tables) == 1
+    )
+    runs = [RecordedRun(tmp_path / "hinted", "hinted")]
+    titles = [panel.get_title() for panel in draw_gap(runs).axes]
+    assert titles[1:3] == ["Gap from the privilege", "Gap from the capability"] and titles[-1] == ""
+    assert len(draw_gap([run]).axes) == 6
 
 
 def test_time_is_split_into_phases_and_compared(run, tmp_path):

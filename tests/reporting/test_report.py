@@ -14,9 +14,9 @@ from recorded import metrics, response, save_tokenizer, write_run
 
 from vicur.cli.main import main
 from vicur.data.sample import Privilege, Sample
-from vicur.reporting.pieces import pieces_of
 from vicur.reporting.report import Report, json_for_script, recipe_differences, result_rows
 from vicur.reporting.responses import collect_responses, data_uri
+from vicur.rollouts.pieces import pieces_of
 
 EVIL = "<script>alert(1)</script></script><!--<b>&amp;\u2028"
 

@@ -87,7 +87,7 @@ def test_a_study_from_the_command_line(tmp_path, capsys):
         (f"{HEAD}\ntrained: {{}}\ncompare: [[base]]", "study.yaml: compare must be a longer list"),
         (
             "problems: 1\nuntrained: {base: {title: a, model: b, privilege: x}}\ntrained: {}",
-            "privilege must be one of none, .*, not 'x'",
+            "privilege has no part 'x'",
         ),
         ("problems: abc", "study.yaml: problems must be an integer, not 'abc'"),
         ("problems: 1.5", "study.yaml: problems must be an integer, not 1.5"),

@@ -33,6 +33,16 @@ CASES = {
     "short of memory": ("vicur", "pictures", ()),
     "larger teacher": ("vicur", "pictures", ("teacher.model=vicur:tiny-teacher",)),
 }
+FAMILY = (
+    "objective.sampled_token=null",
+    'objective.target.looks={"hinted": {"segment": "rest"}, "own": {"of": "own", "segment": "digits"}}',
+    *("objective.target.combine=each", 'objective.target.segments={"digits": "[0-9]"}'),
+    *("objective.target.gate.evidence={}", "objective.target.gate.endorsement={}"),
+    *("teachers.own.update=ema", "teachers.own.ema_decay=0.5", "teachers.own.privilege=cue"),
+    *("teacher.privilege=verdict + crop", "student.view=augmented(0.3)", "student.recovery.sink=question"),
+)
+"""Two teachers, one in hindsight, segments, gates, a view of the student, and a sink at the question."""
+CASES["family"] = ("vicur", "pictures", FAMILY)
 SHARDED = [
     *((case, "full") for case in CASES),
     *((method, "replicated") for method in METHODS),

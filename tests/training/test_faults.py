@@ -144,8 +144,8 @@ def test_replay_finds_where_numbers_stop_being_finite(tmp_path, data, monkeypatc
 
     whole = Scorer.scores
 
-    def broken(self, samples, responses, view):
-        scores = whole(self, samples, responses, view)
+    def broken(self, samples, responses, view, attempts=None):
+        scores = whole(self, samples, responses, view, attempts)
         if self.loaded.recovery is None:  # the teacher
             scores.hidden_ND[5] = torch.nan
         return scores

@@ -486,7 +486,7 @@ def test_problems_without_the_teachers_privilege_are_reported_or_refused(tmp_pat
     ]
     plain = build(load_recipe("cuebench/opsd_cue", settings))
     assert plain.data.notes() == [
-        "4 of 24 problems lack the teacher's privilege; for these the teacher sees the student's prompt."
+        "4 of 24 problems lack a teacher's privilege; for these the teacher sees the plain problem."
     ]
     skipped = build(load_recipe("cuebench/opsd_cue", [*settings, "teacher.missing_privilege=skip"]))
     assert len(skipped.data.problems) == 20

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 from vicur.compat import checkpoint_activations
 from vicur.data.views import Blind, Hinted, Plain
-from vicur.models.load import load_model
 from vicur.models.policy import Policy
 from vicur.objectives.divergence import DivergenceOPD
+from vicur.objectives.gates import EndorsementGate, EvidenceGate, Gate
 from vicur.objectives.mixture import Mixture
 from vicur.objectives.objective import OLD, TEACHER
-from vicur.objectives.policy import GRPO, PAPO
+from vicur.objectives.policy import GRPO, PAPO, RewardDirection
 from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.supervised import SupervisedFineTuning
+from vicur.objectives.target import TargetLook, TargetOPD
 from vicur.objectives.visual_advantage import VisualAdvantageOPD
 from vicur.objectives.visual_steering import STUDENT_BLIND, VisualSteeringOPD
 from vicur.rollouts.rollout import Response, Rollouts
@@ -44,6 +45,32 @@ OBJECTIVES = {
     "GRPO": GRPO(kl_weight=0.1),
     "PAPO": PAPO(gamma=0.3),
     "SFT": SupervisedFineTuning(),
+    "contrast": TargetOPD(
+        looks={
+            "own": TargetLook("student"),
+            "seeing": TargetLook(),
+            "blank": TargetLook(view="blank", times=-1.0),
+        },
+        reference="seeing",
+        beta=0.05,
+        gate=Gate(EvidenceGate(), EndorsementGate()),
+    ),
+    "graded": TargetOPD(
+        looks={"cue": TargetLook(), "crop": TargetLook(view="crop")},
+        combine="mixture",
+        graded=True,
+        kind="jsd",
+    ),
+    "segments": TargetOPD(
+        looks={
+            "all": TargetLook(view="plain"),
+            "end": TargetLook(segment="rest"),
+            "cm": TargetLook("student", "blind", segment="unit"),
+        },
+        combine="each",
+        segments={"unit": "cm"},
+    ),
+    "RLSD": GRPO(direction=RewardDirection()),
     "together": Mixture(
         {
             "grpo": GRPO(weight=0.3),
@@ -55,12 +82,8 @@ OBJECTIVES = {
 
 
 @pytest.fixture(scope="module")
-def teacher(base_folder):
-    loaded = load_model(base_folder)
-    torch.manual_seed(7)
-    for parameter in loaded.model.parameters():
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    return Teacher(loaded, Hinted("cue"))
+def teacher(other_weights):
+    return Teacher(other_weights, Hinted("cue"))
 
 
 @pytest.fixture(scope="module")
@@ -334,8 +357,8 @@ def test_each_view_of_a_model_is_run_once(shared_student, samples, rollouts, bas
     teacher = Teacher(copy.deepcopy(base), Plain())
     seen = []
     scores = teacher.scorer.scores
-    teacher.scorer.scores = lambda samples, responses, view: (
-        seen.append(view.name) or scores(samples, responses, view)
+    teacher.scorer.scores = lambda samples, responses, view, attempts: (
+        seen.append(view.name) or scores(samples, responses, view, attempts)
     )
     gradient(shared_student, teacher, OBJECTIVES["VA-OPD"], rollouts)
     assert sorted(seen) == ["degraded(0.1)", "plain"]

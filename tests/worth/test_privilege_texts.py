@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vicur.data.sample import Privilege
 from vicur.data.sources import FileSource
-from vicur.data.views import Blind, BlindHinted, Hinted
+from vicur.data.views import Blind, Hinted, combined
 from vicur.worth.texts import others, outline, several_texts, text_of, with_text
 
 few_words = st.lists(
@@ -60,7 +60,7 @@ def test_the_only_other_text_is_used_for_all():
 
 def test_without_image_but_with_the_hint(samples):
     sample = samples[0]
-    shown, blind = BlindHinted("cue").show(sample), Blind().show(sample)
+    shown, blind = combined([Hinted("cue"), Blind()]).show(sample), Blind().show(sample)
     hinted = Hinted("cue").show(sample)
     assert shown.images == () and shown.videos == ()
     assert shown.messages[-1]["content"] == [
@@ -68,9 +68,10 @@ def test_without_image_but_with_the_hint(samples):
         hinted.messages[-1]["content"][-1],
     ]
     assert sample.privilege.cue in shown.messages[-1]["content"][-1]["text"]
-    assert BlindHinted("cue").applies(sample) and BlindHinted("cue") != BlindHinted("answer")
+    view = combined([Hinted("cue"), Blind()])
+    assert view.applies(sample) and view != combined([Hinted("answer"), Blind()])
     with pytest.raises(ValueError, match="has no cue"):
-        BlindHinted("cue").show(replace(sample, privilege=Privilege()))
+        combined([Hinted("cue"), Blind()]).show(replace(sample, privilege=Privilege()))
 
 
 def test_a_given_text_is_the_only_privilege(samples):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import get_type_hints
 
 from vicur.cues.settings import BuildConfig
@@ -47,8 +47,13 @@ Its `data.*` settings are those of a recipe. [cues.md](cues.md) explains its use
 def page() -> str:
     """The whole of docs/settings.md."""
     parts = [INTRODUCTION]
+    kinds = get_type_hints(Recipe)
     for section in fields(Recipe):
-        parts += _section(get_type_hints(Recipe)[section.name], section.name)
+        if is_dataclass(kinds[section.name]):
+            parts += _section(kinds[section.name], section.name)
+        else:  # a table of sections that another section describes
+            (setting,) = (s for s in settings_of(Recipe) if s.name == section.name)
+            parts += [f"## `{section.name}`", "", _entry(setting), ""]
     of_recipes = setting_types(Recipe)
     parts += [BUILDING, *(_entry(s) for s in settings_of(BuildConfig) if s.name not in of_recipes)]
     return "\n".join(parts).rstrip() + "\n"
@@ -57,8 +62,11 @@ def page() -> str:
 def _section(component: type, name: str) -> list[str]:
     """A section of a recipe; the components in it that are null unless named get headings of their own."""
     lines = [f"## `{name}`", "", _first_paragraph(component), "", *_lines(component, f"{name}.")]
-    for setting, inner in optional_components(component, f"{name}."):
+    optional = optional_components(component, f"{name}.")
+    while optional:
+        setting, inner = optional.pop(0)
         lines += [f"### `{setting}`", "", _first_paragraph(inner), "", *_lines(inner, f"{setting}.")]
+        optional = optional_components(inner, f"{setting}.") + optional
     return lines
 
 

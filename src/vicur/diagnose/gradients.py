@@ -231,7 +231,7 @@ class GradientProbe:
         looks = NEEDS.distributions
         distributions = {
             name: (teacher if look.who == "teacher" else student).scores(
-                rollouts.samples, rollouts.response_ids, look.view or Plain()
+                rollouts.samples, rollouts.response_ids, look.resolved({"student": Plain()})
             )
             for name, look in looks.items()
         }

@@ -35,7 +35,7 @@ from vicur.paths import names_of
 from vicur.progress import Bars, silent
 from vicur.reporting.figures import INK, MUTED, SERIES, plain_text
 from vicur.reporting.finding import Finding
-from vicur.reporting.pieces import pieces_of
+from vicur.rollouts.pieces import pieces_of
 from vicur.rollouts.processors import SamplingConfig
 from vicur.scoring.chunks import observed_terms
 from vicur.scoring.scorer import Scorer

@@ -23,7 +23,7 @@ from vicur.settings.section import section, short
 
 OWN_SAMPLING = "recipe"
 """The preset that samples like the training rollouts of the model."""
-SHOWN = ("data.system_prompt", "data.options", "data.min_pixels", "data.max_pixels")
+SHOWN = ("data.system_prompt", "data.order", "data.options", "data.min_pixels", "data.max_pixels")
 """Settings of a recipe that decide what a model is shown; with those of `data.video`."""
 _VIDEO = "data.video."
 

@@ -8,7 +8,7 @@ teacher whose distribution is uniform. They run the real models on a few of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,10 +17,19 @@ from torch import Tensor
 
 from vicur.bad_rows import BadRowError
 from vicur.data.sample import Sample
-from vicur.data.views import Blind, Plain, View, privileged_texts, without_privilege
+from vicur.data.views import (
+    EXAMPLE,
+    Blind,
+    Plain,
+    View,
+    is_privileged,
+    privileged_texts,
+    show,
+    without_privilege,
+)
 from vicur.models.load import LoadedModel
 from vicur.models.recovery import RecoveryObserver
-from vicur.objectives.objective import Needs
+from vicur.objectives.objective import TEACHER, Needs
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.rollouts.engines import Engine, make_engine
 from vicur.rollouts.generator import ModelGenerator
@@ -30,7 +39,7 @@ from vicur.scoring.parity import ParityCheck
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.served import ServedTeacher
 from vicur.scoring.teacher import Teacher
-from vicur.scoring.term import Scores, Term
+from vicur.scoring.term import STUDENT, Scores, Term
 from vicur.scoring.terms import entropy
 from vicur.wording import counted
 
@@ -96,7 +105,7 @@ class Preflight:
 def run_preflight(
     samples: Sequence[Sample],
     student: Scorer,
-    teacher: Teacher | None,
+    teachers: Mapping[str, Teacher],
     needs: Needs,
     *,
     engine: Engine | None = None,
@@ -115,7 +124,7 @@ def run_preflight(
         samples: the training problems, those with an image or a video before those without; the first ones
             are taken.
         student: the model that learns.
-        teacher: its teacher; None without one.
+        teachers: its teachers by name; none without one, or if it is on servers.
         needs: needs of the objective.
         engine: engine of the student's responses; PyTorch if not given.
         parity: compares the engine with the student; None if the student itself samples.
@@ -127,7 +136,7 @@ def run_preflight(
         resumes: whether the run will continue with the weights of a checkpoint, which are not loaded yet.
     """
     problems = _problems_to_check(samples)
-    checks = _Checks(problems, student, teacher, needs, text_only, served)
+    checks = _Checks(problems, student, teachers, needs, text_only, served)
     results = (checks.problems_have_media(), *fitting)
     if all(check.passed is not False for check in results):
         results += tuple(checks.by_models())
@@ -137,12 +146,11 @@ def run_preflight(
             results += (checks.engine_agrees(engine, parity),)
     teacher_prompt = None
     if checks.teacher_view is not None:
-        encoder = student.encoder if teacher is None else teacher.scorer.encoder
-        encoder = encoder if served is None else served.encoder
-        teacher_prompt = encoder.render(checks.teacher_view.show(problems[0]))
+        reader = served or teachers[TEACHER].scorer
+        teacher_prompt = reader.encoder.render(show(checks.teacher_view, problems[0], EXAMPLE))
     return Preflight(
         checks=results,
-        student_prompt=student.encoder.render(Plain().show(problems[0])),
+        student_prompt=student.encoder.render(student.view.show(problems[0])),
         teacher_prompt=teacher_prompt,
     )
 
@@ -186,13 +194,13 @@ class _Checks:
         self,
         samples: Sequence[Sample],
         student: Scorer,
-        teacher: Teacher | None,
+        teachers: Mapping[str, Teacher],
         needs: Needs,
         text_only: bool,
         served: ServedTeacher | None = None,
     ) -> None:
-        self.samples, self.student, self.teacher, self.served = samples, student, teacher, served
-        self.teacher_view = None if teacher is None else teacher.view
+        self.samples, self.student, self.teachers, self.served = samples, student, teachers, served
+        self.teacher_view = teachers[TEACHER].view if TEACHER in teachers else None
         if served is not None:
             self.teacher_view = served.view
         self.needs, self.text_only = needs, text_only
@@ -208,16 +216,17 @@ class _Checks:
         yield self.student_sees_no_privilege()
         yield self.working_order("student", self.student)
         if self.served is not None:
-            yield self.hint_is_shown()
+            yield self.hint_is_shown("the teacher", self.served.view)
             yield self.served_teacher_sees(self.served)
-        if self.teacher is None:
-            return
-        yield self.hint_is_shown()
-        yield self.working_order("teacher", self.teacher.scorer)
-        yield self.same_view_twice()
-        yield self.same_weights()
-        yield self.teacher_sees()
-        yield self.same_response()
+        for name, teacher in self.teachers.items():
+            who = "the teacher" if name == TEACHER else f"the teacher {name}"
+            yield self.hint_is_shown(who, teacher.view)
+            yield self.working_order(who.removeprefix("the "), teacher.scorer)
+            yield self.same_view_twice(who, teacher)
+            yield self.same_weights(who, teacher)
+            yield self.teacher_sees(who, teacher)
+        if self.teachers:
+            yield self.same_response()
 
     def start_of_recovery(self, most: float | None, *, resumes: bool) -> Check:
         """Check that a fresh recovery module leaves the student able to do what its base can."""
@@ -228,9 +237,9 @@ class _Checks:
             return Check(name, None, "no problem has an image or a video")
         model, is_fresh = self.student.loaded.model, self.student.loaded.has_fresh_recovery
         with RecoveryObserver(self.student.loaded.recovery) as observer:
-            recovering = self._scores(self.student, Plain())
+            recovering = self._scores(self.student, self.student.view)
         with model.without_recovery():
-            base = self._scores(self.student, Plain())
+            base = self._scores(self.student, self.student.view)
         kl_N = divergence(recovering, base, self.student.reading(torch.cat(self.responses)))
         mean = float(kl_N.mean())
         measured = (
@@ -256,7 +265,7 @@ class _Checks:
         generator = ModelGenerator(
             engine, SamplingConfig(max_new_tokens=RESPONSE_TOKENS), encode=self.student.encode
         )
-        difference = parity.measure(generator.generate(self.samples, Plain()))
+        difference = parity.measure(generator.generate(self.samples, self.student.view))
         if parity.passes(difference):
             return Check(
                 name,
@@ -282,13 +291,14 @@ class _Checks:
     def student_sees_no_privilege(self) -> Check:
         """Check that removing answer and privileges changes no prompt of the student."""
         name = "no privilege reaches the student"
-        views = {look.view for look in self.needs.looks if look.who == "student"} | {Plain()}
+        models: dict[str, View] = {STUDENT: self.student.view}
+        looks = [look for look in self.needs.looks if look.who == STUDENT]
+        views = {look.resolved(models) for look in looks} | {self.student.view}
         for sample in self.samples:
             bare = without_privilege(sample)
             for view in views:
-                assert view is not None, "only the teacher has a view of its own"
                 content, bare_content = view.show(sample), view.show(bare)
-                if content != bare_content:
+                if is_privileged(view) or content != bare_content:
                     return Check(name, False, f"the view {view.name} shows the student a hint.")
                 prompt = self.student.encoder.render(content)
                 for kind, text in privileged_texts(sample).items():
@@ -301,18 +311,21 @@ class _Checks:
         views_checked, problems = counted(len(views), "view"), counted(len(self.samples), "problem")
         return Check(name, True, f"{views_checked} of {problems}")
 
-    def hint_is_shown(self) -> Check:
-        """Check that the teacher's prompt holds the privilege that the recipe gives it."""
-        assert self.teacher_view is not None
-        name, view = "the teacher is shown its privilege", self.teacher_view
+    def hint_is_shown(self, who: str, view: View) -> Check:
+        """Check that a teacher's prompt holds the privilege that the recipe gives it."""
+        name = f"{who} is shown its privilege"
         if view == Plain():
             return Check(name, None, "the recipe has no privilege")
         having = [sample for sample in self.samples if view.applies(sample)]
         if not having:
-            return Check(name, None, f"none of the checked problems has the text for {view.name}")
-        if any(view.show(sample) == Plain().show(sample) for sample in having):
+            return Check(name, None, f"none of the checked problems has what {view.name} shows")
+        students = self.student.view
+        same = sum(show(view, sample, EXAMPLE) == students.show(sample) for sample in having)
+        if same == len(having):
             return Check(
-                name, False, f"the view {view.name} shows the teacher no more than the student sees."
+                name,
+                None if len(having) < len(self.samples) else False,
+                f"in the checked problems the view {view.name} shows {who} what the student sees",
             )
         problems = counted(len(self.samples), "problem")
         return Check(name, True, f"{view.name}, for {len(having)} of {problems}")
@@ -333,46 +346,43 @@ class _Checks:
             "checkpoint have trained weights?",
         )
 
-    def same_view_twice(self) -> Check:
+    def same_view_twice(self, who: str, teacher: Teacher) -> Check:
         """Check that two passes over the same prompt agree."""
-        assert self.teacher is not None
-        kl = self._kl(*(self._scores(self.teacher.scorer, Plain()) for _ in range(2)))
+        name = _about(who, "same view twice")
+        kl = self._kl(*(self._scores(teacher.scorer, Plain()) for _ in range(2)))
         if kl < SAME:
-            return Check("same view twice", True, f"KL {kl:.1e} nats per token")
+            return Check(name, True, f"KL {kl:.1e} nats per token")
         return Check(
-            "same view twice",
+            name,
             False,
-            f"two forward passes of the teacher on one prompt differ by {kl:.1e} nats per token. Is dropout "
-            "on?",
+            f"two forward passes of {who} on one prompt differ by {kl:.1e} nats per token. Is dropout on?",
         )
 
-    def same_weights(self) -> Check:
+    def same_weights(self, who: str, teacher: Teacher) -> Check:
         """Check that a self-teacher under the student's view predicts what the student predicts."""
-        assert self.teacher is not None
-        name = "same weights, same view"
-        if not _same_function(self.teacher.loaded, self.student.loaded):
+        name = _about(who, "same weights, same view")
+        if not _same_function(teacher.loaded, self.student.loaded):
             return Check(name, None, "the teacher is another model, or the student has trained cue recovery")
-        kl = self._kl(self._scores(self.student, Plain()), self._scores(self.teacher.scorer, Plain()))
+        kl = self._kl(self._scores(self.student, Plain()), self._scores(teacher.scorer, Plain()))
         if kl < SAME:
             return Check(name, True, f"KL {kl:.1e} nats per token")
         return Check(
             name, False, f"the self-teacher differs from the student by {kl:.1e} nats per token at the start."
         )
 
-    def teacher_sees(self) -> Check:
-        """Check that the teacher's predictions change without the image."""
-        assert self.teacher is not None
-        name = "the teacher sees the image"
+    def teacher_sees(self, who: str, teacher: Teacher) -> Check:
+        """Check that a teacher's predictions change without the image."""
+        name = f"{who} sees the image"
         if not self.has_media:
             return Check(name, None, "no problem has an image or a video")
-        seeing, blind = (self._scores(self.teacher.scorer, view) for view in (Plain(), Blind()))
+        seeing, blind = (self._scores(teacher.scorer, view) for view in (Plain(), Blind()))
         kl = self._kl(seeing, blind)
         if kl > SEES:
             return Check(name, True, f"KL between with and without the image {kl:.3f} nats per token")
         return Check(
             name,
             False,
-            f"the teacher's predictions are the same with and without the image (KL {kl:.1e} nats per "
+            f"the predictions of {who} are the same with and without the image (KL {kl:.1e} nats per "
             "token). Does its processor pass the pixels on, and does the checkpoint have vision weights?",
         )
 
@@ -395,12 +405,13 @@ class _Checks:
 
     def same_response(self) -> Check:
         """Check that every view has the same response tokens."""
-        assert self.teacher is not None
-        looks = {(look.who, look.view or self.teacher.view) for look in self.needs.looks}
-        looks |= {("student", Plain()), ("teacher", self.teacher.view)}
+        scorers = {STUDENT: self.student} | {name: t.scorer for name, t in self.teachers.items()}
+        models = {name: scorer.view for name, scorer in scorers.items()}
+        asked = [look for look in self.needs.looks if look.who in scorers]  # others are on servers
+        looks = {*models.items(), *((look.who, look.resolved(models)) for look in asked)}
         expected = torch.cat(self.responses)
         for who, view in looks:
-            scorer = self.student if who == "student" else self.teacher.scorer
+            scorer = scorers[who]
             try:
                 sequences = scorer.sequences(
                     scorer.encode(self.samples, view), [[ids] for ids in self.responses]
@@ -419,6 +430,11 @@ class _Checks:
 
     def _kl(self, first: Scores, second: Scores) -> float:
         return float(divergence(first, second, self.student.reading(torch.cat(self.responses))).mean())
+
+
+def _about(who: str, what: str) -> str:
+    """The name of a check of one of several teachers."""
+    return what if who == "the teacher" else f"{what}, {who}"
 
 
 def _problems_to_check(samples: Sequence[Sample]) -> list[Sample]:
@@ -450,7 +466,7 @@ def _by_layer(observer: RecoveryObserver) -> str:
 def _respond(student: Scorer, samples: Sequence[Sample]) -> list[Tensor]:
     sampling = SamplingConfig(max_new_tokens=RESPONSE_TOKENS)
     generator = ModelGenerator(make_engine(student.loaded), sampling, encode=student.encode)
-    rollouts = generator.generate(samples, Plain())
+    rollouts = generator.generate(samples, student.view)
     return [response.ids for response in rollouts.flat_responses]
 
 

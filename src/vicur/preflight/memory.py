@@ -16,11 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vicur.data.views import Blind, Plain
 from vicur.models.checkpoints import has_recovery
 from vicur.models.policy import Policy
 from vicur.models.student import layers_with_recovery
-from vicur.objectives.objective import Needs
+from vicur.objectives.objective import TEACHER, Needs
 from vicur.preflight.activations import (
     kept_by_mergers,
     kept_by_text_layer,
@@ -87,7 +86,7 @@ class Workload:
         prompts: problems in a rollout batch.
         group_size: responses to each prompt.
         student: sizes of the student's prompts.
-        teacher: the teacher's prompts; None without a teacher.
+        teachers: sizes of each teacher's prompts, by name.
         response_tokens: maximum length of a response.
         micro_batch: prompts with a graph in memory together.
         scoring_batch: prompts in one pass without gradient.
@@ -101,7 +100,7 @@ class Workload:
     prompts: int
     group_size: int
     student: PromptSizes
-    teacher: PromptSizes | None
+    teachers: Mapping[str, PromptSizes]
     response_tokens: int
     micro_batch: int
     scoring_batch: int
@@ -118,15 +117,13 @@ class Workload:
 
     def scored(self, needs: Needs) -> int:
         """Maximum number of tokens that models read in a step: each look, and the student with gradient."""
-        looks = {(look.who, look.view) for look in needs.looks} | {("student", None)}
-        mean = {"student": self.student.mean_tokens, "teacher": self.sizes("teacher").mean_tokens}
-        return round(
-            sum(self.prompts * (mean[who] + self.group_size * self.response_tokens) for who, _ in looks)
-        )
+        looks = [*{(look.who, look.view) for look in needs.looks}, ("student", None)]
+        responses = self.group_size * self.response_tokens
+        return round(sum(self.prompts * (self.sizes(who).mean_tokens + responses) for who, _ in looks))
 
     def sizes(self, who: str) -> PromptSizes:
-        """The prompts of "student" or "teacher"."""
-        return self.student if who == "student" or self.teacher is None else self.teacher
+        """The prompts of the student or of a teacher."""
+        return self.teachers.get(who, self.student)
 
 
 @dataclass(frozen=True)
@@ -170,12 +167,14 @@ class MemoryEstimate:
         return sum(self.parts.values())
 
 
-def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work: Workload) -> MemoryEstimate:
+def estimate_memory(
+    student: Scorer, teachers: Mapping[str, Teacher], needs: Needs, work: Workload
+) -> MemoryEstimate:
     """Estimate the peak of a run on its device.
 
     Args:
         student: the model that learns.
-        teacher: may share the student's weights.
+        teachers: its teachers by name; they may share the student's weights.
         needs: needs of the objective.
         work: the sizes of a step.
     """
@@ -193,10 +192,9 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
         "offloaded student": weights.offloaded
         + (work.state_bytes + gradients * FLOAT) * (local_count(trained) - local_count(here)),
     }
-    if teacher is not None and teacher.loaded.policy is not policy:
-        teachers = WeightMemory.of(teacher.loaded.policy)
-        resident["teacher's weights"] = teachers.stored
-        cpu["offloaded teacher"] = teachers.offloaded
+    theirs = [WeightMemory.of(other) for other in _other_policies(policy, teachers)]
+    resident["teacher's weights"] = sum(memory.stored for memory in theirs)
+    cpu["offloaded teacher"] = sum(memory.offloaded for memory in theirs)
     if device.type == "cpu":
         resident |= {
             "Python and its libraries": PROCESS,
@@ -204,33 +202,33 @@ def estimate_memory(student: Scorer, teacher: Teacher | None, needs: Needs, work
         }
     if work.saves:
         where = resident if device.type == "cpu" else cpu
-        where[SAVING] = COPIES_IN_A_SAVE * _saved(trained, teacher, work)
+        where[SAVING] = COPIES_IN_A_SAVE * _saved(trained, teachers, work)
     return MemoryEstimate(
         resident,
-        _phases(student, teacher, needs, work, here),
+        _phases(student, teachers, needs, work, here),
         {name: count for name, count in cpu.items() if count},
         _chunk_tokens(student),
-        tuple(weight_levers(student, teacher, work.state_bytes)),
+        tuple(weight_levers(student, teachers.get(TEACHER), work.state_bytes)),
         tuple(adapter_levers(student, work.state_bytes)),
     )
 
 
 def _phases(
-    student: Scorer, teacher: Teacher | None, needs: Needs, work: Workload, here: Sequence[Tensor]
+    student: Scorer, teachers: Mapping[str, Teacher], needs: Needs, work: Workload, here: Sequence[Tensor]
 ) -> dict[Phase, dict[str, Bytes]]:
     """What each phase adds; `here` are the trained weights on the device."""
     policy, device = student.policy, student.device
     kept = {
-        "distributions": _distributions(policy, teacher, needs, work),
-        "heads": _heads(student, teacher, needs),
+        "distributions": _distributions(policy, teachers, needs, work),
+        "heads": _heads(student, teachers, needs),
     }
     gradient = FLOAT * local_count(here)
     update = _update(student, work, WeightMemory.of(policy))
     # glibc does not return freed blocks below 32 MiB: the update's stay resident in the optimizer step.
     held = sum(update[name] for name in SMALL_BLOCKS) if device.type == "cpu" else 0.0
     return {
-        "sampling": _sampling(student, teacher, work),
-        "scoring": {**kept, **_scoring(student, teacher, work)},
+        "sampling": _sampling(student, teachers.get(TEACHER), work),
+        "scoring": {**kept, **_scoring(student, teachers, work)},
         "update": {
             **kept,
             "gradient": gradient,
@@ -246,10 +244,17 @@ def _phases(
     }
 
 
-def _saved(trained: Sequence[Tensor], teacher: Teacher | None, work: Workload) -> Bytes:
+def _other_policies(policy: Policy, teachers: Mapping[str, Teacher]) -> list[Policy]:
+    """The teachers' policies with weights of their own, each once."""
+    policies = {id(teacher.loaded.policy): teacher.loaded.policy for teacher in teachers.values()}
+    policies.pop(id(policy), None)
+    return list(policies.values())
+
+
+def _saved(trained: Sequence[Tensor], teachers: Mapping[str, Teacher], work: Workload) -> Bytes:
     """This rank's part of a checkpoint: trained weights, their states, the weights of an EMA teacher."""
-    averaged = {} if teacher is None else teacher.tensors()
-    return stored_bytes([*trained, *averaged.values()]) + work.state_bytes * local_count(trained)
+    averaged = [tensor for teacher in teachers.values() for tensor in teacher.tensors().values()]
+    return stored_bytes([*trained, *averaged]) + work.state_bytes * local_count(trained)
 
 
 @dataclass(frozen=True)
@@ -364,11 +369,10 @@ def _passing(policy: Policy, batch: _Batch) -> Bytes:
     )
 
 
-def _scoring(student: Scorer, teacher: Teacher | None, work: Workload) -> dict[str, Bytes]:
+def _scoring(student: Scorer, teachers: Mapping[str, Teacher], work: Workload) -> dict[str, Bytes]:
     """A pass of the student or of the teacher, or reading what it returned, whichever needs more."""
     scorers = [(student, work.student)]
-    if teacher is not None:
-        scorers.append((teacher.scorer, work.sizes("teacher")))
+    scorers += [(teacher.scorer, work.sizes(name)) for name, teacher in teachers.items()]
     passes: list[dict[str, Bytes]] = []
     for scorer, sizes in scorers:
         policy = scorer.policy
@@ -413,11 +417,11 @@ def _temporaries(trained: Sequence[Tensor], work: Workload, device: torch.device
     return FLOAT * local_count(trained) if kind == "cuda" else 2 * FLOAT * largest
 
 
-def _distributions(policy: Policy, teacher: Teacher | None, needs: Needs, work: Workload) -> Bytes:
+def _distributions(policy: Policy, teachers: Mapping[str, Teacher], needs: Needs, work: Workload) -> Bytes:
     """Hidden states of a rollout batch that are kept until the update."""
     width = work.prompts * work.group_size * work.response_tokens
     policies = [
-        teacher.loaded.policy if look.who == "teacher" and teacher is not None else policy
+        teachers[look.who].loaded.policy if look.who in teachers else policy
         for look in needs.distributions.values()
     ]
     return float(
@@ -427,12 +431,11 @@ def _distributions(policy: Policy, teacher: Teacher | None, needs: Needs, work: 
     )
 
 
-def _heads(student: Scorer, teacher: Teacher | None, needs: Needs) -> Bytes:
+def _heads(student: Scorer, teachers: Mapping[str, Teacher], needs: Needs) -> Bytes:
     """Copies of the heads that belong to kept hidden states, where the head itself is sharded or changes."""
     looking = {look.who for look in needs.looks}
     scorers = [student] if "student" in looking else []
-    if teacher is not None and "teacher" in looking:
-        scorers.append(teacher.scorer)
+    scorers += [teacher.scorer for name, teacher in teachers.items() if name in looking]
     copied = [scorer.policy for scorer in scorers if scorer.keep_head or scorer.policy.is_sharded]
     return sum(policy.model.lm_head.weight.numel() * policy.dtype.itemsize for policy in copied)
 
@@ -440,7 +443,8 @@ def _heads(student: Scorer, teacher: Teacher | None, needs: Needs) -> Bytes:
 def _problems(policy: Policy, needs: Needs, work: Workload) -> Bytes:
     """Decoded images, and their pixel values under every view that shows them."""
     vision = policy.model.config.vision_config
-    seeing = {(look.who, look.view) for look in needs.looks if look.view != Blind()} | {("student", Plain())}
+    looks = {(look.who, look.view) for look in needs.looks} | {("student", None)}
+    seeing = {(who, view) for who, view in looks if "blind" not in getattr(view, "name", "").split(" + ")}
     patches = vision.spatial_merge_size**2 * pixel_numbers(vision) * FLOAT
     values = sum(work.sizes(who).mean_visual * patches for who, _ in seeing)
     return work.prompts * (3 * work.student.mean_raw + values)

@@ -22,8 +22,8 @@ from PIL import Image
 from vicur.data.sample import Sample
 from vicur.data.views import privileged_texts
 from vicur.media.pixels import within
-from vicur.reporting.pieces import Decoder, pieces_of, read_tokenizer
 from vicur.reporting.runs import RecordedRun
+from vicur.rollouts.pieces import Decoder, pieces_of, read_tokenizer
 
 Split = Literal["held-out", "training"]
 Lookup = Callable[[str, Split], Sample | None]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from vicur import distributed
 from vicur.compat import checkpoint_activations
 from vicur.data.sources import DataConfig
-from vicur.data.views import Plain, View, teacher_view
+from vicur.data.views import Plain, in_hindsight, teacher_view
 from vicur.encoding.lengths import PromptMeter, Reader
 from vicur.encoding.prompts import PromptEncoder
 from vicur.models.checkpoints import read_config, read_processor
 from vicur.models.devices import choose_device, reset_peak_memory
 from vicur.models.load import LoadedModel, load_student
 from vicur.models.sharding import shard
+from vicur.objectives.objective import TEACHER
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.progress import Bars
 from vicur.rewards.grader import Grader
@@ -27,7 +30,8 @@ from vicur.run.recipe import Recipe
 from vicur.scoring.parity import ParityCheck
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.served import ServedTeacher
-from vicur.scoring.teacher import SELF, Teacher
+from vicur.scoring.teacher import SELF, Teacher, load_teachers
+from vicur.scoring.term import STUDENT
 from vicur.training.loop import Trainer
 from vicur.training.optimizer import Optimizer
 from vicur.training.scoring import BatchScorer
@@ -35,6 +39,9 @@ from vicur.training.trackers import check_trackers
 from vicur.training.update import Updater
 from vicur.vllm.installed import check_installed
 from vicur.wording import counted
+
+_RESPONSES_SHOWN = 2
+"""Number of responses that a view in hindsight shows at most: the one that is scored, and a solution."""
 
 
 def start_processes(recipe: Recipe) -> torch.device:
@@ -66,7 +73,9 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     reset_peak_memory(device)
     torch.manual_seed(recipe.training.seed)
     readers = _readers(recipe)
-    meter = None if recipe.rollout.engine == "torch" else PromptMeter(readers[:1])
+    meter = None
+    if recipe.rollout.engine != "torch":  # held-out problems are shown plain
+        meter = PromptMeter([replace(readers[0], view=Plain())])
     training = recipe.training
     grader = Grader(recipe.rewards)
     evaluation, reading = recipe.evaluation, training.evaluate.data_config(recipe.data)
@@ -74,8 +83,9 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
     evaluated = training.evaluate.open(recipe.data, grader, meter)
     observed = observed_problems(recipe, meter)
     data = training_problems(recipe, readers, grader, bars)
-    loaded, teacher, served = _models(recipe, device, data.sizes.get("teacher"), bars)
-    student = Scorer(loaded, recipe.scoring, recipe.data.pixel_limits())
+    loaded, teachers, served = _models(recipe, device, data.sizes.get(TEACHER), bars)
+    teacher = teachers.pop(TEACHER, None)
+    student = Scorer(loaded, recipe.scoring, recipe.data.pixel_limits(), recipe.views[STUDENT])
     objective = recipe.objective.build()
     optimizer = Optimizer(
         loaded.model,
@@ -83,15 +93,15 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
         recipe.training.updates(len(data.problems)),
         recipe.student.recovery.learning_rate,
     )
-    longest = [data.sizes["student"].most_tokens]
+    longest = [data.sizes[STUDENT].most_tokens]
     for source in (evaluated, observed):
         if meter is not None and source is not None:
-            longest.append(PromptSizes.of(meter.measured_of(source), "student").most_tokens)
+            longest.append(PromptSizes.of(meter.measured_of(source), STUDENT).most_tokens)
     engine = _engine(recipe, loaded, max(longest))
     trainer = Trainer(
         samples=data.problems,
         source=_source(recipe, student, teacher, engine),
-        scoring=BatchScorer(student, teacher, recipe.training.seed, grader, served),
+        scoring=BatchScorer(student, teacher, recipe.training.seed, grader, served, teachers),
         objective=objective,
         updater=Updater(student, optimizer, recipe.optimizer.prompts_per_micro_batch),
         config=recipe.training,
@@ -106,24 +116,28 @@ def build(recipe: Recipe, bars: Bars | None = None) -> Run:
 
 def _models(
     recipe: Recipe, device: torch.device, sizes: PromptSizes | None, bars: Bars | None
-) -> tuple[LoadedModel, Teacher | None, ServedTeacher | None]:
-    """The student and its teacher, sharded: a teacher in this process, one on servers, or none."""
+) -> tuple[LoadedModel, dict[str, Teacher], ServedTeacher | None]:
+    """The student, its teachers in this process by name, and the teacher on servers, if there is one; all
+    are sharded."""
     # A model that will be sharded or offloaded is loaded on the CPU: it may be too large for one device.
     alone = distributed.size() == 1 and not recipe.training.offload
     loading = device if alone else torch.device("cpu")
     loaded = during(bars, "loading the student", lambda: load_student(recipe.student, loading))
     if recipe.scoring.gradient_checkpointing:
         checkpoint_activations(loaded.model)
-    teacher = None
     served = _served(recipe, loaded, sizes)
+    configs = dict(recipe.teachers)
     if recipe.has_teacher and served is None:
-        limits = recipe.data.pixel_limits()
-        settings = (recipe.teacher, loaded, recipe.scoring, recipe.student.lora, limits)
-        teacher = during(bars, "loading the teacher", lambda: Teacher.of(*settings))
+        configs[TEACHER] = recipe.teacher
+    settings = (loaded, recipe.scoring, recipe.student.lora, recipe.data.pixel_limits())
+    teachers = during(bars, "loading the teacher", lambda: load_teachers(configs, *settings))
     shard(loaded.policy, recipe.training.sharding, device, offload=recipe.training.offload)
-    if teacher is not None and teacher.loaded.policy is not loaded.policy:
-        teacher.shard(recipe.training.sharding, device)
-    return loaded, teacher, served
+    sharded = {id(loaded.policy)}
+    for teacher in teachers.values():
+        if id(teacher.loaded.policy) not in sharded:
+            sharded.add(id(teacher.loaded.policy))
+            teacher.shard(recipe.training.sharding, device)
+    return loaded, teachers, served
 
 
 def check_processes(update: int, processes: int) -> None:
@@ -145,15 +159,15 @@ def check_processes(update: int, processes: int) -> None:
 
 def _readers(recipe: Recipe) -> list[Reader]:
     """Student and teacher as readers of prompts: their processors alone, before any weights are loaded."""
-    data, teacher = recipe.data, recipe.teacher
-    encoder = _encoder(recipe.student.model, data)
-    readers = [Reader("student", Plain(), encoder, data.max_prompt_tokens)]
-    if recipe.teaches:
-        if teacher.model != SELF:
-            encoder = _encoder(teacher.model, data)
+    data, encoder = recipe.data, _encoder(recipe.student.model, recipe.data)
+    readers = [Reader(STUDENT, recipe.views[STUDENT], encoder, data.max_prompt_tokens)]
+    teachers = ({TEACHER: recipe.teacher} if recipe.teaches else {}) | recipe.teachers
+    for name, config in teachers.items():
+        reads = encoder if config.model == SELF else _encoder(config.model, data)
         # A problem without the privilege is measured too: whether that is an error is decided later.
-        view = teacher_view(teacher.privilege, missing="plain")
-        readers.append(Reader("teacher", view, encoder, data.max_teacher_prompt_tokens))
+        view = teacher_view(config.privilege, missing="plain")
+        more = _RESPONSES_SHOWN * recipe.rollout.sampling.max_new_tokens if in_hindsight(view) else 0
+        readers.append(Reader(name, view, reads, data.max_teacher_prompt_tokens, more))
     return readers
 
 
@@ -198,7 +212,8 @@ def _parity(recipe: Recipe, loaded: LoadedModel) -> ParityCheck | None:
     if name == "torch":
         return None
     limits = recipe.data.pixel_limits()
-    return ParityCheck(loaded, name, recipe.scoring, vllm.parity_responses, vllm.max_difference, limits)
+    responses, bound = vllm.parity_responses, vllm.max_difference
+    return ParityCheck(loaded, name, recipe.scoring, responses, bound, limits, recipe.views[STUDENT])
 
 
 def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, engine: Engine) -> RolloutSource:
@@ -208,11 +223,10 @@ def _source(recipe: Recipe, student: Scorer, teacher: Teacher | None, engine: En
         tokenizer = loaded.processor.tokenizer
         return DatasetSource(tokenizer, loaded.vocabulary, config.sampling.max_new_tokens)
     scorer = student
-    view: View = Plain()
     if config.source == "teacher":
         assert teacher is not None
-        scorer, view = teacher.scorer, teacher.view
+        scorer = teacher.scorer
         size, setting = config.prompts_per_batch, "rollout.prompts_per_batch"
         engine = make_engine(teacher.loaded, prompts_per_batch=size, setting=setting)
     generator = ModelGenerator(engine, config.sampling, encode=scorer.encode)
-    return GeneratedSource(generator, view, config.group_size, seed)
+    return GeneratedSource(generator, scorer.view, config.group_size, seed)

@@ -20,6 +20,7 @@ from vicur.diagnostics.leakage import HintLeakage
 from vicur.files import RECIPE_FILE
 from vicur.models.devices import available_memory, cpu_notice, machine_memory
 from vicur.models.load import LoadedModel
+from vicur.objectives.objective import TEACHER
 from vicur.preflight.checks import Check, Preflight, check_lengths, run_preflight
 from vicur.preflight.memory import (
     MemoryEstimate,
@@ -41,6 +42,7 @@ from vicur.run.problems import TrainingProblems
 from vicur.run.recipe import Recipe, recipe_schema, to_yaml
 from vicur.run.reports import REPORT, lookup_in
 from vicur.scoring.scorer import Scorer
+from vicur.scoring.term import STUDENT
 from vicur.training.checkpoint import FINAL, FOLDER, Checkpoints, Saved, check_finite, clean
 from vicur.training.interruption import Interruption
 from vicur.training.loop import Trainer
@@ -199,18 +201,21 @@ class Run:
 
     def tensors(self) -> Mapping[str, Tensor]:
         """What a checkpoint holds: trained weights, optimizer states, and the weights of an EMA teacher."""
-        teacher = self.trainer.scoring.teacher
-        return self.trainer.updater.optimizer.tensors() | ({} if teacher is None else teacher.tensors())
+        tensors = dict(self.trainer.updater.optimizer.tensors())
+        for name, teacher in self.trainer.scoring.teachers.items():
+            prefix = "" if name == TEACHER else f"teachers.{name}."
+            tensors |= {f"{prefix}{key}": tensor for key, tensor in teacher.tensors().items()}
+        return tensors
 
     def plan(self) -> Plan:
         """Find out what a step will take. No model is run and no image decoded."""
         scoring = self.trainer.scoring
-        student, teacher = scoring.student, scoring.teacher
+        student = scoring.student
         work = self._workload()
         return Plan(
             work=work,
             fitting=tuple(self._fitting(work)),
-            memory=estimate_memory(student, teacher, self.trainer.objective.needs(1), work),
+            memory=estimate_memory(student, scoring.teachers, self.trainer.objective.needs(1), work),
             available=available_memory(student.device),
             machine=machine_memory(),
         )
@@ -230,7 +235,7 @@ class Run:
             lambda: run_preflight(
                 self._preflight_problems(),
                 scoring.student,
-                scoring.teacher,
+                scoring.teachers,
                 self.trainer.objective.needs(1),
                 engine=self.evaluation_engine,
                 parity=self.trainer.parity,
@@ -250,8 +255,9 @@ class Run:
     def _fitting(self, work: Workload) -> Iterator[Check]:
         scoring = self.trainer.scoring
         yield _check_lengths("student", work.student, scoring.student, work)
-        if scoring.teacher is not None and work.teacher is not None:
-            yield _check_lengths("teacher", work.teacher, scoring.teacher.scorer, work)
+        for name, teacher in scoring.teachers.items():
+            if name in self.data.sizes:
+                yield _check_lengths(name, work.sizes(name), teacher.scorer, work)
 
     def _workload(self) -> Workload:
         recipe, sizes = self.recipe, self.data.sizes
@@ -264,8 +270,8 @@ class Run:
         return Workload(
             prompts=prompts,
             group_size=recipe.rollout.group_size,
-            student=sizes["student"],
-            teacher=sizes.get("teacher"),
+            student=sizes[STUDENT],
+            teachers={name: size for name, size in sizes.items() if name != STUDENT},
             response_tokens=recipe.rollout.sampling.max_new_tokens,
             micro_batch=min(recipe.optimizer.prompts_per_micro_batch, updated),
             scoring_batch=min(recipe.scoring.prompts_per_batch, prompts),
@@ -300,7 +306,7 @@ class _Execution:
         self._check_data()
         if self.resume_from is not None:
             self.checkpoints.resume_from(self.resume_from)
-            self.r.trainer.scoring.clear_caches()
+            self.r.trainer.scoring.begin_step(0)
             self.r.trainer.source.sync()
         self.records = Records(
             self.folder,

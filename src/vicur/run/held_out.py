@@ -91,7 +91,7 @@ class HeldOut:
         if lacking := _lacking(self.observed, self.recipe):
             notes.append(
                 f"{lacking} of {len(self.observed)} observed problems of {name} lack the teacher's "
-                "privilege; for these the teacher sees the student's prompt, and privilege_gap is 0."
+                "privilege; for these the teacher sees the plain problem, and privilege_gap is 0."
             )
         return notes
 
@@ -146,7 +146,7 @@ def observed_problems(recipe: Recipe, observe: RowObserver | None = None) -> Fil
     """
     training, missing = recipe.training, recipe.teacher.missing_privilege
     splits = _splits_gap(recipe)
-    only_for = recipe.teacher.view if splits and missing == "skip" else None
+    only_for = [recipe.teacher.view] if splits and missing == "skip" else ()
     source = training.observe.open(recipe.data, training.evaluate.data, only_for, observe)
     lacking = _lacking(source, recipe) if source is not None and splits else 0
     if source is not None and lacking and (lacking == len(source) or missing == "error"):

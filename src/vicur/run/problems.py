@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vicur.bad_rows import reasons_in_words
-from vicur.data.sample import COLUMN, PRIVILEGES, Sample
+from vicur.data.sample import COLUMN, Sample
 from vicur.data.sources import DataConfig, FileSource
 from vicur.data.tables import MissingDataError
-from vicur.data.views import Hinted, Plain
+from vicur.data.views import PRIVILEGED, view_of
 from vicur.encoding.lengths import Overlong, PromptMeter, Reader, Role, fit_prompts
 from vicur.preflight.prompt_sizes import PromptSizes
 from vicur.progress import Bars
@@ -62,8 +62,8 @@ class TrainingProblems:
             )
         if self.without_privilege:
             notes.append(
-                f"{self.without_privilege} of {len(self.problems)} problems lack the teacher's privilege; "
-                "for these the teacher sees the student's prompt."
+                f"{self.without_privilege} of {len(self.problems)} problems lack a teacher's privilege; "
+                "for these the teacher sees the plain problem."
             )
         return notes
 
@@ -81,7 +81,7 @@ class _RowObserver:
     """
 
     def __init__(self, recipe: Recipe, readers: Sequence[Reader]) -> None:
-        self._view = recipe.teacher.view if recipe.teaches else Plain()
+        self._views = recipe.teacher_views
         self.meter = PromptMeter(readers)
         self.facts: dict[int, _Facts] = {}
 
@@ -90,7 +90,7 @@ class _RowObserver:
         self.facts[row] = _Facts(
             id=outline.id,
             has_media=bool(outline.images or outline.videos),
-            has_privilege=self._view.applies(outline),
+            lacks={view.name: missing for view, missing in self._views.items() if not view.applies(outline)},
             answer=outline.answer,
             has_response=bool(outline.target_response and outline.target_response.strip()),
         )
@@ -102,11 +102,12 @@ class _RowObserver:
 
 @dataclass(frozen=True)
 class _Facts:
-    """Facts about a problem that decide whether a run can train on it."""
+    """Facts about a problem that decide whether a run can train on it; `lacks` names the views of teachers
+    for which it has nothing to show, with what is then to be done."""
 
     id: str
     has_media: bool
-    has_privilege: bool
+    lacks: Mapping[str, str]
     answer: str | None
     has_response: bool
 
@@ -126,11 +127,10 @@ def training_problems(
         ValueError: the data cannot be read or lacks what the recipe needs, or fewer problems are left than
             one step takes.
     """
-    view = recipe.teacher.view
     observer = _RowObserver(recipe, readers)
     try:
         problems = recipe.data.open(
-            only_for=view if recipe.teaches and recipe.teacher.missing_privilege == "skip" else None,
+            only_for=[view for view, missing in recipe.teacher_views.items() if missing == "skip"],
             progress=None if bars is None else bars("checking the data").over,
             observe=observer,
         )
@@ -140,7 +140,7 @@ def training_problems(
     _check_columns(problems, observer, recipe)
     _check_enough(TrainingProblems(problems), recipe)
     fitting, overlong = fit_prompts(problems, observer.meter, recipe.data.overlong)
-    lacking = sum(not problem.has_privilege for problem in observer.of(fitting))
+    lacking = sum(bool(problem.lacks) for problem in observer.of(fitting))
     data = TrainingProblems(fitting, lacking, tuple(overlong))
     if recipe.needs.rewards and recipe.rewards.function is None:
         data = _gradable(data, observer, grader, bars)
@@ -170,14 +170,16 @@ def _check_privileges(problems: FileSource, observer: _RowObserver, recipe: Reci
     Raises:
         ValueError: no problem has it, or a problem lacks it and `teacher.missing_privilege` is "error".
     """
-    lacking = sum(not problem.has_privilege for problem in observer.of(problems))
-    if lacking == len(problems):
-        raise ValueError(_no_privilege(problems, recipe.teacher.privilege))
-    if lacking and recipe.teacher.missing_privilege == "error":
-        raise ValueError(
-            f"{lacking} of {len(problems)} problems of {problems.name} lack the privilege "
-            f"{recipe.teacher.privilege}, and teacher.missing_privilege=error."
-        )
+    facts = observer.of(problems)
+    lacking: Counter[str] = Counter(name for problem in facts for name in problem.lacks)
+    for name, count in lacking.items():
+        if count == len(problems):
+            raise ValueError(_no_privilege(problems, name, recipe))
+        if any(problem.lacks.get(name) == "error" for problem in facts):
+            raise ValueError(
+                f"{count} of {len(problems)} problems of {problems.name} lack the privilege {name}, and "
+                "missing_privilege=error."
+            )
 
 
 def _check_columns(problems: FileSource, observer: _RowObserver, recipe: Recipe) -> None:
@@ -204,18 +206,20 @@ def _check_none_lacks(problems: FileSource, without: int, column: str, needed_by
         )
 
 
-def _no_privilege(problems: FileSource, privilege: str) -> str:
-    """Says that no problem has a privilege, and which they have."""
-    has: list[str] = [kind for kind in PRIVILEGES if any(problems.applies(Hinted(kind)))]
+def _no_privilege(problems: FileSource, privilege: str, recipe: Recipe) -> str:
+    """Says that no problem has a privilege, which they have, and which columns hold something else."""
+    has: list[str] = [name for name in PRIVILEGED if any(problems.applies(view_of(name)))]
     why = "the teacher would see what the student sees"
-    if privilege.startswith(COLUMN):
+    if privilege.startswith(COLUMN) and " + " not in privilege:
         column = privilege.removeprefix(COLUMN)
         has += [f"{COLUMN}{name}" for name in problems.unused]
         field = next((name for name, source in problems.schema.items() if source == column), None)
         why = why if field is None else f"the column {column} is read as the {field}"
+    where = "teacher.privilege" if privilege == recipe.teacher.view.name else "The view of a look or gate"
     return (
         f"No problem of {problems.name} has the privilege {privilege}: {why}. "
-        f"teacher.privilege can be {' or '.join(has or ['none'])} here."
+        f"{where} can be {' or '.join(has or ['none'])} here."
+        f"{''.join(f' {note}' for note in problems.unread_notes())}"
     )
 
 

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from vicur.data.sources import DataConfig
+from vicur.data.views import View, in_hindsight, student_view
 from vicur.evaluation.runner import EvaluationConfig
 from vicur.models.load import StudentConfig
 from vicur.objectives.mixture import ObjectiveConfig
-from vicur.objectives.objective import OLD, Needs
+from vicur.objectives.objective import OLD, REFERENCE, TEACHER, UNPRIVILEGED, Needs
 from vicur.packaged import display_path, find_packaged, read_settings, resolve_packaged
 from vicur.paths import expand
 from vicur.rewards.grader import RewardConfig
 from vicur.rollouts.source import RolloutConfig
 from vicur.scoring.scorer import ScoringConfig
 from vicur.scoring.teacher import SELF, TeacherConfig
+from vicur.scoring.term import STUDENT
 from vicur.settings.schema import Layer, Schema, as_yaml, schema_of
-from vicur.settings.section import SettingsError, section, short
+from vicur.settings.section import SettingsError, Text, section, short
 from vicur.training.loop import TrainingConfig
 from vicur.training.optimizer import OptimizerConfig
 
@@ -38,6 +40,10 @@ class Recipe:
     """The model that learns."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     """The teacher model and what it sees."""
+    teachers: dict[Text, TeacherConfig] = field(default_factory=dict)
+    """Further teachers by name, each with the settings of `teacher`, for objectives that name them: in
+    objective.target.looks, and in gate.evidence.of. Teachers that differ only in what they are shown share
+    their weights."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """The loss to minimise."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -55,6 +61,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objective", self.objective.written_out())
+        student_view(self.student.view, "student.view")
+        self._check_teachers()
         sampling = self.rollout.sampling
         needs, names = self.needs, " + ".join(self.objective.parts)
         if self.training.old_log_probs == "sampled" and OLD in needs.log_probs and not sampling.is_policy:
@@ -86,11 +94,22 @@ class Recipe:
                 f"The objective {names} cannot learn from rollout.source={self.rollout.source}; it takes "
                 f"responses of {' or '.join(sorted(needs.sources))}."
             )
+        if (
+            self.training.old_log_probs == "sampled"
+            and OLD in needs.log_probs
+            and self.rollout.source != "student"
+        ):
+            raise ValueError(
+                "training.old_log_probs=sampled takes the sampler's log-probs for the student's, and with "
+                f"rollout.source={self.rollout.source} the student is not the sampler. Set "
+                "training.old_log_probs=scored."
+            )
         if self.has_nothing_to_learn:
             raise ValueError(
                 "The teacher is the student before training and sees what the student sees: there is nothing "
                 "to learn from it. Give it another teacher.model, a teacher.privilege, or another objective."
             )
+        self._check_hindsight()
         self._check_best_checkpoints()
         self._check_served_teacher()
         if (responses := self.rollout.group_size * self.training.prompts_per_step) > MOST_RESPONSES:
@@ -108,6 +127,49 @@ class Recipe:
             raise ValueError(
                 f"The objective {names} compares a problem's responses, and at "
                 "rollout.sampling.temperature=0 they are all the same."
+            )
+
+    def _check_teachers(self) -> None:
+        """Check the names of the teachers, and that each one that is named exists and is used."""
+        for name, config in self.teachers.items():
+            taken = name in (OLD, REFERENCE, UNPRIVILEGED) or name.startswith((STUDENT, TEACHER))
+            if taken or not name.isidentifier():
+                raise ValueError(
+                    f"teachers.{name} must have another name: a word that does not begin with student or "
+                    f"teacher, and is none of {OLD}, {REFERENCE} and {UNPRIVILEGED}."
+                )
+            if config.servers:
+                raise ValueError(f"teachers.{name}.servers: only `teacher` can run on servers.")
+        named = {look.who for look in self.needs.looks} - {STUDENT, TEACHER}
+        for name in sorted(named - set(self.teachers)):
+            known = f"teachers has {', '.join(self.teachers)}" if self.teachers else "teachers is empty"
+            raise ValueError(f"The objective reads the teacher {name}, which is not in teachers: {known}.")
+        for name in sorted(set(self.teachers) - named):
+            raise ValueError(
+                f"teachers.{name} is not used: name it in objective.target.looks or gate.evidence.of, or "
+                "remove it."
+            )
+
+    def _check_hindsight(self) -> None:
+        """Check that a teacher that is shown responses has some to be shown."""
+        views = [view for view in self.teacher_views if in_hindsight(view)]
+        for view in views:
+            if self.rollout.source == "teacher":
+                raise ValueError(
+                    f"The view {view.name} shows a teacher the student's response: set "
+                    "rollout.source=student."
+                )
+            alone = self.rollout.group_size == 1 or self.rollout.sampling.temperature == 0
+            if "solution" in view.name.split(" + ") and alone:
+                raise ValueError(
+                    f"The view {view.name} shows a teacher another response to the problem: set "
+                    "rollout.group_size to 2 or more, and rollout.sampling.temperature above 0."
+                )
+        if in_hindsight(self.teacher.view) and "gap_split" in self.training.observe.of:
+            raise ValueError(
+                f"training.observe.of=gap_split cannot show the teacher what teacher.privilege="
+                f"{self.teacher.privilege} shows it in training. Leave out gap_split; training.split_gap "
+                "records the same numbers in training."
             )
 
     def _check_best_checkpoints(self) -> None:
@@ -153,16 +215,35 @@ class Recipe:
     def has_nothing_to_learn(self) -> bool:
         """Whether the objective only imitates a teacher that is the student on its own prompt."""
         itself = self.teacher.model == SELF and self.teacher.update != "ema" and not self.teacher.keep_modules
-        return itself and self.teacher.privilege == "none" and self.needs.only_imitates
+        same = self.teacher.view == student_view(self.student.view)
+        return itself and same and self.needs.only_imitates and not self.teachers
+
+    @property
+    def views(self) -> dict[str, View]:
+        """What each model is shown: the student, its teacher, and further teachers by name."""
+        teachers = {TEACHER: self.teacher, **self.teachers}
+        return {STUDENT: student_view(self.student.view)} | {n: t.view for n, t in teachers.items()}
+
+    @property
+    def teacher_views(self) -> dict[View, str]:
+        """All views of teachers that the run needs, each with what to do with a problem that lacks what it
+        shows (`missing_privilege` of its teacher)."""
+        configs = {TEACHER: self.teacher, **self.teachers}
+        names = [name for name in configs if name != TEACHER or self.teaches]
+        views: dict[View, str] = {self.views[name]: configs[name].missing_privilege for name in names}
+        for look in self.needs.looks:
+            if look.who != STUDENT:
+                views.setdefault(look.resolved(self.views), configs[look.who].missing_privilege)
+        return views
 
     @property
     def teaches(self) -> bool:
-        """Whether the student learns from a teacher."""
-        return self.needs.teacher or self.rollout.source == "teacher"
+        """Whether the student learns from `teacher`."""
+        return TEACHER in {look.who for look in self.needs.looks} or self.rollout.source == "teacher"
 
     @property
     def has_teacher(self) -> bool:
-        """Whether a teacher is loaded: also one that only judges held-out responses."""
+        """Whether `teacher` is loaded: also one that only judges held-out responses."""
         return self.teaches or self.training.observe.needs_teacher
 
     @property

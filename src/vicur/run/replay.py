@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
-from vicur.data.views import Plain
 from vicur.files import RECIPE_FILE
 from vicur.objectives.objective import OLD
 from vicur.progress import Bars
@@ -83,7 +82,8 @@ def _scores(run: Run, rollouts: Rollouts, dump: Dump) -> Iterator[Finding]:
     trainer = run.trainer
     scoring, needs = trainer.scoring, trainer.objective.needs(dump.step)
     seed_step(run.recipe.training.seed, dump.step)  # for the dropout of adapters
-    prompts = scoring.student.encode(rollouts.samples, Plain())
+    scoring.begin_step(dump.step)
+    prompts = scoring.student.encode(rollouts.samples, scoring.student.view)
     for sample, prompt in zip(rollouts.samples, prompts, strict=True):
         for name, tensor in prompt.media.items():
             if not tensor.isfinite().all():
@@ -95,7 +95,9 @@ def _scores(run: Run, rollouts: Rollouts, dump: Dump) -> Iterator[Finding]:
     if importance is not None:
         yield _finding("importance ratios", importance, rollouts)
         importance = importance.to(scoring.student.device)
-    weighed = trainer.objective.weigh(scored.scored_tokens(scoring.student.device)).times(importance)
+    weighed = trainer.objective.weigh(scored.scored_tokens(scoring.student.device)).times(
+        importance, "importance"
+    )
     for term in weighed.terms:
         if term.weights is not None:
             yield _finding(f"weights of the term {term.name}", term.weights, rollouts)

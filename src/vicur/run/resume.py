@@ -23,6 +23,7 @@ MAY_CHANGE = (
         "training.report_to",
         "training.project",
         "training.show_responses",
+        "training.split_gap",
         "teacher.offload",
         "optimizer.prompts_per_micro_batch",
         "rollout.prompts_per_batch",

@@ -60,7 +60,9 @@ def settings_of(component: type, prefix: str = "", defaults: Any = None) -> Iter
                 raise ValueError(f"{component.__name__}.{setting_field.name} has no docstring under it.")
             default_text = None if default is MISSING else _as_yaml(default)
             yield Setting(name, in_words(kind), default_text, texts[setting_field.name])
-        if inner is not None:
+        if inner is not None and get_origin(kind) is dict:
+            yield from settings_of(inner, f"{name}.NAME.")
+        elif inner is not None:
             yield from settings_of(inner, f"{name}.", default)
 
 
@@ -139,7 +141,11 @@ def _bounds(metadata: Sequence[Any]) -> str:
 def optional_components(component: type, prefix: str) -> list[tuple[str, type]]:
     """Names and types of the components that are null unless they are set."""
     kinds = ((f"{prefix}{name}", kind, _component(kind)) for name, kind in get_type_hints(component).items())
-    return [(name, inner) for name, kind, inner in kinds if inner is not None and inner is not kind]
+    return [
+        (name, inner)
+        for name, kind, inner in kinds
+        if inner is not None and inner is not kind and get_origin(kind) is not dict
+    ]
 
 
 def _component(kind: Any) -> type | None:

@@ -208,7 +208,9 @@ class Schema(Generic[Component]):
             for old in [name for name in flat if name.startswith(f"{key}.")]:
                 del flat[old]
         if self._is_table(key) and isinstance(before, dict) and isinstance(value, dict):
-            value = before | value
+            value = _merged_tables(before, value)
+        if self._is_table(key) and isinstance(value, dict) and is_dataclass(get_args(self.kinds[key])[1]):
+            value = {name: entry for name, entry in value.items() if entry is not None}
         if value is not None or not self._has_default(key):
             flat[key] = value
 
@@ -243,6 +245,16 @@ class Schema(Generic[Component]):
         return self._is_section(key)
 
 
+def _merged_tables(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Two tables as one; where both have a table under a name, these are merged likewise."""
+    merged = dict(before)
+    for key, value in after.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merged_tables(old, value) if both and isinstance(old, dict) else value
+    return merged
+
+
 def schema_of(component: type[Component], command: str = "") -> Schema[Component]:
     """The schema of a component, made once."""
     return _schema(cast(Any, component), command)
@@ -263,13 +275,21 @@ def setting_types(component: type, prefix: str = "") -> dict[str, Any]:
     hints = get_type_hints(component)
     types: dict[str, Any] = {}
     for name in (item.name for item in fields(cast(Any, component))):
-        kinds: list[Any] = [hints[name], *get_args(hints[name])]
-        nested = next((kind for kind in kinds if is_dataclass(kind)), None)
+        nested = section_in(hints[name])
         if nested is not hints[name]:
             types[f"{prefix}{name}"] = hints[name]
         if nested is not None:
             types |= setting_types(cast(type, nested), f"{prefix}{name}.")
     return types
+
+
+def section_in(kind: Any) -> Any:
+    """The section that a setting of a type is, or may be; None if it is none. The sections of a table with
+    names of the user's choice do not count: they have no dotted names of their own."""
+    if get_origin(kind) is dict:
+        return None
+    parts = (part for part in (kind, *get_args(kind)) if isinstance(part, type))
+    return next((part for part in parts if is_dataclass(part)), None)
 
 
 def private_settings(component: type, prefix: str = "") -> Iterator[str]:
@@ -279,8 +299,7 @@ def private_settings(component: type, prefix: str = "") -> Iterator[str]:
         kind = hints[name]
         if get_origin(kind) is Annotated and PRIVATE in kind.__metadata__:
             yield f"{prefix}{name}"
-        kinds = (part for part in (kind, *get_args(kind)) if isinstance(part, type))
-        nested = next((part for part in kinds if is_dataclass(part)), None)
+        nested = section_in(kind)
         if nested is not None:
             yield from private_settings(nested, f"{prefix}{name}.")
 

@@ -9,16 +9,16 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from rich.console import Console
 
 from vicur.cuebench.generate import MOST_PROBLEMS, Split, write_parquet
-from vicur.data.sample import TeacherPrivilege, check_privilege
 from vicur.data.sources import FileSource
 from vicur.data.views import teacher_view
+from vicur.data.views.replaced import in_order
 from vicur.diagnostics.leakage import HintLeakage
 from vicur.evaluation.results import Evaluation
 from vicur.evaluation.runner import EvaluationConfig, evaluate
@@ -78,11 +78,11 @@ class Untrained:
     """Title in the table."""
     model: PathText
     """Checkpoint of the model."""
-    privilege: TeacherPrivilege = "none"
-    """Privilege in its prompt at test time; "none" for no hint."""
+    privilege: Text = "none"
+    """What it is shown at test time, as for teacher.privilege; "none" for the plain problem."""
 
     def __post_init__(self) -> None:
-        check_privilege(self.privilege)
+        teacher_view(self.privilege, setting="privilege")
 
 
 @dataclass(frozen=True)
@@ -353,8 +353,8 @@ class _Seed:
         with closing(build(recipe)) as run:
             leakage = run.execute(self.folder / name, run.plan(), self._bar(name))
             seconds = time.perf_counter() - started
-            evaluations = self._assess(name, run.student, "none", run.evaluation_engine)
-        advantage = self._advantage(run.student, evaluations)
+            evaluations = self._assess(name, run.student, _view_of(recipe), run.evaluation_engine)
+        advantage = self._advantage(run.student, evaluations, recipe.data.order)
         return Outcome(**evaluations, visual_advantage=advantage, leakage=leakage, seconds=seconds)
 
     def _steps(self, recipe: Recipe) -> int | None:
@@ -376,9 +376,17 @@ class _Seed:
             evaluations[domain].write(self.folder / EVALUATION / f"{name}-{domain}.parquet")
         return evaluations
 
-    def _advantage(self, loaded: LoadedModel, evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
-        """Mean visual advantage of the in-domain answers to the student's own prompt."""
+    def _advantage(
+        self,
+        loaded: LoadedModel,
+        evaluations: Mapping[str, Evaluation],
+        order: Literal["as_is", "image_first", "question_first"] = "as_is",
+    ) -> dict[str, float]:
+        """Mean visual advantage of the in-domain answers to the student's own prompt, in the order of image
+        and question of its training."""
         samples = self.tests["in_domain"][:VA_PROBLEMS]
+        if order != "as_is":
+            samples = [replace(s, messages=in_order(s.messages, order)) for s in samples]
         responses = [[ids] for ids in evaluations["in_domain"].response_ids[:VA_PROBLEMS]]
         scorers = {"teacher": self.judge, "own": Scorer(loaded)}
         return {
@@ -398,6 +406,11 @@ class _Seed:
 
     def _bar(self, title: str) -> Progress:
         return Progress(f"seed {self.seed} {title}", self.console)
+
+
+def _view_of(recipe: Recipe) -> str:
+    """The view under which a trained student is tested: plain, with image and question as in its training."""
+    return "none" if recipe.data.order == "as_is" else recipe.data.order
 
 
 def summarise(study: Study, outcomes: Mapping[str, list[Outcome]]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import torch
 
 from vicur import distributed
+from vicur.data.views import teacher_view
 from vicur.evaluation.comparison import categories_of
 from vicur.files import RECIPE_FILE
 from vicur.packaged import find_packaged
@@ -46,6 +47,8 @@ NOT_SWEPT = {
     "training.evaluate": "the runs are compared by the same evaluation",
 }
 """Settings, or sections of them, of which a sweep cannot have several values, and why."""
+_VIEWS = ("teacher.privilege", "student.view")
+"""Settings that take a view."""
 
 
 @section
@@ -231,14 +234,14 @@ def _add_axis(axes: dict[str, list[str]], key: str, values: list[str]) -> None:
 
 
 def divided(text: str) -> list[str]:
-    """The parts of a text between its commas, except commas inside brackets, braces or quotes."""
+    """The parts of a text between its commas, except commas inside brackets of any kind or quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
             quote = "" if letter == quote else quote
         elif letter in "\"'":
             quote = letter
-        depth += (letter in "[{" and not quote) - (letter in "]}" and not quote)
+        depth += (letter in "([{" and not quote) - (letter in ")]}" and not quote)
         if letter == "," and depth == 0 and not quote:
             parts.append("")
         else:
@@ -252,7 +255,9 @@ def _key(pair: str) -> str:
 
 
 def _is_value(key: str, text: str) -> bool:
-    """Whether a text is a number, a choice, true, false or null, and the setting takes such values."""
+    """Whether a text is a number, a choice, a view, true, false or null, and the setting takes that."""
+    if key in _VIEWS:
+        return _is_view(text)
     kind = recipe_schema().kinds.get(key)
     kinds = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
     if any(get_origin(option) is Literal and text in get_args(option) for option in kinds):
@@ -260,6 +265,14 @@ def _is_value(key: str, text: str) -> bool:
     if not kinds & {int, float, bool}:
         return False
     return text in ("true", "false", "null") or isinstance(_parsed(key, text), int | float)
+
+
+def _is_view(text: str) -> bool:
+    try:
+        teacher_view(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _parsed(key: str, text: str) -> Any:

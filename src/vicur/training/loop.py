@@ -88,6 +88,10 @@ class TrainingConfig:
     """Project, or experiment, that the trackers file the run under."""
     show_responses: Count | None = None
     """Number of rollout steps between tables of a few responses on the terminal; null for none."""
+    split_gap: bool = True
+    """Whether to record, for a teacher that is shown more than the student, how much of the gap between their
+    log-probs its privilege adds and how much its weights add (privilege_gap and capability_gap). It takes one
+    more pass of the teacher per step."""
     max_skipped_updates: Count = 3
     """Stop the run after this many updates in a row were skipped because the loss or the gradient was not
     finite."""
@@ -213,8 +217,10 @@ class Trainer:
         """One rollout step: the scored responses of all ranks, the updates that were made on them, and how
         far the engine is from the student."""
         seed_step(self.config.seed, step)
-        self.scoring.clear_caches()
+        self.scoring.begin_step(step)
         needs = self.objective.needs(step)
+        if self.config.split_gap:
+            needs = self.scoring.with_gap_split(needs)
 
         # The student responds to each problem; or the teacher or the data set does, see rollout.source.
         rollouts = self.source.rollouts(samples, step)
@@ -240,7 +246,7 @@ class Trainer:
             # All token weights, 1/N included, are fixed before any gradient is computed. They depend on
             # the whole batch, so every rank gathers the scores of all.
             whole, ours = whole_tokens(scored.scored_tokens(self.scoring.student.device))
-            weighed = part_of(self.objective.weigh(whole), ours).times(scored.importance)
+            weighed = part_of(self.objective.weigh(whole), ours).times(scored.importance, "importance")
             clock.lap("student")
 
             # One optimizer step; an EMA teacher and the generator then follow the new weights.

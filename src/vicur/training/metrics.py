@@ -22,6 +22,11 @@ from vicur.training.scoring import ScoredBatch
 GAP = "gap"
 """Name of log q(y_t) - log p(y_t), teacher minus student. The papers do not state a sign; the mean of its
 absolute value is recorded as gap_absolute."""
+PRIVILEGE_GAP = "privilege_gap"
+"""Name of the part of the gap that the teacher's privilege adds: log q^z(y_t) - log q(y_t)."""
+CAPABILITY_GAP = "capability_gap"
+"""Name of the part of the gap that the teacher's weights add: log q(y_t) - log p(y_t)."""
+GAPS = (GAP, PRIVILEGE_GAP, CAPABILITY_GAP)
 TOKEN_LOSS = "token_loss"
 """Name of what a token adds to the loss: the sum over terms of weight times value."""
 

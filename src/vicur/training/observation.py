@@ -73,7 +73,7 @@ class ObserveConfig:
         self,
         data: DataConfig,
         held_out: PathText | None,
-        only_for: View | None = None,
+        only_for: Sequence[View] = (),
         observe: RowObserver | None = None,
     ) -> FileSource | None:
         """The problems; None if nothing is measured.
@@ -81,7 +81,7 @@ class ObserveConfig:
         Args:
             data: settings for reading the training problems.
             held_out: the held-out problems of the evaluations.
-            only_for: leave out problems that lack what this view shows.
+            only_for: leave out problems that lack what these views show.
             observe: called with every problem, as in `FileSource`.
 
         Raises:

@@ -16,16 +16,17 @@ import torch
 from torch import Tensor
 
 from vicur import distributed
-from vicur.data.views import View
-from vicur.objectives.objective import OLD, Look, Needs, ScoredTokens
+from vicur.data.views import Attempt, View, at_step, in_hindsight
+from vicur.objectives.objective import OLD, TEACHER, UNPRIVILEGED, Look, Needs, ScoredTokens
 from vicur.rewards.grader import Grade, Grader
 from vicur.rollouts.grading import grade
 from vicur.rollouts.rollout import Rollouts
+from vicur.rollouts.segments import segment_masks
 from vicur.scoring.chunks import Reading, divergence, sampled_log_probs
 from vicur.scoring.scorer import Scorer
 from vicur.scoring.served import ServedTeacher
 from vicur.scoring.teacher import Teacher
-from vicur.scoring.term import Scores
+from vicur.scoring.term import STUDENT, Scores
 from vicur.training.clock import Clock
 
 
@@ -40,6 +41,8 @@ class ScoredBatch:
         distributions: next-token distributions at the response tokens by look.
         divergences: KL between such distributions by name, in nats.
         draws: a uniform number for each token.
+        segments: whether each token is in a segment, by name.
+        lacking: whether each response's problem lacks what a look shows, by the look.
         importance: factor of each token's weights; None for 1.
     """
 
@@ -49,6 +52,8 @@ class ScoredBatch:
     distributions: Mapping[str, Scores] = field(default_factory=dict)
     divergences: Mapping[str, Tensor] = field(default_factory=dict)
     draws: Tensor | None = None
+    segments: Mapping[str, Tensor] = field(default_factory=dict)
+    lacking: Mapping[str, Tensor] = field(default_factory=dict)
     importance: Tensor | None = None
 
     @classmethod
@@ -62,7 +67,8 @@ class ScoredBatch:
         tokens = self.rollouts.tokens(prompts)
         index = self.rollouts.prompt_index
         first, last, _ = prompts.indices(len(self.rollouts.samples))
-        kept = ((index >= first) & (index < last)).tolist()
+        within = (index >= first) & (index < last)
+        kept = within.tolist()
         return ScoredBatch(
             rollouts=self.rollouts.part(prompts),
             grades=tuple(grade for grade, keep in zip(self.grades, kept, strict=True) if keep),
@@ -70,8 +76,15 @@ class ScoredBatch:
             distributions={name: scores.part(tokens) for name, scores in self.distributions.items()},
             divergences={name: values[tokens] for name, values in self.divergences.items()},
             draws=None if self.draws is None else self.draws[tokens],
+            segments={name: values[tokens] for name, values in self.segments.items()},
+            lacking={name: values[within.to(values.device)] for name, values in self.lacking.items()},
             importance=None if self.importance is None else self.importance[tokens],
         )
+
+    @property
+    def attempts(self) -> list[list[Attempt]]:
+        """The responses to each problem with what became of them, for views in hindsight."""
+        return attempts_of(self.rollouts, self.grades)
 
     def updates(self, prompts_per_update: int) -> Iterator[ScoredBatch]:
         """Split the batch into one batch per update; responses to one prompt stay together.
@@ -96,6 +109,8 @@ class ScoredBatch:
             log_probs=self.log_probs,
             divergences=self.divergences,
             draws=self.draws,
+            segments=self.segments,
+            lacking=self.lacking,
             rewards=rewards,
         )
 
@@ -109,6 +124,7 @@ class BatchScorer:
         seed: seed of the run, for the uniform numbers.
         grader: grades the responses.
         served: the teacher on servers; None if there is none.
+        others: further teachers by name.
     """
 
     def __init__(
@@ -118,21 +134,46 @@ class BatchScorer:
         seed: int,
         grader: Grader | None = None,
         served: ServedTeacher | None = None,
+        others: Mapping[str, Teacher] | None = None,
     ) -> None:
         self.student, self.teacher, self.seed, self.served = student, teacher, seed, served
         self.grader = grader or Grader()
+        self._step: int | None = None
+        main = {} if teacher is None else {TEACHER: teacher}
+        self.teachers: dict[str, Teacher] = main | dict(others or {})
 
-    def clear_caches(self) -> None:
-        """Drop the encoded prompts of the previous step, and the copy of a changing teacher's head."""
-        self.student.clear_cache()
-        if self.teacher is not None:
-            self.teacher.scorer.clear_cache()
+    @property
+    def scorers(self) -> dict[str, Scorer]:
+        """The models in this process by the names that looks have for them."""
+        return {STUDENT: self.student} | {name: teacher.scorer for name, teacher in self.teachers.items()}
+
+    @property
+    def views(self) -> dict[str, View]:
+        """What the recipe shows each model."""
+        served = {} if self.served is None else {TEACHER: self.served.view}
+        return served | {name: scorer.view for name, scorer in self.scorers.items()}
+
+    def begin_step(self, step: int) -> None:
+        """Start a step of training: random views are drawn anew; the encoded prompts of the step before are
+        dropped, and so is the copy of a changing teacher's head."""
+        self._step = step
+        for scorer in self.scorers.values():
+            scorer.begin_step(step)
+
+    def with_gap_split(self, needs: Needs) -> Needs:
+        """The needs with the teacher's look at the student's prompt, if the teacher is shown something else:
+        it splits the gap into what the privilege adds and what the teacher's weights add."""
+        views = self.views
+        scored = [name for table in (needs.log_probs, needs.distributions) for name in table]
+        if TEACHER not in scored or views[TEACHER] == views[STUDENT]:
+            return needs
+        return replace(needs, log_probs={**needs.log_probs, UNPRIVILEGED: Look(TEACHER, "student")})
 
     def weights_changed(self) -> None:
-        """Follow the student's new weights after an update: an EMA teacher moves towards them."""
+        """Follow the student's new weights after an update: EMA teachers move towards them."""
         self.student.weights_changed()
-        if self.teacher is not None:
-            self.teacher.update()
+        for teacher in self.teachers.values():
+            teacher.update()
 
     def score_rollouts(
         self,
@@ -161,9 +202,14 @@ class BatchScorer:
             _check_graded(batch)
         if needs.draws:
             batch = replace(batch, draws=rollouts.draws(self.seed, step).to(self.student.device))
+        if needs.segments:
+            tokenizer, device = self.student.loaded.processor.tokenizer, self.student.device
+            segments = segment_masks(rollouts, needs.segments, tokenizer)
+            batch = replace(batch, segments={name: mask.to(device) for name, mask in segments.items()})
         if OLD in needs.log_probs and old_log_probs is not None:
             batch = replace(batch, log_probs={OLD: old_log_probs.float().to(self.student.device)})
-        batch = self._add_looks(batch, needs, lambda name, look: look.who == "teacher")
+        batch = replace(batch, lacking=self._lacking(rollouts, needs))
+        batch = self._add_looks(batch, needs, lambda name, look: look.who != STUDENT)
         clock.lap("teacher")
         batch = self._add_looks(batch, needs, lambda name, look: name == OLD)
         clock.lap("student")
@@ -191,40 +237,80 @@ class BatchScorer:
         reading = self._reading(batch.rollouts)
         for name, look in needs.distributions.items():
             if name not in distributions and due(name, look):
-                distributions[name] = self._scores(batch.rollouts, look, scores_by_view)
+                distributions[name] = self._scores(batch, look, scores_by_view)
         for name, look in needs.log_probs.items():
             if name not in log_probs and due(name, look):
-                log_probs[name] = self._log_probs(batch.rollouts, look, reading, scores_by_view)
+                log_probs[name] = self._log_probs(batch, look, reading, scores_by_view)
         return replace(batch, log_probs=log_probs, distributions=distributions)
+
+    def _lacking(self, rollouts: Rollouts, needs: Needs) -> dict[str, Tensor]:
+        """For each look with log-probs the responses to problems that lack what it shows."""
+        index, device = rollouts.prompt_index, self.student.device
+        lacking = {}
+        for name, look in needs.log_probs.items():
+            view = self._view(look)
+            absent = torch.tensor([not view.applies(sample) for sample in rollouts.samples], dtype=torch.bool)
+            lacking[name] = absent[index].to(device)
+        return lacking
+
+    def _view(self, look: Look) -> View:
+        """What a look shows at this step; random views are drawn anew at every step."""
+        assert look.who in self.views, f"an objective needs the model {look.who}, and the run has none"
+        view = look.resolved(self.views)
+        return view if self._step is None else at_step(view, self._step)
 
     def _log_probs(
         self,
-        rollouts: Rollouts,
+        batch: ScoredBatch,
         look: Look,
         reading: Reading,
         scores_by_view: dict[tuple[str, View], Scores],
     ) -> Tensor:
         """Log-probs of the response tokens under a look, in nats."""
-        if look.who == "student" or self.served is None:
-            return sampled_log_probs(self._scores(rollouts, look, scores_by_view), reading)
-        view = look.view or self.served.view
-        log_probs = self.served.log_probs(rollouts.samples, rollouts.response_ids, view)
+        if look.who != TEACHER or self.served is None:
+            return sampled_log_probs(self._scores(batch, look, scores_by_view), reading)
+        view, rollouts = self._view(look), batch.rollouts
+        attempts = batch.attempts if in_hindsight(view) else None
+        log_probs = self.served.log_probs(rollouts.samples, rollouts.response_ids, view, attempts)
         return log_probs.to(self.student.device)
 
     def _scores(
-        self, rollouts: Rollouts, look: Look, scores_by_view: dict[tuple[str, View], Scores]
+        self, batch: ScoredBatch, look: Look, scores_by_view: dict[tuple[str, View], Scores]
     ) -> Scores:
-        scorer, view = self.student, look.view
-        if look.who == "teacher":
-            assert self.teacher is not None, "an objective needs a teacher, but the run has none"
-            scorer, view = self.teacher.scorer, look.view or self.teacher.view
-        assert view is not None, "only the teacher has a view of its own"
-        if (look.who, view) not in scores_by_view:
-            scores_by_view[look.who, view] = scorer.scores(rollouts.samples, rollouts.response_ids, view)
-        return scores_by_view[look.who, view]
+        key = (look.who, self._view(look))
+        if key not in scores_by_view:
+            rollouts = batch.rollouts
+            attempts = batch.attempts if in_hindsight(key[1]) else None
+            scorer = self.scorers[look.who]
+            scores_by_view[key] = scorer.scores(rollouts.samples, rollouts.response_ids, key[1], attempts)
+        return scores_by_view[key]
 
     def _reading(self, rollouts: Rollouts) -> Reading:
         return self.student.reading(torch.cat([r.ids for r in rollouts.flat_responses]))
+
+
+def attempts_of(rollouts: Rollouts, grades: Sequence[Grade | None]) -> list[list[Attempt]]:
+    """The responses to each problem, graded, each with the first other one that is right.
+
+    Args:
+        rollouts: the responses.
+        grades: their grades in the flat order; None for those that cannot be graded.
+    """
+    verdicts = iter(None if grade is None else grade.correct for grade in grades)
+    attempts = []
+    for texts in rollouts.texts:
+        graded = [(text, next(verdicts)) for text in texts]
+        attempts.append(
+            [
+                Attempt(text, correct, _another_solution(graded, number))
+                for number, (text, correct) in enumerate(graded)
+            ]
+        )
+    return attempts
+
+
+def _another_solution(graded: Sequence[tuple[str, bool | None]], number: int) -> str | None:
+    return next((text for i, (text, correct) in enumerate(graded) if correct and i != number), None)
 
 
 def _check_graded(batch: ScoredBatch) -> None:

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from vicur import distributed
-from vicur.data.views import Plain, View
+from vicur.data.views import View
 from vicur.diagnostics.geometry import angle_of
 from vicur.encoding.layout import Sequences
 from vicur.models.out_of_memory import BatchSize
 from vicur.models.recovery import RecoveryObserver
-from vicur.objectives.objective import TEACHER, Needs, Weighed
+from vicur.objectives.objective import TEACHER, UNPRIVILEGED, Needs, Summary, Weighed
 from vicur.scoring.scorer import Scorer
-from vicur.scoring.term import Term
+from vicur.scoring.term import STUDENT, Term
 from vicur.scoring.terms import entropy
-from vicur.training.metrics import GAP, TOKEN_LOSS, Update
+from vicur.training.metrics import CAPABILITY_GAP, GAP, GAPS, PRIVILEGE_GAP, TOKEN_LOSS, Update
 from vicur.training.optimizer import Optimizer
 from vicur.training.scoring import ScoredBatch
 
@@ -126,7 +126,8 @@ class Updater:
         tokens[TOKEN_LOSS] = scale * torch.stack(weighted).sum(0)
         tokens = {n: distributed.gather_tensor(v) for n, v in _with_gap(tokens, batch).items()}
         losses = {name: distributed.total(loss) for name, loss in losses.items()}
-        return Update(losses, tokens, {**weighed.summaries, GAP: "parts", TOKEN_LOSS: "none"}, numbers)
+        gaps: dict[str, Summary] = dict.fromkeys(GAPS, "parts")
+        return Update(losses, tokens, {**weighed.summaries, **gaps, TOKEN_LOSS: "none"}, numbers)
 
 
 def accumulate_gradient(
@@ -138,7 +139,7 @@ def accumulate_gradient(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Accumulate the gradient of some terms in the student's parameters, in micro-batches.
 
-    The terms are computed in the student's pass under its plain view. If a term also has a gradient
+    The terms are computed in the student's pass under its own view. If a term also has a gradient
     through the student under another view, that pass returns the gradient of the other view's hidden
     states, and the other view is run and backpropagated afterwards. The graphs of two views are
     therefore never in memory together.
@@ -160,7 +161,7 @@ def accumulate_gradient(
 
     values: list[Tensor] = []
     left: dict[str, list[Tensor]] = {}
-    for sequences, tokens in micro_batches(Plain()):
+    for sequences, tokens in micro_batches(student.view):
         others = {name: scores.part(tokens) for name, scores in batch.distributions.items()}
         parts = [term.part(tokens) for term in terms]
         weighted = student.weighted_terms(sequences, parts, others, add_head_gradient=True)
@@ -169,8 +170,7 @@ def accumulate_gradient(
         for name, gradient_ND in weighted.hidden_gradients.items():
             left.setdefault(name, []).append(gradient_ND)
     for name, gradients in left.items():
-        view = needs.distributions[name].view
-        assert view is not None, "a gradient can only flow through the student"
+        view = needs.distributions[name].resolved({STUDENT: student.view})
         for (sequences, _), gradient_ND in zip(micro_batches(view), gradients, strict=True):
             product = partial(_product, gradient_ND=gradient_ND)
             student.run(sequences, product).backward()
@@ -200,12 +200,17 @@ def _always_observed(batch: ScoredBatch) -> list[Term]:
 
 
 def _with_gap(tokens: Mapping[str, Tensor], batch: ScoredBatch) -> dict[str, Tensor]:
-    """Add the teacher-student log-prob gap, if the teacher was scored."""
+    """Add the teacher-student log-prob gap, if the teacher was scored, and its parts, if the teacher was also
+    scored on the student's prompt."""
     numbers = dict(tokens)
     if TEACHER_LOG_PROB not in numbers and TEACHER in batch.log_probs:
         numbers[TEACHER_LOG_PROB] = batch.log_probs[TEACHER]
     if TEACHER_LOG_PROB in numbers:
         numbers[GAP] = numbers[TEACHER_LOG_PROB] - numbers[STUDENT_LOG_PROB]
+        if UNPRIVILEGED in batch.log_probs:
+            unprivileged = batch.log_probs[UNPRIVILEGED]
+            numbers[PRIVILEGE_GAP] = numbers[TEACHER_LOG_PROB] - unprivileged
+            numbers[CAPABILITY_GAP] = unprivileged - numbers[STUDENT_LOG_PROB]
     return numbers
 
 

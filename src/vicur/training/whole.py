@@ -33,6 +33,8 @@ def whole_tokens(scored: ScoredTokens) -> tuple[ScoredTokens, slice]:
         prompt_index=distributed.gather_tensor(scored.prompt_index + prompts),
         log_probs=_joined(scored.log_probs),
         divergences=_joined(scored.divergences),
+        segments=_joined(scored.segments),
+        lacking=_joined(scored.lacking),
         draws=None if scored.draws is None else distributed.gather_tensor(scored.draws),
         rewards=distributed.gather_tensor(_present(scored.rewards)) if have_rewards else None,
     )

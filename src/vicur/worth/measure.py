@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vicur.data.sample import TEXT_KINDS, Sample, TextKind
-from vicur.data.views import Blind, BlindHinted, Hinted, Plain, View
+from vicur.data.views import Blind, Hinted, Plain, View, combined
 from vicur.files import write_rows
 from vicur.progress import Progress
 from vicur.scoring.chunks import observed_terms
@@ -346,15 +346,15 @@ def _measure_batch(
     @cache
     def scores_with(kind: TextKind, replacements: tuple[str, ...]) -> Scores:
         replaced = [with_text(sample, kind, text) for sample, text in zip(samples, replacements, strict=True)]
-        return scores(replaced, Hinted(kind, missing="error"))
+        return scores(replaced, Hinted(kind))
 
     scored = {PLAIN: scores(samples, Plain())}
     if config.blind:
         scored[BLIND] = scores(samples, Blind())
     for kind in kinds:
-        scored[kind] = scores(samples, Hinted(kind, missing="error"))
+        scored[kind] = scores(samples, Hinted(kind))
         if config.blind_hinted:
-            scored[blind_with(kind)] = scores(samples, BlindHinted(kind))
+            scored[blind_with(kind)] = scores(samples, combined([Hinted(kind), Blind()]))
         if config.shuffled:
             scored[another(kind)] = scores_with(
                 kind, tuple(problem_texts[kind] for problem_texts in texts.another)
