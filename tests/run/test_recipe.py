@@ -297,6 +297,14 @@ DOPD = "cuebench/family/dopd"
         ("cuebench/opsd_cue", ["student.view=crop"], "which only a teacher may see"),
         ("cuebench/opsd_cue", ["teacher.privilege=solution"], "group_size to 2 or more"),
         (
+            "cuebench/opsd_cue",
+            [
+                *("objective.sampled_token=null", "objective.divergence.gate.endorsement={}"),
+                "rollout.source=teacher",
+            ],
+            "the student is not the sampler",
+        ),
+        (
             "cuebench/family/sdpo",
             ["rollout.source=teacher"],
             "shows a teacher the student's response: set rollout.source=student",

@@ -82,6 +82,16 @@ def test_a_random_view_is_drawn_anew_at_every_step(shared_student, rollouts):
     assert torch.equal(pixels[0], pixels[2]) and not torch.equal(pixels[0], pixels[1])
 
 
+def test_a_random_look_is_drawn_anew_at_every_step(shared_student, teacher, rollouts):
+    scorer = BatchScorer(Scorer(shared_student), Teacher(teacher, Plain()), seed=0)
+    needs = Needs(log_probs={"a": Look("teacher", view_of("masked(0.5, 8)"))})
+    found = []
+    for step in (1, 2, 1):
+        scorer.begin_step(step)
+        found.append(scorer.score_rollouts(rollouts, needs, step, None).log_probs["a"])
+    assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
+
+
 # ------------------------------------------------------------------------------------------- hindsight
 
 

@@ -406,7 +406,7 @@ class Columns:
             try:
                 read[place] = () if value is None else read_place(value)
             except RowProblem as problem:
-                if place in self._named:
+                if self.is_named(place):
                     raise
                 read[place] = ()
                 unread.append((place, problem.reason))

@@ -8,7 +8,7 @@ Shape suffixes: N response tokens, R responses.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -119,12 +119,12 @@ class Gate:
         if self.evidence is not None:
             gain_N, weights_R = self.evidence.weights(scored)
             weighed = weighed.times(weights_R[scored.response_index], "evidence_weight")
-            tokens: dict[str, Any] = {**weighed.tokens, "evidence_gain": gain_N}
             metrics = {
                 "evidence_weight_min": float(weights_R.min()),
                 "evidence_weight_max": float(weights_R.max()),
             }
-            weighed = Weighed(weighed.terms, tokens, {**weighed.metrics, **metrics}, weighed.summaries)
+            tokens = {**weighed.tokens, "evidence_gain": gain_N}
+            weighed = replace(weighed, tokens=tokens, metrics={**weighed.metrics, **metrics})
         if self.endorsement is not None:
             weighed = weighed.times(self.endorsement.weights(scored), "endorsement")
         return weighed

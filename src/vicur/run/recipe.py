@@ -63,47 +63,14 @@ class Recipe:
         object.__setattr__(self, "objective", self.objective.written_out())
         student_view(self.student.view, "student.view")
         self._check_teachers()
-        sampling = self.rollout.sampling
         needs, names = self.needs, " + ".join(self.objective.parts)
-        if self.training.old_log_probs == "sampled" and OLD in needs.log_probs and not sampling.is_policy:
-            raise ValueError(
-                "training.old_log_probs=sampled needs temperature 1, top_p 1, top_k 0 and no presence "
-                "penalty: otherwise the sampler's log-probs are not the student's."
-            )
-        if (
-            self.training.old_log_probs == "sampled"
-            and OLD in needs.log_probs
-            and self.scoring.vocabulary == "shared"
-        ):
-            raise ValueError(
-                "training.old_log_probs=sampled needs scoring.vocabulary=sampleable: the sampler's log-probs "
-                "are over the tokens that a response can consist of. Set training.old_log_probs=scored."
-            )
-        if (
-            self.training.old_log_probs == "sampled"
-            and OLD in needs.log_probs
-            and self.rollout.engine != "torch"
-            and self.student.dtype != "float32"
-        ):
-            raise ValueError(
-                f"training.old_log_probs=sampled with rollout.engine={self.rollout.engine} is exact only in "
-                f"float32, not in {self.student.dtype}. Set training.old_log_probs=scored."
-            )
         if self.rollout.source not in needs.sources:
             raise ValueError(
                 f"The objective {names} cannot learn from rollout.source={self.rollout.source}; it takes "
                 f"responses of {' or '.join(sorted(needs.sources))}."
             )
-        if (
-            self.training.old_log_probs == "sampled"
-            and OLD in needs.log_probs
-            and self.rollout.source != "student"
-        ):
-            raise ValueError(
-                "training.old_log_probs=sampled takes the sampler's log-probs for the student's, and with "
-                f"rollout.source={self.rollout.source} the student is not the sampler. Set "
-                "training.old_log_probs=scored."
-            )
+        if self.training.old_log_probs == "sampled" and OLD in needs.log_probs:
+            self._check_sampled_log_probs()
         if self.has_nothing_to_learn:
             raise ValueError(
                 "The teacher is the student before training and sees what the student sees: there is nothing "
@@ -123,10 +90,34 @@ class Recipe:
                 f"The objective {names} compares a problem's responses: set rollout.group_size to "
                 f"{needs.group_size} or more, not {self.rollout.group_size}."
             )
-        if needs.group_size > 1 and sampling.temperature == 0:
+        if needs.group_size > 1 and self.rollout.sampling.temperature == 0:
             raise ValueError(
                 f"The objective {names} compares a problem's responses, and at "
                 "rollout.sampling.temperature=0 they are all the same."
+            )
+
+    def _check_sampled_log_probs(self) -> None:
+        """Check that the sampler's log-probs are those of the old student."""
+        if not self.rollout.sampling.is_policy:
+            raise ValueError(
+                "training.old_log_probs=sampled needs temperature 1, top_p 1, top_k 0 and no presence "
+                "penalty: otherwise the sampler's log-probs are not the student's."
+            )
+        if self.scoring.vocabulary == "shared":
+            raise ValueError(
+                "training.old_log_probs=sampled needs scoring.vocabulary=sampleable: the sampler's log-probs "
+                "are over the tokens that a response can consist of. Set training.old_log_probs=scored."
+            )
+        if self.rollout.engine != "torch" and self.student.dtype != "float32":
+            raise ValueError(
+                f"training.old_log_probs=sampled with rollout.engine={self.rollout.engine} is exact only in "
+                f"float32, not in {self.student.dtype}. Set training.old_log_probs=scored."
+            )
+        if self.rollout.source != "student":
+            raise ValueError(
+                "training.old_log_probs=sampled takes the sampler's log-probs for the student's, and with "
+                f"rollout.source={self.rollout.source} the student is not the sampler. Set "
+                "training.old_log_probs=scored."
             )
 
     def _check_teachers(self) -> None:
