@@ -20,6 +20,13 @@ def resolve_packaged(folder: str) -> Path:
     return Path(str(resources.files("vicur") / folder))
 
 
+def packaged_names(folder: Folder) -> list[str]:
+    """Names of the packaged YAML files, without the bases of others."""
+    root = resolve_packaged(folder)
+    files = (file for file in root.rglob("*.yaml") if file.parent.name != "bases")
+    return sorted(file.relative_to(root).with_suffix("").as_posix() for file in files)
+
+
 def find_packaged(path: str, folder: Folder) -> Path:
     """Find a YAML file by its path, or a packaged one by its name.
 
@@ -34,8 +41,7 @@ def find_packaged(path: str, folder: Folder) -> Path:
     packaged = root / f"{path}.yaml"
     if packaged.is_file():
         return packaged
-    names = (p.relative_to(root).with_suffix("") for p in root.rglob("*.yaml") if p.parent.name != "bases")
-    known = sorted(map(str, names))
+    known = packaged_names(folder)
     if file.suffix in (".yaml", ".yml") and not path.startswith(tuple(known)):
         raise SettingsError(f"There is no file {path}.")
     near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)

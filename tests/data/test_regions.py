@@ -216,6 +216,59 @@ def test_the_row_of_v_zero():
     assert negative.messages == sample.messages
 
 
+def sizes(images):
+    return [image.size for image in images]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<image>A part of it: <crop>What is it?",
+        [{"type": "image"}, {"type": "text", "text": "A part of it: <crop>What is it?"}],
+    ],
+)
+def test_a_teacher_prompt_with_crops_beside_the_image(content):
+    """V-Zero's launcher: <image> is an image of the student, <crop> one of the teacher's."""
+    data = row(
+        teacher_prompt=[{"role": "user", "content": content}],
+        teacher_images=[png((40, 40), 1)],
+        teacher_neg_images=[png((32, 36), 2)],
+    )
+    sample = source_of(data)[0]
+    for view, crop in (("teacher_prompt", (40, 40)), ("teacher_prompt + images(negative)", (32, 36))):
+        shown = view_of(view).show(sample)
+        assert sizes(shown.images) == [(64, 48), crop]
+        assert [part["type"] for part in shown.messages[0]["content"]] == ["image", "text", "image", "text"]
+        assert [p["text"] for p in shown.messages[0]["content"] if "text" in p] == [
+            "A part of it: ",
+            "What is it?",
+        ]
+    assert view_of("teacher_prompt + images(privileged)").show(sample) == view_of("teacher_prompt").show(
+        sample
+    )
+
+
+def test_a_teacher_prompt_with_crops_alone():
+    data = row(teacher_prompt="<crop>?", teacher_images=[png((40, 40), 1)])
+    assert sizes(view_of("teacher_prompt").show(source_of(data)[0]).images) == [(40, 40)]
+
+
+@pytest.mark.parametrize(
+    "columns, reason",
+    [
+        ({"teacher_images": []}, r"has 1 <crop> placeholder\(s\) for 0 image\(s\) for the teacher"),
+        ({"teacher_images": [png(), png()]}, r"has 1 <crop> placeholder\(s\) for 2 image"),
+        ({"teacher_prompt": "<image><image><crop>?"}, r"has 2 <image> placeholder\(s\) for 1 image"),
+        ({"teacher_prompt": "<image 1><crop>?"}, "beside placeholders with a number"),
+        ({"teacher_neg_images": [png(), png()]}, r"2 negative image\(s\) cannot replace 1 <crop>"),
+    ],
+)
+def test_crops_that_do_not_fit(columns, reason):
+    data = row(**{"teacher_prompt": "<image><crop>?", "teacher_images": [png()]} | columns)
+    with pytest.raises(ValueError, match=reason):
+        source_of(data)
+
+
 def test_the_row_of_vision_opd():
     data = row(bbox_images=[png((40, 40), 1)], teacher_prompt="<image>?", null_images=[png((64, 48), 2)])
     sample = source_of(data)[0]

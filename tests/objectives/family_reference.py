@@ -57,7 +57,8 @@ def linear_target(
 ) -> np.ndarray:
     """log target ~ exp(sum_i a_i log d_i) on the words with d_ref >= beta max d_ref (VGS, VCSD, OPD-Aha).
 
-    The maximum is over all words. Words in `exempt` are always kept; words that are left out get -inf.
+    The maximum is over all words, and words that are left out get -inf. Words in `exempt` score log d_ref
+    instead of the sum.
     """
     if len(looks) != len(coefficients) or len(looks) == 0:
         raise ValueError("there must be one coefficient for each look, and at least one look")
@@ -71,11 +72,11 @@ def linear_target(
     for t in range(tokens):
         probability = np.exp(log_reference[t])
         keep = probability >= beta * np.max(probability)
-        for word in exempt:
-            keep[word] = True
         score = np.zeros(words)
         for table, coefficient in zip(tables, coefficients, strict=True):
             score = score + coefficient * table[t]
+        for word in exempt:
+            score[word] = log_reference[t, word]
         target[t, keep] = _log_normalise(score[keep])
     return target
 
@@ -251,7 +252,7 @@ def vcsd_target(
 ) -> np.ndarray:
     """q* ~ exp((1 + alpha) log q(v) - alpha log q(blank)) on {w: q(v) >= beta max q(v)} (VCSD, 2607.21556).
 
-    End tokens in `exempt` are always kept, and the contrast applies to them too.
+    End tokens in `exempt` are not contrasted: their score is log q(v). The cut applies to them too.
     """
     log_q, log_q_blank = _finite(log_q, "log_q"), _finite(log_q_blank, "log_q_blank")
     _same_shape(log_q, log_q_blank)
@@ -260,10 +261,17 @@ def vcsd_target(
     target = np.full((tokens, words), -np.inf)
     for t in range(tokens):
         threshold = beta * np.exp(log_q[t]).max()
-        kept = [w for w in range(words) if np.exp(log_q[t, w]) >= threshold or w in exempt]
-        contrast = [log_q[t, w] + alpha * (log_q[t, w] - log_q_blank[t, w]) for w in kept]
+        kept = [w for w in range(words) if np.exp(log_q[t, w]) >= threshold]
+        contrast = [
+            log_q[t, w] + (0.0 if w in exempt else alpha * (log_q[t, w] - log_q_blank[t, w])) for w in kept
+        ]
         target[t, kept] = _log_normalise(np.array(contrast))
     return target
+
+
+def soften(log_d: np.ndarray, temperature: float) -> np.ndarray:
+    """The distributions d^(1/T), normalised: knowledge distillation's temperature (arXiv 1503.02531)."""
+    return np.stack([_log_normalise(row / temperature) for row in _finite(log_d, "log_d")])
 
 
 def jsd(log_q: np.ndarray, log_p: np.ndarray) -> np.ndarray:

@@ -50,9 +50,9 @@ def test_linear_targets_and_both_divergences(seed, count, beta, exempt):
     looks = [log_probs(random, 5) for _ in range(count)]
     times = random.normal(0, 1.5, count).tolist()
     log_p, reference = log_probs(random, 5), log_probs(random, 5)
-    always = torch.zeros(WORDS, dtype=torch.bool)
-    always[list(ENDS)] = exempt
-    ours = terms.linear_target(looks, times, reference=reference, beta=beta, always=always)
+    ends = torch.zeros(WORDS, dtype=torch.bool)
+    ends[list(ENDS)] = exempt
+    ours = terms.linear_target(looks, times, reference=reference, beta=beta, exempt=ends)
     numpy = [look.numpy() for look in looks]
     theirs = ref.linear_target(numpy, times, reference.numpy(), beta, list(ENDS) if exempt else [])
     close(ours, theirs)
@@ -65,8 +65,8 @@ def test_linear_targets_and_both_divergences(seed, count, beta, exempt):
 def test_contrast_and_steering_are_linear_targets(seed, alpha, beta):
     random = np.random.default_rng(seed)
     q, blank, p_blind = (log_probs(random, 4) for _ in range(3))
-    always = torch.isin(torch.arange(WORDS), torch.tensor(ENDS))
-    ours = terms.linear_target([q, blank], [1 + alpha, -alpha], reference=q, beta=beta, always=always)
+    ends = torch.isin(torch.arange(WORDS), torch.tensor(ENDS))
+    ours = terms.linear_target([q, blank], [1 + alpha, -alpha], reference=q, beta=beta, exempt=ends)
     close(ours, ref.vcsd_target(q.numpy(), blank.numpy(), alpha, beta, list(ENDS)))
     close(terms.visual_target(p_blind, q, blank), ref.vgs_target(p_blind.numpy(), q.numpy(), blank.numpy()))
 
@@ -227,6 +227,49 @@ def test_a_contrast_leaves_unlikely_words_out(seed, kind):
     agree(scene.run(objective), scene.expect(lambda log_p: function(log_p, target)))
 
 
+@given(seeds, st.sampled_from([0.5, 2.0, 7.0]), st.sampled_from(["forward_kl", "reverse_kl"]))
+def test_a_contrast_at_a_distillation_temperature(seed, temperature, kind):
+    """VCSD's paper: both looks, the cut, the target and the student at T, and the divergence times T^2."""
+    scene = Scene(seed, TEACHER, BLANK)
+    looks = {"seeing": TargetLook(times=2.0), "blank": TargetLook(view="blank", times=-1.0)}
+    objective = TargetOPD(looks=looks, reference="seeing", beta=0.1, kind=kind, temperature=temperature)
+    soft = [ref.soften(scene.log(name).numpy(), temperature) for name in (TEACHER, BLANK)]
+    target = torch.from_numpy(ref.vcsd_target(*soft, 1.0, 0.1, list(ENDS)))
+    function = terms.forward_kl_to if kind == "forward_kl" else terms.reverse_kl_to
+
+    def value(log_p):
+        return temperature**2 * function((log_p / temperature).log_softmax(-1), target)
+
+    agree(scene.run(objective), scene.expect(value))
+
+
+def test_every_combination_at_a_distillation_temperature():
+    """The same as with temperature 1 and logits that were divided before, times T^2."""
+    scene, soft = (Scene(9, TEACHER, EVIDENCE) for _ in range(2))
+    soft.student = soft.student / 2
+    soft.logits = {name: logits / 2 for name, logits in soft.logits.items()}
+    looks = {"teacher": TargetLook(), "crop": TargetLook(view="crop", times=0.5)}
+    away = {"teacher": TargetLook(), "crop": TargetLook(view="crop", times=-1.0)}
+    for settings in (
+        {"looks": looks},
+        {"looks": looks, "combine": "mixture"},
+        {"looks": looks, "combine": "each"},
+        {"looks": looks, "combine": "projection", "reference": "teacher"},
+        {"looks": away, "combine": "margin"},
+    ):
+        loss, gradient = scene.run(TargetOPD(temperature=2.0, **settings))
+        soft_loss, soft_gradient = soft.run(TargetOPD(**settings))
+        agree((loss, gradient), (4 * soft_loss, 2 * soft_gradient))
+
+
+def test_softened_by_hand():
+    """(9/10, 1/10) and (4/5, 1/5) at T = 2 are (3, 1)/4 and (2, 1)/3."""
+    p, q = (torch.tensor([row], dtype=torch.float64).log() for row in ([0.9, 0.1], [0.8, 0.2]))
+    close(terms.softened(p, 2.0).exp(), [[0.75, 0.25]])
+    kl = terms.reverse_kl_to(terms.softened(p, 2.0), terms.softened(q, 2.0))
+    close(kl, [0.75 * np.log(9 / 8) + 0.25 * np.log(3 / 4)])
+
+
 def test_one_look_is_plain_distillation():
     scene = Scene(3, TEACHER)
     for kind in ("forward_kl", "reverse_kl", "jsd"):
@@ -266,7 +309,7 @@ def test_the_students_own_prediction_in_a_target_is_a_constant():
 def test_a_mixture_is_weighted_by_what_each_look_makes_of_correct_responses(temperature):
     scene = Scene(6, "teacher: crop", "teacher: cue")
     looks = {"crop": TargetLook(view="crop", times=2.0), "cue": TargetLook(view="cue")}
-    objective = TargetOPD(looks=looks, combine="mixture", graded=True, temperature=temperature)
+    objective = TargetOPD(looks=looks, combine="mixture", graded=True, graded_temperature=temperature)
     # The first response to the first problem is the only correct one; it has three tokens.
     likely = np.array(
         [float(scene.scored.log_probs[key][:3].mean().exp()) for key in ("teacher: crop", "teacher: cue")]
@@ -355,12 +398,14 @@ def test_what_targets_need():
             "must not name rest",
         ),
         ({"looks": {"a": TargetLook("student")}}, "nothing to teach"),
-        ({"reference": "a"}, "target.reference is for target.beta above 0"),
+        ({"reference": "a", "combine": "each"}, "target.reference is for target.combine=product"),
+        ({"graded_temperature": 2.0}, "target.graded_temperature is for target.graded=true"),
+        ({"margin": 0.5}, "target.margin is for target.combine=margin"),
         ({"beta": 0.1}, "target.reference must name a look"),
         ({"combine": "projection"}, "target.reference must name a look"),
         ({"reference": "b"}, "target.reference=b is not one of a"),
         ({"reference": "a", "beta": 0.1, "kind": "jsd"}, "with kind reverse_kl or forward_kl"),
-        ({"reference": "a", "beta": 0.1, "combine": "mixture"}, "leaves words out of a product"),
+        ({"reference": "a", "beta": 0.1, "combine": "projection"}, "leaves words out of a product"),
         ({"segments": {"x": "a"}}, "target.segments needs target.combine=each"),
         (
             {"looks": {"a": TargetLook(segment="x")}, "segments": {"x": "("}, "combine": "each"},

@@ -36,9 +36,12 @@ def test_linear_target_with_a_cut():
     target = ref.linear_target([logs(A), logs(B)], [2.0, -1.0], logs(A), 0.6, [])
     close(np.exp(target), [[1.0, 0.0, 0.0]])
     assert target[0, 1] == -np.inf and target[0, 2] == -np.inf
-    # With word 2 exempt the scores (1, -, 1/8) stay: (8/9, 0, 1/9).
+    # Exempt words are cut too.
     target = ref.linear_target([logs(A), logs(B)], [2.0, -1.0], logs(A), 0.6, [2])
-    close(np.exp(target), [[8 / 9, 0.0, 1 / 9]])
+    close(np.exp(target), [[1.0, 0.0, 0.0]])
+    # With beta 0.4 all words stay; word 2 scores A, 1/4, instead of 1/8: (1, 1/4, 1/4) times 2/3.
+    target = ref.linear_target([logs(A), logs(B)], [2.0, -1.0], logs(A), 0.4, [2])
+    close(np.exp(target), [[2 / 3, 1 / 6, 1 / 6]])
     # The cut follows the reference, not the looks: with the reference B only word 2 stays.
     target = ref.linear_target([logs(A), logs(B)], [2.0, -1.0], logs(B), 0.6, [])
     close(np.exp(target), [[0.0, 0.0, 1.0]])
@@ -172,11 +175,19 @@ def test_vgs_target():
 def test_vcsd_target():
     # alpha = 2: A³/B² = (1/8 ÷ 1/16, 1/64 ÷ 1/16, 1/64 ÷ 1/4) = (2, 1/4, 1/16), in proportion (32, 4, 1)/37.
     close(np.exp(ref.vcsd_target(logs(A), logs(B), 2.0, 0.0, [])), [[32 / 37, 4 / 37, 1 / 37]])
-    # alpha = 1, beta = 0.6: the threshold is 0.3 and only word 0 stays; with word 2 exempt it is (8, 0, 1)/9.
+    # With word 2 exempt: (2, 1/4, 1/4), in proportion (8, 1, 1)/10.
+    close(np.exp(ref.vcsd_target(logs(A), logs(B), 2.0, 0.0, [2])), [[0.8, 0.1, 0.1]])
+    # alpha = 1, beta = 0.6: the threshold is 0.3 and only word 0 stays, whether word 2 is exempt or not.
     target = ref.vcsd_target(logs(A), logs(B), 1.0, 0.6, [])
     close(np.exp(target), [[1.0, 0.0, 0.0]])
     assert target[0, 1] == -np.inf
-    close(np.exp(ref.vcsd_target(logs(A), logs(B), 1.0, 0.6, [2])), [[8 / 9, 0.0, 1 / 9]])
+    close(np.exp(ref.vcsd_target(logs(A), logs(B), 1.0, 0.6, [2])), [[1.0, 0.0, 0.0]])
+
+
+def test_soften():
+    # (4/5, 1/5) at temperature 2: the square roots are in proportion (2, 1). At 1 nothing changes.
+    close(np.exp(ref.soften(logs((0.8, 0.2)), 2.0)), [[2 / 3, 1 / 3]])
+    close(ref.soften(logs((0.8, 0.2)), 1.0), logs((0.8, 0.2)))
 
 
 def test_jsd():

@@ -184,6 +184,11 @@ PAIRS = [
     ),
     ("vgs/2b/grpo_standard_opd", "vgs/2b/grpo_vgs", {"objective.divergence", STEERING}),
     ("vgs/2b/grpo", "vgs/teacher", {"student.model", "training.epochs"}),
+    # VCSD and Vision-OPD, table 1; V-Zero with its gate and without.
+    ("vcsd/2b", "vcsd/4b", {"student.model"}),
+    ("vcsd/4b", "vcsd/8b", {"student.model"}),
+    ("vision_opd/4b", "vision_opd/8b", {"student.model"}),
+    ("v_zero/4b_opd", "v_zero/4b", {"objective.sampled_token.gate.evidence"}),
 ]
 
 
@@ -209,7 +214,7 @@ INDEXED = re.findall(r"^\| .*? \| (.*?) \| `([\w/]+)` \|$", INDEX, flags=re.MULT
 
 def test_the_index_has_every_published_recipe_and_no_other():
     assert {name for _, name in INDEXED} == set(PUBLISHED)
-    mentioned = set(re.findall(r"(?:vicur|va_opd|vgs)/[\w/]+", INDEX))
+    mentioned = set(re.findall(r"(?:vicur|va_opd|vgs|vcsd|vision_opd|v_zero)/[\w/]+", INDEX))
     assert mentioned <= set(PUBLISHED) | {"vgs/teacher"}
 
 
@@ -218,4 +223,4 @@ def test_the_index_gives_the_score_of_the_header(score, name):
     told = " ".join(header(PUBLISHED[name])["Score"])
     numbers = re.findall(r"\d+\.\d+", score)
     assert all(number in told for number in numbers)
-    assert numbers or (score == "figure only" and "figure" in told)
+    assert numbers or (score == "figure only" and "figure" in told) or score == told == "not read"

@@ -342,7 +342,9 @@ COMMANDS = (
             "Train and compare several recipes on CueBench. A recipe setting, such as "
             "rewards.tolerance=0.01, applies to every trained method."
         ),
-        argument=Argument("STUDY", "YAML file, or the name of a packaged study: objectives, quickstart"),
+        argument=Argument(
+            "STUDY", "YAML file, or the name of a packaged study: family, objectives, quickstart, sink"
+        ),
         options=(
             *STUDY_OPTIONS,
             Option("--only", "only", "train only these methods", metavar="METHOD", many=True),

@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from vicur.bad_rows import RowProblem
@@ -18,8 +18,6 @@ from vicur.data.chat import (
     Turn,
     as_turns,
     count_placeholders,
-    is_numbered,
-    parts,
     place_media,
     text_of,
     turns,
@@ -40,6 +38,7 @@ from vicur.data.readers import QUESTIONS, UNREADABLE
 from vicur.data.regions import boxes_by_image, intervals_by_video
 from vicur.data.responses import answer_in_response
 from vicur.data.sample import TEXT_KINDS, Message
+from vicur.data.teacher_prompt import read_teacher_prompt
 from vicur.data.written import parse_if_written, texts_in
 from vicur.media.images import is_picture
 from vicur.rewards.answers import unwrap_gold
@@ -295,9 +294,9 @@ class Columns:
         messages, images, videos = place_media(chat, *media)
         _check_question(messages, images, videos)
         privileged = self._privileged(row, media, images, videos)
-        teacher_prompt, inside = self._teacher_prompt(row, media, images, videos, privileged)
-        if inside:
-            privileged = replace(privileged, images=inside, in_prompt=True)
+        teacher_prompt, privileged = read_teacher_prompt(
+            self._value(row, "teacher_prompt"), self.system_prompt, media, (images, videos), privileged
+        )
         return Fields(
             id=self.id(row),
             messages=messages,
@@ -418,76 +417,6 @@ class Columns:
             clips=read["clips"],
             unread=tuple(unread),
         )
-
-    def _teacher_prompt(
-        self,
-        row: Mapping[str, Any],
-        media: tuple[RowMedia, RowMedia],
-        images: list[Any],
-        videos: list[Any],
-        privileged: PrivilegedMedia,
-    ) -> tuple[tuple[Message, ...] | None, tuple[Any, ...]]:
-        """A ready-made prompt for the teacher, with the student's media or the privileged ones.
-
-        It keeps its own system message; otherwise it gets the configured system prompt.
-
-        Returns:
-            its messages, None if there is none; and the images inside it that are not the student's.
-
-        Raises:
-            RowProblem: it has no user message, or placeholders for neither the student's media, each once in
-                the student's order, nor the privileged ones.
-        """
-        value = self._value(row, "teacher_prompt")
-        if value is None or (isinstance(value, str) and not value.strip()):
-            return None, ()
-        chat = as_turns(value, "teacher_prompt")
-        if not any(turn["role"] == "user" for turn in chat):
-            raise RowProblem("malformed", "teacher_prompt has no user message")
-        if self.system_prompt is not None and chat[0]["role"] != "system":
-            chat = [{"role": "system", "content": self.system_prompt}, *chat]
-        try:
-            return self._with_students(chat, media, images, videos, privileged)
-        except RowProblem:
-            messages = self._with_privileged(chat, privileged.images, videos) if privileged.images else None
-            if messages is None:
-                raise
-            return messages, ()
-
-    def _with_students(
-        self,
-        chat: list[Turn],
-        media: tuple[RowMedia, RowMedia],
-        images: list[Any],
-        videos: list[Any],
-        privileged: PrivilegedMedia,
-    ) -> tuple[tuple[Message, ...], tuple[Any, ...]]:
-        """A teacher prompt with placeholders for the student's media, and the images inside it that are not
-        the student's.
-
-        Raises:
-            RowProblem: it has placeholders for others, or in another order.
-        """
-        if not is_numbered(chat):
-            media = RowMedia(tuple(images)), RowMedia(tuple(videos))
-        messages, placed_images, placed_videos = place_media(chat, *media)
-        _check_same("video", messages, videos, placed_videos)
-        inside = placed_images[: _placeholders(messages, "image")]
-        if _has_own_media(chat, "image") and inside != images and not privileged.images:
-            return messages, tuple(inside)
-        _check_same("image", messages, images, placed_images)
-        return messages, ()
-
-    def _with_privileged(
-        self, chat: list[Turn], images: tuple[Any, ...], videos: list[Any]
-    ) -> tuple[Message, ...] | None:
-        """A teacher prompt with placeholders for the privileged images; None if it has others."""
-        try:
-            messages, placed, _ = place_media(chat, RowMedia(images), RowMedia(tuple(videos)))
-        except RowProblem:
-            return None
-        fits = _placeholders(messages, "image") == len(images) and placed == list(images)
-        return messages if fits and _placeholders(messages, "video") == len(videos) else None
 
     def _meta(self, row: Mapping[str, Any], choices: Choices | None) -> dict[str, Any]:
         used = self.used - {column for place in PLACES for column in self.columns_of(place)}
@@ -615,26 +544,6 @@ def _in_order(
 
 def _placeholders(messages: Sequence[Message], kind: str) -> int:
     return sum(part["type"] == kind for message in messages for part in message["content"])
-
-
-def _check_same(kind: str, messages: Sequence[Message], expected: list[Any], placed: list[Any]) -> None:
-    """Check that a teacher prompt shows the student's media of a kind, each once and in the same order."""
-    count = _placeholders(messages, kind)
-    if count != len(expected):
-        raise RowProblem(
-            "placeholders",
-            f"teacher_prompt has {count} <{kind}> placeholder(s) for {len(expected)} {kind}(s)",
-        )
-    if placed[:count] != expected:
-        raise RowProblem(
-            "placeholders", f"teacher_prompt shows the {kind}s in a different order from the question"
-        )
-
-
-def _has_own_media(chat: Sequence[Turn], kind: str) -> bool:
-    """Whether a part of a chat holds its own medium."""
-    media_parts = (part for turn in chat for part in parts(turn["content"]) if part["type"] == kind)
-    return any(part.get("entry") is not None for part in media_parts)
 
 
 def _check_question(messages: Sequence[Message], images: Sequence[Any], videos: Sequence[Any]) -> None:

@@ -26,7 +26,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vicur.data.views import View, student_view, teacher_view
@@ -44,6 +44,7 @@ from vicur.scoring.terms import (
     mixture_target,
     projected_target,
     reverse_kl_to,
+    softened,
 )
 from vicur.settings.section import NonNegative, Number, Positive, Share, Text, section
 
@@ -103,18 +104,23 @@ class TargetOPD:
     coefficient. likelier: at each token a divergence from the look that gives that token more probability.
     margin: towards the look with a positive coefficient, away from that with a negative one."""
     reference: Text | None = None
-    """Look that decides with beta which words a product keeps, or that a projection moves towards."""
+    """Look that a projection moves towards, or that decides with beta which words a product keeps. In a
+    product with a reference, the score of tokens that end a response is their log-prob under it, so that a
+    contrast does not shorten responses (VCSD)."""
     beta: Share = 0.0
     """Words with less than this share of the most likely word's probability under `reference` are left out of
-    a product, except tokens that end a response; 0 keeps all words."""
+    a product; 0 keeps all words."""
+    temperature: Positive = 1.0
+    """Distillation temperature T: the student and all looks are softened to softmax(log d / T) before the
+    target is made, and the divergence is multiplied by T^2."""
     kind: TargetKind = "reverse_kl"
     """Divergence of student p and target t. reverse_kl: KL(p || t), where t leaves out words the KL over the
     others plus -log of their probability under p. forward_kl: KL(t || p). jsd: the Jensen-Shannon
     divergence, for a target that keeps all words."""
     graded: bool = False
-    """Whether the weights of a mixture are also proportional to p_i^(1 / temperature), with p_i the
-    probability per token that look i gives the student's correct responses to the problem."""
-    temperature: Positive = 1.0
+    """Whether the weights of a mixture are also proportional to p_i^(1 / graded_temperature), with
+    p_i the probability per token that look i gives the student's correct responses to the problem."""
+    graded_temperature: Positive = 1.0
     """Temperature of the graded weights; high temperatures make them equal."""
     margin: NonNegative = 1.0
     """Difference of the two divergences in nats up to which combine=margin pushes away."""
@@ -153,8 +159,8 @@ class TargetOPD:
         coefficients = [look.times for look in self.looks.values()]
         if self.reference is not None and self.reference not in self.looks:
             raise ValueError(f"target.reference={self.reference} is not one of {', '.join(self.looks)}.")
-        if self.reference is not None and self.beta == 0 and self.combine != "projection":
-            raise ValueError("target.reference is for target.beta above 0, or target.combine=projection.")
+        if self.reference is not None and self.combine not in ("product", "projection"):
+            raise ValueError("target.reference is for target.combine=product or projection.")
         if self.reference is None and (self.beta > 0 or self.combine == "projection"):
             raise ValueError("target.reference must name a look: the projection and beta refer to it.")
         if self.beta > 0 and (self.combine != "product" or self.kind == "jsd"):
@@ -167,6 +173,10 @@ class TargetOPD:
             raise ValueError("A target that is the student itself has nothing to teach.")
         if self.graded and self.combine != "mixture":
             raise ValueError("target.graded weights the looks of target.combine=mixture.")
+        if self.graded_temperature != 1 and not self.graded:
+            raise ValueError("target.graded_temperature is for target.graded=true.")
+        if self.margin != 1 and self.combine != "margin":
+            raise ValueError("target.margin is for target.combine=margin.")
         if self.combine in ("mixture", "each", "likelier") and min(coefficients) <= 0:
             raise ValueError(f"target.combine={self.combine} takes looks with times above 0.")
         if self.combine == "margin" and (sorted(coefficients) != [-1, 1] or self.kind != "reverse_kl"):
@@ -231,17 +241,35 @@ class TargetOPD:
         return terms
 
     def _divergence_from(self, block: Block, key: str) -> Tensor:
-        return KINDS[self.kind](block.log_p_CV, _constant(block, key))
+        return self._scale * KINDS[self.kind](self._student(block), self._look(block, key))
 
     def _divergence(self, block: Block, **shares: Tensor) -> Tensor:
-        log_d = [_constant(block, key) for key in self._keys]
+        log_p, log_d = self._student(block), [self._look(block, key) for key in self._keys]
         if self.combine == "margin":
             positive = 0 if self._times[0] > 0 else 1
-            return margin_kl(block.log_p_CV, log_d[positive], log_d[1 - positive], self.margin)
-        return KINDS[self.kind](block.log_p_CV, self._target(block, log_d, shares))
+            return self._scale * margin_kl(log_p, log_d[positive], log_d[1 - positive], self.margin)
+        target = self._target(log_p.detach(), log_d, shares, block.ends_V)
+        return self._scale * KINDS[self.kind](log_p, target)
 
-    def _target(self, block: Block, log_d: list[Tensor], shares: Mapping[str, Tensor]) -> Tensor:
-        """Log-probs of the target at the tokens of a block."""
+    @property
+    def _scale(self) -> float:
+        return self.temperature**2
+
+    def _student(self, block: Block) -> Tensor:
+        return softened(block.log_p_CV, self.temperature)
+
+    def _look(self, block: Block, key: str) -> Tensor:
+        """Softened log-probs of a look, without gradient."""
+        return softened(block.distribution(key).detach(), self.temperature)
+
+    def _target(
+        self,
+        log_p: Tensor,
+        log_d: list[Tensor],
+        shares: Mapping[str, Tensor],
+        ends_V: Bool[Tensor, " V"] | None,
+    ) -> Tensor:
+        """Log-probs (C, V) of the target, of those of the student and of the looks."""
         if self.combine == "mixture":
             return mixture_target(log_d, [shares[f"share_{number}"] for number in range(len(log_d))])
         reference = None if self.reference is None else log_d[list(self.looks).index(self.reference)]
@@ -251,8 +279,9 @@ class TargetOPD:
                 (factor * log_probs for factor, log_probs in zip(self._times, log_d, strict=True)),
                 torch.zeros_like(log_d[0]),
             )
-            return projected_target(block.log_p_CV.detach(), reference, direction)
-        return linear_target(log_d, self._times, reference=reference, beta=self.beta, always=block.ends_V)
+            return projected_target(log_p, reference, direction)
+        exempt = None if reference is None else ends_V
+        return linear_target(log_d, self._times, reference=reference, beta=self.beta, exempt=exempt)
 
     def _shares(self, scored: ScoredTokens) -> dict[str, Tensor]:
         """The weight of each look of a mixture at every token; empty for other targets."""
@@ -261,7 +290,7 @@ class TargetOPD:
         log_shares = scored.response_index.new_tensor(self._times, dtype=torch.float64).log()
         log_shares_LP = log_shares[:, None].expand(-1, int(scored.prompt_index.max()) + 1)
         if self.graded:
-            log_shares_LP = log_shares_LP + self._correctness(scored) / self.temperature
+            log_shares_LP = log_shares_LP + self._correctness(scored) / self.graded_temperature
         prompts = scored.prompt_index[scored.response_index]
         shares = log_shares_LP.softmax(0)[:, prompts]
         return {f"share_{number}": share for number, share in enumerate(shares)}
@@ -283,8 +312,3 @@ class TargetOPD:
 
 TINY = math.exp(-700)
 """Least probability whose logarithm is taken."""
-
-
-def _constant(block: Block, key: str) -> Tensor:
-    """Log-probs of a look, without gradient."""
-    return block.distribution(key).detach()

@@ -62,7 +62,7 @@ def linear_target(
     *,
     reference: LogProbs | None = None,
     beta: float = 0.0,
-    always: Bool[Tensor, " V"] | None = None,
+    exempt: Bool[Tensor, " V"] | None = None,
 ) -> LogProbs:
     """log softmax(sum_i a_i log d_i) over the words with d_ref >= beta max d_ref.
 
@@ -73,10 +73,12 @@ def linear_target(
     Args:
         log_d: log-probs of each distribution; at least one.
         times: coefficient a_i of each.
-        reference: log-probs of the distribution that decides which words are kept; needed if beta > 0.
+        reference: log-probs of the distribution that decides which words are kept; needed if beta > 0 or with
+            `exempt`.
         beta: a word is left out if its probability is below this share of the most likely word's; 0 keeps
             all words.
-        always: words that are kept in any case, e.g. the tokens that end a response.
+        exempt: words whose score is log d_ref instead of the sum, e.g. the tokens that end a response, which
+            a contrast would make likelier (VCSD).
 
     Returns:
         log-probs; minus infinity for words that are left out.
@@ -84,13 +86,19 @@ def linear_target(
     total = times[0] * log_d[0]
     for factor, log_probs in zip(times[1:], log_d[1:], strict=True):
         total = total + factor * log_probs
+    if exempt is not None:
+        assert reference is not None, "exempt words take the score of a reference"
+        total = torch.where(exempt, reference, total)
     if beta > 0:
         assert reference is not None, "the words that are kept follow from a reference"
         kept = reference >= reference.amax(-1, keepdim=True) + math.log(beta)
-        if always is not None:
-            kept = kept | always
         total = total.masked_fill(~kept, -math.inf)
     return total.log_softmax(-1)
+
+
+def softened(log_d: LogProbs, temperature: float) -> LogProbs:
+    """log softmax(log d / T): a distribution at distillation temperature T > 0."""
+    return log_d if temperature == 1 else (log_d / temperature).log_softmax(-1)
 
 
 def mixture_target(log_d: Sequence[LogProbs], shares: Sequence[PerToken]) -> LogProbs:
