@@ -234,7 +234,9 @@ def test_a_teacher_prompt_with_crops_beside_the_image(content):
         teacher_images=[png((40, 40), 1)],
         teacher_neg_images=[png((32, 36), 2)],
     )
-    sample = source_of(data)[0]
+    source = source_of(data)
+    assert source.checked == source.decoded == 3  # the problem's image, which the teacher sees too, once
+    sample = source[0]
     for view, crop in (("teacher_prompt", (40, 40)), ("teacher_prompt + images(negative)", (32, 36))):
         shown = view_of(view).show(sample)
         assert sizes(shown.images) == [(64, 48), crop]

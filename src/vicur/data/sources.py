@@ -218,7 +218,7 @@ class FileSource(Sequence[Sample]):
         skips_bad_rows: whether bad rows are left out; otherwise they are an error.
         inapplicable: number of problems left out because a view of `only_for` does not apply to them.
         num_seeing: number of problems in the files with an image or a video.
-        decoded: number of images decoded in the check.
+        checked, decoded: number of images checked, those for the teacher included, and of those decoded then.
         repeated_ids: number of rows with the id of an earlier row; a number was appended to their ids.
         duplicates: number of these that equal the earlier row in every column.
 
@@ -278,7 +278,7 @@ class FileSource(Sequence[Sample]):
         self.schema = self._columns.schema
         self.bad_rows: list[BadRow] = []
         self.skips_bad_rows = bad_rows == "skip"
-        self.inapplicable = self.decoded = self.repeated_ids = self.duplicates = 0
+        self.inapplicable = self.checked = self.decoded = self.repeated_ids = self.duplicates = 0
         self._new_ids: dict[int, str] = {}
         self.num_seeing = 0
         self._check_images = check_images
@@ -510,9 +510,12 @@ class FileSource(Sequence[Sample]):
             RowProblem: an image or a video is missing, broken or too large.
         """
         media = self._media(number)
+        sizes: dict[int, tuple[int, int]] = {}
 
         def image(entry: Any) -> Image.Image:
-            return SizeOnly(self._checked_size(media, entry))
+            if id(entry) not in sizes:  # a teacher may be shown an image of the problem again
+                sizes[id(entry)] = self._checked_size(media, entry)
+            return SizeOnly(sizes[id(entry)])
 
         def video(entry: Any) -> Video:
             if sized:
@@ -523,6 +526,7 @@ class FileSource(Sequence[Sample]):
         return self._build(number, fields, image, video)
 
     def _checked_size(self, media: MediaReader, entry: Any) -> tuple[int, int]:
+        self.checked += 1
         if self._check_images is None or self.decoded < self._check_images:
             size = media.read_image(entry).size
             self.decoded += 1

@@ -74,7 +74,8 @@ class Inspection:
         problems: number of usable problems.
         bad_rows: number of bad rows, by kind.
         first_bad_rows: the first bad row of each kind, as text.
-        decoded_images: number of images decoded; only the header of the others was read.
+        images: number of images, those for the teacher included.
+        decoded_images: number of these that were decoded; only the header of the others was read.
         repeated_ids: rows with the id of an earlier row; they got a new id.
         duplicates: how many of these equal the earlier row in every column.
         without_answer: problems without a gold answer.
@@ -101,6 +102,7 @@ class Inspection:
     problems: int
     bad_rows: dict[str, int]
     first_bad_rows: dict[str, str]
+    images: int
     decoded_images: int
     repeated_ids: int
     duplicates: int
@@ -169,6 +171,7 @@ def inspect_source(
         problems=len(samples),
         bad_rows={kind: reason.count for kind, reason in bad_reasons.items()},
         first_bad_rows={kind: str(reason.first) for kind, reason in bad_reasons.items()},
+        images=source.checked,
         decoded_images=source.decoded,
         repeated_ids=source.repeated_ids,
         duplicates=source.duplicates,
