@@ -225,6 +225,7 @@ def sizes(images):
     [
         "<image>A part of it: <crop>What is it?",
         [{"type": "image"}, {"type": "text", "text": "A part of it: <crop>What is it?"}],
+        [{"type": "image", "image": png()}, {"type": "text", "text": "A part of it: <crop>What is it?"}],
     ],
 )
 def test_a_teacher_prompt_with_crops_beside_the_image(content):
@@ -235,19 +236,56 @@ def test_a_teacher_prompt_with_crops_beside_the_image(content):
         teacher_neg_images=[png((32, 36), 2)],
     )
     source = source_of(data)
-    assert source.checked == source.decoded == 3  # the problem's image, which the teacher sees too, once
+    assert source.checked == source.decoded == 3
     sample = source[0]
     for view, crop in (("teacher_prompt", (40, 40)), ("teacher_prompt + images(negative)", (32, 36))):
         shown = view_of(view).show(sample)
-        assert sizes(shown.images) == [(64, 48), crop]
+        assert sizes(shown.images) == [(64, 48), crop] and shown.images[0] is sample.images[0]
         assert [part["type"] for part in shown.messages[0]["content"]] == ["image", "text", "image", "text"]
         assert [p["text"] for p in shown.messages[0]["content"] if "text" in p] == [
             "A part of it: ",
             "What is it?",
         ]
-    assert view_of("teacher_prompt + images(privileged)").show(sample) == view_of("teacher_prompt").show(
-        sample
+    both = view_of("teacher_prompt + images(privileged)").show(sample)
+    assert both == view_of("teacher_prompt").show(sample)
+    assert sizes(view_of("images(privileged)").show(sample).images) == [(40, 40)]
+
+
+def test_other_than_one_negative_image_for_a_crop():
+    data = row(
+        teacher_prompt="<image>A <crop>?",
+        teacher_images=[png((40, 40), 1)],
+        teacher_neg_images=[png((32, 36), 2), png((32, 36), 3)],
     )
+    shown = view_of("teacher_prompt + images(negative)").show(source_of(data)[0])
+    assert sizes(shown.images) == [(64, 48), (32, 36), (32, 36)]
+    assert [part["type"] for part in shown.messages[0]["content"]] == [
+        "image",
+        "text",
+        "image",
+        "image",
+        "text",
+    ]
+
+
+def test_crops_beside_a_video_and_a_system_prompt():
+    content = [{"type": "video"}, {"type": "text", "text": "Whole: <crop>?"}]
+    data = {
+        "problem": "<video>?",
+        "videos": [[png((16, 16), 4), png((16, 16), 5)]],
+        "teacher_prompt": [{"role": "user", "content": content}],
+        "teacher_images": [png((40, 40), 1)],
+    }
+    sample = source_of(data, system_prompt="Use <crop>.")[0]
+    system, question = view_of("teacher_prompt").show(sample).messages
+    assert system["content"] == [{"type": "text", "text": "Use <crop>."}]
+    assert [part["type"] for part in question["content"]] == ["video", "text", "image", "text"]
+
+
+def test_a_crop_that_is_closed_is_a_tag():
+    data = row(teacher_prompt="<image>Answer as <crop>x, y</crop>.")
+    (question,) = view_of("teacher_prompt").show(source_of(data)[0]).messages
+    assert question["content"][1]["text"] == "Answer as <crop>x, y</crop>."
 
 
 def test_a_teacher_prompt_with_crops_alone():
@@ -262,7 +300,14 @@ def test_a_teacher_prompt_with_crops_alone():
         ({"teacher_images": [png(), png()]}, r"has 1 <crop> placeholder\(s\) for 2 image"),
         ({"teacher_prompt": "<image><image><crop>?"}, r"has 2 <image> placeholder\(s\) for 1 image"),
         ({"teacher_prompt": "<image 1><crop>?"}, "beside placeholders with a number"),
-        ({"teacher_neg_images": [png(), png()]}, r"2 negative image\(s\) cannot replace 1 <crop>"),
+        (
+            {
+                "teacher_prompt": [
+                    {"role": "user", "content": [{"type": "image", "image": png((9, 9))}, "<crop>"]}
+                ]
+            },
+            "<crop> beside an image of its own",
+        ),
     ],
 )
 def test_crops_that_do_not_fit(columns, reason):

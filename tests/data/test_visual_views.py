@@ -280,7 +280,7 @@ def test_a_teacher_prompt_about_other_images():
     with pytest.raises(RowProblem, match=r'2 image placeholder\(s\) for 1 .* "teacher_prompt \+ images'):
         view_of("teacher_prompt").show(sample)
     assert len(view_of("teacher_prompt + images(privileged)").show(sample).images) == 2
-    inside = replace(sample, privilege=replace(sample.privilege, prompt_has_images=True))
+    inside = replace(sample, privilege=replace(sample.privilege, prompt_crops=(True, True)))
     assert view_of("teacher_prompt").show(inside).images == sample.privilege.images
     hinted = replace(inside, privilege=replace(inside.privilege, cue="c"))
     both = view_of("cue + teacher_prompt").show(hinted).messages[-1]["content"]

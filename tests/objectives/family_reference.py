@@ -57,8 +57,8 @@ def linear_target(
 ) -> np.ndarray:
     """log target ~ exp(sum_i a_i log d_i) on the words with d_ref >= beta max d_ref (VGS, VCSD, OPD-Aha).
 
-    The maximum is over all words, and words that are left out get -inf. Words in `exempt` score log d_ref
-    instead of the sum.
+    The maximum is over all words, and words that are left out get -inf. For words in `exempt` every look is
+    the reference.
     """
     if len(looks) != len(coefficients) or len(looks) == 0:
         raise ValueError("there must be one coefficient for each look, and at least one look")
@@ -76,7 +76,7 @@ def linear_target(
         for table, coefficient in zip(tables, coefficients, strict=True):
             score = score + coefficient * table[t]
         for word in exempt:
-            score[word] = log_reference[t, word]
+            score[word] = sum(coefficients) * log_reference[t, word]
         target[t, keep] = _log_normalise(score[keep])
     return target
 

@@ -16,7 +16,7 @@ from vicur.data.views import Blind, Degraded, teacher_view
 from vicur.objectives.divergence import DivergenceOPD
 from vicur.objectives.gates import EndorsementGate, EvidenceGate, Gate
 from vicur.objectives.mixture import ObjectiveConfig
-from vicur.objectives.objective import OLD, REFERENCE, TEACHER, ScoredTokens
+from vicur.objectives.objective import OLD, REFERENCE, TEACHER, Look, ScoredTokens
 from vicur.objectives.policy import GRPO, RewardDirection
 from vicur.objectives.sampled import SampledTokenOPD
 from vicur.objectives.target import TargetLook, TargetOPD
@@ -254,12 +254,29 @@ def test_every_combination_at_a_distillation_temperature():
         {"looks": looks},
         {"looks": looks, "combine": "mixture"},
         {"looks": looks, "combine": "each"},
+        {"looks": looks, "reference": "teacher"},
         {"looks": looks, "combine": "projection", "reference": "teacher"},
         {"looks": away, "combine": "margin"},
     ):
         loss, gradient = scene.run(TargetOPD(temperature=2.0, **settings))
         soft_loss, soft_gradient = soft.run(TargetOPD(**settings))
         agree((loss, gradient), (4 * soft_loss, 2 * soft_gradient))
+
+
+@given(seeds, st.lists(st.floats(-2, 2), min_size=1, max_size=3))
+def test_looks_that_are_the_reference_need_no_exemption(seed, times):
+    q = log_probs(np.random.default_rng(seed), 3)
+    ends = torch.isin(torch.arange(WORDS), torch.tensor(ENDS))
+    looks = [q] * len(times)
+    exempt = terms.linear_target(looks, times, reference=q, exempt=ends)
+    close(exempt, terms.linear_target(looks, times).numpy(), rtol=1e-9, atol=1e-9)
+
+
+def test_a_view_that_is_the_teachers_own_takes_no_pass_of_its_own():
+    own = teacher_view("crop", missing="error")
+    assert own != teacher_view("crop")
+    assert Look(TEACHER, teacher_view("crop")).resolved({TEACHER: own}) is own
+    assert Look(TEACHER, teacher_view("erased")).resolved({TEACHER: own}) == teacher_view("erased")
 
 
 def test_softened_by_hand():

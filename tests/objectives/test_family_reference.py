@@ -42,6 +42,9 @@ def test_linear_target_with_a_cut():
     # With beta 0.4 all words stay; word 2 scores A, 1/4, instead of 1/8: (1, 1/4, 1/4) times 2/3.
     target = ref.linear_target([logs(A), logs(B)], [2.0, -1.0], logs(A), 0.4, [2])
     close(np.exp(target), [[2 / 3, 1 / 6, 1 / 6]])
+    # Coefficients that sum to 2: A * A = (1/4, 1/16, 1/16), also with word 2 exempt: both looks are A.
+    target = ref.linear_target([logs(A), logs(A)], [1.0, 1.0], logs(A), 0.4, [2])
+    close(np.exp(target), [[2 / 3, 1 / 6, 1 / 6]])
     # The cut follows the reference, not the looks: with the reference B only word 2 stays.
     target = ref.linear_target([logs(A), logs(B)], [2.0, -1.0], logs(B), 0.6, [])
     close(np.exp(target), [[0.0, 0.0, 1.0]])

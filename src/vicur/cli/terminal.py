@@ -75,7 +75,9 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         table.add_row("with options", str(inspection.with_choices))
     table.add_row("images per problem", _counts(inspection.images_per_problem) or "none")
     if inspection.images:
-        table.add_row("images decoded", f"{inspection.decoded_images} of {inspection.images}")
+        table.add_row(
+            "images decoded", f"{inspection.decoded_images} of {inspection.images}, the teacher's included"
+        )
     if set(inspection.videos_per_problem) - {0}:
         table.add_row("videos per problem", _counts(inspection.videos_per_problem))
         table.add_row("frames per video", _spread(inspection.video_frames, "{:.0f}"))

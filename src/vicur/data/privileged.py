@@ -21,7 +21,8 @@ class PrivilegedMedia:
         images, videos, negative_images: the entries of the row, unopened.
         boxes: for each image of the problem the boxes as the row has them; empty if there are none.
         clips: for each video of the problem the intervals in seconds; empty if there are none.
-        in_prompt: whether the images are inside the teacher prompt.
+        prompt_crops: for each image placeholder of the teacher prompt, whether it is a place of the images;
+            empty if none is.
         unread: fields whose columns hold something else, with the reason.
     """
 
@@ -30,7 +31,7 @@ class PrivilegedMedia:
     negative_images: tuple[Any, ...] = ()
     boxes: tuple[tuple[RawBox, ...], ...] = ()
     clips: tuple[tuple[Interval, ...], ...] = ()
-    in_prompt: bool = False
+    prompt_crops: tuple[bool, ...] = ()
     unread: tuple[tuple[str, str], ...] = ()
 
     def opened(
@@ -54,7 +55,7 @@ class PrivilegedMedia:
             negative_images=tuple(map(image, self.negative_images)),
             regions=tuple(regions),
             clips=self.clips,
-            prompt_has_images=self.in_prompt,
+            prompt_crops=self.prompt_crops,
         )
 
 

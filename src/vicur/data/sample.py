@@ -39,7 +39,8 @@ class Privilege:
         cue: visible details that matter for the question, without answer or solution step.
         teacher_prompt: a complete list of messages that the teacher is shown instead of the problem.
         images, videos: media that show the evidence, e.g. a crop.
-        prompt_has_images: whether the images are those of the teacher prompt.
+        prompt_crops: for each image placeholder of the teacher prompt, whether it is a place of the images
+            for the teacher, instead of one of the problem's; empty if none is.
         negative_images: images that do not show it, as a control.
         regions: for each image of the problem the boxes that matter for the question; empty if there are
             none for any.
@@ -55,7 +56,7 @@ class Privilege:
     negative_images: tuple[Image.Image, ...] = ()
     regions: tuple[tuple[Box, ...], ...] = ()
     clips: tuple[tuple[Interval, ...], ...] = ()
-    prompt_has_images: bool = False
+    prompt_crops: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)

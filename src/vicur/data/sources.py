@@ -218,7 +218,8 @@ class FileSource(Sequence[Sample]):
         skips_bad_rows: whether bad rows are left out; otherwise they are an error.
         inapplicable: number of problems left out because a view of `only_for` does not apply to them.
         num_seeing: number of problems in the files with an image or a video.
-        checked, decoded: number of images checked, those for the teacher included, and of those decoded then.
+        checked: number of images that were found sound, those for the teacher and in bad rows included.
+        decoded: how many of these were decoded; only the header of the others was read.
         repeated_ids: number of rows with the id of an earlier row; a number was appended to their ids.
         duplicates: number of these that equal the earlier row in every column.
 
@@ -510,12 +511,9 @@ class FileSource(Sequence[Sample]):
             RowProblem: an image or a video is missing, broken or too large.
         """
         media = self._media(number)
-        sizes: dict[int, tuple[int, int]] = {}
 
         def image(entry: Any) -> Image.Image:
-            if id(entry) not in sizes:  # a teacher may be shown an image of the problem again
-                sizes[id(entry)] = self._checked_size(media, entry)
-            return SizeOnly(sizes[id(entry)])
+            return SizeOnly(self._checked_size(media, entry))
 
         def video(entry: Any) -> Video:
             if sized:
@@ -526,12 +524,13 @@ class FileSource(Sequence[Sample]):
         return self._build(number, fields, image, video)
 
     def _checked_size(self, media: MediaReader, entry: Any) -> tuple[int, int]:
-        self.checked += 1
         if self._check_images is None or self.decoded < self._check_images:
             size = media.read_image(entry).size
             self.decoded += 1
-            return size
-        return media.image_size(entry)
+        else:
+            size = media.image_size(entry)
+        self.checked += 1
+        return size
 
     def _note_id(self, number: int, row: Row, first_of: dict[str, int]) -> None:
         """Give a row with the id of an earlier row a new one: random numbers are keyed by id."""

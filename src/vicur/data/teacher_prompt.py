@@ -13,7 +13,7 @@ from vicur.data.privileged import PrivilegedMedia
 from vicur.data.sample import Message
 
 CROP = "<crop>"
-"""Placeholder of a privileged image beside `<image>`, one of the problem's own (V-Zero, arXiv 2606.25319)."""
+"""Placeholder of an image for the teacher; `<image>` is one of the problem's (V-Zero, arXiv 2606.25319)."""
 _PLACEHOLDERS = re.compile(f"({CROP}|<image>)")
 
 
@@ -36,8 +36,8 @@ def read_teacher_prompt(
         privileged: what the row holds for the teacher alone.
 
     Returns:
-        the messages, None if there are none; and the privileged media. If the prompt holds images of its own,
-        or has `<crop>` beside `<image>`, their images are those that it shows, in its order.
+        the messages, None if there are none; and the privileged media, with the places of their images in the
+        prompt. If the prompt holds images that are not the student's, the privileged images are those.
 
     Raises:
         RowProblem: it has no user message, or its placeholders fit neither the student's media, each once in
@@ -48,10 +48,11 @@ def read_teacher_prompt(
     chat = as_turns(value, "teacher_prompt")
     if not any(turn["role"] == "user" for turn in chat):
         raise RowProblem("malformed", "teacher_prompt has no user message")
+    if _has_crops(chat):
+        messages, privileged = _with_both(chat, *placed, privileged)
+        return _with_system(messages, system_prompt), privileged
     if system_prompt is not None and chat[0]["role"] != "system":
         chat = [{"role": "system", "content": system_prompt}, *chat]
-    if any(CROP in part.get("text", "") for turn in chat for part in parts(turn["content"])):
-        return _with_both(chat, *placed, privileged)
     try:
         messages, inside = _with_students(chat, media, *placed, privileged)
     except RowProblem:
@@ -59,7 +60,8 @@ def read_teacher_prompt(
         if beside is None:
             raise
         return beside, privileged
-    return messages, replace(privileged, images=inside, in_prompt=True) if inside else privileged
+    crops = (True,) * len(inside)
+    return messages, replace(privileged, images=inside, prompt_crops=crops) if inside else privileged
 
 
 def _with_students(
@@ -102,47 +104,38 @@ def _with_both(
 ) -> tuple[tuple[Message, ...], PrivilegedMedia]:
     """A prompt with `<crop>` for each privileged image, and with `<image>` for each of the student's or none.
 
-    Negative images, if there are any, take the places of the privileged ones.
-
     Raises:
         RowProblem: the placeholders are others.
     """
     if is_numbered(chat):
         raise RowProblem("placeholders", f"teacher_prompt has {CROP} beside placeholders with a number")
-    typed = any(part["type"] == "image" for turn in chat for part in parts(turn["content"]))
-    marks = [mark for turn in chat for mark in _marks(turn, typed)]
-    _check_counts(marks, images, privileged)
-    both = _filled(marks, images, privileged.images)
-    as_images = [{"role": turn["role"], "content": _with_images(turn, typed)} for turn in chat]
-    messages, placed, placed_videos = place_media(as_images, RowMedia(both), RowMedia(tuple(videos)))
-    _check_same("image", messages, list(both), placed)
+    typed = any(part["type"] != "text" for turn in chat for part in parts(turn["content"]))
+    crops = [mark == CROP for turn in chat for mark in _marks(turn, typed)]
+    expected = len(privileged.images)
+    if sum(crops) != expected:
+        raise RowProblem(
+            "placeholders",
+            f"teacher_prompt has {sum(crops)} {CROP} placeholder(s) for {expected} image(s) for the teacher",
+        )
+    if not all(crops) and len(crops) - expected != len(images):
+        raise RowProblem(
+            "placeholders",
+            f"teacher_prompt has {len(crops) - expected} <image> placeholder(s) for {len(images)} image(s)",
+        )
+    of_teacher, of_student = iter(privileged.images), iter(images)
+    both = [next(of_teacher) if crop else next(of_student) for crop in crops]
+    as_images = [{"role": turn["role"], "content": _with_images(turn, typed, images)} for turn in chat]
+    messages, placed, placed_videos = place_media(as_images, RowMedia(tuple(both)), RowMedia(tuple(videos)))
+    _check_same("image", messages, both, placed)
     _check_same("video", messages, videos, placed_videos)
-    negative = privileged.negative_images
-    replaced = _filled(marks, images, negative) if negative else ()
-    return messages, replace(privileged, images=both, negative_images=replaced, in_prompt=True)
+    return messages, replace(privileged, prompt_crops=tuple(crops))
 
 
-def _check_counts(marks: Sequence[str], images: Sequence[Any], privileged: PrivilegedMedia) -> None:
-    """Check that there are as many placeholders as images of each kind."""
-    whole = marks.count("<image>")
-    if len(marks) - whole != len(privileged.images):
-        raise RowProblem(
-            "placeholders",
-            f"teacher_prompt has {len(marks) - whole} {CROP} placeholder(s) for {len(privileged.images)} "
-            "image(s) for the teacher",
-        )
-    if whole and whole != len(images):
-        raise RowProblem(
-            "placeholders",
-            f"teacher_prompt has {whole} <image> placeholder(s) for {len(images)} image(s)",
-        )
-    negative = privileged.negative_images
-    if negative and len(negative) != len(privileged.images):
-        raise RowProblem(
-            "placeholders",
-            f"{len(negative)} negative image(s) cannot replace {len(privileged.images)} {CROP} "
-            "placeholder(s) in teacher_prompt",
-        )
+def _with_system(messages: tuple[Message, ...], system_prompt: str | None) -> tuple[Message, ...]:
+    """The messages with the configured system prompt, if they have none of their own."""
+    if system_prompt is None or messages[0]["role"] == "system":
+        return messages
+    return ({"role": "system", "content": [{"type": "text", "text": system_prompt}]}, *messages)
 
 
 def _marks(turn: Turn, typed: bool) -> Iterator[str]:
@@ -150,7 +143,7 @@ def _marks(turn: Turn, typed: bool) -> Iterator[str]:
 
     Args:
         turn: role and content.
-        typed: whether the chat has parts for its images, so that "<image>" in a text is only text.
+        typed: whether the chat has parts for its media, so that "<image>" in a text is only text.
     """
     for part in parts(turn["content"]):
         if part["type"] == "image":
@@ -159,11 +152,20 @@ def _marks(turn: Turn, typed: bool) -> Iterator[str]:
             yield from (CROP,) * part["text"].count(CROP) if typed else _PLACEHOLDERS.findall(part["text"])
 
 
-def _with_images(turn: Turn, typed: bool) -> list[dict[str, Any]]:
-    """The content of a turn with placeholders of images for `<crop>`."""
+def _with_images(turn: Turn, typed: bool, images: list[Any]) -> list[dict[str, Any]]:
+    """The content of a turn with placeholders of images for `<crop>`, and for parts that hold an image of the
+    student.
+
+    Raises:
+        RowProblem: a part holds another image.
+    """
     content: list[dict[str, Any]] = []
     for part in parts(turn["content"]):
-        if part["type"] != "text":
+        if part["type"] == "image":
+            if part["entry"] is not None and part["entry"] not in images:
+                raise RowProblem("placeholders", f"teacher_prompt has {CROP} beside an image of its own")
+            content.append({"type": "image"})
+        elif part["type"] != "text":
             content.append(part)
         elif not typed:
             content.append({"type": "text", "text": part["text"].replace(CROP, "<image>")})
@@ -174,10 +176,10 @@ def _with_images(turn: Turn, typed: bool) -> list[dict[str, Any]]:
     return content
 
 
-def _filled(marks: Sequence[str], images: Sequence[Any], crops: Sequence[Any]) -> tuple[Any, ...]:
-    """An image for each placeholder, in order."""
-    left = {CROP: iter(crops), "<image>": iter(images)}
-    return tuple(next(left[mark]) for mark in marks)
+def _has_crops(chat: Sequence[Turn]) -> bool:
+    """Whether a chat has `<crop>` as a placeholder, not as a tag that is closed."""
+    texts = [part["text"] for turn in chat for part in parts(turn["content"]) if part["type"] == "text"]
+    return any(CROP in text for text in texts) and not any("</crop>" in text for text in texts)
 
 
 def _placeholders(messages: Sequence[Message], kind: str) -> int:

@@ -74,8 +74,8 @@ class Inspection:
         problems: number of usable problems.
         bad_rows: number of bad rows, by kind.
         first_bad_rows: the first bad row of each kind, as text.
-        images: number of images, those for the teacher included.
-        decoded_images: number of these that were decoded; only the header of the others was read.
+        images: number of sound images, those for the teacher and in bad rows included.
+        decoded_images: how many of these were decoded; only the header of the others was read.
         repeated_ids: rows with the id of an earlier row; they got a new id.
         duplicates: how many of these equal the earlier row in every column.
         without_answer: problems without a gold answer.

@@ -21,7 +21,7 @@ from typing import Literal, Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vicur.data.views import View, on_top
+from vicur.data.views import OrPlain, View, on_top
 from vicur.scoring.term import Term
 
 
@@ -48,6 +48,8 @@ class Look:
             return views[self.who]
         if isinstance(self.view, str):
             return views["student"]
+        if isinstance(self.view, OrPlain) and self.view.view == views.get(self.who):
+            return views[self.who]  # one pass serves both
         return on_top(views["student"], self.view) if self.who == "student" else self.view
 
 

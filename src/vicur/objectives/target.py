@@ -23,10 +23,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor
 
 from vicur.data.views import View, student_view, teacher_view
@@ -105,14 +106,15 @@ class TargetOPD:
     margin: towards the look with a positive coefficient, away from that with a negative one."""
     reference: Text | None = None
     """Look that a projection moves towards, or that decides with beta which words a product keeps. In a
-    product with a reference, the score of tokens that end a response is their log-prob under it, so that a
-    contrast does not shorten responses (VCSD)."""
+    product with a reference, tokens that end a response count with their probability under it in every look,
+    so that a contrast does not shorten responses (VCSD)."""
     beta: Share = 0.0
     """Words with less than this share of the most likely word's probability under `reference` are left out of
     a product; 0 keeps all words."""
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
     """Distillation temperature T: the student and all looks are softened to softmax(log d / T) before the
-    target is made, and the divergence is multiplied by T^2."""
+    target is made and the divergence is taken, and the loss is multiplied by T^2. likelier and graded
+    compare the looks at temperature 1."""
     kind: TargetKind = "reverse_kl"
     """Divergence of student p and target t. reverse_kl: KL(p || t), where t leaves out words the KL over the
     others plus -log of their probability under p. forward_kl: KL(t || p). jsd: the Jensen-Shannon

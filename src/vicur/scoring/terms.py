@@ -77,8 +77,8 @@ def linear_target(
             `exempt`.
         beta: a word is left out if its probability is below this share of the most likely word's; 0 keeps
             all words.
-        exempt: words whose score is log d_ref instead of the sum, e.g. the tokens that end a response, which
-            a contrast would make likelier (VCSD).
+        exempt: words for which every d_i is d_ref, e.g. the tokens that end a response, which a contrast
+            would make likelier (VCSD).
 
     Returns:
         log-probs; minus infinity for words that are left out.
@@ -88,7 +88,7 @@ def linear_target(
         total = total + factor * log_probs
     if exempt is not None:
         assert reference is not None, "exempt words take the score of a reference"
-        total = torch.where(exempt, reference, total)
+        total = torch.where(exempt, sum(times) * reference, total)
     if beta > 0:
         assert reference is not None, "the words that are kept follow from a reference"
         kept = reference >= reference.amax(-1, keepdim=True) + math.log(beta)

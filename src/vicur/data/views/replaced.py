@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from PIL import Image
+
 from vicur.data.sample import Message, Sample
 from vicur.data.views.view import Attempt, Part, Shown
 
@@ -19,7 +21,8 @@ class Media(Part):
 
     "privileged": what shows the evidence, e.g. a crop, or the image and a crop. "negative": what does not,
     e.g. another crop, as a control (V-Zero, arXiv 2606.25319). If their number differs from that of the
-    problem's own, they all come at the place of its first one.
+    problem's own, they all come at the place of its first one. In a teacher prompt with places for crops
+    they take those places.
 
     Attributes:
         which: "privileged" or "negative".
@@ -51,12 +54,15 @@ class Media(Part):
         if not self.applies(sample):
             raise ValueError(f"Sample {sample.id} has no {self.which} images or videos.")
         media = self._of(sample)
-        messages, images, videos = prompt.messages, prompt.images, prompt.videos
-        if media.images:
-            messages, images = with_placeholders(messages, "image", len(media.images)), media.images
+        if media.images and _has_crops(prompt, sample):
+            prompt = with_crops(prompt, sample, media.images)
+        elif media.images:
+            messages = with_placeholders(prompt.messages, "image", len(media.images))
+            prompt = replace(prompt, messages=messages, images=media.images)
         if media.videos:
-            messages, videos = with_placeholders(messages, "video", len(media.videos)), media.videos
-        return Shown(messages, images, videos)
+            messages = with_placeholders(prompt.messages, "video", len(media.videos))
+            prompt = replace(prompt, messages=messages, videos=media.videos)
+        return prompt
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,42 @@ def in_order(messages: tuple[Message, ...], order: Order) -> tuple[Message, ...]
             message = {**message, "content": media + texts if order == "image_first" else texts + media}
         arranged.append(message)
     return tuple(arranged)
+
+
+def _has_crops(prompt: Shown, sample: Sample) -> bool:
+    """Whether the messages are a teacher prompt with places for the teacher's images."""
+    return bool(sample.privilege.prompt_crops) and prompt.messages is sample.privilege.teacher_prompt
+
+
+def with_crops(prompt: Shown, sample: Sample, images: tuple[Image.Image, ...]) -> Shown:
+    """A sample's teacher prompt with the problem's images at their places and others at those of the crops.
+
+    Args:
+        prompt: its messages are the teacher prompt.
+        sample: the problem.
+        images: images for the teacher; if their number is not that of the crops, they all come at the place
+            of the first one.
+    """
+    each = len(images) == sum(sample.privilege.prompt_crops)
+    crops, whole, left = iter(sample.privilege.prompt_crops), iter(sample.images), images
+    messages: list[Message] = []
+    placed: list[Image.Image] = []
+    for message in prompt.messages:
+        content: list[dict[str, Any]] = []
+        for part in message["content"]:
+            if part["type"] != "image":
+                content.append(part)
+                continue
+            if next(crops):
+                count = 1 if each else len(left)
+                here, left = left[:count], left[count:]
+            else:
+                here = (next(whole),)
+            placed += here
+            content += [{"type": "image"}] * len(here)
+        messages.append({**message, "content": content})
+    same = tuple(messages) == prompt.messages
+    return replace(prompt, messages=prompt.messages if same else tuple(messages), images=tuple(placed))
 
 
 def with_placeholders(messages: tuple[Message, ...], kind: str, count: int) -> tuple[Message, ...]:

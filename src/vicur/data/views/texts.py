@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from vicur.bad_rows import RowProblem
 from vicur.data.sample import COLUMN, TEXT_KINDS, Message, Privilege, Sample, TextKind
+from vicur.data.views.replaced import with_crops
 from vicur.data.views.view import Attempt, Part, Shown
 
 
@@ -61,15 +62,17 @@ class TeacherPrompt(Part):
         return sample.privilege.teacher_prompt is not None
 
     def change(self, prompt: Shown, sample: Sample, attempt: Attempt | None) -> Shown:
-        """The teacher prompt with the problem's media, or with images of its own.
+        """The teacher prompt with the problem's media, and with the images for the teacher at their places.
 
         Raises:
             ValueError: the sample has no teacher prompt.
         """
         if sample.privilege.teacher_prompt is None:
             raise ValueError(f"Sample {sample.id} has no teacher_prompt.")
-        images = sample.privilege.images if sample.privilege.prompt_has_images else prompt.images
-        return replace(prompt, messages=sample.privilege.teacher_prompt, images=images)
+        prompt = replace(prompt, messages=sample.privilege.teacher_prompt)
+        return (
+            with_crops(prompt, sample, sample.privilege.images) if sample.privilege.prompt_crops else prompt
+        )
 
 
 @dataclass(frozen=True)
