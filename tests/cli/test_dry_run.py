@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vicur.cli.main import main
@@ -25,9 +27,27 @@ def problems(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def with_crops(problems):
+    """The same with images for the teacher, and a prompt that shows them."""
+    table = pq.read_table(problems)
+    prompts = [f"Look: <crop>{text}" for text in table["problem"].to_pylist()]
+    for column, values in (
+        ("teacher_prompt", pa.array(prompts)),
+        ("teacher_images", table["images"]),
+        ("teacher_neg_images", table["images"]),
+    ):
+        table = table.append_column(column, values)
+    path = problems.parent / "with_crops.parquet"
+    pq.write_table(table, path)
+    return path
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_shipped_recipe_dry_runs(name, problems, tmp_path, capsys):
+def test_every_shipped_recipe_dry_runs(name, problems, with_crops, tmp_path, capsys):
     recipe = load_recipe(name)
+    if "images(" in recipe.teacher.privilege:
+        problems = with_crops
     overrides = [
         "student.model=vicur:tiny-student",
         f"data.train={problems}",
