@@ -29,12 +29,13 @@ def problems(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def with_crops(problems):
-    """The same with images for the teacher, and a prompt that shows them."""
+    """The same with images for the teacher, those of another problem, and a prompt that shows them."""
     table = pq.read_table(problems)
+    others = table["images"].take(pa.array([*range(1, table.num_rows), 0]))
     prompts = [f"Look: <crop>{text}" for text in table["problem"].to_pylist()]
     for column, values in (
         ("teacher_prompt", pa.array(prompts)),
-        ("teacher_images", table["images"]),
+        ("teacher_images", others),
         ("teacher_neg_images", table["images"]),
     ):
         table = table.append_column(column, values)
