@@ -19,6 +19,7 @@ from vicur.data.chat import (
     as_turns,
     count_placeholders,
     place_media,
+    placeholders_in,
     text_of,
     turns,
     valid_text,
@@ -542,13 +543,9 @@ def _in_order(
     return tuple(ordered) if any(ordered) else ()
 
 
-def _placeholders(messages: Sequence[Message], kind: str) -> int:
-    return sum(part["type"] == kind for message in messages for part in message["content"])
-
-
 def _check_question(messages: Sequence[Message], images: Sequence[Any], videos: Sequence[Any]) -> None:
     for kind, media in (("image", images), ("video", videos)):
-        placeholders = _placeholders(messages, kind)
+        placeholders = placeholders_in(messages, kind)
         if placeholders != len(media):
             raise RowProblem(
                 "placeholders",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from vicur.bad_rows import RowProblem
-from vicur.data.chat import RowMedia, Turn, as_turns, is_numbered, parts, place_media
+from vicur.data.chat import RowMedia, Turn, as_turns, is_numbered, parts, place_media, placeholders_in
 from vicur.data.privileged import PrivilegedMedia
 from vicur.data.sample import Message
 
@@ -80,7 +80,7 @@ def _with_students(
         media = RowMedia(tuple(images)), RowMedia(tuple(videos))
     messages, placed_images, placed_videos = place_media(chat, *media)
     _check_same("video", messages, videos, placed_videos)
-    inside = placed_images[: _placeholders(messages, "image")]
+    inside = placed_images[: placeholders_in(messages, "image")]
     if _has_own_images(chat) and inside != images and not privileged.images:
         return messages, tuple(inside)
     _check_same("image", messages, images, placed_images)
@@ -95,8 +95,8 @@ def _with_privileged(
         messages, placed, _ = place_media(chat, RowMedia(images), RowMedia(tuple(videos)))
     except RowProblem:
         return None
-    fits = _placeholders(messages, "image") == len(images) and placed == list(images)
-    return messages if fits and _placeholders(messages, "video") == len(videos) else None
+    fits = placeholders_in(messages, "image") == len(images) and placed == list(images)
+    return messages if fits and placeholders_in(messages, "video") == len(videos) else None
 
 
 def _with_both(
@@ -182,13 +182,9 @@ def _has_crops(chat: Sequence[Turn]) -> bool:
     return any(CROP in text for text in texts) and not any("</crop>" in text for text in texts)
 
 
-def _placeholders(messages: Sequence[Message], kind: str) -> int:
-    return sum(part["type"] == kind for message in messages for part in message["content"])
-
-
 def _check_same(kind: str, messages: Sequence[Message], expected: list[Any], placed: list[Any]) -> None:
     """Check that a prompt shows the expected media of a kind, each once and in the same order."""
-    count = _placeholders(messages, kind)
+    count = placeholders_in(messages, kind)
     if count != len(expected):
         raise RowProblem(
             "placeholders",
