@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from rich.console import Console
 
 from vicur.cli.main import main
 from vicur.run.recipe import load_recipe
 from vicur.settings.section import SettingsError
 from vicur.studies.study import load_study
+from vicur.studies.tables import study_table
 
 HEAD = "problems: 4\nuntrained: {base: {title: a, model: b}}"
 RUN = ("opd_sampled", "off_policy", "cot_sft", "mask_random", "vgs_measured", "papo", "together")
@@ -115,6 +117,25 @@ def test_studies_that_cannot_be_read(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(SettingsError, match=message):
         load_study(str(path))
+
+
+def test_the_table_cuts_no_number_for_a_long_title():
+    estimate = {"accuracy": 100.0, "low": 79.0, "high": 100.0}
+    method = {
+        "title": "larger teacher, shown crop and cue",
+        "in_domain": estimate,
+        "out_of_domain": estimate,
+        "visual_advantage": {"teacher": -0.25, "own": 12.5},
+        "hint_leakage": {"samples": 640},
+        "seconds": 1234.0,
+    }
+    difference = {"ours": "x", "theirs": "base", "in_domain": {"value": -41.6, "low": -48.2, "high": -35.0}}
+    console = Console(width=80, record=True)
+    console.print(study_table({"seeds": 1, "methods": {"x": method}, "differences": [difference]}))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    row = next(line for line in text.splitlines() if "larger" in line)
+    assert row.endswith("100.0 ±10.5  -41.6 ±6.6  100.0 ±10.5  -0.25  12.50   640  1234 ")
 
 
 def test_unknown_names_are_reported(tmp_path, capsys):

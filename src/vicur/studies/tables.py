@@ -12,7 +12,8 @@ from vicur.wording import printable
 
 
 def study_table(summary: dict[str, Any]) -> Table:
-    """Accuracies, differences to base, visual advantage, leakage and seconds, 80 columns wide."""
+    """Accuracies, differences to base, visual advantage, leakage and seconds. In 80 columns no number is cut:
+    long titles of methods are wrapped."""
     seeds = summary["seeds"]
     source = f"over {seeds} seeds, Student's t" if seeds > 1 else "over test problems"
     table = Table(
@@ -26,7 +27,7 @@ def study_table(summary: dict[str, Any]) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    table.add_column("method", no_wrap=True)
+    table.add_column("method")
     for title in ("in domain", "- base", "out of dom", "VA", "own", "hint", "s"):
         table.add_column(title, justify="right", no_wrap=True)
     to_base = {d["ours"]: d["in_domain"] for d in summary["differences"] if d["theirs"] == "base"}
