@@ -165,6 +165,33 @@ def test_a_teacher_by_name_is_checked_too(samples, student, teacher, base_folder
     assert "uniform distribution" in message
 
 
+class Served:
+    """A teacher that answers as one on servers does: with log-probs of given tokens."""
+
+    def __init__(self, teacher, is_blind=False):
+        self.scorer, self.view, self.encoder = teacher.scorer, teacher.view, teacher.scorer.encoder
+        self.is_blind = is_blind
+
+    def log_probs(self, samples, responses, view, attempts=None):
+        return self.scorer.log_probs(samples, responses, Plain() if self.is_blind else view)
+
+
+def test_a_teacher_on_servers_and_one_by_name_are_both_checked(samples, student, base_folder):
+    served = Served(Teacher(load_model("vicur:tiny-teacher"), teacher_view("cue")))
+    needs = Needs(
+        log_probs={"old": Look("student"), TEACHER: Look(TEACHER), "large": Look("large", view_of("blank"))}
+    )
+    own = {"large": Teacher.of(TeacherConfig(privilege="none"), student)}
+    found, passed = checked(samples, student, None, needs, others=own, served=served)
+    found.raise_if_failed()
+    assert passed["the teacher is shown its privilege"] and passed["the teacher sees the image"]
+    assert passed["same weights, same view, the teacher large"] and passed["the teacher large sees the image"]
+    assert f"[Hint]: {hint(samples[0])}" in found.teacher_prompt
+    blind = Served(served, is_blind=True)
+    names, message = failure(samples, student, None, needs=needs, others=own, served=blind)
+    assert names == ["the teacher sees the image"] and "the teacher's servers are the same" in message
+
+
 def test_a_view_in_hindsight_is_no_view_of_a_student(samples, student, teacher):
     needs = Needs(log_probs={"old": Look("student", view_of("verdict"))})
     names, message = failure(samples, student, teacher, needs=needs)
