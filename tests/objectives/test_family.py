@@ -393,7 +393,8 @@ def test_what_targets_need():
         needs.distributions["student: blind"].resolved({"student": Degraded()}).name
         == "degraded(0.1) + blind"
     )
-    assert needs.distributions["student: blind"].view == Blind() and needs.log_probs == {} and needs.teacher
+    assert needs.distributions["student: blind"].view == Blind() and needs.log_probs == {}
+    assert needs.models == {"student", "teacher", "large"}
     likelier = TargetOPD(looks={"a": TargetLook(), "b": TargetLook("own")}, combine="likelier").needs(0)
     assert set(likelier.log_probs) == {TEACHER, "own"} and not likelier.rewards
 

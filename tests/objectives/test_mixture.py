@@ -30,7 +30,7 @@ def test_needs_add_up():
         papo=PAPO(masked_patch=8), visual_advantage=VisualAdvantageOPD(degraded_ratio=0.2, drop="random")
     )
     needs = config.build().needs(3)
-    assert needs.rewards and needs.draws and needs.teacher and needs.group_size == 2
+    assert needs.rewards and needs.draws and needs.models == {"student", "teacher"} and needs.group_size == 2
     assert needs.sources == {"student"}
     assert needs.log_probs[STUDENT_MASKED].view == Masked(0.6, 8, draw=3)
     assert needs.log_probs[TEACHER_DEGRADED].view == Degraded(0.2)

@@ -109,7 +109,7 @@ def gradient(loaded, teacher, objective, rollouts, *, micro_batch=3, scoring=Non
     loaded = copy.deepcopy(loaded)
     student = Scorer(loaded, scoring)
     needs = objective.needs(1)
-    scorer = BatchScorer(student, teacher if needs.teacher else None, seed=0)
+    scorer = BatchScorer(student, teacher if TEACHER in needs.models else None, seed=0)
     old = old_log_probs(rollouts) if OLD in needs.log_probs else None
     measured = scorer.score_references(scorer.score_rollouts(rollouts, needs, 1, old), needs)
     optimizer = Optimizer(loaded.model, OptimizerConfig(), total_steps=1)

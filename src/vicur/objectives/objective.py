@@ -110,9 +110,9 @@ class Needs:
         return [*self.log_probs.values(), *self.distributions.values()]
 
     @property
-    def teacher(self) -> bool:
-        """Whether a teacher is needed."""
-        return any(look.who != "student" for look in self.looks)
+    def models(self) -> set[str]:
+        """The models that score the responses, by name."""
+        return {look.who for look in self.looks}
 
 
 @dataclass(frozen=True)

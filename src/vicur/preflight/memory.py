@@ -433,9 +433,8 @@ def _distributions(policy: Policy, teachers: Mapping[str, Teacher], needs: Needs
 
 def _heads(student: Scorer, teachers: Mapping[str, Teacher], needs: Needs) -> Bytes:
     """Copies of the heads that belong to kept hidden states, where the head itself is sharded or changes."""
-    looking = {look.who for look in needs.looks}
-    scorers = [student] if "student" in looking else []
-    scorers += [teacher.scorer for name, teacher in teachers.items() if name in looking]
+    scorers = [student] if "student" in needs.models else []
+    scorers += [teacher.scorer for name, teacher in teachers.items() if name in needs.models]
     copied = [scorer.policy for scorer in scorers if scorer.keep_head or scorer.policy.is_sharded]
     return sum(policy.model.lm_head.weight.numel() * policy.dtype.itemsize for policy in copied)
 

@@ -131,7 +131,7 @@ class Recipe:
                 )
             if config.servers:
                 raise ValueError(f"teachers.{name}.servers: only `teacher` can run on servers.")
-        named = {look.who for look in self.needs.looks} - {STUDENT, TEACHER}
+        named = self.needs.models - {STUDENT, TEACHER}
         for name in sorted(named - set(self.teachers)):
             known = f"teachers has {', '.join(self.teachers)}" if self.teachers else "teachers is empty"
             raise ValueError(f"The objective reads the teacher {name}, which is not in teachers: {known}.")
@@ -230,7 +230,7 @@ class Recipe:
     @property
     def teaches(self) -> bool:
         """Whether the student learns from `teacher`."""
-        return TEACHER in {look.who for look in self.needs.looks} or self.rollout.source == "teacher"
+        return TEACHER in self.needs.models or self.rollout.source == "teacher"
 
     @property
     def has_teacher(self) -> bool:
