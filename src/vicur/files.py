@@ -69,7 +69,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, replace: bool = 
 def _partial(folder: Path) -> Iterator[Path]:
     """A new empty file of a name that no other writer uses; it is removed if it still has this name."""
     while True:
-        partial = folder / f".vicur-{secrets.token_hex(4)}.partial"
+        partial = _partial_path(folder)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
             break
@@ -77,6 +77,15 @@ def _partial(folder: Path) -> Iterator[Path]:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial_path(folder: Path) -> Path:
+    return folder / f".vicur-{secrets.token_hex(4)}.partial"
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a file or folder is unfinished by its name: it is being written, or its process was killed."""
+    return path.name.startswith(".vicur-") and path.name.endswith(".partial")
 
 
 def _mode(path: Path) -> int:
@@ -228,7 +237,7 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.parent / f".vicur-{secrets.token_hex(4)}.partial"
+        partial = _partial_path(folder.parent)
         partial.mkdir()
         try:
             with _partial(partial) as file:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vicur.files import write_whole
 from vicur.run.recipe import load_recipe, to_yaml
 from vicur.settings.section import SettingsError
 from vicur.training.folder import ENTRIES, check_run_folder, remove_run, run_folder
@@ -96,7 +97,17 @@ def test_overwriting_deletes_a_run_and_nothing_else():
     assert {entry.name for entry in folder.iterdir()} <= ENTRIES
 
 
-@pytest.mark.parametrize("extra", ["notes.txt", "data", ".git"])
+def test_overwriting_deletes_what_a_killed_run_had_not_finished_to_write():
+    folder = a_run("out")
+    names = []
+    write_whole(folder / "summary.md", lambda partial: names.append(partial.name))
+    (folder / names[0]).write_text("half of it")
+    check_run_folder(folder, overwrite=True)
+    remove_run(folder)
+    assert [entry.name for entry in folder.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("extra", ["notes.txt", "data", ".git", ".vicur-check", "x.partial"])
 def test_a_folder_with_something_else_is_never_deleted(extra):
     folder = a_run("out")
     (folder / extra).mkdir()

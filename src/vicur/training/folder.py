@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vicur import distributed
-from vicur.files import RECIPE_FILE, open_locked
+from vicur.files import RECIPE_FILE, is_partial, open_locked
 from vicur.paths import check_folder
 from vicur.settings.reading import read_json
 
@@ -158,7 +158,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _check_only_a_run(folder: Path, old: set[str]) -> None:
     if not old:
         return
-    foreign = sorted(old - ENTRIES)
+    foreign = sorted(name for name in old - ENTRIES if not is_partial(Path(name)))
     if foreign:
         raise ValueError(
             f"training.overwrite=true deletes only runs, but {folder} also holds {foreign[0]}. Move it away, "
