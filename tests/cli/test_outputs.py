@@ -13,6 +13,7 @@ import pytest
 
 from vicur.cli.main import main
 from vicur.cuebench.generate import write_parquet
+from vicur.training.folder import locked
 
 
 @pytest.fixture(scope="module")
@@ -176,20 +177,23 @@ def test_a_folder_that_is_deleted_during_an_evaluation_ends_it(problems, tmp_pat
     assert "was removed or replaced during the evaluation" in capsys.readouterr().err
 
 
-def test_a_study_takes_only_a_folder_without_one(tmp_path, capsys, monkeypatch):
-    """Also if another study begins there between the check and the first file."""
+def test_a_study_replaces_nothing_that_is_not_its_own(tmp_path, capsys):
     (tmp_path / "showcase.png").write_bytes(b"precious")
     assert main(["quickstart", "--output", str(tmp_path)]) == 1
-    assert "already holds a study" in capsys.readouterr().err
-    out = tmp_path / "out"
+    assert "showcase.png is not of a study. Choose another --output." in capsys.readouterr().err
+    run = tmp_path / "out" / "seed-0"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("")
+    assert main(["quickstart", "--output", str(tmp_path / "out")]) == 1
+    assert "seed-0 is not of a study" in capsys.readouterr().err and len(list(run.iterdir())) == 1
 
-    def check(folder, name):
-        (folder / "seed-0").mkdir(parents=True)
 
-    monkeypatch.setattr("vicur.studies.study.check_folder", check)
-    monkeypatch.setattr("pathlib.Path.glob", lambda *_: iter(()))
-    assert main(["quickstart", "--output", str(out)]) == 1
-    assert "already holds a study" in capsys.readouterr().err and list((out / "seed-0").iterdir()) == []
+def test_two_studies_do_not_write_to_one_folder(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"):
+        assert main(["quickstart", "--output", str(tmp_path / "out")]) == 1
+    assert "is being written by process" in (error := capsys.readouterr().err)
+    assert "choose another --output." in error and not list((tmp_path / "out").glob("seed-*"))
 
 
 def test_a_dry_run_of_a_build_changes_nothing(problems, tmp_path):
@@ -217,13 +221,13 @@ def test_a_list_of_failures_is_replaced_and_removed_by_the_build_that_wrote_it(p
 
 
 def test_a_study_whose_folder_is_deleted_ends_with_an_error(tmp_path, capsys, monkeypatch):
-    from vicur.studies.study import _Seed
+    from vicur.studies.runner import _Seed
 
     def run(self):
         shutil.rmtree(self.folder)
         yield "base", None
 
-    monkeypatch.setattr(_Seed, "write_data", lambda self: None)
+    monkeypatch.setattr(_Seed, "write_data", lambda self, problems: self.folder.mkdir())
     monkeypatch.setattr(_Seed, "run", run)
     assert main(["study", "objectives", "--output", str(tmp_path / "out")]) == 1
     assert "was removed while the study ran" in capsys.readouterr().err

@@ -45,5 +45,5 @@ def test_quickstart(tmp_path, capsys):
         folder = out / f"seed-{seeds - 1}" / method
         assert json.loads((folder / "status.json").read_text())["status"] == "finished"
         assert (folder / "checkpoints" / "final" / "model.safetensors").exists()
-    assert main([*arguments, "--steps", "1", "--test-problems", "12"]) == 1
-    assert "already holds a study" in capsys.readouterr().err
+    assert main([*arguments, "--steps", "1", "--test-problems", "13"]) == 1
+    assert "holds 12 problems" in capsys.readouterr().err

@@ -63,8 +63,6 @@ def test_a_study_from_the_command_line(tmp_path, capsys):
             assert {"loss", "entropy", "grad_norm", "response_tokens", "truncated", "hint_samples"} <= set(
                 line
             )
-    assert main([*arguments, "--only", "papo"]) == 1
-    assert "already holds a study" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

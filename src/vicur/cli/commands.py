@@ -39,7 +39,7 @@ COMMANDS = (
         "quickstart",
         "train four tiny students on a CPU in minutes and compare them",
         run="vicur.cli.studies:quickstart",
-        settings="vicur.studies.study:StudyConfig",
+        settings="vicur.studies.runner:StudyConfig",
         load="vicur.cli.studies:quickstart_config",
         options=STUDY_OPTIONS,
         example="seeds=3",
@@ -336,11 +336,12 @@ COMMANDS = (
         "study",
         "train and compare several recipes on CueBench",
         run="vicur.cli.studies:study",
-        settings="vicur.studies.study:StudyConfig",
+        settings="vicur.studies.runner:StudyConfig",
         load="vicur.cli.studies:study_config",
         description=(
             "Train and compare several recipes on CueBench. A recipe setting, such as "
-            "rewards.tolerance=0.01, applies to every trained method."
+            "rewards.tolerance=0.01, applies to every trained method. Rerun the same command to resume, or "
+            "with more seeds or methods to extend the study; the table has the methods of the last command."
         ),
         argument=Argument(
             "STUDY", "YAML file, or the name of a packaged study: family, objectives, quickstart, sink"

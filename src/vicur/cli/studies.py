@@ -10,8 +10,10 @@ from rich.console import Console
 
 from vicur.cli.command import Arguments
 from vicur.cli.terminal import print_text
+from vicur.studies.outcomes import summarise
 from vicur.studies.quickstart import run_quickstart
-from vicur.studies.study import Study, StudyConfig, load_study, run_study, summarise
+from vicur.studies.runner import StudyConfig, run_study
+from vicur.studies.study import Study, load_study
 from vicur.studies.tables import headlines, study_table
 
 
@@ -24,7 +26,7 @@ def quickstart(config: StudyConfig, arguments: Arguments, console: Console) -> N
     """Run the study "quickstart", and draw its picture.
 
     Raises:
-        ValueError: the output folder already holds a study.
+        ValueError: the output folder holds another study.
     """
     _print_summary(run_quickstart(config, console), console)
     print_text(f"Picture: {config.output}/showcase.png   All numbers: {config.output}/summary.json", console)
@@ -42,7 +44,7 @@ def study(config: StudyConfig, arguments: Arguments, console: Console) -> None:
     """Run a study.
 
     Raises:
-        ValueError: there is no such study, or the output folder already holds one.
+        ValueError: there is no such study, or the output folder holds another one.
     """
     definition = _study(arguments)
     outcomes = run_study(definition, config, console)

@@ -9,7 +9,9 @@ from rich.console import Console
 
 from vicur.data.sources import FileSource
 from vicur.data.views import Hinted, Plain, Shown
-from vicur.studies.study import BASE, Outcome, StudyConfig, load_study, run_study, summarise
+from vicur.studies.outcomes import Outcome, summarise
+from vicur.studies.runner import StudyConfig, run_study
+from vicur.studies.study import BASE, load_study
 
 if TYPE_CHECKING:  # imports matplotlib, which nothing else needs
     from vicur.studies.showcase import Bar, Case
@@ -33,7 +35,7 @@ def run_quickstart(config: StudyConfig, console: Console) -> dict[str, Any]:
         the summary.
 
     Raises:
-        ValueError: the output folder already holds a study.
+        ValueError: the output folder holds another study.
         OSError: it cannot be made or written.
     """
     study = load_study("quickstart")

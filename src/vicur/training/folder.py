@@ -129,11 +129,15 @@ def newest_run(name: str, output: str | None, *, overwrite: bool = False) -> Pat
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """A context in which no other process on this machine may write to a run's folder.
+def locked(folder: Path, setting: str = "training.output") -> Iterator[None]:
+    """A context in which no other process on this machine may write to a folder.
 
     The lock is the operating system's: it ends with the process, however that ends. Other ranks of the same
     job do not take it.
+
+    Args:
+        folder: the folder of a run or a study.
+        setting: the setting that chose it, for messages.
 
     Raises:
         ValueError: another process holds it.
@@ -146,7 +150,7 @@ def locked(folder: Path) -> Iterator[None]:
     except BlockingIOError as error:
         owner = (folder / LOCK).read_text(errors="replace").strip() or "another process"
         raise ValueError(
-            f"{folder} is being written by {owner}. Wait for it to end, or choose another training.output."
+            f"{folder} is being written by {owner}. Wait for it to end, or choose another {setting}."
         ) from error
     with open(descriptor, "r+") as file:
         file.truncate(0)
