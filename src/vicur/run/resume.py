@@ -52,12 +52,17 @@ class Resumption:
     finished: bool
 
 
-def find_run(recipe: Recipe, say: Callable[[str], None]) -> Resumption | None:
+def find_run(
+    recipe: Recipe,
+    say: Callable[[str], None],
+    otherwise: str = "Use the same settings, or start a new run without --resume.",
+) -> Resumption | None:
     """The run of a recipe and its newest checkpoint; None if there is no such run yet.
 
     Args:
         recipe: the recipe.
         say: called with a sentence about each damaged checkpoint.
+        otherwise: what to do if the run has another recipe, for the message.
 
     Raises:
         ValueError: the run's recipe differs in a setting that changes results, another process writes to its
@@ -68,7 +73,7 @@ def find_run(recipe: Recipe, say: Callable[[str], None]) -> Resumption | None:
     if not (folder / RECIPE_FILE).is_file():
         return None
     with locked(folder):
-        changed = check_same(recipe, folder)
+        changed = _check_same(recipe, folder, otherwise)
         finished = is_finished(folder)
         if finished and not changed & set(LENGTH):
             return Resumption(folder, None, finished=True)
@@ -81,7 +86,7 @@ def find_run(recipe: Recipe, say: Callable[[str], None]) -> Resumption | None:
     return Resumption(folder, saved, finished=False)
 
 
-def check_same(recipe: Recipe, folder: Path) -> set[str]:
+def _check_same(recipe: Recipe, folder: Path, otherwise: str) -> set[str]:
     """Check that a recipe is that of a run, but for settings that change no result.
 
     Returns:
@@ -103,8 +108,8 @@ def check_same(recipe: Recipe, folder: Path) -> set[str]:
     if refused:
         lines = "".join(f"\n  {name}: {before.get(name)} in the run, {now.get(name)} now" for name in refused)
         raise ValueError(
-            f"The run in {folder} has another recipe, so it cannot be resumed with this one. Use the same "
-            f"settings, or start a new run without --resume.{lines}"
+            f"The run in {folder} has another recipe, so it cannot be resumed with this one. {otherwise}"
+            f"{lines}"
         )
     return changed
 

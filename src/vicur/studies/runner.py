@@ -196,12 +196,13 @@ class _Seed:
         recipe = self._recipe(name, row)
         order = None if recipe.data.order == "as_is" else recipe.data.order
         view = Plain() if order is None else Ordered(order)
-        previous = self._find(name, recipe)
+        say = self._bar(name).say
+        previous = find_run(recipe, say, OTHER_SETTINGS)
         if previous is not None and previous.finished:
             if (stored := self._stored(name, {}, view)) is not None:
                 return stored
             # It was stopped in its evaluation: its last checkpoint is the student that leaves the training.
-            previous = replace(previous, saved=newest_whole(previous.folder, self._bar(name).say))
+            previous = replace(previous, saved=newest_whole(previous.folder, say))
         with closing(build(recipe)) as run:
             leakage = self._train(name, run, previous)
             self._forget(name)
@@ -228,17 +229,6 @@ class _Seed:
         training = replace(recipe.training, output=str(self.folder / name), seed=self.seed, steps=steps)
         data = replace(recipe.data, train=str(self.folder / DATA / "train.parquet"))
         return replace(recipe, data=data, training=training)
-
-    def _find(self, name: str, recipe: Recipe) -> Resumption | None:
-        """The run of a row, as far as it has come; None if there is none yet.
-
-        Raises:
-            ValueError: the row has been trained with other settings.
-        """
-        try:
-            return find_run(recipe, self._bar(name).say)
-        except ValueError as error:
-            raise ValueError(f"{error}\n{OTHER_SETTINGS}") from error
 
     # ------------------------------------------------------------------------------- what is stored of a row
 

@@ -29,7 +29,7 @@ from vicur.rewards.grader import Grader
 from vicur.run.build import build, start_processes
 from vicur.run.execute import InterruptedRunError
 from vicur.run.recipe import Recipe, load_recipe, recipe_name, recipe_schema
-from vicur.run.resume import Resumption, find_run
+from vicur.run.resume import find_run
 from vicur.settings.reading import read_json
 from vicur.settings.section import Count, PathText, SettingsError, Text, section
 from vicur.training.folder import RUNS
@@ -47,6 +47,7 @@ NOT_SWEPT = {
     "training.evaluate": "the runs are compared by the same evaluation",
 }
 """Settings, or sections of them, of which a sweep cannot have several values, and why."""
+OTHER_SETTINGS = "A sweep with other settings needs another --output."
 _VIEWS = ("teacher.privilege", "student.view")
 """Settings that take a view."""
 
@@ -354,7 +355,7 @@ def carry_out(
         InterruptedRunError: a signal stopped the run; its checkpoint is on disk.
     """
     start_processes(run.recipe)
-    previous = distributed.main_value(lambda: _find(run, say))
+    previous = distributed.main_value(lambda: find_run(run.recipe, say, OTHER_SETTINGS))
     if previous is not None and previous.finished:
         check_evaluations([load_recipe(str(run.folder / RECIPE_FILE)), run.recipe])
         return False
@@ -371,14 +372,6 @@ def carry_out(
             say(f"Stopped {run.folder} after step {stopped.step}. Rerun the same command to continue.")
             raise
     return True
-
-
-def _find(run: PlannedRun, say: Callable[[str], None]) -> Resumption | None:
-    """The run in the folder of a planned one; None if there is none yet."""
-    try:
-        return find_run(run.recipe, say)
-    except ValueError as error:
-        raise ValueError(f"{error}\nA sweep with other settings needs another --output.") from error
 
 
 def free_memory() -> None:
