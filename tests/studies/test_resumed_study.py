@@ -136,6 +136,23 @@ def test_a_row_that_was_stopped_in_its_evaluation_is_evaluated_again(
     assert steps == ([] if has_checkpoint else [1, 2, 3]) and summary(done) == summary(complete)
 
 
+def test_a_longer_run_is_never_read_with_the_answers_of_the_shorter(done, complete, monkeypatch):
+    """Also if it is stopped between its training and its evaluation."""
+    longer = ("--only", "first", "training.steps=4")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_answering", stopped)
+        assert study(done, *longer) != 0
+    assert study(done, *longer) == 0
+    rows = [json.loads(line) for line in (done / "out/seed-0/first/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    stored = [json.loads((f / "out/seed-0/evaluation/first.json").read_text()) for f in (done, complete)]
+    assert stored[0]["visual_advantage"] != stored[1]["visual_advantage"]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -203,9 +203,9 @@ class _Seed:
                 return stored
             # It was stopped in its evaluation: its last checkpoint is the student that leaves the training.
             previous = replace(previous, saved=newest_whole(previous.folder, say))
+        self._forget(name)  # first: a run that is made longer must not end beside the answers of the shorter
         with closing(build(recipe)) as run:
             leakage = self._train(name, run, previous)
-            self._forget(name)
             evaluations = self._assess(name, view, lambda: _answering(run.student, run.evaluation_engine))
         seconds = read_json(self.folder / name / "status.json")["seconds"]["total"]
         advantage = self._advantage(run.student, evaluations, order)
