@@ -225,9 +225,9 @@ def test_a_study_whose_folder_is_deleted_ends_with_an_error(tmp_path, capsys, mo
 
     def run(self):
         shutil.rmtree(self.folder)
-        yield "base", None
+        yield "base", None, True
 
-    monkeypatch.setattr(_Seed, "write_data", lambda self, problems: self.folder.mkdir())
+    monkeypatch.setattr(_Seed, "write_data", lambda self: self.folder.mkdir())
     monkeypatch.setattr(_Seed, "run", run)
     assert main(["study", "objectives", "--output", str(tmp_path / "out")]) == 1
     assert "was removed while the study ran" in capsys.readouterr().err

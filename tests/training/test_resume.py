@@ -146,6 +146,26 @@ def test_a_run_without_checkpoints_cannot_be_made_longer(tmp_path, data, capsys)
     assert len(metrics(tmp_path / "run")) == 2
 
 
+def test_a_run_is_not_made_shorter(tmp_path, data, capsys):
+    run = tmp_path / "run"
+    launch(1, [run_of(run, data, "training.steps=2", *NO_VALIDATION)], tmp_path)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
+    assert main(command(run, data, "training.steps=1", *NO_VALIDATION, "--resume")) == 1
+    assert "has already taken 2 steps, and its recipe now has 1" in " ".join(capsys.readouterr().err.split())
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_that_was_killed_while_it_made_its_folder_can_be_resumed(tmp_path, data):
+    run = tmp_path / "run"
+    launch(1, [run_of(run, data, "training.steps=1", *NO_VALIDATION)], tmp_path)
+    recipe = (run / "recipe.yaml").read_text()
+    shutil.rmtree(run)
+    run.mkdir()
+    (run / "recipe.yaml").write_text(recipe)
+    launch(1, [run_of(run, data, "training.steps=1", *NO_VALIDATION, resume=True)], tmp_path)
+    assert len(metrics(run)) == 1 and (run / "rollouts").is_dir()
+
+
 def test_a_stopped_run_says_how_to_resume(tmp_path, data, whole):
     process = start(1, [run_of(tmp_path / "run", data)], tmp_path)
     lines = tmp_path / "run" / "metrics.jsonl"

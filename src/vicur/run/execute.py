@@ -50,7 +50,7 @@ from vicur.training.nonfinite import Skipped, write_skipped
 from vicur.training.records import Records
 from vicur.training.state import RunState
 from vicur.training.trackers import open_trackers
-from vicur.wording import first_reason
+from vicur.wording import counted, first_reason
 
 
 class InterruptedRunError(KeyboardInterrupt):
@@ -304,6 +304,7 @@ class _Execution:
 
     def run(self, plan: Plan, *, again: bool) -> HintLeakage:
         self._check_data()
+        self._check_length()
         if self.resume_from is not None:
             self.checkpoints.resume_from(self.resume_from)
             self.r.trainer.scoring.begin_step(0)
@@ -356,6 +357,18 @@ class _Execution:
                 f"data.train now has {present.split()[0]}, or others. Resume it with the same problems."
             )
         self.state.data = present
+
+    def _check_length(self) -> None:
+        """Check that a resumed run has not passed the end of its recipe.
+
+        Raises:
+            ValueError: it has.
+        """
+        if self.state.step > self.r.steps:
+            raise ValueError(
+                f"The run in {self.folder} has already taken {counted(self.state.step, 'step')}, and its "
+                f"recipe now has {self.r.steps}: a run cannot be made shorter."
+            )
 
     def _check_shared(self) -> None:
         """Check that this rank sees the folder of the main rank: each rank writes its part of a checkpoint.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,10 @@ class Resumption:
 def find_run(
     recipe: Recipe,
     say: Callable[[str], None],
+    *,
     otherwise: str = "Use the same settings, or start a new run without --resume.",
+    may_change: Sequence[str] = (),
+    same_length: bool = False,
 ) -> Resumption | None:
     """The run of a recipe and its newest checkpoint; None if there is no such run yet.
 
@@ -63,6 +66,8 @@ def find_run(
         recipe: the recipe.
         say: called with a sentence about each damaged checkpoint.
         otherwise: what to do if the run has another recipe, for the message.
+        may_change: settings that may differ besides `MAY_CHANGE`.
+        same_length: whether the run must have the same length, even where a longer one would continue it.
 
     Raises:
         ValueError: the run's recipe differs in a setting that changes results, another process writes to its
@@ -73,7 +78,8 @@ def find_run(
     if not (folder / RECIPE_FILE).is_file():
         return None
     with locked(folder):
-        changed = _check_same(recipe, folder, otherwise)
+        allowed = (*MAY_CHANGE, *may_change, *(() if same_length else _lengths(recipe)))
+        changed = _check_same(recipe, folder, allowed, otherwise)
         finished = is_finished(folder)
         if finished and not changed & set(LENGTH):
             return Resumption(folder, None, finished=True)
@@ -81,13 +87,19 @@ def find_run(
     if finished and saved is None:
         raise ValueError(
             f"The run in {folder} has finished and has no checkpoint (training.checkpoints.every=null), so "
-            "it cannot be made longer."
+            "its length cannot be changed."
         )
     return Resumption(folder, saved, finished=False)
 
 
-def _check_same(recipe: Recipe, folder: Path, otherwise: str) -> set[str]:
-    """Check that a recipe is that of a run, but for settings that change no result.
+def _lengths(recipe: Recipe) -> tuple[str, ...]:
+    """The settings that change nothing but the length of a run."""
+    constant = recipe.optimizer.schedule == "constant" and recipe.optimizer.warmup == 0
+    return LENGTH if constant else ()
+
+
+def _check_same(recipe: Recipe, folder: Path, allowed: Sequence[str], otherwise: str) -> set[str]:
+    """Check that a recipe is that of a run, but for settings that may differ.
 
     Returns:
         the settings that differ.
@@ -96,9 +108,6 @@ def _check_same(recipe: Recipe, folder: Path, otherwise: str) -> set[str]:
         ValueError: another setting differs; the message lists all that do, with both values.
     """
     before, now = _settings(load_recipe(str(folder / RECIPE_FILE))), _settings(recipe)
-    allowed: tuple[str, ...] = MAY_CHANGE
-    if recipe.optimizer.schedule == "constant" and recipe.optimizer.warmup == 0:
-        allowed = (*allowed, *LENGTH)
     changed = {name for name in {*before, *now} if before.get(name) != now.get(name)}
     refused = [
         name

@@ -27,10 +27,12 @@ from vicur.evaluation.responses import ResponseStore, lines_path
 from vicur.evaluation.results import Evaluation
 from vicur.evaluation.runner import EvaluationConfig, resume_evaluation
 from vicur.evaluation.visual_advantage import measure_visual_advantage
-from vicur.files import write_json
+from vicur.files import folder_digest, write_json
+from vicur.models.checkpoints import resolve_checkpoint
 from vicur.models.load import LoadedModel, load_model
 from vicur.paths import check_folder
 from vicur.progress import Progress
+from vicur.reporting.run_summary import summarise_run
 from vicur.rewards.grader import Grader
 from vicur.rollouts.engines import Engine, make_engine
 from vicur.rollouts.processors import SamplingConfig
@@ -84,57 +86,53 @@ class StudyConfig:
 def run_study(study: Study, config: StudyConfig, console: Console) -> dict[str, list[Outcome]]:
     """Train and evaluate everything that is not done yet, and write summary.json.
 
+    Everything that is there is checked before anything is written.
+
     Returns:
         for each row of the table, its outcome under each seed.
 
     Raises:
-        ValueError: the output folder holds something else, or the same study with other settings; another
+        ValueError: the output folder holds something else, or a study with other settings or rows; another
             process writes to it; or there is no such method.
         OSError: it cannot be created or written.
         InterruptedRunError: a signal stopped the training of a row; its checkpoint is on disk.
     """
     output = config.folder
     check_folder(output, "--output")
-    _check_is_a_study(output)
     unknown = set(config.only) - set(study.trained)
     if unknown:
         raise ValueError(f"The study has no method {sorted(unknown)[0]}; it has {', '.join(study.trained)}.")
+    seeds = [_Seed(study, config, seed, console) for seed in range(config.seeds)]
+    _check_own(output, [seed.folder for seed in seeds])
     output.mkdir(parents=True, exist_ok=True)
-    problems = _problems(study, config)
-    trained = {k: v for k, v in study.trained.items() if not config.only or k in config.only}
-    study = replace(study, trained=trained)
     outcomes: dict[str, list[Outcome]] = {}
     with locked(output, "--output"):
-        for seed in range(config.seeds):
-            seed_run = _Seed(study, config, seed, console)
-            seed_run.write_data(problems)
-            for name, outcome in seed_run.run():
+        for seed in seeds:
+            seed.check()
+        for seed in seeds:
+            seed.write_data()
+            for name, outcome, is_new in seed.run():
                 outcomes.setdefault(name, []).append(outcome)
-                if not seed_run.folder.is_dir():
-                    raise OSError(f"{seed_run.folder} was removed while the study ran; run the study again.")
-                write_json(output / "summary.json", summarise(study, outcomes))
+                if not seed.folder.is_dir():
+                    raise OSError(f"{seed.folder} was removed while the study ran; run the study again.")
+                if is_new:
+                    write_json(output / "summary.json", summarise(study, outcomes))
+        write_json(output / "summary.json", summarise(study, outcomes))
     return outcomes
 
 
-def _check_is_a_study(output: Path) -> None:
-    """Check that a folder holds nothing that a study would replace, unless it is a study.
+def _check_own(output: Path, seeds: Sequence[Path]) -> None:
+    """Check that a folder holds nothing that a study would replace, unless it is a study's.
 
     Raises:
         ValueError: it holds the results of something else.
     """
-    seeds = [seed for seed in sorted(output.glob("seed-*")) if not seed.is_dir() or any(seed.iterdir())]
-    foreign = [seed for seed in seeds if not (seed / DATA).is_dir()]
-    if not seeds:
+    present = [seed for seed in seeds if seed.is_dir() and any(seed.iterdir())]
+    foreign = [seed for seed in present if not (seed / DATA).is_dir()]
+    if not present:
         foreign = [output / name for name in RESULTS if (output / name).exists()]
     if foreign:
         raise ValueError(f"{foreign[0]} is not of a study. Choose another --output.")
-
-
-def _problems(study: Study, config: StudyConfig) -> int:
-    """Number of training problems to generate, the same whichever methods are run: with a set number of
-    steps, only as many as these use."""
-    batch = max((method.recipe.training.prompts_per_step for method in study.trained.values()), default=1)
-    return study.problems if config.steps is None else min(study.problems, config.steps * batch)
 
 
 class _Seed:
@@ -144,40 +142,59 @@ class _Seed:
         self.study, self.config, self.seed, self.console = study, config, seed, console
         self.folder = config.folder / f"seed-{seed}"
         self.grader = Grader(study.rewards)
+        self.trained = {k: v for k, v in study.trained.items() if not config.only or k in config.only}
 
-    def write_data(self, problems: int) -> None:
-        """Generate the training problems and the test sets, or check those that are there.
+    @cached_property
+    def problems(self) -> dict[Split, int]:
+        """Number of problems of each split, the same whichever methods are run: of training problems, with a
+        set number of steps only as many as these use."""
+        steps, trained = self.config.steps, self.study.trained.values()
+        batch = max((row.recipe.training.prompts_per_step for row in trained), default=1)
+        train = self.study.problems if steps is None else min(self.study.problems, steps * batch)
+        problems: dict[Split, int] = {"train": train}
+        return problems | dict.fromkeys(DOMAINS.values(), self.config.test_problems)
 
-        Args:
-            problems: number of training problems.
+    def check(self) -> None:
+        """Check that what is there is of this study.
 
         Raises:
-            ValueError: an earlier run of the study had another number of problems.
+            ValueError: it has other problems, rows that this study does not have, or rows that were trained
+                with other settings; or what is there is damaged.
         """
-        sizes: dict[Split, int] = {"train": problems}
-        sizes.update(dict.fromkeys(DOMAINS.values(), self.config.test_problems))
-        for split, count in self._bar("generating problems").over(sizes.items(), len(sizes)):
-            path = self.folder / DATA / f"{split}.parquet"
-            if not path.is_file():
-                write_parquet("segments", split, count, path, seed=self.seed)
-            elif (present := pq.read_metadata(path).num_rows) != count:
+        for split, count in self.problems.items():
+            path = self._data(split)
+            if path.is_file() and (present := pq.read_metadata(path).num_rows) != count:
                 raise ValueError(
-                    f"{path} holds {present} problems, and with these settings there are {count}. "
-                    f"{OTHER_SETTINGS}"
+                    f"{path} holds {present} problems, and this study takes {count}. {OTHER_SETTINGS}"
                 )
+        names = {*self.study.untrained, *self.study.trained}
+        if others := sorted({path.stem for path in (self.folder / EVALUATION).glob("*.json")} - names):
+            raise ValueError(
+                f"{self.folder} holds the row {others[0]}, which this study does not have. {OTHER_SETTINGS}"
+            )
+        for name, row in self.trained.items():
+            self._find(name, self._recipe(name, row))
 
-    def run(self) -> Iterator[tuple[str, Outcome]]:
-        """Every row, in the order of the table."""
-        rows: dict[str, Untrained | Trained] = {**self.study.untrained, **self.study.trained}
-        for name, row in rows.items():
-            yield name, self._evaluated(name, row) if isinstance(row, Untrained) else self._trained(name, row)
+    def write_data(self) -> None:
+        """Generate the training problems and the test sets that are not there yet."""
+        for split, count in self._bar("generating problems").over(self.problems.items(), len(self.problems)):
+            if not self._data(split).is_file():
+                write_parquet("segments", split, count, self._data(split), seed=self.seed)
 
-    def _evaluated(self, name: str, row: Untrained) -> Outcome:
-        """The outcome of an untrained row."""
-        identity = {"model": row.model, "privilege": row.privilege}
+    def run(self) -> Iterator[tuple[str, Outcome, bool]]:
+        """The name and outcome of every row, in the order of the table, and whether it is new."""
+        for name, untrained in self.study.untrained.items():
+            yield name, *self._evaluated(name, untrained)
+        for name, trained in self.trained.items():
+            yield name, *self._trained(name, trained)
+
+    def _evaluated(self, name: str, row: Untrained) -> tuple[Outcome, bool]:
+        """The outcome of an untrained row, and whether it is new. That of another model is not read."""
+        files = folder_digest(Path(resolve_checkpoint(row.model)))
+        identity = {"model": row.model, "files of the model": files, "privilege": row.privilege}
         view = teacher_view(row.privilege)
         if (stored := self._stored(name, identity, view)) is not None:
-            return stored
+            return stored, False
         started = time.perf_counter()
         loaded = load_model(row.model)
         self._forget(name)
@@ -185,33 +202,28 @@ class _Seed:
         seconds = time.perf_counter() - started
         leakage = evaluations["in_domain"].leakage + evaluations["out_of_domain"].leakage
         advantage = self._advantage(loaded, evaluations)
-        return self._kept(
-            name,
-            identity,
-            Outcome(**evaluations, visual_advantage=advantage, leakage=leakage, seconds=seconds),
-        )
+        outcome = Outcome(**evaluations, visual_advantage=advantage, leakage=leakage, seconds=seconds)
+        return self._kept(name, identity, outcome), True
 
-    def _trained(self, name: str, row: Trained) -> Outcome:
-        """The outcome of a trained row. Training that was interrupted is continued."""
+    def _trained(self, name: str, row: Trained) -> tuple[Outcome, bool]:
+        """The outcome of a trained row, and whether it is new. Training that was interrupted is continued."""
         recipe = self._recipe(name, row)
         order = None if recipe.data.order == "as_is" else recipe.data.order
         view = Plain() if order is None else Ordered(order)
-        say = self._bar(name).say
-        previous = find_run(recipe, say, OTHER_SETTINGS)
+        previous = self._find(name, recipe)
         if previous is not None and previous.finished:
             if (stored := self._stored(name, {}, view)) is not None:
-                return stored
+                return stored, False
             # It was stopped in its evaluation: its last checkpoint is the student that leaves the training.
-            previous = replace(previous, saved=newest_whole(previous.folder, say))
-        self._forget(name)  # first: a run that is made longer must not end beside the answers of the shorter
+            previous = replace(previous, saved=newest_whole(previous.folder, self._bar(name).say))
+        self._forget(name)  # before the training, which may end without an evaluation
         with closing(build(recipe)) as run:
             leakage = self._train(name, run, previous)
             evaluations = self._assess(name, view, lambda: _answering(run.student, run.evaluation_engine))
-        seconds = read_json(self.folder / name / "status.json")["seconds"]["total"]
         advantage = self._advantage(run.student, evaluations, order)
-        return self._kept(
-            name, {}, Outcome(**evaluations, visual_advantage=advantage, leakage=leakage, seconds=seconds)
-        )
+        seconds = summarise_run(self.folder / name)["seconds"]["total"]
+        outcome = Outcome(**evaluations, visual_advantage=advantage, leakage=leakage, seconds=seconds)
+        return self._kept(name, {}, outcome), True
 
     def _train(self, name: str, run: Run, previous: Resumption | None) -> HintLeakage:
         folder, bar = self.folder / name, self._bar(name)
@@ -227,13 +239,29 @@ class _Seed:
         recipe = row.recipe
         steps = self.config.steps or recipe.training.steps
         training = replace(recipe.training, output=str(self.folder / name), seed=self.seed, steps=steps)
-        data = replace(recipe.data, train=str(self.folder / DATA / "train.parquet"))
+        data = replace(recipe.data, train=str(self._data("train")))
         return replace(recipe, data=data, training=training)
+
+    def _find(self, name: str, recipe: Recipe) -> Resumption | None:
+        """The run of a row, as far as it has come; None if there is none yet. All rows are of the length that
+        the study has now.
+
+        Raises:
+            ValueError: it has other settings, or no checkpoint of it can be used.
+        """
+        return find_run(
+            recipe,
+            self._bar(name).say,
+            otherwise=OTHER_SETTINGS,
+            may_change=("data.train",),  # another way to the same folder: the problems are in it
+            same_length=True,
+        )
 
     # ------------------------------------------------------------------------------- what is stored of a row
 
     def _stored(self, name: str, identity: Mapping[str, str], view: View) -> Outcome | None:
-        """The outcome of a row that is done, its answers graded again; None if the row is not done.
+        """The outcome of a row that is done, its answers graded again; None if the row is not done, or with
+        another identity.
 
         Args:
             name: the row.
@@ -241,22 +269,21 @@ class _Seed:
             view: what it is shown.
 
         Raises:
-            ValueError: the row was done with other settings, or its files are damaged.
+            ValueError: its files are damaged.
         """
         path = self._file(name, "json")
         if not all(file.is_file() for file in (path, *(self._answers(name, domain) for domain in DOMAINS))):
             return None
-        stored = read_json(path)
-        if stored.get("row") != identity:
-            raise ValueError(
-                f"The row {name} of {self.folder} was evaluated with {stored.get('row')}, and is now "
-                f"{dict(identity)}. {OTHER_SETTINGS}"
-            )
-        evaluations = self._assess(name, view, lambda: _unanswered(path))
         try:
-            return Outcome.of(evaluations, stored)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: delete it, and the row is done again.") from error
+            stored = read_json(path)
+            if stored["row"] != identity:
+                return None
+            return Outcome.of(self._assess(name, view), stored)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"The stored result of the row {name} in {path.parent} is damaged, or is of other problems. "
+                f"Delete {path.name} there, and the row is evaluated again."
+            ) from error
 
     def _kept(self, name: str, identity: Mapping[str, str], outcome: Outcome) -> Outcome:
         """Store the outcome of a row."""
@@ -269,6 +296,9 @@ class _Seed:
         for path in (self._file(name, "json"), *answers, *map(lines_path, answers)):
             path.unlink(missing_ok=True)
 
+    def _data(self, split: Split) -> Path:
+        return self.folder / DATA / f"{split}.parquet"
+
     def _file(self, name: str, ending: str) -> Path:
         return self.folder / EVALUATION / f"{name}.{ending}"
 
@@ -277,17 +307,27 @@ class _Seed:
 
     # ------------------------------------------------------------------------------------------------- tests
 
-    def _assess(self, name: str, view: View, answering: Answering) -> dict[str, Evaluation]:
-        """The answers to the problems of each domain, those that are stored and the missing ones, graded."""
+    def _assess(self, name: str, view: View, answering: Answering | None = None) -> dict[str, Evaluation]:
+        """The graded answers to the problems of each domain.
+
+        Args:
+            name: the row.
+            view: what the model is shown.
+            answering: opens the model; None to read the stored answers.
+
+        Raises:
+            ValueError: stored answers are missing or of other problems.
+        """
         evaluations = {}
         (self.folder / EVALUATION).mkdir(parents=True, exist_ok=True)
         for domain in DOMAINS:
             problems, bar = self.tests[domain], self._bar(f"{name} {domain}")
             with ResponseStore(self._answers(name, domain)) as store:
                 evaluation = resume_evaluation(
-                    *(answering, problems, TEST, bar, store, view), grader=self.grader
+                    *(answering or _unanswered, problems, TEST, bar, store, view), grader=self.grader
                 )
-                store.finish(evaluation.table())
+                if answering is not None:
+                    store.finish(evaluation.table())
             evaluations[domain] = evaluation
         return evaluations
 
@@ -319,7 +359,7 @@ class _Seed:
     @cached_property
     def tests(self) -> dict[str, FileSource]:
         """The test problems by domain."""
-        return {d: FileSource(self.folder / DATA / f"{split}.parquet") for d, split in DOMAINS.items()}
+        return {domain: FileSource(self._data(split)) for domain, split in DOMAINS.items()}
 
     def _bar(self, title: str) -> Progress:
         return Progress(f"seed {self.seed} {title}", self.console)
@@ -334,11 +374,11 @@ def _answering(loaded: LoadedModel, engine: Engine | None = None) -> Iterator[Re
 
 
 @contextmanager
-def _unanswered(path: Path) -> Iterator[Responder]:
-    """Nothing that answers: the row of an outcome has all its answers.
+def _unanswered() -> Iterator[Responder]:
+    """Nothing that answers: all answers are stored.
 
     Raises:
-        ValueError: it has not.
+        ValueError: some are not.
     """
-    raise ValueError(f"Answers of the row of {path} are missing: delete it, and the row is done again.")
+    raise ValueError("answers are missing")
     yield

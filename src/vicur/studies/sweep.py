@@ -355,7 +355,7 @@ def carry_out(
         InterruptedRunError: a signal stopped the run; its checkpoint is on disk.
     """
     start_processes(run.recipe)
-    previous = distributed.main_value(lambda: find_run(run.recipe, say, OTHER_SETTINGS))
+    previous = distributed.main_value(lambda: find_run(run.recipe, say, otherwise=OTHER_SETTINGS))
     if previous is not None and previous.finished:
         check_evaluations([load_recipe(str(run.folder / RECIPE_FILE)), run.recipe])
         return False

@@ -140,8 +140,9 @@ class Records:
             environments = [*_environments(self.folder), {"step": resumed.step, **environments[0]}]
         elif overwrite:
             remove_run(self.folder)
-        (self.folder / "rollouts").mkdir(exist_ok=True)
+        # First, as a folder without it is not that of a run, which could be resumed.
         write_text(self.folder / RECIPE_FILE, recipe)
+        (self.folder / "rollouts").mkdir(exist_ok=True)
         first, *later = environments
         write_json(self.folder / "environment.json", first | ({"resumed": later} if later else {}))
         self._metrics = self._open_files.enter_context((self.folder / "metrics.jsonl").open("a"))
