@@ -177,9 +177,9 @@ class _Seed:
 
     def write_data(self) -> None:
         """Generate the training problems and the test sets that are not there yet."""
-        for split, count in self._bar("generating problems").over(self.problems.items(), len(self.problems)):
-            if not self._data(split).is_file():
-                write_parquet("segments", split, count, self._data(split), seed=self.seed)
+        missing = {split: count for split, count in self.problems.items() if not self._data(split).is_file()}
+        for split, count in self._bar("generating problems").over(missing.items(), len(missing)):
+            write_parquet("segments", split, count, self._data(split), seed=self.seed)
 
     def run(self) -> Iterator[tuple[str, Outcome, bool]]:
         """The name and outcome of every row, in the order of the table, and whether it is new."""
