@@ -83,9 +83,9 @@ def _partial_path(folder: Path) -> Path:
     return folder / f".vicur-{secrets.token_hex(4)}.partial"
 
 
-def is_partial(path: Path) -> bool:
-    """Whether a file or folder is unfinished by its name: it is being written, or its process was killed."""
-    return path.name.startswith(".vicur-") and path.name.endswith(".partial")
+def is_partial(name: str) -> bool:
+    """Whether a file or folder of this name is unfinished: it is being written, or its process was killed."""
+    return name.startswith(".vicur-") and name.endswith(".partial")
 
 
 def _mode(path: Path) -> int:

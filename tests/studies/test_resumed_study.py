@@ -15,7 +15,6 @@ import pytest
 from vicur.cli.main import main
 from vicur.run.execute import Run
 from vicur.studies import runner
-from vicur.studies.runner import _Seed
 from vicur.training.records import Records
 
 STUDY = """
@@ -169,10 +168,10 @@ def test_no_answers_are_left_of_a_row_whose_training_is_not_followed_by_its_eval
     status = done / "out" / "seed-0" / "first" / "status.json"
     status.write_text(status.read_text().replace("finished", "running"))
 
-    def stopped(*_):
+    def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Seed, "_train", stopped)
+    monkeypatch.setattr(runner, "carry_on", stopped)
     assert study(done) != 0
     assert not list((done / "out" / "seed-0" / "evaluation").glob("first*"))
 

@@ -107,6 +107,21 @@ def test_overwriting_deletes_what_a_killed_run_had_not_finished_to_write():
     assert [entry.name for entry in folder.iterdir()] == ["lock"]
 
 
+def test_a_folder_is_that_of_a_run_from_the_first_thing_in_it(monkeypatch):
+    """Or a run that is killed while it makes its folder could neither be resumed nor overwritten."""
+    original = Path.mkdir
+
+    def killed(self, *arguments, **options):
+        if self.name == "rollouts":
+            raise KeyboardInterrupt
+        original(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Records(Path("out"), "recipe")
+    assert Path("out/recipe.yaml").read_text() == "recipe"
+
+
 @pytest.mark.parametrize("extra", ["notes.txt", "data", ".git", ".vicur-check", "x.partial"])
 def test_a_folder_with_something_else_is_never_deleted(extra):
     folder = a_run("out")

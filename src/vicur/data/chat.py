@@ -267,11 +267,6 @@ def place_media(
     return tuple(messages), placed["image"] + left["image"], placed["video"] + left["video"]
 
 
-def placeholders_in(messages: Sequence[Message], kind: str) -> int:
-    """Number of places of a kind of medium in messages."""
-    return sum(part["type"] == kind for message in messages for part in message["content"])
-
-
 def _fill_numbered(kind: str, placeholders: Sequence[dict[str, Any]], row_media: RowMedia) -> bool:
     """Give numbered placeholders their media, and return whether there are numbered placeholders.
 

@@ -19,7 +19,6 @@ from vicur.data.chat import (
     as_turns,
     count_placeholders,
     place_media,
-    placeholders_in,
     text_of,
     turns,
     valid_text,
@@ -38,7 +37,7 @@ from vicur.data.privileged import PrivilegedMedia
 from vicur.data.readers import QUESTIONS, UNREADABLE
 from vicur.data.regions import boxes_by_image, intervals_by_video
 from vicur.data.responses import answer_in_response
-from vicur.data.sample import TEXT_KINDS, Message
+from vicur.data.sample import TEXT_KINDS, Message, placeholders_in
 from vicur.data.teacher_prompt import read_teacher_prompt
 from vicur.data.written import parse_if_written, texts_in
 from vicur.media.images import is_picture

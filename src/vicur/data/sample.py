@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -97,9 +97,14 @@ class Sample:
 
     def __post_init__(self) -> None:
         for kind, count in (("image", len(self.images)), ("video", len(self.videos))):
-            placeholders = sum(part["type"] == kind for m in self.messages for part in m["content"])
+            placeholders = placeholders_in(self.messages, kind)
             if placeholders != count:
                 raise ValueError(
                     f"Problem {self.id}: the messages have {placeholders} {kind} placeholder(s), but the "
                     f"problem has {count} {kind}(s)."
                 )
+
+
+def placeholders_in(messages: Iterable[Message], kind: str) -> int:
+    """Number of placeholders of a kind of medium, "image" or "video", in messages."""
+    return sum(part["type"] == kind for message in messages for part in message["content"])

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from vicur.bad_rows import RowProblem
-from vicur.data.chat import RowMedia, Turn, as_turns, is_numbered, parts, place_media, placeholders_in
+from vicur.data.chat import RowMedia, Turn, as_turns, is_numbered, parts, place_media
 from vicur.data.privileged import PrivilegedMedia
-from vicur.data.sample import Message
+from vicur.data.sample import Message, placeholders_in
 
 CROP = "<crop>"
 """Placeholder of an image for the teacher; `<image>` is one of the problem's (V-Zero, arXiv 2606.25319)."""

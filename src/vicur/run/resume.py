@@ -1,4 +1,4 @@
-"""Finds the run that `vicur train --resume` continues, and checks that its recipe is the same."""
+"""Finds the run that a command continues, checks that its recipe is the same, and continues it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 
 import yaml
 
+from vicur.diagnostics.leakage import HintLeakage
 from vicur.files import RECIPE_FILE
+from vicur.progress import Bars, Progress
+from vicur.run.execute import InterruptedRunError, Plan, Run
 from vicur.run.recipe import Recipe, load_recipe, recipe_schema, to_yaml
 from vicur.training.checkpoint import Saved, newest_whole
 from vicur.training.folder import is_finished, locked, newest_run
@@ -90,6 +93,37 @@ def find_run(
             "its length cannot be changed."
         )
     return Resumption(folder, saved, finished=False)
+
+
+def carry_on(
+    run: Run,
+    folder: Path,
+    previous: Resumption | None,
+    say: Callable[[str], None],
+    plan: Plan | None = None,
+    progress: Progress | None = None,
+    bars: Bars | None = None,
+) -> HintLeakage:
+    """Execute one of several runs of a command, from its newest checkpoint if it was interrupted.
+
+    Args:
+        run, folder, plan, progress, bars: as in `Run.execute`.
+        previous: the run in the folder, as far as it has come.
+        say: called with a sentence if a signal stops the run.
+
+    Returns:
+        hint leakage over all rollouts.
+
+    Raises:
+        InterruptedRunError: a signal stopped the run; its checkpoint is on disk.
+        ValueError, PreflightError: as in `Run.execute`.
+    """
+    saved = None if previous is None else previous.saved
+    try:
+        return run.execute(folder, plan, progress, bars, saved, again=previous is not None)
+    except InterruptedRunError as stopped:
+        say(f"Stopped {folder} after step {stopped.step}. Rerun the same command to continue.")
+        raise
 
 
 def _lengths(recipe: Recipe) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ from vicur.data.sample import Sample
 from vicur.data.sources import FileSource
 from vicur.data.views import Ordered, Plain, View, teacher_view
 from vicur.data.views.replaced import Order, in_order
-from vicur.diagnostics.leakage import HintLeakage
 from vicur.evaluation.responders import ModelResponder, Responder
 from vicur.evaluation.responses import ResponseStore, lines_path
 from vicur.evaluation.results import Evaluation
@@ -32,14 +31,12 @@ from vicur.models.checkpoints import resolve_checkpoint
 from vicur.models.load import LoadedModel, load_model
 from vicur.paths import check_folder
 from vicur.progress import Progress
-from vicur.reporting.run_summary import summarise_run
 from vicur.rewards.grader import Grader
 from vicur.rollouts.engines import Engine, make_engine
 from vicur.rollouts.processors import SamplingConfig
 from vicur.run.build import build
-from vicur.run.execute import InterruptedRunError, Run
 from vicur.run.recipe import Recipe
-from vicur.run.resume import Resumption, find_run
+from vicur.run.resume import Resumption, carry_on, find_run
 from vicur.scoring.scorer import Scorer
 from vicur.settings.reading import read_json
 from vicur.settings.section import Count, PathText, Text, section
@@ -210,29 +207,20 @@ class _Seed:
         recipe = self._recipe(name, row)
         order = None if recipe.data.order == "as_is" else recipe.data.order
         view = Plain() if order is None else Ordered(order)
-        previous = self._find(name, recipe)
+        previous, bar = self._find(name, recipe), self._bar(name)
         if previous is not None and previous.finished:
             if (stored := self._stored(name, {}, view)) is not None:
                 return stored, False
             # It was stopped in its evaluation: its last checkpoint is the student that leaves the training.
-            previous = replace(previous, saved=newest_whole(previous.folder, self._bar(name).say))
+            previous = replace(previous, saved=newest_whole(previous.folder, bar.say))
         self._forget(name)  # before the training, which may end without an evaluation
         with closing(build(recipe)) as run:
-            leakage = self._train(name, run, previous)
+            leakage = carry_on(run, self.folder / name, previous, bar.say, progress=bar)
             evaluations = self._assess(name, view, lambda: _answering(run.student, run.evaluation_engine))
         advantage = self._advantage(run.student, evaluations, order)
-        seconds = summarise_run(self.folder / name)["seconds"]["total"]
+        seconds = read_json(self.folder / name / "summary.json")["seconds"]["total"]
         outcome = Outcome(**evaluations, visual_advantage=advantage, leakage=leakage, seconds=seconds)
         return self._kept(name, {}, outcome), True
-
-    def _train(self, name: str, run: Run, previous: Resumption | None) -> HintLeakage:
-        folder, bar = self.folder / name, self._bar(name)
-        saved = None if previous is None else previous.saved
-        try:
-            return run.execute(folder, run.plan(), bar, None, saved, again=previous is not None)
-        except InterruptedRunError as stopped:
-            bar.say(f"Stopped {folder} after step {stopped.step}. Rerun the same command to continue.")
-            raise
 
     def _recipe(self, name: str, row: Trained) -> Recipe:
         """The recipe of a row, with this seed and the study's problems and length."""

@@ -27,9 +27,8 @@ from vicur.progress import Bars, Progress
 from vicur.reporting.sweep import SWEEP, accuracy_before, measured, short_keys
 from vicur.rewards.grader import Grader
 from vicur.run.build import build, start_processes
-from vicur.run.execute import InterruptedRunError
 from vicur.run.recipe import Recipe, load_recipe, recipe_name, recipe_schema
-from vicur.run.resume import find_run
+from vicur.run.resume import carry_on, find_run
 from vicur.settings.reading import read_json
 from vicur.settings.section import Count, PathText, SettingsError, Text, section
 from vicur.training.folder import RUNS
@@ -359,18 +358,13 @@ def carry_out(
     if previous is not None and previous.finished:
         check_evaluations([load_recipe(str(run.folder / RECIPE_FILE)), run.recipe])
         return False
-    saved = None if previous is None else previous.saved
-    if saved is not None:
-        say(f"Resuming {run.folder} after step {saved.state.step}.")
+    if previous is not None and previous.saved is not None:
+        say(f"Resuming {run.folder} after step {previous.saved.state.step}.")
     with closing(build(run.recipe, bars)) as built:
         plan = built.plan()
         for sentence in [*built.notices, *plan.warnings]:
             say(sentence)
-        try:
-            built.execute(run.folder, plan, progress, bars, saved, again=previous is not None)
-        except InterruptedRunError as stopped:
-            say(f"Stopped {run.folder} after step {stopped.step}. Rerun the same command to continue.")
-            raise
+        carry_on(built, run.folder, previous, say, plan, progress, bars)
     return True
 
 

@@ -162,7 +162,7 @@ def locked(folder: Path, setting: str = "training.output") -> Iterator[None]:
 def _check_only_a_run(folder: Path, old: set[str]) -> None:
     if not old:
         return
-    foreign = sorted(name for name in old - ENTRIES if not is_partial(Path(name)))
+    foreign = sorted(name for name in old - ENTRIES if not is_partial(name))
     if foreign:
         raise ValueError(
             f"training.overwrite=true deletes only runs, but {folder} also holds {foreign[0]}. Move it away, "

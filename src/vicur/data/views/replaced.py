@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from vicur.data.sample import Message, Sample
+from vicur.data.sample import Message, Sample, placeholders_in
 from vicur.data.views.view import Attempt, Part, Shown
 
 Which = Literal["privileged", "negative"]
@@ -186,7 +186,7 @@ def with_placeholders(messages: tuple[Message, ...], kind: str, count: int) -> t
         kind: "image" or "video".
         count: number of media; above 0.
     """
-    if sum(part["type"] == kind for message in messages for part in message["content"]) == count:
+    if placeholders_in(messages, kind) == count:
         return messages
     changed: list[Message] = []
     left = count

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 
 from vicur.bad_rows import RowProblem
-from vicur.data.sample import Message, Sample
+from vicur.data.sample import Message, Sample, placeholders_in
 from vicur.media.images import SizeOnly
 from vicur.media.video import Video
 
@@ -263,7 +263,7 @@ def in_hindsight(view: View) -> bool:
 
 def _check_placeholders(prompt: Shown, view: str) -> None:
     for kind, media in (("image", prompt.images), ("video", prompt.videos)):
-        count = sum(part["type"] == kind for message in prompt.messages for part in message["content"])
+        count = placeholders_in(prompt.messages, kind)
         if count != len(media):
             raise RowProblem(
                 "placeholders",
